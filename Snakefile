@@ -1,0 +1,50 @@
+"""The DAG: a study's runs, one rule per stage.
+
+snakemake --cores 2                                      the embedded study, Digits-LT
+snakemake --cores 2 --configfile config/fashion_lt.yaml  another study
+snakemake --profile local                                on all cores of this machine
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+include: "workflow/rules/common.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{STUDY.study}/report/index.html",
+
+
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/train_head.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+onstart:
+    HEAD.start()
+
+
+onsuccess:
+    HEAD.stop()
+    print(
+        f"\nReport: results/{STUDY.study}/report/index.html    MLflow UI: mem track ui\n"
+    )
+
+
+onerror:
+    HEAD.stop()
+    print(
+        "\nWhat was finished or saved stays; the same command goes on from there.\n"
+    )

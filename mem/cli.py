@@ -1,0 +1,181 @@
+"""The command line. Paths and words only: heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mem
+from mem.errors import UserError
+
+STAGE_HELP = {
+    "convert": "read a data set, cut its long tail, write one .beton file per split",
+    "pretrain": "pretrain a masked autoencoder on the training split",
+    "finetune": "finetune the backbone with cross-entropy, from the encoder or from scratch",
+    "features": "compute the frozen backbone's features of every split, once per view",
+    "train_head": "train, choose or copy one head on the features",
+    "evaluate": "score a head on val and test",
+    "report": "tables and figures of a study",
+}
+STAGE_INPUTS = {
+    "convert": (),
+    "pretrain": ("images",),
+    "finetune": ("images", "encoder"),
+    "features": ("images", "classifier"),
+    "train_head": ("features", "head"),
+    "evaluate": ("head", "features"),
+    "report": (),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(f"mem: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of a pipe has gone; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mem",
+        description=mem.__doc__,
+        epilog="`snakemake --cores 2` runs all stages of a study in order; each can be run alone too.",
+    )
+    parser.add_argument("--version", action="version", version=f"mem {mem.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    for stage, text in STAGE_HELP.items():
+        command = commands.add_parser(stage, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument(
+            "--config",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="config.yaml of the run (see `mem runs`)",
+        )
+        command.add_argument("--out", type=Path, metavar="DIR", help="run folder; default: the configuration's")
+        command.add_argument("--log", type=Path, metavar="FILE", help="also write messages there; ranks beside it")
+        for name in STAGE_INPUTS[stage]:
+            command.add_argument(
+                f"--{name}",
+                type=Path,
+                metavar="DIR",
+                help=f"run folder of the {name}; default: the configuration's",
+            )
+        command.set_defaults(command=_stage, stage=stage)
+
+    config = commands.add_parser("config", help="check a study's YAML, or print the schema")
+    what = config.add_mutually_exclusive_group(required=True)
+    what.add_argument("--check", type=Path, nargs="+", metavar="FILE", help="a study, and files laid over it")
+    what.add_argument("--schema", action="store_true", help="print the JSON schema of a study")
+    config.set_defaults(command=_config)
+
+    runs = commands.add_parser("runs", help="list the runs of a study: stage, key, state, folder")
+    runs.add_argument("study", type=Path, nargs="+", metavar="STUDY", help="a study's YAML, and files laid over it")
+    runs.add_argument("--write", action="store_true", help="write the runs' configurations into their folders")
+    runs.add_argument("--commands", action="store_true", help="print the commands that run the study without Snakemake")
+    runs.set_defaults(command=_runs)
+
+    results = commands.add_parser("results", help="print a study's table, and where report and MLflow are")
+    results.add_argument("study", metavar="STUDY", help="name of a study")
+    results.set_defaults(command=_results)
+
+    track = commands.add_parser("track", help="send the runs' logs to MLflow, or open its UI")
+    kinds = track.add_subparsers(required=True, metavar="ACTION")
+    sync = kinds.add_parser("sync", help="send what was not sent yet, once")
+    follow = kinds.add_parser("follow", help="keep sending until the process --parent ends")
+    follow.add_argument("--parent", type=int, metavar="PID")
+    ui = kinds.add_parser("ui", help="open the MLflow UI on the embedded database")
+    ui.add_argument("--host", default="127.0.0.1")
+    ui.add_argument("--port", type=int, default=5000)
+    for kind, function in ((sync, _track_sync), (follow, _track_follow), (ui, _track_ui)):
+        kind.set_defaults(command=function)
+    return parser
+
+
+def _stage(options: argparse.Namespace) -> int:
+    import importlib
+
+    from mem.stages.job import run_stage
+
+    work = getattr(importlib.import_module(f"mem.stages.{options.stage}"), options.stage)
+    inputs = {name: path for name in STAGE_INPUTS[options.stage] if (path := getattr(options, name))}
+    return run_stage(options.stage, work, options.config, options.out, options.log, inputs)
+
+
+def _config(options: argparse.Namespace) -> int:
+    from mem.runs import plan
+    from mem.schema import study_schema
+    from mem.study import load_study
+
+    if options.schema:
+        print(study_schema(), end="")
+        return 0
+    study = load_study(options.check)
+    stages: dict[str, int] = {}
+    for run in plan(study):
+        stages[run.stage] = stages.get(run.stage, 0) + 1
+    counted = ", ".join(f"{count} {stage}" for stage, count in stages.items())
+    print(f"{options.check[0]}: study {study.study} is valid. Its runs: {counted}.")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from mem.runfolder import RunFolder, write_configs
+    from mem.runs import plan
+    from mem.study import load_study
+
+    study = load_study(options.study)
+    runs = plan(study)
+    if options.write or options.commands:
+        write_configs(runs, study)
+    for run in runs:
+        if options.commands:
+            print(f"mem {run.stage} --config {RunFolder(run.folder).config}")
+        else:
+            state = "done" if RunFolder(run.folder).finished() else "-"
+            words = " ".join(f"{name}={value}" for name, value in run.labels.items())
+            print(f"{run.stage:<11} {run.key}  {state:<5} {run.folder}  {words}")
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from mem.report.terminal import summary
+
+    print(summary(options.study))
+    return 0
+
+
+def _track_sync(options: argparse.Namespace) -> int:
+    from mem.tracking.mirror import sync
+
+    return sync(Path())
+
+
+def _track_follow(options: argparse.Namespace) -> int:
+    from mem.tracking.mirror import follow
+
+    return follow(Path(), options.parent)
+
+
+def _track_ui(options: argparse.Namespace) -> int:
+    from mem.tracking.ui import open_ui
+
+    return open_ui(Path(), options.host, options.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Fashion-MNIST-LT: Fashion-MNIST (Xiao et al. 2017) in its IDX files, cut to a long tail."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mem import longtail
+from mem.config import FashionMnist
+from mem.data.datasets.base import ImageSet, Split, grey_to_rgb
+from mem.errors import UserError
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_EXPECTED = {"train": 60_000, "t10k": 10_000}
+
+
+def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
+    """Cut the 60,000 training images; the test split is the official one, as it is.
+
+    Raises:
+        UserError: The files are missing, incomplete or no IDX files, or a class has too few images.
+    """
+    folder = find_folder(settings.root)
+    train_images, train_labels = _read_pair(folder, "train")
+    test_images, test_labels = _read_pair(folder, "t10k")
+    counts = longtail.ordered_counts(settings.counts, order)
+    kept = longtail.cut(train_labels, counts, settings.val_per_class, settings.cut_seed)
+
+    def split(images: np.ndarray, labels: np.ndarray, positions: np.ndarray, part: str) -> Split:
+        return Split(
+            labels=labels[positions],
+            names=tuple(f"fashion-mnist/{part}/{i}" for i in positions),
+            read=lambda i: grey_to_rgb(images[positions[i]]),
+        )
+
+    return ImageSet(
+        CLASSES,
+        split(train_images, train_labels, kept.train, "train"),
+        split(train_images, train_labels, kept.rest, "train"),
+        split(test_images, test_labels, np.arange(len(test_labels)), "t10k"),
+    )
+
+
+def find_folder(root: str | None) -> Path:
+    """The folder of the four files: the one given, else Debian's, else torchvision's.
+
+    Raises:
+        UserError: No folder holds all four files.
+    """
+    if root is not None:
+        given = Path(root).expanduser()
+        candidates = [given, given / "FashionMNIST" / "raw", given / "raw"]
+    else:
+        candidates = [DEBIAN, Path("data/FashionMNIST/raw")]
+    for folder in candidates:
+        if all(_find(folder, name) for name in FILES):
+            return folder
+    looked = "\n".join(f"  {folder}: {_found(folder)}" for folder in candidates)
+    raise UserError(
+        f"Fashion-MNIST was not found. Looked for {', '.join(FILES)} (with or without .gz) in\n{looked}\n"
+        "Install Debian's package (apt install dataset-fashion-mnist), or download the four files and set\n"
+        "dataset.root in the study to their folder; torchvision's download folder works too."
+    )
+
+
+def _found(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    missing = [name for name in FILES if not _find(folder, name)]
+    return f"missing {', '.join(missing)}" if len(missing) < len(FILES) else "none of them"
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    images = read_idx(_path(folder, f"{part}-images-idx3-ubyte"))
+    labels = read_idx(_path(folder, f"{part}-labels-idx1-ubyte")).astype(np.int64)
+    expected = (_EXPECTED[part], 28, 28)
+    if images.shape != expected or labels.shape != expected[:1]:
+        raise UserError(
+            f"{folder}: the {part} files hold images of shape {images.shape} and labels of shape {labels.shape}; "
+            f"Fashion-MNIST has {expected} and {expected[:1]}. These are other files, or half of them."
+        )
+    if labels.max() >= len(CLASSES):
+        raise UserError(f"{folder}: the {part} labels go up to {labels.max()}; Fashion-MNIST has classes 0 to 9")
+    return images, labels
+
+
+def _path(folder: Path, name: str) -> Path:
+    path = _find(folder, name)
+    if path is None:
+        raise UserError(f"{folder}: {name} has gone while it was read")
+    return path
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, ...]:
+    """An array of bytes from an IDX file, gzipped or not.
+
+    Source: the format's description on LeCun's MNIST page: two zero bytes, a type (8 is unsigned byte), the number
+    of dimensions, each dimension as a big-endian 32-bit integer, the data.
+
+    Raises:
+        UserError: The file is truncated or no IDX file of bytes.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read, the file may be incomplete: {error}") from None
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+        raise UserError(f"{path}: no IDX file of bytes (it starts with {data[:4].hex() or 'nothing'})")
+    dimensions = data[3]
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise UserError(f"{path}: ends in its header, after {len(data)} bytes")
+    shape = struct.unpack(f">{dimensions}I", data[4:start])
+    expected = start + int(np.prod(shape, dtype=np.int64))
+    if len(data) != expected:
+        raise UserError(f"{path}: has {len(data)} bytes, its header announces {expected}: the file is incomplete")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,1 @@
+"""Classifiers on frozen features: one file per method, each source named there."""

@@ -1,0 +1,60 @@
+"""What all heads share: from features to logits, and a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from mem.losses import cross_entropy
+
+
+class Head(nn.Module):
+    """A classifier on frozen features.
+
+    Inputs are pooled features (samples, width), or (samples, 1 + tokens, width) with the pooled feature first.
+    """
+
+    def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
+        """Logits."""
+        raise NotImplementedError
+
+    def loss(
+        self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+        """Mean loss of a batch, and metrics."""
+        logits = self(features)
+        return cross_entropy(logits, labels).mean(), {"acc1": accuracy(logits, labels)}
+
+
+class Linear(Head):
+    """A linear classifier on the pooled feature."""
+
+    def __init__(self, weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"] | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone()) if bias is not None else None
+
+    def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
+        """Logits."""
+        return nn.functional.linear(pooled(features), self.weight, self.bias)
+
+
+def pooled(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
+    """The pooled feature of inputs with or without tokens."""
+    return features if features.ndim == 2 else features[:, 0]
+
+
+def accuracy(logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " samples"]) -> Float[Tensor, ""]:
+    """Share of the samples whose largest logit is the label's."""
+    return (logits.argmax(dim=1) == labels).float().mean()
+
+
+def fresh_linear(width: int, classes: int, seed: int) -> Linear:
+    """A linear classifier with PyTorch's initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = nn.Linear(width, classes)
+    return Linear(layer.weight.detach(), layer.bias.detach())

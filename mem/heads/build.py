@@ -1,0 +1,96 @@
+"""From settings to a head, and from a head to files and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from mem import config, files, longtail
+from mem.errors import UserError
+from mem.heads.base import Head, Linear, fresh_linear
+from mem.heads.lws import Lws
+from mem.heads.mem.head import MemHead
+from mem.heads.tau import tau_normalised
+from mem.models.weights import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a head is built on."""
+
+    classifier: Linear
+    """The linear classifier to start from: the finetuned one, or another head's."""
+    class_counts: np.ndarray
+    """Training images per class."""
+    shots: config.Shots
+    seed: int
+
+
+def build_head(settings: config.Head, basis: Basis) -> Head:
+    """A head before its training.
+
+    Raises:
+        UserError: A group of MEM's partition would be empty.
+    """
+    classifier = basis.classifier
+    assert classifier.bias is not None
+    match settings:
+        case config.Ce():
+            return classifier
+        case config.Tau():
+            return tau_normalised(classifier.weight.detach(), 0.0)
+        case config.Crt():
+            return fresh_linear(classifier.weight.shape[1], classifier.weight.shape[0], basis.seed)
+        case config.Lws():
+            return Lws(classifier.weight.detach(), classifier.bias.detach())
+        case config.Mem():
+            groups = longtail.partition(
+                settings.partition, basis.class_counts, settings.groups, basis.shots, settings.partition_seed
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(basis.seed)
+                return MemHead(settings, classifier, torch.from_numpy(groups))
+
+
+def save_head(folder: Path, head: Head, settings: config.Head, basis: Basis) -> None:
+    """Write `head.json` and `head.safetensors`."""
+    weight = basis.classifier.weight
+    about = {
+        "settings": settings.model_dump(mode="json"),
+        "shots": basis.shots.model_dump(mode="json"),
+        "classes": weight.shape[0],
+        "width": weight.shape[1],
+        "class_counts": basis.class_counts.tolist(),
+    }
+    files.write_text(folder / "head.json", json.dumps(about, indent=2) + "\n")
+    save_weights(folder / "head.safetensors", head.state_dict(), {"method": settings.method})
+
+
+def load_head(folder: Path) -> Head:
+    """Read what `save_head` wrote.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    try:
+        about = json.loads((folder / "head.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}/head.json: no such file. `mem train_head` writes it.") from None
+    settings = TypeAdapter(config.Head).validate_python(about["settings"])
+    blank = Linear(torch.zeros(about["classes"], about["width"]), torch.zeros(about["classes"]))
+    basis = Basis(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
+    head = build_head(settings, basis)
+    tensors = load_weights(folder / "head.safetensors")
+    head.load_state_dict(tensors)
+    return head.eval()
+
+
+def load_linear(path: Path) -> Linear:
+    """A linear classifier from a safetensors file with `weight` and `bias`."""
+    tensors = load_weights(path)
+    return Linear(tensors["weight"], tensors["bias"])

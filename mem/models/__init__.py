@@ -1,0 +1,1 @@
+"""Backbones and masked autoencoders, on timm's modules."""

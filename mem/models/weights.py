@@ -1,0 +1,101 @@
+"""Weights in files: safetensors out, with what the tensors do not say beside them; a report of every key in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mem.errors import UserError
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all, with `about` as metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(about))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: There is no such file, or it is damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such weights file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key when weights were loaded."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    """Keys of the model that the weights do not have: these parameters keep their initial values."""
+    left_over: tuple[str, ...]
+    """Keys of the weights that the model does not have."""
+
+    def __str__(self) -> str:
+        text = f"{len(self.matched)} tensors loaded"
+        if self.missing:
+            text += f"; fresh: {', '.join(self.missing)}"
+        if self.left_over:
+            text += f"; not used: {', '.join(self.left_over)}"
+        return text
+
+
+def load_into(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    fresh: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load weights into a model.
+
+    Args:
+        model: Takes the weights.
+        tensors: The weights.
+        fresh: Prefixes of keys that the weights may lack.
+        unused: Prefixes of keys that the model may lack.
+
+    Raises:
+        UserError: Any other key is missing or left over, or a shape differs; every fault is listed.
+    """
+    own = model.state_dict()
+    shared = [name for name in own if name in tensors]
+    report = LoadReport(
+        matched=tuple(shared),
+        missing=tuple(name for name in own if name not in tensors),
+        left_over=tuple(name for name in tensors if name not in own),
+    )
+    faults = [f"missing: {name}" for name in report.missing if not name.startswith(fresh or ("\0",))]
+    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(unused or ("\0",))]
+    faults += [
+        f"{name} has shape {tuple(tensors[name].shape)}, the model's has {tuple(own[name].shape)}"
+        for name in shared
+        if tensors[name].shape != own[name].shape
+    ]
+    if faults:
+        raise UserError("These weights do not fit the model:\n  " + "\n  ".join(faults))
+    with torch.no_grad():
+        model.load_state_dict({name: tensors[name] for name in shared}, strict=False)
+    return report

@@ -1,0 +1,99 @@
+"""What the user sees while a stage works: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from tqdm import tqdm
+
+LINE_SECONDS = 20
+"""Time between lines where there is no terminal."""
+
+
+class Progress:
+    """Counts items towards a total and shows their rate and the time left.
+
+    Args:
+        title: What is going on.
+        total: Items in all.
+        start: Items that an earlier attempt has done already.
+        unit: Name of an item.
+        quiet: Show nothing (all ranks but the first).
+        stream: Where to show it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        start: int = 0,
+        unit: str = "img",
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._stream = stream or sys.stderr
+        self._done = self._first = start
+        self._started = self._shown = time.monotonic()
+        self._quiet = quiet
+        self._bar: tqdm | None = None
+        if not quiet and self._stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=start,
+                desc=title,
+                unit=unit,
+                unit_scale=True,
+                leave=False,
+                dynamic_ncols=True,
+                file=self._stream,
+            )
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Count `count` more items; `note` stands behind the figures."""
+        self._done += count
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+        elif not self._quiet and time.monotonic() - self._shown >= LINE_SECONDS:
+            self._shown = time.monotonic()
+            print(self.line(note), file=self._stream, flush=True)
+
+    def line(self, note: str = "") -> str:
+        """The state as one line."""
+        rate = self.rate
+        left = (self._total - self._done) / rate if rate else 0
+        parts = [
+            f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %",
+            f"{self._done:,} of {self._total:,} {self._unit}",
+            f"{rate:,.0f} {self._unit}/s",
+            f"{clock(left)} left",
+            note,
+        ]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def rate(self) -> float:
+        """Items per second since the start of this attempt."""
+        return (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def clock(seconds: float) -> str:
+    """A duration as 5:07 or 2:05:07."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,67 @@
+"""Where a result came from: code, versions, machine, job."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mem
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflow")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code that runs, and whether it was changed since; empty outside a checkout."""
+    here = Path(mem.__file__).parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this project and the packages that compute."""
+    found = {"python": platform.python_version(), "mem": mem.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Host, processor, SLURM job."""
+    job = {
+        name.removeprefix("SLURM_").lower(): os.environ[name]
+        for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
+        if name in os.environ
+    }
+    return {"host": socket.gethostname(), "system": platform.platform(), "cpus": cpus(), "slurm": job or None}
+
+
+def cpus() -> int:
+    """Cores that this process may use: what Snakemake or SLURM gave it, else its affinity."""
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        if os.environ.get(name, "").isdigit():
+            return max(1, int(os.environ[name]))
+    return len(os.sched_getaffinity(0))
+
+
+def peak_memory_gb() -> float:
+    """Largest main memory of this process so far, in GB (10^9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,0 +1,135 @@
+"""Figures, as SVG, in one style. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mem.longtail import SHOT_NAMES
+from mem.report.results import SHOTS, Interval
+
+SHOT_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#CC79A7", "all": "#4D4D4D"}
+_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mem",
+}
+Curve = Sequence[tuple[float, float]]
+
+
+def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[str]) -> str:
+    """Training images per class, most frequent first, coloured by shot, on a logarithmic axis."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(6.4, 3.0)
+        order = np.argsort(-np.asarray(counts), kind="stable")
+        for g, shot in enumerate(SHOT_NAMES):
+            places = np.flatnonzero(groups[order] == g)
+            if len(places):
+                heights = np.asarray(counts)[order][places]
+                axes.bar(
+                    places,
+                    heights,
+                    width=0.85 if len(counts) < 60 else 1.0,
+                    color=SHOT_COLOURS[shot],
+                    label=shot,
+                )
+        axes.set_yscale("log")
+        axes.set_ylabel("training images")
+        axes.grid(axis="x", visible=False)
+        if len(names) <= 20:
+            axes.set_xticks(range(len(names)), [names[k] for k in order], rotation=35 if len(names[0]) > 2 else 0)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right" if len(names[0]) > 2 else "center")
+        else:
+            axes.set_xlabel("classes, most frequent first")
+        axes.legend(title="shot", ncols=3)
+        return _svg(figure)
+
+
+def shot_bars(summary: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Accuracy of each method by shot, with intervals: the paper's figure 3."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(6.4, 3.4)
+        width = 0.8 / len(SHOTS)
+        for s, shot in enumerate(SHOTS):
+            means = np.array([scores[shot].mean for scores in summary.values()])
+            errors = np.array([scores[shot].half_width or 0.0 for scores in summary.values()])
+            places = np.arange(len(summary)) + (s - (len(SHOTS) - 1) / 2) * width
+            axes.bar(places, means, width * 0.92, color=SHOT_COLOURS[shot], label=shot)
+            if errors.any():
+                axes.errorbar(places, means, errors, fmt="none", ecolor="#222222", elinewidth=1, capsize=2)
+        axes.set_xticks(range(len(summary)), [*summary])
+        axes.set_ylabel("accuracy on test, %")
+        axes.set_ylim(0, 100)
+        axes.grid(axis="x", visible=False)
+        axes.legend(ncols=len(SHOTS), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+        return _svg(figure)
+
+
+def curves(lines: Mapping[str, Curve], x: str, y: str) -> str:
+    """Curves of one metric, one line a run."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(6.4, 2.8)
+        for i, (name, points) in enumerate(lines.items()):
+            horizontal, vertical = zip(*points, strict=True) if points else ((), ())
+            axes.plot(horizontal, vertical, color=_SERIES[i % len(_SERIES)], linewidth=1.6, label=name)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(lines) > 1:
+            axes.legend()
+        return _svg(figure)
+
+
+def group_confusion(shares: Mapping[str, np.ndarray]) -> str:
+    """Where each shot's wrong predictions land, in percent, one panel a method: the paper's figure 1a."""
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(1.75 * max(len(shares), 2) + 0.8, 2.3), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(shares), sharey=True))
+        for axes, (name, share) in zip(panels, shares.items(), strict=True):
+            axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=100)
+            for i, j in np.ndindex(share.shape):
+                if not np.isnan(share[i, j]):
+                    axes.text(
+                        j,
+                        i,
+                        f"{share[i, j]:.0f}",
+                        ha="center",
+                        va="center",
+                        color="white" if share[i, j] > 55 else "#222222",
+                    )
+            axes.set_title(name, fontsize=10)
+            axes.set_xticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
+            axes.set_yticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        panels[0].set_ylabel("true shot")
+        figure.supxlabel("shot of the wrong prediction", fontsize=9)
+        return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    content = text.getvalue()
+    return content[content.index("<svg") :]

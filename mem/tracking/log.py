@@ -1,0 +1,100 @@
+"""The log of a run: JSON lines, appended by the stage alone, read by the MLflow mirror and the report.
+
+Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. A step's metrics
+are written once: what a resumed training computes again, between its checkpoint and where it broke off, is the same
+to the bit on a CPU and is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Log(Protocol):
+    """Where a stage puts its numbers."""
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics at a step."""
+        ...
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Anything else that happened."""
+        ...
+
+
+class Silent:
+    """A log that keeps nothing: for ranks other than the first."""
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Forget the metrics."""
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Forget the event."""
+
+
+class JsonLines:
+    """A log file. An existing one is continued; a half-written last line is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._last_step: dict[str, int] = {}
+        self.attempts = 0
+        whole = 0
+        if path.exists():
+            whole = _whole_lines(path)
+            for event in read_events(path):
+                self.attempts += event["event"] == "start"
+                for name in event.get("metrics", {}):
+                    self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
+        self._file = open(path, "ab")
+        self._file.truncate(whole)
+        if whole == 0:
+            self._write({"event": "log", "id": uuid.uuid4().hex})
+
+    def scalars(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append the metrics that were not yet logged at this step."""
+        new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
+        if new:
+            self._last_step.update(dict.fromkeys(new, step))
+            self._write({"event": "metrics", "step": step, "metrics": new})
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event."""
+        self._write({"event": kind, **fields})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, content: dict[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **content}, allow_nan=True)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a log; a half-written last one is left out."""
+    with open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
+    """Step and value of a metric, as logged."""
+    return [
+        (event["step"], event["metrics"][metric])
+        for event in read_events(path)
+        if event["event"] == "metrics" and metric in event["metrics"]
+    ]
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to and with the last line break."""
+    content = path.read_bytes()
+    return content.rfind(b"\n") + 1

@@ -1,0 +1,131 @@
+"""MLflow's side of the mirror; the only file that imports mlflow."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import mlflow.exceptions
+import requests.exceptions
+import sqlalchemy.exc
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.tracking import MlflowClient
+
+_ITEMS = 100
+"""Params and tags that one request takes."""
+
+Point = tuple[str, float, int, int]
+"""Name, value, time in milliseconds, step."""
+
+
+def tracking_uri(root: Path) -> str:
+    """`MLFLOW_TRACKING_URI`, or the database embedded in `root`/runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'runs' / 'mlflow.db').resolve()}"
+
+
+def is_embedded(uri: str) -> bool:
+    """Whether the store is a file of this machine."""
+    return urlsplit(uri).scheme in ("sqlite", "", "file")
+
+
+def client(uri: str) -> MlflowClient:
+    """A client; an embedded database is made if it is not there."""
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri)
+
+
+def experiment(own: MlflowClient, name: str, root: Path, uri: str) -> str:
+    """Id of the experiment of a data set, made if it is not there."""
+    found = own.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            own.restore_experiment(found.experiment_id)
+        return found.experiment_id
+    location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
+    return own.create_experiment(name, artifact_location=location)
+
+
+def all_runs(own: MlflowClient) -> Iterator[Any]:
+    """Every run of every experiment, deleted ones too."""
+    ids = [e.experiment_id for e in own.search_experiments()]
+    token: str | None = None
+    while True:
+        page = own.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def points(own: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int]]:
+    """Name and step of the points that a run has of some metrics."""
+    return {(name, point.step) for name in sorted(names) for point in own.get_metric_history(run_id, name)}
+
+
+def send(
+    own: MlflowClient,
+    run_id: str,
+    metrics: Sequence[Point],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+) -> None:
+    """Send metrics and params, and last the tags, which say how far the log was sent."""
+    entries = [Param(name, value) for name, value in params.items()]
+    for start in range(0, len(entries), _ITEMS):
+        own.log_batch(run_id, params=entries[start : start + _ITEMS])
+    if metrics:
+        own.log_batch(run_id, metrics=[Metric(*point) for point in metrics])
+    own.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+def unreachable() -> tuple[type[Exception], ...]:
+    """What is raised where the server does not answer or refuses."""
+    return (
+        mlflow.exceptions.MlflowException,
+        requests.exceptions.RequestException,
+        sqlalchemy.exc.SQLAlchemyError,
+    )
+
+
+def explain(uri: str, error: Exception) -> str:
+    """A message for the user."""
+    text = " ".join(str(error).split())
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return (
+            f"The database {uri} has the schema of another MLflow version. Upgrade it (`mlflow db upgrade {uri}`, "
+            "after a copy), or use the MLflow that made it. The runs' logs keep everything; `mem track sync` sends it "
+            "afterwards."
+        )
+    return (
+        f"The tracking server {uri} cannot be used: {text[:300]}. Training does not need it: the runs' logs keep "
+        "everything, and `mem track sync` sends it afterwards."
+    )
+
+
+@contextlib.contextmanager
+def sole_writer(root: Path, wait_seconds: float) -> Iterator[bool]:
+    """Hold the lock of the only mirror under `root`; gives whether it was had."""
+    (root / "runs").mkdir(parents=True, exist_ok=True)
+    with open(root / "runs" / "mlflow.lock", "w", encoding="utf-8") as file:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.2)
+        yield True

@@ -1,0 +1,60 @@
+"""The study and its runs; what the rules ask of them."""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from mem.errors import UserError
+from mem.head import WorkflowHead
+from mem.runfolder import write_configs
+from mem.runs import plan
+from mem.study import load_study, study_files
+
+ENVIRONMENT = "../../envs/environment.yaml"
+
+try:
+    STUDY = load_study(
+        *study_files(
+            workflow.config_settings.config,
+            workflow.config_settings.configfiles,
+            Path(workflow.basedir, "config"),
+        )
+    )
+    PLAN = plan(STUDY)
+    write_configs(PLAN, STUDY)
+except UserError as error:
+    print(f"mem: {error}", file=sys.stderr)
+    sys.exit(2)
+
+RUNS = {run.key: run for run in PLAN}
+REPORT = PLAN[-1]
+HEAD = WorkflowHead(Path())
+
+
+wildcard_constraints:
+    dataset=r"[^/]+",
+    backbone=r"[^/]+",
+    key=r"[0-9a-f]{12}",
+    study=r"[^/]+",
+
+
+def inputs(wildcards):
+    """The finished runs that a run builds on, by name."""
+    run = RUNS.get(wildcards.key)
+    if run is None:
+        raise WorkflowError(
+            f"No run of study {STUDY.study} has the key {wildcards.key}; `mem runs` lists them."
+        )
+    return {name: f"{parent.folder}/run.json" for name, parent in run.inputs.items()}
+
+
+def compute(stage):
+    """Resources of a stage, from the study."""
+    asked = getattr(STUDY.compute, stage)
+    return {"mem_mb": round(1000 * asked.memory_gb), "runtime": round(60 * asked.hours)}
+
+
+def threads_of(stage):
+    """Cores of a stage, from the study."""
+    return getattr(STUDY.compute, stage).threads

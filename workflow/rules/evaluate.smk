@@ -1,0 +1,20 @@
+"""A head's predictions and scores on val and test."""
+
+
+rule evaluate:
+    input:
+        unpack(inputs),
+        config="runs/{dataset}/{backbone}/evaluate-{key}/config.yaml",
+    output:
+        metrics="runs/{dataset}/{backbone}/evaluate-{key}/metrics.json",
+        predictions="runs/{dataset}/{backbone}/evaluate-{key}/predictions.npz",
+        run="runs/{dataset}/{backbone}/evaluate-{key}/run.json",
+    log:
+        "logs/{dataset}/{backbone}/evaluate-{key}.log",
+    conda:
+        ENVIRONMENT
+    threads: threads_of("evaluate")
+    resources:
+        **compute("evaluate"),
+    shell:
+        "mem evaluate --config {input.config} --log {log}"

@@ -1,0 +1,19 @@
+"""The whole backbone with cross-entropy, from the encoder or from scratch."""
+
+
+rule finetune:
+    input:
+        unpack(inputs),
+        config="runs/{dataset}/{backbone}/finetune-{key}/config.yaml",
+    output:
+        model="runs/{dataset}/{backbone}/finetune-{key}/model.safetensors",
+        run="runs/{dataset}/{backbone}/finetune-{key}/run.json",
+    log:
+        "logs/{dataset}/{backbone}/finetune-{key}.log",
+    conda:
+        ENVIRONMENT
+    threads: threads_of("finetune")
+    resources:
+        **compute("finetune"),
+    shell:
+        "mem finetune --config {input.config} --log {log}"
