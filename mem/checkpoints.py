@@ -8,9 +8,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
+from typing_extensions import Buffer
 
 from mem import files
 from mem.distributed import ALONE, World
@@ -21,6 +22,7 @@ EPOCH_SECONDS = 20
 """At an epoch's end a checkpoint is written if the last one is older than this, or than its own interval."""
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """What can be saved and restored; see `mem.fit.TrainState`."""
 
@@ -133,7 +135,7 @@ class _Checked:
         self.bytes = 0
         self.crc32 = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer) -> int:
         self.bytes += memoryview(data).nbytes
         self.crc32 = zlib.crc32(data, self.crc32)
         return self._file.write(data)

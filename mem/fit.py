@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -95,6 +95,7 @@ Objective = Callable[[nn.Module, Batch], tuple[Float[Tensor, ""], Mapping[str, T
 """From a replica of the model and a batch to the loss, a mean over the batch's samples, and metrics, likewise."""
 
 
+@runtime_checkable
 class Data(Protocol):
     """Batches from any step on."""
 
@@ -108,6 +109,7 @@ class Data(Protocol):
         ...
 
 
+@runtime_checkable
 class Stop(Protocol):
     """What the outside asks of a training; see `mem.stages.signals`."""
 

@@ -10,5 +10,5 @@ from torch import Tensor
 def cross_entropy(
     logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " samples"], smoothing: float = 0.0
 ) -> Float[Tensor, " samples"]:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016), in float32."""
-    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+    """Cross-entropy with label smoothing (Szegedy et al. 2016); autocast computes it in float32."""
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)

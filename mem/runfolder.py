@@ -124,25 +124,26 @@ class RunConfig:
         Raises:
             UserError: It is missing or does not fit the schema, as after a change of versions.
         """
-        return self._checked(name, TypeAdapter(kind))
+        return self.union(name, kind)
 
     def union(self, name: str, kind: Any) -> Any:
-        """One of the settings that has several kinds, checked."""
-        return self._checked(name, TypeAdapter(kind))
+        """One of the settings that has several kinds, checked.
 
-    def _checked(self, name: str, adapter: TypeAdapter[Any]) -> Any:
+        Raises:
+            UserError: As in `section`.
+        """
         try:
-            return adapter.validate_python(self.settings[name])
+            return TypeAdapter(kind).validate_python(self.settings[name])
         except (KeyError, ValidationError) as error:
             raise UserError(f"{self.path}: setting `{name}` does not fit this version of mem: {error}") from None
 
     @property
     def title(self) -> str:
         """The run in words."""
-        words = [str(self.labels[name]) for name in ("variant", "study") if name in self.labels]
-        words += [f"{name} {self.labels[name]}" for name in ("order", "seed") if self.labels.get(name) is not None]
-        where = self.dataset if self.backbone == "data" else f"{self.dataset} {self.backbone}"
-        return " ".join([self.stage, *words[:1], where, *words[1:]])
+        names = [str(self.labels[name]) for name in ("variant", "study") if name in self.labels]
+        where = [self.dataset] if self.backbone == "data" else [self.dataset, self.backbone]
+        numbers = [f"{name} {self.labels[name]}" for name in ("order", "seed") if name in self.labels]
+        return " ".join([self.stage, *names, *where, *numbers])
 
 
 def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:

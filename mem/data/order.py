@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,6 +15,7 @@ VISIT = 4
 """Images that class-balanced sampling takes from a class before it goes to the next (Kang et al. 2020)."""
 
 
+@runtime_checkable
 class Order(Protocol):
     """An endless sequence of image indices."""
 

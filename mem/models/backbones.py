@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
     def forward(
         self,
-        images: Float[Tensor, "samples 3 height width"],
+        images: Float[Tensor, "samples 3 rows columns"],
         draws: Float[Tensor, "samples branches"] | None = None,
     ) -> Float[Tensor, "samples classes"]:
         """Logits. In training, `draws` decides which branches each sample drops."""
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         return self.linear(self.features(images)[0])
 
     def features(
-        self, images: Float[Tensor, "samples 3 height width"]
+        self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
         """What the classifier sees, and the patch tokens, both after the norm (tokens: each by itself)."""
         tokens = self.backbone.forward_features(images)

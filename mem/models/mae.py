@@ -57,7 +57,7 @@ class MaskedAutoencoder(nn.Module):
             module.apply(init_linear)
 
     def forward(
-        self, images: Float[Tensor, "samples 3 height width"], noise: Float[Tensor, "samples tokens"]
+        self, images: Float[Tensor, "samples 3 rows columns"], noise: Float[Tensor, "samples tokens"]
     ) -> Float[Tensor, " samples"]:
         """Mean squared error over the masked patches of each image.
 
@@ -67,12 +67,12 @@ class MaskedAutoencoder(nn.Module):
         """
         prediction, visible = self.reconstruct(images, noise)
         target = self.target(images)
-        error = ((prediction.float() - target) ** 2).mean(dim=2)
+        error = ((prediction - target) ** 2).mean(dim=2)
         masked = torch.ones_like(error).scatter(1, visible, 0.0)
         return (error * masked).sum(dim=1) / masked.sum(dim=1)
 
     def reconstruct(
-        self, images: Float[Tensor, "samples 3 height width"], noise: Float[Tensor, "samples tokens"]
+        self, images: Float[Tensor, "samples 3 rows columns"], noise: Float[Tensor, "samples tokens"]
     ) -> tuple[Float[Tensor, "samples tokens pixels"], Int64[Tensor, "samples visible"]]:
         """Predicted pixels of every patch, and which patches were visible."""
         visible = noise.argsort(dim=1)[:, : self.visible]
@@ -80,7 +80,7 @@ class MaskedAutoencoder(nn.Module):
         return self.decode(latent, visible), visible
 
     def encode(
-        self, images: Float[Tensor, "samples 3 height width"], visible: Int64[Tensor, "samples visible"]
+        self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible_and_class width"]:
         """Latent of the class token and the visible patches."""
         positions = self.encoder.pos_embed
@@ -103,7 +103,7 @@ class MaskedAutoencoder(nn.Module):
         tokens = torch.cat([embedded[:, :1], grid], dim=1) + self.decoder_pos_embed
         return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, 1:]
 
-    def target(self, images: Float[Tensor, "samples 3 height width"]) -> Float[Tensor, "samples tokens pixels"]:
+    def target(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
         """The pixels of each patch, row by row with channels last, normalised per patch by setting."""
         samples, p, g = len(images), self.patch, self.grid
         patches = images.view(samples, 3, g, p, g, p).permute(0, 2, 4, 3, 5, 1).reshape(samples, g * g, p * p * 3)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
-def normalised(
-    images: UInt8[Tensor, "samples height width 3"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "samples 3 height width"]:
-    """Images with channels first, scaled to 0..1 and normalised per channel."""
-    factor = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return (images * factor - shift).permute(0, 3, 1, 2).contiguous()
+@dataclass(frozen=True)
+class Pixels:
+    """How a data set's images are normalised."""
+
+    mean: tuple[float, float, float]
+    """Of each colour channel, with pixels in 0..1."""
+    std: tuple[float, float, float]
+    dtype: torch.dtype = torch.float32
+
+    def normalise(self, images: UInt8[Tensor, "samples rows columns 3"]) -> Float[Tensor, "samples 3 rows columns"]:
+        """Images with channels first, scaled to 0..1 and normalised per channel."""
+        options = {"device": images.device, "dtype": self.dtype}
+        factor = torch.tensor([1 / (255 * std) for std in self.std], **options)
+        shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)], **options)
+        return (images * factor - shift).permute(0, 3, 1, 2).contiguous()

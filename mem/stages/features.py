@@ -15,7 +15,6 @@ from mem.data.beton import Beton
 from mem.data.convert import SPLITS, train_counts
 from mem.data.loaders import Slice, augmented_batches, plain_batches
 from mem.models.backbones import Classifier
-from mem.models.pixels import normalised
 from mem.models.weights import load_into, load_weights, save_weights
 from mem.progress import Progress
 from mem.runfolder import read_config
@@ -63,7 +62,7 @@ def features(job: Job) -> Mapping[str, Any]:
             for view in range(views[split]):
                 for batch in _batches(job, images, np.arange(low, high), backbone, settings, view):
                     place = slice(low + batch.first, low + batch.first + len(batch))
-                    inputs = normalised(batch.to(job.world.device).inputs, pixels.mean, pixels.std)
+                    inputs = pixels.normalise(batch.to(job.world.device).inputs)
                     vector, sequence = model.features(inputs)
                     pooled[view, place] = vector.float().cpu().numpy()
                     if tokens is not None:

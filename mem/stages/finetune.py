@@ -19,11 +19,11 @@ from mem.heads.base import accuracy
 from mem.losses import cross_entropy
 from mem.models.backbones import Classifier, seeded
 from mem.models.parameter_groups import layer_decay_groups
-from mem.models.pixels import normalised
+from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights, save_weights
 from mem.optim import adamw
 from mem.stages.job import Job
-from mem.stages.training import Pixels, pixels_of, train_backbone
+from mem.stages.training import pixels_of, train_backbone
 
 EVALUATION_BATCH = 256
 
@@ -65,7 +65,7 @@ def classification(pixels: Pixels, smoothing: float, branches: int) -> Objective
     """Cross-entropy; the branches that a sample drops come from its own numbers."""
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = normalised(batch.inputs, pixels.mean, pixels.std)
+        images = pixels.normalise(batch.inputs)
         draws = batch.uniforms("drop path", branches) if branches else None
         logits = replica(images, draws)
         return cross_entropy(logits, batch.labels, smoothing).mean(), {"acc1": accuracy(logits, batch.labels)}
@@ -95,7 +95,7 @@ def validation(
         provenance.cpus(),
     ):
         on_device = batch.to(device)
-        logits = model(normalised(on_device.inputs, pixels.mean, pixels.std))
+        logits = model(pixels.normalise(on_device.inputs))
         losses.append(cross_entropy(logits, on_device.labels))
         predictions.append(logits.argmax(dim=1))
     right = torch.cat(predictions).cpu().numpy() == val.labels

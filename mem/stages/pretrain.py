@@ -13,11 +13,11 @@ from mem.fit import Objective, TrainState
 from mem.models.backbones import seeded
 from mem.models.mae import MaskedAutoencoder
 from mem.models.parameter_groups import decay_groups
-from mem.models.pixels import normalised
+from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
 from mem.optim import adamw
 from mem.stages.job import Job
-from mem.stages.training import Pixels, pixels_of, train_backbone
+from mem.stages.training import pixels_of, train_backbone
 
 
 def pretrain(job: Job) -> Mapping[str, Any]:
@@ -42,7 +42,7 @@ def reconstruction(pixels: Pixels, tokens: int) -> Objective:
     """The autoencoder's loss; each sample's mask comes from its own numbers."""
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = normalised(batch.inputs, pixels.mean, pixels.std)
+        images = pixels.normalise(batch.inputs)
         return replica(images, batch.uniforms("mask", tokens)).mean(), {}
 
     return objective

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,10 @@ from mem.data.beton import Beton
 from mem.data.loaders import Slice, TrainingImages
 from mem.data.order import InstanceOrder
 from mem.fit import Mechanics, Objective, TrainState, fit
+from mem.models.pixels import Pixels
 from mem.runfolder import read_record
 from mem.schedules import warmup_cosine
 from mem.stages.job import Job
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How a data set's images become a model's input."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 def pixels_of(images: Path) -> Pixels:

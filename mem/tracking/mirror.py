@@ -180,12 +180,22 @@ class Mirror:
         tags = _attempt_tags(start) if start and is_own else {}
         log_id, _ = _identity(path)
         tags[f"{_SENT}{log_id}"] = str(end)
-        for artifact in (event for event in events if event["event"] == "artifact"):
-            self._client.log_artifact(target.run_id, str(self.root / artifact["path"]), artifact.get("to"))
+        for event in events:
+            if event["event"] == "artifact":
+                self._send_artifact(target, event)
         server.send(self._client, target.run_id, metrics, params, tags)
         target.sent = end
         for event in events:
             self._status(path, target, event)
+
+    def _send_artifact(self, target: Target, event: Mapping[str, Any]) -> None:
+        path = self.root / event["path"]
+        if path.is_dir():
+            self._client.log_artifacts(target.run_id, str(path), event["to"])
+        elif path.exists():
+            self._client.log_artifact(target.run_id, str(path), event["to"])
+        else:
+            print(f"{path} is gone and is not sent to MLflow.", file=sys.stderr, flush=True)
 
     def _status(self, path: Path, target: Target, event: Mapping[str, Any]) -> None:
         if event["event"] == "start" and event["stage"] != "evaluate":

@@ -1,0 +1,34 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mem.config import Study
+from mem.study import load_study
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """The same rounding on every machine that has two cores."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def mini_values() -> dict:
+    """The smallest study that does everything, as nested mappings."""
+    return yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
+
+
+@pytest.fixture
+def mini() -> Study:
+    """The smallest study that does everything."""
+    return load_study([REPOSITORY / "tests" / "mini.yaml"])

@@ -1,0 +1,190 @@
+"""The .beton file: written, read by us and by FFCV itself, and broken in every way."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mem.data.beton import Beton, write_beton
+from mem.errors import UserError
+
+
+def pictures(count: int, seed: int = 0, smallest: int = 5, largest: int = 40) -> list[np.ndarray]:
+    """Smooth colour images of several sizes, so that JPEG keeps them nearly as they are."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        height, width = rng.integers(smallest, largest, 2)
+        y, x = np.mgrid[0:height, 0:width]
+        slopes = rng.uniform(-2, 2, (3, 2))
+        planes = [128 + a * (y - height / 2) + b * (x - width / 2) for a, b in slopes]
+        made.append(np.clip(np.stack(planes, axis=2), 0, 255).astype(np.uint8))
+    return made
+
+
+def write(path: Path, images: list[np.ndarray], storage: str = "raw", workers: int = 2) -> np.ndarray:
+    labels = np.arange(len(images), dtype=np.int64) % 7
+    write_beton(path, labels, images.__getitem__, storage=storage, jpeg_quality=95, workers=workers)
+    return labels
+
+
+def decoded(beton: Beton, index: int) -> np.ndarray:
+    height, width = int(beton.heights[index]), int(beton.widths[index])
+    out = np.zeros((height, width, 3), dtype=np.uint8)
+    beton.crop(index, 0, 0, height, width, out)
+    return out
+
+
+def test_raw_images_come_back_as_they_were(tmp_path):
+    images = pictures(50)
+    labels = write(tmp_path / "a.beton", images)
+    beton = Beton(tmp_path / "a.beton")
+    np.testing.assert_array_equal(beton.labels, labels)
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(decoded(beton, i), image)
+
+
+def test_jpeg_images_come_back_nearly_as_they_were(tmp_path):
+    images = pictures(20)
+    write(tmp_path / "a.beton", images, storage="jpeg")
+    beton = Beton(tmp_path / "a.beton")
+    for i, image in enumerate(images):
+        assert np.abs(decoded(beton, i).astype(int) - image).mean() < 3
+
+
+def test_a_crop_is_a_part_of_the_image(tmp_path):
+    images = pictures(1, smallest=30)
+    write(tmp_path / "a.beton", images)
+    out = np.zeros((6, 9, 3), dtype=np.uint8)
+    Beton(tmp_path / "a.beton").crop(0, 4, 11, 6, 9, out)
+    np.testing.assert_array_equal(out, images[0][4:10, 11:20])
+
+
+def test_the_file_is_the_same_for_any_number_of_workers(tmp_path):
+    images = pictures(300, largest=12)
+    for workers in (1, 2, 5):
+        write(tmp_path / f"{workers}.beton", images, storage="jpeg", workers=workers)
+    contents = {(tmp_path / f"{workers}.beton").read_bytes() for workers in (1, 2, 5)}
+    assert len(contents) == 1
+
+
+def test_ffcvs_own_loader_reads_the_same_pixels_and_labels(tmp_path):
+    images = [np.random.default_rng(i).integers(0, 256, (12, 10, 3), dtype=np.uint8) for i in range(40)]
+    labels = write(tmp_path / "a.beton", images)
+    # In a process of its own, where numba's compiler is on while ffcv is imported (see mem/data/libffcv.py).
+    code = f"""
+import numpy as np, torch
+from ffcv.loader import Loader, OrderOption
+from ffcv.fields.decoders import SimpleRGBImageDecoder, IntDecoder
+from ffcv.transforms import ToTensor
+for cached in (True, False):
+    loader = Loader({str(tmp_path / "a.beton")!r}, batch_size=16, num_workers=1, order=OrderOption.SEQUENTIAL,
+                    drop_last=False, os_cache=cached,
+                    pipelines={{"image": [SimpleRGBImageDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]}})
+    batches = [(images.clone(), labels.clone()) for images, labels in loader]
+    np.save({str(tmp_path)!r} + f"/images-{{cached}}.npy", torch.cat([b[0] for b in batches]).numpy())
+    np.save({str(tmp_path)!r} + f"/labels-{{cached}}.npy", torch.cat([b[1] for b in batches])[:, 0].numpy())
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=300)
+    for cached in (True, False):
+        np.testing.assert_array_equal(np.load(tmp_path / f"images-{cached}.npy"), np.stack(images))
+        np.testing.assert_array_equal(np.load(tmp_path / f"labels-{cached}.npy"), labels)
+
+
+def test_images_do_not_cross_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr("mem.data.beton.PAGE_BYTES", 1 << 21)
+    images = [np.full((400, 600, 3), i, dtype=np.uint8) for i in range(12)]
+    write(tmp_path / "a.beton", images)
+    beton = Beton(tmp_path / "a.beton")
+    starts, ends = beton._positions, beton._positions + beton._sizes - 1
+    np.testing.assert_array_equal(starts // (1 << 21), ends // (1 << 21))
+    np.testing.assert_array_equal(decoded(beton, 11), images[11])
+
+
+def test_an_image_larger_than_a_page_is_refused(tmp_path):
+    huge = np.zeros((2000, 2000, 3), dtype=np.uint8)
+    with pytest.raises(UserError, match="Image 0 takes 12000000 bytes"):
+        write(tmp_path / "a.beton", [huge])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_raises_ends_the_writing_and_leaves_nothing(tmp_path):
+    def read(i: int) -> np.ndarray:
+        if i == 137:
+            raise UserError("image 137 is broken")
+        return np.zeros((4, 4, 3), dtype=np.uint8)
+
+    with pytest.raises(UserError, match="image 137 is broken"):
+        write_beton(
+            tmp_path / "a.beton", np.zeros(500, dtype=np.int64), read, storage="raw", jpeg_quality=90, workers=3
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_writing_keeps_the_file_that_was_there(tmp_path):
+    write(tmp_path / "a.beton", pictures(3))
+    before = (tmp_path / "a.beton").read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        write_beton(
+            tmp_path / "a.beton",
+            np.zeros(5, dtype=np.int64),
+            lambda i: np.zeros(1 // 0),
+            storage="raw",
+            jpeg_quality=90,
+            workers=1,
+        )
+    assert (tmp_path / "a.beton").read_bytes() == before
+
+
+def test_where_the_file_grows_too_large_nothing_is_left(tmp_path):
+    # A limit on file size stands for a full disk: write() fails in the same place.
+    images = pictures(4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write(tmp_path / "a.beton", images)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept", [0, 10, 600, 5000, -100])
+def test_a_truncated_file_is_refused(tmp_path, kept):
+    write(tmp_path / "a.beton", pictures(30))
+    content = (tmp_path / "a.beton").read_bytes()
+    (tmp_path / "a.beton").write_bytes(content[:kept])
+    with pytest.raises(UserError, match=r"a\.beton: .*(incomplete|no FFCV file)"):
+        Beton(tmp_path / "a.beton")
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / "a.beton").write_bytes(os.urandom(20_000))
+    with pytest.raises(UserError, match="no FFCV file, or an incomplete one"):
+        Beton(tmp_path / "a.beton")
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"none\.beton: no such file"):
+        Beton(tmp_path / "none.beton")
+
+
+def test_damaged_jpeg_data_are_named(tmp_path):
+    write(tmp_path / "a.beton", pictures(2, smallest=30), storage="jpeg")
+    beton = Beton(tmp_path / "a.beton")
+    position, size = int(beton._positions[1]), int(beton._sizes[1])
+    with open(tmp_path / "a.beton", "r+b") as file:
+        file.seek(position)
+        file.write(b"\0" * size)
+    with pytest.raises(UserError, match="image 1 does not decode"):
+        decoded(Beton(tmp_path / "a.beton"), 1)

@@ -1,0 +1,107 @@
+"""The compared methods against numpy, and heads in files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mem import config
+from mem.errors import UserError
+from mem.heads.base import Linear, fresh_linear
+from mem.heads.build import Basis, build_head, load_head, save_head
+from mem.heads.lws import Lws
+from mem.heads.tau import choose_tau, tau_normalised
+from tests.heads.test_mem_equations import settings_of
+
+TRAINING = config.HeadTraining(
+    epochs=1, global_batch=8, optimizer="sgd", lr=0.1, weight_decay=0, sampler="class_balanced"
+)
+HEADS: dict[str, config.Head] = {
+    "ce": config.Ce(method="ce"),
+    "tau": config.Tau(method="tau", taus=(0.0, 1.0)),
+    "crt": config.Crt(method="crt", training=TRAINING),
+    "lws": config.Lws(method="lws", training=TRAINING),
+    "mem": settings_of(),
+    "mem_random": settings_of(partition="random_even", groups=4, input="tokens", classifier="trained"),
+}
+
+
+def basis(seed: int = 0) -> Basis:
+    torch.manual_seed(seed)
+    counts = np.array([500, 200, 50, 30, 10, 5, 300])
+    return Basis(Linear(torch.randn(7, 6), torch.randn(7)), counts, config.Shots(), seed)
+
+
+@given(seed=st.integers(0, 1000), tau=st.floats(0, 2))
+@settings(deadline=None)
+def test_tau_normalisation_equals_numpy(seed, tau):
+    rng = np.random.default_rng(seed)
+    weight, z = rng.normal(size=(5, 4)), rng.normal(size=(3, 4))
+    expected = z @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** tau).T
+    found = tau_normalised(torch.from_numpy(weight), tau)(torch.from_numpy(z)).detach().numpy()
+    np.testing.assert_allclose(found, expected)
+
+
+def test_tau_is_the_best_on_val_and_the_smallest_of_equals():
+    # Class 0 has a long weight and takes everything until tau takes its length away.
+    weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
+    features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
+    tau, scores = choose_tau(weight, [0.0, 0.5, 1.0, 1.5], features, labels)
+    assert scores[0.0] == 0.5
+    assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
+    assert max(scores.values()) == 1.0
+
+
+def test_lws_equals_numpy_and_learns_only_its_scales():
+    rng = np.random.default_rng(0)
+    weight, bias, scale = rng.normal(size=(5, 4)), rng.normal(size=5), rng.uniform(0.5, 2, 5)
+    head = Lws(torch.from_numpy(weight), torch.from_numpy(bias))
+    z = rng.normal(size=(3, 4))
+    np.testing.assert_allclose(head(torch.from_numpy(z)).detach().numpy(), z @ weight.T + bias)
+    with torch.no_grad():
+        head.scale.copy_(torch.from_numpy(scale))
+    np.testing.assert_allclose(head(torch.from_numpy(z)).detach().numpy(), scale * (z @ weight.T + bias))
+    assert [name for name, p in head.named_parameters() if p.requires_grad] == ["scale"]
+
+
+def test_crt_starts_from_a_fresh_classifier_that_its_seed_decides():
+    one, again, other = fresh_linear(6, 7, 0), fresh_linear(6, 7, 0), fresh_linear(6, 7, 1)
+    assert torch.equal(one.weight, again.weight)
+    assert not torch.equal(one.weight, other.weight)
+    assert not torch.equal(one.weight, basis().classifier.weight)
+
+
+def test_building_a_head_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    b = Basis(Linear(torch.ones(7, 6), torch.ones(7)), basis().class_counts, config.Shots(), 3)
+    torch.manual_seed(5)
+    build_head(HEADS["mem"], b)
+    build_head(HEADS["crt"], b)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_comes_back_from_its_files_as_it_was(tmp_path, name):
+    head = build_head(HEADS[name], basis())
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    save_head(tmp_path, head, HEADS[name], basis())
+    z = torch.randn(4, 3, 6)
+    torch.testing.assert_close(load_head(tmp_path)(z), head(z), rtol=0, atol=0)
+
+
+def test_a_missing_head_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"head\.json: no such file"):
+        load_head(tmp_path)
+
+
+def test_an_empty_group_is_refused_when_the_head_is_built():
+    all_many = Basis(basis().classifier, np.full(7, 500), config.Shots(), 0)
+    with pytest.raises(UserError, match="leaves a group empty: medium, few"):
+        build_head(HEADS["mem"], all_many)

@@ -1,0 +1,163 @@
+"""Several ranks on this machine, as real processes that talk over gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from mem.distributed import World, world_from_environment
+from mem.errors import UserError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_ranks(code: str, ranks: int, folder: Path) -> list[str]:
+    """Run a program once per rank; returns what each printed."""
+    script = folder / "rank.py"
+    script.write_text(textwrap.dedent(code))
+    port = str(free_port())
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    for process, (_, error) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, error
+    return [out for out, _ in outputs]
+
+
+def test_one_process_is_a_world_of_its_own(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with world_from_environment() as world:
+        value = torch.tensor([2.0])
+        assert (world.size, world.is_main, world.any(True), world.from_main("x")) == (1, True, True, "x")
+        assert torch.equal(world.mean(value), value)
+        assert torch.equal(world.sum(value), value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', expected a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT is not set"),
+    ],
+)
+def test_a_broken_environment_is_refused_in_words(monkeypatch, variables, expected):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=expected), world_from_environment():
+        pass
+
+
+def test_ranks_agree(tmp_path):
+    outputs = run_ranks(
+        """
+        import torch
+        from mem.distributed import world_from_environment
+        with world_from_environment() as world:
+            value = torch.tensor([float(world.rank)])
+            print(world.size, world.mean(value).item(), world.sum(value).item(),
+                  world.any(world.rank == 1), world.any(False), world.from_main({"from": world.rank}))
+            world.barrier()
+        """,
+        3,
+        tmp_path,
+    )
+    assert outputs == ["3 1.0 3.0 True False {'from': 0}\n"] * 3
+
+
+TRAIN = """
+import sys
+import numpy as np
+import torch
+from mem.checkpoints import Checkpoints
+from mem.config import Augmentation, VisionTransformer
+from mem.data.beton import Beton, write_beton
+from mem.data.loaders import Slice, TrainingImages
+from mem.data.order import InstanceOrder
+from mem.distributed import world_from_environment
+from mem.fit import Mechanics, TrainState, fit
+from mem.models.backbones import Classifier
+from mem.models.parameter_groups import layer_decay_groups
+from mem.models.pixels import Pixels
+from mem.optim import adamw
+from mem.schedules import cosine
+from mem.stages.finetune import classification
+from mem.tracking.log import Silent
+from pathlib import Path
+
+FOLDER = Path("{folder}")
+
+class Stop:
+    requested = False
+    def take_save(self):
+        return False
+
+with world_from_environment() as world:
+    torch.manual_seed(0)
+    backbone = VisionTransformer(name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2,
+                                 center_crop=1.0)
+    model = Classifier(backbone, 5, drop_path=0.4).double()
+    torch.nn.init.normal_(model.linear.weight, std=0.1)
+    state = TrainState(model, adamw(layer_decay_groups(model.backbone, 0.05, 0.8), (0.9, 0.999)))
+    images = Beton(FOLDER / "train.beton")
+    data = TrainingImages(images, InstanceOrder(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
+                          0, 1, Slice(world.rank, world.size))
+    pixels = Pixels((0.5,) * 3, (0.25,) * 3, torch.float64)
+    fit(state, data, classification(pixels, 0.1, model.branches), cosine(1e-2, 10), steps=10, steps_per_epoch=3.0,
+        checkpoints=Checkpoints(FOLDER / f"checkpoints-{{world.size}}", "key", 1e9, print, world), log=Silent(),
+        stop=Stop(), title="test", mechanics=Mechanics(world, micro_batch={micro_batch}))
+    if world.is_main:
+        torch.save(model.state_dict(), FOLDER / "{name}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Holds some images, and the weights that one process learns from them."""
+    import numpy as np
+
+    from mem.data.beton import write_beton
+
+    made = tmp_path_factory.mktemp("ranks")
+    pictures = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
+    write_beton(
+        made / "train.beton", np.arange(37) % 5, pictures.__getitem__, storage="raw", jpeg_quality=90, workers=1
+    )
+    run_ranks(TRAIN.format(folder=made, name="one", micro_batch=None), 1, made)
+    return made
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(2, None), (2, 4), (4, None)])
+def test_ranks_learn_what_one_process_does(folder, ranks, micro_batch):
+    name = f"{ranks}-{micro_batch}"
+    run_ranks(TRAIN.format(folder=folder, name=name, micro_batch=micro_batch), ranks, folder)
+    one, many = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("one", name))
+    torch.testing.assert_close(many, one, rtol=1e-10, atol=1e-10)
+
+
+def test_a_world_says_who_writes():
+    assert World(0, 4).is_main
+    assert not World(3, 4).is_main

@@ -1,0 +1,92 @@
+"""The long-tail protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mem import longtail
+from mem.config import Shots
+from mem.errors import UserError
+
+
+def test_thresholds_are_exclusive():
+    counts = np.array([101, 100, 20, 19])
+    assert longtail.shot_groups(counts, Shots()).tolist() == [0, 1, 1, 2]
+
+
+def test_the_papers_sums_come_out_with_exclusive_thresholds():
+    # Table 1, ImageNet-LT, MEM: 76.0 / 62.0 / 43.7 and 64.9 over all, with 385 / 479 / 136 classes.
+    groups = np.array([385, 479, 136])
+    assert round(float(groups @ [76.0, 62.0, 43.7]) / 1000, 1) == 64.9
+    inclusive = np.array([391, 463, 146])
+    assert round(float(inclusive @ [76.0, 62.0, 43.7]) / 1000, 1) != 64.9
+
+
+@given(order=st.integers(0, 50))
+@settings(deadline=None)
+def test_an_order_permutes_the_counts(order):
+    counts = [50, 40, 30, 20, 10]
+    ordered = longtail.ordered_counts(counts, order)
+    assert sorted(ordered) == sorted(counts)
+    assert order != 0 or ordered.tolist() == counts
+
+
+def test_orders_differ():
+    assert len({tuple(longtail.ordered_counts(range(1, 11), order)) for order in range(6)}) == 6
+
+
+@given(
+    sizes=st.lists(st.integers(3, 30), min_size=1, max_size=6),
+    seed=st.integers(0, 9),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_a_cut_has_the_counts_asked_for_and_disjoint_parts(sizes, seed, data):
+    counts = [data.draw(st.integers(1, size - 1)) for size in sizes]
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    cut = longtail.cut(labels, np.array(counts), 1, seed)
+    assert np.bincount(labels[cut.train], minlength=len(sizes)).tolist() == counts
+    assert np.bincount(labels[cut.rest], minlength=len(sizes)).tolist() == [1] * len(sizes)
+    assert not set(cut.train) & set(cut.rest)
+
+
+def test_a_smaller_cut_keeps_a_part_of_the_larger_one():
+    labels = np.repeat([0, 1], 50)
+    large, small = (longtail.cut(labels, np.array([n, n]), 1, seed=0).train for n in (40, 10))
+    assert set(small) < set(large)
+
+
+def test_too_few_images_are_named_class_by_class():
+    with pytest.raises(UserError, match=r"class 1 has 5, 5 \+ 1 are asked for; class 2 has 5, 7 \+ 1"):
+        longtail.cut(np.repeat([0, 1, 2], 5), np.array([4, 5, 7]), 1, seed=0)
+
+
+def test_partitions_follow_the_papers_three_strategies():
+    counts = np.array([5, 500, 50, 300, 15, 200])
+    shots = Shots()
+    assert longtail.partition("shot", counts, 3, shots, 0).tolist() == [2, 0, 1, 0, 2, 0]
+    assert longtail.partition("cardinality_even", counts, 3, shots, 0).tolist() == [2, 0, 1, 0, 2, 1]
+    random = longtail.partition("random_even", counts, 3, shots, 0)
+    assert np.bincount(random).tolist() == [2, 2, 2]
+    assert not np.array_equal(random, longtail.partition("random_even", counts, 3, shots, 1))
+
+
+@given(classes=st.integers(2, 60), groups=st.integers(1, 5), seed=st.integers(0, 5))
+@settings(deadline=None)
+def test_even_partitions_differ_by_at_most_one_class(classes, groups, seed):
+    counts = np.random.default_rng(seed).integers(1, 1000, classes)
+    for strategy in ("random_even", "cardinality_even"):
+        if groups > classes:
+            with pytest.raises(UserError, match="leaves a group empty"):
+                longtail.partition(strategy, counts, groups, Shots(), seed)
+            continue
+        sizes = np.bincount(longtail.partition(strategy, counts, groups, Shots(), seed), minlength=groups)
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_an_empty_group_is_refused_by_name():
+    with pytest.raises(UserError, match="leaves a group empty: few"):
+        longtail.partition("shot", np.array([500, 50]), 3, Shots(), 0)

@@ -1,0 +1,61 @@
+"""The log of a run."""
+
+from __future__ import annotations
+
+import json
+
+from mem.tracking.log import JsonLines, Silent, read_curve, read_events
+
+
+def test_metrics_and_events_read_back(tmp_path):
+    log = JsonLines(tmp_path / "log.jsonl")
+    log.event("start", stage="pretrain")
+    log.scalars({"train/loss": 0.5, "train/lr": 1e-3}, step=10)
+    log.close()
+    kinds = [event["event"] for event in read_events(tmp_path / "log.jsonl")]
+    assert kinds == ["log", "start", "metrics"]
+    assert read_curve(tmp_path / "log.jsonl", "train/loss") == [(10, 0.5)]
+
+
+def test_a_step_is_logged_once_for_each_metric(tmp_path):
+    log = JsonLines(tmp_path / "log.jsonl")
+    for step in (1, 2, 3, 2, 3, 4):
+        log.scalars({"train/loss": step}, step)
+    log.scalars({"val/acc1": 7.0}, step=2)
+    log.close()
+    assert [step for step, _ in read_curve(tmp_path / "log.jsonl", "train/loss")] == [1, 2, 3, 4]
+    assert read_curve(tmp_path / "log.jsonl", "val/acc1") == [(2, 7.0)]
+
+
+def test_a_log_that_is_opened_again_goes_on_where_it_was(tmp_path):
+    for steps in (range(1, 5), range(3, 8)):
+        log = JsonLines(tmp_path / "log.jsonl")
+        log.event("start", stage="pretrain")
+        for step in steps:
+            log.scalars({"train/loss": step}, step)
+        log.close()
+    assert [step for step, _ in read_curve(tmp_path / "log.jsonl", "train/loss")] == list(range(1, 8))
+    ids = [event["id"] for event in read_events(tmp_path / "log.jsonl") if event["event"] == "log"]
+    assert len(ids) == 1
+    assert JsonLines(tmp_path / "log.jsonl").attempts == 2
+
+
+def test_a_half_written_line_is_cut_off(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = JsonLines(path)
+    log.scalars({"train/loss": 1.0}, 1)
+    log.close()
+    with open(path, "ab") as file:
+        file.write(b'{"time": 1, "event": "metr')
+    assert len(list(read_events(path))) == 2
+    log = JsonLines(path)
+    log.scalars({"train/loss": 2.0}, 2)
+    log.close()
+    assert read_curve(path, "train/loss") == [(1, 1.0), (2, 2.0)]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_silent_log_keeps_nothing():
+    log = Silent()
+    log.scalars({"train/loss": 1.0}, 1)
+    log.event("start")
