@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from io import TextIOBase
 from types import TracebackType
-from typing import TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -33,10 +34,10 @@ class Progress:
         start: int = 0,
         unit: str = "img",
         quiet: bool = False,
-        stream: TextIO | None = None,
+        stream: TextIOBase | None = None,
     ) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._stream = stream or sys.stderr
+        self._stream: Any = stream or sys.stderr
         self._done = self._first = start
         self._started = self._shown = time.monotonic()
         self._quiet = quiet

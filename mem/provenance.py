@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import mem
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflow")
@@ -65,3 +67,8 @@ def cpus() -> int:
 def peak_memory_gb() -> float:
     """Largest main memory of this process so far, in GB (10^9 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def peak_gpu_memory_gb() -> float:
+    """Largest memory of this process on its GPU so far, in GB (10^9 bytes); 0 without a GPU."""
+    return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0

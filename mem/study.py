@@ -60,7 +60,8 @@ def study_files(
         configfiles: `--configfile`: a study, and files laid over it.
         folder: The workflow's studies; `digits_lt` is run where none is named.
     """
-    overrides = dict(given)
+    # Snakemake reads `a=3` as a number and `a={...}` as a mapping, but `a=null` as text.
+    overrides = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in given.items()}
     name = overrides.pop("study", None)
     if name is None and configfiles:
         return list(configfiles), overrides

@@ -72,5 +72,6 @@ def train_backbone(
         "images": steps * settings.global_batch,
         "images_per_s": round(speed.images_per_second, 1),
         "data_wait": round(speed.data_wait, 5),
+        **({"peak_gpu_memory_gb": round(gpu, 3)} if (gpu := provenance.peak_gpu_memory_gb()) else {}),
         "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
     }

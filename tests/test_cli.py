@@ -1,0 +1,96 @@
+"""The command line: help, checks, lists, mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mem.cli import STAGE_HELP, STAGE_INPUTS, main
+from mem.runs import STAGES, plan
+from mem.study import load_study
+from tests.conftest import REPOSITORY
+
+MINI = REPOSITORY / "tests" / "mini.yaml"
+
+
+def test_help_names_every_stage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert all(stage in out for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_its_options(capsys, stage):
+    with pytest.raises(SystemExit):
+        main([stage, "--help"])
+    out = capsys.readouterr().out
+    for option in ("--config", "--out", "--log", *(f"--{name}" for name in STAGE_INPUTS[stage])):
+        assert option in out
+
+
+def test_the_options_for_inputs_are_those_that_runs_have():
+    found: dict[str, set[str]] = {}
+    for run in plan(load_study([MINI])):
+        found.setdefault(run.stage, set()).update(run.inputs)
+    for stage, names in STAGE_INPUTS.items():
+        assert set(names) == (set() if stage == "report" else found[stage])
+    assert tuple(STAGE_HELP) == STAGES
+
+
+def test_a_valid_study_is_called_valid(capsys):
+    assert main(["config", "--check", str(MINI)]) == 0
+    assert "study mini is valid. Its runs: 1 convert, 1 pretrain, 1 finetune, 1 features, 6 train_head" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_faulty_study_ends_with_status_2_and_no_traceback(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(MINI.read_text().replace("mask_ratio: 0.5", "mask_ration: 0.5"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mem.cli", "config", "--check", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "mask_ration" in text)
+    assert f"{path}:{line}: unknown key `pretrain.mask_ration`; did you mean `mask_ratio`?" in done.stderr
+    assert "`pretrain.mask_ratio` is missing: Share of the patches that the encoder does not see." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_schema_is_printed_as_json(capsys):
+    assert main(["config", "--schema"]) == 0
+    assert "heads" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_the_runs_of_a_study_are_listed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", str(MINI)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    runs = plan(load_study([MINI]))
+    assert len(lines) == len(runs)
+    assert all(run.key in line and str(run.folder) in line for run, line in zip(runs, lines, strict=True))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_light_commands_do_not_load_torch(tmp_path):
+    code = (
+        "import sys; from mem.cli import main; "
+        f"main(['runs', {str(MINI)!r}]); main(['config', '--check', {str(MINI)!r}]); "
+        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules or 'ffcv' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL, check=False).returncode
+        == 0
+    )
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    command = f"{sys.executable} -m mem.cli config --schema | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+"""The DAG as it stands before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from mem.runs import plan
+from mem.study import load_study
+from tests.conftest import REPOSITORY
+from tests.workflow.conftest import ENVIRONMENT, jobs, snakemake
+
+SHIPPED = sorted((REPOSITORY / "config").glob("*.yaml"))
+MINI = REPOSITORY / "tests" / "mini.yaml"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_study_plans_one_job_a_run(tmp_path, path):
+    expected = {}
+    for run in plan(load_study([path])):
+        expected[run.stage] = expected.get(run.stage, 0) + 1
+    assert jobs(tmp_path, "--config", f"study={path}") == {**expected, "all": 1}
+
+
+def test_the_embedded_study_is_digits_lt(tmp_path):
+    assert "results/digits_lt/report/index.html" in snakemake(tmp_path, "--dry-run", "--cores", "1").stdout
+
+
+def test_configfile_works_as_everywhere(tmp_path):
+    out = snakemake(tmp_path, "--dry-run", "--cores", "1", "--configfile", str(MINI)).stdout
+    assert "results/mini/report/index.html" in out
+
+
+def test_seeds_and_orders_multiply_the_runs(tmp_path):
+    counted = jobs(tmp_path, "--config", f"study={MINI}", "seeds=[0, 1]", "orders=[0, 3]")
+    assert (counted["convert"], counted["pretrain"], counted["evaluate"], counted["report"]) == (2, 4, 24, 1)
+
+
+def test_training_from_scratch_leaves_pretraining_out(tmp_path):
+    assert "pretrain" not in jobs(tmp_path, "--config", f"study={MINI}", "pretrain=null")
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_the_profiles_plan_the_same_jobs(tmp_path, profile):
+    plain = jobs(tmp_path, "--config", f"study={MINI}")
+    out = snakemake(tmp_path, "--dry-run", "--profile", str(REPOSITORY / profile), "--config", f"study={MINI}").stdout
+    assert sum(plain.values()) == out.count("rule ") - out.count("rules")
+
+
+def test_a_faulty_study_ends_with_the_message_alone(tmp_path):
+    done = snakemake(tmp_path, "-n", "--config", f"study={MINI}", 'heads={"mem": {"xii": 1}}', check=False)
+    assert done.returncode == 2
+    assert "mem: --config: unknown key `heads.mem.xii`; did you mean `xi`?" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "common.smk" not in done.stdout
+
+
+def test_a_study_that_is_not_there_ends_with_the_message_alone(tmp_path):
+    done = snakemake(tmp_path, "-n", "--config", "study=digits_tl", check=False)
+    assert done.returncode == 2
+    assert "no such study; did you mean" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_snakemakes_linter_is_content(tmp_path):
+    assert "Congratulations" in snakemake(tmp_path, "--lint").stdout
+
+
+def test_the_rules_are_formatted():
+    done = subprocess.run(
+        ["snakefmt", "--check", "Snakefile", "workflow"],
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,177 @@
+"""The main job: Digits-LT through the whole workflow, once, and what must hold of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mem.data.beton import Beton
+from mem.longtail import SHOT_NAMES
+from mem.report.results import from_csv
+from mem.runs import plan
+from mem.study import load_study
+from mem.tracking import server
+from tests.conftest import REPOSITORY
+from tests.workflow.conftest import jobs, snakemake
+
+pytestmark = pytest.mark.study
+STUDY = REPOSITORY / "config" / "digits_lt.yaml"
+HEADS = tuple(load_study([STUDY]).heads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which `snakemake --cores 2` has run, and nothing else."""
+    made = tmp_path_factory.mktemp("digits_lt")
+    out = snakemake(made, "--cores", "2").stdout
+    assert "Report: results/digits_lt/report/index.html" in out
+    return made
+
+
+def rows(folder: Path):
+    return [row for row in from_csv(folder / "results" / "digits_lt" / "report" / "results.csv") if row.split == "test"]
+
+
+def images_of(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels in 0..1 and labels of a converted split."""
+    run = next(run for run in plan(load_study([STUDY])) if run.stage == "convert")
+    beton = Beton(folder / run.folder / f"{split}.beton")
+    pixels = np.zeros((len(beton), 8, 8, 3), dtype=np.uint8)
+    for i in range(len(beton)):
+        beton.crop(i, 0, 0, 8, 8, pixels[i])
+    return pixels[..., 0].reshape(len(beton), -1) / 255, beton.labels
+
+
+def test_ce_beats_logistic_regression_on_the_pixels_of_the_same_images(folder):
+    from sklearn.linear_model import LogisticRegression
+
+    train, val, test = (images_of(folder, split) for split in ("train", "val", "test"))
+    # Its regularisation is chosen on val, so that the comparison is fair.
+    fitted = [LogisticRegression(C=c, max_iter=5000).fit(*train) for c in (0.1, 1, 10, 100)]
+    best = max(fitted, key=lambda model: model.score(*val))
+    logistic = 100 * best.score(*test)
+    ce = next(row.all for row in rows(folder) if row.method == "ce")
+    print(f"CE {ce:.2f}, logistic regression {logistic:.2f} (C = {best.C})")
+    assert ce > logistic
+
+
+def test_every_head_beats_chance_in_every_group(folder):
+    found = {row.variant: {shot: getattr(row, shot) for shot in (*SHOT_NAMES, "all")} for row in rows(folder)}
+    assert set(found) == set(HEADS)
+    chance = 100 / 10
+    for variant, scores in found.items():
+        assert all(score > 2 * chance for score in scores.values()), (variant, scores)
+
+
+def test_there_are_at_least_three_classes_in_each_group(folder):
+    manifest = json.loads(next(folder.glob("runs/digits_lt/data/*/dataset.json")).read_text())
+    assert all(count >= 3 for count in manifest["groups"].values())
+
+
+def test_a_second_run_finds_everything_up_to_date_within_twenty_seconds(folder):
+    began = time.monotonic()
+    out = snakemake(folder, "--cores", "2").stdout
+    assert "Nothing to be done" in out
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ('heads={"mem": {"xi": 35}}', {"train_head": 1, "evaluate": 1, "report": 1}),
+        (
+            'finetune={"epochs": 77}',
+            {"finetune": 1, "features": 1, "train_head": len(HEADS), "evaluate": len(HEADS), "report": 1},
+        ),
+        (
+            'pretrain={"mask_ratio": 0.7}',
+            {
+                "pretrain": 1,
+                "finetune": 1,
+                "features": 1,
+                "train_head": len(HEADS),
+                "evaluate": len(HEADS),
+                "report": 1,
+            },
+        ),
+        ('compute={"pretrain": {"threads": 1, "hours": 9}}', {}),
+    ],
+)
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(folder, change, expected):
+    counted = jobs(folder, "--config", change)
+    assert counted == ({**expected, "all": 1} if expected else {})
+
+
+def test_a_setting_changed_for_real_and_back_finds_the_old_runs(folder):
+    before = rows(folder)
+    page = (folder / "results" / "digits_lt" / "report" / "index.html").read_bytes()
+    snakemake(folder, "--cores", "2", "--config", 'heads={"mem": {"xi": 35}}')
+    changed = {row.variant: row.key for row in rows(folder)}
+    moved = {row.variant for row in before if changed[row.variant] != row.key}
+    assert moved == {"mem"}
+    assert (folder / "results" / "digits_lt" / "report" / "index.html").read_bytes() != page
+    assert jobs(folder) == {"report": 1, "all": 1}
+    snakemake(folder, "--cores", "2")
+    assert rows(folder) == before
+
+
+def test_mlflow_holds_one_run_per_stage_run_nested_along_the_lineage(folder):
+    client = MlflowClient(server.tracking_uri(folder))
+    experiment = client.get_experiment_by_name("digits_lt")
+    by_key = {run.data.tags["config_digest"]: run for run in client.search_runs([experiment.experiment_id])}
+    expected = [run for run in plan(load_study([STUDY])) if run.stage != "evaluate"]
+    assert {run.key for run in expected} <= set(by_key)
+    for run in expected:
+        tags = by_key[run.key].data.tags
+        assert tags["stage"] == run.stage
+        assert by_key[run.key].info.status == "FINISHED"
+        assert len(tags["git_sha"]) == 40
+        if run.stage in ("train_head", "features"):
+            grown_from = next(parent for parent in run.lineage() if parent.stage == "finetune")
+        elif run.stage == "finetune":
+            grown_from = run.inputs["encoder"]
+        else:
+            assert "mlflow.parentRunId" not in tags
+            continue
+        assert tags["mlflow.parentRunId"] == by_key[grown_from.key].info.run_id
+
+
+def test_scores_stand_beside_settings_and_curves_are_whole(folder):
+    client = MlflowClient(server.tracking_uri(folder))
+    by_key = {
+        run.data.tags["config_digest"]: run
+        for run in client.search_runs([client.get_experiment_by_name("digits_lt").experiment_id])
+    }
+    for row in rows(folder):
+        run = by_key[row.key]
+        assert run.data.metrics["test/all"] == pytest.approx(row.all, abs=1e-3)
+        assert run.data.params["head.method"] == row.method
+        assert {"stage", "method", "dataset", "backbone", "seed", "git_sha", "config_digest"} <= set(run.data.tags)
+    for run in plan(load_study([STUDY])):
+        if run.stage in ("pretrain", "finetune"):
+            history = client.get_metric_history(by_key[run.key].info.run_id, "train/loss")
+            steps = [point.step for point in history]
+            assert len(steps) == len(set(steps)) >= 300
+            assert max(steps) == json.loads((folder / run.folder / "run.json").read_text())["results"]["steps"]
+
+
+def test_the_report_is_an_artifact(folder):
+    client = MlflowClient(server.tracking_uri(folder))
+    report = plan(load_study([STUDY]))[-1]
+    run = next(
+        run
+        for run in client.search_runs([client.get_experiment_by_name("digits_lt").experiment_id])
+        if run.data.tags["config_digest"] == report.key
+    )
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "report")} == {
+        "report/index.html",
+        "report/results.csv",
+        "report/table.md",
+        "report/figures",
+    }
+    assert len(client.list_artifacts(run.info.run_id, "report/figures")) == 5
