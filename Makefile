@@ -25,7 +25,7 @@ demo: $(READY)
 	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host && echo && mem results digits_lt
 
 test: lint
-	@. $(BIN)/activate && pytest
+	@. $(BIN)/activate && pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	@. $(BIN)/activate && ruff check --quiet && ruff format --check --quiet && snakefmt --check --compact-diff Snakefile workflow \

@@ -16,6 +16,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 REPOSITORY = Path(__file__).parent.parent
 
 
+LONGEST_FIRST = ("test_digits_lt.py", "test_heads_die.py", "test_stages.py", "test_distributed.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first, so that two workers are busy to the end."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def two_threads() -> None:
     """The same rounding on every machine that has two cores."""

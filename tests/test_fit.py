@@ -25,7 +25,7 @@ from mem.optim import adamw
 from mem.schedules import cosine, warmup_cosine
 from mem.stages.finetune import classification
 from mem.stages.pretrain import reconstruction
-from mem.tracking.log import JsonLines, read_events
+from mem.tracking.log import JsonLines, Silent, read_events
 
 BACKBONE = VisionTransformer(
     name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2, center_crop=1.0
@@ -81,22 +81,21 @@ def trained(
     state = state or finetuning()
     augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True)
     data = TrainingImages(images, InstanceOrder(len(images), 0), global_batch, 8, augmentation, 0, workers)
-    log = JsonLines(folder / "log.jsonl")
     said: list[str] = []
-    fit(
-        state,
-        data,
-        classification(replace(PIXELS, dtype=dtype_of(state)), 0.1, state.model.branches),
-        warmup_cosine(lr, 0.0, 1.0, STEPS * global_batch / 37, 37 / global_batch),
-        steps=steps,
-        steps_per_epoch=37 / global_batch,
-        checkpoints=Checkpoints(folder / "checkpoints", "key", every_seconds, said.append),
-        log=log,
-        stop=Stop(state, stop_after),
-        title="test",
-        mechanics=Mechanics(micro_batch=micro_batch),
-    )
-    log.close()
+    with JsonLines(folder / "log.jsonl") as log:
+        fit(
+            state,
+            data,
+            classification(replace(PIXELS, dtype=dtype_of(state)), 0.1, state.model.branches),
+            warmup_cosine(lr, 0.0, 1.0, STEPS * global_batch / 37, 37 / global_batch),
+            steps=steps,
+            steps_per_epoch=37 / global_batch,
+            checkpoints=Checkpoints(folder / "checkpoints", "key", every_seconds, said.append),
+            log=log,
+            stop=Stop(state, stop_after),
+            title="test",
+            mechanics=Mechanics(micro_batch=micro_batch),
+        )
     return state
 
 
@@ -157,9 +156,8 @@ def test_masks_are_resumed_too(images, tmp_path):
         data = TrainingImages(
             images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=False), 0, 1
         )
-        log = JsonLines(folder / "log.jsonl")
         checkpoints = Checkpoints(folder, "key", 1e9, print)
-        arguments = {"checkpoints": checkpoints, "log": log, "title": "test", "steps_per_epoch": 3.0}
+        arguments = {"checkpoints": checkpoints, "log": Silent(), "title": "test", "steps_per_epoch": 3.0}
         objective = reconstruction(PIXELS, BACKBONE.tokens)
         try:
             fit(made, data, objective, cosine(1e-3, 12), steps=12, stop=Stop(made, steps), **arguments)
@@ -211,11 +209,10 @@ def test_a_checkpoint_that_was_asked_for_is_written_and_the_training_goes_on(ima
     state = finetuning()
     stop = Stop(save=True)
     data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
-    log = JsonLines(tmp_path / "log.jsonl")
     checkpoints = Checkpoints(tmp_path / "checkpoints", "key", 1e9, print)
     fit(
         state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 6), steps=6, steps_per_epoch=3.0,
-        checkpoints=checkpoints, log=log, stop=stop, title="test",
+        checkpoints=checkpoints, log=Silent(), stop=stop, title="test",
     )  # fmt: skip
     assert state.step == 6
     assert {p.name for p in (tmp_path / "checkpoints").glob("*.pt")} == {"step-000000004.pt", "step-000000005.pt"}
@@ -237,6 +234,7 @@ def test_validation_is_logged_at_its_steps_and_at_the_end(images, tmp_path):
         checkpoints=Checkpoints(tmp_path / "c", "key", 1e9, print), log=log, stop=Stop(), title="test",
         validate=validate, validate_every=3,
     )  # fmt: skip
+    log.close()
     steps = [e["step"] for e in read_events(tmp_path / "log.jsonl") if "val/acc1" in e.get("metrics", {})]
     assert steps == [3, 6, 7]
     assert state.model.training

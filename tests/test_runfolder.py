@@ -32,7 +32,7 @@ def holder(tmp_path):
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_folder_in_use_is_refused_with_the_name_of_who_uses_it(tmp_path, holder):
@@ -50,9 +50,11 @@ def test_the_lock_goes_with_the_process_even_when_it_is_killed(tmp_path, holder)
 
 def test_a_stage_waits_for_a_dying_one(tmp_path, holder):
     said: list[str] = []
-    subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {holder.pid}"])
     began = time.monotonic()
-    with RunFolder(tmp_path).locked(30, say=said.append):
+    with (
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {holder.pid}"]),
+        RunFolder(tmp_path).locked(30, say=said.append),
+    ):
         assert time.monotonic() - began < 20
     assert said == [said[0]]
     assert f"Waiting for process {holder.pid}" in said[0]

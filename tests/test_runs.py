@@ -139,7 +139,7 @@ def test_a_runs_configuration_reads_back_as_it_was_written(tmp_path, mini):
         config = read_config(tmp_path / run.folder / "config.yaml", run.stage)
         assert (config.key, config.seed, dict(config.labels)) == (run.key, run.seed, dict(run.labels))
     pretrain = next(run for run in runs if run.stage == "pretrain")
-    assert read_config(tmp_path / pretrain.folder, "pretrain").compute.checkpoint_minutes == 0
+    assert read_config(tmp_path / pretrain.folder, "pretrain").compute.checkpoint_minutes == 0.01
 
 
 def test_a_configuration_is_not_touched_while_it_stays_the_same(tmp_path, mini):

@@ -49,6 +49,7 @@ def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[s
                     label=shot,
                 )
         axes.set_yscale("log")
+        axes.set_ylim(bottom=1)
         axes.set_ylabel("training images")
         axes.grid(axis="x", visible=False)
         if len(names) <= 20:
@@ -97,30 +98,33 @@ def curves(lines: Mapping[str, Curve], x: str, y: str) -> str:
 
 def group_confusion(shares: Mapping[str, np.ndarray]) -> str:
     """Where each shot's wrong predictions land, in percent, one panel a method: the paper's figure 1a."""
+    columns = min(len(shares), 3)
+    rows = -(-len(shares) // columns)
     with mpl.rc_context({**_STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(1.75 * max(len(shares), 2) + 0.8, 2.3), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(1, len(shares), sharey=True))
-        for axes, (name, share) in zip(panels, shares.items(), strict=True):
-            axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=100)
-            for i, j in np.ndindex(share.shape):
-                if not np.isnan(share[i, j]):
-                    axes.text(
-                        j,
-                        i,
-                        f"{share[i, j]:.0f}",
-                        ha="center",
-                        va="center",
-                        color="white" if share[i, j] > 55 else "#222222",
-                    )
-            axes.set_title(name, fontsize=10)
-            axes.set_xticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
-            axes.set_yticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        panels[0].set_ylabel("true shot")
+        figure = Figure(figsize=(6.4, 0.5 + 2.1 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes in panels.flat:
+            axes.set_axis_off()
+        for axes, (name, share) in zip(panels.flat, shares.items(), strict=False):
+            _confusion_panel(axes, name, share)
+        figure.supylabel("true shot", fontsize=9)
         figure.supxlabel("shot of the wrong prediction", fontsize=9)
         return _svg(figure)
+
+
+def _confusion_panel(axes: Axes, name: str, share: np.ndarray) -> None:
+    axes.set_axis_on()
+    axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=100)
+    for i, j in np.ndindex(share.shape):
+        if not np.isnan(share[i, j]):
+            colour = "white" if share[i, j] > 55 else "#222222"
+            axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", color=colour)
+    axes.set_title(name, fontsize=10)
+    axes.set_xticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
+    axes.set_yticks(range(len(SHOT_NAMES)), SHOT_NAMES, fontsize=8)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -162,9 +162,7 @@ def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> L
         number = len(list(folder.path.glob("log-*.jsonl"))) + 1
         folder.log.rename(folder.path / f"log-{number}.jsonl")
         folder.record.unlink()
-    log = JsonLines(folder.log)
-    stack.callback(log.close)
-    return log
+    return stack.enter_context(JsonLines(folder.log))
 
 
 def _begin(log: Log, run: RunConfig) -> None:

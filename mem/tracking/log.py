@@ -72,6 +72,12 @@ class JsonLines:
         """Close the file."""
         self._file.close()
 
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _write(self, content: dict[str, Any]) -> None:
         line = json.dumps({"time": round(time.time(), 3), **content}, allow_nan=True)
         self._file.write(line.encode() + b"\n")

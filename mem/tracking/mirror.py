@@ -64,7 +64,7 @@ class Mirror:
         self._client = server.client(self.uri)
         for run in server.all_runs(self._client):
             if _LOG in run.data.tags:
-                self._known[run.data.tags[_LOG]] = run
+                self._remember(run)
 
     def send_new(self) -> None:
         """One pass over all logs."""
@@ -104,14 +104,20 @@ class Mirror:
                 return None
             tags = self._client.get_run(parent.run_id).data.tags
             return Target(parent.run_id, int(tags.get(_SENT + log_id, 0)), inode)
-        run = self._known.get(log_id)
+        run = self._known.get(log_id) or self._known.get(_report_of(start["stage"], start["key"]))
         if run is None:
             run = self._create(path, log_id, start)
-            self._known[log_id] = run
+            self._remember(run)
             return Target(run.info.run_id, 0, inode, verified=True)
         if run.info.lifecycle_stage == "deleted":
             return Target(run.info.run_id, _NEVER, inode)
         return Target(run.info.run_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
+
+    def _remember(self, run: Any) -> None:
+        tags = run.data.tags
+        self._known[tags[_LOG]] = run
+        if tags["stage"] == "report" and run.info.lifecycle_stage == "active":
+            self._known[_report_of(tags["stage"], tags["config_digest"])] = run
 
     def _create(self, path: Path, log_id: str, start: Mapping[str, Any]) -> Any:
         tags = {
@@ -204,6 +210,11 @@ class Mirror:
             _, start = _identity(path)
             if start is not None and start["stage"] != "evaluate":
                 self._client.set_terminated(target.run_id, _STATUS[event["status"]], round(1000 * event["time"]))
+
+
+def _report_of(stage: str, key: str) -> str:
+    """Second name of a report's run: made once more, a report goes into the run that it had. Other stages have none."""
+    return f"{stage} {key}"
 
 
 def _identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:

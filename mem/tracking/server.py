@@ -53,7 +53,9 @@ def experiment(own: MlflowClient, name: str, root: Path, uri: str) -> str:
             own.restore_experiment(found.experiment_id)
         return found.experiment_id
     location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
-    return own.create_experiment(name, artifact_location=location)
+    # The UI shows the views for training where it would else guess at those for language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return own.create_experiment(name, artifact_location=location, tags=tags)
 
 
 def all_runs(own: MlflowClient) -> Iterator[Any]:

@@ -269,7 +269,7 @@ def test_a_killed_trainer_is_followed_by_one_that_goes_on_and_no_two_work_at_onc
         assert rival.poll() is None
         time.sleep(0.05)
     first.kill()
-    first.wait()
+    output_of(first)
     while "Going on from the checkpoint" not in (tmp_path / "log" / "pretrain.log").read_text():
         assert rival.poll() is None
         time.sleep(0.05)
@@ -289,7 +289,7 @@ def test_a_checkpoint_on_request_does_not_stop_the_training(study, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    output_of(process)
 
 
 def test_a_torn_checkpoint_is_named_and_the_older_one_used(study, tmp_path):
@@ -300,7 +300,7 @@ def test_a_torn_checkpoint_is_named_and_the_older_one_used(study, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    output_of(process)
     notes = sorted((run / "checkpoints").glob("*.json"))
     newest = notes[-1].with_suffix(".pt")
     newest.write_bytes(newest.read_bytes()[:1000])

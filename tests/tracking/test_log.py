@@ -37,7 +37,8 @@ def test_a_log_that_is_opened_again_goes_on_where_it_was(tmp_path):
     assert [step for step, _ in read_curve(tmp_path / "log.jsonl", "train/loss")] == list(range(1, 8))
     ids = [event["id"] for event in read_events(tmp_path / "log.jsonl") if event["event"] == "log"]
     assert len(ids) == 1
-    assert JsonLines(tmp_path / "log.jsonl").attempts == 2
+    with JsonLines(tmp_path / "log.jsonl") as log:
+        assert log.attempts == 2
 
 
 def test_a_half_written_line_is_cut_off(tmp_path):

@@ -57,8 +57,19 @@ def root(tmp_path, empty_database, monkeypatch) -> Path:
     return tmp_path
 
 
+LOGS: list[JsonLines] = []
+
+
+@pytest.fixture(autouse=True)
+def close_logs():
+    yield
+    while LOGS:
+        LOGS.pop().close()
+
+
 def open_log(root: Path, stage: str) -> JsonLines:
     log = JsonLines(root / "runs" / "set" / FOLDERS[stage] / "log.jsonl")
+    LOGS.append(log)
     log.event(
         "start",
         stage=stage,
@@ -349,3 +360,20 @@ def test_the_ui_of_a_server_is_the_servers(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example.org")
     with pytest.raises(UserError, match=r"open that address in a browser"):
         open_ui(tmp_path, "127.0.0.1", 5000)
+
+
+def test_a_report_that_is_made_once_more_stays_one_run(root):
+    path = root / "runs" / "set" / "vit" / "report-00000000000a" / "log.jsonl"
+    (root / "table.md").write_text("| a |")
+    mirror = Mirror(root, server.tracking_uri(root))
+    for number in (1, 2):
+        FOLDERS["report"] = "vit/report-00000000000a"
+        log = open_log(root, "report")
+        log.event("artifact", path="table.md", to="report")
+        log.event("end", status="finished")
+        log.close()
+        mirror.send_new()
+        path.rename(path.with_name(f"log-{number}.jsonl"))
+    del FOLDERS["report"]
+    send(root)
+    assert mlflow_run(root, "report").info.status == "FINISHED"

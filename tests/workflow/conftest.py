@@ -68,4 +68,4 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
             os.killpg(process.pid, 9)
         except ProcessLookupError:
             pass
-        process.wait()
+        process.communicate()
