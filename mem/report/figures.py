@@ -53,7 +53,7 @@ def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[s
         axes.set_ylabel("training images")
         axes.grid(axis="x", visible=False)
         if len(names) <= 20:
-            axes.set_xticks(range(len(names)), [names[k] for k in order], rotation=35 if len(names[0]) > 2 else 0)
+            axes.set_xticks(range(len(names)), [names[int(k)] for k in order], rotation=35 if len(names[0]) > 2 else 0)
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right" if len(names[0]) > 2 else "center")
         else:

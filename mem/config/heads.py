@@ -1,0 +1,118 @@
+"""Heads on frozen features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from mem.config.base import Name, Section
+
+
+class HeadTraining(Section):
+    """How a head is trained on frozen features: a cosine from `lr` to 0."""
+
+    epochs: PositiveFloat
+    """As many samples are drawn as this many passes over the training set hold."""
+    global_batch: PositiveInt
+    """Samples per optimizer step."""
+    optimizer: Literal["sgd", "adamw"]
+    """`sgd` has momentum 0.9."""
+    lr: PositiveFloat
+    """Learning rate at the start; not scaled by the batch."""
+    weight_decay: NonNegativeFloat
+    sampler: Literal["instance", "class_balanced", "sqrt"]
+    """`instance`: each image once an epoch. `class_balanced`: classes in turn, four images a visit (Kang et al.
+    2020). `sqrt`: classes drawn with the square root of their count (Mahajan et al. 2018)."""
+
+
+class Ce(Section):
+    """The finetuned classifier as it is."""
+
+    method: Literal["ce"]
+
+
+class Tau(Section):
+    """Tau-normalised classifier (Kang et al. 2020); tau is chosen by accuracy on val."""
+
+    method: Literal["tau"]
+    taus: tuple[NonNegativeFloat, ...]
+    """Candidates."""
+
+    @field_validator("taus")
+    @classmethod
+    def _some(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
+        if not taus:
+            raise ValueError("needs at least one candidate")
+        return taus
+
+
+class Crt(Section):
+    """Classifier re-training (Kang et al. 2020): a fresh linear classifier on the frozen backbone."""
+
+    method: Literal["crt"]
+    training: HeadTraining
+
+
+class Lws(Section):
+    """Learnable weight scaling (Kang et al. 2020): one factor a class on the frozen classifier."""
+
+    method: Literal["lws"]
+    training: HeadTraining
+
+
+class Mem(Section):
+    """Mutual exclusive modulator (the paper's section 3). docs/mem.md says what the paper leaves open."""
+
+    method: Literal["mem"]
+    partition: Literal["shot", "random_even", "cardinality_even"]
+    """How classes are put into groups: by the thresholds of `shots`, at random in even parts, or in even parts
+    after sorting by training images."""
+    groups: PositiveInt = 3
+    """Number of groups; `shot` has always three."""
+    partition_seed: NonNegativeInt = 0
+    """Seed of `random_even`."""
+    input: Literal["pooled", "tokens"]
+    """What the sub-networks see: the pooled feature, or the patch tokens (then `features.tokens` is needed)."""
+    width: PositiveInt
+    """Dimension of a sub-network's embedding."""
+    depth: NonNegativeInt
+    """Transformer blocks of a sub-network, after its linear embedding."""
+    xi: PositiveFloat
+    """Eq. 3: the norm that a sub-network should exceed for images of its group."""
+    mu: NonNegativeFloat
+    """Eq. 3: the norm that it should stay under for all others."""
+    top_k: PositiveInt
+    """Eq. 7: how many of each group's largest logits the fusion sees; a smaller group gives all it has."""
+    reo_weight: NonNegativeFloat
+    """Factor of the regularisation objective in eq. 10, where the paper has 1."""
+    fusion_width: PositiveInt
+    """Hidden width of the fusion's two-layer perceptron."""
+    weight: Literal["free", "softplus", "exp", "additive"]
+    """How the fusion's output o becomes the group weight w: o, softplus(o), exp(o), or o added to the logits instead of
+    multiplied with them. Every choice starts
+    neutral, so that MEM starts as the classifier it modulates."""
+    classifier: Literal["frozen", "trained"]
+    """Whether the linear classifier under the modulator learns with it."""
+    classifier_from: Name
+    """Name of the head whose linear classifier MEM starts from: `ce`, or a `crt` head of this study."""
+    training: HeadTraining
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Mem:
+        if self.partition == "shot" and self.groups != 3:
+            raise ValueError(f"partition `shot` has 3 groups, not {self.groups}")
+        if self.mu >= self.xi:
+            raise ValueError(f"mu ({self.mu:g}) must be smaller than xi ({self.xi:g})")
+        return self
+
+
+Head = Annotated[Ce | Tau | Crt | Lws | Mem, Field(discriminator="method")]

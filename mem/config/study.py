@@ -1,0 +1,107 @@
+"""A whole study, and what its stages may use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from mem.config.backbones import VisionTransformer
+from mem.config.base import Name, Section, Unkeyed
+from mem.config.data import Dataset, Shots
+from mem.config.heads import Ce, Crt, Head, Mem
+from mem.config.training import Features, Finetune, Pretrain
+
+
+class Compute(Section):
+    """What a stage may use. Nothing here changes a result."""
+
+    threads: PositiveInt = 1
+    """CPU cores."""
+    memory_gb: PositiveFloat = 4
+    """Main memory."""
+    hours: PositiveFloat = 1
+    """Time limit of the job."""
+    micro_batch: PositiveInt | None = None
+    """Largest batch that goes through a device at once; larger batches are accumulated."""
+    checkpoint_minutes: NonNegativeFloat = 3
+    """Time between checkpoints."""
+
+
+class StageCompute(Section):
+    """One `Compute` a stage."""
+
+    convert: Compute = Compute()
+    pretrain: Compute = Compute()
+    finetune: Compute = Compute()
+    features: Compute = Compute()
+    train_head: Compute = Compute()
+    evaluate: Compute = Compute()
+    report: Compute = Compute()
+
+
+class Study(Section):
+    """One data set, one backbone, one recipe; seeds, class orders and heads to compare."""
+
+    study: Name
+    """Name of the study's folder under `results/`."""
+    description: str = ""
+    """What the study is for: command, duration, what to expect. Shown in the report."""
+    dataset: Dataset
+    orders: tuple[NonNegativeInt, ...] = (0,)
+    """Orders of the classes along the long tail: 0 is the data set's own, any other seeds a permutation."""
+    seeds: tuple[NonNegativeInt, ...]
+    """Seeds of initialisation, sampling, augmentation and masks."""
+    shots: Shots = Shots()
+    backbone: VisionTransformer
+    pretrain: Pretrain | None
+    """`null` trains from scratch."""
+    finetune: Finetune
+    features: Features
+    heads: dict[Name, Head]
+    """The heads to compare, by name. The name is the method's where `method` is left out."""
+    compute: Annotated[StageCompute, Unkeyed()] = StageCompute()
+
+    @field_validator("orders", "seeds")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values:
+            raise ValueError("needs at least one")
+        if len(set(values)) != len(values):
+            raise ValueError(f"has a value twice: {list(values)}")
+        return values
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _method_is_name(cls, heads: Any) -> Any:
+        if not isinstance(heads, dict):
+            return heads
+        return {
+            name: {"method": name} | (head or {}) if isinstance(head, dict | None) else head
+            for name, head in heads.items()
+        }
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Study:
+        if not self.heads:
+            raise ValueError("heads: needs at least one")
+        for name, head in self.heads.items():
+            if not isinstance(head, Mem):
+                continue
+            base = self.heads.get(head.classifier_from)
+            if not isinstance(base, Ce | Crt):
+                choices = [n for n, h in self.heads.items() if isinstance(h, Ce | Crt)]
+                raise ValueError(
+                    f"heads.{name}.classifier_from: `{head.classifier_from}` is no ce or crt head of this study; "
+                    f"there are {choices}"
+                )
+            if head.input == "tokens" and not self.features.tokens:
+                raise ValueError(f"heads.{name}.input is `tokens`, but features.tokens is false")
+        return self
