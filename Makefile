@@ -1,4 +1,4 @@
-# make demo    the whole job on Digits-LT, set up and run          (about 5 minutes on 2 cores)
+# make demo    the whole job on Digits-LT, set up and run          (about 3 minutes on 2 cores)
 # make test    set up, then every check and test; CI runs this too
 # make lint    the checks without the tests
 # make setup   only the set-up; done once, skipped afterwards

@@ -74,13 +74,23 @@ class Checkpoints:
         return self.world.is_main and age >= limit
 
     def save(self, state: Resumable) -> None:
-        """Write a checkpoint and remove old ones. Rank 0 alone does it; the other ranks may go on."""
+        """Write a checkpoint and remove old ones. Rank 0 alone does it; the other ranks may go on.
+
+        Raises:
+            OSError: It could not be written; the older ones stay.
+        """
         if not self.world.is_main:
             return
         path = self.folder / f"step-{state.step:09d}.pt"
         with files.atomic(path, "wb") as file:
             writer = _Checked(file)
-            torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
+            try:
+                torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
+            except RuntimeError:
+                # torch complains anew when it closes the archive, and hides what the file system said.
+                if writer.failure is not None:
+                    raise writer.failure from None
+                raise
         note = {"step": state.step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
         files.write_text(path.with_suffix(".json"), json.dumps(note) + "\n")
         for old in self._newest_first()[KEPT:]:
@@ -134,11 +144,16 @@ class _Checked:
         self._file = file
         self.bytes = 0
         self.crc32 = 0
+        self.failure: OSError | None = None
 
     def write(self, data: Buffer) -> int:
         self.bytes += memoryview(data).nbytes
         self.crc32 = zlib.crc32(data, self.crc32)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

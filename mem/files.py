@@ -13,7 +13,8 @@ from typing import IO, Any
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on leaving it is flushed to disk and takes the name.
 
-    Where the body raises, or the disk is full, the temporary file goes and what stood at `path` stays.
+    Where the body raises, or the disk is full, the temporary file goes and what stood at `path` stays. An error of the
+    file system names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -23,8 +24,10 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 

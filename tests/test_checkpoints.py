@@ -68,6 +68,18 @@ def test_few_are_kept(checkpoints):
     assert len(list(checkpoints.folder.iterdir())) == 2 * KEPT
 
 
+def test_on_a_full_disk_the_file_is_named_and_the_older_one_stays(checkpoints, file_limit):
+    save(checkpoints, 1)
+    path = data(checkpoints, 2)
+    with file_limit(2000), pytest.raises(OSError, match="File too large") as error:
+        save(checkpoints, 2)
+    assert error.value.filename == str(path)
+    assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["step-000000001.json", "step-000000001.pt"]
+    state = restored(checkpoints)
+    assert state is not None
+    assert state.step == 1
+
+
 def test_a_torn_one_is_passed_over_with_a_warning(checkpoints, said):
     save(checkpoints, 1, 2)
     path = data(checkpoints, 2)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from mem.report.results import from_csv, summarised, table, to_markdown
+from mem.report.results import from_csv, summarised, table, to_markdown, to_text
 from tests.conftest import REPOSITORY
 
 RESULTS = sorted((REPOSITORY / "docs" / "results").glob("*/results.csv"))
@@ -23,6 +24,11 @@ def test_a_page_of_results_holds_the_tables_that_the_dag_wrote(path: Path):
     assert rows[0].thresholds in page
 
 
+def test_readme_shows_the_table_that_the_dag_wrote():
+    rows = from_csv(REPOSITORY / "docs" / "results" / "digits_lt" / "results.csv")
+    assert to_text(table(summarised(rows, "test"))) in (REPOSITORY / "README.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -31,13 +37,11 @@ def test_links_lead_somewhere(page: Path):
 
 
 def test_nothing_of_this_machine_stands_in_the_repository():
-    import subprocess
-
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         path = REPOSITORY / name
         if path.suffix in (".png", ".svg") or not path.is_file():
             continue
         content = path.read_text(errors="ignore")
-        for forbidden in ("/" + "root/", "/" + "work/", "pythonhosted" + ".org", "--index-url http"):
+        for forbidden in ("/" + "root/", "/" + "work/", "pythonhosted" + ".org", "--index-" + "url http"):
             assert forbidden not in content, (name, forbidden)

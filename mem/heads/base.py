@@ -24,9 +24,9 @@ class Head(nn.Module):
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Mean loss of a batch, and metrics."""
+        """Mean loss of a batch, and metrics; accuracies in percent, as in every stage."""
         logits = self(features)
-        return cross_entropy(logits, labels).mean(), {"acc1": accuracy(logits, labels)}
+        return cross_entropy(logits, labels).mean(), {"acc1": 100 * accuracy(logits, labels)}
 
 
 class Linear(Head):

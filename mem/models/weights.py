@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from mem import files
 from mem.errors import UserError
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write tensors as safetensors, whole or not at all, with `about` as metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(about))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write tensors as safetensors, whole or not at all, with `about` as metadata; the same content, the same bytes."""
+    # One entry: safetensors writes several in an order that changes from call to call.
+    metadata = {"mem": json.dumps(dict(about), sort_keys=True)}
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+    with files.atomic(path, "wb") as file:
+        file.write(content)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

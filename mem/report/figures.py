@@ -58,7 +58,7 @@ def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[s
                 label.set_horizontalalignment("right" if len(names[0]) > 2 else "center")
         else:
             axes.set_xlabel("classes, most frequent first")
-        axes.legend(title="shot", ncols=3)
+        axes.legend(ncols=len(SHOT_NAMES), loc="upper center", bbox_to_anchor=(0.5, 1.18))
         return _svg(figure)
 
 

@@ -68,7 +68,7 @@ def classification(pixels: Pixels, smoothing: float, branches: int) -> Objective
         images = pixels.normalise(batch.inputs)
         draws = batch.uniforms("drop path", branches) if branches else None
         logits = replica(images, draws)
-        return cross_entropy(logits, batch.labels, smoothing).mean(), {"acc1": accuracy(logits, batch.labels)}
+        return cross_entropy(logits, batch.labels, smoothing).mean(), {"acc1": 100 * accuracy(logits, batch.labels)}
 
     return objective
 

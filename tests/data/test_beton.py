@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -142,20 +141,10 @@ def test_a_failed_writing_keeps_the_file_that_was_there(tmp_path):
     assert (tmp_path / "a.beton").read_bytes() == before
 
 
-def test_where_the_file_grows_too_large_nothing_is_left(tmp_path):
-    # A limit on file size stands for a full disk: write() fails in the same place.
+def test_where_the_file_grows_too_large_nothing_is_left(tmp_path, file_limit):
     images = pictures(4)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write(tmp_path / "a.beton", images)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    with file_limit(1 << 20), pytest.raises(OSError, match="File too large"):
+        write(tmp_path / "a.beton", images)
     assert list(tmp_path.iterdir()) == []
 
 

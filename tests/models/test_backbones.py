@@ -134,6 +134,14 @@ def test_an_encoder_goes_into_a_classifier_with_a_report_of_every_key(model, tmp
     assert "fresh: fc_norm.weight" in str(report)
 
 
+def test_the_same_weights_give_the_same_bytes(model, tmp_path):
+    about = {"stage": "finetune", "key": "0123456789ab", "seed": "0"}
+    paths = [tmp_path / f"{i}.safetensors" for i in range(10)]
+    for path in paths:
+        save_weights(path, model.state_dict(), about)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 def test_weights_that_do_not_fit_are_refused_key_by_key(model):
     weights = model.backbone.state_dict()
     weights.pop("blocks.0.norm1.weight")

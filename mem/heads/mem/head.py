@@ -64,6 +64,6 @@ class MemHead(Head):
         group_of = self.get_buffer("group_of_class")[labels]
         dac = cross_entropy(logits, labels).mean()
         reo = regularisation_objective(norms, group_of, self.settings.xi, self.settings.mu)
-        right_group = (norms.argmax(dim=1) == group_of).float().mean()
-        metrics = {"dac": dac, "reo": reo, "acc1": accuracy(logits, labels), "group_by_norm": right_group}
+        right_group = 100 * (norms.argmax(dim=1) == group_of).float().mean()
+        metrics = {"dac": dac, "reo": reo, "acc1": 100 * accuracy(logits, labels), "group_by_norm": right_group}
         return dac + self.settings.reo_weight * reo, metrics
