@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mem.checkpoints import Checkpoints
 from mem.data.batch import Batch
 from mem.distributed import ALONE, World
-from mem.errors import UserError
+from mem.errors import Stopped, UserError
 from mem.optim import set_lr
 from mem.progress import Progress
 from mem.tracking.log import Log
@@ -117,14 +118,18 @@ class Stop(Protocol):
         """Whether a checkpoint was asked for since the last time."""
         ...
 
+    def saved(self) -> None:
+        """Say that the checkpoint that was asked for is on disk."""
+        ...
+
     @property
     def requested(self) -> bool:
         """Whether to save and stop."""
         ...
 
-
-class Stopped(Exception):
-    """The training saved and stopped because it was asked to."""
+    def deferred(self) -> AbstractContextManager[None]:
+        """While inside, a request waits to be seen here; outside it is raised at once."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -211,9 +216,12 @@ def fit(
     speed, window = Speed(), Speed()
     ready = time.monotonic()
 
-    with Progress(
-        title, steps * data.global_batch, start=state.step * data.global_batch, quiet=not world.is_main
-    ) as progress:
+    with (
+        stop.deferred(),
+        Progress(
+            title, steps * data.global_batch, start=state.step * data.global_batch, quiet=not world.is_main
+        ) as progress,
+    ):
         for batch in data.from_step(state.step, steps):
             received = time.monotonic()
             lr = lr_at(state.step)
@@ -238,10 +246,13 @@ def fit(
             epoch_ended = math.floor(state.step / steps_per_epoch) > math.floor((state.step - 1) / steps_per_epoch)
             stopping = world.any(stop.requested)
             if state.step < steps:
-                if stop.take_save() or stopping or checkpoints.due(epoch_ended=epoch_ended):
+                asked = stop.take_save()
+                if asked or stopping or checkpoints.due(epoch_ended=epoch_ended):
                     if not state.meter.finite():
                         raise _diverged(state.step, log_every)
                     checkpoints.save(state)
+                    if asked and world.is_main:
+                        stop.saved()
                 if stopping:
                     raise Stopped(f"Saved at step {state.step} of {steps} and stopped, as asked.")
             ready = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,8 @@ from mem.runs import VERSIONS, Run, digest
 
 T = TypeVar("T")
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What a file system says that was mounted without locks, as Lustre may be."""
 LOCK_WAIT_SECONDS = 90
 """How long a stage waits for the one that holds its folder: time enough for a dying trainer to save."""
 
@@ -96,6 +99,11 @@ class RunFolder:
                         say(f"Waiting for {holder}, which works in {self.path}.")
                         told = True
                     time.sleep(0.2)
+                except OSError as error:
+                    if error.errno not in _NO_LOCKS:
+                        raise
+                    say(f"{self.path}: this file system keeps no locks; start no second stage in this folder.")
+                    break
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()

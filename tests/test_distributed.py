@@ -89,6 +89,7 @@ def test_ranks_agree(tmp_path):
 
 
 TRAIN = """
+import contextlib
 import sys
 import numpy as np
 import torch
@@ -114,6 +115,10 @@ class Stop:
     requested = False
     def take_save(self):
         return False
+    def saved(self):
+        raise AssertionError("nobody asked")
+    def deferred(self):
+        return contextlib.nullcontext()
 
 with world_from_environment() as world:
     torch.manual_seed(0)

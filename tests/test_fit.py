@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from mem.config import Augmentation, Decoder, VisionTransformer
 from mem.data.beton import Beton, write_beton
 from mem.data.loaders import TrainingImages
 from mem.data.order import InstanceOrder
-from mem.errors import UserError
-from mem.fit import Mechanics, Stopped, TrainState, fit
+from mem.errors import Stopped, UserError
+from mem.fit import Mechanics, TrainState, fit
 from mem.models.backbones import Classifier
 from mem.models.mae import MaskedAutoencoder
 from mem.models.parameter_groups import layer_decay_groups
@@ -39,6 +40,7 @@ class Stop:
 
     def __init__(self, state: TrainState | None = None, after: int | None = None, save: bool = False) -> None:
         self.state, self.after, self.save = state, after, save
+        self.acknowledged = 0
 
     @property
     def requested(self) -> bool:
@@ -46,6 +48,12 @@ class Stop:
 
     def take_save(self) -> bool:
         return self.save
+
+    def saved(self) -> None:
+        self.acknowledged += 1
+
+    def deferred(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +223,7 @@ def test_a_checkpoint_that_was_asked_for_is_written_and_the_training_goes_on(ima
         checkpoints=checkpoints, log=Silent(), stop=stop, title="test",
     )  # fmt: skip
     assert state.step == 6
+    assert stop.acknowledged == 5
     assert {p.name for p in (tmp_path / "checkpoints").glob("*.pt")} == {"step-000000004.pt", "step-000000005.pt"}
 
 

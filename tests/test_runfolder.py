@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -58,6 +59,17 @@ def test_a_stage_waits_for_a_dying_one(tmp_path, holder):
         assert time.monotonic() - began < 20
     assert said == [said[0]]
     assert f"Waiting for process {holder.pid}" in said[0]
+
+
+def test_a_file_system_without_locks_is_said_and_not_fatal(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said: list[str] = []
+    with RunFolder(tmp_path).locked(0, say=said.append):
+        pass
+    assert said == [f"{tmp_path}: this file system keeps no locks; start no second stage in this folder."]
 
 
 @pytest.fixture

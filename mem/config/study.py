@@ -24,15 +24,26 @@ class Compute(Section):
     """What a stage may use. Nothing here changes a result."""
 
     threads: PositiveInt = 1
-    """CPU cores."""
+    """CPU cores of each process."""
     memory_gb: PositiveFloat = 4
-    """Main memory."""
+    """Main memory of each node."""
+    nodes: PositiveInt = 1
+    """Machines, under the profile `slurm`."""
+    gpus_per_node: NonNegativeInt = 0
+    """GPUs of each machine."""
+    tasks_per_node: PositiveInt | None = None
+    """Processes (ranks) on each machine; one per GPU where it is left out, and one without GPUs."""
     hours: PositiveFloat = 1
     """Time limit of the job."""
     micro_batch: PositiveInt | None = None
     """Largest batch that goes through a device at once; larger batches are accumulated."""
     checkpoint_minutes: NonNegativeFloat = 3
     """Time between checkpoints."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes on each machine."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
 
 
 class StageCompute(Section):

@@ -17,8 +17,7 @@ from typing import Any
 from mem import files, provenance
 from mem.checkpoints import Checkpoints
 from mem.distributed import World, world_from_environment
-from mem.errors import UserError
-from mem.fit import Stopped
+from mem.errors import Stopped, UserError
 from mem.runfolder import RunConfig, RunFolder, read_config
 from mem.stages.signals import StopSignals, watch_head
 from mem.tracking.log import JsonLines, Log, Silent
@@ -89,10 +88,11 @@ def run_stage(
 
 
 def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Mapping[str, Path], began: float) -> int:
+    stop = StopSignals()
     try:
         run = read_config(config, stage)
         folder = RunFolder(out or run.path.parent)
-        with StopSignals() as stop, world_from_environment() as world, contextlib.ExitStack() as stack:
+        with stop, world_from_environment() as world, contextlib.ExitStack() as stack:
             watch_head(stop)
             if world.is_main:
                 stack.enter_context(folder.locked(say=logger.info))
@@ -103,10 +103,9 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
             logger.debug("%s, key %s, in %s", run.title, run.key, folder.path)
             try:
                 results = work(Job(run, folder, found, world, log, stop))
-            except Stopped as stopped:
+            except Stopped:
                 log.event("end", status="stopped", reason=stop.reason)
-                logger.warning("%s (%s) The same command goes on from there.", stopped, stop.reason)
-                return EXIT_STOPPED
+                raise
             except BaseException as error:
                 log.event("end", status="failed", reason=f"{type(error).__name__}: {error}")
                 raise
@@ -114,6 +113,9 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
             if world.is_main:
                 _finish(folder, run, log, results, began)
         return 0
+    except Stopped as stopped:
+        logger.warning("%s (%s) The same command goes on from there.", stopped, stop.reason)
+        return EXIT_STOPPED
     except UserError as error:
         logger.error("mem %s: %s", stage, error)
     except OSError as error:

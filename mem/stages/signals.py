@@ -6,34 +6,57 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
+from mem.errors import Stopped
+
 HEAD_VARIABLE = "MEM_HEAD"
 """Set by the Snakefile for jobs on its own machine: `host pid start-time slurm-job` of the head."""
+SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
+"""Set by the executor plugin: the file to write once a checkpoint that SIGUSR2 asked for is on disk."""
 _POLL_SECONDS = 1.0
 
 
 class StopSignals:
-    """SIGTERM and SIGINT ask to save and stop, SIGUSR2 to save and go on. A second SIGINT stops at once."""
+    """SIGTERM and SIGINT stop a stage, SIGUSR2 asks for a checkpoint.
+
+    While a training runs (`deferred`) a stop is noted, and the training saves and stops at its next step. At any other
+    time it is raised at once, and SIGUSR2 is ignored: there is nothing to save. A second SIGINT ends all at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         self.reason = ""
+        self._deferred = False
         self._save = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._stop)
-        self._before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, self._save_asked)
+        self._before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Leave it to the body to look at `requested` and `take_save`."""
+        self._deferred = True
+        signal.signal(signal.SIGUSR2, self._save_asked)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            self._deferred = False
 
     def take_save(self) -> bool:
         """Whether a checkpoint was asked for since the last time."""
@@ -41,15 +64,20 @@ class StopSignals:
         self._save.clear()
         return asked
 
-    def request(self, reason: str) -> None:
-        """Ask to save and stop."""
-        self.reason = self.reason or reason
-        self.requested = True
+    def saved(self) -> None:
+        """Tell whoever asked for a checkpoint that it is on disk."""
+        if path := os.environ.get(SAVED_VARIABLE):
+            Path(path).touch()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.request(signal.Signals(number).name)
+        if self.requested:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.requested = True
+        self.reason = self.reason or signal.Signals(number).name
+        if not self._deferred:
+            raise Stopped("Stopped, as asked; nothing half-written was left.")
 
     def _save_asked(self, number: int, frame: FrameType | None) -> None:
         self._save.set()
@@ -74,7 +102,8 @@ def watch_head(stop: StopSignals) -> None:
         while _alive(int(pid), float(started)):
             if gone.wait(_POLL_SECONDS):
                 return
-        stop.request(f"the end of the workflow's head (process {pid})")
+        stop.reason = f"the end of the workflow's head (process {pid})"
+        os.kill(os.getpid(), signal.SIGTERM)
 
     gone = threading.Event()
     threading.Thread(target=wait, name="head watch", daemon=True).start()
