@@ -50,9 +50,15 @@ def inputs(wildcards):
 
 
 def compute(stage):
-    """Resources of a stage, from the study."""
+    """Resources of a stage, from the study; `--set-resources STAGE:NAME=VALUE` overrides them."""
     asked = getattr(STUDY.compute, stage)
-    return {"mem_mb": round(1000 * asked.memory_gb), "runtime": round(60 * asked.hours)}
+    return {
+        "mem_mb": round(1000 * asked.memory_gb),
+        "runtime": max(1, round(60 * asked.hours)),
+        "nodes": asked.nodes,
+        "tasks_per_node": asked.ranks_per_node,
+        "gpus_per_node": asked.gpus_per_node,
+    }
 
 
 def threads_of(stage):
