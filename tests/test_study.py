@@ -75,6 +75,7 @@ def test_every_fault_is_listed_not_only_the_first(tmp_path, mini_values):
         ("dataset", "counts", [5, 4], "needs one count for each of the 10 classes, got 2"),
         ("dataset", "source", "digit", "`dataset.source` is `digit`; did you mean `digits`?"),
         ("features", "augmentation", None, "views needs `augmentation`"),
+        ("compute", "train_head", {"gpus_per_node": 4}, "train_head is one process, but nodes, gpus_per_node and"),
     ],
 )
 def test_an_impossible_value_is_refused_in_words(tmp_path, mini_values, section, key, value, expected):

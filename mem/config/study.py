@@ -46,6 +46,10 @@ class Compute(Section):
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
 
+MULTI_RANK_STAGES = ("pretrain", "finetune", "features")
+"""Stages that several processes can work on together."""
+
+
 class StageCompute(Section):
     """One `Compute` a stage."""
 
@@ -56,6 +60,18 @@ class StageCompute(Section):
     train_head: Compute = Compute()
     evaluate: Compute = Compute()
     report: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _single_where_it_must(self) -> StageCompute:
+        for stage in type(self).model_fields:
+            asked: Compute = getattr(self, stage)
+            ranks = asked.nodes * asked.ranks_per_node
+            if ranks > 1 and stage not in MULTI_RANK_STAGES:
+                raise ValueError(
+                    f"{stage} is one process, but nodes, gpus_per_node and tasks_per_node ask for {ranks}; "
+                    f"only {', '.join(MULTI_RANK_STAGES)} run as several"
+                )
+        return self
 
 
 class Study(Section):
