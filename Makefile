@@ -2,6 +2,8 @@
 # make test    set up, then every check and test; CI runs this too
 # make lint    the checks without the tests
 # make setup   only the set-up; done once, skipped afterwards
+# make slurm-up, make slurm-down   a real SLURM of two nodes on this machine, for tests and to try things (root, Debian)
+# make slurm-demo   the job of `make demo` on such a SLURM, pretrained on both nodes, in build/slurm-demo
 # make lock    pin the newest versions anew
 
 SHELL := /bin/bash
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= 2
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint slurm-up slurm-down slurm-demo lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +32,19 @@ test: lint
 lint: $(READY)
 	@. $(BIN)/activate && ruff check --quiet && ruff format --check --quiet && snakefmt --check --compact-diff Snakefile workflow \
 	  && lint-imports --no-logo && snakemake --lint && pyright --warnings
+
+slurm-up: $(READY)
+	@$(BIN)/python -m cluster.throwaway up
+
+slurm-down: $(READY)
+	@$(BIN)/python -m cluster.throwaway down
+
+slurm-demo: $(READY)
+	@mkdir -p build/slurm-demo
+	@. $(BIN)/activate && python -m cluster.throwaway run sh -c "snakemake --profile slurm --directory build/slurm-demo \
+	  --config 'compute={\"pretrain\": {\"nodes\": 2}}' --quiet rules host \
+	  && sacct --allocations --format=JobID%12,JobName%24,NNodes,NodeList,State,Elapsed" \
+	  && cd build/slurm-demo && mem results digits_lt
 
 lock:
 	@. $(BIN)/activate && uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

@@ -1,0 +1,48 @@
+"""The nodes' names in /etc/hosts: ranks meet at a node's name, and wait for ever where it does not resolve."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.throwaway.packages import ThrowawayError
+
+HOSTS = Path("/etc/hosts")
+_MARK = "# throw-away SLURM; removed by `make slurm-down`"
+
+
+def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
+    """Let the names mean this machine.
+
+    The file is written in place: container runtimes mount it, and a mounted file cannot be replaced.
+
+    Raises:
+        ThrowawayError: One of the names means another machine already.
+    """
+    remove(hosts)
+    for name in names:
+        address = _address(name)
+        if address is not None and not address.startswith("127."):
+            raise ThrowawayError(
+                f"The name {name} means {address} on this machine's network, and the throw-away SLURM needs it for its "
+                "own node. Run it in a container."
+            )
+    text = hosts.read_text()
+    end = "" if text.endswith("\n") or not text else "\n"
+    hosts.write_text(f"{text}{end}127.0.0.1 {' '.join(names)}  {_MARK}\n")
+
+
+def remove(hosts: Path = HOSTS) -> None:
+    """Take out what `add` put in, and nothing else."""
+    text = hosts.read_text()
+    kept = "".join(line for line in text.splitlines(keepends=True) if _MARK not in line)
+    if kept != text:
+        hosts.write_text(kept)
+
+
+def _address(name: str) -> str | None:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return None
