@@ -1,0 +1,185 @@
+"""Jobs as processes of this machine: submitit's local controller, started while cores and GPUs are free."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+from submitit.core.utils import DelayedSubmission, JobPaths
+
+from snakemake_executor_plugin_submitit.paths import submission_folder
+from snakemake_executor_plugin_submitit.resources import Request, ResourceFault
+from snakemake_executor_plugin_submitit.slurm import forget, recorded
+from snakemake_executor_plugin_submitit.states import Kind, State
+from snakemake_executor_plugin_submitit.work import HeadProcess, Work
+
+_FOR_EVER_SECONDS = 10 * 365 * 86400
+_CANCEL_SECONDS = 40
+
+
+@dataclass
+class _Job:
+    work: Work
+    request: Request
+    folder: Path
+    process: subprocess.Popen | None = None
+    devices: tuple[str, ...] = ()
+    cancelled: bool = field(default=False)
+
+
+class Local:
+    """This machine, as a small batch system: first come, first served."""
+
+    name = "local"
+    outlives_head = False
+
+    def __init__(self, *, ranks: str) -> None:
+        self._one_rank_per_gpu = ranks == "gpus"
+        self._devices = visible_devices()
+        self._cores = len(os.sched_getaffinity(0))
+        self._jobs: dict[str, _Job] = {}
+        self._count = 0
+        self._head = HeadProcess(os.getpid(), psutil.Process().create_time())
+
+    def collapse(self, request: Request) -> Request:
+        """Nodes become one; GPUs are those of this machine.
+
+        Raises:
+            ResourceFault: More GPUs are asked for than are visible.
+        """
+        if self._one_rank_per_gpu and (request.gpus_per_node or request.tasks > 1):
+            gpus = len(self._devices)
+            return replace(request, nodes=1, tasks_per_node=max(1, gpus), gpus_per_node=gpus)
+        gpus = request.nodes * request.gpus_per_node
+        if gpus > len(self._devices):
+            raise ResourceFault(
+                f"{gpus} GPUs are asked for, and this machine shows {len(self._devices)}. "
+                "Ask for fewer, or use --submitit-local-ranks gpus: as many ranks as there are GPUs"
+            )
+        return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus)
+
+    def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
+        """Queue jobs; their ids."""
+        folder = submission_folder(token)
+        folder.mkdir(parents=True, exist_ok=True)
+        ids = []
+        for work in works:
+            self._count += 1
+            job_id = f"L{self._count}"
+            self._jobs[job_id] = _Job(replace(work, head=self._head), request, folder)
+            ids.append(job_id)
+        self._start_what_fits()
+        return ids
+
+    def poll(self, ids: Collection[str]) -> dict[str, State]:
+        """The states of jobs."""
+        self._start_what_fits()
+        return {job_id: self._state(job_id) for job_id in ids}
+
+    def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
+        """What the ranks recorded."""
+        return self._state(job_id).kind
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """End jobs; their programs may save first."""
+        running = []
+        for job_id in ids:
+            job = self._jobs[job_id]
+            job.cancelled = True
+            if job.process is not None and job.process.poll() is None:
+                job.process.send_signal(signal.SIGTERM)  # the controller hands it on to the ranks
+                running.append(job.process)
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def forget(self, token: str, job_id: str) -> None:
+        """Remove submitit's files of a job that succeeded."""
+        job = self._jobs.pop(job_id)
+        assert job.process is not None
+        forget(job.folder, str(job.process.pid))
+
+    def _state(self, job_id: str) -> State:
+        job = self._jobs[job_id]
+        if job.process is None:
+            return State(Kind.FAILED, "CANCELLED") if job.cancelled else State(Kind.PENDING, "PENDING")
+        if job.process.poll() is None:
+            return State(Kind.RUNNING, "RUNNING")
+        kind = recorded(job.folder, str(job.process.pid), job.request.tasks)
+        return State(Kind.DONE, "COMPLETED") if kind is Kind.DONE else State(Kind.FAILED, "FAILED")
+
+    def _start_what_fits(self) -> None:
+        busy = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
+        cores = sum(_cores(job.request) for job in busy)
+        devices = {device for job in busy for device in job.devices}
+        for job in self._jobs.values():
+            if job.process is not None or job.cancelled:
+                continue
+            free = [device for device in self._devices if device not in devices]
+            alone = not busy
+            if len(free) < job.request.gpus_per_node or (cores + _cores(job.request) > self._cores and not alone):
+                return
+            job.devices = tuple(free[: job.request.gpus_per_node])
+            self._start(job)
+            busy.append(job)
+            cores += _cores(job.request)
+            devices |= set(job.devices)
+
+    def _start(self, job: _Job) -> None:
+        """Start submitit's controller, in a session of its own: Ctrl-C is for the head, which cancels in order."""
+        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(job.folder))}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        environment |= {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_NTASKS": str(job.request.tasks),
+            "SUBMITIT_LOCAL_COMMAND": command,
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(_FOR_EVER_SECONDS),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": "0",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_STDERR_TO_STDOUT": "1",
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+        }
+        work = replace(job.work, devices=job.devices if self._devices else None)
+        with open(job.folder / "controller.txt", "ab") as log:
+            job.process = subprocess.Popen(
+                [sys.executable, "-m", "submitit.local._local", str(job.folder)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        partial = job.folder / f"{job.process.pid}.pkl"
+        delayed = DelayedSubmission(work)
+        delayed.set_timeout(0, 0)
+        delayed.dump(partial)
+        partial.rename(JobPaths(job.folder, str(job.process.pid)).submitted_pickle)
+
+
+def _cores(request: Request) -> int:
+    return request.tasks * request.cpus_per_task
+
+
+def visible_devices() -> tuple[str, ...]:
+    """CUDA devices that processes of this environment may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(part.strip() for part in named.split(",") if part.strip() and part.strip() != "-1")
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
+    return tuple(str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU "))

@@ -1,0 +1,214 @@
+"""From a rule's resources to what is asked of the cluster. Names are those of Snakemake's SLURM plugin."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from snakemake_interface_common.exceptions import WorkflowError
+
+from snakemake_executor_plugin_submitit.settings import ExecutorSettings
+
+KNOWN = {
+    "slurm_partition": "partition",
+    "slurm_account": "account",
+    "runtime": "minutes until the job is stopped, or asked to save and requeued",
+    "mem_mb": "memory per node",
+    "mem_mb_per_cpu": "memory per core",
+    "nodes": "nodes",
+    "tasks": "tasks (ranks) over all nodes",
+    "tasks_per_node": "tasks (ranks) on each node",
+    "cpus_per_task": "cores per task, else the rule's threads",
+    "gpu": "GPUs of the whole job",
+    "gpus_per_node": "GPUs of each node",
+    "gpu_model": "kind of GPU",
+    "gres": "generic resources of each node",
+    "constraint": "node features",
+    "qos": "quality of service",
+    "slurm_extra": "more sbatch options",
+}
+"""What the plugin asks the cluster for."""
+_SNAKEMAKE = {"_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "shell_exec", "cores"}
+"""Names with a meaning for Snakemake itself, or that SLURM has no counterpart for."""
+_INSTEAD = {
+    "clusters": "set SLURM_CONF for the head, or start it on that cluster",
+    "cluster": "set SLURM_CONF for the head, or start it on that cluster",
+    "slurm_cluster": "set SLURM_CONF for the head, or start it on that cluster",
+    "mpi": "ask for tasks_per_node: every rank runs the rule's shell command",
+    "tasks_per_gpu": "ask for tasks_per_node",
+    "cpus_per_gpu": "ask for cpus_per_task",
+}
+_OWN_OPTIONS = {
+    "--account": "slurm_account", "-A": "slurm_account",
+    "--partition": "slurm_partition", "-p": "slurm_partition",
+    "--time": "runtime", "-t": "runtime",
+    "--mem": "mem_mb", "--mem-per-cpu": "mem_mb_per_cpu",
+    "--nodes": "nodes", "-N": "nodes",
+    "--ntasks": "tasks", "-n": "tasks", "--ntasks-per-node": "tasks_per_node",
+    "--cpus-per-task": "cpus_per_task", "-c": "cpus_per_task",
+    "--gpus": "gpu", "-G": "gpu", "--gpus-per-node": "gpus_per_node", "--gres": "gres",
+    "--constraint": "constraint", "-C": "constraint", "--qos": "qos", "-q": "qos",
+}  # fmt: skip
+_PLUGIN_OPTIONS = {
+    "--array", "-a", "--output", "-o", "--error", "-e", "--job-name", "-J", "--signal", "--requeue", "--no-requeue",
+    "--open-mode", "--parsable", "--wait", "-W", "--wrap", "--export", "--chdir", "-D", "--clusters", "-M",
+}  # fmt: skip
+
+
+class ResourceFault(WorkflowError):
+    """A resource that is unknown, contradictory, no sensible number, or more than such a rule can use."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one job asks of the cluster. Jobs with equal requests can share an array."""
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    cpus_per_task: int = 1
+    gpus_per_node: int = 0
+    gpu_model: str | None = None
+    memory_mb: int | None = None
+    memory_mb_per_cpu: int | None = None
+    minutes: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    gres: str | None = None
+    extra: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> int:
+        """Ranks of the job."""
+        return self.nodes * self.tasks_per_node
+
+    def with_room_to_start(self, rank_mb: int) -> Request:
+        """At least the memory that starting the ranks takes, before the program takes any."""
+        if self.memory_mb is not None:
+            return replace(self, memory_mb=max(self.memory_mb, rank_mb * self.tasks_per_node))
+        if self.memory_mb_per_cpu is not None:
+            return replace(self, memory_mb_per_cpu=max(self.memory_mb_per_cpu, -(-rank_mb // self.cpus_per_task)))
+        return self
+
+    def signal_delay_seconds(self, longest: int) -> int:
+        """How long before its limit the job is asked to save: of a short job, a quarter of its time at most."""
+        return longest if self.minutes is None else max(1, min(longest, 60 * self.minutes // 4))
+
+
+def request_of(
+    resources: Mapping[str, Any], threads: int, settings: ExecutorSettings, schedulable: Collection[str] = ()
+) -> Request:
+    """Read a job's resources.
+
+    Args:
+        resources: Names and values; unresolved ones are taken as absent.
+        threads: The rule's threads.
+        settings: Give the site's defaults.
+        schedulable: Names that Snakemake's own scheduler limits (`--resources NAME=N`), which the cluster ignores.
+
+    Raises:
+        ResourceFault: Names the resource.
+    """
+    given = {name: value for name, value in resources.items() if value is not None}
+    for name in given:
+        _refuse_unknown(name, schedulable)
+    number, text = _Reader(given).number, _Reader(given).text
+    nodes = number("nodes") or 1
+    tasks_per_node = _tasks_per_node(given, nodes, number("tasks"), number("tasks_per_node"))
+    if "mem_mb_per_cpu" in given and "mem_mb" in given:
+        raise ResourceFault("mem_mb and mem_mb_per_cpu contradict each other: give one of them")
+    extra = shlex.split(settings.extra or "") + shlex.split(text("slurm_extra") or "")
+    _refuse_own_options(extra)
+    return Request(
+        nodes=nodes,
+        tasks_per_node=tasks_per_node,
+        cpus_per_task=number("cpus_per_task") or max(1, threads),
+        gpus_per_node=_gpus_per_node(given, nodes, number("gpu", 0), number("gpus_per_node", 0)),
+        gpu_model=text("gpu_model"),
+        memory_mb=number("mem_mb"),
+        memory_mb_per_cpu=number("mem_mb_per_cpu"),
+        minutes=number("runtime"),
+        partition=text("slurm_partition") or settings.partition,
+        account=text("slurm_account") or settings.account,
+        qos=text("qos") or settings.qos,
+        constraint=text("constraint") or settings.constraint,
+        reservation=settings.reservation,
+        gres=text("gres"),
+        extra=tuple(extra),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    given: Mapping[str, Any]
+
+    def number(self, name: str, least: int = 1) -> int | None:
+        value = self.given.get(name)
+        if value is None:
+            return None
+        if isinstance(value, str) and value.strip().isdigit():
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ResourceFault(f"{name}={value}: expected a whole number of at least {least} ({KNOWN[name]})")
+        return value
+
+    def text(self, name: str) -> str | None:
+        value = self.given.get(name)
+        return None if value is None else str(value)
+
+
+def _refuse_unknown(name: str, schedulable: Collection[str]) -> None:
+    if name in KNOWN or name in _SNAKEMAKE or name in schedulable:
+        return
+    if name in _INSTEAD:
+        raise ResourceFault(f"{name}: the executor submitit does not have this resource; {_INSTEAD[name]}")
+    near = difflib.get_close_matches(name, KNOWN, n=1)
+    meant = f"; did you mean {near[0]}?" if near else f". It knows {', '.join(sorted(KNOWN))}."
+    raise ResourceFault(
+        f"{name}: the executor submitit does not know this resource{meant} "
+        f"If it is for Snakemake's scheduler alone, limit it: --resources {name}=N"
+    )
+
+
+def _tasks_per_node(given: Mapping[str, Any], nodes: int, tasks: int | None, per_node: int | None) -> int:
+    if tasks is None:
+        return per_node or 1
+    if per_node is not None and tasks != nodes * per_node:
+        raise ResourceFault(
+            f"tasks={tasks} contradicts nodes={nodes} x tasks_per_node={per_node}: give tasks or tasks_per_node"
+        )
+    if tasks % nodes:
+        raise ResourceFault(f"tasks={tasks} cannot be spread evenly over nodes={nodes}: every node has as many ranks")
+    return tasks // nodes
+
+
+def _gpus_per_node(given: Mapping[str, Any], nodes: int, gpu: int | None, per_node: int | None) -> int:
+    if "gres" in given and "gpu" in str(given["gres"]) and (gpu or per_node):
+        name = "gpu" if gpu else "gpus_per_node"
+        raise ResourceFault(f"gres={given['gres']} and {name}={given[name]} both ask for GPUs: give one of them")
+    if gpu is None:
+        return per_node or 0
+    if per_node is not None and gpu != nodes * per_node:
+        raise ResourceFault(
+            f"gpu={gpu} (of the whole job) contradicts nodes={nodes} x gpus_per_node={per_node}: give gpus_per_node"
+        )
+    if gpu % nodes:
+        raise ResourceFault(f"gpu={gpu} (of the whole job) cannot be spread evenly over nodes={nodes}")
+    return gpu // nodes
+
+
+def _refuse_own_options(extra: list[str]) -> None:
+    for word in extra:
+        option = word.split("=", 1)[0]
+        if option in _OWN_OPTIONS:
+            raise ResourceFault(f"slurm_extra: {option} has a resource of its own, {_OWN_OPTIONS[option]}")
+        if option in _PLUGIN_OPTIONS:
+            raise ResourceFault(f"slurm_extra: {option} is set by the executor submitit itself")

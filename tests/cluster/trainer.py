@@ -1,0 +1,41 @@
+"""A stand-in for a training: counts steps, saves on SIGUSR2 and says so, saves and stops on SIGTERM.
+
+python trainer.py STEPS SECONDS_PER_STEP OUTPUT; a file `enough` in the folder ends it early.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+steps, pause, output = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
+rank = int(os.environ.get("RANK", "0"))
+state = output.with_suffix(f".state{rank}")
+asked = {"save": False, "stop": False}
+signal.signal(signal.SIGUSR2, lambda *_: asked.update(save=True))
+signal.signal(signal.SIGTERM, lambda *_: asked.update(stop=True))
+
+
+def save(step: int) -> None:
+    partial = state.with_suffix(".part")
+    partial.write_text(json.dumps(step))
+    partial.rename(state)
+
+
+step = json.loads(state.read_text()) if state.exists() else 0
+with open(output.with_suffix(f".starts{rank}"), "a") as file:
+    print(step, os.environ.get("SLURM_JOB_ID"), file=file)
+while step < steps and not Path("enough").exists():
+    time.sleep(pause)
+    step += 1
+    if asked["save"] or asked["stop"]:
+        save(step)
+        if asked["save"]:
+            Path(os.environ["SNAKEMAKE_SUBMITIT_SAVED"]).touch()
+        asked["save"] = False
+    if asked["stop"]:
+        sys.exit(143)
+if rank == 0:
+    output.write_text(str(step))
