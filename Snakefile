@@ -2,7 +2,8 @@
 
 snakemake --cores 2                                      the embedded study, Digits-LT
 snakemake --cores 2 --configfile config/fashion_lt.yaml  another study
-snakemake --profile local                                on all cores of this machine
+snakemake --profile local                                this machine, one rank per GPU
+snakemake --profile slurm                                every stage a SLURM job
 """
 
 from snakemake.utils import min_version
@@ -38,8 +39,11 @@ onstart:
 
 onsuccess:
     HEAD.stop()
+    report = Path("results", STUDY.study, "report", "index.html")
     print(
-        f"\nReport: results/{STUDY.study}/report/index.html    MLflow UI: mem track ui\n"
+        f"\nReport: {report}    MLflow UI: mem track ui\n"
+        if report.exists()
+        else "\nMLflow UI: mem track ui\n"
     )
 
 

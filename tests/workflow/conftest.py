@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from mem.tracking.log import read_curve
 from tests.conftest import REPOSITORY
 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -22,12 +25,14 @@ def command(*arguments: str) -> list[str]:
     return ["snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments]
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, *arguments: str, check: bool = True, timeout: float = 900, **environment: str
+) -> subprocess.CompletedProcess:
     """Run snakemake in a folder; its output, both streams, is in `stdout`."""
     done = subprocess.run(
         command(*arguments),
         cwd=folder,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,11 +54,11 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
     """Start snakemake and whatever it starts; all of it is gone after the test."""
     running: list[subprocess.Popen] = []
 
-    def begin(folder: Path, *arguments: str) -> subprocess.Popen:
+    def begin(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
             command(*arguments),
             cwd=folder,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -69,3 +74,12 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
         except ProcessLookupError:
             pass
         process.communicate()
+
+
+def assert_learnt_alike(run: Path, one: Path, other: Path) -> None:
+    """A pretraining in two folders ended with the same weights by the same curve, but for rounding."""
+    weights = [load_file(folder / run / "autoencoder.safetensors") for folder in (one, other)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
+    curves = [dict(read_curve(folder / run / "log.jsonl", "train/loss")) for folder in (one, other)]
+    assert len(curves[0]) >= 40
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)

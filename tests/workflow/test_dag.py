@@ -63,6 +63,13 @@ def test_a_study_that_is_not_there_ends_with_the_message_alone(tmp_path):
     assert "Traceback" not in done.stdout
 
 
+def test_an_environment_that_snakemake_cannot_make_is_refused_with_what_to_do(tmp_path):
+    done = snakemake(tmp_path, "-n", "--sdm", "conda", check=False)
+    assert done.returncode == 2
+    assert "conda env create -f envs/environment.yaml && conda activate mem" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_snakemakes_linter_is_content(tmp_path):
     assert "Congratulations" in snakemake(tmp_path, "--lint").stdout
 

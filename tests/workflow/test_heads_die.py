@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from mem.runs import plan
 from mem.study import load_study
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
+from tests.waiting import wait
 from tests.workflow.conftest import snakemake
 
 pytestmark = pytest.mark.study
@@ -27,14 +27,6 @@ ARGUMENTS = ("--cores", "2", "--until", "pretrain", "--config", f"study={MINI}",
 def pretraining(folder: Path) -> Path:
     runs = plan(load_study([MINI], {"pretrain": {"epochs": EPOCHS}}))
     return folder / next(run.folder for run in runs if run.stage == "pretrain")
-
-
-def wait(condition, process=None, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process is None or process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def saved(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from mem.errors import UserError
 from mem.head import WorkflowHead
@@ -12,6 +13,14 @@ from mem.runs import plan
 from mem.study import load_study, study_files
 
 ENVIRONMENT = "../../envs/environment.yaml"
+
+if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+    print(
+        "mem: --software-deployment-method conda cannot make this environment, which holds mem itself.\n"
+        "Make it once and activate it: conda env create -f envs/environment.yaml && conda activate mem",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 try:
     STUDY = load_study(
