@@ -134,9 +134,12 @@ def _config(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
+    import time
+
     from mem.runfolder import RunFolder, write_configs
     from mem.runs import plan
     from mem.study import load_study
+    from mem.tracking.log import standing
 
     study = load_study(options.study)
     runs = plan(study)
@@ -146,9 +149,10 @@ def _runs(options: argparse.Namespace) -> int:
         if options.commands:
             print(f"mem {run.stage} --config {RunFolder(run.folder).config}")
         else:
-            state = "done" if RunFolder(run.folder).finished() else "-"
+            folder = RunFolder(run.folder)
+            state = "done" if folder.finished() else standing(folder.log, time.time())
             words = " ".join(f"{name}={value}" for name, value in run.labels.items())
-            print(f"{run.stage:<11} {run.key}  {state:<5} {run.folder}  {words}")
+            print(f"{run.stage:<11} {run.key}  {state:<28} {run.folder}  {words}")
     return 0
 
 

@@ -206,6 +206,7 @@ def fit(
     """
     mechanics = mechanics or Mechanics()
     world = mechanics.world
+    log.event("training", steps=steps)
     if checkpoints.restore_latest(state):
         log.event("resumed", step=state.step)
         if world.is_main:

@@ -43,5 +43,5 @@ def test_nothing_of_this_machine_stands_in_the_repository():
         if path.suffix in (".png", ".svg") or not path.is_file():
             continue
         content = path.read_text(errors="ignore")
-        for forbidden in ("/" + "root/", "/" + "work/", "pythonhosted" + ".org", "--index-" + "url http"):
+        for forbidden in ("/" + "root/", "/" + "work/", "python" + "hosted.org", "--index-" + "url http"):
             assert forbidden not in content, (name, forbidden)

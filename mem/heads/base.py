@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -11,15 +12,15 @@ from torch import Tensor, nn
 from mem.losses import cross_entropy
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """A classifier on frozen features.
 
     Inputs are pooled features (samples, width), or (samples, 1 + tokens, width) with the pooled feature first.
     """
 
+    @abstractmethod
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Logits."""
-        raise NotImplementedError
 
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mem.progress import clock
+
 
 @runtime_checkable
 class Log(Protocol):
@@ -99,6 +101,24 @@ def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
         for event in read_events(path)
         if event["event"] == "metrics" and metric in event["metrics"]
     ]
+
+
+def standing(path: Path, now: float) -> str:
+    """Where an unfinished run stands, in words: how far its training is, how fast, and when it last said so."""
+    if not path.exists():
+        return "-"
+    steps, step, rate, last = 0, 0, None, {"event": "log", "time": now}
+    for event in read_events(path):
+        last = event
+        steps = event["steps"] if event["event"] == "training" else steps
+        if event["event"] == "metrics":
+            step = max(step, event["step"])
+            rate = event["metrics"].get("train/images_per_s", rate)
+    if last["event"] == "end" and last["status"] != "finished":
+        return last["status"] + (f" at {100 * step // steps} %" if steps else "")
+    parts = [f"{100 * step // steps} %"] if steps else ["begun"]
+    parts += [f"{rate:,.0f} img/s"] if rate else []
+    return ", ".join([*parts, f"{clock(now - last['time'])} ago"])
 
 
 def _whole_lines(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from mem.tracking.log import JsonLines, Silent, read_curve, read_events
+from mem.tracking.log import JsonLines, Silent, read_curve, read_events, standing
 
 
 def test_metrics_and_events_read_back(tmp_path):
@@ -60,3 +60,17 @@ def test_a_silent_log_keeps_nothing():
     log = Silent()
     log.scalars({"train/loss": 1.0}, 1)
     log.event("start")
+
+
+def test_where_a_run_stands_is_said_in_words(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert standing(path, 0) == "-"
+    with JsonLines(path) as log:
+        log.event("start", stage="pretrain")
+        began = list(read_events(path))[-1]["time"]
+        assert standing(path, began + 65) == "begun, 1:05 ago"
+        log.event("training", steps=200)
+        log.scalars({"train/loss": 1.0, "train/images_per_s": 1234.4}, step=50)
+        assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
+        log.event("end", status="stopped", reason="SIGTERM")
+        assert standing(path, 0) == "stopped at 25 %"
