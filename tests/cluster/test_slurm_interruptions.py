@@ -160,13 +160,19 @@ def logged(flow: Workflow, pattern: str) -> bool:
     return any(re.search(pattern, path.read_text()) for path in flow.folder.glob(".snakemake/log/*.log"))
 
 
-def test_a_job_that_ended_while_no_head_lived_is_not_run_again(slurm, training):
-    flow = training(30)
+def orphaned_job(flow: Workflow) -> str:
+    """Start a head and kill it once its training runs; the SLURM job that is left."""
     head = flow.start()
     wait(lambda: starts(flow), head)
-    head.send_signal(signal.SIGKILL)
+    head.kill()
     head.communicate()
-    job = next(iter(jobs_of(flow)))
+    (job,) = jobs_of(flow)
+    return job
+
+
+def test_a_job_that_ended_while_no_head_lived_is_not_run_again(slurm, training):
+    flow = training(30)
+    job = orphaned_job(flow)
     wait(lambda: "COMPLETED" in slurm.run("sacct", "-nX", "-j", job, "-o", "State"))
     said = flow.run()
     assert "does this already (COMPLETED); it is taken up" in said
@@ -175,11 +181,7 @@ def test_a_job_that_ended_while_no_head_lived_is_not_run_again(slurm, training):
 
 def test_a_former_job_with_another_command_is_cancelled_first(slurm, training):
     flow = training(3000)
-    head = flow.start()
-    wait(lambda: starts(flow), head)
-    head.send_signal(signal.SIGKILL)
-    head.communicate()
-    (former,) = jobs_of(flow)
+    former = orphaned_job(flow)
     flow.path("Snakefile").write_text(flow.text("Snakefile").replace("trainer.py 3000", "trainer.py 10"))
     said = flow.run()
     assert f"SLURM job {former} of a former run makes the same outputs with another command; it is cancelled" in said
