@@ -19,7 +19,9 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        # Names of files that are no UTF-8 are written as the bytes they are (see os.fsdecode).
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
+        with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -29,7 +31,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name durable; some network file systems cannot, and need not."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

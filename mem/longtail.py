@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from mem import draws
-from mem.config import Shots
+from mem.config import LongTailCut, Shots
 from mem.errors import UserError
 
 SHOT_NAMES = ("many", "medium", "few")
@@ -29,6 +29,33 @@ def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes
     Source: Liu et al. 2019 (the paper's section 4.1), with exclusive thresholds.
     """
     return np.select([counts > shots.many_above, counts < shots.few_below], [0, 2], 1).astype(np.int64)
+
+
+def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
+    """Training images per class that a cut asks for, most frequent first where it is made by `imbalance`.
+
+    Args:
+        cut: By `counts`, or by the exponential rule of Cui et al. 2019: int(largest * imbalance^(-i / (K - 1))).
+        sizes: Images of each class before the cut.
+
+    Raises:
+        UserError: `counts` has another number of classes, or a class would keep no image.
+    """
+    classes = len(sizes)
+    if cut.counts is not None:
+        if len(cut.counts) != classes:
+            raise UserError(f"cut.counts: needs one count for each of the {classes} classes, got {len(cut.counts)}")
+        return cut.counts
+    assert cut.imbalance is not None
+    largest = cut.largest or int(sizes.min()) - cut.val_per_class
+    steps = np.arange(classes) / max(classes - 1, 1)
+    counts = (largest * (1 / cut.imbalance) ** steps).astype(np.int64)
+    if counts.min() < 1:
+        raise UserError(
+            f"cut.imbalance: {cut.imbalance:g} leaves the smallest class without an image where the largest has "
+            f"{largest}"
+        )
+    return tuple(counts.tolist())
 
 
 def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " classes"]:
@@ -76,6 +103,31 @@ def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) 
             "The data set has too few images for `counts` plus the images set aside per class: " + "; ".join(short)
         )
     return Cut(np.sort(np.concatenate(train)), np.sort(np.concatenate(rest)))
+
+
+def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: int) -> Cut:
+    """Cut a balanced pool as the settings say, with the classes in the given order along the tail.
+
+    Raises:
+        UserError: As in `tail_counts` and `cut`.
+    """
+    counts = ordered_counts(tail_counts(settings, class_counts(labels, classes)), order)
+    return cut(labels, counts, settings.val_per_class, settings.seed)
+
+
+def cut_share(labels: np.ndarray, classes: int, share: float, seed: int, stream: str) -> Cut:
+    """Take a share of each class out, rounded to the nearest; every class keeps at least one image.
+
+    The rest of the cut is what was taken out. Both parts are in the pool's order.
+    """
+    taken = np.zeros(len(labels), dtype=bool)
+    by_class = np.argsort(labels, kind="stable")
+    ends = np.cumsum(class_counts(labels, classes))
+    for k, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
+        number = min(int(share * (end - start) + 0.5), end - start - 1)
+        if number > 0:
+            taken[by_class[start:end][draws.permutation(seed, stream, k, end - start)[:number]]] = True
+    return Cut(np.flatnonzero(~taken), np.flatnonzero(taken))
 
 
 def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed: int) -> Int64[np.ndarray, " classes"]:

@@ -155,7 +155,10 @@ class RunConfig:
 
 
 def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
-    """Write `config.yaml` and `site.yaml` of each run, where they are not there or differ."""
+    """Write `config.yaml` and `site.yaml` of each run, where they are not there or differ.
+
+    A configuration that differs in `defaults` only was written before a setting was added: it stays as it is.
+    """
     for run in runs:
         folder = RunFolder(root / run.folder)
         header = f"# Written by mem for {run.stage} of study {study.study}. Change the study, not this file.\n"
@@ -166,9 +169,10 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
 def _write_if_new(path: Path, header: str, content: dict[str, Any]) -> None:
     try:
         with open(path, encoding="utf-8") as file:
-            if yaml.safe_load(file) == content:
-                return
-    except (OSError, yaml.YAMLError):
+            found = yaml.safe_load(file)
+        if {**found, "defaults": None} == {**content, "defaults": None}:
+            return
+    except (OSError, yaml.YAMLError, TypeError):
         pass
     files.write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
@@ -218,7 +222,7 @@ def read_config(path: Path, stage: str) -> RunConfig:
         backbone=backbone,
         labels=labels,
         seed=content["seed"],
-        settings=_merged(content["settings"], site.get("settings", {})),
+        settings=_merged(_merged(content["settings"], content.get("defaults", {})), site.get("settings", {})),
         inputs=inputs,
         compute=Compute.model_validate(site.get("compute", {})),
         path=path,

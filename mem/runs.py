@@ -7,6 +7,7 @@ nothing can continue from a checkpoint that was made of other inputs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mem.config import Crt, Mem, Section, Study, Unkeyed
+from mem.config import Crt, ImageData, Mem, Section, Study, Unkeyed
 
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
 
@@ -80,6 +81,7 @@ class Run:
             "labels": dict(self.labels),
             "seed": self.seed,
             "settings": {name: keyed(value) for name, value in self.settings.items()},
+            "defaults": defaults(self.settings),
             "inputs": {name: str(run.folder) for name, run in self.inputs.items()},
         }
 
@@ -124,10 +126,44 @@ def _convert(study: Study, order: int) -> Run:
         "convert",
         study.dataset.name,
         "data",
-        {"dataset": study.dataset, "order": order},
+        {"dataset": study.dataset, "order": order, **_index_digests(study.dataset)},
         {},
         {"order": order},
     )
+
+
+def _index_digests(dataset: ImageData) -> dict[str, str]:
+    """What a data set's lists and tables hold, so that an edited list is another data set.
+
+    A file that is not there yet has no digest: a study can be planned before its data are downloaded.
+    """
+    digests: dict[str, str] = {}
+    for name, path in dataset.index_files().items():
+        if found := file_digest(Path(path)):
+            digests[f"{name} list"] = found
+    return digests
+
+
+def _initial(study: Study) -> dict[str, Section | int | str]:
+    """The weights that the first training starts from: by their official name, or by what their file holds."""
+    if study.initial is None:
+        return {}
+    settings: dict[str, Section | int | str] = {"initial": study.initial}
+    if study.initial.weights is None and study.initial.file is not None:
+        if found := file_digest(Path(study.initial.file)):
+            settings[INITIAL_DIGEST] = found
+    return settings
+
+
+INITIAL_DIGEST = "initial digest"
+"""Setting of a run: the content of the file that it starts from, where that has no official name."""
+
+
+def file_digest(path: Path) -> str | None:
+    """Twelve hexadecimal digits of a file's SHA-256; None where there is no such file yet."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return None
 
 
 def _branch(study: Study, images: Run, order: int, seed: int) -> list[Run]:
@@ -139,42 +175,73 @@ def _branch(study: Study, images: Run, order: int, seed: int) -> list[Run]:
 
     runs: list[Run] = []
     start: dict[str, Run] = {}
+    initial = _initial(study)
     if study.pretrain is not None:
-        pretrained = run("pretrain", {"backbone": study.backbone, "pretrain": study.pretrain}, {"images": images})
-        start = {"encoder": pretrained}
+        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **initial}
+        pretrained = run("pretrain", settings, {"images": images})
+        start, initial = {"encoder": pretrained}, {}
         runs.append(pretrained)
-    finetuned = run("finetune", {"backbone": study.backbone, "finetune": study.finetune}, {"images": images, **start})
+    settings = {"backbone": study.backbone, "finetune": study.finetune, **initial}
+    finetuned = run("finetune", settings, {"images": images, **start})
     features = run("features", {"features": study.features}, {"images": images, "classifier": finetuned})
     runs += [finetuned, features]
 
     trained: dict[str, Run] = {}
     for name, head in sorted(study.heads.items(), key=lambda item: isinstance(item[1], Mem)):
         labels = {"method": head.method, "variant": name}
-        settings: dict[str, Section | int | str] = {"head": head}
+        about: dict[str, Section | int | str] = {"head": head}
         inputs = {"features": features}
         if isinstance(head, Mem):
-            settings["shots"] = study.shots
+            about["shots"] = study.shots
             if isinstance(study.heads[head.classifier_from], Crt):
                 inputs["head"] = trained[head.classifier_from]
-        trained[name] = run("train_head", settings, inputs, **labels)
+        trained[name] = run("train_head", about, inputs, **labels)
         evaluated = run("evaluate", {"shots": study.shots}, {"head": trained[name], "features": features}, **labels)
         runs += [trained[name], evaluated]
     return runs
 
 
 def keyed(value: Any) -> Any:
-    """The part of a setting that can change a result, as JSON data."""
+    """The part of a setting that names a run, as JSON data: what can change a result and is not left at its default.
+
+    So a setting that is added with a default moves no key. A default that is changed must raise the version of the
+    stages that it concerns.
+    """
     if isinstance(value, BaseModel):
-        return {
-            name: keyed(getattr(value, name))
-            for name, info in type(value).model_fields.items()
-            if not any(isinstance(mark, Unkeyed) for mark in info.metadata)
-        }
+        return {name: keyed(getattr(value, name)) for name in _naming(value) if not _at_default(value, name)}
     if isinstance(value, Mapping):
         return {key: keyed(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [keyed(inner) for inner in value]
     return value
+
+
+def defaults(value: Any) -> dict[str, Any]:
+    """What `keyed` leaves out because it is at its default, at any depth; written beside it, to be read."""
+    found: dict[str, Any] = {}
+    if isinstance(value, BaseModel):
+        for name in _naming(value):
+            inner = getattr(value, name)
+            if _at_default(value, name):
+                found[name] = _complete(inner)
+            elif rest := defaults(inner):
+                found[name] = rest
+    elif isinstance(value, Mapping):
+        found = {key: rest for key, inner in value.items() if (rest := defaults(inner))}
+    return found
+
+
+def _naming(value: BaseModel) -> list[str]:
+    fields = type(value).model_fields.items()
+    return [name for name, info in fields if not any(isinstance(mark, Unkeyed) for mark in info.metadata)]
+
+
+def _at_default(value: BaseModel, name: str) -> bool:
+    return getattr(value, name) == type(value).model_fields[name].default
+
+
+def _complete(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else keyed(value)
 
 
 def unkeyed(value: BaseModel) -> dict[str, Any]:

@@ -6,7 +6,16 @@ import json
 
 from mem.config import Study
 
+EXTENDS = {
+    "description": "Another study, from this file's folder; this file says what differs.",
+    "title": "Extends",
+    "type": "string",
+}
+"""What `mem.study` reads before the schema is applied."""
+
 
 def study_schema() -> str:
     """The schema as text, ending in a line break; `workflow/schemas/study.schema.json` holds a copy."""
-    return json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    schema = Study.model_json_schema()
+    schema["properties"] = {"extends": EXTENDS, **schema["properties"]}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Source:
 def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
     """Read a study from a YAML file, laying further files and `overrides` over it.
 
+    A file that says `extends: OTHER.yaml` is laid over that other file, whose path starts at its own folder.
+
     Raises:
         UserError: A file is missing or no YAML, or a setting is unknown, missing or impossible. Every fault is
             listed with file, line and key, what is allowed, and the nearest valid name.
@@ -39,7 +42,7 @@ def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     if not files:
         raise UserError("No study given: name a YAML file, for example config/digits_lt.yaml")
     files = [_shortened(Path(file)) for file in files]
-    sources = [_read(file) for file in files]
+    sources = [source for file in files for source in _with_bases(file)]
     if overrides:
         sources.append(_from_mapping(overrides, "--config"))
     values: dict[str, Any] = {}
@@ -105,6 +108,25 @@ class _Loader(yaml.SafeLoader):
                 )
             seen[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _with_bases(path: Path, above: tuple[Path, ...] = ()) -> list[Source]:
+    """The files that a file extends, the lowest first, and the file itself."""
+    source = _read(path)
+    base = source.values.pop("extends", None)
+    if base is None:
+        return [source]
+    place = source.places[("extends",)]
+    if not isinstance(base, str):
+        raise UserError(f"{place}: `extends` is {base!r}: it names one YAML file")
+    below = Path(os.path.normpath(path.parent / base))
+    if below in (*above, path):
+        chain = " > ".join(str(file) for file in (*above, path, below))
+        raise UserError(f"{place}: `extends` goes in a circle: {chain}")
+    if not below.is_file():
+        there = [str(file.relative_to(path.parent)) for file in sorted(path.parent.glob("*.yaml"))]
+        raise UserError(f"{place}: `extends` names {below}, which is not there{_nearest(base, there)}")
+    return [*_with_bases(below, (*above, path)), source]
 
 
 def _read(path: Path) -> Source:

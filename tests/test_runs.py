@@ -58,7 +58,7 @@ def test_a_setting_of_pretraining_moves_everything_but_the_images():
 
 
 def test_the_data_set_moves_everything():
-    moved = changed_stages({"dataset": {"cut_seed": 1}})
+    moved = changed_stages({"dataset": {"cut": {"seed": 1}}})
     assert moved == EVERYTHING_AFTER_FINETUNING | {"pretrain", "convert"}
 
 
@@ -75,7 +75,7 @@ def test_what_cannot_change_a_result_moves_nothing(change):
 
 def test_where_the_images_lie_moves_nothing():
     study = load_study([REPOSITORY / "config" / "digits_lt.yaml"])
-    fashion = {"source": "fashion_mnist", "name": "f", "counts": [9] * 10, "cut_seed": 0, "val_per_class": 1}
+    fashion = {"source": "fashion_mnist", "name": "f", "cut": {"counts": [9] * 10, "seed": 0, "val_per_class": 1}}
     fashion |= {"pixel_mean": [0, 0, 0], "pixel_std": [1, 1, 1], "storage": "raw"}
     here, there = (
         Study.model_validate({**study.model_dump(), "dataset": {**fashion, "root": root}}) for root in ("/a", "/b")
@@ -129,7 +129,7 @@ def test_training_from_scratch_has_no_pretraining():
 def test_keys_are_the_same_on_every_machine(mini):
     # Recorded once: a moved key means that everybody's finished runs are made anew.
     keys = {words(run): run.key for run in plan(mini)}
-    assert (keys["convert"], keys["pretrain"]) == ("675321be2a74", "60ee1f7434ca")
+    assert (keys["convert"], keys["pretrain"]) == ("82c0a3e40e42", "157d80da7e75")
 
 
 def test_a_runs_configuration_reads_back_as_it_was_written(tmp_path, mini):
@@ -148,3 +148,25 @@ def test_a_configuration_is_not_touched_while_it_stays_the_same(tmp_path, mini):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.yaml")}
     write_configs(runs, mini, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.yaml")} == before
+
+
+def test_a_setting_at_its_default_is_written_down_but_names_nothing(tmp_path, mini):
+    said = load_study([MINI], {"dataset": {"jpeg_quality": 90}, "shots": {"many_above": 100, "few_below": 20}})
+    assert [run.key for run in plan(said)] == [run.key for run in plan(mini)]
+    document = plan(mini)[0].document()
+    assert "jpeg_quality" not in document["settings"]["dataset"]
+    assert document["defaults"]["dataset"]["jpeg_quality"] == 90
+    write_configs(plan(mini), mini, tmp_path)
+    config = read_config(tmp_path / plan(mini)[0].folder, "convert")
+    assert config.settings["dataset"]["jpeg_quality"] == 90
+
+
+def test_a_setting_added_later_rewrites_no_configuration(tmp_path, mini):
+    run = plan(mini)[0]
+    write_configs([run], mini, tmp_path)
+    path = tmp_path / run.folder / "config.yaml"
+    older = path.read_text().replace("    jpeg_quality: 90\n", "")
+    assert older != path.read_text()
+    path.write_text(older)
+    write_configs([run], mini, tmp_path)
+    assert path.read_text() == older

@@ -15,7 +15,9 @@ from mem.schema import study_schema
 from mem.study import load_study, study_files
 from tests.conftest import REPOSITORY
 
-SHIPPED = sorted((REPOSITORY / "config").glob("*.yaml"))
+OVERLAYS = ("holdout",)
+"""Files in config/ that are no studies, but are laid over one."""
+SHIPPED = [path for path in sorted((REPOSITORY / "config").rglob("*.yaml")) if path.stem not in OVERLAYS]
 
 
 def written(folder: Path, values: dict) -> Path:
@@ -72,7 +74,12 @@ def test_every_fault_is_listed_not_only_the_first(tmp_path, mini_values):
         ("pretrain", "warmup_epochs", 9, "warmup_epochs (9) must be smaller than epochs (6)"),
         ("finetune", "precision", "fp16", "`finetune.precision` is 'fp16': input should be 'fp32' or 'bf16'"),
         ("backbone", "patch_size", 3, "image_size (8) must be a multiple of patch_size (3)"),
-        ("dataset", "counts", [5, 4], "needs one count for each of the 10 classes, got 2"),
+        (
+            "dataset",
+            "cut",
+            {"counts": [5, 4], "seed": 0, "val_per_class": 1},
+            "needs one count for each of the 10 classes, got 2",
+        ),
         ("dataset", "source", "digit", "`dataset.source` is `digit`; did you mean `digits`?"),
         ("features", "augmentation", None, "views needs `augmentation`"),
         ("compute", "train_head", {"gpus_per_node": 4}, "train_head is one process, but nodes, gpus_per_node and"),
@@ -150,6 +157,50 @@ def test_a_later_file_lies_over_an_earlier_one(tmp_path):
     assert study.seeds == (3, 4)
     assert study.pretrain is not None
     assert (study.pretrain.epochs, study.pretrain.global_batch) == (7, 64)
+
+
+def test_a_file_can_extend_another_and_say_only_what_differs(tmp_path):
+    base, middle, top = tmp_path / "base.yaml", tmp_path / "sub" / "middle.yaml", tmp_path / "sub" / "top.yaml"
+    middle.parent.mkdir()
+    base.write_text((REPOSITORY / "tests" / "mini.yaml").read_text())
+    middle.write_text("extends: ../base.yaml\npretrain: {epochs: 7}\nseeds: [5]\n")
+    top.write_text("extends: middle.yaml\nstudy: top\nseeds: [3]\n")
+    study = load_study([top])
+    assert study.pretrain is not None
+    assert (study.study, study.seeds, study.pretrain.epochs) == ("top", (3,), 7)
+    assert load_study([middle], {"study": "top", "seeds": [3]}) == study
+
+
+def test_a_section_can_be_taken_out_by_null(tmp_path):
+    path = tmp_path / "scratch.yaml"
+    path.write_text(f"extends: {REPOSITORY}/tests/mini.yaml\npretrain: null\n")
+    assert load_study([path]).pretrain is None
+
+
+def test_a_fault_in_an_extended_file_names_that_file_and_its_line(tmp_path):
+    (tmp_path / "base.yaml").write_text((REPOSITORY / "tests" / "mini.yaml").read_text() + "epochs: 3\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\nsedes: [1]\n")
+    with pytest.raises(UserError) as error:
+        load_study([tmp_path / "top.yaml"])
+    line = line_of(tmp_path / "base.yaml", "epochs: 3")
+    assert f"{tmp_path}/base.yaml:{line}: unknown key `epochs`" in str(error.value)
+    assert f"{tmp_path}/top.yaml:2: unknown key `sedes`; did you mean `seeds`?" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("extends", "expected"),
+    [
+        ("bsae.yaml", r"top\.yaml:1: `extends` names .*bsae\.yaml, which is not there; did you mean `base\.yaml`\?"),
+        ("top.yaml", r"top\.yaml:1: `extends` goes in a circle: .*top\.yaml > .*top\.yaml"),
+        ("base.yaml", r"base\.yaml:1: `extends` goes in a circle: .*top\.yaml > .*base\.yaml > .*top\.yaml"),
+        ("[a.yaml, b.yaml]", r"`extends` is \['a\.yaml', 'b\.yaml'\]: it names one YAML file"),
+    ],
+)
+def test_an_impossible_extension_is_refused_in_words(tmp_path, extends, expected):
+    (tmp_path / "top.yaml").write_text(f"extends: {extends}\n")
+    (tmp_path / "base.yaml").write_text("extends: top.yaml\n")
+    with pytest.raises(UserError, match=expected):
+        load_study([tmp_path / "top.yaml"])
 
 
 def test_a_fault_in_an_override_says_where_it_came_from():

@@ -6,17 +6,25 @@ Settings annotated with `Unkeyed` say where and how a stage runs, not what it co
 the keys of runs (see `mem.runs`).
 """
 
-from mem.config.backbones import VisionTransformer
+from mem.config.backbones import Backbone, ConvMae, TimmCnn, VisionTransformer
 from mem.config.base import Section, Unkeyed
-from mem.config.data import Dataset, Digits, FashionMnist, LongTailCut, Shots
+from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
 from mem.config.heads import Ce, Crt, Head, HeadTraining, Lws, Mem, Tau
+from mem.config.initial import OFFICIAL, Initial, Official
+from mem.config.own_sources import Folder, Lists, Table
+from mem.config.sources import Cifar10, Cifar100, Dataset, Digits, FashionMnist, ImageNetLt, INaturalist2018, PlacesLt
 from mem.config.study import Compute, StageCompute, Study
-from mem.config.training import Augmentation, Decoder, Features, Finetune, Pretrain, Training
+from mem.config.training import Augmentation, Decoder, Features, Finetune, Pretrain, RandAugment, Training
 
 __all__ = [
+    "OFFICIAL",
     "Augmentation",
+    "Backbone",
     "Ce",
+    "Cifar10",
+    "Cifar100",
     "Compute",
+    "ConvMae",
     "Crt",
     "Dataset",
     "Decoder",
@@ -24,17 +32,30 @@ __all__ = [
     "FashionMnist",
     "Features",
     "Finetune",
+    "Folder",
     "Head",
     "HeadTraining",
+    "Holdout",
+    "INaturalist2018",
+    "ImageData",
+    "ImageNetLt",
+    "Initial",
+    "Lists",
     "LongTailCut",
     "Lws",
     "Mem",
+    "Official",
+    "PlacesLt",
     "Pretrain",
+    "RandAugment",
     "Section",
+    "SetAside",
     "Shots",
     "StageCompute",
     "Study",
+    "Table",
     "Tau",
+    "TimmCnn",
     "Training",
     "Unkeyed",
     "VisionTransformer",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mem.config.base import Name, Section
 
@@ -42,3 +44,87 @@ class VisionTransformer(Section):
     def tokens(self) -> int:
         """Patches of an image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
+
+
+class ConvMae(Section):
+    """ConvMAE's encoder (Gao et al. 2022): two stages of convolution blocks, then one of transformer blocks.
+
+    It has no class token. Key names are those of Alpha-VL/ConvMAE.
+    """
+
+    name: Name
+    """Name of the backbone's folder under `runs/<dataset>/`."""
+    kind: Literal["convmae"]
+    image_size: PositiveInt
+    """Side of the square input, in pixels."""
+    patch_sizes: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """By how much each stage's embedding shrinks the sides of its input; ConvMAE-B: 4, 2, 2."""
+    widths: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """Dimension of each stage's positions; ConvMAE-B: 256, 384, 768."""
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """Blocks of each stage; ConvMAE-B: 2, 2, 11."""
+    heads: PositiveInt
+    """Attention heads of a transformer block."""
+    mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 4.0, 4.0)
+    """Hidden dimension of each stage's perceptrons, in its widths."""
+    center_crop: Annotated[float, Field(gt=0, le=1)]
+    """Side of the square that evaluation sees, as a share of the image's shorter side (224 / 256 for ImageNet)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConvMae:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size ({self.image_size}) must be a multiple of the product of patch_sizes ({self.patch_size})"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"the last of widths ({self.width}) must be a multiple of heads ({self.heads})")
+        if self.width % 4:
+            raise ValueError(f"the last of widths ({self.width}) must be a multiple of 4, for sine-cosine positions")
+        return self
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the square of pixels behind a token, in pixels."""
+        return math.prod(self.patch_sizes)
+
+    @property
+    def width(self) -> int:
+        """Dimension of a token."""
+        return self.widths[2]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class TimmCnn(Section):
+    """A convolutional network of timm; its tokens are the positions of the last feature map."""
+
+    name: Name
+    """Name of the backbone's folder under `runs/<dataset>/`."""
+    kind: Literal["timm"]
+    model: str
+    """Timm's name of the architecture: `resnext50_32x4d`, `resnet152`, ..., without a tag of weights."""
+    image_size: PositiveInt
+    """Side of the square input, in pixels."""
+    norm_batch: Annotated[int, Field(ge=2)] | None
+    """Consecutive images whose statistics BatchNorm shares in training, on however many GPUs and micro-batches they
+    lie; `null` for a network without BatchNorm."""
+    center_crop: Annotated[float, Field(gt=0, le=1)]
+    """Side of the square that evaluation sees, as a share of the image's shorter side (224 / 256 for ImageNet)."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> TimmCnn:
+        import timm  # seconds, which only studies with such a backbone need to wait
+
+        if "." in self.model:
+            raise ValueError(f"model ({self.model}) must go without the tag of weights: `{self.model.split('.')[0]}`")
+        if not timm.is_model(self.model):
+            near = difflib.get_close_matches(self.model, timm.list_models(), n=3)
+            raise ValueError(f"timm has no model {self.model}" + (f"; near it are {', '.join(near)}" if near else ""))
+        return self
+
+
+Backbone = Annotated[VisionTransformer | ConvMae | TimmCnn, Field(discriminator="kind")]
+"""Any backbone; `kind` says which, and `mem.models.backbones.build` makes it."""

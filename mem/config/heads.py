@@ -17,6 +17,15 @@ from pydantic import (
 from mem.config.base import Name, Section
 
 
+class Blocks(Section):
+    """How features that are larger than memory are shuffled: by blocks of neighbours, then within windows."""
+
+    images: PositiveInt
+    """Neighbouring images that are read together. A megabyte of features or more is quick on any disk."""
+    window: PositiveInt
+    """Blocks among which images are shuffled; memory holds about three times as many."""
+
+
 class HeadTraining(Section):
     """How a head is trained on frozen features: a cosine from `lr` to 0."""
 
@@ -32,6 +41,15 @@ class HeadTraining(Section):
     sampler: Literal["instance", "class_balanced", "sqrt"]
     """`instance`: each image once an epoch. `class_balanced`: classes in turn, four images a visit (Kang et al.
     2020). `sqrt`: classes drawn with the square root of their count (Mahajan et al. 2018)."""
+    blocks: Blocks | None = None
+    """For features larger than memory, with `instance`: an order that a disk can follow at its full rate. A window of
+    twenty batches or more keeps batches mixed. All images of a block show the same view in an epoch."""
+
+    @model_validator(mode="after")
+    def _blocks_of_instances(self) -> HeadTraining:
+        if self.blocks and self.sampler != "instance":
+            raise ValueError(f"`blocks` goes with sampler `instance`, not with `{self.sampler}`")
+        return self
 
 
 class Ce(Section):

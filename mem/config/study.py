@@ -13,10 +13,12 @@ from pydantic import (
     model_validator,
 )
 
-from mem.config.backbones import VisionTransformer
+from mem.config.backbones import Backbone, TimmCnn
 from mem.config.base import Name, Section, Unkeyed
-from mem.config.data import Dataset, Shots
-from mem.config.heads import Ce, Crt, Head, Mem
+from mem.config.data import Shots
+from mem.config.heads import Ce, Crt, Head, Mem, Tau
+from mem.config.initial import OFFICIAL, Initial
+from mem.config.sources import Dataset
 from mem.config.training import Features, Finetune, Pretrain
 
 
@@ -36,9 +38,15 @@ class Compute(Section):
     hours: PositiveFloat = 1
     """Time limit of the job."""
     micro_batch: PositiveInt | None = None
-    """Largest batch that goes through a device at once; larger batches are accumulated."""
+    """Largest batch that goes through a device at once; larger batches are accumulated. Where it is left out, a GPU
+    takes as many images as fit into its memory."""
     checkpoint_minutes: NonNegativeFloat = 3
     """Time between checkpoints."""
+    peak_tflops: PositiveFloat | None = None
+    """Rate of one device's matrix products at the training's precision, in 10^12 operations a second. With it, the
+    curves of pretraining and finetuning have `mfu`: the share of that rate that the model's arithmetic reached."""
+    compile: bool = False
+    """Whether training goes through torch.compile: like another number of ranks, it changes rounding only."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -87,9 +95,11 @@ class Study(Section):
     seeds: tuple[NonNegativeInt, ...]
     """Seeds of initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
-    backbone: VisionTransformer
+    backbone: Backbone
+    initial: Initial | None = None
+    """Weights of others to start from; without it the first training starts from scratch."""
     pretrain: Pretrain | None
-    """`null` trains from scratch."""
+    """`null` finetunes from `initial`, or from scratch."""
     finetune: Finetune
     features: Features
     heads: dict[Name, Head]
@@ -116,6 +126,36 @@ class Study(Section):
         }
 
     @model_validator(mode="after")
+    def _backbone_fits(self) -> Study:
+        if not isinstance(self.backbone, TimmCnn):
+            return self
+        if self.pretrain is not None:
+            raise ValueError(
+                f"pretrain: a masked autoencoder needs a backbone of patches, and {self.backbone.model} is none (its "
+                "kind is `timm`); set pretrain to null, or take a backbone of kind vit or convmae"
+            )
+        norm_batch = self.backbone.norm_batch
+        if norm_batch is not None and self.finetune.global_batch % norm_batch:
+            raise ValueError(
+                f"finetune.global_batch ({self.finetune.global_batch}) must be a multiple of backbone.norm_batch "
+                f"({norm_batch}): BatchNorm's statistics are those of so many consecutive images"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_fits(self) -> Study:
+        if self.initial is None or self.initial.weights is None:
+            return self
+        for name, expected in OFFICIAL[self.initial.weights].backbone.items():
+            found = getattr(self.backbone, name, None)
+            if found != expected:
+                raise ValueError(
+                    f"initial.weights: {self.initial.weights} is for a backbone whose {name} is {expected}; here it is "
+                    f"{found}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _heads_fit(self) -> Study:
         if not self.heads:
             raise ValueError("heads: needs at least one")
@@ -131,4 +171,24 @@ class Study(Section):
                 )
             if head.input == "tokens" and not self.features.tokens:
                 raise ValueError(f"heads.{name}.input is `tokens`, but features.tokens is false")
+        return self
+
+    @model_validator(mode="after")
+    def _val_where_it_is_needed(self) -> Study:
+        if self.dataset.has_val() is False:
+            for name, head in self.heads.items():
+                if isinstance(head, Tau) and len(head.taus) > 1:
+                    raise ValueError(
+                        f"heads.{name}.taus: has {len(head.taus)} values to choose from, but the data set has no val "
+                        "split. Choose on a holdout (dataset.holdout) first, then give the chosen one here"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _orders_need_a_cut(self) -> Study:
+        if self.orders != (0,) and getattr(self.dataset, "cut", None) is None:
+            raise ValueError(
+                f"orders: {list(self.orders)}, but the data set is not cut (dataset.cut), and so has only its own "
+                "order, [0]"
+            )
         return self
