@@ -15,12 +15,12 @@ from mem.data.datasets.base import ImageSet, Split
 from mem.data.datasets.fashion_mnist import DEBIAN, FILES, find_folder, read_fashion_mnist, read_idx
 from mem.errors import UserError
 
-PIXELS = {"pixel_mean": (0.3, 0.3, 0.3), "pixel_std": (0.3, 0.3, 0.3), "storage": "raw", "cut_seed": 0}
+PIXELS = {"pixel_mean": (0.3, 0.3, 0.3), "pixel_std": (0.3, 0.3, 0.3), "storage": "raw"}
 
 
-def digits(counts=(110, 107, 104, 101, 70, 45, 25, 16, 11, 7), **changes) -> Digits:
-    values = {"source": "digits", "name": "d", "counts": counts, "val_per_class": 14, "test_per_class": 50}
-    return Digits(**{**PIXELS, **values, **changes})
+def digits(counts=(110, 107, 104, 101, 70, 45, 25, 16, 11, 7), seed=0) -> Digits:
+    cut = {"counts": counts, "seed": seed, "val_per_class": 14}
+    return Digits(**PIXELS, source="digits", name="d", cut=cut, test_per_class=50)
 
 
 def counts_of(split: Split) -> list[int]:
@@ -29,13 +29,13 @@ def counts_of(split: Split) -> list[int]:
 
 def test_digits_lt_has_the_counts_asked_for():
     images = read_dataset(digits(), order=0)
-    assert counts_of(images.train) == list(digits().counts)
+    assert counts_of(images.train) == list(digits().cut.counts)
     assert counts_of(images.val) == [14] * 10
     assert counts_of(images.test) == [50] * 10
 
 
 def test_the_test_split_is_the_same_for_every_cut_and_order():
-    names = {read_dataset(digits(cut_seed=seed), order).test.names for seed, order in ((0, 0), (1, 0), (0, 3))}
+    names = {read_dataset(digits(seed=seed), order).test.names for seed, order in ((0, 0), (1, 0), (0, 3))}
     assert len(names) == 1
 
 
@@ -47,7 +47,7 @@ def test_splits_do_not_overlap():
 
 def test_an_image_in_two_splits_is_found():
     split = Split(np.zeros(1, dtype=np.int64), ("a.png",), lambda i: np.zeros((1, 1, 3), dtype=np.uint8))
-    with pytest.raises(UserError, match=r"a\.png stands in train and in test"):
+    with pytest.raises(UserError, match=r"1 images stand in train and in test: a\.png"):
         empty = Split(np.zeros(0, dtype=np.int64), (), split.read)
         ImageSet(("x",), split, empty, split).prove_disjoint()
 
@@ -75,20 +75,25 @@ def write_idx(path: Path, array: np.ndarray, zipped: bool = True) -> None:
         path.write_bytes(content)
 
 
-@pytest.fixture
-def miniature(tmp_path, monkeypatch) -> Path:
+def write_fashion_mnist(folder: Path) -> None:
     """Fashion-MNIST with 40 and 20 images, in the true format."""
-    monkeypatch.setattr("mem.data.datasets.fashion_mnist._EXPECTED", {"train": 40, "t10k": 20})
     rng = np.random.default_rng(0)
     for part, n in (("train", 40), ("t10k", 20)):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+        write_idx(folder / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+
+
+@pytest.fixture
+def miniature(tmp_path, monkeypatch) -> Path:
+    """The folder of a small Fashion-MNIST, which the reader takes for whole."""
+    monkeypatch.setattr("mem.data.datasets.fashion_mnist._EXPECTED", {"train": 40, "t10k": 20})
+    write_fashion_mnist(tmp_path)
     return tmp_path
 
 
 def fashion(root: Path | None, counts=(3, 3, 3, 2, 2, 2, 2, 1, 1, 1), val_per_class=1) -> FashionMnist:
-    values = {"source": "fashion_mnist", "name": "f", "counts": counts, "val_per_class": val_per_class}
-    return FashionMnist(**{**PIXELS, **values, "root": None if root is None else str(root)})
+    cut = {"counts": counts, "seed": 0, "val_per_class": val_per_class}
+    return FashionMnist(**PIXELS, source="fashion_mnist", name="f", cut=cut, root=None if root is None else str(root))
 
 
 def test_the_miniature_goes_through_the_reader(miniature):

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from mem.config import Digits, FashionMnist
+from mem.config import (
+    Cifar10,
+    Cifar100,
+    Dataset,
+    Digits,
+    FashionMnist,
+    Folder,
+    ImageNetLt,
+    INaturalist2018,
+    Lists,
+    PlacesLt,
+    Table,
+)
 from mem.data.datasets.base import ImageSet, Split
+from mem.data.datasets.cifar import read_cifar
 from mem.data.datasets.digits import read_digits
 from mem.data.datasets.fashion_mnist import read_fashion_mnist
+from mem.data.datasets.folder import read_folder
+from mem.data.datasets.imagenet_lt import read_imagenet_lt
+from mem.data.datasets.inaturalist import read_inaturalist
+from mem.data.datasets.own import read_lists, read_table_rows
+from mem.data.datasets.places_lt import read_places_lt
+from mem.data.datasets.splits import cut_train, hold_out, set_aside
 
-__all__ = ["ImageSet", "Split", "read_dataset"]
+__all__ = ["ImageSet", "Split", "read_dataset", "read_unproved"]
 
 
-def read_dataset(settings: Digits | FashionMnist, order: int) -> ImageSet:
+def read_dataset(settings: Dataset, order: int) -> ImageSet:
     """Read the data set that the settings describe, with its classes in the given order along the tail.
+
+    Indexes are read, images are not: that they exist and are whole is for `mem data check` and the conversion to say.
+
+    Raises:
+        UserError: The files are missing or wrong, a class has too few images, or splits overlap.
+    """
+    images = read_unproved(settings, order)
+    images.prove_disjoint()
+    return images
+
+
+def read_unproved(settings: Dataset, order: int) -> ImageSet:
+    """Read the data set without the proof that splits are disjoint, to find all that is wrong with it at once.
 
     Raises:
         UserError: The files are missing or wrong, or a class has too few images.
@@ -21,5 +53,27 @@ def read_dataset(settings: Digits | FashionMnist, order: int) -> ImageSet:
             images = read_digits(settings, order)
         case FashionMnist():
             images = read_fashion_mnist(settings, order)
-    images.prove_disjoint()
+        case Cifar10() | Cifar100():
+            images = read_cifar(settings, order)
+        case ImageNetLt():
+            images = read_imagenet_lt(settings)
+        case PlacesLt():
+            images = read_places_lt(settings)
+        case INaturalist2018():
+            images = read_inaturalist(settings)
+        case Folder():
+            images = _arranged(read_folder(settings), settings, order)
+        case Lists():
+            images = _arranged(read_lists(settings), settings, order)
+        case Table():
+            images = _arranged(read_table_rows(settings), settings, order)
+    return images if settings.holdout is None else hold_out(images, settings.holdout)
+
+
+def _arranged(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
+    if settings.test is not None:
+        images.prove_disjoint()
+        images = set_aside(images, settings.test)
+    if settings.cut is not None:
+        images = cut_train(images, settings.cut, order)
     return images

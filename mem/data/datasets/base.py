@@ -2,29 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mem.errors import UserError
+from mem.data.datasets.faults import Faults
+from mem.data.datasets.known import Known
 
 Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set."""
+    """One split of a data set. Its reader has seen indexes only: no image was opened, nor looked for."""
 
     labels: Int64[np.ndarray, " images"]
     names: tuple[str, ...]
-    """Where each image came from; unique over all splits of a data set."""
-    read: Callable[[int], np.ndarray]
-    """The i-th image as an array of shape (height, width, 3), uint8."""
+    """Where each image came from, in a form that is the same wherever and however the data set is stored; unique over
+    all splits. Names of files that are not UTF-8 hold surrogates (`os.fsdecode`)."""
+    read: Callable[[int], np.ndarray | bytes]
+    """The i-th image: its pixels, (height, width, 3), uint8, or the content of an image file."""
+    files: Sequence[str] | None = None
+    """Path of each image's file, where there is one an image; absolute or relative to the working folder."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, positions: Int64[np.ndarray, " chosen"]) -> Split:
+        """The images at `positions`, in that order."""
+        return Split(
+            labels=self.labels[positions],
+            names=tuple(self.names[i] for i in positions.tolist()),
+            read=lambda i: self.read(int(positions[i])),
+            files=None if self.files is None else Chosen(self.files, positions),
+        )
+
+
+class Under(Sequence[str]):
+    """Paths below a folder, joined only when asked for: a million of them cost no memory of their own."""
+
+    def __init__(self, folder: str, paths: Sequence[str]) -> None:
+        self._start = folder if folder.endswith("/") else f"{folder}/"
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Under: ...
+    def __getitem__(self, index: int | slice) -> str | Under:
+        """The path at a position, or those of a stretch."""
+        if isinstance(index, slice):
+            return Under(self._start, self._paths[index])
+        return self._start + self._paths[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._start + path for path in self._paths)
+
+
+class Chosen(Sequence[str]):
+    """Some of a sequence's entries, in another order."""
+
+    def __init__(self, entries: Sequence[str], positions: np.ndarray) -> None:
+        self._entries = entries
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Chosen: ...
+    def __getitem__(self, index: int | slice) -> str | Chosen:
+        """The entry at a position, or those of a stretch."""
+        if isinstance(index, slice):
+            return Chosen(self._entries, self._positions[index])
+        return self._entries[int(self._positions[index])]
 
 
 @dataclass(frozen=True)
@@ -35,7 +94,14 @@ class ImageSet:
     """Names of the classes; a label is a position in this list."""
     train: Split
     val: Split
+    """Empty where the data set has none and none was made."""
     test: Split
+    facts: Known | None = None
+    """What is known of a published data set."""
+    held_out: bool = False
+    """Whether val was taken out of train by `holdout`: `facts` speak of both together as train."""
+    notes: tuple[str, ...] = ()
+    """What the reader found and left out, in sentences for the user."""
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -45,15 +111,45 @@ class ImageSet:
     def prove_disjoint(self) -> None:
         """Raise where an image stands in two splits, or twice in one.
 
+        Names are made of normalised paths, so a file that is spelt in two ways is found too.
+
         Raises:
-            UserError: Names of the images, and the splits they stand in.
+            UserError: How many images, the first of them, and the splits they stand in.
         """
+        distinct = {name for split in self.splits.values() for name in split.names}
+        if len(distinct) == sum(map(len, self.splits.values())):
+            return
+        faults = Faults("Splits must be disjoint, and no image may stand twice in one")
         seen: dict[str, str] = {}
         for split_name, split in self.splits.items():
             for name in split.names:
-                if name in seen:
-                    raise UserError(f"Image {name} stands in {seen[name]} and in {split_name}: splits must be disjoint")
-                seen[name] = split_name
+                first = seen.setdefault(name, "")
+                if first:
+                    where = f"twice in {first}" if first == split_name else f"in {first} and in {split_name}"
+                    faults.add(f"images stand {where}", name)
+                else:
+                    seen[name] = split_name
+        faults.raise_if_any()
+
+
+def empty_split() -> Split:
+    """A split without images."""
+
+    def read(i: int) -> np.ndarray:
+        raise IndexError(f"image {i} of an empty split")
+
+    return Split(np.zeros(0, dtype=np.int64), (), read, ())
+
+
+def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> Split:
+    """A split whose images are files: `paths` below `folder`."""
+    files = Under(folder, paths)
+
+    def read(i: int) -> bytes:
+        with open(files[i], "rb") as file:
+            return file.read()
+
+    return Split(labels, tuple(names), read, files)
 
 
 def grey_to_rgb(image: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from mem import longtail
 from mem.config import Digits
@@ -19,16 +18,15 @@ def read_digits(settings: Digits, order: int) -> ImageSet:
     Raises:
         UserError: A class has fewer images than train, val and test need.
     """
+    from sklearn.datasets import load_digits  # seconds, which no other data set needs to wait
+
     pixels, target = load_digits(return_X_y=True)
     # Values go from 0 to 16.
     images = np.round(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(target, dtype=np.int64)
-    classes = len(settings.counts)
-
-    aside = longtail.cut(labels, np.full(classes, settings.test_per_class), 0, _TEST_SEED)
+    aside = longtail.cut(labels, np.full(10, settings.test_per_class), 0, _TEST_SEED)
     pool = np.setdiff1d(np.arange(len(labels)), aside.train)
-    counts = longtail.ordered_counts(settings.counts, order)
-    kept = longtail.cut(labels[pool], counts, settings.val_per_class, settings.cut_seed)
+    kept = longtail.cut_to_tail(labels[pool], 10, settings.cut, order)
 
     def split(positions: np.ndarray) -> Split:
         return Split(

@@ -46,8 +46,7 @@ def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
     folder = find_folder(settings.root)
     train_images, train_labels = _read_pair(folder, "train")
     test_images, test_labels = _read_pair(folder, "t10k")
-    counts = longtail.ordered_counts(settings.counts, order)
-    kept = longtail.cut(train_labels, counts, settings.val_per_class, settings.cut_seed)
+    kept = longtail.cut_to_tail(train_labels, len(CLASSES), settings.cut, order)
 
     def split(images: np.ndarray, labels: np.ndarray, positions: np.ndarray, part: str) -> Split:
         return Split(

@@ -1,0 +1,35 @@
+"""ImageNet-LT (Liu et al. 2019): lists over ILSVRC 2012.
+
+Its val split is taken from ILSVRC's train, its test split is ILSVRC's val.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mem.config import ImageNetLt
+from mem.data.datasets.base import ImageSet
+from mem.data.datasets.known import IMAGENET_LT
+from mem.data.datasets.published import read_published
+
+_TRAIN = re.compile(r"(?:.*/)?train/(n\d{8})/([^/]+)")
+_VAL = re.compile(r"(?:.*/)?val/(?:(n\d{8})/)?([^/]+)")
+
+
+def read_imagenet_lt(settings: ImageNetLt) -> ImageSet:
+    """Read the three lists; paths of ILSVRC's val may stand with or without their synset's folder.
+
+    Raises:
+        UserError: A list is missing, wrong or of another data set.
+    """
+    expected = "train/n01440764/NAME.JPEG or val/n01440764/ILSVRC2012_val_NUMBER.JPEG"
+    return read_published(settings, canonical, expected, IMAGENET_LT)
+
+
+def canonical(path: str) -> tuple[str, str] | None:
+    """Name and synset: `train/SYNSET/FILE`, or `val/FILE`."""
+    if found := _TRAIN.fullmatch(path):
+        return f"train/{found[1]}/{found[2]}", found[1]
+    if found := _VAL.fullmatch(path):
+        return f"val/{found[2]}", found[1] or ""
+    return None

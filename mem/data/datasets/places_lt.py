@@ -1,0 +1,39 @@
+"""Places-LT (Liu et al. 2019): lists over Places365-Standard.
+
+Its val split is taken from Places' train, its test split is Places' val.
+"""
+
+from __future__ import annotations
+
+import re
+
+from mem.config import PlacesLt
+from mem.data.datasets.base import ImageSet
+from mem.data.datasets.known import PLACES_LT
+from mem.data.datasets.published import read_published
+
+_TRAIN = re.compile(r"(?:.*/)?(?:train|(?:data_256|data_large)/[a-z])/(.+)/([^/]+)")
+_VAL = re.compile(r"(?:.*/)?(?:val|val_256|val_large)/(?:(.+)/)?([^/]+)")
+
+
+def read_places_lt(settings: PlacesLt) -> ImageSet:
+    """Read the three lists, in either layout of Places365-Standard.
+
+    The "easy" layout has `train/airfield/FILE`, `train/apartment_building-outdoor/FILE` and `val/airfield/FILE`, the
+    other `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and a flat `val_256/FILE`.
+
+    Raises:
+        UserError: A list is missing, wrong or of another data set.
+    """
+    expected = "train/airfield/NAME.jpg and val/airfield/NAME.jpg, or data_256/a/airfield/NAME.jpg and val_256/NAME.jpg"
+    return read_published(settings, canonical, expected, PLACES_LT)
+
+
+def canonical(path: str) -> tuple[str, str] | None:
+    """Name and category: `train/CATEGORY/FILE`, or `val/FILE`."""
+    if found := _TRAIN.fullmatch(path):
+        category = found[1].replace("/", "-")
+        return f"train/{category}/{found[2]}", category
+    if found := _VAL.fullmatch(path):
+        return f"val/{found[2]}", (found[1] or "").replace("/", "-")
+    return None
