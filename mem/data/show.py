@@ -1,0 +1,250 @@
+"""Pictures of a data set: its class histogram and a contact sheet, as PNG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Int64, UInt8
+from matplotlib.figure import Figure
+
+from mem import files
+from mem.config import Shots, Study
+from mem.data.datasets import Split, read_dataset
+from mem.data.datasets.faults import printable
+from mem.errors import UserError
+from mem.longtail import SHOT_NAMES, class_counts, shot_groups
+from mem.style import MATPLOTLIB, SHOT_COLOURS
+
+ROWS_PER_SHOT = 4
+"""Classes of each group on a contact sheet."""
+COLUMNS = 10
+"""Images of each class on a contact sheet."""
+TILE = 96
+"""Side of an image on a contact sheet, in pixels."""
+_GAP = 6
+_DPI = 150
+_NAMED_CLASSES = 20
+"""Up to so many classes have their names below the histogram."""
+_BARS = 60
+"""Up to so many classes have a bar of their own; more are one outline a group."""
+Tile = UInt8[np.ndarray, "side side 3"]
+
+
+def show(study: Study, order: int | None) -> list[Path]:
+    """Draw a study's data set from its files, into `results/<study>/data/`.
+
+    Args:
+        study: The study.
+        order: Order of the classes along the tail; without it the study's first.
+
+    Returns:
+        Paths of the PNG files.
+
+    Raises:
+        UserError: The data set cannot be read, or an image that is shown cannot.
+    """
+    images = read_dataset(study.dataset, study.orders[0] if order is None else order)
+
+    def tile(i: int) -> Tile:
+        return thumbnail(_pixels(images.train, i))
+
+    suffix = "" if order is None else f"-order{order}"
+    return _write(Path("results", study.study, "data"), suffix, images.classes, images.train.labels, study.shots, tile)
+
+
+def write_pictures(folder: Path) -> list[Path]:
+    """Draw a converted data set from its `.beton` file, into its own folder.
+
+    Returns:
+        Paths of the PNG files.
+    """
+    from mem.data.beton import Beton
+
+    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    train = Beton(folder / "train.beton")
+
+    def tile(i: int) -> Tile:
+        height, width = int(train.heights[i]), int(train.widths[i])
+        image = np.empty((height, width, 3), dtype=np.uint8)
+        train.crop(i, 0, 0, height, width, image)
+        return thumbnail(image)
+
+    return _write(folder, "", classes, train.labels, Shots(), tile)
+
+
+def _write(
+    folder: Path,
+    suffix: str,
+    classes: Sequence[str],
+    labels: Int64[np.ndarray, " images"],
+    shots: Shots,
+    tile: Callable[[int], Tile],
+) -> list[Path]:
+    counts = class_counts(labels, len(classes))
+    groups = shot_groups(counts, shots)
+    with mpl.rc_context(MATPLOTLIB):
+        figures = {
+            "histogram": histogram(counts, groups, classes),
+            "contact_sheet": contact_sheet(chosen_rows(labels, counts, groups, classes, tile)),
+        }
+        paths = [folder / f"{name}{suffix}.png" for name in figures]
+        for path, figure in zip(paths, figures.values(), strict=True):
+            with files.atomic(path, "wb") as file:
+                figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return paths
+
+
+def _pixels(split: Split, i: int) -> UInt8[np.ndarray, "height width 3"]:
+    try:
+        content = split.read(i)
+    except OSError as error:
+        raise UserError(
+            f"{split.names[i]}: {error.strerror}. `mem data check` says which files are not there."
+        ) from None
+    if isinstance(content, np.ndarray):
+        return content
+    from mem.data.pictures import Unreadable, decode
+
+    try:
+        return decode(content)
+    except Unreadable as error:
+        raise UserError(f"{split.names[i]}: {error}. `mem data check --deep` names all unreadable images.") from None
+
+
+# --- histogram -----------------------------------------------------------------------------------------
+
+
+def histogram(counts: Int64[np.ndarray, " classes"], groups: np.ndarray, names: Sequence[str]) -> Figure:
+    """Training images per class, most frequent first, coloured by shot, on a logarithmic axis."""
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
+    order = np.argsort(-counts, kind="stable")
+    for g, shot in enumerate(SHOT_NAMES):
+        places = np.flatnonzero(groups[order] == g)
+        if not len(places):
+            continue
+        heights = counts[order][places]
+        label = f"{shot}: {len(places):,} classes,\n{heights.sum():,} images"
+        if len(counts) <= _BARS:
+            axes.bar(places, heights, width=0.85, color=SHOT_COLOURS[shot], label=label)
+        else:
+            edges = np.append(places, places[-1] + 1) - 0.5
+            axes.stairs(heights, edges, baseline=0.7, fill=True, color=SHOT_COLOURS[shot], label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:,.0f}" if value >= 1 else "")
+    axes.set_ylabel("training images")
+    axes.margins(x=0.01)
+    axes.grid(axis="x", visible=False)
+    if len(names) <= _NAMED_CLASSES:
+        long = max(map(len, names)) > 2
+        axes.set_xticks(range(len(names)), [_plain(names[int(k)]) for k in order])
+        for text in axes.get_xticklabels():
+            text.set(
+                rotation=35 if long else 0, horizontalalignment="right" if long else "center", rotation_mode="anchor"
+            )
+    else:
+        axes.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
+        axes.set_xlabel(f"{len(counts):,} classes, most frequent first")
+    figure.legend(ncols=len(SHOT_NAMES), loc="outside upper center", fontsize=8, handlelength=1.2, columnspacing=1.4)
+    return figure
+
+
+# --- contact sheet -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class on a contact sheet."""
+
+    name: str
+    shot: str
+    count: int
+    """Training images of the class."""
+    tiles: tuple[Tile, ...]
+
+
+def chosen_rows(
+    labels: Int64[np.ndarray, " images"],
+    counts: Int64[np.ndarray, " classes"],
+    groups: np.ndarray,
+    classes: Sequence[str],
+    tile: Callable[[int], Tile],
+) -> list[Row]:
+    """Some classes of each group, from its most to its least frequent, and some images of each; no draw is made."""
+    rows: list[Row] = []
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.append(0, np.cumsum(counts))
+    for g, shot in enumerate(SHOT_NAMES):
+        ranked = [int(k) for k in np.argsort(-counts, kind="stable") if groups[k] == g and counts[k]]
+        for k in _spread(ranked, ROWS_PER_SHOT):
+            members = by_class[starts[k] : starts[k + 1]].tolist()
+            rows.append(Row(classes[k], shot, int(counts[k]), tuple(map(tile, _spread(members, COLUMNS)))))
+    return rows
+
+
+def _spread(items: Sequence[int], number: int) -> list[int]:
+    """So many of the items, evenly spaced, with the first and the last; all where there are no more."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))] if items else []
+
+
+def contact_sheet(rows: Sequence[Row]) -> Figure:
+    """One row of images a class, with its name and its number of training images, coloured by shot."""
+    step = TILE + _GAP
+    sheet = np.full((len(rows) * step - _GAP, COLUMNS * step - _GAP, 3), 255, dtype=np.uint8)
+    for r, row in enumerate(rows):
+        for c, tile in enumerate(row.tiles):
+            sheet[r * step : r * step + TILE, c * step : c * step + TILE] = tile
+    height, width = sheet.shape[0] / _DPI, sheet.shape[1] / _DPI
+    left, margin = 1.9, 0.12
+    figure = Figure(figsize=(left + width + margin, height + 2 * margin))
+    axes = figure.add_axes(
+        (
+            left / (left + width + margin),
+            margin / (height + 2 * margin),
+            width / (left + width + margin),
+            height / (height + 2 * margin),
+        )
+    )
+    axes.imshow(sheet, interpolation="none", aspect="auto")
+    axes.set_axis_off()
+    for r, row in enumerate(rows):
+        middle = r * step + TILE / 2
+        axes.plot(
+            [-14, -14],
+            [r * step, r * step + TILE],
+            color=SHOT_COLOURS[row.shot],
+            linewidth=4,
+            clip_on=False,
+            solid_capstyle="butt",
+        )
+        axes.text(-26, middle - 14, _shortened(row.name), ha="right", va="center", fontsize=8)
+        axes.text(-26, middle + 16, f"{row.count:,} · {row.shot}", ha="right", va="center", fontsize=7, color="#4D4D4D")
+    axes.set_xlim(-0.5, sheet.shape[1] - 0.5)
+    axes.set_ylim(sheet.shape[0] - 0.5, -0.5)
+    return figure
+
+
+def _shortened(name: str, characters: int = 26) -> str:
+    name = printable(name)
+    return _plain(name if len(name) <= characters else f"…{name[1 - characters :]}")
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib draws it as it is, without formulas."""
+    return printable(name).replace("$", r"\$")
+
+
+def thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> Tile:
+    """The central square of an image at the sheet's size; small images keep their pixels' edges."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    way = cv2.INTER_AREA if side >= TILE else cv2.INTER_NEAREST if side <= TILE // 2 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (TILE, TILE), interpolation=way), dtype=np.uint8)

@@ -1,0 +1,164 @@
+"""The pictures of a data set: which images they show, and that they come out for few and for thousands of classes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib import cbook
+
+from mem.cli import main
+from mem.config import Shots
+from mem.data.beton import write_beton
+from mem.data.datasets.base import ImageSet, empty_split, split_of_files
+from mem.data.show import (
+    COLUMNS,
+    ROWS_PER_SHOT,
+    TILE,
+    chosen_rows,
+    contact_sheet,
+    histogram,
+    show,
+    thumbnail,
+    write_pictures,
+)
+from mem.errors import UserError
+from mem.longtail import SHOT_NAMES, class_counts, shot_groups
+from mem.runfolder import RunFolder
+from mem.runs import plan
+from mem.study import load_study
+from mem.style import MATPLOTLIB
+from mem.tracking.log import read_events
+from tests.conftest import REPOSITORY
+
+
+def long_tail(classes: int, largest: int, smallest: int) -> np.ndarray:
+    return np.geomspace(largest, smallest, classes).astype(np.int64)
+
+
+def rows_of(counts: np.ndarray, shown: list[int] | None = None):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    np.random.default_rng(0).shuffle(labels)
+
+    def tile(i: int) -> np.ndarray:
+        if shown is not None:
+            shown.append(i)
+        return np.full((TILE, TILE, 3), labels[i] % 256, dtype=np.uint8)
+
+    groups = shot_groups(counts, Shots())
+    return labels, chosen_rows(labels, counts, groups, [f"class {k}" for k in range(len(counts))], tile)
+
+
+def test_a_sheet_shows_each_groups_most_and_least_frequent_class_and_no_image_of_another_class():
+    counts = long_tail(1000, 1280, 5)
+    shown: list[int] = []
+    labels, rows = rows_of(counts, shown)
+    assert [row.shot for row in rows] == [shot for shot in SHOT_NAMES for _ in range(ROWS_PER_SHOT)]
+    assert (rows[0].name, rows[0].count, rows[-1].name, rows[-1].count) == ("class 0", 1280, "class 999", 5)
+    assert len(rows[0].tiles) == COLUMNS
+    assert len(rows[-1].tiles) == 5
+    of_row = iter(shown)
+    for row in rows:
+        assert {f"class {labels[next(of_row)]}" for _ in row.tiles} == {row.name}
+
+
+def test_the_choice_is_the_same_every_time():
+    first, second = [], []
+    rows_of(long_tail(50, 300, 2), first)
+    rows_of(long_tail(50, 300, 2), second)
+    assert first == second
+
+
+def test_a_group_without_classes_has_no_rows():
+    _, rows = rows_of(np.array([500, 400, 300]))
+    assert [row.name for row in rows] == ["class 0", "class 1", "class 2"]
+
+
+@pytest.mark.parametrize("classes", [3, 10, 100, 1000, 8142])
+def test_every_class_stands_in_the_histogram_and_the_legend_has_the_groups(classes):
+    counts = long_tail(classes, 1280, 2)
+    groups = shot_groups(counts, Shots())
+    with mpl.rc_context(MATPLOTLIB):
+        figure = histogram(counts, groups, [f"class {k}" for k in range(classes)])
+        figure.canvas.draw()
+    drawn = sum(len(patch.get_data().values) if hasattr(patch, "get_data") else 1 for patch in figure.axes[0].patches)
+    assert drawn == classes
+    legend = figure.legends[0]
+    for g, shot in enumerate(SHOT_NAMES):
+        chosen = counts[groups == g]
+        texts = [text.get_text() for text in legend.get_texts()]
+        assert f"{shot}: {len(chosen):,} classes,\n{chosen.sum():,} images" in texts or not len(chosen)
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_names_of_classes_are_no_formulas_and_may_hold_any_bytes(tmp_path):
+    labels, names = np.repeat(np.arange(2), 3), ["50 $ a $", os.fsdecode(b"caf\xe9")]
+
+    def tile(i: int) -> np.ndarray:
+        return np.zeros((TILE, TILE, 3), dtype=np.uint8)
+
+    counts = class_counts(labels, 2)
+    groups = shot_groups(counts, Shots())
+    rows = chosen_rows(labels, counts, groups, names, tile)
+    for texts in (histogram(counts, groups, names).axes[0].get_xticklabels(), contact_sheet(rows).axes[0].texts[::2]):
+        drawn = [cbook.is_math_text(text.get_text()) for text in texts]
+        assert drawn == [False, False]
+        assert [text.get_text().replace(r"\$", "$") for text in texts] == ["50 $ a $", "caf\\xe9"]
+
+
+def test_a_thumbnail_is_the_central_square():
+    image = np.zeros((200, 400, 3), dtype=np.uint8)
+    image[:, 100:300] = 255
+    assert (thumbnail(image) == 255).all()
+
+
+def test_the_command_draws_a_study(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "show", str(REPOSITORY / "tests" / "mini.yaml"), "--order", "3"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert printed == ["results/mini/data/histogram-order3.png", "results/mini/data/contact_sheet-order3.png"]
+    for path in printed:
+        assert matplotlib.image.imread(tmp_path / path).shape[0] > 400
+
+
+def test_a_converted_data_set_is_drawn_from_its_beton_file(tmp_path):
+    labels = np.repeat(np.arange(3), (30, 8, 3))
+    (tmp_path / "dataset.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
+    write_beton(
+        tmp_path / "train.beton",
+        labels,
+        lambda i: np.full((20, 30, 3), 40 * labels[i], dtype=np.uint8),
+        storage="raw",
+        jpeg_quality=90,
+        workers=1,
+    )
+    paths = write_pictures(tmp_path)
+    assert paths == [tmp_path / "histogram.png", tmp_path / "contact_sheet.png"]
+    sheet = (255 * matplotlib.image.imread(paths[1])[:, :, :3]).round().astype(int)
+    for k in range(3):
+        assert (sheet == 40 * k).all(axis=2).sum() > 3 * 0.9 * TILE**2
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path, monkeypatch, mini):
+    split = split_of_files(str(tmp_path), ["a.jpg"], ["a.jpg"], np.zeros(1, dtype=np.int64))
+    images = ImageSet(("x",), split, empty_split(), empty_split())
+    monkeypatch.setattr("mem.data.show.read_dataset", lambda settings, order: images)
+    with pytest.raises(UserError, match=r"a\.jpg: No such file or directory. `mem data check` says"):
+        show(mini, None)
+
+
+def test_a_conversion_sends_both_pictures_to_mlflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mini = str(REPOSITORY / "tests" / "mini.yaml")
+    assert main(["runs", mini, "--write"]) == 0
+    run = next(run for run in plan(load_study([mini])) if run.stage == "convert")
+    assert main(["convert", "--config", str(RunFolder(run.folder).config)]) == 0
+    sent = [event for event in read_events(RunFolder(run.folder).log) if event["event"] == "artifact"]
+    assert {Path(event["path"]).name for event in sent} == {"histogram.png", "contact_sheet.png"}
+    assert all((tmp_path / event["path"]).is_file() and event["to"] == "data" for event in sent)
