@@ -1,4 +1,4 @@
-"""FFCV's file format (.beton): the only place that writes or reads it.
+"""FFCV's file format (.beton): reading it, and writing it in one go (conversions use `mem.data.partial`).
 
 The format, its codecs and its compiled decode and resize are FFCV's (libffcv/ffcv 1.0.2: writer.py, reader.py,
 types.py, fields/rgb_image.py, libffcv.cpp). Its `DatasetWriter` and `Loader` are not used: the writer waits for ever
@@ -18,27 +18,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mem import files
-from mem.data.libffcv import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    FieldDescType,
-    HeaderType,
-    IntField,
-    Reader,
-    RGBImageField,
-    ctypes_imdecode,
-    ctypes_resize,
-    get_metadata_type,
-)
+from mem.data.encoding import JPEG, Encoding, encode
+from mem.data.libffcv import Reader, ctypes_imdecode, ctypes_resize
+from mem.data.partial import FIELDS, Partial, publish_all
 from mem.errors import UserError
 
-PAGE_BYTES = 8 << 20
-"""No image crosses a page's border, so that FFCV's own page cache can read the file."""
-_FIELDS = {"image": (2, RGBImageField()), "label": (1, IntField())}
-"""Name, FFCV's type id, handler."""
-_METADATA = get_metadata_type([handler for _, handler in _FIELDS.values()])
-_JPEG = 0
 _IN_FLIGHT = 64
 """Images per worker that may be encoded but not yet written."""
 
@@ -65,58 +49,21 @@ def write_beton(
         done: Told of each image written.
 
     Raises:
-        UserError: An image is larger than a page.
+        Unreadable: An image is larger than the format allows.
     """
-    field = RGBImageField(write_mode={"raw": "raw", "jpeg": "jpg"}[storage], jpeg_quality=jpeg_quality)
-    metadata = np.zeros(len(labels), dtype=_METADATA)
-    metadata["f1"] = labels
-    allocations = np.zeros(len(labels), dtype=ALLOC_TABLE_TYPE)
-
-    def encode(i: int) -> np.ndarray:
-        content: list[np.ndarray] = []
-
-        def allocate(size: int) -> tuple[int, np.ndarray]:
-            content.append(np.empty(size, dtype=np.uint8))
-            return 0, content[0]
-
-        field.encode(metadata["f0"][i : i + 1], read(i), allocate)
-        return content[0]
-
-    header_bytes = HeaderType.itemsize + len(_FIELDS) * FieldDescType.itemsize + metadata.nbytes
-    position = -(-header_bytes // PAGE_BYTES) * PAGE_BYTES
-    with files.atomic(path, "wb") as file, ThreadPoolExecutor(workers) as pool:
-        file.seek(position)
-        for i, content in enumerate(_in_order(pool, encode, range(len(labels)), workers * _IN_FLIGHT)):
-            size = len(content)
-            if size > PAGE_BYTES:
-                raise UserError(f"Image {i} takes {size} bytes, more than the {PAGE_BYTES} that a page holds")
-            if position % PAGE_BYTES + size > PAGE_BYTES:
-                position += -position % PAGE_BYTES
-                file.seek(position)
-            metadata["f0"]["data_ptr"][i] = position
-            allocations[i] = (i, position, size)
-            file.write(content.data)
-            position += size
-            done(1)
-        file.seek(position)
-        file.write(allocations.tobytes())
-        file.seek(0)
-        file.write(_header(len(labels), position))
-        file.write(metadata.tobytes())
-
-
-def _header(images: int, allocations_at: int) -> bytes:
-    header = np.zeros((), dtype=HeaderType)
-    header["version"] = CURRENT_VERSION
-    header["num_samples"] = images
-    header["num_fields"] = len(_FIELDS)
-    header["page_size"] = PAGE_BYTES
-    header["alloc_table_ptr"] = allocations_at
-    descriptors = np.zeros(len(_FIELDS), dtype=FieldDescType)
-    for descriptor, (name, (type_id, _)) in zip(descriptors, _FIELDS.items(), strict=True):
-        descriptor["type_id"] = type_id
-        descriptor["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
-    return header.tobytes() + descriptors.tobytes()
+    encoding = Encoding(storage, jpeg_quality, None, "area")
+    partial = Partial(path, len(labels), {})
+    partial.discard()
+    try:
+        with partial, ThreadPoolExecutor(workers) as pool:
+            made = _in_order(pool, lambda i: encode(read(i), encoding), range(len(labels)), workers * _IN_FLIGHT)
+            for image in made:
+                partial.add(image)
+                done(1)
+            partial.finish(labels)
+            publish_all([partial])
+    finally:
+        partial.discard()
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], Any], items: Iterable[int], ahead: int) -> Iterator[Any]:
@@ -149,8 +96,8 @@ class Beton:
             raise UserError(f"{path}: no such file. `mem convert` writes it.") from None
         except (ValueError, AssertionError, IndexError, KeyError, TypeError) as error:
             raise UserError(f"{path}: no FFCV file, or an incomplete one: {error}") from None
-        if reader.field_names != list(_FIELDS):
-            raise UserError(f"{path}: holds the fields {reader.field_names}, expected {list(_FIELDS)}")
+        if reader.field_names != list(FIELDS):
+            raise UserError(f"{path}: holds the fields {reader.field_names}, expected {list(FIELDS)}")
         table = reader.alloc_table
         if len(table) != reader.num_samples or len(reader.metadata) != reader.num_samples:
             raise UserError(
@@ -162,7 +109,7 @@ class Beton:
         image = reader.metadata["f0"]
         self.heights: Int64[np.ndarray, " images"] = image["height"].astype(np.int64)
         self.widths: Int64[np.ndarray, " images"] = image["width"].astype(np.int64)
-        self._is_jpeg = image["mode"] == _JPEG
+        self._is_jpeg = image["mode"] == JPEG
         self._positions = table["ptr"].astype(np.int64)
         self._sizes = table["size"].astype(np.int64)
         self._base = self._map.ctypes.data
