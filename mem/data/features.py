@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +15,11 @@ import torch
 from jaxtyping import Int64
 
 from mem import draws, files
+from mem.data.ahead import ahead
 from mem.data.batch import Batch
+from mem.data.blocks import THREADS, BlockCache, BlockOrder, Rows
 from mem.data.order import Order
+from mem.data.room import Room
 from mem.errors import UserError
 
 
@@ -36,9 +42,9 @@ def create(folder: Path, split: str, kind: str, shape: tuple[int, ...]) -> np.nd
 class FeatureSplit:
     """The features of one split, mapped from disk."""
 
-    pooled: np.ndarray
+    pooled: np.memmap
     """(views, images, width), float32."""
-    tokens: np.ndarray | None
+    tokens: np.memmap | None
     """(views, images, tokens, width), float32, where they were kept."""
     labels: Int64[np.ndarray, " images"]
 
@@ -49,6 +55,13 @@ class FeatureSplit:
     def views(self) -> int:
         """The plain view and the augmented ones."""
         return len(self.pooled)
+
+    def shape(self, *, tokens: bool) -> tuple[int, ...]:
+        """Shape of one sample of `inputs`."""
+        if not tokens:
+            return self.pooled.shape[2:]
+        assert self.tokens is not None
+        return (1 + self.tokens.shape[2], self.tokens.shape[3])
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> torch.Tensor:
         """What a head sees: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
@@ -105,7 +118,10 @@ def read_about(folder: Path) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """Features for the training of a head; a sample sees one of its views, drawn at random where there are several."""
+    """Features for the training of a head; a sample sees one of its views, drawn at random where there are several.
+
+    Reading is ahead of use, and in pieces that a disk is quick with; see `mem.data.blocks`.
+    """
 
     split: FeatureSplit
     order: Order
@@ -115,12 +131,82 @@ class TrainingFeatures:
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
         """The batches `step` to `until - 1`."""
+        if isinstance(self.order, BlockOrder):
+            return ahead(lambda: self._from_blocks(step, until))
+        if self.tokens:
+            return ahead(lambda: self._from_rows(step, until))
+        return self._from_memory(step, until)
+
+    def _from_memory(self, step: int, until: int) -> Iterator[Batch]:
+        """By indexing: pooled features are in memory after `open_split`, where they fit."""
         for s in range(step, until):
-            first = s * self.global_batch
-            indices = self.order.indices(first, self.global_batch)
-            views: np.ndarray | int = 0
-            if self.split.views > 1:
-                numbers = draws.uniforms(self.seed, "view", first, self.global_batch, 1)[:, 0]
-                views = np.floor(numbers * self.split.views).astype(np.int64)
-            inputs = self.split.inputs(views, indices, tokens=self.tokens)
-            yield Batch(inputs, torch.from_numpy(self.split.labels[indices]), first, self.seed)
+            views, indices = self._samples(s)
+            yield self._batch(s, indices, self.split.inputs(views, indices, tokens=False))
+
+    def _batch(self, step: int, indices: np.ndarray, inputs: torch.Tensor) -> Batch:
+        labels = torch.from_numpy(self.split.labels[indices])
+        return Batch(inputs, labels, step * self.global_batch, self.seed)
+
+    def _samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Views and indices of a step's samples."""
+        first, count = step * self.global_batch, self.global_batch
+        indices = self.order.indices(first, count)
+        if isinstance(self.order, BlockOrder):
+            return self.order.views(first, count, self.split.views, self.seed), indices
+        if self.split.views == 1:
+            return np.zeros(count, dtype=np.int64), indices
+        numbers = draws.uniforms(self.seed, "view", first, count, 1)[:, 0]
+        return np.floor(numbers * self.split.views).astype(np.int64), indices
+
+    def _from_rows(self, step: int, until: int) -> Iterator[Batch]:
+        """Tokens of each sample by a thread; two batches in work at any time."""
+        assert self.split.tokens is not None
+        with closing(Rows(self.split.tokens)) as rows, ThreadPoolExecutor(THREADS, "features") as pool:
+            room = Room()
+            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+            for s in range(step, until):
+                views, indices = self._samples(s)
+                inputs = room.of((len(indices), *self.split.shape(tokens=True)), torch.float32)
+                out = inputs.numpy()
+                out[:, 0] = self.split.pooled[views, indices]
+                tasks = [
+                    pool.submit(rows.read, view, index, out[i, 1:])
+                    for i, (view, index) in enumerate(zip(views.tolist(), indices.tolist(), strict=True))
+                ]
+                waiting.append((self._batch(s, indices, inputs), tasks))
+                if len(waiting) > 1:
+                    yield _read(*waiting.popleft())
+            while waiting:
+                yield _read(*waiting.popleft())
+
+    def _from_blocks(self, step: int, until: int) -> Iterator[Batch]:
+        """Whole blocks, up to a window ahead."""
+        assert isinstance(self.order, BlockOrder)
+        block, window = self.order.block, self.order.window
+        sources = [self.split.pooled, *([self.split.tokens] if self.tokens else [])]
+        # The blocks of a batch, of the window and the batch that are read ahead, and of the windows at their ends.
+        slots = 2 * (-(-self.global_batch // block) + 2 * window + 1)
+        with ExitStack() as stack:
+            arrays = [stack.enter_context(closing(Rows(source))) for source in sources]
+            pool = stack.enter_context(ThreadPoolExecutor(THREADS, "features"))
+            cache = BlockCache(arrays, block, slots, pool)
+            room = Room()
+            requested = step * self.global_batch
+            end = until * self.global_batch
+            for s in range(step, until):
+                goal = min(end, (s + 1) * self.global_batch + block * window)
+                while requested < goal:
+                    step_of = requested // self.global_batch
+                    cache.request(*self._samples(step_of))
+                    requested = (step_of + 1) * self.global_batch
+                inputs = room.of((self.global_batch, *self.split.shape(tokens=self.tokens)), torch.float32)
+                out = inputs.numpy()
+                views, indices = self._samples(s)
+                cache.fill(views, indices, [out[:, 0], out[:, 1:]] if self.tokens else [out])
+                yield self._batch(s, indices, inputs)
+
+
+def _read(batch: Batch, tasks: list[Future[None]]) -> Batch:
+    for task in tasks:
+        task.result()
+    return batch

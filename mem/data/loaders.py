@@ -1,42 +1,50 @@
-"""Batches of images from .beton files, decoded by threads ahead of the training."""
+"""Batches of images from .beton files, made by threads ahead of their use: for training, evaluation and views.
+
+Pictures are decoded, cropped, resized, mirrored and augmented as bytes, each by one thread from its own numbers; two
+batches are in work at any time, so that no thread waits for the last picture of a batch. Normalising, erasing and
+mixing come after, on the device (`mem.models.pixels`, `mem.data.augment`).
+"""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from mem import draws
 from mem.config import Augmentation
-from mem.data import augment
+from mem.data.ahead import ahead
+from mem.data.augment import color, crop, rand_augment
+from mem.data.augment.pixel_ops import Color, Picture
 from mem.data.batch import Batch
 from mem.data.beton import Beton
 from mem.data.order import Order
+from mem.data.room import Room
 
-_AHEAD = 3
-"""Batches that are ready before they are asked for."""
-
-Item = TypeVar("Item")
+GREY: Color = (128, 128, 128)
+"""Fills places outside of a picture where no other colour is given."""
+_TASK = 16
+"""Pictures that a thread makes before it takes the next task."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The part of every global batch that one rank sees."""
+    """The part of every global batch, or of a split, that one rank sees."""
 
     rank: int = 0
     ranks: int = 1
 
-    def of(self, count: int) -> tuple[int, int]:
-        """First and one past the last of `count` samples."""
-        return self.rank * count // self.ranks, (self.rank + 1) * count // self.ranks
+    def of(self, count: int, together: int = 1) -> tuple[int, int]:
+        """First and one past the last of `count` samples; `together` neighbours are on the same rank."""
+        units = -(-count // together)
+        low, high = (min(count, together * (rank * units // self.ranks)) for rank in (self.rank, self.rank + 1))
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -56,43 +64,27 @@ class TrainingImages:
     seed: int
     workers: int
     slice: Slice = Slice()
+    together: int = 1
+    """So many consecutive samples are on the same rank and in the same micro-batch."""
+    fill: Color = GREY
+    """Colour of places that RandAugment leaves empty."""
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
         """This rank's part of the batches `step` to `until - 1`."""
-        with ThreadPoolExecutor(self.workers, "decode") as pool:
-            yield from ahead(lambda: (self._batch(s, pool) for s in range(step, until)))
+        return _made(self.workers, lambda pool, room: (self._begun(s, pool, room) for s in range(step, until)))
 
-    def _batch(self, step: int, pool: ThreadPoolExecutor) -> Batch:
-        low, high = self.slice.of(self.global_batch)
+    def _begun(self, step: int, pool: ThreadPoolExecutor, room: Room) -> _Begun:
+        low, high = self.slice.of(self.global_batch, self.together)
         first, count = step * self.global_batch + low, high - low
         indices = self.order.indices(first, count)
-        numbers = draws.uniforms(self.seed, "augmentation", first, count, augment.UNIFORMS)
-        inputs = augmented(self.images, indices, numbers, self.side, self.augmentation, pool, self.workers)
-        return Batch(inputs, torch.from_numpy(self.images.labels[indices]), first, self.seed)
-
-
-def augmented(
-    images: Beton,
-    indices: Int64[np.ndarray, " samples"],
-    numbers: np.ndarray,
-    side: int,
-    augmentation: Augmentation,
-    pool: ThreadPoolExecutor,
-    workers: int,
-) -> torch.Tensor:
-    """Crops and flips of the images `indices`, drawn from their uniform `numbers`: (samples, side, side, 3), uint8."""
-    crops = augment.random_resized_crops(
-        images.heights[indices],
-        images.widths[indices],
-        numbers,
-        augmentation.crop_scale,
-        augmentation.crop_ratio,
-    )
-    pixels = _decode(images, indices, crops, side, pool, workers)
-    if augmentation.flip:
-        mirrored = torch.from_numpy(augment.flips(numbers))
-        pixels[mirrored] = pixels[mirrored].flip(2)
-    return pixels
+        plan = _augmented(
+            self.images,
+            indices,
+            lambda stream, width: draws.uniforms(self.seed, stream, first, count, width),
+            self.augmentation,
+            self.fill,
+        )
+        return _begin(self.images, indices, plan, self.side, first, self.seed, self.together, pool, room, self.workers)
 
 
 def plain_batches(
@@ -105,15 +97,12 @@ def plain_batches(
 ) -> Iterator[Batch]:
     """The images `indices`, in this order, each once, as evaluation sees them."""
 
-    def make(pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        for start in range(0, len(indices), batch):
-            part = indices[start : start + batch]
-            crops = augment.center_crops(images.heights[part], images.widths[part], center_crop)
-            pixels = _decode(images, part, crops, side, pool, workers)
-            yield Batch(pixels, torch.from_numpy(images.labels[part]), start, 0)
+    def begun(start: int, pool: ThreadPoolExecutor, room: Room) -> _Begun:
+        part = indices[start : start + batch]
+        plan = _Plan(crop.center_crops(images.heights[part], images.widths[part], center_crop))
+        return _begin(images, part, plan, side, start, 0, 1, pool, room, workers)
 
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        yield from ahead(lambda: make(pool))
+    return _made(workers, lambda pool, room: (begun(start, pool, room) for start in range(0, len(indices), batch)))
 
 
 def augmented_batches(
@@ -125,78 +114,132 @@ def augmented_batches(
     seed: int,
     view: int,
     workers: int,
+    fill: Color = GREY,
 ) -> Iterator[Batch]:
     """The images `indices`, in this order, each once, augmented by numbers that follow from index and view."""
 
-    def make(pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        numbers = draws.uniforms(seed, f"view {view}", 0, len(images), augment.UNIFORMS)
-        for start in range(0, len(indices), batch):
-            part = indices[start : start + batch]
-            pixels = augmented(images, part, numbers[part], side, augmentation, pool, workers)
-            yield Batch(pixels, torch.from_numpy(images.labels[part]), start, seed)
+    def begun(start: int, pool: ThreadPoolExecutor, room: Room) -> _Begun:
+        part = indices[start : start + batch]
+        low, high = int(part.min()), int(part.max()) + 1
 
-    with ThreadPoolExecutor(workers, "decode") as pool:
-        yield from ahead(lambda: make(pool))
+        def numbers(stream: str, width: int) -> np.ndarray:
+            name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
+            return draws.uniforms(seed, name, low, high - low, width)[part - low]
+
+        plan = _augmented(images, part, numbers, augmentation, fill)
+        return _begin(images, part, plan, side, start, seed, 1, pool, room, workers)
+
+    return _made(workers, lambda pool, room: (begun(start, pool, room) for start in range(0, len(indices), batch)))
 
 
-def _decode(
+@dataclass(frozen=True)
+class _Plan:
+    """What becomes of the images of a batch."""
+
+    crops: Int64[np.ndarray, "samples 4"]
+    """Top, left, height and width of the part that is kept and resized."""
+    change: Callable[[int, Picture], None] | None = None
+    """Changes the i-th picture in place, after that."""
+
+
+def _augmented(
     images: Beton,
     indices: Int64[np.ndarray, " samples"],
-    crops: Int64[np.ndarray, "samples 4"],
+    numbers: Callable[[str, int], Float64[np.ndarray, "samples width"]],
+    augmentation: Augmentation,
+    fill: Color,
+) -> _Plan:
+    """Crop, flip, RandAugment and colour jitter; `numbers` gives the samples' numbers of a stream."""
+    uniforms = numbers("augmentation", crop.UNIFORMS)
+    sizes = images.heights[indices], images.widths[indices]
+    crops = crop.random_resized_crops(*sizes, uniforms, augmentation.crop_scale, augmentation.crop_ratio)
+    mirrored = crop.flips(uniforms) & augmentation.flip
+    settings = augmentation.rand_augment
+    chosen = None
+    if settings:
+        width = settings.layers * rand_augment.NUMBERS_PER_LAYER
+        chosen = rand_augment.choices(numbers("rand augment", width), settings)
+    jitter = numbers("color jitter", color.NUMBERS) if any(augmentation.color_jitter) else None
+
+    def change(i: int, picture: Picture) -> None:
+        if mirrored[i]:
+            cv2.flip(picture, 1, picture)
+        result = picture
+        if chosen and settings:
+            result = chosen.apply(i, result, settings, fill)
+        if jitter is not None:
+            result = color.jittered(result, jitter[i], augmentation.color_jitter)
+        if result is not picture:
+            np.copyto(picture, result)
+
+    return _Plan(crops, change if chosen or jitter is not None or augmentation.flip else None)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that threads are working on."""
+
+    batch: Batch
+    tasks: list[Future[None]]
+
+    def finished(self) -> Batch:
+        """Wait for it; what a thread raised is raised here."""
+        for task in self.tasks:
+            task.result()
+        return self.batch
+
+
+def _begin(
+    images: Beton,
+    indices: Int64[np.ndarray, " samples"],
+    plan: _Plan,
     side: int,
+    first: int,
+    seed: int,
+    together: int,
     pool: ThreadPoolExecutor,
+    room: Room,
     workers: int,
-) -> torch.Tensor:
-    pixels = torch.empty((len(indices), side, side, 3), dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+) -> _Begun:
+    """Let the pool make the pictures of a batch."""
+    count = len(indices)
+    pixels = room.of((count, side, side, 3), torch.uint8)
     out = pixels.numpy()
 
-    def decode(start: int, stop: int) -> None:
+    def make(start: int, stop: int) -> None:
         for i in range(start, stop):
-            top, left, height, width = crops[i].tolist()
+            top, left, height, width = plan.crops[i].tolist()
             images.crop(int(indices[i]), top, left, height, width, out[i])
+            if plan.change:
+                plan.change(i, out[i])
 
-    bounds = [len(indices) * w // workers for w in range(workers + 1)]
-    for future in [pool.submit(decode, low, high) for low, high in pairwise(bounds)]:
-        future.result()
-    return pixels
+    size = max(1, min(_TASK, -(-count // workers)))
+    tasks = [pool.submit(make, start, min(start + size, count)) for start in range(0, count, size)]
+    return _Begun(Batch(pixels, torch.from_numpy(images.labels[indices]), first, seed, together), tasks)
 
 
-def ahead(make: Callable[[], Iterator[Item]], depth: int = _AHEAD) -> Iterator[Item]:
-    """The items of an iterator, made by a thread up to `depth` ahead.
+def _made(workers: int, begin: Callable[[ThreadPoolExecutor, Room], Iterable[_Begun]]) -> Iterator[Batch]:
+    """Batches in order, made ahead; the next is begun before one is waited for."""
+    room = Room()
 
-    What the iterator raises is raised here; leaving early stops the thread.
-    """
-    items: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
+    def finished(pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        waiting: _Begun | None = None
+        for begun in begin(pool, room):
+            if waiting:
+                yield waiting.finished()
+            waiting = begun
+        if waiting:
+            yield waiting.finished()
 
-    def put(entry: tuple[Item | None, BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                items.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+    with _threads(workers) as pool:
+        yield from ahead(lambda: finished(pool))
 
-    def produce() -> None:
-        try:
-            for item in make():
-                if not put((item, None)):
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:  # handed to the consumer, whatever it is
-            put((None, error))
 
-    thread = threading.Thread(target=produce, name="loader", daemon=True)
-    thread.start()
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops, at the end, what it has not begun."""
+    pool = ThreadPoolExecutor(workers, "decode")
     try:
-        while True:
-            item, error = items.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
+        yield pool
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

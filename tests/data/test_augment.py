@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
 from mem import draws
-from mem.data import augment
+from mem.data.augment import crop as augment
 
 sides = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=20)
 

@@ -9,12 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from mem.config import Augmentation
+from mem import draws
+from mem.config import Augmentation, RandAugment
+from mem.data.ahead import ahead
+from mem.data.augment import crop
+from mem.data.augment.erasing import erased
+from mem.data.augment.mixing import Mixing, mixed
 from mem.data.beton import Beton, write_beton
-from mem.data.loaders import Slice, TrainingImages, ahead, augmented_batches, plain_batches
+from mem.data.loaders import Slice, TrainingImages, augmented_batches, plain_batches
 from mem.data.order import InstanceOrder
+from mem.errors import UserError
+from mem.models.pixels import Pixels
 
 AUGMENTATION = Augmentation(crop_scale=(0.3, 1.0), flip=True)
+EVERYTHING = Augmentation(
+    crop_scale=(0.3, 1.0),
+    flip=True,
+    rand_augment=RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True),
+    color_jitter=(0.4, 0.4, 0.4),
+    erasing=0.25,
+)
+PIXELS = Pixels((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+MIXING = Mixing(0.8, 1.0, 1.0, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +46,19 @@ def training(images: Beton, workers: int = 1, part: Slice | None = None, seed: i
     return TrainingImages(
         images, InstanceOrder(len(images), seed), 10, 16, AUGMENTATION, seed, workers, part or Slice()
     )
+
+
+def finetuning(images: Beton, workers: int = 1, part: Slice | None = None) -> TrainingImages:
+    """All augmentation that there is."""
+    order = InstanceOrder(len(images), 3)
+    return TrainingImages(images, order, 10, 16, EVERYTHING, 3, workers, part or Slice(), together=2)
+
+
+def seen(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
+    """What a model in finetuning sees: images, labels, partners, shares."""
+    parts = [part for batch in batches for part in batch.split(micro_batch)]
+    samples = [mixed(erased(PIXELS.normalise(part.inputs), part, EVERYTHING.erasing), part, MIXING) for part in parts]
+    return [torch.cat([getattr(s, name) for s in samples]) for name in ("images", "labels", "partners", "shares")]
 
 
 def pixels(batches) -> torch.Tensor:
@@ -91,6 +120,72 @@ def test_a_view_of_an_image_does_not_depend_on_the_batch_it_is_made_in(images):
     assert not torch.equal(whole, views(range(53), 53, 2))
 
 
+def test_crops_and_flips_alone_are_what_the_numbers_of_their_stream_say(images):
+    """Guards results that were trained before there was any other augmentation."""
+    (batch,) = training(images, seed=5).from_step(7, 8)
+    indices = InstanceOrder(53, 5).indices(70, 10)
+    uniforms = draws.uniforms(5, "augmentation", 70, 10, 23)
+    sizes = images.heights[indices], images.widths[indices]
+    for i, box in enumerate(crop.random_resized_crops(*sizes, uniforms, (0.3, 1.0), (3 / 4, 4 / 3)).tolist()):
+        expected = np.empty((16, 16, 3), np.uint8)
+        images.crop(int(indices[i]), *box, expected)
+        expected = expected[:, ::-1] if uniforms[i, 22] < 0.5 else expected
+        assert np.array_equal(batch.inputs[i].numpy(), expected)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_with_everything_on_batches_do_not_depend_on_the_number_of_workers(images, workers):
+    one, many = (seen(finetuning(images, w).from_step(0, 8)) for w in (1, workers))
+    assert all(map(torch.equal, one, many))
+    plain = seen(TrainingImages(images, InstanceOrder(53, 3), 10, 16, AUGMENTATION, 3, 1, together=2).from_step(0, 8))
+    assert not torch.equal(one[0], plain[0])
+
+
+@pytest.mark.parametrize("step", [1, 5, 11])
+def test_with_everything_on_a_resumed_training_sees_what_it_would_have_seen(images, step):
+    whole = seen(list(finetuning(images).from_step(0, 12))[step:])
+    assert all(map(torch.equal, whole, seen(finetuning(images, 2).from_step(step, 12))))
+
+
+@pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 3), (2, None), (3, 2), (4, 1)])
+def test_with_everything_on_ranks_and_micro_batches_make_up_the_batch(images, ranks, micro_batch):
+    whole = seen(finetuning(images).from_step(2, 3))
+    parts = [seen(finetuning(images, 2, Slice(r, ranks)).from_step(2, 3), micro_batch) for r in range(ranks)]
+    assert all(torch.equal(whole[k], torch.cat([part[k] for part in parts])) for k in range(4))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 53])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_evaluation_sees_each_image_once_on_any_number_of_ranks(images, ranks, count):
+    labels: list[int] = []
+    for rank in range(ranks):
+        indices = np.arange(*Slice(rank, ranks).of(count))
+        for batch in plain_batches(images, indices, 8, 12, 0.9, 2):
+            labels += batch.labels.tolist()
+    assert labels == list(range(count))
+
+
+def test_a_split_without_images_has_no_batches(tmp_path):
+    write_beton(tmp_path / "val.beton", np.arange(0), lambda i: None, storage="jpeg", jpeg_quality=90, workers=1)
+    empty = Beton(tmp_path / "val.beton")
+    assert list(plain_batches(empty, np.arange(len(empty)), 8, 12, 1.0, 2)) == []
+    assert list(augmented_batches(empty, np.arange(len(empty)), 8, 12, EVERYTHING, 0, 1, 2)) == []
+
+
+def test_a_damaged_image_is_named_with_its_file(images, tmp_path):
+    content = bytearray(images.path.read_bytes())
+    start, size = int(images._positions[17]), int(images._sizes[17])
+    content[start : start + size] = bytes(size)
+    path = tmp_path / "damaged.beton"
+    path.write_bytes(content)
+    for batches in (
+        plain_batches(Beton(path), np.arange(53), 20, 12, 1.0, 2),
+        finetuning(Beton(path), 2).from_step(0, 6),
+    ):
+        with pytest.raises(UserError, match=r"damaged\.beton: image 17 does not decode"):
+            list(batches)
+
+
 def test_what_the_maker_raises_is_raised_in_the_consumer():
     def make():
         yield 1
@@ -126,3 +221,15 @@ def test_batches_are_ready_before_they_are_asked_for():
     time.sleep(0.3)
     assert 3 <= len(made) <= 5
     items.close()
+
+
+def test_batches_that_are_kept_keep_their_pixels(images):
+    """Memory of batches is used again, but only of those that nobody holds."""
+    kept, copies, addresses = [], [], set()
+    for step, batch in enumerate(finetuning(images, 2).from_step(0, 30)):
+        addresses.add(batch.inputs.data_ptr())
+        if step % 3 == 0:
+            kept.append(batch.inputs[3:5])  # a part of a batch holds all of it
+            copies.append(batch.inputs[3:5].clone())
+    assert all(map(torch.equal, kept, copies))
+    assert len(addresses) < 25

@@ -1,0 +1,219 @@
+"""Images per CPU-second of the loader, against what else reads images.
+
+    python benchmarks/loader.py [--json] [--count 400] [--repeats 11]
+
+All contenders crop at random (share .2 to 1 of the area) to 224 pixels and mirror, each in one process, from the same
+pictures: the peers that published recipes use, from the original files of about 500 pixels; torchvision's fast path
+from the files that ours reads too, of 256 pixels. Peers are spared the making of batches. Work that ours leaves to the
+device (conversion to float and normalisation) is done by the two peers that do it on the CPU.
+
+Rounds are interleaved, so that a neighbour's load falls on all alike, and a ratio is taken within each round. What is
+counted is CPU time of the process and its children. The last line holds the lower ends of the ratios' 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from scipy import stats
+from timm.data import auto_augment, create_transform
+from torchvision import transforms
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.convert import conversion_efficiency
+from benchmarks.pictures import write_pictures
+from mem.config import Augmentation, RandAugment
+from mem.data.beton import Beton, write_beton
+from mem.data.loaders import TrainingImages
+from mem.data.order import InstanceOrder
+
+SIDE, SHORT_SIDE, QUALITY, BATCH = 224, 256, 90, 64
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP = (0.2, 1.0)
+BARS = {
+    "vs_mae_reference": 4.2,
+    "raw_vs_mae_reference": 9.0,
+    "vs_torchvision_v2": 1.3,
+    "randaugment_vs_timm": 3.0,
+    "conversion_efficiency": 0.85,
+}
+Epoch = Callable[[int], int]
+"""Reads all pictures once, the n-th time; says how many there were."""
+
+
+def shrunk(path: Path) -> np.ndarray:
+    """A picture with its short side at `SHORT_SIDE`."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    factor = SHORT_SIDE / min(image.size)
+    return np.asarray(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BOX))
+
+
+def each(paths: list[Path], transform: Callable[[Image.Image], object]) -> Epoch:
+    """A peer that opens files by Pillow."""
+
+    def epoch(_: int) -> int:
+        for path in paths:
+            with Image.open(path) as opened:
+                transform(opened.convert("RGB"))
+        return len(paths)
+
+    return epoch
+
+
+def contenders(folder: Path, count: int) -> dict[str, Epoch]:
+    """Everything that is timed, by name."""
+    paths = write_pictures(folder / "original", count)
+    betons: dict[str, Beton] = {}
+    for storage in ("jpeg", "raw"):
+        path = folder / f"{storage}.beton"
+        if not path.exists():
+            labels = np.zeros(count, dtype=np.int64)
+            write_beton(path, labels, lambda i: shrunk(paths[i]), storage=storage, jpeg_quality=QUALITY, workers=2)
+        betons[storage] = Beton(path)
+    small: list[Path] = []
+    (folder / "small").mkdir(exist_ok=True)
+    jpegs = betons["jpeg"]
+    for i in range(count):
+        small.append(folder / "small" / f"{i}.jpg")
+        start, size = int(jpegs._positions[i]), int(jpegs._sizes[i])
+        small[i].write_bytes(jpegs._map[start : start + size].tobytes())
+
+    mae = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIDE, scale=CROP, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    # The largest magnitude asks Pillow for 0 bits, which its newest releases refuse.
+    auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: ImageOps.posterize(image, max(1, bits))
+    timm = create_transform(
+        SIDE,
+        is_training=True,
+        scale=CROP,
+        color_jitter=None,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        mean=MEAN,
+        std=STD,
+    )
+    fast = v2.Compose([v2.RandomResizedCrop(SIDE, scale=CROP, antialias=True), v2.RandomHorizontalFlip()])
+
+    def torchvision_v2(_: int) -> int:
+        for path in small:
+            content = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+            fast(decode_jpeg(content, mode=ImageReadMode.RGB))
+        return len(small)
+
+    plain = Augmentation(crop_scale=CROP, flip=True)
+    rand = RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True)
+    return {
+        "MAE reference (PIL bicubic, float), original files": each(paths, mae),
+        "torchvision v2 (decode_jpeg, uint8), 256 px files": torchvision_v2,
+        # Beside its nearest peer: that ratio is the closest to its bar.
+        "ours, JPEG": ours(betons["jpeg"], plain),
+        "timm RandAugment (PIL), original files": each(paths, timm),
+        "timm RandAugment (PIL), 256 px files": each(small, timm),
+        "ours, raw": ours(betons["raw"], plain),
+        "ours, JPEG, RandAugment": ours(betons["jpeg"], plain.model_copy(update={"rand_augment": rand})),
+        "ours, raw, RandAugment": ours(betons["raw"], plain.model_copy(update={"rand_augment": rand})),
+    }
+
+
+def ours(images: Beton, augmentation: Augmentation) -> Epoch:
+    """The loader of the trainings, with one worker, in full batches."""
+    steps = len(images) // BATCH
+
+    def epoch(number: int) -> int:
+        data = TrainingImages(images, InstanceOrder(len(images), 0), BATCH, SIDE, augmentation, 0, workers=1)
+        return sum(len(batch) for batch in data.from_step(number * steps, (number + 1) * steps))
+
+    return epoch
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def timed(epoch: Epoch, number: int) -> float:
+    """Images per CPU-second."""
+    start = cpu_seconds()
+    images = epoch(number)
+    return images / (cpu_seconds() - start)
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Geometric mean, and the ends of its 95 % interval."""
+    logs = np.log(values)
+    reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
+    middle, low, high = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
+    return float(middle), float(low), float(high)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print nothing but the last line")
+    parser.add_argument("--count", type=int, default=400, help="pictures")
+    parser.add_argument("--repeats", type=int, default=11, help="rounds, after one that is not counted")
+    parser.add_argument("--folder", type=Path, help="where the pictures are kept; a temporary one where left out")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        epochs = contenders(folder, given.count)
+        rates: dict[str, list[float]] = {name: [] for name in epochs}
+        for number in range(given.repeats + 1):
+            for name, epoch in epochs.items():
+                rate = timed(epoch, number)
+                if number:
+                    rates[name].append(rate)
+        efficiency = conversion_efficiency(folder / "original", given.repeats)
+    report(rates, efficiency, quiet=given.json)
+
+
+def report(rates: dict[str, list[float]], efficiency: list[float], quiet: bool) -> None:
+    """Print the table, then the lower ends of the ratios."""
+    say = (lambda *_: None) if quiet else print
+    say(f"{platform.machine()}, {os.cpu_count()} cores, shared; torch {torch.__version__}\n")
+    say("| | images / CPU-second | range over rounds |\n|---|---:|---:|")
+    for name, values in rates.items():
+        say(f"| {name} | {np.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} |")
+    mae, v2_, jpeg, timm_original, timm_small, raw, jpeg_rand, raw_rand = (np.array(v) for v in rates.values())
+    ratios = {
+        "vs_mae_reference": jpeg / mae,
+        "raw_vs_mae_reference": raw / mae,
+        "vs_torchvision_v2": jpeg / v2_,
+        "conversion_efficiency": np.array(efficiency),
+        "randaugment_vs_timm": jpeg_rand / timm_original,
+        "randaugment_vs_timm_same_files": jpeg_rand / timm_small,
+        "raw_randaugment_vs_timm": raw_rand / timm_original,
+    }
+    say("\n| ratio | mean | 95 % interval | bar |\n|---|---:|---:|---:|")
+    for name, values in ratios.items():
+        middle, low, high = interval(values)
+        say(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {BARS.get(name, '')} |")
+    print(json.dumps({name: round(interval(ratios[name])[1], 3) for name in BARS}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What RandAugment and colour jitter draw, against timm and torchvision."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import auto_augment
+from torchvision.transforms import ColorJitter
+
+from mem import draws
+from mem.data.augment import color, rand_augment
+from tests.data.test_pixel_ops import FILL, RECIPE, picture
+
+DRAWN = 6000
+NAMES = tuple(rand_augment.OPERATIONS)
+
+
+def ours() -> rand_augment.Choices:
+    width = RECIPE.layers * rand_augment.NUMBERS_PER_LAYER
+    return rand_augment.choices(draws.uniforms(0, "rand augment", 0, DRAWN, width), RECIPE)
+
+
+def theirs(monkeypatch) -> list[tuple[str, float]]:
+    """Names and magnitudes of the operations that timm applies to as many images."""
+    random.seed(0)
+    np.random.seed(0)
+    transform = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": FILL})
+    applied: list[tuple[str, float]] = []
+    for operation in transform.ops:
+        level = operation.level_fn
+
+        def record(magnitude, hparams, *, name=operation.name, level=level):
+            applied.append((name.replace("Increasing", "").replace("Rel", ""), magnitude))
+            return level(magnitude, hparams) if level else ()
+
+        operation.level_fn = record
+        operation.aug_fn = lambda image, *_, **__: image
+    for _ in range(DRAWN):
+        transform(None)
+    return applied
+
+
+def test_operations_and_magnitudes_are_distributed_like_timms(monkeypatch):
+    chosen, applied = ours(), theirs(monkeypatch)
+    mine = Counter(NAMES[k] for k in chosen.operations[chosen.applied])
+    yours = Counter(name for name, _ in applied)
+    assert mine.keys() == yours.keys() == set(NAMES)
+    for name in NAMES:
+        # Both counts are binomial about 400: five standard deviations of their difference.
+        assert abs(mine[name] - yours[name]) < 5 * (2 * DRAWN * RECIPE.layers / 30) ** 0.5, name
+    magnitudes = np.array([magnitude for _, magnitude in applied])
+    for quantile in (0.01, 0.1, 0.5, 0.9, 0.95):
+        found = np.quantile(chosen.magnitudes[chosen.applied], quantile)
+        assert abs(found - np.quantile(magnitudes, quantile)) < 0.06, quantile
+    assert chosen.magnitudes.max() == 10 == magnitudes.max()
+    assert abs(chosen.signs.mean()) < 0.05
+
+
+def test_the_number_of_applied_operations_is_that_of_independent_coins():
+    counts = np.bincount(ours().applied.sum(axis=1), minlength=3) / DRAWN
+    assert np.abs(counts - [0.25, 0.5, 0.25]).max() < 0.03
+
+
+def test_the_smallest_number_draws_a_finite_magnitude():
+    chosen = rand_augment.choices(np.zeros((1, 8)), RECIPE)
+    assert np.isfinite(chosen.magnitudes).all()
+
+
+def test_layers_are_applied_one_after_the_other():
+    numbers = np.array([[2.5 / 15, 0.1, 0.5, 0.1, 6.5 / 15, 0.1, 0.5, 0.1]])  # Invert, then SolarizeAdd
+    image = picture()
+    found = rand_augment.choices(numbers, RECIPE).apply(0, image.copy(), RECIPE, FILL)
+    inverted = 255 - image.astype(int)
+    assert np.array_equal(found, np.where(inverted < 128, inverted + 99, inverted))
+    numbers[0, [1, 5]] = 0.5  # not below the probability
+    assert np.array_equal(rand_augment.choices(numbers, RECIPE).apply(0, image, RECIPE, FILL), picture())
+
+
+def test_colour_jitter_does_what_torchvisions_does(monkeypatch):
+    image, strengths = picture(), (0.4, 0.4, 0.4)
+    for number in np.linspace(0, 0.999, 13):
+        uniforms = np.array([number, 0.9, 0.2, 0.75])
+        order = list(color._ORDERS[int(number * 6)])
+        drawn = (torch.tensor([*order, 3]), *(1 + 0.4 * (2 * u - 1) for u in uniforms[1:]), None)
+        monkeypatch.setattr(ColorJitter, "get_params", staticmethod(lambda *_, drawn=drawn: drawn))
+        expected = np.asarray(ColorJitter(*strengths)(Image.fromarray(image))).astype(int)
+        found = color.jittered(image.copy(), uniforms, strengths).astype(int)
+        assert np.abs(found - expected).max() <= 3  # one grey level, through a contrast and a brightness of up to 1.4
+
+
+def test_the_orders_of_the_jitter_are_equally_frequent():
+    firsts = draws.uniforms(0, "color jitter", 0, 6000, color.NUMBERS)[:, 0]
+    counts = np.bincount((firsts * 6).astype(int), minlength=6)
+    assert len(set(color._ORDERS)) == 6
+    assert all(abs(a - b) < 200 for a, b in pairwise(counts))
