@@ -24,3 +24,9 @@ class Pixels:
         factor = torch.tensor([1 / (255 * std) for std in self.std], **options)
         shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)], **options)
         return (images * factor - shift).permute(0, 3, 1, 2).contiguous()
+
+    def restore(self, images: Float[Tensor, "samples 3 rows columns"]) -> UInt8[Tensor, "samples rows columns 3"]:
+        """The inverse of `normalise`; what lies outside of 0..255 is cut off."""
+        std = torch.tensor(self.std, device=images.device, dtype=images.dtype)
+        mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype)
+        return (255 * (images.permute(0, 2, 3, 1) * std + mean)).round().clamp(0, 255).to(torch.uint8)

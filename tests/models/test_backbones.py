@@ -8,7 +8,7 @@ from torch import nn
 
 from mem.config import Decoder, VisionTransformer
 from mem.errors import UserError
-from mem.models.backbones import Classifier
+from mem.models.backbones import Classifier, build
 from mem.models.drop_path import SampleDropPath, branches, set_draws
 from mem.models.mae import MaskedAutoencoder
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
@@ -23,7 +23,7 @@ SETTINGS = VisionTransformer(
 @pytest.fixture
 def model() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(SETTINGS, classes=5, drop_path=0.3)
+    return build(SETTINGS, classes=5, drop_path=0.3)
 
 
 def test_logits_are_the_linear_classifier_on_the_pooled_feature(model):
@@ -97,7 +97,7 @@ def test_layer_decay_gives_each_layer_the_official_scale(model):
     expected |= {f"blocks.{i}": 3 - i for i in range(3)}
     names = {id(p): name for name, p in model.backbone.named_parameters()}
     seen = set()
-    for group in layer_decay_groups(model.backbone, 0.05, 0.5):
+    for group in layer_decay_groups(model, 0.05, 0.5):
         for parameter in group["params"]:
             name = names[id(parameter)]
             power = next(value for prefix, value in expected.items() if name.startswith(prefix))

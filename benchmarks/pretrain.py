@@ -1,0 +1,189 @@
+"""MAE pretraining against the public training loops of MAE and ConvMAE: forward, backward and step.
+
+    python benchmarks/pretrain.py --json
+    python benchmarks/pretrain.py --batch 32 --pairs 5 --only convmae_base
+
+Both take the same weights, images and masks, and at every step the losses must agree. Steps of ours and of the
+reference (benchmarks/reference_mae.py) take turns, so that what else the machine does meets both; a ratio is the median
+over the pairs, with the range beside it. Ours is `mem.fit.train_step` from bytes, with normalisation and the drawing of
+masks; the reference gets finished images and numbers. bf16 is ours alone: the public loop's autocast is CUDA's only.
+
+The last line is {"vit_base_vs_reference": reference / ours in seconds, "convmae_base_vs_reference": ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.reference_mae import Reference, reference_step
+from mem import config, provenance
+from mem.data.batch import Batch
+from mem.fit import Mechanics, TrainState, train_step
+from mem.meters import FiniteWatch
+from mem.models.mae import build_autoencoder
+from mem.models.parameter_groups import decay_groups
+from mem.models.pixels import Pixels
+from mem.optim import adamw
+from mem.stages.pretrain import reconstruction
+
+LR, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Seconds that pass, or that this process computes: with one thread, which never waits for another in a loop, the
+second is the first on a machine of one's own."""
+PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+BACKBONES: dict[str, config.VisionTransformer | config.ConvMae] = {
+    "vit_base": config.VisionTransformer(
+        name="vit_base", kind="vit", image_size=224, patch_size=16, width=768, depth=12, heads=12, center_crop=0.875
+    ),
+    "convmae_base": config.ConvMae(
+        name="convmae_base",
+        kind="convmae",
+        image_size=224,
+        patch_sizes=(4, 2, 2),
+        widths=(256, 384, 768),
+        depths=(2, 2, 11),
+        heads=12,
+        center_crop=0.875,
+    ),
+}
+
+
+def main() -> int:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="the last line is JSON")
+    parser.add_argument("--batch", type=int, default=32, help="images a step")
+    parser.add_argument("--pairs", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="of torch")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="`cpu` where others use the machine too")
+    parser.add_argument("--only", choices=sorted(BACKBONES), help="one backbone")
+    parser.add_argument(
+        "--shallow", action="store_true", help="two transformer blocks and two in the decoder: a try-out"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)  # importing FFCV leaves it at one
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"batch {options.batch}, {options.clock} clock"
+    )
+    ratios = {}
+    for name, backbone in BACKBONES.items():
+        if options.only in (None, name):
+            found = compared(shallow(backbone) if options.shallow else backbone, options)
+            print(f"{name}: {found}", flush=True)
+            ratios[f"{name}_vs_reference"] = round(found.ratio, 3)
+    if options.json:
+        print(json.dumps(ratios))
+    return 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds a step."""
+
+    reference: list[float]
+    ours: list[float]
+    bf16: list[float]
+    """Ours under bf16's autocast."""
+
+    @property
+    def pairs(self) -> list[float]:
+        """Reference / ours, pair by pair."""
+        return [theirs / mine for theirs, mine in zip(self.reference, self.ours, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        """The median pair."""
+        return statistics.median(self.pairs)
+
+    def __str__(self) -> str:
+        low, high = min(self.pairs), max(self.pairs)
+        half = statistics.median(theirs / mine for theirs, mine in zip(self.reference, self.bf16, strict=True))
+        seconds = ", ".join(
+            f"{what} {statistics.median(values):.2f} s (least {min(values):.2f})"
+            for what, values in (("reference", self.reference), ("ours", self.ours), ("ours in bf16", self.bf16))
+        )
+        return (
+            f"{seconds} a step; {self.ratio:.3f}x the reference [{low:.3f} to {high:.3f}, {len(self.pairs)} pairs], "
+            f"{min(self.reference) / min(self.ours):.3f}x by the least times; {half:.2f}x in bf16; "
+            f"peak memory {provenance.peak_memory_gb():.1f} GB, all together"
+        )
+
+
+def compared(backbone: config.VisionTransformer | config.ConvMae, options: argparse.Namespace) -> Comparison:
+    """Time ours and the reference in turns."""
+    torch.manual_seed(0)
+    settings = recipe(decoder_depth=2 if options.shallow else 8)
+    model = build_autoencoder(backbone, settings).train()
+    reference = Reference(backbone, settings.decoder, settings.mask_ratio).train()
+    reference.load_state_dict({name.removeprefix("encoder."): value for name, value in model.state_dict().items()})
+    state = TrainState(model, adamw(decay_groups(model, WEIGHT_DECAY), BETAS))
+    optimizer = torch.optim.AdamW(decay_groups(reference, WEIGHT_DECAY), lr=0.0, betas=BETAS)
+    objective = reconstruction(PIXELS, backbone.tokens)
+    watch = FiniteWatch()
+    times: dict[str, list[float]] = {"reference": [], "ours": [], "bf16": []}
+    for step in range(options.pairs + 1):
+        batch = random_batch(step, options.batch, backbone.image_size)
+        images, noise = PIXELS.normalise(batch.inputs), batch.uniforms("mask", backbone.tokens)
+        began = CLOCKS[options.clock]()
+        theirs = reference_step(reference, optimizer, images, noise, LR)
+        times["reference"].append(CLOCKS[options.clock]() - began)
+        began = CLOCKS[options.clock]()
+        train_step(state, state.model, batch, objective, LR, options.batch, Mechanics(), watch)
+        times["ours"].append(CLOCKS[options.clock]() - began)
+        mine = state.meter.read(Mechanics().world)["loss"]
+        if abs(mine - theirs) > 1e-4 * abs(theirs):
+            raise SystemExit(f"Not the same computation: at step {step} the loss is {mine}, the reference's {theirs}")
+    # The first step of each warms up.
+    for step in range(1, options.pairs + 1):
+        batch = random_batch(step, options.batch, backbone.image_size)
+        began = CLOCKS[options.clock]()
+        train_step(state, state.model, batch, objective, LR, options.batch, Mechanics(bf16=True), watch)
+        times["bf16"].append(CLOCKS[options.clock]() - began)
+    return Comparison(times["reference"][1:], times["ours"][1:], times["bf16"])
+
+
+def random_batch(step: int, samples: int, side: int) -> Batch:
+    """Images of noise; what they show does not matter to the time."""
+    generator = torch.Generator().manual_seed(step)
+    pixels = torch.randint(0, 256, (samples, side, side, 3), dtype=torch.uint8, generator=generator)
+    return Batch(pixels, torch.zeros(samples, dtype=torch.int64), step * samples, seed=0)
+
+
+def recipe(decoder_depth: int) -> config.Pretrain:
+    """MAE's, as far as a step depends on it."""
+    return config.Pretrain(
+        epochs=800,
+        warmup_epochs=40,
+        global_batch=4096,
+        base_lr=1.5e-4,
+        min_lr=0.0,
+        betas=BETAS,
+        weight_decay=WEIGHT_DECAY,
+        precision="fp32",
+        mask_ratio=0.75,
+        norm_pix_loss=True,
+        decoder=config.Decoder(width=512, depth=decoder_depth, heads=16),
+        augmentation=config.Augmentation(crop_scale=(0.2, 1.0), flip=True),
+    )
+
+
+def shallow(backbone: config.VisionTransformer | config.ConvMae) -> config.VisionTransformer | config.ConvMae:
+    """The same widths at little depth."""
+    if isinstance(backbone, config.ConvMae):
+        return backbone.model_copy(update={"depths": (*backbone.depths[:2], 2)})
+    return backbone.model_copy(update={"depth": 2})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""ConvMAE's encoder (Gao et al. 2022, "ConvMAE: Masked Convolution Meets Masked Autoencoders").
+
+Names and shapes of parameters are those of Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so that its
+checkpoints load without a map. The arithmetic is another: the public code computes stages 1 and 2 at every position and
+then drops three quarters of them. Here each *cell* (the square of pixels behind a token) is a row of positions, and
+only the rows of visible cells are computed; a grid exists only for the depthwise convolution, with zeros at masked
+positions, which is what masked convolution means. The result is the same, as tests show in double precision.
+
+Within a cell, positions are ordered from coarse to fine: by their block in stage 2's grid, then by their place in that
+block. So the strided convolutions between stages, which never look over a cell's border, are products of matrices with
+consecutive rows, and need no copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mem import config
+from mem.models.drop_path import SampleDropPath
+from mem.models.transformer import fixed_positions, init_linear, layer_norm
+
+Rows = Float[Tensor, "samples rows _"]
+"""Positions of the visible cells, cell by cell."""
+
+
+class Pointwise(nn.Conv2d):
+    """A convolution of kernel 1, over rows instead of a grid."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, kernel_size=1)
+
+    def forward(self, input: Rows) -> Rows:
+        """Each row by itself."""
+        return F.linear(input, self.weight.flatten(1), self.bias)
+
+
+class Perceptron(nn.Module):
+    """Two pointwise convolutions around a GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = Pointwise(width, hidden)
+        self.act = nn.GELU()
+        self.fc2 = Pointwise(hidden, width)
+
+    def forward(self, x: Rows) -> Rows:
+        """Each row by itself."""
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class ConvBlock(nn.Module):
+    """A masked convolution block: a 5 x 5 depthwise convolution where a transformer block has attention."""
+
+    def __init__(self, width: int, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.conv1 = Pointwise(width, width)
+        self.attn = nn.Conv2d(width, width, 5, padding=2, groups=width)
+        self.conv2 = Pointwise(width, width)
+        self.drop_path1 = _drop(drop_path)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Perceptron(width, int(width * mlp_ratio))
+        self.drop_path2 = _drop(drop_path)
+
+    def forward(self, x: Rows, places: Int64[Tensor, " all_rows"], side: int) -> Rows:
+        """The block's output at the rows.
+
+        Args:
+            x: The visible positions.
+            places: Where each row of each sample stands in the samples' grids.
+            side: Height and width of the grid.
+        """
+        x = x + self.drop_path1(self.conv2(self.convolved(self.conv1(self.norm1(x)), places, side)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def convolved(self, x: Rows, places: Int64[Tensor, " all_rows"], side: int) -> Rows:
+        """The depthwise convolution of a grid that is zero where no row stands."""
+        samples, rows, width = x.shape
+        flat = _Placed.apply(x.reshape(-1, width), places, samples * side * side)
+        grid = flat.view(samples, side, side, width).permute(0, 3, 1, 2)
+        dense = self.attn(grid).permute(0, 2, 3, 1).reshape(-1, width)
+        return _Taken.apply(dense, places).view(samples, rows, width)
+
+
+class Embedding(nn.Module):
+    """Shrinks both sides by a strided convolution; then a norm and a GELU."""
+
+    def __init__(self, patch: int, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(width_in, width_out, patch, stride=patch)
+        self.norm = nn.LayerNorm(width_out)
+
+    def forward(self, x: Rows, weight: Float[Tensor, "width_out pixels_and_width"]) -> Rows:
+        """One row out of what lies behind it; `weight` is the convolution's, ordered like the rows."""
+        return F.gelu(self.norm(F.linear(x, weight, self.proj.bias)))
+
+
+class ConvMaeStages(nn.Module):
+    """The three stages, without what pretraining and finetuning put after them."""
+
+    _places1: Int64[Tensor, "cells positions"]
+    _places2: Int64[Tensor, "cells positions"]
+
+    def __init__(self, settings: config.ConvMae, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.patch_sizes = settings.patch_sizes
+        self.grid = settings.image_size // settings.patch_size
+        w1, w2, w3 = settings.widths
+        p1, p2, p3 = settings.patch_sizes
+        depths, ratios = settings.depths, settings.mlp_ratios
+        rates = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
+        self.patch_embed1 = Embedding(p1, 3, w1)
+        self.patch_embed2 = Embedding(p2, w1, w2)
+        self.patch_embed3 = Embedding(p3, w2, w3)
+        self.patch_embed4 = nn.Linear(w3, w3)
+        self.pos_embed = fixed_positions(self.grid, w3, class_tokens=0)
+        self.blocks1 = nn.ModuleList([ConvBlock(w1, ratios[0], next(rates)) for _ in range(depths[0])])
+        self.blocks2 = nn.ModuleList([ConvBlock(w2, ratios[1], next(rates)) for _ in range(depths[1])])
+        self.blocks3 = nn.ModuleList(
+            [_transformer_block(w3, settings.heads, ratios[2], next(rates)) for _ in range(depths[2])]
+        )
+        self.register_buffer("_places1", cell_places(self.grid, p3, p2), persistent=False)
+        self.register_buffer("_places2", cell_places(self.grid, p3, 1), persistent=False)
+        # Convolutions keep torch's initialisation but for the last embedding's, as in models_convmae.py.
+        projection = self.patch_embed3.proj.weight
+        nn.init.xavier_uniform_(projection.data.view(len(projection), -1))
+        for module in (self.patch_embed4, self.blocks3):
+            module.apply(init_linear)
+
+    def stages(
+        self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"] | None = None
+    ) -> tuple[
+        Float[Tensor, "samples fine_rows _"], Float[Tensor, "samples coarse_rows _"], Float[Tensor, "samples cells _"]
+    ]:
+        """Outputs of the three stages at the visible cells, or at all of them."""
+        p1, p2, p3 = self.patch_sizes
+        x = cells_of(images, self.patch_sizes)
+        positions = self.pos_embed
+        if visible is None:
+            visible = torch.arange(self.grid**2, device=images.device).expand(len(images), -1)
+        else:
+            positions = positions[0][visible]
+            x = x.gather(1, visible[:, :, None].expand(-1, -1, x.shape[2]))
+        samples, cells = visible.shape
+
+        x = x.view(samples, cells * (p2 * p3) ** 2, 3 * p1**2)
+        x = self.patch_embed1(x, self.patch_embed1.proj.weight.flatten(1))
+        side = self.grid * p3 * p2
+        places = _rows_in_batch(self._places1, visible, side)
+        for block in self.blocks1:
+            x = block(x, places, side)
+        first = x
+
+        x = x.reshape(samples, cells * p3**2, -1)
+        x = self.patch_embed2(x, channels_last(self.patch_embed2.proj.weight))
+        side = self.grid * p3
+        places = _rows_in_batch(self._places2, visible, side)
+        for block in self.blocks2:
+            x = block(x, places, side)
+        second = x
+
+        x = x.reshape(samples, cells, -1)
+        x = self.patch_embed4(self.patch_embed3(x, channels_last(self.patch_embed3.proj.weight)))
+        x = x + positions
+        for block in self.blocks3:
+            x = block(x)
+        return first, second, x
+
+
+class ConvMaeEncoder(ConvMaeStages):
+    """What pretraining trains: the outputs of stages 1 and 2 are projected and added before the norm."""
+
+    def __init__(self, settings: config.ConvMae) -> None:
+        super().__init__(settings)
+        w1, w2, w3 = settings.widths
+        _, p2, p3 = settings.patch_sizes
+        self.stage1_output_decode = nn.Conv2d(w1, w3, p2 * p3, stride=p2 * p3)
+        self.stage2_output_decode = nn.Conv2d(w2, w3, p3, stride=p3)
+        self.norm = layer_norm(w3)
+
+    def forward(
+        self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
+    ) -> Float[Tensor, "samples visible width"]:
+        """Latent of the visible patches."""
+        first, second, x = self.stages(images, visible)
+        _, p2, p3 = self.patch_sizes
+        fine = self.stage1_output_decode
+        weight = fine.weight.unflatten(3, (p3, p2)).unflatten(2, (p3, p2))
+        weight = weight.permute(0, 2, 4, 3, 5, 1).flatten(1)
+        x = x + F.linear(first.reshape(*x.shape[:2], -1), weight, fine.bias)
+        coarse = self.stage2_output_decode
+        x = x + F.linear(second.reshape(*x.shape[:2], -1), channels_last(coarse.weight), coarse.bias)
+        return self.norm(x)
+
+
+# --- rows and grids ------------------------------------------------------------------------------------------
+
+
+def cells_of(
+    images: Float[Tensor, "samples 3 rows columns"], patch_sizes: tuple[int, int, int]
+) -> Float[Tensor, "samples cells pixels"]:
+    """The pixels of each cell: by block of stage 2, place in the block, then channel, row and column."""
+    p1, p2, p3 = patch_sizes
+    grid = images.shape[2] // (p1 * p2 * p3)
+    split = images.view(len(images), 3, grid, p3, p2, p1, grid, p3, p2, p1)
+    return split.permute(0, 2, 6, 3, 7, 4, 8, 1, 5, 9).reshape(len(images), grid**2, -1)
+
+
+def cell_places(grid: int, blocks: int, within: int) -> Int64[Tensor, "cells positions"]:
+    """Where each position of each cell stands in a raster grid of `grid * blocks * within` a side."""
+    raster = torch.arange((grid * blocks * within) ** 2)
+    split = raster.view(grid, blocks, within, grid, blocks, within)
+    return split.permute(0, 3, 1, 4, 2, 5).reshape(grid**2, -1)
+
+
+def channels_last(weight: Float[Tensor, "width_out width_in rows columns"]) -> Float[Tensor, "width_out all"]:
+    """A strided convolution's weight as a matrix over rows of positions."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _rows_in_batch(
+    places: Int64[Tensor, "cells positions"], visible: Int64[Tensor, "samples visible"], side: int
+) -> Int64[Tensor, " all_rows"]:
+    offsets = torch.arange(len(visible), device=visible.device) * side**2
+    return (places[visible] + offsets[:, None, None]).flatten()
+
+
+class _Placed(torch.autograd.Function):
+    """Rows at their places of an array of zeros. Places differ, so that backward is a selection."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Float[Tensor, "rows width"], places: Int64[Tensor, " rows"], length: int
+    ) -> Float[Tensor, "{length} width"]:
+        ctx.save_for_backward(places)
+        return rows.new_zeros(length, rows.shape[1]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grads
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Taken(torch.autograd.Function):
+    """The rows at some places, all different, so that backward needs no sum: torch's own adds row by row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, array: Float[Tensor, "length width"], places: Int64[Tensor, " rows"]
+    ) -> Float[Tensor, "rows width"]:
+        ctx.save_for_backward(places)
+        ctx.length = len(array)
+        return array.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return grad.new_zeros(ctx.length, grad.shape[1]).index_copy_(0, ctx.saved_tensors[0], grad), None
+
+
+def _drop(rate: float) -> nn.Module:
+    return SampleDropPath(rate) if rate else nn.Identity()
+
+
+def _transformer_block(width: int, heads: int, mlp_ratio: float, drop_path: float) -> Block:
+    block = Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=layer_norm)  # type: ignore[arg-type]
+    block.drop_path1, block.drop_path2 = _drop(drop_path), _drop(drop_path)  # type: ignore[assignment]
+    return block

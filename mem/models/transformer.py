@@ -1,0 +1,30 @@
+"""What all transformers here share: initialisation, norm, fixed positions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from torch import nn
+
+layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases (facebookresearch/mae, models_mae.py)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def fixed_positions(grid: int, width: int, class_tokens: int) -> nn.Parameter:
+    """Sine-cosine positions of a square grid after a zero for each class token; not trained.
+
+    The first half of the channels codes the column, as in facebookresearch/mae, util/pos_embed.py.
+    """
+    table = build_sincos2d_pos_embed([grid, grid], dim=width, interleave_sin_cos=True)
+    rows, columns = table.chunk(2, dim=1)
+    table = torch.cat([columns, rows], dim=1)
+    return nn.Parameter(torch.cat([torch.zeros(class_tokens, width), table])[None], requires_grad=False)

@@ -1,0 +1,7 @@
+"""Weights: our own files, official and foreign ones, downloads, and a report of every key."""
+
+from __future__ import annotations
+
+from mem.models.weights.tensors import LoadReport, load_into, load_weights, save_weights
+
+__all__ = ["LoadReport", "load_into", "load_weights", "save_weights"]

@@ -1,0 +1,106 @@
+"""Weights in files: safetensors out, with what the tensors do not say beside them; a report of every key in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from mem import files
+from mem.errors import UserError
+
+FAULTS_LISTED = 20
+"""A message about weights that do not fit names so many keys."""
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all, with `about` as metadata; the same content, the same bytes."""
+    # One entry: safetensors writes several in an order that changes from call to call.
+    metadata = {"mem": json.dumps(dict(about), sort_keys=True)}
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+    with files.atomic(path, "wb") as file:
+        file.write(content)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: There is no such file, or it is damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such weights file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key when weights were loaded."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    """Keys of the model that the weights do not have: these parameters keep their initial values."""
+    left_over: tuple[str, ...]
+    """Keys of the weights that the model does not have."""
+
+    def document(self) -> dict[str, list[str]]:
+        """For run.json."""
+        return {"matched": list(self.matched), "missing": list(self.missing), "left_over": list(self.left_over)}
+
+    def __str__(self) -> str:
+        text = f"{len(self.matched)} tensors loaded"
+        if self.missing:
+            text += f"; fresh: {', '.join(self.missing)}"
+        if self.left_over:
+            text += f"; not used: {', '.join(self.left_over)}"
+        return text
+
+
+def load_into(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    fresh: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
+) -> LoadReport:
+    """Load weights into a model.
+
+    Args:
+        model: Takes the weights.
+        tensors: The weights.
+        fresh: Prefixes of keys that the weights may lack.
+        unused: Prefixes of keys that the model may lack.
+
+    Raises:
+        UserError: Any other key is missing or left over, or a shape differs; the faults are listed.
+    """
+    own = model.state_dict()
+    shared = [name for name in own if name in tensors]
+    report = LoadReport(
+        matched=tuple(shared),
+        missing=tuple(name for name in own if name not in tensors),
+        left_over=tuple(name for name in tensors if name not in own),
+    )
+    faults = [f"missing: {name}" for name in report.missing if not name.startswith(fresh or ("\0",))]
+    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(unused or ("\0",))]
+    faults += [
+        f"{name} has shape {tuple(tensors[name].shape)}, the model's has {tuple(own[name].shape)}"
+        for name in shared
+        if tensors[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f"\n  and {len(faults) - FAULTS_LISTED} more" if len(faults) > FAULTS_LISTED else ""
+        listed = "\n  ".join(faults[:FAULTS_LISTED])
+        raise UserError(f"These weights do not fit the model:\n  {listed}{more}")
+    with torch.no_grad():
+        model.load_state_dict({name: tensors[name] for name in shared}, strict=False)
+    return report

@@ -1,0 +1,119 @@
+"""Record golden tensors from the official code. See README.md beside this file.
+
+python tests/models/golden/record.py --mae CHECKOUT --convmae CHECKOUT --timm FOLDER --commits MAE CONVMAE --out FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import json
+import platform
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+import recipe
+
+
+def main() -> None:
+    """Run both models and write one file for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("mae", "convmae", "timm", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--commits", nargs=2, required=True, help="of MAE and of ConvMAE")
+    options = parser.parse_args()
+    for name, folder, commit in (
+        ("mae", options.mae, options.commits[0]),
+        ("convmae", options.convmae, options.commits[1]),
+    ):
+        content = record(name, folder, options.timm) | {"commit": commit}
+        (options.out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+        print(name, content["loss"], len(content["gradients"]))
+
+
+def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
+    """Loss and gradients of one official model, float32, on one thread."""
+    torch.set_num_threads(1)
+    with official(folder, timm):
+        model = mae() if name == "mae" else convmae()
+    recipe.fill(model.named_parameters())
+    # The only random draw of forward is the mask's noise.
+    with mock.patch.object(torch, "rand", lambda *shape, device: recipe.noise().to(device)):
+        loss, _, mask = model(recipe.images(), mask_ratio=0.75)
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": "0.3.2"},
+        "loss": float(loss.double()),
+        "visible": [sorted(np.flatnonzero(row == 0).tolist()) for row in mask.numpy()],
+        "gradients": recipe.kept(gradients),
+    }
+
+
+def mae() -> nn.Module:
+    """MAE's ViT-B shape at depth 2, with one block in the decoder."""
+    import models_mae  # type: ignore[import-not-found]
+
+    return models_mae.MaskedAutoencoderViT(
+        img_size=recipe.SIDE,
+        patch_size=recipe.VIT["patch_size"],
+        embed_dim=recipe.VIT["width"],
+        depth=recipe.VIT["depth"],
+        num_heads=recipe.VIT["heads"],
+        decoder_embed_dim=recipe.DECODER["width"],
+        decoder_depth=recipe.DECODER["depth"],
+        decoder_num_heads=recipe.DECODER["heads"],
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_pix_loss=True,
+    )
+
+
+def convmae() -> nn.Module:
+    """ConvMAE-B's shape with two transformer blocks, with one block in the decoder."""
+    import models_convmae  # type: ignore[import-not-found]
+
+    return models_convmae.MaskedAutoencoderConvViT(
+        img_size=[recipe.SIDE, 56, 28],
+        patch_size=list(recipe.CONVMAE["patch_sizes"]),
+        embed_dim=list(recipe.CONVMAE["widths"]),
+        depth=list(recipe.CONVMAE["depths"]),
+        num_heads=recipe.CONVMAE["heads"],
+        decoder_embed_dim=recipe.DECODER["width"],
+        decoder_depth=recipe.DECODER["depth"],
+        decoder_num_heads=recipe.DECODER["heads"],
+        mlp_ratio=[4, 4, 4],
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        norm_pix_loss=True,
+    )
+
+
+@contextmanager
+def official(folder: Path, timm: Path) -> Iterator[None]:
+    """Make an unchanged checkout and timm 0.3.2 importable under today's torch and numpy, for one model."""
+    six = types.ModuleType("torch._six")
+    six.container_abcs = collections.abc  # type: ignore[attr-defined]
+    before = set(sys.modules)
+    sys.modules["torch._six"] = six
+    with (
+        mock.patch.object(sys, "path", [str(folder), str(timm), *sys.path]),
+        mock.patch.object(np, "float", float, create=True),
+    ):
+        yield
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("timm", "util", "vision_transformer", "models_mae", "models_convmae"):
+            del sys.modules[name]
+
+
+if __name__ == "__main__":
+    main()
