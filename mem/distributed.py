@@ -38,7 +38,10 @@ class World:
         if self.size == 1:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        # Buffers change alike on all ranks (see mem.models.batch_norm), so none need be sent.
+        return DistributedDataParallel(
+            model, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
 
     def without_sync(self, replica: nn.Module) -> AbstractContextManager[None]:
         """Backward passes inside add to the gradients without exchanging them."""
@@ -76,10 +79,52 @@ class World:
         dist.broadcast_object_list(box, src=0, group=_control_group())
         return box[0]
 
+    def neighbours(self, size: int) -> Neighbours:
+        """The `size` consecutive ranks that this one belongs to. Every rank must ask, with the same size."""
+        if self.size % size:
+            raise ValueError(f"{self.size} ranks cannot be cut into groups of {size}")
+        groups: list[Any] = [None]
+        if size < self.size:
+            groups = [dist.new_group(list(range(i, i + size))) for i in range(0, self.size, size)]
+        return Neighbours(size, self.rank % size, groups[self.rank // size % len(groups)])
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
             dist.barrier(group=_control_group())
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Consecutive ranks that compute something together in the middle of a forward pass."""
+
+    size: int
+    position: int
+    """Of this rank among them."""
+    group: Any
+
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
+        """Everyone's value, stacked; gradients find their way back."""
+        row = torch.zeros(self.size, device=value.device, dtype=value.dtype)
+        row[self.position] = 1
+        return _Sum.apply(row.view(-1, *[1] * value.ndim) * value, self.group)  # type: ignore[no-any-return]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over a group of ranks; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        total = value.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        total = gradients[0].clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 _control: dist.ProcessGroup | None = None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mem import provenance
 from mem.checkpoints import Checkpoints
 from mem.data.batch import Batch
+from mem.device_memory import fitting_micro_batch
 from mem.distributed import ALONE, World
-from mem.errors import Stopped, UserError
-from mem.optim import set_lr
+from mem.errors import Stopped
+from mem.meters import FiniteWatch, Meter, Speed
+from mem.models.batch_norm import forget_batch_norms, norm_granule, settle_batch_norms, spread_batch_norms
+from mem.optim import average_into, frozen_copy, set_lr, skip_where
 from mem.progress import Progress
 from mem.tracking.log import Log
 
@@ -32,34 +37,7 @@ class Snapshot(TypedDict):
     optimizer: dict[str, Any]
     step: int
     meter: dict[str, Any]
-
-
-@dataclass
-class Meter:
-    """Means of metrics since the last reading, summed on the device so that no step waits for it."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
-
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Count one step's metrics."""
-        self.steps += 1
-        for name, value in metrics.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-
-    def finite(self) -> bool:
-        """Whether every sum is a finite number. Waits for the device."""
-        return all(bool(value.isfinite()) for value in self.sums.values())
-
-    def read(self, world: World) -> dict[str, float]:
-        """Means over the steps and ranks; starts anew. Waits for the device."""
-        if not self.steps:
-            return {}
-        names = sorted(self.sums)
-        means = world.mean(torch.stack([self.sums[name] for name in names]) / self.steps).tolist()
-        self.sums, self.steps = {}, 0
-        return dict(zip(names, means, strict=True))
+    ema: NotRequired[dict[str, Tensor]]
 
 
 @dataclass
@@ -68,22 +46,40 @@ class TrainState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    ema_decay: float | None = None
+    """Share of the averaged weights that each step keeps; without it nothing is averaged."""
     step: int = 0
     meter: Meter = field(default_factory=Meter)
+    ema: nn.Module | None = None
+    """The averaged weights (Polyak & Juditsky 1992), made where there is an `ema_decay`."""
+
+    def __post_init__(self) -> None:
+        if self.ema_decay is not None:
+            self.ema = frozen_copy(self.model)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is evaluated and saved: the averaged one where there is one."""
+        return self.model if self.ema is None else self.ema
 
     def snapshot(self) -> Snapshot:
         """Everything there is to restore."""
-        return {
+        found: Snapshot = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "meter": {"sums": self.meter.sums, "steps": self.meter.steps},
         }
+        if self.ema is not None:
+            found["ema"] = self.ema.state_dict()
+        return found
 
     def restore(self, snapshot: Snapshot) -> None:
         """Become what `snapshot` describes."""
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(snapshot["ema"])  # type: ignore[typeddict-item]
         self.step = snapshot["step"]
         device = next(self.model.parameters()).device
         self.meter = Meter(
@@ -134,37 +130,19 @@ class Stop(Protocol):
 
 @dataclass(frozen=True)
 class Mechanics:
-    """How a step is computed; nothing here changes what it computes, but for rounding."""
+    """How a step is computed."""
 
     world: World = ALONE
     micro_batch: int | None = None
+    """Images that go through a device at once; on a GPU, None finds the largest number that fits."""
     clip_grad: float | None = None
     bf16: bool = False
-
-
-@dataclass
-class Speed:
-    """How fast a training went since it was (re)started."""
-
-    images: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def count(self, images: int, seconds: float, waited: float) -> None:
-        """Add a step."""
-        self.images += images
-        self.seconds += seconds
-        self.waited += waited
-
-    @property
-    def images_per_second(self) -> float:
-        """Over all ranks."""
-        return self.images / self.seconds if self.seconds else 0.0
-
-    @property
-    def data_wait(self) -> float:
-        """Share of the time that rank 0 waited for its data."""
-        return self.waited / self.seconds if self.seconds else 0.0
+    compile: bool = False
+    """Whether torch.compile is used: other rounding, another speed."""
+    peak_images_per_s: float | None = None
+    """Images a second of all devices together if they did nothing but the model's arithmetic; for the curve `mfu`."""
+    skip_nonfinite: bool = False
+    """Whether a step whose gradient is not finite is left out; otherwise it ends the training."""
 
 
 def fit(
@@ -202,16 +180,20 @@ def fit(
 
     Raises:
         Stopped: A stop was asked for; the state is saved.
-        UserError: The loss is not finite; the step is named.
+        UserError: The loss or its gradient is not finite; the step is named. Or the batch cannot be cut as asked.
     """
     mechanics = mechanics or Mechanics()
     world = mechanics.world
+    spread_batch_norms(state.model, world, data.global_batch, mechanics.micro_batch)
     log.event("training", steps=steps)
     if checkpoints.restore_latest(state):
         log.event("resumed", step=state.step)
         if world.is_main:
             checkpoints.warn(f"Going on from the checkpoint at step {state.step} of {steps}.")
-    replica = world.wrap(state.model)
+    if mechanics.micro_batch is None and world.device.type == "cuda" and state.step < steps:
+        mechanics = _micro_batched(state, data, objective, mechanics, checkpoints.warn)
+    watch = FiniteWatch(mechanics.skip_nonfinite)
+    replica = world.wrap(torch.compile(state.model) if mechanics.compile else state.model)  # type: ignore[arg-type]
     replica.train()
     log_every = max(1, steps // LOGGED_POINTS)
     speed, window = Speed(), Speed()
@@ -226,7 +208,7 @@ def fit(
         for batch in data.from_step(state.step, steps):
             received = time.monotonic()
             lr = lr_at(state.step)
-            train_step(state, replica, batch, objective, lr, data.global_batch, mechanics)
+            train_step(state, replica, batch, objective, lr, data.global_batch, mechanics, watch)
             progress.advance(data.global_batch)
             now = time.monotonic()
             for period in (speed, window):
@@ -234,26 +216,29 @@ def fit(
 
             if state.step % log_every == 0 or state.step == steps:
                 means = state.meter.read(world)
-                if not math.isfinite(means["loss"]):
-                    raise _diverged(state.step, log_every)
+                watch.check()
                 means |= {"lr": lr, "epoch": state.step / steps_per_epoch}
                 means |= {"images_per_s": window.images_per_second, "data_wait": window.data_wait}
+                if mechanics.peak_images_per_s:
+                    means["mfu"] = window.images_per_second / mechanics.peak_images_per_s
+                if gpu := provenance.peak_gpu_memory_gb():
+                    means["gpu_memory_gb"] = gpu
                 log.scalars({f"train/{name}": value for name, value in means.items()}, state.step)
                 window = Speed()
             if validate and (state.step == steps or (validate_every and state.step % validate_every == 0)):
-                log.scalars(validate(state.model), state.step)
+                log.scalars(validate(state.kept), state.step)
                 replica.train()
 
             epoch_ended = math.floor(state.step / steps_per_epoch) > math.floor((state.step - 1) / steps_per_epoch)
-            stopping = world.any(stop.requested)
-            if state.step < steps:
-                asked = stop.take_save()
-                if asked or stopping or checkpoints.due(epoch_ended=epoch_ended):
-                    if not state.meter.finite():
-                        raise _diverged(state.step, log_every)
-                    checkpoints.save(state)
-                    if asked and world.is_main:
-                        stop.saved()
+            asked = stop.take_save()
+            due = state.step < steps and (asked or checkpoints.due(epoch_ended=epoch_ended))
+            # Rank 0 alone saves. Where it must not, because something is not finite, all ranks end together.
+            stopping = world.any(stop.requested or (due and watch.trouble() is not None))
+            if state.step < steps and (due or stopping):
+                watch.check()
+                checkpoints.save(state)
+                if asked and world.is_main:
+                    stop.saved()
                 if stopping:
                     raise Stopped(f"Saved at step {state.step} of {steps} and stopped, as asked.")
             ready = time.monotonic()
@@ -268,6 +253,7 @@ def train_step(
     lr: float,
     global_batch: int,
     mechanics: Mechanics,
+    watch: FiniteWatch,
 ) -> None:
     """One optimizer step on one global batch, of which `batch` is this rank's part.
 
@@ -277,6 +263,7 @@ def train_step(
     set_lr(state.optimizer, lr)
     state.optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
+    bad_loss = torch.zeros((), dtype=torch.bool, device=world.device)
     parts = list(batch.to(world.device).split(mechanics.micro_batch))
     for i, part in enumerate(parts):
         last = i == len(parts) - 1
@@ -284,24 +271,61 @@ def train_step(
             loss, metrics = objective(replica, part)
         # The replica averages over ranks, so the ranks' shares add up to the mean over the global batch.
         share = len(part) * world.size / global_batch
-        if last:
-            (loss * share).backward()
-        else:
-            with world.without_sync(replica):
-                (loss * share).backward()
+        # A loss that is not finite may yet have a finite gradient (through a clamp, say). Times NaN it has none, and so
+        # every rank learns of it with the gradient.
+        finite = loss.detach().isfinite()
+        weight = torch.where(finite, torch.full_like(loss, share, requires_grad=False), torch.nan)
+        with contextlib.nullcontext() if last else world.without_sync(replica):
+            (loss * weight).backward()
+        bad_loss = bad_loss | ~finite
         for name, value in {"loss": loss, **metrics}.items():
             totals[name] = totals.get(name, torch.zeros((), device=world.device)) + value.detach() * share
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])
     if mechanics.clip_grad is not None:
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        totals["grad_norm"] = nn.utils.clip_grad_norm_(parameters, mechanics.clip_grad)
+        nn.utils.clip_grads_with_norm_(parameters, mechanics.clip_grad, norm)
+    bad = ~norm.isfinite()
+    watch.see(state.step + 1, bad, bad_loss)
+    totals["grad_norm"] = norm
+    skipped = bad if mechanics.skip_nonfinite else None
+    if skipped is not None:
+        totals = {name: torch.where(skipped, 0.0, value) for name, value in totals.items()}
+        totals["skipped"] = skipped
+        skip_where(state.optimizer, skipped)
     state.optimizer.step()
+    settle_batch_norms(state.model, world, skipped)
+    if state.ema is not None and state.ema_decay is not None:
+        average_into(state.ema, state.model, state.ema_decay, skipped)
     state.step += 1
     state.meter.add(totals)
 
 
-def _diverged(step: int, window: int) -> UserError:
-    first = (step - 1) // window * window + 1
-    return UserError(
-        f"The loss is not a finite number any more, since a step from {first} to {step}. The last checkpoint is from "
-        "before that. Try a smaller base_lr, a longer warm-up or clip_grad."
-    )
+def _micro_batched(
+    state: TrainState, data: Data, objective: Objective, mechanics: Mechanics, say: Callable[[str], None]
+) -> Mechanics:
+    """The mechanics with a micro-batch that fits into the device's memory. The trial leaves no trace."""
+    world = mechanics.world
+    batch = next(iter(data.from_step(state.step, state.step + 1))).to(world.device)
+    # What the optimizer, and the exchange between ranks, have not taken yet.
+    copies = 0 if state.optimizer.state else 2
+    reserved = (copies + (world.size > 1)) * sum(p.numel() * p.element_size() for p in state.model.parameters())
+    state.model.train()
+
+    def attempt(size: int) -> None:
+        ballast = torch.empty(reserved, dtype=torch.uint8, device=world.device)
+        try:
+            part = next(batch.split(size))
+            for _ in range(2):  # the second time with a gradient there already, as in accumulation
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=mechanics.bf16):
+                    loss, _ = objective(state.model, part)
+                loss.backward()
+        finally:
+            del ballast
+            state.optimizer.zero_grad(set_to_none=True)
+            forget_batch_norms(state.model)
+
+    granule = norm_granule(state.model, len(batch))
+    size = fitting_micro_batch(attempt, len(batch), granule, world.any)
+    if size < len(batch) and world.is_main:
+        say(f"{len(batch)} images do not fit into the GPU's memory at once; they go through it by {size}.")
+    return replace(mechanics, micro_batch=size)

@@ -27,3 +27,8 @@ def warmup_cosine(
 def cosine(lr: float, steps: int) -> Callable[[int], float]:
     """Half a cosine from `lr` to 0 over `steps` steps."""
     return lambda step: 0.5 * lr * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
+
+
+def steps_of(epochs: float, images: int, global_batch: int) -> int:
+    """Optimizer steps of a training: full batches, of which the last may reach into the next epoch."""
+    return math.ceil(epochs * (images / global_batch))

@@ -38,7 +38,7 @@ def run_ranks(code: str, ranks: int, folder: Path) -> list[str]:
         )
         for rank in range(ranks)
     ]
-    outputs = [process.communicate(timeout=200) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     for process, (_, error) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, error
     return [out for out, _ in outputs]
@@ -94,16 +94,16 @@ import sys
 import numpy as np
 import torch
 from mem.checkpoints import Checkpoints
-from mem.config import Augmentation, VisionTransformer
+from mem.config import Augmentation, TimmCnn, Training, VisionTransformer
 from mem.data.beton import Beton, write_beton
 from mem.data.loaders import Slice, TrainingImages
 from mem.data.order import InstanceOrder
 from mem.distributed import world_from_environment
 from mem.fit import Mechanics, TrainState, fit
-from mem.models.backbones import Classifier
+from mem.models.backbones import build
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.optim import adamw
+from mem.optim import backbone_optimizer
 from mem.schedules import cosine
 from mem.stages.finetune import classification
 from mem.tracking.log import Silent
@@ -122,20 +122,28 @@ class Stop:
 
 with world_from_environment() as world:
     torch.manual_seed(0)
-    backbone = VisionTransformer(name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2,
-                                 center_crop=1.0)
-    model = Classifier(backbone, 5, drop_path=0.4).double()
+    rest = dict(epochs=10, warmup_epochs=1, global_batch=12, base_lr=1e-3, min_lr=0, precision="fp32", ema_decay=0.9)
+    norm_batch = {norm_batch}
+    if norm_batch is None:
+        backbone = VisionTransformer(name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2,
+                                     center_crop=1.0)
+        settings = Training(betas=(0.9, 0.999), weight_decay=0.05, **rest)
+    else:
+        backbone = TimmCnn(name="c", kind="timm", model="resnet10t", image_size=8, norm_batch=norm_batch, center_crop=1)
+        settings = Training(optimizer="sgd", momentum=0.9, weight_decay=5e-4, decay_all=True, **rest)
+    model = build(backbone, 5, drop_path=0.4).double()
     torch.nn.init.normal_(model.linear.weight, std=0.1)
-    state = TrainState(model, adamw(layer_decay_groups(model.backbone, 0.05, 0.8), (0.9, 0.999)))
+    groups = layer_decay_groups(model, settings.weight_decay, 0.8, decay_all=settings.decay_all)
+    state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     images = Beton(FOLDER / "train.beton")
     data = TrainingImages(images, InstanceOrder(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
                           0, 1, Slice(world.rank, world.size))
     pixels = Pixels((0.5,) * 3, (0.25,) * 3, torch.float64)
     fit(state, data, classification(pixels, 0.1, model.branches), cosine(1e-2, 10), steps=10, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(FOLDER / f"checkpoints-{{world.size}}", "key", 1e9, print, world), log=Silent(),
+        checkpoints=Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world), log=Silent(),
         stop=Stop(), title="test", mechanics=Mechanics(world, micro_batch={micro_batch}))
     if world.is_main:
-        torch.save(model.state_dict(), FOLDER / "{name}.pt")
+        torch.save({{"model": model.state_dict(), "average": state.ema.state_dict()}}, FOLDER / "{name}.pt")
 """
 
 
@@ -151,16 +159,35 @@ def folder(tmp_path_factory) -> Path:
     write_beton(
         made / "train.beton", np.arange(37) % 5, pictures.__getitem__, storage="raw", jpeg_quality=90, workers=1
     )
-    run_ranks(TRAIN.format(folder=made, name="one", micro_batch=None), 1, made)
+    for norm_batch in (None, 6, 12):
+        name = f"one-{norm_batch}"
+        run_ranks(TRAIN.format(folder=made, name=name, micro_batch=None, norm_batch=norm_batch), 1, made)
     return made
 
 
-@pytest.mark.parametrize(("ranks", "micro_batch"), [(2, None), (2, 4), (4, None)])
-def test_ranks_learn_what_one_process_does(folder, ranks, micro_batch):
-    name = f"{ranks}-{micro_batch}"
-    run_ranks(TRAIN.format(folder=folder, name=name, micro_batch=micro_batch), ranks, folder)
-    one, many = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("one", name))
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "norm_batch"),
+    [
+        (1, 5, None),
+        (2, None, None),
+        (2, 4, None),
+        (4, None, None),
+        (1, 6, 6),
+        (2, None, 6),  # a group is a rank's part of the batch
+        (4, None, 6),  # a group lies on two ranks
+        (4, None, 12),  # on all
+    ],
+)
+def test_ranks_learn_what_one_process_does(folder, ranks, micro_batch, norm_batch):
+    name = f"{ranks}-{micro_batch}-{norm_batch}"
+    code = TRAIN.format(folder=folder, name=name, micro_batch=micro_batch, norm_batch=norm_batch)
+    run_ranks(code, ranks, folder)
+    one, many = (torch.load(folder / f"{n}.pt", weights_only=True) for n in (f"one-{norm_batch}", name))
     torch.testing.assert_close(many, one, rtol=1e-10, atol=1e-10)
+    assert not torch.equal(one["model"][LAST[norm_batch is None]], one["average"][LAST[norm_batch is None]])
+
+
+LAST = {True: "backbone.head.weight", False: "backbone.fc.weight"}
 
 
 def test_a_world_says_who_writes():
