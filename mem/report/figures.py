@@ -1,70 +1,32 @@
-"""Figures, as SVG, in one style. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Figures, as SVG, in the style of mem.style."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mem.data.show import histogram
 from mem.longtail import SHOT_NAMES
 from mem.report.results import SHOTS, Interval
+from mem.style import MATPLOTLIB, SERIES, SHOT_COLOURS
 
-SHOT_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#CC79A7", "all": "#4D4D4D"}
-_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mem",
-}
 Curve = Sequence[tuple[float, float]]
 
 
 def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[str]) -> str:
     """Training images per class, most frequent first, coloured by shot, on a logarithmic axis."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _figure(6.4, 3.0)
-        order = np.argsort(-np.asarray(counts), kind="stable")
-        for g, shot in enumerate(SHOT_NAMES):
-            places = np.flatnonzero(groups[order] == g)
-            if len(places):
-                heights = np.asarray(counts)[order][places]
-                axes.bar(
-                    places,
-                    heights,
-                    width=0.85 if len(counts) < 60 else 1.0,
-                    color=SHOT_COLOURS[shot],
-                    label=shot,
-                )
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=1)
-        axes.set_ylabel("training images")
-        axes.grid(axis="x", visible=False)
-        if len(names) <= 20:
-            axes.set_xticks(range(len(names)), [names[int(k)] for k in order], rotation=35 if len(names[0]) > 2 else 0)
-            for label in axes.get_xticklabels():
-                label.set_horizontalalignment("right" if len(names[0]) > 2 else "center")
-        else:
-            axes.set_xlabel("classes, most frequent first")
-        axes.legend(ncols=len(SHOT_NAMES), loc="upper center", bbox_to_anchor=(0.5, 1.18))
-        return _svg(figure)
+    with mpl.rc_context(MATPLOTLIB):
+        return _svg(histogram(np.asarray(counts), groups, names))
 
 
 def shot_bars(summary: Mapping[str, Mapping[str, Interval]]) -> str:
     """Accuracy of each method by shot, with intervals: the paper's figure 3."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(MATPLOTLIB):
         figure, axes = _figure(6.4, 3.4)
         width = 0.8 / len(SHOTS)
         for s, shot in enumerate(SHOTS):
@@ -84,11 +46,11 @@ def shot_bars(summary: Mapping[str, Mapping[str, Interval]]) -> str:
 
 def curves(lines: Mapping[str, Curve], x: str, y: str) -> str:
     """Curves of one metric, one line a run."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(MATPLOTLIB):
         figure, axes = _figure(6.4, 2.8)
         for i, (name, points) in enumerate(lines.items()):
             horizontal, vertical = zip(*points, strict=True) if points else ((), ())
-            axes.plot(horizontal, vertical, color=_SERIES[i % len(_SERIES)], linewidth=1.6, label=name)
+            axes.plot(horizontal, vertical, color=SERIES[i % len(SERIES)], linewidth=1.6, label=name)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if len(lines) > 1:
@@ -100,7 +62,7 @@ def group_confusion(shares: Mapping[str, np.ndarray]) -> str:
     """Where each shot's wrong predictions land, in percent, one panel a method: the paper's figure 1a."""
     columns = min(len(shares), 3)
     rows = -(-len(shares) // columns)
-    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+    with mpl.rc_context({**MATPLOTLIB, "axes.grid": False}):
         figure = Figure(figsize=(6.4, 0.5 + 2.1 * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False)
         for axes in panels.flat:

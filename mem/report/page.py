@@ -29,8 +29,8 @@ class Page:
     """Key figures at the top."""
     scores: Sequence[Sequence[str]]
     scores_caption: str
-    selection: Sequence[Sequence[str]]
-    """The same table on val."""
+    selection: Sequence[Sequence[str]] | None
+    """The same table on val, where there is one."""
     figures: Sequence[Figure]
     cost: Sequence[Sequence[str]]
     runs: Sequence[Sequence[str]]

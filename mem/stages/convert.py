@@ -8,7 +8,7 @@ from typing import Any
 from mem import config, provenance
 from mem.data.convert import convert as write_splits
 from mem.data.datasets import read_dataset
-from mem.progress import Progress
+from mem.data.show import write_pictures
 from mem.stages.job import Job
 
 
@@ -16,9 +16,11 @@ def convert(job: Job) -> Mapping[str, Any]:
     """Read, cut, check and write the data set."""
     settings = job.run.union("dataset", config.Dataset)
     images = read_dataset(settings, job.run.settings["order"])
-    total = sum(len(split) for split in images.splits.values())
-    with Progress(f"convert {settings.name}", total) as progress:
-        manifest = write_splits(images, settings, job.folder.path, provenance.cpus(), progress.advance)
+    for note in images.notes:
+        job.say(note)
+    manifest = write_splits(images, settings, job.folder.path, provenance.cpus(), job.say)
+    for picture in write_pictures(job.folder.path):
+        job.log.event("artifact", path=str(picture), to="data")
     counts = manifest["splits"]["train"]["counts"]
     job.say(
         f"{settings.name}: {len(counts)} classes, {manifest['splits']['train']['images']:,} training images, "

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: a head's predictions and scores, on val and, once, on test."""
+"""Stage `evaluate`: a head's predictions and scores, on val if there is one, and, once, on test."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def evaluate(job: Job) -> Mapping[str, Any]:
 
     scores: dict[str, Any] = {}
     predictions: dict[str, np.ndarray] = {}
-    for name in SPLITS:
-        split = open_split(folder, name)
+    splits = {name: split for name in SPLITS if len(split := open_split(folder, name))}
+    for name, split in splits.items():
         predicted = predict(head, split, tokens, job.world.device)
         predictions |= {f"{name}_label": split.labels, f"{name}_prediction": predicted.astype(np.int64)}
         by_shot = {k: 100 * v for k, v in metrics.shot_accuracy(predicted, split.labels, groups).items()}
@@ -49,7 +49,7 @@ def evaluate(job: Job) -> Mapping[str, Any]:
             np.savez_compressed(file, allow_pickle=False, **predictions)
         content = {"thresholds": str(shots), "class_counts": counts.tolist(), "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
-    accuracy = {name: scores[name]["accuracy"] for name in SPLITS}
+    accuracy = {name: scores[name]["accuracy"] for name in splits}
     words = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]
     job.say(f"{job.run.labels['variant']}, test: {', '.join(words)}")
     return accuracy

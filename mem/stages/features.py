@@ -14,12 +14,12 @@ from mem.data.batch import Batch
 from mem.data.beton import Beton
 from mem.data.convert import SPLITS, train_counts
 from mem.data.loaders import Slice, augmented_batches, plain_batches
-from mem.models.backbones import Classifier
+from mem.models.backbones import build
 from mem.models.weights import load_into, load_weights, save_weights
 from mem.progress import Progress
 from mem.runfolder import read_config
 from mem.stages.job import Job
-from mem.stages.training import pixels_of
+from mem.stages.training import fill_of, pixels_of
 
 BATCH = 256
 
@@ -31,9 +31,9 @@ def features(job: Job) -> Mapping[str, Any]:
     """
     settings = job.run.section("features", config.Features)
     tuned = read_config(job.inputs["classifier"], "finetune")
-    backbone = tuned.section("backbone", config.VisionTransformer)
+    backbone = tuned.union("backbone", config.Backbone)
     counts = train_counts(job.inputs["images"])
-    model = Classifier(backbone, len(counts))
+    model = build(backbone, len(counts))
     load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     model.to(job.world.device).eval()
     pixels = pixels_of(job.inputs["images"])
@@ -44,10 +44,10 @@ def features(job: Job) -> Mapping[str, Any]:
     if job.world.is_main:
         for split, images in betons.items():
             np.save(store.feature_file(out, split, "labels"), images.labels)
-            store.create(out, split, "pooled", (views[split], len(images), backbone.width))
+            store.create(out, split, "pooled", (views[split], len(images), model.width))
             if settings.tokens:
-                store.create(out, split, "tokens", (views[split], len(images), backbone.tokens, backbone.width))
-        store.write_about(out, {"class_counts": counts.tolist(), "width": backbone.width})
+                store.create(out, split, "tokens", (views[split], len(images), model.tokens, model.width))
+        store.write_about(out, {"class_counts": counts.tolist(), "width": model.width})
         linear = {"weight": model.linear.weight, "bias": model.linear.bias}
         save_weights(out / "classifier.safetensors", linear, {"key": job.run.key})
     job.world.barrier()
@@ -78,7 +78,7 @@ def _batches(
     job: Job,
     images: Beton,
     indices: np.ndarray,
-    backbone: config.VisionTransformer,
+    backbone: config.Backbone,
     settings: config.Features,
     view: int,
 ) -> Iterator[Batch]:
@@ -86,6 +86,7 @@ def _batches(
     if view == 0:
         return plain_batches(images, indices, BATCH, backbone.image_size, backbone.center_crop, workers)
     assert settings.augmentation is not None
+    fill = fill_of(job.inputs["images"])
     return augmented_batches(
-        images, indices, BATCH, backbone.image_size, settings.augmentation, job.seed, view, workers
+        images, indices, BATCH, backbone.image_size, settings.augmentation, job.seed, view, workers, fill
     )

@@ -10,65 +10,97 @@ import torch
 from torch import Tensor, nn
 
 from mem import config, provenance
+from mem.data.augment.erasing import erased
+from mem.data.augment.mixing import PAIR, Mixing, mixed
 from mem.data.batch import Batch
 from mem.data.beton import Beton
 from mem.data.convert import train_counts
 from mem.data.loaders import plain_batches
 from mem.fit import Objective, TrainState
 from mem.heads.base import accuracy
-from mem.losses import cross_entropy
-from mem.models.backbones import Classifier, seeded
+from mem.losses import cross_entropy, mixed_cross_entropy
+from mem.models.backbones import Classifier, build, seeded
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights, save_weights
-from mem.optim import adamw
+from mem.models.weights.foreign import start_classifier
+from mem.optim import backbone_optimizer
 from mem.stages.job import Job
-from mem.stages.training import pixels_of, train_backbone
+from mem.stages.training import pixels_of, start_from_initial, train_backbone
 
 EVALUATION_BATCH = 256
 
 
 def finetune(job: Job) -> Mapping[str, Any]:
     """Train the classifier and keep it as `model.safetensors`."""
-    backbone = job.run.section("backbone", config.VisionTransformer)
+    backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
     images = job.inputs["images"]
     counts = train_counts(images)
     seeded(job.seed)
-    model = Classifier(backbone, len(counts), settings.drop_path)
+    model = build(backbone, len(counts), settings.drop_path)
+    began = start_from_initial(job, lambda tensors, origin: start_classifier(model, tensors, origin))
     if "encoder" in job.inputs:
         weights = load_weights(job.inputs["encoder"] / "encoder.safetensors")
-        # The encoder's norm comes before pooling, the classifier's after it: that one starts fresh.
-        report = load_into(model.backbone, weights, fresh=("fc_norm.", "head."), unused=("norm.",))
+        fresh = (*model.encoder_fresh, model.head_prefix)
+        report = load_into(model.backbone, weights, fresh=fresh, unused=model.encoder_unused)
         job.say(f"From {job.inputs['encoder']}: {report}.")
+        began = {"encoder": report.document()}
     model.to(job.world.device)
     pixels = pixels_of(images)
-    groups = layer_decay_groups(model.backbone, settings.weight_decay, settings.layer_decay)
+    val = Beton(images / "val.beton")
+    mixing = mixing_of(settings)
+    groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)
+    state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     figures = train_backbone(
         job,
-        TrainState(model, adamw(groups, settings.betas)),
-        classification(pixels, settings.label_smoothing, model.branches),
+        state,
+        classification(pixels, settings.label_smoothing, model.branches, settings.augmentation.erasing, mixing),
         settings,
         settings.augmentation,
         backbone.image_size,
-        validate=lambda m: validation(m, Beton(images / "val.beton"), backbone, pixels, job),
+        validate=(lambda m: validation(m, val, backbone, pixels, job, bf16=settings.precision == "bf16"))
+        if len(val)
+        else None,
         validate_every_epochs=settings.validate_every_epochs,
+        together=PAIR if mixing else 1,
     )
     if job.world.is_main:
         about = {"stage": "finetune", "key": job.run.key}
-        save_weights(job.folder.path / "model.safetensors", model.backbone.state_dict(), about)
+        kept = state.kept
+        assert isinstance(kept, Classifier)
+        save_weights(job.folder.path / "model.safetensors", kept.backbone.state_dict(), about)
     job.checkpoints().clear()
-    return figures
+    return {**figures, **began}
 
 
-def classification(pixels: Pixels, smoothing: float, branches: int) -> Objective:
-    """Cross-entropy; the branches that a sample drops come from its own numbers."""
+def mixing_of(settings: config.Finetune) -> Mixing | None:
+    """How the settings mix samples, if they do."""
+    if not settings.mixes:
+        return None
+    return Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.mix_switch)
+
+
+def classification(
+    pixels: Pixels, smoothing: float, branches: int, erasing: float = 0, mixing: Mixing | None = None
+) -> Objective:
+    """Cross-entropy; what is erased, mixed and dropped for a sample comes from its own numbers.
+
+    The accuracy of mixed samples is that for the label that counts more.
+    """
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = pixels.normalise(batch.inputs)
+        images = erased(pixels.normalise(batch.inputs), batch, erasing)
         draws = batch.uniforms("drop path", branches) if branches else None
-        logits = replica(images, draws)
-        return cross_entropy(logits, batch.labels, smoothing).mean(), {"acc1": 100 * accuracy(logits, batch.labels)}
+        if mixing is None:
+            logits = replica(images, draws)
+            loss, labels = cross_entropy(logits, batch.labels, smoothing), batch.labels
+        else:
+            samples = mixed(images, batch, mixing)
+            logits = replica(samples.images, draws)
+            loss = mixed_cross_entropy(logits, samples.labels, samples.partners, samples.shares, smoothing)
+            labels = samples.main
+        return loss.mean(), {"acc1": 100 * accuracy(logits, labels)}
 
     return objective
 
@@ -77,11 +109,13 @@ def classification(pixels: Pixels, smoothing: float, branches: int) -> Objective
 def validation(
     model: nn.Module,
     val: Beton,
-    backbone: config.VisionTransformer,
+    backbone: config.Backbone,
     pixels: Pixels,
     job: Job,
+    *,
+    bf16: bool,
 ) -> dict[str, float]:
-    """Loss and accuracy on val, for the curves. Every rank computes all of it."""
+    """Loss and accuracy on val, for the curves, in training's precision. Every rank computes all of it."""
     model.eval()
     losses: list[Tensor] = []
     predictions: list[Tensor] = []
@@ -95,7 +129,8 @@ def validation(
         provenance.cpus(),
     ):
         on_device = batch.to(device)
-        logits = model(pixels.normalise(on_device.inputs))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(pixels.normalise(on_device.inputs)).float()
         losses.append(cross_entropy(logits, on_device.labels))
         predictions.append(logits.argmax(dim=1))
     right = torch.cat(predictions).cpu().numpy() == val.labels

@@ -9,33 +9,55 @@ from torch import Tensor, nn
 
 from mem import config
 from mem.data.batch import Batch
+from mem.data.beton import Beton
 from mem.fit import Objective, TrainState
 from mem.models.backbones import seeded
-from mem.models.mae import MaskedAutoencoder
+from mem.models.decoder import Autoencoder
+from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
-from mem.optim import adamw
+from mem.models.weights.foreign import start_autoencoder
+from mem.optim import backbone_optimizer
 from mem.stages.job import Job
-from mem.stages.training import pixels_of, train_backbone
+from mem.stages.pictures import reconstructions
+from mem.stages.training import pixels_of, start_from_initial, train_backbone
 
 
 def pretrain(job: Job) -> Mapping[str, Any]:
     """Train the autoencoder and keep its encoder as `encoder.safetensors`."""
-    backbone = job.run.section("backbone", config.VisionTransformer)
+    backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("pretrain", config.Pretrain)
     seeded(job.seed)
-    model = MaskedAutoencoder(backbone, settings.decoder, settings.mask_ratio, settings.norm_pix_loss)
+    model = build_autoencoder(backbone, settings)
+    began = start_from_initial(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
     model.to(job.world.device)
-    state = TrainState(model, adamw(decay_groups(model, settings.weight_decay), settings.betas))
-    objective = reconstruction(pixels_of(job.inputs["images"]), backbone.tokens)
-    figures = train_backbone(job, state, objective, settings, settings.augmentation, backbone.image_size)
+    groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
+    state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
+    pixels, side = pixels_of(job.inputs["images"]), backbone.image_size
+    validate = None
+    if settings.reconstruct_every_epochs:
+        train = Beton(job.inputs["images"] / "train.beton")
+        validate = reconstructions(job, state, train, side, backbone.center_crop, pixels)
+    figures = train_backbone(
+        job,
+        state,
+        reconstruction(pixels, model.grid**2),
+        settings,
+        settings.augmentation,
+        side,
+        validate=validate,
+        validate_every_epochs=settings.reconstruct_every_epochs or 0,
+        flop_shapes=((1, 3, side, side), (1, model.grid**2)),
+    )
     if job.world.is_main:
         about = {"stage": "pretrain", "key": job.run.key}
-        save_weights(job.folder.path / "encoder.safetensors", model.encoder.state_dict(), about)
-        save_weights(job.folder.path / "autoencoder.safetensors", model.state_dict(), about)
+        kept = state.kept
+        assert isinstance(kept, Autoencoder)
+        save_weights(job.folder.path / "encoder.safetensors", kept.encoder.state_dict(), about)
+        save_weights(job.folder.path / "autoencoder.safetensors", kept.state_dict(), about)
     job.checkpoints().clear()
-    return figures
+    return {**figures, **began}
 
 
 def reconstruction(pixels: Pixels, tokens: int) -> Objective:

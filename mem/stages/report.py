@@ -35,7 +35,7 @@ def report(job: Job) -> Mapping[str, Any]:
         facts=_facts(study, runs, records),
         scores=table(summary),
         scores_caption=_caption(rows),
-        selection=table(summarised(rows, "val")),
+        selection=table(summarised(rows, "val")) if any(row.split == "val" for row in rows) else None,
         figures=drawn,
         cost=_cost(runs, records),
         runs=_runs_table(runs),
@@ -93,7 +93,8 @@ def _figures(
         ("pretrain", "train/loss", "Pretraining", "reconstruction loss"),
         ("finetune", "val/acc1", "Finetuning", "accuracy on val, %"),
     ):
-        lines = {_words(run): _by_epoch(run, metric) for run in runs if run.stage == stage}
+        # Without val there is no curve of the accuracy on it.
+        lines = {_words(run): line for run in runs if run.stage == stage and (line := _by_epoch(run, metric))}
         if lines:
             caption = f"{what[0].upper() + what[1:]} over the epochs of {title.lower()}."
             drawn.append(Figure(stage, title, caption, figures.curves(lines, "epoch", what)))
@@ -141,9 +142,14 @@ def _caption(rows: Sequence[Row]) -> str:
         if repeats > 1
         else "One run: differences of a few points may be chance."
     )
+    chosen = (
+        "Settings were chosen on val; test was read once, after training."
+        if any(row.split == "val" for row in rows)
+        else "There is no val split: settings were given, not chosen here; test was read once, after training."
+    )
     return (
         f"Percentages; shots are {rows[0].thresholds} training images, and each is the mean over its classes. {over} "
-        "Settings were chosen on val; test was read once, after training."
+        f"{chosen}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mem import config
 from mem.data.batch import Batch
+from mem.data.blocks import BlockOrder
 from mem.data.features import FeatureSplit, TrainingFeatures, open_split, read_about
 from mem.data.order import make_order
 from mem.errors import UserError
@@ -20,7 +21,7 @@ from mem.heads.base import Head
 from mem.heads.build import Basis, build_head, load_linear, save_head
 from mem.heads.tau import choose_tau, tau_normalised
 from mem.optim import head_optimizer
-from mem.schedules import cosine
+from mem.schedules import cosine, steps_of
 from mem.stages.job import Job
 
 EVALUATION_BATCH = 1024
@@ -42,17 +43,8 @@ def train_head(job: Job) -> Mapping[str, Any]:
         case config.Ce():
             head = build_head(settings, basis)
         case config.Tau():
-            val = open_split(folder, "val")
-            features = val.inputs(0, np.arange(len(val)), tokens=False)
-            tau, scores = choose_tau(basis.classifier.weight, settings.taus, features, torch.from_numpy(val.labels))
+            tau, results = _choose_tau(job, basis, settings)
             head = tau_normalised(basis.classifier.weight.detach(), tau)
-            results = {
-                "tau": tau,
-                "val_accuracy_by_tau": {f"{t:g}": round(100 * s, 3) for t, s in scores.items()},
-            }
-            for t, score in scores.items():
-                job.log.scalars({"select/val_acc1": 100 * score}, step=round(100 * t))
-            job.say(f"tau {tau:g} has the highest accuracy on val: {100 * scores[tau]:.2f} %")
         case _:
             head = build_head(settings, basis).to(job.world.device)
             tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
@@ -60,6 +52,29 @@ def train_head(job: Job) -> Mapping[str, Any]:
     save_head(job.folder.path, head, settings, basis)
     job.checkpoints().clear()
     return results
+
+
+def _choose_tau(job: Job, basis: Basis, settings: config.Tau) -> tuple[float, dict[str, Any]]:
+    """The tau with the highest accuracy on val, and what run.json says of the choice.
+
+    Raises:
+        UserError: There are several candidates, and no val split to choose with.
+    """
+    val = folder_split(job, "val")
+    if not len(val):
+        if (candidates := len(settings.taus)) > 1:
+            raise UserError(
+                f"{job.run.labels['variant']}: taus has {candidates} values to choose from, but the data set "
+                "has no val split. Choose on a holdout (dataset.holdout) first, then give the chosen one."
+            )
+        job.say(f"tau is {settings.taus[0]:g}, as given; there is no val split to compare it on.")
+        return settings.taus[0], {"tau": settings.taus[0]}
+    features = val.inputs(0, np.arange(len(val)), tokens=False)
+    tau, scores = choose_tau(basis.classifier.weight, settings.taus, features, torch.from_numpy(val.labels))
+    for t, score in scores.items():
+        job.log.scalars({"select/val_acc1": 100 * score}, step=round(100 * t))
+    job.say(f"tau {tau:g} has the highest accuracy on val: {100 * scores[tau]:.2f} %")
+    return tau, {"tau": tau, "val_accuracy_by_tau": {f"{t:g}": round(100 * s, 3) for t, s in scores.items()}}
 
 
 def folder_split(job: Job, split: str) -> FeatureSplit:
@@ -70,9 +85,11 @@ def folder_split(job: Job, split: str) -> FeatureSplit:
 def _fit_head(job: Job, head: Head, settings: config.HeadTraining, train: FeatureSplit, tokens: bool) -> dict[str, Any]:
     counts = np.asarray(read_about(job.inputs["features"])["class_counts"])
     order = make_order(settings.sampler, train.labels, len(counts), job.seed)
+    if settings.blocks:
+        order = BlockOrder(len(train), job.seed, settings.blocks.images, settings.blocks.window)
     data = TrainingFeatures(train, order, settings.global_batch, job.seed, tokens)
     steps_per_epoch = len(train) / settings.global_batch
-    steps = math.ceil(settings.epochs * steps_per_epoch)
+    steps = steps_of(settings.epochs, len(train), settings.global_batch)
     val = folder_split(job, "val")
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -95,7 +112,7 @@ def _fit_head(job: Job, head: Head, settings: config.HeadTraining, train: Featur
         stop=job.stop,
         title=job.run.title,
         mechanics=Mechanics(job.world),
-        validate=validate,
+        validate=validate if len(val) else None,
         validate_every=max(1, math.ceil(steps_per_epoch)),
     )
     return {

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mem import config, provenance
 from mem.data.beton import Beton
 from mem.data.loaders import Slice, TrainingImages
 from mem.data.order import InstanceOrder
+from mem.errors import UserError
 from mem.fit import Mechanics, Objective, TrainState, fit
+from mem.models.flops import training_flops
 from mem.models.pixels import Pixels
+from mem.models.weights import LoadReport
+from mem.models.weights.foreign import read_checkpoint
+from mem.models.weights.official import local_file
 from mem.runfolder import read_record
-from mem.schedules import warmup_cosine
+from mem.runs import INITIAL_DIGEST, file_digest
+from mem.schedules import steps_of, warmup_cosine
 from mem.stages.job import Job
 
 
@@ -24,6 +29,33 @@ def pixels_of(images: Path) -> Pixels:
     """The normalisation that a converted data set asks for."""
     dataset = read_record(images)["settings"]["dataset"]
     return Pixels(tuple(dataset["pixel_mean"]), tuple(dataset["pixel_std"]))
+
+
+def fill_of(images: Path) -> tuple[int, int, int]:
+    """The mean colour of a converted data set, which fills places outside of a picture."""
+    red, green, blue = (min(255, round(255 * mean)) for mean in pixels_of(images).mean)
+    return red, green, blue
+
+
+def start_from_initial(job: Job, start: Callable[[Mapping[str, Tensor], str], LoadReport]) -> dict[str, Any]:
+    """Let `start` take the weights that the run's section `initial` names; returns what run.json says of it.
+
+    Raises:
+        UserError: They are not here, are others than when the run was planned, or do not fit.
+    """
+    if "initial" not in job.run.settings:
+        return {}
+    initial = job.run.section("initial", config.Initial)
+    path = local_file(initial)
+    planned = job.run.settings.get(INITIAL_DIGEST)
+    if initial.weights is None and file_digest(path) != planned:
+        raise UserError(
+            f"{path}: has another content than when this run was planned ({file_digest(path)}, then {planned}). Run "
+            "the study again: it makes a new run beside this one"
+        )
+    report = start(read_checkpoint(path), initial.weights or str(path))
+    job.say(f"From {initial.weights or path}: {report}.")
+    return {"initial": {"file": str(path), **report.document()}}
 
 
 def train_backbone(
@@ -35,11 +67,17 @@ def train_backbone(
     side: int,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every_epochs: float = 0,
+    together: int = 1,
+    flop_shapes: tuple[tuple[int, ...], ...] | None = None,
 ) -> dict[str, Any]:
-    """Train on a data set's training split; returns the figures for run.json."""
+    """Train on a data set's training split; returns the figures for run.json.
+
+    `together` consecutive samples are on the same rank and in the same micro-batch.
+    `flop_shapes` are those of the model's inputs for one image, where they are more than the image.
+    """
     train = Beton(job.inputs["images"] / "train.beton")
     steps_per_epoch = len(train) / settings.global_batch
-    steps = math.ceil(settings.epochs * steps_per_epoch)
+    steps = steps_of(settings.epochs, len(train), settings.global_batch)
     data = TrainingImages(
         images=train,
         order=InstanceOrder(len(train), job.seed),
@@ -49,6 +87,8 @@ def train_backbone(
         seed=job.seed,
         workers=provenance.cpus(),
         slice=Slice(job.world.rank, job.world.size),
+        together=together,
+        fill=fill_of(job.inputs["images"]),
     )
     speed = fit(
         state,
@@ -62,7 +102,13 @@ def train_backbone(
         stop=job.stop,
         title=job.run.title,
         mechanics=Mechanics(
-            job.world, job.run.compute.micro_batch, settings.clip_grad, bf16=settings.precision == "bf16"
+            job.world,
+            job.run.compute.micro_batch,
+            settings.clip_grad,
+            bf16=settings.precision == "bf16",
+            compile=job.run.compute.compile,
+            skip_nonfinite=settings.on_nonfinite == "skip",
+            peak_images_per_s=peak_images_per_s(job, state.model, flop_shapes or ((1, 3, side, side),)),
         ),
         validate=validate,
         validate_every=round(validate_every_epochs * steps_per_epoch),
@@ -75,3 +121,9 @@ def train_backbone(
         **({"peak_gpu_memory_gb": round(gpu, 3)} if (gpu := provenance.peak_gpu_memory_gb()) else {}),
         "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
     }
+
+
+def peak_images_per_s(job: Job, model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> float | None:
+    """Images a second of all ranks at the rate that `compute.peak_tflops` states; None where it states none."""
+    peak = job.run.compute.peak_tflops
+    return peak and peak * 1e12 * job.world.size / training_flops(model, *shapes)

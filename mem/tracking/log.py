@@ -25,6 +25,10 @@ class Log(Protocol):
         """Metrics at a step."""
         ...
 
+    def artifact(self, path: Path, to: str, step: int) -> None:
+        """A file that shows how things stood at a step, and the folder of MLflow's artifacts that it belongs to."""
+        ...
+
     def event(self, kind: str, **fields: Any) -> None:
         """Anything else that happened."""
         ...
@@ -35,6 +39,9 @@ class Silent:
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Forget the metrics."""
+
+    def artifact(self, path: Path, to: str, step: int) -> None:
+        """Forget the file."""
 
     def event(self, kind: str, **fields: Any) -> None:
         """Forget the event."""
@@ -54,6 +61,9 @@ class JsonLines:
                 self.attempts += event["event"] == "start"
                 for name in event.get("metrics", {}):
                     self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
+                if event["event"] == "artifact" and "step" in event:
+                    name = _artifacts(event["to"])
+                    self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
         self._file = open(path, "ab")
         self._file.truncate(whole)
         if whole == 0:
@@ -65,6 +75,12 @@ class JsonLines:
         if new:
             self._last_step.update(dict.fromkeys(new, step))
             self._write({"event": "metrics", "step": step, "metrics": new})
+
+    def artifact(self, path: Path, to: str, step: int) -> None:
+        """Append the file, unless one of this step or a later one was logged for the same folder."""
+        if step > self._last_step.get(_artifacts(to), -1):
+            self._last_step[_artifacts(to)] = step
+            self._write({"event": "artifact", "path": str(path), "to": to, "step": step})
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event."""
@@ -119,6 +135,11 @@ def standing(path: Path, now: float) -> str:
     parts = [f"{100 * step // steps} %"] if steps else ["begun"]
     parts += [f"{rate:,.0f} img/s"] if rate else []
     return ", ".join([*parts, f"{clock(now - last['time'])} ago"])
+
+
+def _artifacts(folder: str) -> str:
+    """Stands among the metrics' names for a folder of artifacts."""
+    return f"artifacts in {folder}"
 
 
 def _whole_lines(path: Path) -> int:

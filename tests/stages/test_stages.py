@@ -94,17 +94,17 @@ def test_training_leaves_curves_and_no_checkpoints(study):
 
 
 def test_features_are_those_of_the_model_on_the_images(study):
-    from mem.config import VisionTransformer
+    from mem.config import Backbone
     from mem.data.beton import Beton
     from mem.data.loaders import plain_batches
-    from mem.models.backbones import Classifier
+    from mem.models.backbones import build
     from mem.models.weights import load_into, load_weights
     from mem.runfolder import read_config
     from mem.stages.training import pixels_of
 
     tuned = study / run_of("finetune").folder
-    backbone = read_config(tuned, "finetune").section("backbone", VisionTransformer)
-    model = Classifier(backbone, 10).eval()
+    backbone = read_config(tuned, "finetune").union("backbone", Backbone)
+    model = build(backbone, 10).eval()
     load_into(model.backbone, load_weights(tuned / "model.safetensors"))
     images = study / run_of("convert").folder
     val = Beton(images / "val.beton")
@@ -328,9 +328,9 @@ def test_an_input_that_is_not_finished_is_named(tmp_path):
 
 
 def test_an_input_of_other_settings_is_refused(study, tmp_path):
-    other = load_study([MINI], {"dataset": {"cut_seed": 5}})
+    other = load_study([MINI], {"dataset": {"cut": {"seed": 5}}})
     write_configs(plan(other), other, tmp_path)
-    run = run_of("pretrain", changes={"dataset": {"cut_seed": 5}})
+    run = run_of("pretrain", changes={"dataset": {"cut": {"seed": 5}}})
     given = study / run_of("convert").folder
     message = refusal(tmp_path, "pretrain", "--config", str(run.folder), "--images", str(given))
     assert "but this run was configured for images" in message
@@ -379,9 +379,14 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_a_conversion_with_one_message_and_no_half_file(small_disk):
     folder = run_of("convert").folder
     message = refusal(small_disk, "convert", "--config", str(folder))
-    assert "the disk is full. Nothing half-written was left" in message
+    assert message.count("\n") == 1
+    assert f"{folder}/.train.beton.partial: the disk is full" in message
     left = {p.name for p in (small_disk / folder).iterdir()}
-    assert left <= {"config.yaml", "site.yaml", "log.jsonl", "run.lock"}
+    in_the_making = {f".{split}.beton.{part}" for split in ("train", "val", "test") for part in ("partial", "journal")}
+    assert left <= {"config.yaml", "site.yaml", "log.jsonl", "run.lock"} | in_the_making
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    mem(small_disk, "convert", "--config", str(folder))
+    assert not [p for p in (small_disk / folder).iterdir() if p.name in in_the_making]
 
 
 def test_a_folder_without_write_permission_is_named(small_disk):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from mem.tracking.log import JsonLines, Silent, read_curve, read_events, standing
 
@@ -39,6 +40,17 @@ def test_a_log_that_is_opened_again_goes_on_where_it_was(tmp_path):
     assert len(ids) == 1
     with JsonLines(tmp_path / "log.jsonl") as log:
         assert log.attempts == 2
+
+
+def test_an_artifact_of_a_step_is_logged_once_though_the_step_is_made_again(tmp_path):
+    for steps in ((10, 20), (20, 30)):
+        with JsonLines(tmp_path / "log.jsonl") as log:
+            for step in steps:
+                log.artifact(Path(f"step-{step}.png"), "reconstructions", step)
+            log.artifact(Path("other.png"), "elsewhere", 10)
+    found = [(e["path"], e["to"]) for e in read_events(tmp_path / "log.jsonl") if e["event"] == "artifact"]
+    expected = [(f"step-{step}.png", "reconstructions") for step in (10, 20, 30)]
+    assert sorted(found) == sorted([*expected, ("other.png", "elsewhere")])
 
 
 def test_a_half_written_line_is_cut_off(tmp_path):
