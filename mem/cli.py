@@ -89,6 +89,48 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--commands", action="store_true", help="print the commands that run the study without Snakemake")
     runs.set_defaults(command=_runs)
 
+    data = commands.add_parser("data", help="check the images of a study, or look at them")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="say what is wrong with a data set: counts, labels, files")
+    check.add_argument("--deep", action="store_true", help="decode every image, too")
+    check.add_argument("--labels", type=Path, metavar="FILE", help="write label, class name, folder, counts as CSV")
+    show = actions.add_parser("show", help="draw the class histogram and a sheet of images")
+    for action, function in ((check, _data_check), (show, _data_show)):
+        action.add_argument(
+            "study", type=Path, nargs="+", metavar="STUDY", help="a study's YAML, and files laid over it"
+        )
+        action.add_argument(
+            "--order", type=int, metavar="N", help="order of the classes along the tail; default: the study's first"
+        )
+        action.set_defaults(command=function)
+
+    plan = commands.add_parser("plan", help="what a study takes: FLOPs, memory, disk, hours, the longest chain of runs")
+    plan.add_argument("study", type=Path, nargs="+", metavar="STUDY", help="a study's YAML, and files laid over it")
+    plan.add_argument(
+        "--peak-tflops", type=_positive, default=790, metavar="T", help="bfloat16 rate of a GPU (%(default)s)"
+    )
+    plan.add_argument("--utilisation", type=_positive, default=0.40, metavar="U", help="share of it (%(default)s)")
+    plan.add_argument("--device-gb", type=_positive, default=80, metavar="GB", help="memory of a GPU (%(default)s)")
+    plan.add_argument("--core-gflops", type=_positive, metavar="G", help="float32 rate of a CPU core; else measured")
+    plan.add_argument(
+        "--images",
+        type=_count,
+        nargs="+",
+        default=[],
+        metavar="SPLIT=N",
+        help="images of train, val and test, and classes=N, of data that are not converted yet",
+    )
+    plan.set_defaults(command=_plan)
+
+    weights = commands.add_parser("weights", help="official checkpoints to start from: list, get")
+    actions = weights.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="names, addresses, checksums, and which are on this machine")
+    listed.set_defaults(command=_weights_list)
+    get = actions.add_parser("get", help="download one into $MEM_WEIGHTS or ~/.cache/mem/weights")
+    get.add_argument("name", metavar="NAME", help="see `mem weights list`")
+    get.add_argument("--from", dest="source", metavar="FILE", help="take a file that is here, or another address")
+    get.set_defaults(command=_weights_get)
+
     results = commands.add_parser("results", help="print a study's table, and where report and MLflow are")
     results.add_argument("study", metavar="STUDY", help="name of a study")
     results.set_defaults(command=_results)
@@ -153,6 +195,66 @@ def _runs(options: argparse.Namespace) -> int:
             state = "done" if folder.finished() else standing(folder.log, time.time())
             words = " ".join(f"{name}={value}" for name, value in run.labels.items())
             print(f"{run.stage:<11} {run.key}  {state:<28} {run.folder}  {words}")
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from mem.data.check import report
+    from mem.study import load_study
+
+    return report(load_study(options.study), options.study, options.order, options.deep, options.labels)
+
+
+def _data_show(options: argparse.Namespace) -> int:
+    from mem.data.show import show
+    from mem.study import load_study
+
+    for path in show(load_study(options.study), options.order):
+        print(path)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from mem.plan.command import plan_text
+
+    print(
+        plan_text(
+            options.study,
+            given=dict(options.images),
+            peak_tflops=options.peak_tflops,
+            utilisation=options.utilisation,
+            cpu_gflops=options.core_gflops,
+            device_gb=options.device_gb,
+        )
+    )
+    return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return value
+
+
+def _count(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in ("train", "val", "test", "classes") or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text}: expected train=N, val=N, test=N or classes=N")
+    return name, int(number)
+
+
+def _weights_list(options: argparse.Namespace) -> int:
+    from mem.models.weights.official import listing
+
+    print(listing())
+    return 0
+
+
+def _weights_get(options: argparse.Namespace) -> int:
+    from mem.models.weights.official import get
+
+    get(options.name, options.source, print)
     return 0
 
 

@@ -12,7 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from mem.data.beton import Beton
 from mem.longtail import SHOT_NAMES
+from mem.plan.command import estimated
+from mem.plan.hours import Rates
 from mem.report.results import from_csv
+from mem.runfolder import read_record
 from mem.runs import plan
 from mem.study import load_study
 from mem.tracking import server
@@ -175,3 +178,15 @@ def test_the_report_is_an_artifact(folder):
         "report/figures",
     }
     assert len(client.list_artifacts(run.info.run_id, "report/figures")) == 5
+
+
+def test_the_plan_says_what_the_runs_took(folder):
+    _, estimates = estimated(load_study([STUDY]), {}, Rates(core_gflops=50))
+    for estimate in estimates:
+        run = folder / estimate.run.folder
+        found = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+        if estimate.run.stage == "report":
+            found = sum(p.stat().st_size for p in (folder / "results" / "digits_lt").rglob("*") if p.is_file())
+        assert estimate.disk.stays == pytest.approx(found, rel=0.1), estimate.run.stage
+        if estimate.steps is not None:
+            assert estimate.steps == read_record(run)["results"]["steps"], estimate.run.stage

@@ -1,0 +1,1 @@
+"""What a study takes before anything has run: FLOPs, memory, disk, hours, and the longest chain of runs."""

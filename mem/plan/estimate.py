@@ -1,0 +1,191 @@
+"""Each run of a study: its steps, images, FLOPs, memory, disk and hours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from mem import config
+from mem.config import Compute, Study
+from mem.plan import disk, models
+from mem.plan.arithmetic import Arithmetic
+from mem.plan.disk import Disk
+from mem.plan.hours import CONVERT_SECONDS, READ_GB_PER_S, START_SECONDS, Rates
+from mem.plan.images import BALANCED, Images
+from mem.plan.memory import FLOAT, Memory, training_memory
+from mem.runs import Run
+from mem.schedules import steps_of
+
+FEATURES_BATCH = 256
+"""As in `mem.stages.features`, whose import takes seconds."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run takes."""
+
+    run: Run
+    compute: Compute
+    hours: float
+    disk: Disk
+    steps: int | None = None
+    """Optimizer steps."""
+    images: float = 0.0
+    """Images that pass through the model."""
+    flops_per_image: float = 0.0
+    memory: Memory | None = None
+    """Of each process; none where it is small."""
+
+    @property
+    def flops(self) -> float:
+        """Of the whole run."""
+        return self.images * self.flops_per_image
+
+    @property
+    def gpus(self) -> int:
+        """Over all nodes."""
+        return self.compute.nodes * self.compute.gpus_per_node
+
+
+class Estimator:
+    """Estimates the runs of one study; every model is counted once.
+
+    Args:
+        study: Any study.
+        images: How many there are.
+        rates: How fast the devices are.
+    """
+
+    def __init__(self, study: Study, images: Images, rates: Rates) -> None:
+        self.study = study
+        self.images = images
+        self.rates = rates
+        self._heads: dict[str, Arithmetic] = {}
+
+    @cached_property
+    def classifier(self) -> models.CountedClassifier:
+        """The finetuned model."""
+        return models.classifier(self.study, self.images.classes)
+
+    def estimate(self, run: Run) -> Estimate:
+        """What a run takes."""
+        stages: dict[str, Callable[[Run], Estimate]] = {
+            "convert": self._convert,
+            "pretrain": self._pretrain,
+            "finetune": self._finetune,
+            "features": self._features,
+            "train_head": self._train_head,
+            "evaluate": self._evaluate,
+            "report": self._report,
+        }
+        return stages[run.stage](run)
+
+    def _compute(self, run: Run) -> Compute:
+        return getattr(self.study.compute, run.stage)
+
+    def _hours(self, run: Run, flops: float, *, bf16: bool = False, read_bytes: float = 0.0) -> float:
+        arithmetic = flops / self.rates.flops_per_second(self._compute(run), bf16=bf16)
+        return (START_SECONDS + max(arithmetic, read_bytes / READ_GB_PER_S / 1e9)) / 3600
+
+    def _convert(self, run: Run) -> Estimate:
+        small = getattr(self.study.dataset, "source", "") in ("digits", *BALANCED)
+        seconds = self.images.total * CONVERT_SECONDS["small" if small else "photo"] / self._compute(run).threads
+        hours = (START_SECONDS + seconds) / 3600
+        return Estimate(run, self._compute(run), hours, disk.convert(self.study, self.images), images=self.images.total)
+
+    def _pretrain(self, run: Run) -> Estimate:
+        pretrain = self.study.pretrain
+        assert pretrain is not None
+        model, encoder = models.autoencoder(self.study, pretrain)
+        return self._training(run, model, pretrain, encoder + model.parameters)
+
+    def _finetune(self, run: Run) -> Estimate:
+        model = self.classifier.arithmetic
+        return self._training(run, model, self.study.finetune, model.parameters)
+
+    def _training(self, run: Run, model: Arithmetic, settings: config.Training, weights: int) -> Estimate:
+        steps = steps_of(settings.epochs, self.images.train, settings.global_batch)
+        seen = steps * settings.global_batch
+        optimizer, average = settings.optimizer, settings.ema_decay is not None
+        flops = seen * model.training
+        if isinstance(settings, config.Finetune):
+            compute = self._compute(run)
+            times = math.ceil(settings.epochs / settings.validate_every_epochs)
+            # Every rank computes all of val.
+            flops += times * self.images.val * model.forward * compute.nodes * compute.ranks_per_node
+        return Estimate(
+            run,
+            self._compute(run),
+            self._hours(run, flops, bf16=settings.precision == "bf16"),
+            disk.training(model, weights, optimizer, steps, average=average),
+            steps,
+            seen,
+            model.training,
+            training_memory(
+                model,
+                optimizer,
+                self._compute(run),
+                settings.global_batch,
+                average=average,
+                device_bytes=1e9 * self.rates.device_gb,
+            ),
+        )
+
+    def _features(self, run: Run) -> Estimate:
+        seen = self.images.total + self.study.features.views * self.images.train
+        model, width, tokens = self.classifier.arithmetic, self.classifier.width, self.classifier.tokens
+        written = disk.features(self.study, self.images, width, tokens)
+        # Nothing is kept for a backward pass: one of its many layers is there at a time.
+        memory = Memory(FLOAT * model.parameters, 0.0, model.kept_bytes / 4, FEATURES_BATCH)
+        hours = self._hours(run, seen * model.forward, read_bytes=written.stays)
+        return Estimate(run, self._compute(run), hours, written, None, seen, model.forward, memory)
+
+    def _head(self, run: Run) -> tuple[config.Head, Arithmetic]:
+        name = str(run.labels["variant"])
+        settings = self.study.heads[name]
+        if name not in self._heads:
+            self._heads[name] = models.head(self.study, settings, self.images.classes, self.classifier)
+        return settings, self._heads[name]
+
+    def _bytes_read(self, settings: config.Head) -> float:
+        """By a head, for an image."""
+        tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
+        return FLOAT * self.classifier.width * (1 + self.classifier.tokens * tokens)
+
+    def _train_head(self, run: Run) -> Estimate:
+        settings, model = self._head(run)
+        compute = self._compute(run)
+        if isinstance(settings, config.Ce | config.Tau):
+            tries = len(settings.taus) if isinstance(settings, config.Tau) else 0
+            hours = self._hours(run, tries * self.images.val * model.forward)
+            return Estimate(run, compute, hours, disk.head(model, self.images.classes, "sgd", 0, tries))
+        training = settings.training
+        steps = steps_of(training.epochs, self.images.train, training.global_batch)
+        seen = steps * training.global_batch
+        validated = self.images.val * max(1, int(training.epochs))
+        flops = seen * model.training + validated * model.forward
+        return Estimate(
+            run,
+            compute,
+            self._hours(run, flops, read_bytes=(seen + validated) * self._bytes_read(settings)),
+            disk.head(model, self.images.classes, training.optimizer, steps, kind=_curves(settings)),
+            steps,
+            seen,
+            model.training,
+            training_memory(model, training.optimizer, compute, training.global_batch, average=False),
+        )
+
+    def _evaluate(self, run: Run) -> Estimate:
+        settings, model = self._head(run)
+        seen = self.images.val + self.images.test
+        hours = self._hours(run, seen * model.forward, read_bytes=seen * self._bytes_read(settings))
+        return Estimate(run, self._compute(run), hours, disk.evaluate(self.images), None, seen, model.forward)
+
+    def _report(self, run: Run) -> Estimate:
+        return Estimate(run, self._compute(run), START_SECONDS / 3600, Disk(disk.REPORT))
+
+
+def _curves(settings: config.Head) -> str:
+    return "mem" if isinstance(settings, config.Mem) else "head"
