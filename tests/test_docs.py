@@ -6,9 +6,15 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from pydantic import TypeAdapter
+from scipy import stats
 
+from mem.config import Dataset
 from mem.report.results import from_csv, summarised, table, to_markdown, to_text
+from mem.study import load_study
 from tests.conftest import REPOSITORY
 
 RESULTS = sorted((REPOSITORY / "docs" / "results").glob("*/results.csv"))
@@ -45,3 +51,38 @@ def test_nothing_of_this_machine_stands_in_the_repository():
         content = path.read_text(errors="ignore")
         for forbidden in ("/" + "root/", "/" + "work/", "python" + "hosted.org", "--index-" + "url http"):
             assert forbidden not in content, (name, forbidden)
+
+
+DATA = (REPOSITORY / "docs" / "data.md").read_text()
+EXAMPLES = [block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL) if block.startswith("dataset:")]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda block: yaml.safe_load(block)["dataset"]["source"])
+def test_the_examples_of_data_sets_are_valid(example: str):
+    settings = TypeAdapter(Dataset).validate_python(yaml.safe_load(example)["dataset"])
+    assert settings.has_val() is not False
+
+
+def test_the_example_of_a_refit_takes_the_holdout_away(tmp_path: Path):
+    (refit,) = (block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL) if block.startswith("# refit"))
+    (tmp_path / "refit.yaml").write_text(refit)
+    study = load_study([REPOSITORY / "config" / "cifar100_lt.yaml", tmp_path / "refit.yaml"])
+    assert (study.study, study.dataset.has_val(), study.heads["tau"].taus) == ("cifar100_lt_refit", False, (0.8,))
+
+
+@pytest.mark.parametrize("variant", ["ce", "crt"])
+def test_the_page_on_pretraining_states_the_differences_between_the_two_studies(variant: str):
+    folder = REPOSITORY / "docs" / "results"
+    scores = {}
+    for study in ("fashion_lt", "fashion_scratch"):
+        rows = [
+            row for row in from_csv(folder / study / "results.csv") if row.variant == variant and row.split == "test"
+        ]
+        scores[study] = np.array(
+            [[row.many, row.medium, row.few, row.all] for row in sorted(rows, key=lambda r: r.seed)]
+        )
+    difference = scores["fashion_lt"] - scores["fashion_scratch"]
+    seeds = len(difference)
+    half = stats.t.ppf(0.975, seeds - 1) * difference.std(axis=0, ddof=1) / np.sqrt(seeds)
+    cells = [f"{mean:+.2f} ± {width:.2f}" for mean, width in zip(difference.mean(axis=0), half, strict=True)]
+    assert f"| {variant} | {' | '.join(cells)} |" in (folder / "fashion_scratch.md").read_text()
