@@ -21,6 +21,7 @@ from mem.data.loaders import TrainingImages, plain_batches
 from mem.data.order import InstanceOrder
 from tests.data import miniatures
 from tests.data.test_datasets import fashion, write_fashion_mnist
+from tests.data.test_readers import MINIATURES
 
 BATCH = 16
 SIDE = 24
@@ -30,21 +31,7 @@ def cifar_of(classes: int, binary: bool = False, packed: bool = True) -> Callabl
     return lambda folder: miniatures.cifar(folder, classes, binary, packed)
 
 
-SETS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "imagenet_lt": miniatures.imagenet_lt,
-    "imagenet_lt, flat val": lambda folder: miniatures.imagenet_lt(folder, synset_folders=False),
-    "places_lt": miniatures.places_lt,
-    "places_lt, other layout": lambda folder: miniatures.places_lt(folder, easy=False),
-    "inaturalist2018": miniatures.inaturalist_2018,
-    "inaturalist2018, lists": lambda folder: miniatures.inaturalist_2018(folder, json_form=False),
-    "cifar10": cifar_of(10),
-    "cifar100, binary and unpacked": cifar_of(100, binary=True, packed=False),
-    "folder": miniatures.folder_tree,
-    "folder, one tree": lambda folder: miniatures.folder_tree(folder, split_folders=False),
-    "lists": lambda folder: miniatures.long_tailed_png(folder, classes=12, largest=20),
-    "csv": miniatures.table,
-    "parquet": lambda folder: miniatures.table(folder, parquet=True),
-}
+SETS = MINIATURES | {"cifar10": cifar_of(10), "cifar100, binary and unpacked": cifar_of(100, binary=True, packed=False)}
 
 
 def goes_through(images: ImageSet, settings: Any, out: Path) -> None:
