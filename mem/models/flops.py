@@ -21,13 +21,13 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
         shapes: Of its inputs, each for one sample.
     """
     ghost = copy.deepcopy(model).to("meta").eval()
-    convolutions = {torch.ops.aten.convolution_backward: _convolution_backward}
+    convolutions = {torch.ops.aten.convolution_backward: convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=convolutions) as counter:
         ghost(*(torch.empty(shape, device="meta") for shape in shapes)).sum().backward()
     return counter.get_total_flops()
 
 
-def _convolution_backward(
+def convolution_backward(
     grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *rest: Any, **named: Any
 ) -> int:
     """As many operations as forward for each gradient that is asked for.

@@ -6,15 +6,15 @@ that it takes in training (fused attention, autocast to bfloat16), allocates not
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from mem.models.flops import convolution_backward
 
 aten = torch.ops.aten
 
@@ -29,22 +29,10 @@ def _attention_backward(
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-def _convolution_backward(
-    gradient: Sequence[int], _: Sequence[int], weight: Sequence[int], *rest: Any, **__: Any
-) -> int:
-    """The gradients of input and weight each take as much as the forward pass, also where channels are in groups.
-
-    (torch 2.14 counts the weight's as if there were no groups: 32 GFLOP too many for ConvMAE-B.)
-    """
-    transposed, output_mask = rest[4], rest[7]
-    assert not transposed
-    return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(output_mask[:2])
-
-
 FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    aten.convolution_backward: _convolution_backward,
+    aten.convolution_backward: convolution_backward,
 }
 """Operations that PyTorch's counter does not know, or counts wrongly. Its formula for the backward pass of fused
 attention counts the scores once more, since they are computed again."""
