@@ -44,6 +44,8 @@ class HeadTraining(Section):
     blocks: Blocks | None = None
     """For features larger than memory, with `instance`: an order that a disk can follow at its full rate. A window of
     twenty batches or more keeps batches mixed. All images of a block show the same view in an epoch."""
+    views: NonNegativeInt | None = None
+    """How many of the augmented views of `features` are trained on, with the plain one; all where it is left out."""
 
     @model_validator(mode="after")
     def _blocks_of_instances(self) -> HeadTraining:
@@ -52,10 +54,18 @@ class HeadTraining(Section):
         return self
 
 
+def _some(taus: tuple[float, ...]) -> tuple[float, ...]:
+    if not taus:
+        raise ValueError("needs at least one candidate")
+    return taus
+
+
 class Ce(Section):
-    """The finetuned classifier as it is."""
+    """The finetuned classifier as it is; with `training` a linear probe: a fresh linear classifier on the features."""
 
     method: Literal["ce"]
+    training: HeadTraining | None = None
+    """How the probe is trained; needed where nothing was finetuned (`finetune: null`, features from files)."""
 
 
 class Tau(Section):
@@ -67,10 +77,8 @@ class Tau(Section):
 
     @field_validator("taus")
     @classmethod
-    def _some(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
-        if not taus:
-            raise ValueError("needs at least one candidate")
-        return taus
+    def _at_least_one(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
+        return _some(taus)
 
 
 class Crt(Section):
@@ -84,6 +92,47 @@ class Lws(Section):
     """Learnable weight scaling (Kang et al. 2020): one factor a class on the frozen classifier."""
 
     method: Literal["lws"]
+    training: HeadTraining
+
+
+class Ncm(Section):
+    """Nearest class mean (Kang et al. 2020): no training; centred, L2-normalised features against their class means."""
+
+    method: Literal["ncm"]
+
+
+class LogitAdjustment(Section):
+    """Post-hoc logit adjustment (Menon et al. 2021): the finetuned logits minus tau log prior, tau chosen on val."""
+
+    method: Literal["logit_adjustment"]
+    taus: tuple[NonNegativeFloat, ...]
+    """Candidates; 1 is the theory's."""
+
+    @field_validator("taus")
+    @classmethod
+    def _at_least_one(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
+        return _some(taus)
+
+
+class LogitAdjustedLoss(Section):
+    """A fresh linear classifier with the logit-adjusted loss (Menon et al. 2021).
+
+    Cross-entropy of logits plus tau log prior in training, plain logits at test.
+    """
+
+    method: Literal["logit_adjusted_loss"]
+    tau: PositiveFloat
+    """Strength of the adjustment; 1 is the theory's."""
+    training: HeadTraining
+
+
+class BalancedSoftmax(Section):
+    """A fresh linear classifier with balanced softmax (Ren et al. 2020).
+
+    Cross-entropy of logits plus log class counts in training, plain logits at test: `logit_adjusted_loss` with tau 1.
+    """
+
+    method: Literal["balanced_softmax"]
     training: HeadTraining
 
 
@@ -114,14 +163,14 @@ class Mem(Section):
     """Factor of the regularisation objective in eq. 10, where the paper has 1."""
     fusion_width: PositiveInt
     """Hidden width of the fusion's two-layer perceptron."""
-    weight: Literal["free", "softplus", "exp", "additive"]
-    """How the fusion's output o becomes the group weight w: o, softplus(o), exp(o), or o added to the logits instead of
-    multiplied with them. Every choice starts
-    neutral, so that MEM starts as the classifier it modulates."""
+    weight: Literal["free", "softplus", "exp", "residual", "additive"]
+    """How the fusion's output o becomes the group weight w: o, softplus(o), exp(o), 1 + o, or o added to the logits
+    instead of multiplied with them. Every choice starts neutral, so that MEM starts as the classifier it modulates."""
     classifier: Literal["frozen", "trained"]
     """Whether the linear classifier under the modulator learns with it."""
     classifier_from: Name
-    """Name of the head whose linear classifier MEM starts from: `ce`, or a `crt` head of this study."""
+    """Name of the head whose linear classifier MEM starts from: a head of this study whose method is `ce`, `crt`,
+    `balanced_softmax` or `logit_adjusted_loss`."""
     training: HeadTraining
 
     @model_validator(mode="after")
@@ -133,4 +182,10 @@ class Mem(Section):
         return self
 
 
-Head = Annotated[Ce | Tau | Crt | Lws | Mem, Field(discriminator="method")]
+Head = Annotated[
+    Ce | Tau | Crt | Lws | Ncm | LogitAdjustment | LogitAdjustedLoss | BalancedSoftmax | Mem,
+    Field(discriminator="method"),
+]
+
+TRAINED_LINEAR = (Crt, LogitAdjustedLoss, BalancedSoftmax)
+"""Heads that train a linear classifier of their own, which MEM can start from."""

@@ -15,6 +15,8 @@ from mem.errors import UserError
 from mem.heads.base import Head, Linear, fresh_linear
 from mem.heads.lws import Lws
 from mem.heads.mem.head import MemHead
+from mem.heads.ncm import Ncm
+from mem.heads.prior import PriorLinear, log_prior, logit_adjusted
 from mem.heads.tau import tau_normalised
 from mem.models.weights import load_weights, save_weights
 
@@ -38,14 +40,25 @@ def build_head(settings: config.Head, basis: Basis) -> Head:
         UserError: A group of MEM's partition would be empty.
     """
     classifier = basis.classifier
+    classes, width = classifier.weight.shape
     assert classifier.bias is not None
     match settings:
-        case config.Ce():
+        case config.Ce() if settings.training is None:
             return classifier
         case config.Tau():
             return tau_normalised(classifier.weight.detach(), 0.0)
-        case config.Crt():
-            return fresh_linear(classifier.weight.shape[1], classifier.weight.shape[0], basis.seed)
+        case config.LogitAdjustment():
+            return logit_adjusted(classifier, log_prior(basis.class_counts), 0.0)
+        case config.Ncm():
+            return Ncm(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(basis.class_counts > 0))
+        case config.Ce() | config.Crt():
+            return fresh_linear(width, classes, basis.seed)
+        case config.LogitAdjustedLoss():
+            offset = settings.tau * log_prior(basis.class_counts)
+            return PriorLinear(fresh_linear(width, classes, basis.seed), offset)
+        case config.BalancedSoftmax():
+            offset = torch.from_numpy(np.log(np.maximum(basis.class_counts, 1))).float()
+            return PriorLinear(fresh_linear(width, classes, basis.seed), offset)
         case config.Lws():
             return Lws(classifier.weight.detach(), classifier.bias.detach())
         case config.Mem():
@@ -77,6 +90,15 @@ def load_head(folder: Path) -> Head:
     Raises:
         UserError: A file is missing or damaged.
     """
+    return load_head_and_basis(folder)[0]
+
+
+def load_head_and_basis(folder: Path) -> tuple[Head, config.Head, Basis]:
+    """Read what `save_head` wrote; of the classifier that the head started from, only the shape is known.
+
+    Raises:
+        UserError: As in `load_head`.
+    """
     try:
         about = json.loads((folder / "head.json").read_text())
     except FileNotFoundError:
@@ -87,7 +109,7 @@ def load_head(folder: Path) -> Head:
     head = build_head(settings, basis)
     tensors = load_weights(folder / "head.safetensors")
     head.load_state_dict(tensors)
-    return head.eval()
+    return head.eval(), settings, basis
 
 
 def load_linear(path: Path) -> Linear:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from mem.errors import UserError
 from mem.heads.base import Linear, fresh_linear
 from mem.heads.build import Basis, build_head, load_head, save_head
 from mem.heads.lws import Lws
-from mem.heads.tau import choose_tau, tau_normalised
+from mem.heads.selection import choose
+from mem.heads.tau import tau_normalised
 from tests.heads.test_mem_equations import settings_of
 
 TRAINING = config.HeadTraining(
@@ -21,9 +24,14 @@ TRAINING = config.HeadTraining(
 )
 HEADS: dict[str, config.Head] = {
     "ce": config.Ce(method="ce"),
+    "probe": config.Ce(method="ce", training=TRAINING),
     "tau": config.Tau(method="tau", taus=(0.0, 1.0)),
     "crt": config.Crt(method="crt", training=TRAINING),
     "lws": config.Lws(method="lws", training=TRAINING),
+    "ncm": config.Ncm(method="ncm"),
+    "logit_adjustment": config.LogitAdjustment(method="logit_adjustment", taus=(1.0,)),
+    "logit_adjusted_loss": config.LogitAdjustedLoss(method="logit_adjusted_loss", tau=1.5, training=TRAINING),
+    "balanced_softmax": config.BalancedSoftmax(method="balanced_softmax", training=TRAINING),
     "mem": settings_of(),
     "mem_random": settings_of(partition="random_even", groups=4, input="tokens", classifier="trained"),
 }
@@ -49,7 +57,8 @@ def test_tau_is_the_best_on_val_and_the_smallest_of_equals():
     # Class 0 has a long weight and takes everything until tau takes its length away.
     weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
     features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
-    tau, scores = choose_tau(weight, [0.0, 0.5, 1.0, 1.5], features, labels)
+    made = functools.partial(tau_normalised, weight)
+    tau, scores = choose(made, [0.0, 0.5, 1.0, 1.5], features, labels)
     assert scores[0.0] == 0.5
     assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
     assert max(scores.values()) == 1.0
@@ -105,3 +114,11 @@ def test_an_empty_group_is_refused_when_the_head_is_built():
     all_many = Basis(basis().classifier, np.full(7, 500), config.Shots(), 0)
     with pytest.raises(UserError, match="leaves a group empty: medium, few"):
         build_head(HEADS["mem"], all_many)
+
+
+def test_ce_is_the_finetuned_classifier_and_with_training_a_fresh_one():
+    given = basis().classifier
+    assert build_head(HEADS["ce"], basis()).get_parameter("weight").equal(given.weight)
+    probe, crt = build_head(HEADS["probe"], basis()), build_head(HEADS["crt"], basis())
+    assert not probe.get_parameter("weight").equal(given.weight)
+    assert probe.get_parameter("weight").equal(crt.get_parameter("weight"))

@@ -219,7 +219,7 @@ def head_of(classes: int = 7, **changes) -> MemHead:
     return MemHead(settings_of(**changes), Linear(torch.randn(classes, 6), torch.randn(classes)), groups)
 
 
-@pytest.mark.parametrize("weight", ["free", "softplus", "exp", "additive"])
+@pytest.mark.parametrize("weight", ["free", "softplus", "exp", "residual", "additive"])
 def test_a_fresh_head_predicts_like_the_classifier_it_modulates(weight):
     head, z = head_of(weight=weight), torch.randn(5, 6)
     torch.testing.assert_close(head(z), head.classifier(z))

@@ -50,7 +50,7 @@ class Fusion(nn.Module):
         self.xi = xi
         self.kind = kind
         nn.init.zeros_(self.out.weight)
-        neutral = {"free": 1.0, "softplus": math.log(math.e - 1), "exp": 0.0, "additive": 0.0}
+        neutral = {"free": 1.0, "softplus": math.log(math.e - 1), "exp": 0.0, "residual": 0.0, "additive": 0.0}
         nn.init.constant_(self.out.bias, neutral[kind])
 
     def forward(
@@ -63,6 +63,8 @@ class Fusion(nn.Module):
                 return F.softplus(output)
             case "exp":
                 return output.exp()
+            case "residual":
+                return 1 + output
             case _:
                 return output
 

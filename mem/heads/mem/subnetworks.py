@@ -30,8 +30,8 @@ class SubNetworks(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "samples tokens features"]) -> Float[Tensor, "groups samples width"]:
         """The embeddings."""
-        groups = self.embed.weight.shape[0]
-        return self.blocks(self.embed(tokens.expand(groups, *tokens.shape))).mean(dim=2)
+        embedded = self.blocks(self.embed.of_shared(tokens))
+        return embedded[:, :, 0] if embedded.shape[2] == 1 else embedded.mean(dim=2)
 
 
 class GroupBlock(nn.Module):
@@ -59,10 +59,9 @@ class GroupBlock(nn.Module):
     ) -> Float[Tensor, "groups samples tokens width"]:
         """Self-attention among a sample's tokens. Of a single token it is its own value."""
         groups, samples, tokens, width = x.shape
-        qkv = self.qkv(x)
         if tokens == 1:
-            return self.proj(qkv[..., 2 * width :])
-        split = qkv.view(groups * samples, tokens, 3, self.heads, width // self.heads)
+            return self.proj(self.qkv(x, first=2 * width))
+        split = self.qkv(x).view(groups * samples, tokens, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.proj(mixed.reshape(groups, samples, tokens, width))
@@ -79,12 +78,20 @@ class GroupLinear(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(
-        self, x: Float[Tensor, "groups samples tokens inputs"]
+        self, x: Float[Tensor, "groups samples tokens inputs"], first: int = 0
     ) -> Float[Tensor, "groups samples tokens outputs"]:
-        """The layer's output."""
+        """The layer's outputs from number `first` on."""
         groups, samples, tokens, inputs = x.shape
-        product = torch.baddbmm(self.bias, x.reshape(groups, samples * tokens, inputs), self.weight)
+        weight, bias = self.weight[..., first:], self.bias[..., first:]
+        product = torch.baddbmm(bias, x.reshape(groups, samples * tokens, inputs), weight)
         return product.view(groups, samples, tokens, -1)
+
+    def of_shared(self, x: Float[Tensor, "samples tokens inputs"]) -> Float[Tensor, "groups samples tokens outputs"]:
+        """The layer's output where all groups see the same: one product with the groups' weights side by side."""
+        groups, inputs, outputs = self.weight.shape
+        weight = self.weight.permute(1, 0, 2).reshape(inputs, groups * outputs)
+        product = torch.addmm(self.bias.reshape(-1), x.reshape(-1, inputs), weight)
+        return product.view(*x.shape[:2], groups, outputs).permute(2, 0, 1, 3)
 
 
 class GroupNorm(nn.Module):

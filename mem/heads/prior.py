@@ -1,0 +1,48 @@
+"""Methods that know the class counts: logit adjustment (Menon et al. 2021) and balanced softmax (Ren et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mem.heads.base import Linear, accuracy
+from mem.losses import cross_entropy
+
+
+def log_prior(class_counts: np.ndarray) -> Float[Tensor, " classes"]:
+    """Logarithm of each class's share of the training images. A class without any counts as having one."""
+    counts = np.maximum(class_counts, 1)
+    return torch.from_numpy(np.log(counts / counts.sum())).float()
+
+
+def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: float) -> Linear:
+    """The classifier with logits W_k z + b_k - tau log pi_k (Menon et al. 2021, eq. 9)."""
+    weight = classifier.weight.detach()
+    bias = torch.zeros(len(weight)) if classifier.bias is None else classifier.bias.detach()
+    return Linear(weight, bias - tau * prior)
+
+
+class PriorLinear(Linear):
+    """A linear classifier whose loss adds an offset to the logits that prediction does without.
+
+    Args:
+        start: The classifier before training.
+        offset: tau log pi for the logit-adjusted loss (Menon et al. 2021, eq. 10), log n for balanced softmax
+            (Ren et al. 2020, eq. 3).
+    """
+
+    def __init__(self, start: Linear, offset: Float[Tensor, " classes"]) -> None:
+        super().__init__(start.weight.detach(), None if start.bias is None else start.bias.detach())
+        self.register_buffer("offset", offset, persistent=False)
+
+    def loss(
+        self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+        """Mean cross-entropy of the adjusted logits; the accuracy is that of the plain ones."""
+        logits = self(features)
+        adjusted = cross_entropy(logits + self.get_buffer("offset"), labels).mean()
+        return adjusted, {"acc1": 100 * accuracy(logits, labels)}

@@ -1,0 +1,95 @@
+"""The whole modulator in numpy, sample by sample and group by group: written from the paper, not from our code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+State = Mapping[str, np.ndarray]
+"""A head's parameters by name."""
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)))
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6) * weight + bias
+
+
+def embedding(state: State, g: int, tokens: np.ndarray, depth: int, heads: int) -> np.ndarray:
+    """The embedding of one sample (tokens, features) by sub-network g."""
+
+    def of(name: str) -> np.ndarray:
+        return state[f"subnetworks.{name}"][g]
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ of(f"{name}.weight") + of(f"{name}.bias")
+
+    x = linear(tokens, "embed")
+    for block in range(depth):
+        at = f"blocks.{block}."
+        normed = layer_norm(x, of(at + "norm1.weight").ravel(), of(at + "norm1.bias").ravel())
+        query, key, value = np.split(linear(normed, at + "qkv"), 3, axis=1)
+        mixed = np.empty_like(value)
+        size = value.shape[1] // heads
+        for h in range(heads):
+            own = slice(h * size, (h + 1) * size)
+            attention = softmax(query[:, own] @ key[:, own].T / math.sqrt(size))
+            mixed[:, own] = attention @ value[:, own]
+        x = x + linear(mixed, at + "proj")
+        normed = layer_norm(x, of(at + "norm2.weight").ravel(), of(at + "norm2.bias").ravel())
+        x = x + linear(gelu(linear(normed, at + "fc1")), at + "fc2")
+    return x.mean(axis=0)
+
+
+def activated(output: np.ndarray, kind: str) -> np.ndarray:
+    match kind:
+        case "softplus":
+            return np.log1p(np.exp(output))
+        case "exp":
+            return np.exp(output)
+        case "residual":
+            return 1 + output
+    return output
+
+
+def mem(
+    state: State, groups: np.ndarray, number: int, features: np.ndarray, *, tokens: bool, depth: int, heads: int,
+    top_k: int, xi: float, weight: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Data-aware logits, group weights and norms of (samples, width) or (samples, 1 + tokens, width) features."""
+    logits, weights, norms = [], [], []
+    for sample in features:
+        pooled, seen = (sample[0], sample[1:]) if tokens else (sample, sample[None])
+        plain = state["classifier.weight"] @ pooled + state["classifier.bias"]
+        norm = np.array([np.linalg.norm(embedding(state, g, seen, depth, heads)) for g in range(number)])
+        top = [np.sort(plain[groups == g])[::-1][:top_k] for g in range(number)]
+        hidden = gelu(state["fusion.hidden.weight"] @ np.concatenate([norm / xi, *top]) + state["fusion.hidden.bias"])
+        w = activated(state["fusion.out.weight"] @ hidden + state["fusion.out.bias"], weight)
+        logits.append(plain + w[groups] if weight == "additive" else plain * w[groups])
+        weights.append(w)
+        norms.append(norm)
+    return np.array(logits), np.array(weights), np.array(norms)
+
+
+def loss(
+    logits: np.ndarray, norms: np.ndarray, labels: np.ndarray, groups: np.ndarray, xi: float, mu: float, share: float
+) -> float:
+    """L_DAC + share * L_REO (eq. 9 and 10)."""
+    total = -float(np.mean(np.log(softmax(logits)[np.arange(len(labels)), labels])))
+    for g in range(norms.shape[1]):
+        own = groups[labels] == g
+        if own.any():
+            total += share * float(np.mean(np.maximum(xi - norms[own, g], 0) ** 2))
+        if (~own).any():
+            total += share * float(np.mean(np.maximum(norms[~own, g] - mu, 0) ** 2))
+    return total
