@@ -6,20 +6,37 @@ Settings annotated with `Unkeyed` say where and how a stage runs, not what it co
 the keys of runs (see `mem.runs`).
 """
 
-from mem.config.backbones import Backbone, ConvMae, TimmCnn, VisionTransformer
+from mem.config.backbones import Backbone, ConvMae, ImageBackbone, NoBackbone, OwnModule, TimmNetwork, VisionTransformer
 from mem.config.base import Section, Unkeyed
 from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
-from mem.config.heads import Ce, Crt, Head, HeadTraining, Lws, Mem, Tau
+from mem.config.feature_files import FeatureFiles
+from mem.config.heads import (
+    TRAINED_LINEAR,
+    BalancedSoftmax,
+    Ce,
+    Crt,
+    Head,
+    HeadTraining,
+    LogitAdjustedLoss,
+    LogitAdjustment,
+    Lws,
+    Mem,
+    Ncm,
+    Tau,
+)
 from mem.config.initial import OFFICIAL, Initial, Official
 from mem.config.own_sources import Folder, Lists, Table
 from mem.config.sources import Cifar10, Cifar100, Dataset, Digits, FashionMnist, ImageNetLt, INaturalist2018, PlacesLt
 from mem.config.study import Compute, StageCompute, Study
+from mem.config.sweeps import Sweep
 from mem.config.training import Augmentation, Decoder, Features, Finetune, Pretrain, RandAugment, Training
 
 __all__ = [
     "OFFICIAL",
+    "TRAINED_LINEAR",
     "Augmentation",
     "Backbone",
+    "BalancedSoftmax",
     "Ce",
     "Cifar10",
     "Cifar100",
@@ -30,6 +47,7 @@ __all__ = [
     "Decoder",
     "Digits",
     "FashionMnist",
+    "FeatureFiles",
     "Features",
     "Finetune",
     "Folder",
@@ -37,14 +55,20 @@ __all__ = [
     "HeadTraining",
     "Holdout",
     "INaturalist2018",
+    "ImageBackbone",
     "ImageData",
     "ImageNetLt",
     "Initial",
     "Lists",
+    "LogitAdjustedLoss",
+    "LogitAdjustment",
     "LongTailCut",
     "Lws",
     "Mem",
+    "Ncm",
+    "NoBackbone",
     "Official",
+    "OwnModule",
     "PlacesLt",
     "Pretrain",
     "RandAugment",
@@ -53,9 +77,10 @@ __all__ = [
     "Shots",
     "StageCompute",
     "Study",
+    "Sweep",
     "Table",
     "Tau",
-    "TimmCnn",
+    "TimmNetwork",
     "Training",
     "Unkeyed",
     "VisionTransformer",

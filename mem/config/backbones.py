@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from mem.config.base import Name, Section
+from mem.config.base import Name, Section, Unkeyed
 
 
 class VisionTransformer(Section):
@@ -98,24 +99,24 @@ class ConvMae(Section):
         return (self.image_size // self.patch_size) ** 2
 
 
-class TimmCnn(Section):
-    """A convolutional network of timm; its tokens are the positions of the last feature map."""
+class TimmNetwork(Section):
+    """Any network of timm; its tokens are the positions that it pools. Without pretraining only."""
 
     name: Name
     """Name of the backbone's folder under `runs/<dataset>/`."""
     kind: Literal["timm"]
     model: str
-    """Timm's name of the architecture: `resnext50_32x4d`, `resnet152`, ..., without a tag of weights."""
+    """Timm's name of the architecture: `resnext50_32x4d`, `vit_base_patch14_dinov2`, ..., without a tag of weights."""
     image_size: PositiveInt
     """Side of the square input, in pixels."""
     norm_batch: Annotated[int, Field(ge=2)] | None
     """Consecutive images whose statistics BatchNorm shares in training, on however many GPUs and micro-batches they
-    lie; `null` for a network without BatchNorm."""
+    lie; `null` for a network without BatchNorm, and where nothing is finetuned."""
     center_crop: Annotated[float, Field(gt=0, le=1)]
     """Side of the square that evaluation sees, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @model_validator(mode="after")
-    def _is_known(self) -> TimmCnn:
+    def _is_known(self) -> TimmNetwork:
         import timm  # seconds, which only studies with such a backbone need to wait
 
         if "." in self.model:
@@ -126,5 +127,49 @@ class TimmCnn(Section):
         return self
 
 
-Backbone = Annotated[VisionTransformer | ConvMae | TimmCnn, Field(discriminator="kind")]
+class OwnModule(Section):
+    """One's own torch module, used as it comes (`finetune: null`)."""
+
+    name: Name
+    """Name of the backbone's folder under `runs/<dataset>/`."""
+    kind: Literal["module"]
+    module: Annotated[str, Unkeyed()]
+    """`path/to/file.py:function`. The function takes nothing and returns a torch.nn.Module, which maps normalised
+    images (images, 3, side, side) to pooled features (images, width), or to (images, 1 + tokens, width) with the pooled
+    feature first, or to a pair of pooled features and tokens. The file counts by its content."""
+    image_size: PositiveInt
+    """Side of the square input, in pixels."""
+    center_crop: Annotated[float, Field(gt=0, le=1)]
+    """Side of the square that evaluation sees, as a share of the image's shorter side (224 / 256 for ImageNet)."""
+
+    @field_validator("module")
+    @classmethod
+    def _names_both(cls, module: str) -> str:
+        file, _, function = module.rpartition(":")
+        if not file.endswith(".py") or not function.isidentifier():
+            raise ValueError("must be path/to/file.py:function")
+        return module
+
+    @property
+    def file(self) -> Path:
+        """The Python file."""
+        return Path(self.module.rpartition(":")[0]).expanduser()
+
+    @property
+    def function(self) -> str:
+        """Its function."""
+        return self.module.rpartition(":")[2]
+
+
+class NoBackbone(Section):
+    """Whatever made the features that lie in files (`dataset.source: features`)."""
+
+    name: Name
+    """Name of the folder under `runs/<dataset>/`: who made the features."""
+    kind: Literal["none"]
+
+
+ImageBackbone = VisionTransformer | ConvMae | TimmNetwork | OwnModule
+"""What images go through."""
+Backbone = Annotated[ImageBackbone | NoBackbone, Field(discriminator="kind")]
 """Any backbone; `kind` says which, and `mem.models.backbones.build` makes it."""

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mem.config.base import Unkeyed
 from mem.config.data import ImageData, LongTailCut, Root
+from mem.config.feature_files import FeatureFiles
 from mem.config.own_sources import Folder, Lists, Table
 
 
@@ -121,7 +122,7 @@ class INaturalist2018(Published):
     source: Literal["inaturalist2018"]
 
 
-Dataset = Annotated[
-    Digits | FashionMnist | Cifar10 | Cifar100 | ImageNetLt | PlacesLt | INaturalist2018 | Folder | Lists | Table,
-    Field(discriminator="source"),
-]
+ImageSource = (
+    Digits | FashionMnist | Cifar10 | Cifar100 | ImageNetLt | PlacesLt | INaturalist2018 | Folder | Lists | Table
+)
+Dataset = Annotated[ImageSource | FeatureFiles, Field(discriminator="source")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import (
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -13,12 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from mem.config.backbones import Backbone, TimmCnn
+from mem.config.backbones import Backbone, NoBackbone, OwnModule, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
 from mem.config.data import Shots
-from mem.config.heads import Ce, Crt, Head, Mem, Tau
+from mem.config.feature_files import FeatureFiles
+from mem.config.heads import TRAINED_LINEAR, Ce, Head, LogitAdjustment, Lws, Mem, Tau
 from mem.config.initial import OFFICIAL, Initial
 from mem.config.sources import Dataset
+from mem.config.sweeps import Sweep, with_variants
 from mem.config.training import Features, Finetune, Pretrain
 
 
@@ -100,10 +103,14 @@ class Study(Section):
     """Weights of others to start from; without it the first training starts from scratch."""
     pretrain: Pretrain | None
     """`null` finetunes from `initial`, or from scratch."""
-    finetune: Finetune
-    features: Features
+    finetune: Finetune | None
+    """`null` takes the backbone as it comes: from pretraining, `initial`, or its own file."""
+    features: Features | None
+    """`null` where the data set is features already."""
     heads: dict[Name, Head]
     """The heads to compare, by name. The name is the method's where `method` is left out."""
+    sweeps: dict[Name, Sweep] = Field(default={})
+    """Variants of heads, by the sweep's name; they stand among `heads` as soon as the study is read."""
     compute: Annotated[StageCompute, Unkeyed()] = StageCompute()
 
     @field_validator("orders", "seeds")
@@ -115,27 +122,33 @@ class Study(Section):
             raise ValueError(f"has a value twice: {list(values)}")
         return values
 
-    @field_validator("heads", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _method_is_name(cls, heads: Any) -> Any:
-        if not isinstance(heads, dict):
-            return heads
-        return {
+    def _methods_and_sweeps(cls, values: Any) -> Any:
+        """Heads whose method is their name, and the variants of sweeps as heads."""
+        if not isinstance(values, dict) or not isinstance(values.get("heads"), dict):
+            return values
+        heads = {
             name: {"method": name} | (head or {}) if isinstance(head, dict | None) else head
-            for name, head in heads.items()
+            for name, head in values["heads"].items()
         }
+        return {**values, "heads": with_variants(heads, values.get("sweeps"))}
 
     @model_validator(mode="after")
     def _backbone_fits(self) -> Study:
-        if not isinstance(self.backbone, TimmCnn):
+        if isinstance(self.backbone, OwnModule) and (self.pretrain or self.finetune):
+            raise ValueError("backbone.kind `module` is used as it comes: set pretrain and finetune to null")
+        if not isinstance(self.backbone, TimmNetwork):
             return self
         if self.pretrain is not None:
             raise ValueError(
-                f"pretrain: a masked autoencoder needs a backbone of patches, and {self.backbone.model} is none (its "
-                "kind is `timm`); set pretrain to null, or take a backbone of kind vit or convmae"
+                f"pretrain: {self.backbone.model} is a network of timm, and the masked autoencoder needs a backbone of "
+                "kind vit or convmae; set pretrain to null, or take one of these"
             )
         norm_batch = self.backbone.norm_batch
-        if norm_batch is not None and self.finetune.global_batch % norm_batch:
+        if self.finetune is None and norm_batch is not None:
+            raise ValueError("backbone.norm_batch: set it to null, since nothing is finetuned (finetune: null)")
+        if norm_batch is not None and self.finetune is not None and self.finetune.global_batch % norm_batch:
             raise ValueError(
                 f"finetune.global_batch ({self.finetune.global_batch}) must be a multiple of backbone.norm_batch "
                 f"({norm_batch}): BatchNorm's statistics are those of so many consecutive images"
@@ -156,6 +169,46 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _features_come_from_somewhere(self) -> Study:
+        if isinstance(self.dataset, FeatureFiles) != isinstance(self.backbone, NoBackbone):
+            raise ValueError("dataset.source `features` and backbone.kind `none` go together: features have no images")
+        if isinstance(self.dataset, FeatureFiles):
+            for name in ("pretrain", "finetune", "features", "initial"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: set it to null, since the data set is features already")
+        elif self.features is None:
+            raise ValueError("features: is needed where the data set is images")
+        return self
+
+    @model_validator(mode="after")
+    def _probe_where_nothing_is_finetuned(self) -> Study:
+        if self.finetune is not None:
+            return self
+        for name, head in self.heads.items():
+            if isinstance(head, Ce) and head.training is None:
+                raise ValueError(
+                    f"heads.{name}.training: is needed, since nothing is finetuned (finetune: null): `ce` is then a "
+                    "linear probe on the features"
+                )
+            if isinstance(head, Tau | Lws | LogitAdjustment) and self.probe is None:
+                raise ValueError(
+                    f"heads.{name}: starts from a classifier, and nothing is finetuned (finetune: null): add one head "
+                    "of method `ce` with `training`, or call one of several `ce`"
+                )
+        return self
+
+    @property
+    def probe(self) -> str | None:
+        """Name of the head whose classifier the others start from where nothing is finetuned: `ce`, or the only one."""
+        probes = [name for name, head in self.heads.items() if isinstance(head, Ce)]
+        return "ce" if "ce" in probes else probes[0] if len(probes) == 1 else None
+
+    @property
+    def may_have_tokens(self) -> bool:
+        """Whether heads may see tokens; of features in files only the files can tell."""
+        return self.features is None or self.features.tokens
+
+    @model_validator(mode="after")
     def _heads_fit(self) -> Study:
         if not self.heads:
             raise ValueError("heads: needs at least one")
@@ -163,21 +216,32 @@ class Study(Section):
             if not isinstance(head, Mem):
                 continue
             base = self.heads.get(head.classifier_from)
-            if not isinstance(base, Ce | Crt):
-                choices = [n for n, h in self.heads.items() if isinstance(h, Ce | Crt)]
+            if not isinstance(base, (Ce, *TRAINED_LINEAR)):
+                choices = [n for n, h in self.heads.items() if isinstance(h, (Ce, *TRAINED_LINEAR))]
                 raise ValueError(
-                    f"heads.{name}.classifier_from: `{head.classifier_from}` is no ce or crt head of this study; "
-                    f"there are {choices}"
+                    f"heads.{name}.classifier_from: `{head.classifier_from}` is no head of this study with a linear "
+                    f"classifier to start from; there are {choices}"
                 )
-            if head.input == "tokens" and not self.features.tokens:
+            if head.input == "tokens" and not self.may_have_tokens:
                 raise ValueError(f"heads.{name}.input is `tokens`, but features.tokens is false")
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_there(self) -> Study:
+        for name, head in self.heads.items():
+            views = getattr(getattr(head, "training", None), "views", None)
+            if views is not None and views > (self.features.views if self.features else 0):
+                raise ValueError(
+                    f"heads.{name}.training.views: {views} augmented views, but features.views writes "
+                    f"{(self.features.views if self.features else 0)}"
+                )
         return self
 
     @model_validator(mode="after")
     def _val_where_it_is_needed(self) -> Study:
         if self.dataset.has_val() is False:
             for name, head in self.heads.items():
-                if isinstance(head, Tau) and len(head.taus) > 1:
+                if isinstance(head, Tau | LogitAdjustment) and len(head.taus) > 1:
                     raise ValueError(
                         f"heads.{name}.taus: has {len(head.taus)} values to choose from, but the data set has no val "
                         "split. Choose on a holdout (dataset.holdout) first, then give the chosen one here"

@@ -189,6 +189,17 @@ class Features(Section):
     """How the augmented views are drawn; needed where `views` is not 0."""
     tokens: bool
     """Whether the patch tokens are kept beside the pooled feature."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How tokens are kept on disk; `float16` takes half the room. The pooled feature is float32 always."""
+    online: bool = False
+    """Whether the backbone runs in every epoch of every head, where the disk has no room for features."""
+
+    @model_validator(mode="after")
+    def _dtype_is_of_stored_tokens(self) -> Features:
+        if self.dtype != "float32" and (self.online or not self.tokens):
+            why = "nothing is stored with `online`" if self.online else "there are no tokens"
+            raise ValueError(f"dtype says how tokens are kept on disk, and {why}: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _views_are_described(self) -> Features:

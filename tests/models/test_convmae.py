@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mem.config import Augmentation, ConvMae, Decoder, Pretrain, TimmCnn
+from mem.config import Augmentation, ConvMae, Decoder, Pretrain, TimmNetwork
 from mem.errors import UserError
 from mem.models.backbones import Classifier, build
 from mem.models.convmae import ConvMaeEncoder, cell_places, cells_of
@@ -261,6 +261,6 @@ def test_an_impossible_shape_is_refused_in_words(change, expected):
 
 
 def test_a_network_without_masks_is_not_pretrained():
-    cnn = TimmCnn(name="r", kind="timm", model="resnet18", image_size=32, norm_batch=8, center_crop=1.0)
+    cnn = TimmNetwork(name="r", kind="timm", model="resnet18", image_size=32, norm_batch=8, center_crop=1.0)
     with pytest.raises(UserError, match="r: a backbone of kind timm has no masked autoencoder; set `pretrain: null`"):
         build_autoencoder(cnn, PRETRAIN)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mem.config import Decoder, TimmCnn, VisionTransformer
+from mem.config import Decoder, TimmNetwork, VisionTransformer
 from mem.errors import UserError
 from mem.models.backbones import Classifier, build
 from mem.models.mae import MaskedAutoencoder
@@ -116,7 +116,7 @@ def test_pretraining_goes_on_from_an_autoencoder_with_or_without_its_decoder(dec
 def test_a_resnet_of_torchvision_loads_though_it_counts_no_batches(tmp_path):
     import torchvision
 
-    settings = TimmCnn(name="r", kind="timm", model="resnet18", image_size=32, norm_batch=2, center_crop=1.0)
+    settings = TimmNetwork(name="r", kind="timm", model="resnet18", image_size=32, norm_batch=2, center_crop=1.0)
     torch.manual_seed(0)
     source = torchvision.models.resnet18(weights=None).eval()
     old = {name: v for name, v in source.state_dict().items() if not name.endswith("num_batches_tracked")}

@@ -8,6 +8,7 @@ from mem.config import (
     Dataset,
     Digits,
     FashionMnist,
+    FeatureFiles,
     Folder,
     ImageNetLt,
     INaturalist2018,
@@ -25,6 +26,7 @@ from mem.data.datasets.inaturalist import read_inaturalist
 from mem.data.datasets.own import read_lists, read_table_rows
 from mem.data.datasets.places_lt import read_places_lt
 from mem.data.datasets.splits import cut_train, hold_out, set_aside
+from mem.errors import UserError
 
 __all__ = ["ImageSet", "Split", "read_dataset", "read_unproved"]
 
@@ -67,6 +69,8 @@ def read_unproved(settings: Dataset, order: int) -> ImageSet:
             images = _arranged(read_lists(settings), settings, order)
         case Table():
             images = _arranged(read_table_rows(settings), settings, order)
+        case FeatureFiles():
+            raise UserError(f"{settings.name} has features and no images (dataset.source: features): none can be read")
     return images if settings.holdout is None else hold_out(images, settings.holdout)
 
 

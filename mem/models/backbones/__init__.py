@@ -6,12 +6,14 @@ A new kind is a section in `mem.config.backbones`, a `Classifier` in a file of i
 from __future__ import annotations
 
 from mem import config
+from mem.errors import UserError
 from mem.models.backbones.base import Classifier, seeded
-from mem.models.backbones.cnn import CnnClassifier
 from mem.models.backbones.convmae import ConvMaeClassifier
+from mem.models.backbones.frozen import Frozen, frozen_module, frozen_timm
+from mem.models.backbones.timm_network import TimmClassifier
 from mem.models.backbones.vit import VitClassifier, vision_transformer
 
-__all__ = ["Classifier", "build", "seeded", "vision_transformer"]
+__all__ = ["Classifier", "Frozen", "build", "build_frozen", "seeded", "vision_transformer"]
 
 
 def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Classifier:
@@ -28,7 +30,24 @@ def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Cl
     match settings:
         case config.VisionTransformer():
             return VitClassifier(settings, classes, drop_path)
-        case config.TimmCnn():
-            return CnnClassifier(settings, classes, drop_path)
+        case config.TimmNetwork():
+            return TimmClassifier(settings, classes, drop_path)
         case config.ConvMae():
             return ConvMaeClassifier(settings, classes, drop_path)
+        case config.OwnModule() | config.NoBackbone():
+            raise UserError(f"a backbone of kind {settings.kind} cannot be trained here: set finetune to null")
+
+
+def build_frozen(settings: config.Backbone, classes: int) -> Classifier | Frozen:
+    """A backbone that is used as it comes; weights are loaded into it by `start_frozen` or `load_into`.
+
+    Raises:
+        UserError: The network cannot be had as the settings ask.
+    """
+    match settings:
+        case config.TimmNetwork():
+            return frozen_timm(settings.model, settings.image_size)
+        case config.OwnModule():
+            return frozen_module(settings)
+        case _:
+            return build(settings, classes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mem.errors import UserError
 from mem.models.backbones.base import Classifier
+from mem.models.backbones.frozen import Frozen
 from mem.models.weights.tensors import LoadReport, load_into, load_weights
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -50,6 +51,20 @@ def start_classifier(model: Classifier, tensors: Mapping[str, Tensor], origin: s
     fresh = (*model.encoder_fresh, model.head_prefix)
     unused = (*model.encoder_unused, *AUTOENCODER_ONLY)
     return _load(model.backbone, _fitted(found, own), fresh, unused, origin)
+
+
+def start_frozen(model: Classifier | Frozen, tensors: Mapping[str, Tensor], origin: str) -> LoadReport:
+    """Load foreign weights into a backbone that nobody will train: all of it must be in them, but for a classifier.
+
+    Raises:
+        UserError: They do not fit; `origin` and every fault are named.
+    """
+    if isinstance(model, Classifier):
+        return start_classifier(model, tensors, origin)
+    own = model.backbone.state_dict()
+    heads = model.head_prefixes or ("\0",)
+    found = {name: value for name, value in tensors.items() if not name.startswith(heads)}
+    return _load(model.backbone, _fitted(found, own), (), AUTOENCODER_ONLY, origin)
 
 
 def start_autoencoder(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> LoadReport:

@@ -1,4 +1,4 @@
-"""Convolutional networks, and BatchNorm over a batch that is a setting."""
+"""Networks of timm, trained and as they come, and BatchNorm over a batch that is a setting."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from mem.config import TimmCnn
+from mem.config import TimmNetwork
 from mem.distributed import World
 from mem.errors import UserError
 from mem.models.backbones import build
+from mem.models.backbones.frozen import frozen_timm
 from mem.models.batch_norm import SampleBatchNorm, settle_batch_norms, spread_batch_norms
 from mem.models.drop_path import SampleDropPath, branches
+from mem.models.weights.foreign import start_frozen
 
 ALONE = World()
 
 
-def settings(model: str = "resnet18", norm_batch: int | None = 4, side: int = 32) -> TimmCnn:
-    return TimmCnn(name="c", kind="timm", model=model, image_size=side, norm_batch=norm_batch, center_crop=1.0)
+def settings(model: str = "resnet18", norm_batch: int | None = 4, side: int = 32) -> TimmNetwork:
+    return TimmNetwork(name="c", kind="timm", model=model, image_size=side, norm_batch=norm_batch, center_crop=1.0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "efficientnet_b0"])
@@ -119,8 +121,7 @@ def test_layers_go_from_the_stem_to_the_classifier():
     [
         ("resnet18", None, "resnet18 has BatchNorm: say over how many images"),
         ("convnext_atto", 4, "convnext_atto has no BatchNorm: leave it at null"),
-        ("vit_tiny_patch16_224", None, "is no network of this kind|does not take images of 32"),
-        ("mobilenetv3_small_050", 4, "its last feature map has shape"),
+        ("dla34", 4, "dla34 has no linear classifier after its pooled feature.* Frozen it can be used"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_in_words(name, norm_batch, expected):
@@ -148,3 +149,56 @@ def test_drop_path_without_branches_is_refused():
 def test_an_unknown_network_is_named_with_those_near_it(name, expected):
     with pytest.raises(ValidationError, match=expected):
         settings(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "width", "tokens"),
+    [
+        ("resnet18", 64, 512, 4),
+        ("vit_tiny_patch16_224", 32, 192, 4),
+        ("deit_tiny_distilled_patch16_224", 32, 192, 4),
+        ("swin_tiny_patch4_window7_224", 64, 768, 4),
+        ("cait_xxs24_224", 32, 192, 4),
+        ("mobilenetv3_small_050", 32, 1024, 0),
+        ("dla34", 32, 512, 1),
+    ],
+)
+def test_any_network_gives_timms_pooled_feature_and_the_positions_without_class_tokens(name, side, width, tokens):
+    torch.manual_seed(0)
+    model = frozen_timm(name, side).eval()
+    images = torch.randn(2, 3, side, side)
+    pooled, sequence = model.features(images)
+    assert (pooled.shape, sequence.shape) == ((2, width), (2, tokens, width))
+    assert (model.width, model.tokens) == (width, tokens)
+    network = model.backbone
+    expected = network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_tokens_of_a_windowed_transformer_are_the_positions_that_it_pools():
+    model = frozen_timm("swin_tiny_patch4_window7_224", 64).eval()
+    pooled, tokens = model.features(torch.randn(2, 3, 64, 64))
+    torch.testing.assert_close(tokens.mean(dim=1), pooled)
+
+
+def test_a_transformer_of_timm_can_be_finetuned_too():
+    model = build(settings("vit_tiny_patch16_224", None), classes=5, drop_path=0.1)
+    assert model(torch.randn(2, 3, 32, 32), torch.rand(2, model.branches)).shape == (2, 5)
+    assert model.undecayed("pos_embed") and not model.undecayed("blocks.0.mlp.fc1.weight")
+    assert (model.layer_of("pos_embed"), model.layer_of("head.weight")) == (0, model.layers)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_weights_of_timm_fill_a_frozen_network_and_half_of_them_are_refused(name):
+    torch.manual_seed(1)
+    published = timm.create_model(name, num_classes=7, **({"img_size": 32} if name.startswith("vit") else {}))
+    model = frozen_timm(name, 32).eval()
+    report = start_frozen(model, published.state_dict(), "a file")
+    assert not report.missing
+    images = torch.randn(2, 3, 32, 32)
+    published.eval()
+    expected = published.forward_head(published.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(model(images), expected)
+    half = dict(list(published.state_dict().items())[: len(published.state_dict()) // 2])
+    with pytest.raises(UserError, match="a file: These weights do not fit the model:\n  missing: "):
+        start_frozen(model, half, "a file")

@@ -1,0 +1,218 @@
+"""Heads on one's own features, from Python: no study, no files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mem import config
+from mem.errors import UserError
+from mem.frozen import FittedHead, fit_head, head_settings, load_fitted
+from mem.frozen.defaults import methods
+from mem.heads.lws import Lws
+
+COUNTS = (120, 110, 60, 40, 15, 10)
+WIDTH, TOKENS = 12, 3
+QUICK = {"epochs": 2}
+
+
+def made(counts: tuple[int, ...] = COUNTS, seed: int = 0, tokens: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Classes that lie apart."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * np.random.default_rng(99).normal(size=(len(COUNTS), WIDTH))
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pooled = centres[labels] + rng.normal(size=(len(labels), WIDTH))
+    if not tokens:
+        return pooled.astype(np.float32), labels
+    sequence = pooled[:, None] + rng.normal(size=(len(labels), TOKENS, WIDTH))
+    return np.concatenate([pooled[:, None], sequence], axis=1).astype(np.float32), labels
+
+
+def quick(method: str, **settings) -> dict:
+    learns = "training" in methods()[method].model_fields
+    return {"method": method, **({"training": QUICK} if learns else {}), **settings}
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_works_by_its_name_alone(method):
+    features, labels = made()
+    head = fit_head(quick(method), features, labels, val=made(seed=1), quiet=True)
+    held_out, truth = made(seed=2)
+    probabilities = head.probabilities(held_out)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(truth)))
+    assert (head.predict(held_out).numpy() == truth).mean() > 0.9
+
+
+def test_the_defaults_of_a_name_are_whole_settings():
+    assert isinstance(head_settings("mem"), config.Mem)
+    assert head_settings({"method": "crt", "training": {"lr": 0.3}}).training == config.HeadTraining(
+        epochs=10, global_batch=128, optimizer="sgd", lr=0.3, weight_decay=5e-4, sampler="class_balanced"
+    )
+    whole = head_settings("lws")
+    assert head_settings(whole) is whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "convert"),
+    [
+        ("torch", torch.from_numpy),
+        ("float64", lambda a: a.astype(np.float64) if a.dtype == np.float32 else a),
+        ("lists", lambda a: a.tolist()),
+        ("float16", lambda a: a.astype(np.float16) if a.dtype == np.float32 else a.astype(np.uint8)),
+    ],
+)
+def test_arrays_of_any_kind_are_taken(kind, convert):
+    features, labels = made()
+    expected = fit_head(quick("crt"), features, labels, quiet=True).logits(features)
+    found = fit_head(quick("crt"), convert(features), convert(labels), quiet=True).logits(convert(features))
+    torch.testing.assert_close(found, expected, rtol=0.02 if kind == "float16" else 1e-6, atol=0.05)
+
+
+def test_the_same_seed_gives_the_same_head_and_another_one_another():
+    features, labels = made()
+    first, again, other = (fit_head(quick("mem"), features, labels, seed=s, quiet=True) for s in (3, 3, 4))
+    assert torch.equal(first.logits(features), again.logits(features))
+    assert not torch.equal(first.logits(features), other.logits(features))
+
+
+@pytest.mark.parametrize("seen", ["pooled", "tokens"])
+def test_mem_gives_group_weights_and_norms(seen):
+    features, labels = made(tokens=True)
+    head = fit_head(quick("mem", input=seen), features, labels, quiet=True)
+    signals = head.groups(features)
+    assert signals.weights.shape == signals.norms.shape == (len(labels), 3)
+    assert head.group_of_class is not None
+    assert head.group_of_class.tolist() == [0, 0, 1, 1, 2, 2]
+    # As a module it is what the training made: logits from a batch, and gradients to the features.
+    batch = torch.from_numpy(features[:5]).requires_grad_()
+    head(batch).sum().backward()
+    assert batch.grad is not None
+    torch.testing.assert_close(head(batch), head.logits(features[:5]))
+
+
+def test_thresholds_of_the_shots_are_taken():
+    features, labels = made()
+    head = fit_head(quick("mem"), features, labels, shots=config.Shots(many_above=115, few_below=12), quiet=True)
+    assert head.group_of_class is not None
+    assert head.group_of_class.tolist() == [0, 1, 1, 1, 1, 2]
+
+
+def test_a_given_classifier_is_started_from():
+    features, labels = made()
+    layer = nn.Linear(WIDTH, len(COUNTS))
+    pair = (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+    for classifier in (layer, pair):
+        head = fit_head("lws", features, labels, classifier=classifier, quiet=True)
+        assert isinstance(head.head, Lws)
+        assert torch.equal(head.head.get_buffer("weight"), layer.weight)
+    crt = fit_head(quick("crt"), features, labels, quiet=True)
+    start = fit_head(quick("mem", training={"epochs": 1, "lr": 1e-9}), features, labels, classifier=crt, quiet=True)
+    torch.testing.assert_close(start.logits(features), crt.logits(features), rtol=1e-4, atol=1e-4)
+    tuned = fit_head(config.Ce(method="ce"), features, labels, classifier=layer, quiet=True)
+    torch.testing.assert_close(tuned.logits(features), layer(torch.from_numpy(features)).detach())
+
+
+def test_tau_is_chosen_on_val_and_says_so():
+    features, labels = made()
+    head = fit_head("tau", features, labels, val=made(seed=1), quiet=True)
+    assert set(head.results) == {"tau", "val_accuracy_by_tau"}
+    with pytest.raises(UserError, match="taus has 21 values to choose from, but the data set has no val split"):
+        fit_head("tau", features, labels, quiet=True)
+
+
+def test_a_fitted_head_is_saved_and_read_again(tmp_path):
+    features, labels = made()
+    head = fit_head(quick("mem"), features, labels, quiet=True)
+    head.save(tmp_path / "head")
+    again = load_fitted(tmp_path / "head")
+    assert torch.equal(again.logits(features), head.logits(features))
+    assert isinstance(again, FittedHead)
+
+
+# --- what users get wrong ----------------------------------------------------------------------------------
+
+
+def with_nan(features: np.ndarray, image: int) -> np.ndarray:
+    features = features.copy()
+    features[image, 0] = np.nan
+    return features
+
+
+FEATURES, LABELS = made()
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "expected"),
+    [
+        (FEATURES[:-1], LABELS, r"train: there are features of 354 images, and labels of shape \(355,\)"),
+        (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label for each image"),
+        (FEATURES[:, 0], LABELS, r"features have shape \(355,\); expected \(images, width\)"),
+        (FEATURES[:0], LABELS[:0], "train: there is no image"),
+        (with_nan(FEATURES, 77), LABELS, "train: the features of image 77 .* not finite"),
+        (FEATURES.astype(np.float64) * 1e300, LABELS, "features of image 0 .* not finite in float32"),
+        (FEATURES.astype(np.int64), LABELS, "features are of type int64"),
+        (FEATURES, LABELS.astype(np.float64), "labels are of type float64; expected whole numbers"),
+        (FEATURES, LABELS - 1, "image 0 has the label -1; labels start at 0"),
+        (FEATURES, np.where(LABELS == 3, 2, LABELS), "1 of 6 classes have no training image: 3. A class cannot be"),
+    ],
+    ids=["length", "shape", "one number", "nothing", "nan", "too large", "integers", "floats", "negative", "absent"],
+)
+def test_features_and_labels_that_do_not_fit_are_refused_in_words(features, labels, expected):
+    with pytest.raises(UserError, match=expected):
+        fit_head("crt", features, labels, quiet=True)
+
+
+def test_a_split_of_another_backbone_or_with_other_classes_is_refused():
+    features, labels = made()
+    with pytest.raises(UserError, match=r"val: features of an image have shape \(5,\), those of training \(12,\)"):
+        fit_head("crt", features, labels, val=(features[:, :5], labels), quiet=True)
+    with pytest.raises(UserError, match="val: image 0 has the label 9, and training has 6 classes"):
+        fit_head("crt", features, labels, val=(features[:1], np.array([9])), quiet=True)
+    head = fit_head(quick("crt"), features, labels, quiet=True)
+    with pytest.raises(UserError, match="features: have a width of 5, the head was fitted on 12"):
+        head.logits(features[:, :5])
+    with pytest.raises(UserError, match="Only `mem` has group weights and norms; this head is `crt`"):
+        head.groups(features)
+
+
+def test_tokens_that_are_not_there_are_missed():
+    features, labels = made()
+    with pytest.raises(UserError, match="mem: its input is `tokens`, and these features are pooled only"):
+        fit_head(quick("mem", input="tokens"), features, labels, quiet=True)
+    head = fit_head(quick("mem", input="tokens"), *made(tokens=True), quiet=True)
+    with pytest.raises(UserError, match="this head sees tokens"):
+        head.logits(features)
+
+
+def test_a_group_without_a_class_is_refused_and_a_group_smaller_than_k_gives_all_it_has():
+    features, labels = made()
+    with pytest.raises(UserError, match="leaves a group empty: few"):
+        fit_head(quick("mem"), features, labels, shots=config.Shots(few_below=1), quiet=True)
+    head = fit_head(quick("mem", top_k=50), features, labels, quiet=True)
+    assert head.head.get_submodule("top_logits").width == len(COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("mems", "There is no method mems; did you mean mem?"),
+        ({"method": "mem", "xy": 3}, "Settings of mem: xy"),
+        ({"method": "mem", "mu": 30.0}, r"mu \(30\) must be smaller than xi"),
+        (config.Ce(method="ce"), "there is no finetuned classifier here"),
+        ({"method": "mem", "classifier_from": "mine"}, "classifier_from is `mine`"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_words(method, expected):
+    with pytest.raises(UserError, match=expected):
+        fit_head(method, *made(), quiet=True)
+
+
+def test_a_classifier_of_another_shape_or_kind_is_refused():
+    features, labels = made()
+    with pytest.raises(UserError, match=r"classifier: its weight has shape \(6, 5\)"):
+        fit_head("lws", features, labels, classifier=nn.Linear(5, 6), quiet=True)
+    lws = fit_head(quick("lws"), features, labels, quiet=True)
+    with pytest.raises(UserError, match="a head `lws` is no linear classifier"):
+        fit_head("mem", features, labels, classifier=lws, quiet=True)
