@@ -14,6 +14,8 @@ from jaxtyping import Float64, Int64
 
 _PER_COUNT = 4
 """Doubles that one step of Philox's counter yields."""
+_NEAR = 200
+"""A stretch of so many samples is drawn in the time that starting for one of them takes."""
 
 
 def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Float64[np.ndarray, "{count} {width}"]:
@@ -30,6 +32,18 @@ def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Floa
     bits = np.random.Philox(counter=start * steps, key=_key(seed, stream))
     numbers = np.random.Generator(bits).random((count, steps * _PER_COUNT))
     return np.ascontiguousarray(numbers[:, :width])
+
+
+def uniforms_at(
+    seed: int, stream: str, samples: Int64[np.ndarray, " samples"], width: int
+) -> Float64[np.ndarray, "samples {width}"]:
+    """The numbers that `uniforms` has for these samples, in any order."""
+    if not len(samples):
+        return np.empty((0, width))
+    low, high = int(samples.min()), int(samples.max()) + 1
+    if high - low <= _NEAR * len(samples):
+        return uniforms(seed, stream, low, high - low, width)[samples - low]
+    return np.concatenate([uniforms(seed, stream, sample, 1, width) for sample in samples.tolist()])
 
 
 def permutation(seed: int, stream: str, number: int, length: int) -> Int64[np.ndarray, " {length}"]:

@@ -8,6 +8,7 @@ middle of an epoch, and compiles for ten seconds in every process. docs/decision
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -134,30 +135,64 @@ class Beton:
             UserError: The image's JPEG data are damaged.
         """
         source = self._base + int(self._positions[index])
-        rows, columns = int(self.heights[index]), int(self.widths[index])
-        if self._is_jpeg[index]:
-            scratch = self._buffer()
-            size = int(self._sizes[index])
-            status = ctypes_imdecode(source, size, rows, columns, scratch, rows, columns, 0, 0, 1, 1, False, False)
-            if status != 0:
-                raise UserError(f"{self.path}: image {index} does not decode: the file is damaged, convert again")
-            source = scratch
-        ctypes_resize(
-            0,
-            source,
-            rows,
-            columns,
-            top,
-            top + height,
-            left,
-            left + width,
-            out.ctypes.data,
-            out.shape[0],
-            out.shape[1],
-        )
+        size = (int(self.heights[index]), int(self.widths[index]))
+        jpeg_bytes = int(self._sizes[index]) if self._is_jpeg[index] else None
+        scratch = self._buffer() if jpeg_bytes else 0
+        if not resize_part(source, jpeg_bytes, size, (top, left, height, width), scratch, out):
+            raise UserError(f"{self.path}: image {index} does not decode: the file is damaged, convert again")
+
+    def release(self) -> None:
+        """Let go of the pages that were read, which the system counts as this process's memory; they can come again."""
+        mapping = self._map.base
+        if isinstance(mapping, mmap.mmap):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     def _buffer(self) -> int:
         """Address of this thread's room for one decoded image."""
         if not hasattr(self._scratch, "array"):
             self._scratch.array = np.empty(self._largest, dtype=np.uint8)
         return int(self._scratch.array.ctypes.data)
+
+
+def resize_part(
+    source: int,
+    jpeg_bytes: int | None,
+    size: tuple[int, int],
+    part: tuple[int, int, int, int],
+    scratch: int,
+    out: UInt8[np.ndarray, "rows columns 3"],
+) -> bool:
+    """Decode a stored image and resize a part of it into `out` (OpenCV's INTER_AREA), by FFCV's compiled code.
+
+    Args:
+        source: Address of the stored content.
+        jpeg_bytes: Its length where it is JPEG data; None for raw pixels.
+        size: Height and width of the image.
+        part: Top, left, height and width of what is kept.
+        scratch: Address of room for the decoded image, of JPEG data.
+        out: Takes the pixels.
+
+    Returns:
+        Whether the content decodes.
+    """
+    rows, columns = size
+    if jpeg_bytes is not None:
+        status = ctypes_imdecode(source, jpeg_bytes, rows, columns, scratch, rows, columns, 0, 0, 1, 1, False, False)
+        if status != 0:
+            return False
+        source = scratch
+    top, left, height, width = part
+    ctypes_resize(
+        0,
+        source,
+        rows,
+        columns,
+        top,
+        top + height,
+        left,
+        left + width,
+        out.ctypes.data,
+        out.shape[0],
+        out.shape[1],
+    )
+    return True

@@ -90,6 +90,11 @@ class Rows:
         Raises:
             UserError: The file ends before them.
         """
+        if out.dtype != self.dtype:
+            kept = np.empty(out.shape, dtype=self.dtype)
+            self.read(view, first, kept)
+            out[:] = kept
+            return
         left = out.data.cast("B")
         position = self._start + (view * self.shape[1] + first) * self.bytes
         while left:

@@ -99,8 +99,7 @@ def plain_batches(
 
     def begun(start: int, pool: ThreadPoolExecutor, room: Room) -> _Begun:
         part = indices[start : start + batch]
-        plan = _Plan(crop.center_crops(images.heights[part], images.widths[part], center_crop))
-        return _begin(images, part, plan, side, start, 0, 1, pool, room, workers)
+        return _begin(images, part, _plain(images, part, center_crop), side, start, 0, 1, pool, room, workers)
 
     return _made(workers, lambda pool, room: (begun(start, pool, room) for start in range(0, len(indices), batch)))
 
@@ -120,16 +119,76 @@ def augmented_batches(
 
     def begun(start: int, pool: ThreadPoolExecutor, room: Room) -> _Begun:
         part = indices[start : start + batch]
-        low, high = int(part.min()), int(part.max()) + 1
-
-        def numbers(stream: str, width: int) -> np.ndarray:
-            name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
-            return draws.uniforms(seed, name, low, high - low, width)[part - low]
-
-        plan = _augmented(images, part, numbers, augmentation, fill)
+        plan = _of_view(images, part, augmentation, seed, view, fill)
         return _begin(images, part, plan, side, start, seed, 1, pool, room, workers)
 
     return _made(workers, lambda pool, room: (begun(start, pool, room) for start in range(0, len(indices), batch)))
+
+
+@dataclass(frozen=True)
+class ImageViews:
+    """The views of a split's images: view 0 is that of `plain_batches`, view v that of `augmented_batches`."""
+
+    images: Beton
+    side: int
+    center_crop: float
+    augmentation: Augmentation | None
+    """None where there is only the plain view."""
+    seed: int
+    workers: int
+    fill: Color = GREY
+
+    def batches(self, samples: Iterable[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]]) -> Iterator[Batch]:
+        """A batch for each pair of views and indices, one of each a sample, in any order and any mixture."""
+
+        def begun(views: np.ndarray, indices: np.ndarray, pool: ThreadPoolExecutor, room: Room) -> _Begun:
+            plan = self._plan(views, indices)
+            return _begin(self.images, indices, plan, self.side, 0, self.seed, 1, pool, room, self.workers)
+
+        return _made(self.workers, lambda pool, room: (begun(v, i, pool, room) for v, i in samples))
+
+    def _plan(self, views: np.ndarray, indices: np.ndarray) -> _Plan:
+        crops = np.empty((len(indices), 4), dtype=np.int64)
+        changes: dict[int, tuple[Callable[[int, Picture], None], int]] = {}
+        for view in np.unique(views).tolist():
+            places = np.flatnonzero(views == view)
+            part = indices[places]
+            if view == 0:
+                plan = _plain(self.images, part, self.center_crop)
+            else:
+                assert self.augmentation is not None
+                plan = _of_view(self.images, part, self.augmentation, self.seed, view, self.fill)
+            crops[places] = plan.crops
+            if plan.change:
+                changes |= {place: (plan.change, i) for i, place in enumerate(places.tolist())}
+
+        def change(i: int, picture: Picture) -> None:
+            if i in changes:
+                of_its_view, number = changes[i]
+                of_its_view(number, picture)
+
+        return _Plan(crops, change if changes else None)
+
+
+def _plain(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> _Plan:
+    return _Plan(crop.center_crops(images.heights[indices], images.widths[indices], center_crop))
+
+
+def _of_view(
+    images: Beton,
+    indices: Int64[np.ndarray, " samples"],
+    augmentation: Augmentation,
+    seed: int,
+    view: int,
+    fill: Color,
+) -> _Plan:
+    """An augmented view, by numbers that follow from index and view."""
+
+    def numbers(stream: str, width: int) -> np.ndarray:
+        name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
+        return draws.uniforms_at(seed, name, indices, width)
+
+    return _augmented(images, indices, numbers, augmentation, fill)
 
 
 @dataclass(frozen=True)
