@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+
+from mem.report.figures import Picture
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,30 @@ class Figure:
     name: str
     title: str
     caption: str
-    svg: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture of pixels, as PNG."""
+
+    caption: str
+    png: bytes
+
+    @property
+    def address(self) -> str:
+        """The picture itself as an address, so that the page needs no other file."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and what it says; a folded one is opened by a click."""
+
+    title: str
+    caption: str
+    lines: Sequence[Sequence[str]]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,26 +53,38 @@ class Page:
     description: str
     facts: Mapping[str, str]
     """Key figures at the top."""
-    scores: Sequence[Sequence[str]]
-    scores_caption: str
-    selection: Sequence[Sequence[str]] | None
-    """The same table on val, where there is one."""
+    scores: Sequence[Table]
+    """Accuracy, differences between methods, other scores."""
     figures: Sequence[Figure]
-    cost: Sequence[Sequence[str]]
-    runs: Sequence[Sequence[str]]
+    photos: Sequence[Photo]
+    """Reconstructions."""
+    paper: Sequence[Table]
+    """The paper's tables."""
+    rest: Sequence[Table]
+    """Cost, deviations."""
     provenance: Mapping[str, str]
+    runs: Sequence[Sequence[str]]
     study: str
     """The study as YAML."""
 
     def html(self) -> str:
         """The page; it asks nothing of the network."""
-        folder = Path(__file__).parent
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folder),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        style = (folder / "page.css").read_text(encoding="utf-8")
-        return environment.get_template("page.html.j2").render(page=self, style=style)
+        return _rendered("page.html.j2", page=self)
+
+
+def table_page(part: Table) -> str:
+    """A page with one table."""
+    return _rendered("table.html.j2", part=part)
+
+
+def _rendered(template: str, **content: object) -> str:
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(style=style, **content)

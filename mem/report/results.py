@@ -11,17 +11,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from mem.errors import UserError
+from mem.metrics import Interval, interval
 
 SHOTS = ("many", "medium", "few", "all")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One head's scores on one split: a line of results.csv. Accuracies are percentages."""
+    """One head's scores on one split: a line of results.csv. Scores are percentages."""
 
     study: str
     dataset: str
@@ -38,34 +36,39 @@ class Row:
     all: float
     key: str
     """The head's run."""
+    top5: float = math.nan
+    balanced: float = math.nan
+    """Mean over classes of their accuracy."""
+    ece: float = math.nan
+    """Expected calibration error."""
+    oracle_many: float = math.nan
+    """Accuracy with the group given, as are the next three."""
+    oracle_medium: float = math.nan
+    oracle_few: float = math.nan
+    oracle_all: float = math.nan
+    group_recall_many: float = math.nan
+    """Share of the images predicted as some class of their own group, as are the next two."""
+    group_recall_medium: float = math.nan
+    group_recall_few: float = math.nan
+    group_by_norm: float = math.nan
+    """How often MEM's largest norm names the image's group; nothing for other heads."""
+
+    @property
+    def repeat(self) -> tuple[int, int]:
+        """Class order and seed: runs that agree in both stand on the same backbone and the same images."""
+        return self.order, self.seed
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the half-width of its 95 % interval."""
-
-    mean: float
-    half_width: float | None
-    """Student's t over runs; nothing for a single run."""
-
-    def __str__(self) -> str:
-        if math.isnan(self.mean):
-            return "-"
-        return f"{self.mean:.2f}" if self.half_width is None else f"{self.mean:.2f} ± {self.half_width:.2f}"
+SCORES = tuple(field.name for field in fields(Row) if field.type == "float")
+"""Columns that are percentages; those that an older results.csv lacks are NaN."""
 
 
-def rows_of(study: str, evaluations: Iterable[Path]) -> list[Row]:
-    """The rows of the given evaluate runs, val and test.
-
-    Raises:
-        UserError: A run is not finished.
-    """
+def rows_of(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Row]:
+    """The rows of evaluate runs, val and test, given their `run.json` and `metrics.json`."""
     rows: list[Row] = []
-    for folder in evaluations:
-        record, metrics = read_evaluation(folder)
+    for record, metrics in evaluations:
         labels = record["labels"]
         for split, scores in metrics["splits"].items():
-            accuracy = {name: _number(scores["accuracy"][name]) for name in SHOTS}
             rows.append(
                 Row(
                     study=study,
@@ -78,10 +81,19 @@ def rows_of(study: str, evaluations: Iterable[Path]) -> list[Row]:
                     split=split,
                     thresholds=metrics["thresholds"],
                     key=record["inputs"]["head"].rsplit("-", 1)[1],
-                    **accuracy,
+                    **_scores(scores),
                 )
             )
     return rows
+
+
+def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(scores["accuracy"])
+    found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
+    found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
+    found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
+    found["group_by_norm"] = scores["group_by_norm"]["all"] if "group_by_norm" in scores else None
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
 
 
 def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,54 +109,63 @@ def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV with a header; accuracies with four decimals."""
+    """The rows as CSV with a header; scores with four decimals."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(Row)]
     table.writerow(names)
     for row in rows:
         values = asdict(row)
-        table.writerow([f"{values[n]:.4f}" if n in SHOTS else values[n] for n in names])
+        table.writerow([_cell(values[n]) if n in SCORES else values[n] for n in names])
     return text.getvalue()
 
 
+def _cell(value: float) -> str:
+    return "nan" if math.isnan(value) else f"{value:.4f}"
+
+
 def from_csv(path: Path) -> list[Row]:
-    """Read what `to_csv` wrote."""
-    numbers = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SHOTS, float)
+    """Read what `to_csv` wrote, or an older version of it.
+
+    Raises:
+        UserError: A column is missing that every version has, or a number is none.
+    """
+    numbers = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SCORES, float)
+    known = {field.name for field in fields(Row)}
     with open(path, encoding="utf-8", newline="") as file:
-        return [
-            Row(**{name: numbers.get(name, str)(value) for name, value in line.items()})  # type: ignore[arg-type]
-            for line in csv.DictReader(file)
-        ]
+        try:
+            return [
+                Row(**{name: numbers.get(name, str)(value) for name, value in line.items() if name in known})  # type: ignore[arg-type]
+                for line in csv.DictReader(file)
+            ]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: no results of a study, or damaged: {error}. Make the report again.") from None
 
 
-def summarised(rows: Sequence[Row], split: str) -> dict[str, dict[str, Interval]]:
-    """For each variant, in the rows' order, the interval of each shot's accuracy over seeds and orders."""
-    variants = dict.fromkeys(row.variant for row in rows)
+def by_variant(rows: Iterable[Row], split: str) -> dict[str, list[Row]]:
+    """The rows of a split, by variant in the order in which variants first appear."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        mine = found.setdefault(row.variant, [])
+        if row.split == split:
+            mine.append(row)
+    return found
+
+
+def summarised(rows: Sequence[Row], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
+    """For each variant, in the rows' order, the interval of each score over seeds and orders."""
     return {
-        variant: {
-            shot: interval([getattr(row, shot) for row in rows if row.variant == variant and row.split == split])
-            for shot in SHOTS
-        }
-        for variant in variants
+        variant: {name: interval([getattr(row, name) for row in mine]) for name in columns}
+        for variant, mine in by_variant(rows, split).items()
     }
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval of independent runs (Student's t)."""
-    numbers = np.asarray(values, dtype=np.float64)
-    mean = float(numbers.mean()) if len(numbers) else math.nan
-    if len(numbers) < 2:
-        return Interval(mean, None)
-    error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
-    return Interval(mean, float(stats.t.ppf(0.975, len(numbers) - 1)) * error)
-
-
 def table(summary: Mapping[str, Mapping[str, Interval]]) -> list[list[str]]:
-    """Header and lines: method x many, medium, few, all."""
+    """Header and lines: method x scores."""
+    columns = list(next(iter(summary.values()))) if summary else list(SHOTS)
     return [
-        ["method", *SHOTS],
-        *[[name, *map(str, (scores[s] for s in SHOTS))] for name, scores in summary.items()],
+        ["method", *columns],
+        *[[name, *map(str, (scores[c] for c in columns))] for name, scores in summary.items()],
     ]
 
 
@@ -165,7 +186,3 @@ def to_text(lines: Sequence[Sequence[str]]) -> str:
         for line in lines
     ]
     return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

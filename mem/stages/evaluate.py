@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mem import config, files, longtail, metrics
-from mem.data.features import open_split, read_about
+from mem import config, files, longtail
+from mem.data.features import Split, read_about
+from mem.errors import UserError
+from mem.heads.answers import answers
+from mem.heads.base import Head
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
+from mem.predictions import FILE, About, Predictions, write_predictions
+from mem.runfolder import read_record
+from mem.scores import classes_without_images, scalars, split_scores
 from mem.stages.job import Job
-from mem.stages.train_head import predict
+from mem.stages.online import splits_of
 
 SPLITS = ("val", "test")
 
 
 def evaluate(job: Job) -> Mapping[str, Any]:
-    """Write `metrics.json` and `predictions.npz`, and log the scores."""
+    """Write `metrics.json` and `predictions.parquet`, and log the scores."""
     shots = job.run.section("shots", config.Shots)
     folder = job.inputs["features"]
     counts = np.asarray(read_about(folder)["class_counts"], dtype=np.int64)
     groups = longtail.shot_groups(counts, shots)
-    head = load_head(job.inputs["head"]).to(job.world.device)
-    tokens = isinstance(head, MemHead) and head.settings.input == "tokens"
-
-    scores: dict[str, Any] = {}
-    predictions: dict[str, np.ndarray] = {}
-    splits = {name: split for name in SPLITS if len(split := open_split(folder, name))}
+    head = load_head(job.inputs["head"])
+    _check_classes(job, len(counts))
+    about = About(
+        dataset=job.run.dataset,
+        variant=job.run.labels["variant"],
+        head=job.run.inputs["head"].rsplit("-", 1)[1],
+        thresholds=str(shots),
+        shot_of_class=tuple(groups.tolist()),
+        group_of_class=_partition(head),
+    )
+    splits = _splits(job, len(counts))
+    names = _names(folder)
+    head = head.to(job.world.device)
+    answered: dict[str, Predictions] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for name, split in splits.items():
-        predicted = predict(head, split, tokens, job.world.device)
-        predictions |= {f"{name}_label": split.labels, f"{name}_prediction": predicted.astype(np.int64)}
-        by_shot = {k: 100 * v for k, v in metrics.shot_accuracy(predicted, split.labels, groups).items()}
-        by_class = 100 * metrics.per_class_accuracy(predicted, split.labels, len(counts))
-        wrong = predicted != split.labels
-        landed = metrics.group_confusion(predicted[wrong], split.labels[wrong], groups, len(longtail.SHOT_NAMES))
-        scores[name] = {
-            "images": len(split),
-            "accuracy": {k: _json(v) for k, v in by_shot.items()},
-            "per_class": [_json(v) for v in by_class],
-            "wrong_by_group": landed.tolist(),
-        }
-        job.log.scalars({f"{name}/{k}": v for k, v in by_shot.items() if not np.isnan(v)}, step=0)
+        known = names.get(name)
+        known = known if known is not None and len(known) == len(split) else None
+        answered[name] = answers(head, split, groups, job.world.device, known)
+        scores[name] = split_scores(answered[name], about)
+        job.log.scalars({f"{name}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
+        if absent := classes_without_images(answered[name], len(counts)):
+            job.say(
+                f"{name} has no image of {len(absent)} of {len(counts)} classes ({_first(absent)}): they are left out "
+                "of every mean over classes."
+            )
     if job.world.is_main:
-        with files.atomic(job.folder.path / "predictions.npz", "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **predictions)
+        write_predictions(job.folder.path / FILE, about, answered)
         content = {"thresholds": str(shots), "class_counts": counts.tolist(), "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
@@ -55,6 +68,61 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     return accuracy
 
 
-def _json(value: float) -> float | None:
-    """A percentage; nothing where there are no images to take it from."""
-    return None if np.isnan(value) else round(float(value), 4)
+def _check_classes(job: Job, classes: int) -> None:
+    """The head and the features must know the same classes."""
+    head = job.inputs["head"]
+    known = json.loads((head / "head.json").read_text(encoding="utf-8"))["classes"]
+    if known != classes:
+        raise UserError(
+            f"{head}: this head knows {known} classes, but {job.inputs['features']} has features of {classes}: they "
+            "are of different data sets. Train the head on these features: mem train_head"
+        )
+
+
+def _splits(job: Job, classes: int) -> dict[str, Split]:
+    """The splits that have images.
+
+    Raises:
+        UserError: Test has none, or a label is no class.
+    """
+    folder, split_of = job.inputs["features"], splits_of(job)
+    splits = {name: split for name in SPLITS if len(split := split_of(name))}
+    if "test" not in splits:
+        raise UserError(
+            f"{folder}: the test split has no images, so there is nothing to report. Give the data set one: "
+            "docs/data.md says how (`dataset.test`)"
+        )
+    for name, split in splits.items():
+        labels = np.asarray(split.labels)
+        if labels.min() < 0 or labels.max() >= classes:
+            raise UserError(
+                f"{folder}: {name} has labels from {labels.min()} to {labels.max()}, but there are {classes} classes "
+                f"(0 to {classes - 1}). Make the features again: mem features"
+            )
+    return splits
+
+
+def _partition(head: Head) -> tuple[int, ...] | None:
+    """Group of each class under MEM's partition; nothing for other heads."""
+    if not isinstance(head, MemHead):
+        return None
+    return tuple(head.get_buffer("group_of_class").tolist())
+
+
+def _names(features: Path) -> dict[str, list[str]]:
+    """Name of each image by split, where the features are of converted images and their list is still there."""
+    images = read_record(features)["inputs"].get("images")
+    path = Path(images, "images.csv") if images is not None else None
+    if path is None or not path.is_file():
+        return {}
+    found: dict[str, list[str]] = {}
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for line in csv.DictReader(file):
+            if line["split"] in SPLITS:
+                found.setdefault(line["split"], []).append(line["name"])
+    return found
+
+
+def _first(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:5]))
+    return shown if len(numbers) <= 5 else f"{shown}, ..."

@@ -109,7 +109,7 @@ def classification(
 def validation(
     model: nn.Module,
     val: Beton,
-    backbone: config.Backbone,
+    backbone: config.ImageBackbone,
     pixels: Pixels,
     job: Job,
     *,

@@ -2,127 +2,112 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from mem import config, files, longtail
+from mem import config, files
 from mem.report import figures
-from mem.report.page import Figure, Page
-from mem.report.results import Row, read_evaluation, rows_of, summarised, table, to_csv, to_markdown
-from mem.runfolder import RunFolder, read_record
-from mem.runs import Run, plan
+from mem.report.cost import LISTED, cost_by_run, cost_by_stage, provenance, runs_table, to_csv_text
+from mem.report.deviations import deviations
+from mem.report.drawn import ORACLE, draw, photos
+from mem.report.gathered import Gathered, gather
+from mem.report.page import Figure, Page, Table, table_page
+from mem.report.paper import Library, PaperTable, tables
+from mem.report.results import summarised, to_csv, to_markdown
+from mem.report.scored import accuracy_table, best_on_val, difference_text, folded, score_tables
+from mem.runfolder import read_record
+from mem.runs import Run, data_of, plan
 from mem.stages.job import Job
-from mem.tracking.log import read_curve
+
+PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
+"""The paper's figures that are figures of the report under another name."""
+NOTHING = "No two MEM heads of this study differ in one setting only: there is nothing to draw for figure 4."
 
 
 def report(job: Job) -> Mapping[str, Any]:
-    """Write `results/<study>/runs.csv` and `results/<study>/report/`."""
+    """Write `results/<study>/`: runs.csv, report/, tables/ and figures/."""
     study = job.run.section("study", config.Study)
-    runs = [run for run in plan(study) if run.stage != "report"]
+    *runs, this = plan(study)
     records = {run.key: read_record(run.folder) for run in runs}
-    rows = rows_of(study.study, job.inputs.values())
-    summary = summarised(rows, "test")
-    drawn = _figures(study, runs, records, list(job.inputs.values()), rows)
+    manifest = records[data_of(runs).key]["results"]
+    found = gather(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
+    drawn = draw(study, runs, manifest, found)
+    paper = tables(Library(study.study, found.rows))
     page = Page(
         title=f"{study.dataset.name}, {study.backbone.name}: {study.study}",
         description=study.description.strip(),
-        facts=_facts(study, runs, records),
-        scores=table(summary),
-        scores_caption=_caption(rows),
-        selection=table(summarised(rows, "val")) if any(row.split == "val" for row in rows) else None,
+        facts=_facts(study, manifest, records, found),
+        scores=score_tables(found),
         figures=drawn,
-        cost=_cost(runs, records),
-        runs=_runs_table(runs),
-        provenance=_provenance(records),
+        photos=photos(runs),
+        paper=[folded(Table(f"Table {one.number}: {one.title}", one.caption, one.lines)) for one in paper],
+        rest=_rest(study, runs, records),
+        provenance=provenance(records.values()),
+        runs=runs_table(runs)[: LISTED + 1],
         study=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
     results = Path("results", study.study)
-    folder = results / "report"
-    for figure in drawn:
-        files.write_text(folder / "figures" / f"{figure.name}.svg", figure.svg)
-    files.write_text(folder / "table.md", to_markdown(table(summary)))
-    files.write_text(folder / "results.csv", to_csv(rows))
-    files.write_text(results / "runs.csv", _csv(_runs_table(runs)))
-    files.write_text(folder / "index.html", page.html())
+    _write_report(results / "report", page, drawn, found)
+    _write_tables(results / "tables", paper)
+    _write_figures(results / "figures", drawn, found)
+    files.write_text(results / "runs.csv", to_csv_text(runs_table(runs)))
     for path in ("index.html", "results.csv", "table.md", "figures"):
-        job.log.event("artifact", path=str(folder / path), to="report" if path != "figures" else "report/figures")
-    return {variant: {shot: score.mean for shot, score in scores.items()} for variant, scores in summary.items()}
+        at = results / "report" / path
+        job.log.event("artifact", path=str(at), to="report" if path != "figures" else "report/figures")
+    return {
+        variant: {shot: score.mean for shot, score in scores.items()}
+        for variant, scores in summarised(found.rows, "test").items()
+    }
 
 
-def _figures(
-    study: config.Study,
-    runs: Sequence[Run],
-    records: Mapping[str, Mapping[str, Any]],
-    evaluations: Sequence[Path],
-    rows: Sequence[Row],
-) -> list[Figure]:
-    converted = next(run for run in runs if run.stage == "convert")
-    manifest = records[converted.key]["results"]
-    counts = np.asarray(manifest["splits"]["train"]["counts"])
-    groups = longtail.shot_groups(counts, study.shots)
-    several = f" Class order {converted.labels['order']}." if len(study.orders) > 1 else ""
-    drawn = [
-        Figure(
-            "shots",
-            "Accuracy by shot",
-            f"Mean over the classes of each shot ({study.shots}), and over all images of the test split.",
-            figures.shot_bars(summarised(rows, "test")),
-        ),
-        Figure(
-            "confusion",
-            "Where wrong predictions land",
-            "Of the test images of each shot that are wrong, the percentage predicted as a class of each shot "
-            "(the paper's figure 1a), summed over seeds and orders.",
-            figures.group_confusion(_confusion_shares(evaluations)),
-        ),
-        Figure(
-            "histogram",
-            "The data",
-            f"{counts.sum():,} training images in {len(counts)} classes, "
-            f"imbalance {manifest['imbalance']:.0f}.{several}",
-            figures.class_histogram(counts.tolist(), groups, manifest["classes"]),
-        ),
-    ]
-    for stage, metric, title, what in (
-        ("pretrain", "train/loss", "Pretraining", "reconstruction loss"),
-        ("finetune", "val/acc1", "Finetuning", "accuracy on val, %"),
-    ):
-        # Without val there is no curve of the accuracy on it.
-        lines = {_words(run): line for run in runs if run.stage == stage and (line := _by_epoch(run, metric))}
-        if lines:
-            caption = f"{what[0].upper() + what[1:]} over the epochs of {title.lower()}."
-            drawn.append(Figure(stage, title, caption, figures.curves(lines, "epoch", what)))
-    return drawn
+def _write_report(folder: Path, page: Page, drawn: Sequence[Figure], found: Gathered) -> None:
+    for figure in drawn:
+        _write_picture(folder / "figures" / figure.name, figure.picture)
+    files.write_text(folder / "table.md", to_markdown(accuracy_table(found.rows)))
+    if (differences := difference_text(found.rows)) is not None:
+        files.write_text(folder / "differences.md", to_markdown(differences))
+    files.write_text(folder / "results.csv", to_csv(found.rows))
+    files.write_text(folder / "index.html", page.html())
 
 
-def _by_epoch(run: Run, metric: str) -> list[tuple[float, float]]:
-    log = RunFolder(run.folder).log
-    epochs = read_curve(log, "train/epoch")
-    if not epochs:
-        return []
-    steps_per_epoch = epochs[-1][0] / epochs[-1][1]
-    return [(step / steps_per_epoch, value) for step, value in read_curve(log, metric)]
+def _write_tables(folder: Path, paper: Sequence[PaperTable]) -> None:
+    """The paper's tables, each as Markdown, CSV and a page."""
+    for one in paper:
+        title = f"Table {one.number}: {one.title}"
+        path = folder / f"table{one.number}"
+        files.write_text(path.with_suffix(".md"), f"# {title}\n\n{one.caption}\n\n{to_markdown(one.lines)}")
+        files.write_text(path.with_suffix(".csv"), to_csv_text(one.lines))
+        files.write_text(path.with_suffix(".html"), table_page(Table(title, one.caption, one.lines)))
 
 
-def _confusion_shares(evaluations: Sequence[Path]) -> dict[str, np.ndarray]:
-    totals: dict[str, np.ndarray] = {}
-    for folder in evaluations:
-        record, metrics = read_evaluation(folder)
-        confusion = np.asarray(metrics["splits"]["test"]["wrong_by_group"], dtype=np.float64)
-        variant = record["labels"]["variant"]
-        totals[variant] = totals.get(variant, 0) + confusion
-    with np.errstate(invalid="ignore"):
-        return {variant: 100 * total / total.sum(axis=1, keepdims=True) for variant, total in totals.items()}
+def _write_figures(folder: Path, drawn: Sequence[Figure], found: Gathered) -> None:
+    """The paper's figures: 1 (both halves, of what the report shows one by one), 3 and 4."""
+    by_name = {figure.name: figure.picture for figure in drawn}
+    for name, source in PAPER_FIGURES.items():
+        _write_picture(folder / name, by_name.get(source) or figures.nothing(NOTHING))
+    _write_picture(folder / "figure1", figure1(found))
 
 
-def _facts(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    manifest = records[next(run.key for run in runs if run.stage == "convert")]["results"]
+def figure1(found: Gathered) -> figures.Picture:
+    """Both halves of the paper's figure 1, of the classifier as it was finetuned, or of the first head."""
+    variants = list(dict.fromkeys(row.variant for row in found.rows))
+    variant = "ce" if "ce" in variants else variants[0]
+    plain, oracle = summarised(found.rows, "test"), summarised(found.rows, "test", ORACLE)
+    return figures.halves(variant, found.confusion([variant])[variant], plain[variant], oracle[variant])
+
+
+def _write_picture(path: Path, picture: figures.Picture) -> None:
+    files.write_text(path.with_suffix(".svg"), picture.svg)
+    with files.atomic(path.with_suffix(".png"), "wb") as file:
+        file.write(picture.png)
+
+
+def _facts(
+    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], found: Gathered
+) -> dict[str, str]:
     splits = manifest["splits"]
     seconds = sum(record["seconds"] for record in records.values())
     return {
@@ -131,93 +116,24 @@ def _facts(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mappi
         "thresholds": str(study.shots),
         "seeds": ", ".join(map(str, study.seeds)),
         "class orders": ", ".join(map(str, study.orders)),
+        "best on val": best_on_val(found.rows),
         "compute, all runs": f"{seconds / 60:.1f} min",
     }
 
 
-def _caption(rows: Sequence[Row]) -> str:
-    repeats = len({(row.seed, row.order) for row in rows})
-    over = (
-        f"Mean and 95 % interval (Student's t) over {repeats} runs."
-        if repeats > 1
-        else "One run: differences of a few points may be chance."
-    )
-    chosen = (
-        "Settings were chosen on val; test was read once, after training."
-        if any(row.split == "val" for row in rows)
-        else "There is no val split: settings were given, not chosen here; test was read once, after training."
-    )
-    return (
-        f"Percentages; shots are {rows[0].thresholds} training images, and each is the mean over its classes. {over} "
-        f"{chosen}"
-    )
-
-
-def _cost(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    lines = [["run", "seconds", "images/s", "data wait", "peak memory", "attempts"]]
-    for run in runs:
-        record = records[run.key]
-        results = record["results"]
-        rate = results.get("images_per_s")
-        wait = results.get("data_wait")
-        lines.append(
-            [
-                f"{run.stage} {_words(run)}".strip(),
-                f"{record['seconds']:.1f}",
-                "" if rate is None else f"{rate:,.0f}",
-                "" if wait is None else f"{100 * wait:.1f} %",
-                f"{record['peak_memory_gb']:.2f} GB",
-                str(record["attempts"]),
-            ]
-        )
-    return lines
-
-
-def _words(run: Run) -> str:
-    return " ".join(
-        str(run.labels[name]) if name == "variant" else f"{name} {run.labels[name]}"
-        for name in ("variant", "order", "seed")
-        if name in run.labels
-    )
-
-
-def _runs_table(runs: Sequence[Run]) -> list[list[str]]:
-    names = ("stage", "key", "dataset", "backbone", "order", "seed", "method", "variant", "folder", "inputs")
-    lines: list[list[str]] = [list(names)]
-    for run in runs:
-        known = {
-            "stage": run.stage,
-            "key": run.key,
-            "dataset": run.dataset,
-            "backbone": run.backbone,
-            "folder": str(run.folder),
-            "inputs": " ".join(f"{name}={parent.key}" for name, parent in run.inputs.items()),
-        }
-        lines.append([str(known.get(name, run.labels.get(name, ""))) for name in names])
-    return lines
-
-
-def _csv(lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
-def _provenance(records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    commits = {_commit(record["git"]) for record in records.values()}
-    versions: dict[str, set[str]] = {}
-    for record in records.values():
-        for name, version in record["versions"].items():
-            versions.setdefault(name, set()).add(version)
-    hosts = {record["machine"]["host"] for record in records.values()}
-    return {
-        "commit": ", ".join(sorted(commits)),
-        "hosts": ", ".join(sorted(hosts)),
-        **{name: ", ".join(sorted(found)) for name, found in versions.items()},
-    }
-
-
-def _commit(git: Mapping[str, Any]) -> str:
-    if git["commit"] is None:
-        return "no checkout"
-    return git["commit"][:12] + (" with changes" if git["dirty"] else "")
+def _rest(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    more = f" The first {LISTED} of {len(runs)}." if len(runs) > LISTED else ""
+    return [
+        Table(
+            "Deviations from the paper",
+            "Settings of this study that differ from what the paper states, and what was chosen where it is silent.",
+            deviations(study),
+        ),
+        Table(
+            "Cost",
+            "Wall-clock hours of all runs of a stage; images per second over all processes of a run, and the share of "
+            "the time that training waited for data (medians over runs).",
+            cost_by_stage(runs, records),
+        ),
+        Table("Cost of each run", f"Wall-clock time, speed, memory.{more}", cost_by_run(runs, records), folded=True),
+    ]

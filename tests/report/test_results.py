@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mem.errors import UserError
 from mem.report.results import Row, from_csv, interval, summarised, table, to_csv, to_markdown, to_text
 
 
@@ -52,6 +53,22 @@ def test_rows_come_back_from_csv(tmp_path):
     path.write_text(to_csv(ROWS))
     assert to_csv(from_csv(path)) == to_csv(ROWS)
     assert from_csv(path)[2].all == 60.0
+
+
+def test_scores_that_an_older_file_lacks_are_unknown(tmp_path):
+    path = tmp_path / "results.csv"
+    lines = [line.split(",")[:14] for line in to_csv(ROWS).splitlines()]
+    path.write_text("\n".join(",".join(line) for line in lines))
+    (found, *_) = from_csv(path)
+    assert (found.all, found.key) == (50.0, "k")
+    assert math.isnan(found.top5) and math.isnan(found.oracle_few)
+
+
+def test_a_file_that_is_no_results_is_named(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"results.csv: no results of a study, or damaged"):
+        from_csv(path)
 
 
 def test_variants_are_summarised_in_the_order_of_the_study_and_by_split():

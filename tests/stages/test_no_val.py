@@ -79,7 +79,7 @@ def test_the_report_leaves_val_out(folder, runs):
     page = (folder / "results" / "no_val" / "report" / "index.html").read_text()
     assert "There is no val split: settings were given, not chosen here" in page
     assert "The same on val" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
 
 
 def test_several_taus_without_val_are_refused_when_the_study_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -17,11 +18,13 @@ import torch
 
 from mem.checkpoints import Checkpoints
 from mem.data.features import open_split
+from mem.frozen.training import predict
 from mem.heads.build import load_head
+from mem.predictions import read_predictions
 from mem.report.results import from_csv
 from mem.runfolder import RunFolder, read_record, write_configs
 from mem.runs import Run, plan
-from mem.stages.train_head import predict
+from mem.scores import split_scores
 from mem.study import load_study
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
@@ -133,8 +136,91 @@ def test_scores_are_those_of_the_saved_head(study):
         scores = json.loads((study / run_of("evaluate", variant).folder / "metrics.json").read_text())
         expected = 100 * (predictions == split.labels).mean()
         assert scores["splits"]["test"]["accuracy"]["all"] == pytest.approx(expected, abs=1e-3)
-        saved = np.load(study / run_of("evaluate", variant).folder / "predictions.npz")
-        np.testing.assert_array_equal(saved["test_prediction"], predictions)
+        _, saved = read_predictions(study / run_of("evaluate", variant).folder / "predictions.parquet")
+        np.testing.assert_array_equal(saved["test"].predictions, predictions)
+
+
+def test_predictions_are_kept_whole_so_that_scores_can_be_had_without_the_model(study):
+    for variant in ("crt", "mem_on_crt"):
+        folder = study / run_of("evaluate", variant).folder
+        about, splits = read_predictions(folder / "predictions.parquet")
+        scores = json.loads((folder / "metrics.json").read_text())["splits"]
+        assert scores == {name: split_scores(split, about) for name, split in splits.items()}
+        with open(study / run_of("convert").folder / "images.csv", newline="") as file:
+            named = {split: [] for split in ("train", "val", "test")}
+            for line in csv.DictReader(file):
+                named[line["split"]].append(line["name"])
+        assert all(split.names == named[name] for name, split in splits.items())
+        assert (splits["test"].norms is not None) == (variant == "mem_on_crt")
+
+
+def test_norms_weights_and_the_oracle_are_those_of_the_saved_modulator(study):
+    head = load_head(study / run_of("train_head", "mem").folder)
+    split = open_split(study / run_of("features").folder, "test")
+    with torch.no_grad():
+        logits, weights, norms = head.modulate(split.inputs(0, np.arange(len(split)), tokens=False))
+    about, splits = read_predictions(study / run_of("evaluate", "mem").folder / "predictions.parquet")
+    np.testing.assert_allclose(splits["test"].norms, norms.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(splits["test"].weights, weights.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(splits["test"].top_probabilities[:, 0], logits.softmax(1).max(1).values, rtol=1e-5)
+    groups = np.asarray(about.shot_of_class)
+    masked = np.where(groups[split.labels][:, None] == groups[None], logits.numpy(), -np.inf)
+    right = masked.argmax(axis=1) == split.labels
+    scores = json.loads((study / run_of("evaluate", "mem").folder / "metrics.json").read_text())["splits"]["test"]
+    assert scores["oracle"]["all"] == pytest.approx(100 * right.mean(), abs=1e-3)
+    named = norms.numpy().argmax(axis=1) == groups[split.labels]
+    assert scores["group_by_norm"]["all"] == pytest.approx(100 * named.mean(), abs=1e-3)
+    log = RunFolder(study / run_of("evaluate", "mem").folder).log
+    assert read_curve(log, "test/group_by_norm") == [(0, scores["group_by_norm"]["all"])]
+    assert read_curve(log, "test/acc1") == read_curve(log, "test/all")
+
+
+def features_of_others(study: Path, folder: Path, **changed: np.ndarray) -> str:
+    """The message of an evaluation whose features were changed behind its back."""
+    shutil.copytree(study / "runs", folder / "runs")
+    features = folder / run_of("features").folder
+    about = json.loads((features / "features.json").read_text())
+    about["class_counts"] = changed.get("counts", np.asarray(about["class_counts"])).tolist()
+    (features / "features.json").write_text(json.dumps(about))
+    for kind in ("labels", "pooled"):
+        if kind in changed:
+            np.save(features / f"test-{kind}.npy", changed[kind])
+    return refusal(folder, "evaluate", "--config", str(run_of("evaluate", "ce").folder))
+
+
+def test_a_head_of_other_classes_is_refused(study, tmp_path):
+    message = features_of_others(study, tmp_path, counts=np.arange(1, 13))
+    assert "this head knows 10 classes, but" in message
+    assert "has features of 12: they are of different data sets" in message
+
+
+def test_labels_that_are_no_class_are_refused(study, tmp_path):
+    labels = np.load(study / run_of("features").folder / "test-labels.npy")
+    message = features_of_others(study, tmp_path, labels=np.where(labels == 3, 17, labels))
+    assert "test has labels from 0 to 17, but there are 10 classes (0 to 9)" in message
+
+
+def test_a_test_split_without_images_is_refused(study, tmp_path):
+    pooled = np.load(study / run_of("features").folder / "test-pooled.npy")
+    message = features_of_others(study, tmp_path, labels=np.zeros(0, dtype=np.int64), pooled=pooled[:, :0])
+    assert "the test split has no images, so there is nothing to report" in message
+
+
+def test_a_class_without_test_images_is_named_and_left_out(study, tmp_path):
+    pooled = np.load(study / run_of("features").folder / "test-pooled.npy")
+    labels = np.load(study / run_of("features").folder / "test-labels.npy")
+    kept = labels < 7
+    shutil.copytree(study / "runs", tmp_path / "runs")
+    features = tmp_path / run_of("features").folder
+    np.save(features / "test-labels.npy", labels[kept])
+    np.save(features / "test-pooled.npy", pooled[:, kept])
+    run = run_of("evaluate", "ce").folder
+    said = mem(tmp_path, "evaluate", "--config", str(run)).stderr
+    assert "test has no image of 3 of 10 classes (7, 8, 9): they are left out of every mean over classes." in said
+    scores = json.loads((tmp_path / run / "metrics.json").read_text())["splits"]["test"]
+    assert scores["per_class"][7:] == [None, None, None]
+    assert scores["accuracy"]["few"] is None
+    assert read_predictions(tmp_path / run / "predictions.parquet")[1]["test"].names is None
 
 
 def test_tau_was_chosen_on_val(study):
@@ -152,7 +238,11 @@ def test_mem_on_crt_modulates_crts_classifier_and_leaves_it_alone(study):
 def test_the_report_has_its_files_and_the_columns_asked_for(study):
     results = study / "results" / "mini"
     header = (results / "report" / "results.csv").read_text().splitlines()[0]
-    assert header == "study,dataset,backbone,method,variant,seed,order,split,thresholds,many,medium,few,all,key"
+    assert header == (
+        "study,dataset,backbone,method,variant,seed,order,split,thresholds,many,medium,few,all,key,top5,balanced,ece,"
+        "oracle_many,oracle_medium,oracle_few,oracle_all,group_recall_many,group_recall_medium,group_recall_few,"
+        "group_by_norm"
+    )
     rows = from_csv(results / "report" / "results.csv")
     assert {(row.variant, row.split) for row in rows} == {
         (variant, split) for variant in load_study([MINI]).heads for split in ("val", "test")
@@ -160,7 +250,7 @@ def test_the_report_has_its_files_and_the_columns_asked_for(study):
     keys = {row.variant: row.key for row in rows}
     assert keys["mem"] == run_of("train_head", "mem").key
     page = (results / "report" / "index.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 7
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     runs = (results / "runs.csv").read_text().splitlines()

@@ -39,6 +39,7 @@ except UserError as error:
 RUNS = {run.key: run for run in PLAN}
 REPORT = PLAN[-1]
 HEAD = WorkflowHead(Path())
+RESULTS = f"results/{STUDY.study}"
 
 
 wildcard_constraints:
@@ -73,3 +74,12 @@ def compute(stage):
 def threads_of(stage):
     """Cores of a stage, from the study."""
     return getattr(STUDY.compute, stage).threads
+
+
+def shown(path, caption, category):
+    """An output of the report that `snakemake --report` shows too."""
+    return report(
+        update(f"{RESULTS}/{path}"),
+        caption=f"../report/{caption}.rst",
+        category=category,
+    )

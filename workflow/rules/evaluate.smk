@@ -7,7 +7,7 @@ rule evaluate:
         config="runs/{dataset}/{backbone}/evaluate-{key}/config.yaml",
     output:
         metrics="runs/{dataset}/{backbone}/evaluate-{key}/metrics.json",
-        predictions="runs/{dataset}/{backbone}/evaluate-{key}/predictions.npz",
+        predictions="runs/{dataset}/{backbone}/evaluate-{key}/predictions.parquet",
         run="runs/{dataset}/{backbone}/evaluate-{key}/run.json",
     log:
         "logs/{dataset}/{backbone}/evaluate-{key}.log",

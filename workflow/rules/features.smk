@@ -1,4 +1,7 @@
-"""What the frozen backbone makes of every image, once per view."""
+"""What the frozen backbone makes of every image, once per view; of an online study, labels only."""
+
+ONLINE = STUDY.features is not None and STUDY.features.online
+FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]
 
 
 rule features:
@@ -9,10 +12,9 @@ rule features:
         features=expand(
             "runs/{{dataset}}/{{backbone}}/features-{{key}}/{split}-{kind}.npy",
             split=["train", "val", "test"],
-            kind=["pooled", "labels"],
+            kind=FEATURES,
         ),
         about="runs/{dataset}/{backbone}/features-{key}/features.json",
-        classifier="runs/{dataset}/{backbone}/features-{key}/classifier.safetensors",
         run="runs/{dataset}/{backbone}/features-{key}/run.json",
     log:
         "logs/{dataset}/{backbone}/features-{key}.log",

@@ -6,10 +6,28 @@ rule report:
         **{name: f"{run.folder}/run.json" for name, run in REPORT.inputs.items()},
         config=f"{REPORT.folder}/config.yaml",
     output:
-        page=update(f"results/{STUDY.study}/report/index.html"),
-        results=update(f"results/{STUDY.study}/report/results.csv"),
-        table=update(f"results/{STUDY.study}/report/table.md"),
-        runs=update(f"results/{STUDY.study}/runs.csv"),
+        **{
+            f"table{number}": shown(
+                f"tables/table{number}.html", f"table{number}", "Tables"
+            )
+            for number in range(1, 6)
+        },
+        **{
+            f"figure{number}": shown(
+                f"figures/figure{number}.svg", f"figure{number}", "Figures"
+            )
+            for number in (1, 3, 4)
+        },
+        page=shown("report/index.html", "page", "Report"),
+        results=shown("report/results.csv", "results", "Report"),
+        table=update(f"{RESULTS}/report/table.md"),
+        runs=update(f"{RESULTS}/runs.csv"),
+        plain=[
+            update(f"{RESULTS}/tables/table{number}.{kind}")
+            for number in range(1, 6)
+            for kind in ("md", "csv")
+        ],
+        pixels=[update(f"{RESULTS}/figures/figure{number}.png") for number in (1, 3, 4)],
     log:
         f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/report-{REPORT.key}.log",
     conda:

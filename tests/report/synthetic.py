@@ -1,0 +1,102 @@
+"""A study whose runs are made up: what a report reads, without the hours that it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from mem.config import Study
+from mem.metrics import best_in_group
+from mem.predictions import FILE, About, Predictions, write_predictions
+from mem.runfolder import write_configs
+from mem.runs import Run, plan
+from mem.scores import split_scores
+from mem.study import load_study
+from tests.conftest import REPOSITORY
+
+COUNTS = (110, 105, 102, 60, 40, 25, 22, 12, 8, 5)
+SHOTS = (0, 0, 0, 1, 1, 1, 1, 2, 2, 2)
+
+
+def study_of(folder: Path, **changes: object) -> Study:
+    """The mini study with other values, as a file in the folder."""
+    values = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text()) | changes
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    return load_study([folder / "study.yaml"])
+
+
+def made_up(
+    folder: Path, study: Study, *, gain: dict[str, float] | None = None, without_few: bool = False
+) -> list[Run]:
+    """Write what the report needs of every run of a study; accuracies are 60 % and a head's gain."""
+    runs = plan(study)
+    write_configs(runs, study, folder)
+    for run in runs:
+        if run.stage == "report":
+            continue
+        results: dict[str, object] = {"images_per_s": 100.0}
+        at = folder / run.folder
+        if run.stage == "convert":
+            split = {"images": sum(COUNTS), "counts": list(COUNTS)}
+            groups = {"many": 3, "medium": 4, "few": 3}
+            results = {"splits": dict.fromkeys(("train", "val", "test"), split), "imbalance": 22.0, "groups": groups}
+            results["classes"] = [str(k) for k in range(10)]
+        (at / "log.jsonl").write_text("")
+        if run.stage == "evaluate":
+            _evaluation(at, run, 0.6 + (gain or {}).get(str(run.labels["variant"]), 0.0), without_few)
+        record = {
+            "stage": run.stage,
+            "key": run.key,
+            "dataset": run.dataset,
+            "backbone": run.backbone,
+            "labels": dict(run.labels),
+            "inputs": {name: str(parent.folder) for name, parent in run.inputs.items()},
+            "compute": {"nodes": 1, "gpus_per_node": 0},
+            "git": {"commit": "0" * 40, "dirty": False},
+            "versions": {"torch": "2"},
+            "machine": {"host": "here"},
+            "seconds": 36.0,
+            "attempts": 1,
+            "peak_memory_gb": 1.0,
+            "results": results,
+        }
+        (at / "run.json").write_text(json.dumps(record))
+    return runs
+
+
+def _evaluation(at: Path, run: Run, accuracy: float, without_few: bool) -> None:
+    shots = np.array(SHOTS)
+    mem = run.labels["method"] == "mem"
+    about = About(run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None)
+    # The images are those of the class order; what is noise in them is shared by the heads of a seed.
+    images = np.random.default_rng(int(run.labels["order"]))
+    noise = np.random.default_rng([int(run.labels["order"]), int(run.labels["seed"])])
+    labels = images.permutation(np.arange(200) % (7 if without_few else 10))
+    logits = noise.random((200, 10))
+    logits[np.arange(200), labels] += np.where(noise.random(200) < accuracy, 1.0, -1.0)
+    top = np.argsort(-logits, axis=1)[:, :5]
+    norms = noise.random((200, 3), dtype=np.float32) + 2 * (shots[labels][:, None] == np.arange(3))
+    split = Predictions(
+        labels=labels,
+        predictions=top[:, 0],
+        top=top,
+        top_probabilities=np.full((200, 5), 0.2, dtype=np.float32),
+        best_in_shot=best_in_group(logits, shots, 3),
+        weights=norms.astype(np.float32) if mem else None,
+        norms=norms.astype(np.float32) if mem else None,
+    )
+    splits = {"val": split, "test": split}
+    write_predictions(at / FILE, about, splits)
+    scores = {name: split_scores(each, about) for name, each in splits.items()}
+    content = {"thresholds": about.thresholds, "class_counts": list(COUNTS), "splits": scores}
+    (at / "metrics.json").write_text(json.dumps(content))
+
+
+def grid(variants: int) -> dict[str, object]:
+    """Changes that give a study so many MEM heads, over two settings of MEM."""
+    xis: Sequence[float] = [20.0 + 5 * i for i in range(variants // 2)]
+    return {"sweeps": {"xi": {"of": "mem", "over": {"xi": list(xis), "weight": ["free", "additive"]}}}}

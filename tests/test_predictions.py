@@ -1,0 +1,95 @@
+"""Predictions on disk, and scores had again from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mem.errors import UserError
+from mem.predictions import About, Predictions, check_same_images, read_predictions, write_predictions
+from mem.scores import classes_without_images, scalars, split_scores
+
+SHOTS = (0, 0, 1, 1, 2, 2)
+ABOUT = About("digits", "mem", "0123456789ab", "many>100 few<20", SHOTS, group_of_class=SHOTS)
+
+
+def predicted(images: int, seed: int = 0, *, mem: bool = True, top: int = 5) -> Predictions:
+    generator = np.random.default_rng(seed)
+    order = np.argsort(generator.random((images, len(SHOTS))), axis=1)
+    probabilities = np.sort(generator.dirichlet(np.ones(len(SHOTS)), images), axis=1)[:, ::-1]
+    return Predictions(
+        labels=np.arange(images) % len(SHOTS),
+        predictions=order[:, 0],
+        top=order[:, :top],
+        top_probabilities=probabilities[:, :top].astype(np.float32),
+        best_in_shot=np.stack([2 * g + generator.integers(0, 2, images) for g in range(3)], axis=1),
+        weights=generator.random((images, 3), dtype=np.float32) if mem else None,
+        norms=generator.random((images, 3), dtype=np.float32) if mem else None,
+        names=[f"img/{i}.png" for i in range(images)] if mem else None,
+    )
+
+
+@pytest.mark.parametrize(("mem", "top"), [(True, 5), (False, 2)])
+def test_predictions_come_back_as_they_were_written(tmp_path, mem, top):
+    splits = {"val": predicted(11, 1, mem=mem, top=top), "test": predicted(30, 2, mem=mem, top=top)}
+    path = tmp_path / "predictions.parquet"
+    write_predictions(path, ABOUT, splits)
+    about, found = read_predictions(path)
+    assert (about.dataset, tuple(about.shot_of_class), list(found)) == ("digits", SHOTS, ["val", "test"])
+    for name, split in splits.items():
+        for field, value in vars(split).items():
+            np.testing.assert_array_equal(getattr(found[name], field), value, err_msg=field)
+        assert split_scores(found[name], about) == split_scores(split, ABOUT)
+
+
+def test_names_that_are_no_utf_8_are_kept_as_escapes(tmp_path):
+    split = replace(predicted(1), names=["caf\udce9.png"])
+    write_predictions(tmp_path / "p.parquet", ABOUT, {"test": split})
+    assert read_predictions(tmp_path / "p.parquet")[1]["test"].names == ["caf\\udce9.png"]
+
+
+def test_scores_are_percentages_and_say_nothing_where_a_shot_has_no_image():
+    everything = predicted(60)
+    some = np.flatnonzero(everything.labels < 4)
+    without = Predictions(**{k: v[some] for k, v in vars(everything).items() if k != "names"})
+    scores = split_scores(without, ABOUT)
+    assert classes_without_images(without, 6) == [4, 5]
+    assert scores["accuracy"]["few"] is None
+    assert scores["oracle"]["few"] is None
+    assert scores["group_recall"]["few"] is None
+    assert scores["interval"]["few"] == [None, None]
+    assert scores["group_by_norm"]["by_group"][2] is None
+    assert scores["norms"][2] == [None, None, None]
+    assert "few" not in scalars(scores)
+    assert scalars(scores)["acc1"] == scores["accuracy"]["all"] == pytest.approx(100 * without.right.mean(), abs=1e-3)
+    low, high = scores["interval"]["all"]
+    assert low < scores["accuracy"]["all"] < high
+
+
+def test_a_head_without_groups_has_no_scores_of_groups_by_norm():
+    scores = split_scores(predicted(20, mem=False), replace(ABOUT, group_of_class=None))
+    assert "group_by_norm" not in scores
+    assert {"top5", "balanced", "ece", "oracle_all", "group_recall_few"} <= set(scalars(scores))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (predicted(29), "has predictions of 30 images and b of 29"),
+        (replace(predicted(30), labels=np.zeros(30, dtype=np.int64)), "have different labels for 25 of 30 images"),
+        (replace(predicted(30), names=[str(i) for i in range(30)]), "different images with equal labels"),
+    ],
+)
+def test_predictions_of_another_data_set_are_not_paired(other, said):
+    with pytest.raises(UserError, match=said):
+        check_same_images(predicted(30), other, ("a", "b"))
+
+
+def test_files_that_are_no_predictions_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"none.parquet: no such file. `mem evaluate` writes it."):
+        read_predictions(tmp_path / "none.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 half of it")
+    with pytest.raises(UserError, match=r"torn.parquet: no predictions of `mem evaluate`, or damaged"):
+        read_predictions(tmp_path / "torn.parquet")
