@@ -22,6 +22,7 @@ import psutil
 from mem.errors import UserError
 from mem.runfolder import RunFolder
 from mem.tracking import server
+from mem.tracking.registry import register
 
 POLL_SECONDS = 2.0
 _BATCH = 800
@@ -150,10 +151,11 @@ class Mirror:
             case "finetune":
                 name = inputs.get("encoder")
             case "features":
-                name = inputs["classifier"]
+                name = inputs.get("classifier", inputs.get("encoder"))
             case "train_head":
                 features = _identity(RunFolder(self.root / inputs["features"]).log)[1]
-                name = features["inputs"]["classifier"] if features else None
+                above = features["inputs"] if features else {}
+                name = above.get("classifier", above.get("encoder", inputs["features"])) if features else None
             case _:
                 name = None
         if name is None:
@@ -189,6 +191,10 @@ class Mirror:
         for event in events:
             if event["event"] == "artifact":
                 self._send_artifact(target, event)
+            elif event["event"] == "model":
+                self._send_model(target, event)
+        if start and is_own and (images := self._images(start)):
+            server.log_dataset(self._client, target.run_id, start["dataset"], *images)
         server.send(self._client, target.run_id, metrics, params, tags)
         target.sent = end
         for event in events:
@@ -202,6 +208,25 @@ class Mirror:
             self._client.log_artifact(target.run_id, str(path), event["to"])
         else:
             print(f"{path} is gone and is not sent to MLflow.", file=sys.stderr, flush=True)
+
+    def _send_model(self, target: Target, event: Mapping[str, Any]) -> None:
+        path = self.root / event["path"]
+        if not (path / "MLmodel").is_file():
+            print(f"{path} is gone and is not registered in MLflow.", file=sys.stderr, flush=True)
+            return
+        names = (event["name"], event["alias"], event["key"])
+        register(self._client, target.run_id, path, *names, event["tags"])
+
+    def _images(self, start: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]] | None:
+        """Key, folder and manifest of the data set that a run sees, where it sees one."""
+        name = start["inputs"].get("images")
+        if name is None and (features := start["inputs"].get("features")):
+            made_of = _identity(RunFolder(self.root / features).log)[1]
+            name = made_of["inputs"].get("images") if made_of else None
+        manifest = self.root / name / "dataset.json" if name else None
+        if name is None or manifest is None or not manifest.is_file():
+            return None
+        return name.rsplit("-", 1)[1], manifest.parent, json.loads(manifest.read_text())
 
     def _status(self, path: Path, target: Target, event: Mapping[str, Any]) -> None:
         if event["event"] == "start" and event["stage"] != "evaluate":

@@ -1,9 +1,10 @@
-"""MLflow's side of the mirror; the only file that imports mlflow."""
+"""MLflow's side of the mirror; with `models.py` the only file that imports mlflow."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,13 @@ from urllib.parse import urlsplit
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+import mlflow
 import mlflow.exceptions
 import requests.exceptions
 import sqlalchemy.exc
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
 _ITEMS = 100
@@ -91,6 +94,27 @@ def send(
     own.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
+def log_dataset(own: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Note the data set that a run sees; done twice it changes nothing.
+
+    Args:
+        own: The client.
+        run_id: MLflow's run.
+        name: Of the data set.
+        key: Of its conversion.
+        folder: Of its conversion.
+        manifest: Its `dataset.json`.
+    """
+    profile = {
+        "classes": len(manifest["classes"]),
+        "images": {split: about["images"] for split, about in manifest["splits"].items()},
+        "groups": manifest["groups"],
+        "imbalance": manifest["imbalance"],
+    }
+    dataset = Dataset(name, key, "local", json.dumps({"uri": str(folder)}), profile=json.dumps(profile))
+    own.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
 def unreachable() -> tuple[type[Exception], ...]:
     """What is raised where the server does not answer or refuses."""
     return (
@@ -108,6 +132,12 @@ def explain(uri: str, error: Exception) -> str:
             f"The database {uri} has the schema of another MLflow version. Upgrade it (`mlflow db upgrade {uri}`, "
             "after a copy), or use the MLflow that made it. The runs' logs keep everything; `mem track sync` sends it "
             "afterwards."
+        )
+    if not is_embedded(uri) and ("error code 404" in text or "Not Found" in text):
+        return (
+            f"The tracking server {uri} does not know a request that is made of it: it is older than the MLflow here "
+            f"({mlflow.__version__}), or no MLflow server. Upgrade it, or give another (MLFLOW_TRACKING_URI). "
+            "The runs' logs keep everything; `mem track sync` sends it afterwards."
         )
     return (
         f"The tracking server {uri} cannot be used: {text[:300]}. Training does not need it: the runs' logs keep "

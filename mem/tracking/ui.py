@@ -42,5 +42,9 @@ def open_ui(root: Path, host: str, port: int) -> int:
         host,
         "--port",
         str(port),
+        # One reader needs one worker, and several are killed and started for ever where a busy machine is slow to start
+        # them: uvicorn gives each five seconds.
+        "--workers",
+        "1",
     ]
     os.execv(sys.executable, command)

@@ -1,0 +1,145 @@
+"""How far the MLflow mirror is behind twenty runs that grow at once, and what it costs.
+
+    python benchmarks/mirror.py --json
+
+The runs are log files that a thread appends to, `--rate` lines a second each, in a folder of its own; the mirror is the
+real one (`mem track follow`) on an embedded database. Twice a second the points in the database are counted. The last
+line of the output is JSON: `lag_s`, the longest time between a point's writing and its arrival; `core_share`, the
+mirror's share of a core while the logs grow, after its start; `points` sent, `doubled` and `missing` ones at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from mem.tracking.log import JsonLines
+
+RUNS = 20
+
+
+def main() -> None:
+    """Grow the logs, watch the mirror, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the logs grow")
+    parser.add_argument("--rate", type=float, default=0.5, help="lines a second of each log (a training logs 0.1 to 1)")
+    parser.add_argument("--json", action="store_true", help="only the last line")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder), options.seconds, options.rate, quiet=options.json)))
+
+
+def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str, float]:
+    """Run the mirror beside growing logs."""
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    logs = [begin(folder, number) for number in range(RUNS)]
+    mirror = subprocess.Popen(
+        [sys.executable, "-m", "mem.cli", "track", "follow"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+    )
+    process = psutil.Process(mirror.pid)
+    try:
+        write(logs, step=1)
+        while arrived(folder) < RUNS:
+            time.sleep(0.5)
+        before, began = cpu(process), time.monotonic()
+        written = {1: began}
+        step, lag = 1, 0.0
+        while time.monotonic() < began + seconds or arrived(folder) < step * RUNS:
+            now = time.monotonic()
+            if now < began + seconds and now >= began + step / rate:
+                step += 1
+                write(logs, step)
+                written[step] = now
+            # All of a step's points are written together, so the count tells which steps are whole.
+            whole = arrived(folder) // RUNS
+            waiting = [moment for number, moment in written.items() if number > whole]
+            lag = max([lag, *(time.monotonic() - moment for moment in waiting)])
+            if now < began + seconds:
+                share = (cpu(process) - before) / (now - began) if now > began else 0.0
+            if not quiet:
+                print(f"{now - began:6.1f} s  step {step}  whole {whole}  core {100 * share:.1f} %", flush=True)
+            time.sleep(0.5)
+        mirror.terminate()
+        mirror.wait(60)
+        points, distinct = counts(folder)
+        return {
+            "lag_s": round(lag, 2),
+            "core_share": round(share, 4),
+            "runs": RUNS,
+            "points": points,
+            "doubled": points - distinct,
+            "missing": step * RUNS - distinct,
+        }
+    finally:
+        mirror.kill()
+        mirror.wait()
+        for log in logs:
+            log.close()
+
+
+def begin(folder: Path, number: int) -> JsonLines:
+    """The log of a run that has just started."""
+    log = JsonLines(folder / "runs" / "set" / "vit" / f"pretrain-{number:012d}" / "log.jsonl")
+    log.event(
+        "start",
+        stage="pretrain",
+        key=f"{number:012d}",
+        dataset="set",
+        backbone="vit",
+        labels={"order": 0, "seed": number},
+        seed=number,
+        settings={"pretrain": {"epochs": 100}},
+        inputs={},
+        git={"commit": "abc", "dirty": False},
+        machine={"host": "here", "slurm": None},
+        versions={},
+    )
+    return log
+
+
+def write(logs: list[JsonLines], step: int) -> None:
+    """One point in each log."""
+    for log in logs:
+        log.scalars({"train/loss": 1 / step}, step)
+
+
+def cpu(process: psutil.Process) -> float:
+    """Seconds of a core that a process took."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def arrived(folder: Path) -> int:
+    """Points in the database."""
+    return counts(folder)[0]
+
+
+def counts(folder: Path) -> tuple[int, int]:
+    """Points in the database, and different ones."""
+    path = folder / "runs" / "mlflow.db"
+    if not path.exists():
+        return 0, 0
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database,
+    ):
+        every = database.execute("select count(*) from metrics where key = 'train/loss'").fetchone()[0]
+        different = database.execute(
+            "select count(*) from (select distinct run_uuid, step from metrics where key = 'train/loss')"
+        ).fetchone()[0]
+        return every, different
+    return 0, 0  # its tables are being made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The best model of a study: registered by the mirror, served by MLflow's own command, used by name."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import requests
+from mlflow.tracking import MlflowClient
+
+from mem.cli import main
+from mem.export.choice import best_head
+from mem.export.folder import opened
+from mem.export.predict import answers
+from mem.runs import Run
+from mem.study import load_study
+from mem.tracking import server
+from mem.tracking.log import JsonLines, read_events
+from mem.tracking.mirror import Mirror
+from tests.stages.test_no_val import MINI, ran
+from tests.tracking.test_server_dies import free_port
+
+HEADS = {name: MINI["heads"][name] for name in ("ce", "mem")}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[Path, list[Run]]:
+    """A folder where a study was run and its MEM head registered, and the runs."""
+    folder = tmp_path_factory.mktemp("registered")
+    runs = ran(folder, MINI | {"pretrain": None, "finetune": MINI["finetune"] | {"epochs": 2}, "heads": HEADS})
+    before = Path.cwd()
+    os.chdir(folder)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        assert main(["register", "study.yaml", "--head", "mem"]) == 0
+    finally:
+        os.chdir(before)
+    return folder, runs
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    image = np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "picture.png"), image)
+    return tmp_path / "picture.png"
+
+
+def head(runs: list[Run], variant: str) -> Run:
+    return next(run for run in runs if run.stage == "train_head" and run.labels["variant"] == variant)
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(server.tracking_uri(folder))
+
+
+def test_the_alias_stands_for_the_model_of_the_heads_run(study):
+    folder, runs = study
+    version = client(folder).get_model_version_by_alias("mini", "best")
+    run = client(folder).get_run(version.run_id)
+    assert run.data.tags["config_digest"] == head(runs, "mem").key == version.tags["mem.key"]
+    assert {a.path for a in client(folder).list_artifacts(run.info.run_id, "model")} >= {"model/MLmodel", "model/data"}
+    assert version.tags["chosen"].startswith("mem, as named")
+
+
+def test_every_run_that_sees_images_has_its_data_set(study):
+    folder, runs = study
+    images = next(run for run in runs if run.stage == "convert")
+    own = client(folder)
+    found = {
+        run.data.tags["stage"]: run
+        for run in own.search_runs([own.get_experiment_by_name("mini_digits").experiment_id])
+    }
+    for stage in ("finetune", "features", "train_head"):
+        (used,) = found[stage].inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("mini_digits", images.key)
+        assert '"train": 489' in used.dataset.profile
+    assert not found["convert"].inputs.dataset_inputs
+
+
+def test_registered_again_it_is_the_same_version_and_another_head_is_the_next(study, monkeypatch):
+    folder, runs = study
+    monkeypatch.chdir(folder)
+    path = head(runs, "mem").folder
+    (asked,) = [event for event in read_events(path / "log.jsonl") if event["event"] == "model"]
+    with JsonLines(path / "log.jsonl") as log:
+        log.event(**{"kind": "model", **{k: v for k, v in asked.items() if k not in ("event", "time")}})
+    Mirror(folder, server.tracking_uri(folder)).send_new()
+    assert len(client(folder).search_model_versions("name = 'mini'")) == 1
+    with JsonLines(head(runs, "ce").folder / "log.jsonl") as log:
+        log.event(
+            "model", **{k: asked[k] for k in ("path", "tags")}, name="mini", alias="other", key=head(runs, "ce").key
+        )
+    Mirror(folder, server.tracking_uri(folder)).send_new()
+    versions = {alias: client(folder).get_model_version_by_alias("mini", alias).version for alias in ("best", "other")}
+    assert (int(versions["best"]), int(versions["other"])) == (1, 2)
+
+
+def test_a_registered_model_predicts_by_its_name_and_an_unknown_one_is_named(study, picture, capsys, monkeypatch):
+    folder, runs = study
+    monkeypatch.chdir(folder)
+    assert main(["predict", str(picture), "--model", "models:/mini@best"]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    (expected,) = answers(opened(head(runs, "mem").folder), [str(picture)], 1)
+    assert row["class"] == expected.classes[0][0]
+    assert float(row["probability"]) == pytest.approx(expected.classes[0][1], abs=1e-5)
+    assert main(["predict", str(picture), "--model", "models:/mini@worst"]) == 2
+    assert "models:/mini@worst: cannot be had" in (said := capsys.readouterr().err)
+    assert "mini@best" in said
+
+
+def test_the_best_on_val_is_what_is_registered_where_none_is_named(study):
+    folder, _ = study
+    choice = best_head(load_study([folder / "study.yaml"]), folder)
+    assert "the best of 2" in choice.reason
+
+
+@pytest.mark.timeout(400)
+def test_mlflows_own_command_serves_it_and_answers_a_real_image(study, picture):
+    folder, runs = study
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mini@best", "--env-manager", "local"]
+    # MLflow starts uvicorn by its name, as an activated environment has it.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": server.tracking_uri(folder), "PATH": path}
+    with open(folder / "serve.log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=10).ok:
+                    break
+            except requests.ConnectionError:
+                assert process.poll() is None, (folder / "serve.log").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        good = base64.b64encode(picture.read_bytes()).decode()
+        answer = requests.post(
+            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": good}]}, timeout=60
+        )
+        (row,) = answer.json()["predictions"]
+        (expected,) = answers(opened(folder / head(runs, "mem").folder), [str(picture)], 1)
+        assert row["class"] == expected.classes[0][0]
+        for name, probability in expected.classes:
+            assert row[f"probability.{name}"] == pytest.approx(probability, abs=1e-5)
+        assert row["group_norm.few"] == pytest.approx((expected.group_norms or {})["few"], rel=1e-5)
+        refused = requests.post(
+            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": good[:40]}]}, timeout=60
+        )
+        assert refused.status_code == 400
+        assert "Image of row 0" in refused.text
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
