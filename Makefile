@@ -1,6 +1,7 @@
 # make demo    the whole job on Digits-LT, set up and run          (about 3 minutes on 2 cores)
 # make test    set up, then every check and test; CI runs this too
 # make lint    the checks without the tests
+# make docs    the documentation as a site, in build/site
 # make setup   only the set-up; done once, skipped afterwards
 # make slurm-up, make slurm-down   a real SLURM of two nodes on this machine, for tests and to try things (root, Debian)
 # make slurm-demo   the job of `make demo` on such a SLURM, pretrained on both nodes, in build/slurm-demo
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CORES ?= 2
 
-.PHONY: help setup demo test lint slurm-up slurm-down slurm-demo lock clean
+.PHONY: help setup demo test lint docs slurm-up slurm-down slurm-demo lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -32,6 +33,9 @@ test: lint
 lint: $(READY)
 	@. $(BIN)/activate && ruff check --quiet && ruff format --check --quiet && snakefmt --check --compact-diff Snakefile workflow \
 	  && lint-imports --no-logo && snakemake --lint && pyright --warnings
+
+docs: $(READY)
+	@. $(BIN)/activate && NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "build/site/index.html"
 
 slurm-up: $(READY)
 	@$(BIN)/python -m cluster.throwaway up

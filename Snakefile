@@ -14,6 +14,9 @@ min_version("9.20")
 include: "workflow/rules/common.smk"
 
 
+report: "workflow/report/workflow.rst"
+
+
 localrules:
     all,
 
@@ -22,6 +25,8 @@ rule all:
     default_target: True
     input:
         f"results/{STUDY.study}/report/index.html",
+        expand("results/{study}/tables/table{n}.md", study=STUDY.study, n=range(1, 6)),
+        expand("results/{study}/figures/figure{n}.svg", study=STUDY.study, n=[1, 3, 4]),
 
 
 include: "workflow/rules/convert.smk"
@@ -31,6 +36,7 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/train_head.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"
 
 
 onstart:

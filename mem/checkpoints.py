@@ -137,6 +137,24 @@ class Checkpoints:
         return None if found == crc32 else "its checksum is wrong"
 
 
+class NoCheckpoints(Checkpoints):
+    """For a training that is over in one call: nothing is saved and nothing is looked for."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), "", float("inf"), lambda text: None)
+
+    def restore_latest(self, state: Resumable) -> bool:
+        """There is none."""
+        return False
+
+    def due(self, *, epoch_ended: bool) -> bool:
+        """Never."""
+        return False
+
+    def save(self, state: Resumable) -> None:
+        """Save nothing."""
+
+
 class _Checked:
     """Counts and checksums what passes through to a file."""
 

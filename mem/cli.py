@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mem
 from mem.errors import UserError
+from mem.model_commands import add_model_commands, joined
 
 STAGE_HELP = {
     "convert": "read a data set, cut its long tail, write one .beton file per split",
@@ -24,9 +25,9 @@ STAGE_INPUTS = {
     "convert": (),
     "pretrain": ("images",),
     "finetune": ("images", "encoder"),
-    "features": ("images", "classifier"),
-    "train_head": ("features", "head"),
-    "evaluate": ("head", "features"),
+    "features": ("images", "classifier", "encoder"),
+    "train_head": ("features", "head", "images", "classifier", "encoder"),
+    "evaluate": ("head", "features", "images", "classifier", "encoder"),
     "report": (),
 }
 
@@ -34,7 +35,7 @@ STAGE_INPUTS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(joined(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         return options.command(options)
     except UserError as error:
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--check", type=Path, nargs="+", metavar="FILE", help="a study, and files laid over it")
     what.add_argument("--schema", action="store_true", help="print the JSON schema of a study")
+    what.add_argument("--reference", action="store_true", help="print every setting as a Markdown page")
     config.set_defaults(command=_config)
 
     runs = commands.add_parser("runs", help="list the runs of a study: stage, key, state, folder")
@@ -131,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--from", dest="source", metavar="FILE", help="take a file that is here, or another address")
     get.set_defaults(command=_weights_get)
 
+    add_model_commands(commands)
+
     results = commands.add_parser("results", help="print a study's table, and where report and MLflow are")
     results.add_argument("study", metavar="STUDY", help="name of a study")
     results.set_defaults(command=_results)
@@ -159,12 +163,13 @@ def _stage(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
+    from mem.reference import reference
     from mem.runs import plan
     from mem.schema import study_schema
     from mem.study import load_study
 
-    if options.schema:
-        print(study_schema(), end="")
+    if options.schema or options.reference:
+        print(study_schema() if options.schema else reference(), end="")
         return 0
     study = load_study(options.check)
     stages: dict[str, int] = {}

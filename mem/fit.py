@@ -128,6 +128,23 @@ class Stop(Protocol):
         ...
 
 
+class Unstopped:
+    """Nobody asks for anything: for a training within one's own program, which Ctrl-C ends as ever."""
+
+    requested = False
+
+    def take_save(self) -> bool:
+        """Never."""
+        return False
+
+    def saved(self) -> None:
+        """Nobody waits for it."""
+
+    def deferred(self) -> AbstractContextManager[None]:
+        """Defer nothing."""
+        return contextlib.nullcontext()
+
+
 @dataclass(frozen=True)
 class Mechanics:
     """How a step is computed."""
@@ -143,6 +160,8 @@ class Mechanics:
     """Images a second of all devices together if they did nothing but the model's arithmetic; for the curve `mfu`."""
     skip_nonfinite: bool = False
     """Whether a step whose gradient is not finite is left out; otherwise it ends the training."""
+    quiet: bool = False
+    """Whether no progress is shown."""
 
 
 def fit(
@@ -202,7 +221,10 @@ def fit(
     with (
         stop.deferred(),
         Progress(
-            title, steps * data.global_batch, start=state.step * data.global_batch, quiet=not world.is_main
+            title,
+            steps * data.global_batch,
+            start=state.step * data.global_batch,
+            quiet=mechanics.quiet or not world.is_main,
         ) as progress,
     ):
         for batch in data.from_step(state.step, steps):

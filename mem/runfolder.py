@@ -157,7 +157,9 @@ class RunConfig:
 def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
     """Write `config.yaml` and `site.yaml` of each run, where they are not there or differ.
 
-    A configuration that differs in `defaults` only was written before a setting was added: it stays as it is.
+    A configuration stays as it is where it differs only in `defaults`, because it was written before a setting was
+    added, or in `labels`, because another study calls the same run otherwise: a newer file would make Snakemake run it
+    again.
     """
     for run in runs:
         folder = RunFolder(root / run.folder)
@@ -170,7 +172,8 @@ def _write_if_new(path: Path, header: str, content: dict[str, Any]) -> None:
     try:
         with open(path, encoding="utf-8") as file:
             found = yaml.safe_load(file)
-        if {**found, "defaults": None} == {**content, "defaults": None}:
+        unkeyed = {"defaults": None, "labels": None}
+        if {**found, **unkeyed} == {**content, **unkeyed}:
             return
     except (OSError, yaml.YAMLError, TypeError):
         pass

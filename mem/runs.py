@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,24 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mem.config import Crt, ImageData, Mem, Section, Study, Unkeyed
+from mem.config import (
+    Ce,
+    Dataset,
+    FeatureFiles,
+    Head,
+    LogitAdjustment,
+    Lws,
+    Mem,
+    OwnModule,
+    Section,
+    Study,
+    Tau,
+    Unkeyed,
+)
 
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
 
-VERSIONS: dict[str, int] = dict.fromkeys(STAGES, 1)
+VERSIONS: dict[str, int] = {**dict.fromkeys(STAGES, 1), "evaluate": 2}
 """Raised by one when a change to a stage's code changes what it computes; its runs are then made anew."""
 
 
@@ -99,7 +112,7 @@ def plan(study: Study) -> list[Run]:
     """Every run of a study, each after its inputs, the report last."""
     runs: list[Run] = []
     for order in study.orders:
-        images = _convert(study, order)
+        images = _data(study, order)
         runs.append(images)
         for seed in study.seeds:
             runs += _branch(study, images, order, seed)
@@ -121,18 +134,26 @@ def plan(study: Study) -> list[Run]:
     return runs
 
 
-def _convert(study: Study, order: int) -> Run:
+def data_of(runs: Sequence[Run]) -> Run:
+    """The first run of a plan: a conversion, or features that were given. Its results say classes, counts, groups."""
+    return runs[0]
+
+
+def _data(study: Study, order: int) -> Run:
+    if isinstance(study.dataset, FeatureFiles):
+        settings = {"dataset": study.dataset, **index_digests(study.dataset)}
+        return Run("features", study.dataset.name, study.backbone.name, settings, {}, {"order": order})
     return Run(
         "convert",
         study.dataset.name,
         "data",
-        {"dataset": study.dataset, "order": order, **_index_digests(study.dataset)},
+        {"dataset": study.dataset, "order": order, **index_digests(study.dataset)},
         {},
         {"order": order},
     )
 
 
-def _index_digests(dataset: ImageData) -> dict[str, str]:
+def index_digests(dataset: Dataset) -> dict[str, str]:
     """What a data set's lists and tables hold, so that an edited list is another data set.
 
     A file that is not there yet has no digest: a study can be planned before its data are downloaded.
@@ -173,6 +194,9 @@ def _branch(study: Study, images: Run, order: int, seed: int) -> list[Run]:
         words = {"order": order, "seed": seed, **labels}
         return Run(stage, study.dataset.name, study.backbone.name, settings, inputs, words, seed)
 
+    if isinstance(study.dataset, FeatureFiles):
+        return _heads(study, images, run)
+    assert study.features is not None
     runs: list[Run] = []
     start: dict[str, Run] = {}
     initial = _initial(study)
@@ -181,24 +205,73 @@ def _branch(study: Study, images: Run, order: int, seed: int) -> list[Run]:
         pretrained = run("pretrain", settings, {"images": images})
         start, initial = {"encoder": pretrained}, {}
         runs.append(pretrained)
-    settings = {"backbone": study.backbone, "finetune": study.finetune, **initial}
-    finetuned = run("finetune", settings, {"images": images, **start})
-    features = run("features", {"features": study.features}, {"images": images, "classifier": finetuned})
-    runs += [finetuned, features]
+    if study.finetune is None:
+        settings = {"backbone": study.backbone, "features": study.features, **initial, **_module_digest(study)}
+        features = run("features", settings, {"images": images, **start})
+        runs.append(features)
+    else:
+        settings = {"backbone": study.backbone, "finetune": study.finetune, **initial}
+        finetuned = run("finetune", settings, {"images": images, **start})
+        features = run("features", {"features": study.features}, {"images": images, "classifier": finetuned})
+        runs += [finetuned, features]
+    return runs + _heads(study, features, run)
 
+
+def _module_digest(study: Study) -> dict[str, str]:
+    """One's own module counts by what its file holds and which function makes it."""
+    if not isinstance(study.backbone, OwnModule):
+        return {}
+    found = {"module function": study.backbone.function}
+    return found | ({MODULE_DIGEST: digest} if (digest := file_digest(study.backbone.file)) else {})
+
+
+MODULE_DIGEST = "module digest"
+"""Setting of a run: the content of the file that makes its backbone."""
+
+
+_Maker = Callable[..., Run]
+"""Makes a run of a seed and an order, from stage, settings, inputs and labels."""
+
+
+def _heads(study: Study, features: Run, run: _Maker) -> list[Run]:
+    """The heads on features, and their evaluations; each after the head that it starts from."""
+    runs: list[Run] = []
+    # Of a study that stores no features, what makes them.
+    online = study.features is not None and study.features.online
+    source = {"features": features, **(features.inputs if online else {})}
     trained: dict[str, Run] = {}
-    for name, head in sorted(study.heads.items(), key=lambda item: isinstance(item[1], Mem)):
+    for name, head in sorted(study.heads.items(), key=lambda item: _turn(study, item[1])):
         labels = {"method": head.method, "variant": name}
         about: dict[str, Section | int | str] = {"head": head}
-        inputs = {"features": features}
+        inputs = dict(source)
         if isinstance(head, Mem):
             about["shots"] = study.shots
-            if isinstance(study.heads[head.classifier_from], Crt):
-                inputs["head"] = trained[head.classifier_from]
+        if (start := _start_of(study, head)) is not None:
+            inputs["head"] = trained[start]
         trained[name] = run("train_head", about, inputs, **labels)
-        evaluated = run("evaluate", {"shots": study.shots}, {"head": trained[name], "features": features}, **labels)
+        evaluated = run("evaluate", {"shots": study.shots}, {"head": trained[name], **source}, **labels)
         runs += [trained[name], evaluated]
     return runs
+
+
+ON_CE = (Tau, Lws, LogitAdjustment)
+"""Heads on the classifier that was finetuned or, where none was, on the linear probe."""
+
+
+def _start_of(study: Study, head: Head) -> str | None:
+    """The head whose classifier a head starts from; None where it is the finetuned one, or a fresh one."""
+    if isinstance(head, Mem):
+        base = study.heads[head.classifier_from]
+        return None if isinstance(base, Ce) and base.training is None else head.classifier_from
+    if study.finetune is None and isinstance(head, ON_CE):
+        return study.probe
+    return None
+
+
+def _turn(study: Study, head: Head) -> int:
+    if isinstance(head, Mem):
+        return 2
+    return int(study.finetune is None and isinstance(head, ON_CE))
 
 
 def keyed(value: Any) -> Any:

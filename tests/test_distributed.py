@@ -94,7 +94,7 @@ import sys
 import numpy as np
 import torch
 from mem.checkpoints import Checkpoints
-from mem.config import Augmentation, TimmCnn, Training, VisionTransformer
+from mem.config import Augmentation, TimmNetwork, Training, VisionTransformer
 from mem.data.beton import Beton, write_beton
 from mem.data.loaders import Slice, TrainingImages
 from mem.data.order import InstanceOrder
@@ -129,7 +129,8 @@ with world_from_environment() as world:
                                      center_crop=1.0)
         settings = Training(betas=(0.9, 0.999), weight_decay=0.05, **rest)
     else:
-        backbone = TimmCnn(name="c", kind="timm", model="resnet10t", image_size=8, norm_batch=norm_batch, center_crop=1)
+        about = dict(name="c", model="resnet10t", image_size=8, center_crop=1)
+        backbone = TimmNetwork(kind="timm", norm_batch=norm_batch, **about)
         settings = Training(optimizer="sgd", momentum=0.9, weight_decay=5e-4, decay_all=True, **rest)
     model = build(backbone, 5, drop_path=0.4).double()
     torch.nn.init.normal_(model.linear.weight, std=0.1)

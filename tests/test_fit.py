@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mem.checkpoints import Checkpoints
-from mem.config import Augmentation, Backbone, Decoder, TimmCnn, Training, VisionTransformer
+from mem.config import Augmentation, Backbone, Decoder, TimmNetwork, Training, VisionTransformer
 from mem.data.beton import Beton, write_beton
 from mem.data.loaders import TrainingImages
 from mem.data.order import InstanceOrder
@@ -73,7 +73,7 @@ def images(tmp_path_factory) -> Beton:
 
 ADAMW = {"optimizer": "adamw", "betas": (0.9, 0.999), "weight_decay": 0.05}
 SGD = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "decay_all": True}
-CNN = TimmCnn(name="c", kind="timm", model="resnet10t", image_size=8, norm_batch=6, center_crop=1.0)
+CNN = TimmNetwork(name="c", kind="timm", model="resnet10t", image_size=8, norm_batch=6, center_crop=1.0)
 
 
 def recipe(**changes) -> Training:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mem.config import Study
 from mem.errors import UserError
 from mem.runfolder import RunFolder, read_config, read_record, write_configs
 from mem.runs import plan
@@ -122,3 +123,18 @@ def test_the_title_says_the_run_in_words(config_file):
 def test_an_unfinished_run_has_no_record(tmp_path):
     with pytest.raises(UserError, match="this run is not finished"):
         read_record(tmp_path)
+
+
+def test_a_run_that_another_study_calls_otherwise_keeps_its_configuration(tmp_path, mini_values):
+    crt = {"method": "crt", **mini_values["heads"]["crt"]}
+    written: dict[str, tuple[int, str]] = {}
+    for name in ("crt", "again"):
+        study = Study.model_validate({**mini_values, "heads": {name: crt}})
+        (run,) = [run for run in plan(study) if run.stage == "train_head"]
+        assert run.labels["variant"] == name
+        write_configs(plan(study), study, tmp_path)
+        path = tmp_path / run.folder / "config.yaml"
+        written[name] = (path.stat().st_mtime_ns, yaml.safe_load(path.read_text())["labels"]["variant"])
+    # A newer file would make Snakemake train the head again.
+    assert written["again"] == written["crt"]
+    assert written["crt"][1] == "crt"

@@ -132,6 +132,11 @@ def test_keys_are_the_same_on_every_machine(mini):
     assert (keys["convert"], keys["pretrain"]) == ("82c0a3e40e42", "157d80da7e75")
 
 
+def test_ce_without_training_keeps_the_key_that_it_had():
+    digits = plan(load_study([REPOSITORY / "config" / "digits_lt.yaml"]))
+    assert {run.labels["variant"]: run.key for run in digits if run.stage == "train_head"}["ce"] == "062880aa99d6"
+
+
 def test_a_runs_configuration_reads_back_as_it_was_written(tmp_path, mini):
     runs = plan(mini)
     write_configs(runs, mini, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mem.config import Mem
+from mem.config import Mem, Study
 from mem.errors import UserError
 from mem.schema import study_schema
 from mem.study import load_study, study_files
@@ -104,7 +104,7 @@ def test_an_impossible_value_names_its_line(tmp_path, mini_values):
         ({"method": "memm"}, "`heads.mem.method` is `memm`; did you mean `mem`?"),
         ({"mu": 30}, "mu (30) must be smaller than xi (20)"),
         ({"groups": 4}, "partition `shot` has 3 groups, not 4"),
-        ({"classifier_from": "lws"}, "heads.mem.classifier_from: `lws` is no ce or crt head of this study"),
+        ({"classifier_from": "lws"}, "heads.mem.classifier_from: `lws` is no head of this study with"),
     ],
 )
 def test_an_impossible_head_is_refused_in_words(tmp_path, mini_values, change, expected):
@@ -236,3 +236,58 @@ def test_values_given_are_not_changed_by_reading(mini_values):
     before = copy.deepcopy(mini_values)
     load_study([REPOSITORY / "tests" / "mini.yaml"], mini_values)
     assert mini_values == before
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------
+
+
+def swept(tmp_path: Path, values: dict, **sweeps: dict):
+    return load_study([written(tmp_path, {**values, "sweeps": sweeps})])
+
+
+def test_a_sweep_makes_a_head_of_every_combination(tmp_path, mini_values):
+    over = {"xi": [10, 30], "classifier": ["frozen", "trained"], "training.sampler": ["instance"]}
+    study = swept(tmp_path, mini_values, grid={"of": "mem", "over": over})
+    made = {name: head for name, head in study.heads.items() if name not in mini_values["heads"]}
+    assert list(made) == [f"mem.xi{xi}.{choice}.instance" for xi in (10, 30) for choice in ("frozen", "trained")]
+    for name, head in made.items():
+        assert isinstance(head, Mem)
+        assert f"mem.xi{head.xi:g}.{head.classifier}.{head.training.sampler}" == name
+        assert head.width == mini_values["heads"]["mem"]["width"]
+
+
+def test_a_variant_that_is_a_head_already_is_not_made_twice(tmp_path, mini_values):
+    xi = mini_values["heads"]["mem"]["xi"]
+    one, other = ({"of": "mem", "over": {"xi": [xi, 33]}} for _ in range(2))
+    # Default values count as given: the partition's seed is 0 where it is left out.
+    seeds = {"of": "mem", "over": {"partition_seed": [0]}}
+    study = swept(tmp_path, mini_values, one=one, other=other, seeds=seeds)
+    assert [name for name in study.heads if name.startswith("mem.")] == ["mem.xi33"]
+
+
+def test_a_study_with_sweeps_is_read_again_from_what_it_dumps(tmp_path, mini_values):
+    study = swept(tmp_path, mini_values, xi={"of": "mem", "over": {"xi": [11, 12]}})
+    assert Study.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"),
+    [
+        ({"of": "mme", "over": {"xi": [1]}}, "sweeps.s.of: `mme` is no head of this study; there are ["),
+        ({"of": "mem", "over": {"xii": [1]}}, "unknown key `heads.mem.xii1.xii`; did you mean `xi`?"),
+        ({"of": "mem", "over": {"xi": [0]}}, "`heads.mem.xi0.xi` is 0: input should be greater than 0"),
+        ({"of": "mem", "over": {"xi": []}}, "needs different values, has []"),
+        ({"of": "mem", "over": {"xi": [5, 5]}}, "needs different values, has [5"),
+        ({"of": "mem", "over": {}}, "needs at least one setting"),
+        ({"of": "mem", "over": {"trainin.sampler": ["sqrt"]}}, "sweeps.s.over: `mem` has no section `trainin`"),
+        ({"of": "ce", "over": {"method": ["crt"]}}, "heads.ce.crt"),
+        ({"of": "mem"}, "`sweeps.s.over` is missing"),
+    ],
+)
+def test_an_impossible_sweep_is_refused_in_words(tmp_path, mini_values, sweep, expected):
+    assert expected in refusal(tmp_path, {**mini_values, "sweeps": {"s": sweep}})
+
+
+def test_more_views_than_features_has_are_refused(tmp_path, mini_values):
+    mini_values["heads"]["mem"]["training"]["views"] = 9
+    assert "heads.mem.training.views: 9 augmented views, but features.views writes" in refusal(tmp_path, mini_values)

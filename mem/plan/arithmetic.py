@@ -59,6 +59,10 @@ class Arithmetic:
     """What it needs beside, whatever the batch: bfloat16 copies of the weights."""
 
 
+NOTHING = Arithmetic(0.0, 0.0, 0, 0, 0.0, 0.0)
+"""Of no model."""
+
+
 def count(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, backward: bool = True) -> Arithmetic:
     """Count a model's FLOPs, and the bytes that its forward pass keeps for its backward pass.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mem.checkpoints import KEPT
-from mem.config import Study
+from mem.config import FeatureFiles, Study
 from mem.fit import LOGGED_POINTS
 from mem.plan.arithmetic import Arithmetic
 from mem.plan.images import Images, beton_bytes
@@ -19,8 +19,12 @@ CANDIDATE = 185.0
 """What log.jsonl and run.json take for a candidate of tau."""
 NAME = 40.0
 """A line of images.csv."""
-REPORT = 195_000.0
-"""Page, figures and tables."""
+PREDICTION = 31.0
+"""An image's row of predictions.parquet."""
+PARQUET = 3_000.0
+"""What else stands in that file."""
+REPORT = 750_000.0
+"""Page, tables, and figures as SVG and PNG."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Disk:
 def convert(study: Study, images: Images) -> Disk:
     """.beton files and the list of images. `fit` keeps within its budget."""
     betons = sum(beton_bytes(number, images.picture_bytes) for number in images.splits.values())
+    assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:
         betons = min(betons, 1e9 * study.dataset.size_budget_gb)
     return Disk(betons + NAME * images.total + 30 * images.classes + RECORDS)
@@ -46,10 +51,16 @@ def training(model: Arithmetic, weights: int, optimizer: str, steps: int, *, ave
     return Disk(FLOAT * weights + POINT["backbone"] * _points(steps) + RECORDS, (KEPT + 1) * checkpoint)
 
 
-def features(study: Study, images: Images, width: int, tokens: int) -> Disk:
-    """float32 features of every view of every image, and the classifier."""
-    seen = images.total + study.features.views * images.train
-    each = FLOAT * width * (1 + tokens * study.features.tokens)
+TOKEN_BYTES = {"float32": 4, "float16": 2}
+"""Of each number of a stored token, by `features.dtype`."""
+
+
+def features(study: Study, images: Images, width: int, tokens: int, *, online: bool) -> Disk:
+    """Features of every view of every image, and the classifier; `online` leaves the features out."""
+    views = study.features.views if study.features else 0
+    seen = 0 if online else images.total + views * images.train
+    each_token = TOKEN_BYTES[study.features.dtype] if study.features else FLOAT
+    each = width * (FLOAT + each_token * tokens * study.may_have_tokens)
     return Disk(seen * each + 8 * images.total + FLOAT * images.classes * (width + 1) + RECORDS)
 
 
@@ -62,9 +73,10 @@ def head(
     return Disk(stays, (KEPT + 1) * state if steps else 0.0)
 
 
-def evaluate(images: Images) -> Disk:
-    """Predictions (compressed) and scores per class of val and test."""
-    return Disk(3.0 * (images.val + images.test) + 60.0 * images.classes + 1.5 * RECORDS)
+def evaluate(images: Images, groups: int = 0) -> Disk:
+    """Predictions (compressed) and scores per class of val and test; with MEM's weights and norms of its `groups`."""
+    rows = (PREDICTION + 2 * FLOAT * groups) * (images.val + images.test)
+    return Disk(rows + 60.0 * images.classes + PARQUET + 2.1 * RECORDS)
 
 
 def _points(steps: int) -> float:

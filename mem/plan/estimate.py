@@ -37,6 +37,10 @@ class Estimate:
     flops_per_image: float = 0.0
     memory: Memory | None = None
     """Of each process; none where it is small."""
+    unstored: float = 0.0
+    """Bytes that it would leave on disk if features were not `online`."""
+    added_hours: float = 0.0
+    """What `online` adds to its hours."""
 
     @property
     def flops(self) -> float:
@@ -102,8 +106,9 @@ class Estimator:
         return self._training(run, model, pretrain, encoder + model.parameters)
 
     def _finetune(self, run: Run) -> Estimate:
-        model = self.classifier.arithmetic
-        return self._training(run, model, self.study.finetune, model.parameters)
+        model, finetune = self.classifier.arithmetic, self.study.finetune
+        assert finetune is not None
+        return self._training(run, model, finetune, model.parameters)
 
     def _training(self, run: Run, model: Arithmetic, settings: config.Training, weights: int) -> Estimate:
         steps = steps_of(settings.epochs, self.images.train, settings.global_batch)
@@ -133,14 +138,24 @@ class Estimator:
             ),
         )
 
+    @property
+    def _online(self) -> bool:
+        return self.study.features is not None and self.study.features.online
+
     def _features(self, run: Run) -> Estimate:
-        seen = self.images.total + self.study.features.views * self.images.train
         model, width, tokens = self.classifier.arithmetic, self.classifier.width, self.classifier.tokens
-        written = disk.features(self.study, self.images, width, tokens)
+        stored = disk.features(self.study, self.images, width, tokens, online=False)
+        if self.study.features is None:
+            return Estimate(run, self._compute(run), self._hours(run, 0.0, read_bytes=2 * stored.stays), stored)
+        seen = self.images.total + self.study.features.views * self.images.train
+        hours = self._hours(run, seen * model.forward, read_bytes=stored.stays)
+        if self._online:
+            kept, start = disk.features(self.study, self.images, width, tokens, online=True), START_SECONDS / 3600
+            unstored = stored.stays - kept.stays
+            return Estimate(run, self._compute(run), start, kept, unstored=unstored, added_hours=start - hours)
         # Nothing is kept for a backward pass: one of its many layers is there at a time.
         memory = Memory(FLOAT * model.parameters, 0.0, model.kept_bytes / 4, FEATURES_BATCH)
-        hours = self._hours(run, seen * model.forward, read_bytes=written.stays)
-        return Estimate(run, self._compute(run), hours, written, None, seen, model.forward, memory)
+        return Estimate(run, self._compute(run), hours, stored, None, seen, model.forward, memory)
 
     def _head(self, run: Run) -> tuple[config.Head, Arithmetic]:
         name = str(run.labels["variant"])
@@ -150,38 +165,59 @@ class Estimator:
         return settings, self._heads[name]
 
     def _bytes_read(self, settings: config.Head) -> float:
-        """By a head, for an image."""
+        """By a head, for an image, from stored features."""
         tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
-        return FLOAT * self.classifier.width * (1 + self.classifier.tokens * tokens)
+        each = disk.TOKEN_BYTES[self.study.features.dtype] if self.study.features else FLOAT
+        return self.classifier.width * (FLOAT + each * self.classifier.tokens * tokens)
+
+    def _head_hours(self, run: Run, flops: float, seen: float, settings: config.Head) -> tuple[float, float]:
+        """Hours of a stage that sees the features of so many images, and what of them `online` adds."""
+        stored = self._hours(run, flops, read_bytes=seen * self._bytes_read(settings))
+        if not self._online:
+            return stored, 0.0
+        hours = self._hours(run, flops + seen * self._backbone_flops)
+        return hours, hours - stored
+
+    @property
+    def _backbone_flops(self) -> float:
+        """Of the backbone in the loop, for each image that a head sees."""
+        return self.classifier.arithmetic.forward if self._online else 0.0
 
     def _train_head(self, run: Run) -> Estimate:
         settings, model = self._head(run)
         compute = self._compute(run)
-        if isinstance(settings, config.Ce | config.Tau):
-            tries = len(settings.taus) if isinstance(settings, config.Tau) else 0
-            hours = self._hours(run, tries * self.images.val * model.forward)
-            return Estimate(run, compute, hours, disk.head(model, self.images.classes, "sgd", 0, tries))
-        training = settings.training
+        training: config.HeadTraining | None = getattr(settings, "training", None)
+        if training is None:
+            tries = len(settings.taus) if isinstance(settings, config.Tau | config.LogitAdjustment) else 0
+            seen = self.images.val if tries else 0
+            hours, added = self._head_hours(run, tries * self.images.val * model.forward, seen, settings)
+            left = disk.head(model, self.images.classes, "sgd", 0, tries)
+            return Estimate(run, compute, hours, left, added_hours=added)
         steps = steps_of(training.epochs, self.images.train, training.global_batch)
         seen = steps * training.global_batch
         validated = self.images.val * max(1, int(training.epochs))
         flops = seen * model.training + validated * model.forward
+        hours, added = self._head_hours(run, flops, seen + validated, settings)
         return Estimate(
             run,
             compute,
-            self._hours(run, flops, read_bytes=(seen + validated) * self._bytes_read(settings)),
+            hours,
             disk.head(model, self.images.classes, training.optimizer, steps, kind=_curves(settings)),
             steps,
             seen,
-            model.training,
+            model.training + self._backbone_flops,
             training_memory(model, training.optimizer, compute, training.global_batch, average=False),
+            added_hours=added,
         )
 
     def _evaluate(self, run: Run) -> Estimate:
         settings, model = self._head(run)
         seen = self.images.val + self.images.test
-        hours = self._hours(run, seen * model.forward, read_bytes=seen * self._bytes_read(settings))
-        return Estimate(run, self._compute(run), hours, disk.evaluate(self.images), None, seen, model.forward)
+        hours, added = self._head_hours(run, seen * model.forward, seen, settings)
+        flops = model.forward + self._backbone_flops
+        groups = settings.groups if isinstance(settings, config.Mem) else 0
+        left = disk.evaluate(self.images, groups)
+        return Estimate(run, self._compute(run), hours, left, None, seen, flops, added_hours=added)
 
     def _report(self, run: Run) -> Estimate:
         return Estimate(run, self._compute(run), START_SECONDS / 3600, Disk(disk.REPORT))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mem import config
-from mem.config import ImageData, LongTailCut, Study
+from mem.config import FeatureFiles, ImageData, LongTailCut, Study
 from mem.data.datasets.known import IMAGENET_LT, INATURALIST_2018, PLACES_LT, Known
+from mem.data.feature_files import Source
 from mem.errors import UserError
 from mem.longtail import tail_counts
 from mem.runs import Run
@@ -76,6 +77,8 @@ def images_of(study: Study, convert: Run, given: Mapping[str, int], root: Path =
     Raises:
         UserError: The number cannot be known without the data.
     """
+    if isinstance(study.dataset, FeatureFiles):
+        return _of_features(study.dataset)
     found = _converted(root / convert.folder) or _described(study.dataset)
     numbers, source = ({}, "") if found is None else found
     missing = [name for name in ("train", "test", "classes") if name not in {**numbers, **given}]
@@ -94,6 +97,12 @@ def images_of(study: Study, convert: Run, given: Mapping[str, int], root: Path =
         picture_bytes(study.dataset),
         where,
     )
+
+
+def _of_features(dataset: FeatureFiles) -> Images:
+    labels = {split: Source(dataset.files_of(split)[1], "labels").all() for split in dataset.splits()}
+    sizes = {split: len(labels.get(split, ())) for split in ("train", "val", "test")}
+    return Images(**sizes, classes=int(labels["train"].max()) + 1, picture_bytes=0.0, source="counted in its files")
 
 
 def _converted(folder: Path) -> tuple[dict[str, int], str] | None:

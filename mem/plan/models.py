@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from mem import config
 from mem.config import Pretrain, Study
+from mem.data.feature_files import Source
 from mem.heads.base import Linear
 from mem.heads.build import Basis, build_head
-from mem.models.backbones import Classifier, build
+from mem.models.backbones import Classifier, build, build_frozen
 from mem.models.mae import build_autoencoder
-from mem.plan.arithmetic import Arithmetic, count
+from mem.plan.arithmetic import NOTHING, Arithmetic, count
 
 
 def autoencoder(study: Study, pretrain: Pretrain) -> tuple[Arithmetic, int]:
     """The masked autoencoder of a study, and how many weights its encoder has."""
     backbone = study.backbone
-    assert not isinstance(backbone, config.TimmCnn)  # the schema allows no masked autoencoder around it
+    # The schema allows no masked autoencoder around others.
+    assert isinstance(backbone, config.VisionTransformer | config.ConvMae)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
         return _images(samples, backbone.image_size), torch.zeros(samples, backbone.tokens)
@@ -45,8 +47,14 @@ class CountedClassifier:
 
 
 def classifier(study: Study, classes: int) -> CountedClassifier:
-    """The backbone of a study with its linear classifier."""
+    """The backbone of a study with its linear classifier, or as it comes; of features in files only their shape."""
+    if isinstance(study.dataset, config.FeatureFiles):
+        _, *sequence, width = Source(study.dataset.files_of("train")[0], "features").shape
+        return CountedClassifier(NOTHING, width, sequence[0] - 1 if sequence else 0)
     backbone, finetune = study.backbone, study.finetune
+    assert not isinstance(backbone, config.NoBackbone)
+    if finetune is None:
+        return _frozen(backbone, classes)
 
     def made() -> Classifier:
         return build(backbone, classes, finetune.drop_path)
@@ -61,8 +69,19 @@ def classifier(study: Study, classes: int) -> CountedClassifier:
     return CountedClassifier(count(made, inputs, bf16=finetune.precision == "bf16"), model.width, model.tokens)
 
 
+def _frozen(backbone: config.ImageBackbone, classes: int) -> CountedClassifier:
+    # One's own module is made for real: its function may read weights from files.
+    with torch.device("cpu" if isinstance(backbone, config.OwnModule) else "meta"):
+        model = build_frozen(backbone, classes)
+
+    def inputs(samples: int) -> tuple[Tensor, ...]:
+        return (_images(samples, backbone.image_size),)
+
+    return CountedClassifier(count(lambda: model, inputs, bf16=False, backward=False), model.width, model.tokens)
+
+
 def head(study: Study, settings: config.Head, classes: int, backbone: CountedClassifier) -> Arithmetic:
-    """A head on features; CE and tau learn nothing."""
+    """A head on features; some learn nothing."""
     tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
     blank = Linear(torch.zeros(classes, backbone.width), torch.zeros(classes))
     made = build_head(settings, Basis(blank, _some_counts(study, classes), study.shots, 0))
@@ -71,7 +90,12 @@ def head(study: Study, settings: config.Head, classes: int, backbone: CountedCla
         shape = (samples, 1 + backbone.tokens, backbone.width) if tokens else (samples, backbone.width)
         return (torch.zeros(shape),)
 
-    return count(lambda: made, inputs, bf16=False, backward=not isinstance(settings, config.Ce | config.Tau))
+    return count(lambda: made, inputs, bf16=False, backward=learns(settings))
+
+
+def learns(settings: config.Head) -> bool:
+    """Whether a head is trained: CE without `training` is the finetuned classifier, others are chosen or computed."""
+    return getattr(settings, "training", None) is not None
 
 
 def _images(samples: int, side: int) -> Tensor:

@@ -91,11 +91,16 @@ def _sums(estimates: Sequence[Estimate]) -> list[str]:
     core_hours = sum(e.hours * e.compute.nodes * e.compute.ranks_per_node * e.compute.threads for e in estimates)
     words = " > ".join(_kind(run) for run in chain)
     all_hours = sum(e.hours for e in estimates)
+    unstored = sum(e.unstored for e in estimates)
+    added = sum(e.added_hours for e in estimates)
+    change = f"{_hours(abs(added))} {'more' if added > 0 else 'less'} one by one"
+    online = f"online features: {si(unstored, 'B')} less on disk, {change}, since heads run the backbone"
     return [
         f"all runs:        {si(sum(e.flops for e in estimates), 'FLOP')}, {_hours(gpu_hours)} of GPUs, "
         f"{_hours(core_hours)} of cores, {si(sum(e.disk.stays for e in estimates), 'B')} on disk",
         f"one by one:      {_hours(all_hours)}",
         f"longest chain:   {_hours(total)}, with as many jobs at once as there are: {words}",
+        *([online] if unstored else []),
     ]
 
 
@@ -122,7 +127,12 @@ def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, disk_free:
     if needed > disk_free:
         yield (
             f"! disk: {si(needed, 'B')} are needed, {si(disk_free, 'B')} are free here. "
-            + ("`features.tokens: false` saves most of it. " if study.features.tokens else "")
+            + ("`features.tokens: false` saves most of it. " if study.features and study.features.tokens else "")
+            + (
+                "`features.online: true` needs no room for features. "
+                if study.features and not study.features.online
+                else ""
+            )
             + "Run it in another folder: snakemake --directory DIR."
         )
 

@@ -142,10 +142,32 @@ def test_memory_beyond_the_device_names_the_micro_batch_that_fits():
     assert "more than the 400 kB that a GPU has (--device-gb). compute.finetune.micro_batch: " in notes
 
 
+def test_online_features_take_no_disk_and_the_heads_take_the_backbones_flops():
+    stored, online = estimates(), estimates({"features": {"online": True}})
+    assert online["features"].disk.stays < 0.2 * stored["features"].disk.stays
+    assert online["features"].unstored == stored["features"].disk.stays - online["features"].disk.stays
+    for name in ("train_head crt", "train_head mem_on_crt"):
+        assert online[name].flops_per_image > stored[name].flops_per_image
+        assert online[name].hours == pytest.approx(stored[name].hours + online[name].added_hours)
+    assert stored["train_head crt"].added_hours == 0
+    assert "online features: " in text({"features": {"online": True}})
+    assert "online features: " not in text({})
+
+
+def test_tokens_in_half_precision_take_half_the_disk():
+    half, full, none = (
+        estimates({"features": change})["features"].disk.stays
+        for change in ({"dtype": "float16"}, {}, {"online": True})
+    )
+    images, width, tokens = 2 * 489 + 100 + 200, 16, 4
+    assert full - none == 4 * images * width * (1 + tokens)
+    assert full - half == 2 * images * width * tokens
+
+
 def test_a_full_disk_is_noticed_before_the_study():
     notes = text({}, disk_free=1e6)
     assert "! disk: " in notes
-    assert "1.00 MB are free here. `features.tokens: false` saves most of it." in notes
+    assert "1.00 MB are free here. `features.tokens: false` saves most of it. `features.online: true` needs no" in notes
 
 
 def test_a_loader_that_would_starve_the_gpu_is_noticed():
