@@ -34,9 +34,15 @@ def test_every_stage_explains_its_options(capsys, stage):
 
 
 def test_the_options_for_inputs_are_those_that_runs_have():
+    training = {
+        "epochs": 1, "global_batch": 32, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "sampler": "instance"
+    }  # fmt: skip
+    unfinetuned = {"finetune": None, "heads": {"ce": {"training": training}}}
+    online = {"features": {"online": True}}
     found: dict[str, set[str]] = {}
-    for run in plan(load_study([MINI])):
-        found.setdefault(run.stage, set()).update(run.inputs)
+    for changes in ({}, unfinetuned, online, unfinetuned | online):
+        for run in plan(load_study([MINI], changes)):
+            found.setdefault(run.stage, set()).update(run.inputs)
     for stage, names in STAGE_INPUTS.items():
         assert set(names) == (set() if stage == "report" else found[stage])
     assert tuple(STAGE_HELP) == STAGES

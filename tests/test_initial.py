@@ -94,7 +94,9 @@ def test_pretraining_a_cnn_and_a_batch_that_cuts_a_group_are_refused_when_the_st
     text = MINI.read_text()
     section = text[text.index("pretrain:") : text.index("finetune:")]
     cnn_study.write_text(cnn_study.read_text().replace("pretrain: null\n", section))
-    with pytest.raises(UserError, match=r"a masked autoencoder needs a backbone of patches, and resnet10t is none"):
+    with pytest.raises(
+        UserError, match=r"resnet10t is a network of timm, and the masked autoencoder needs a backbone of kind vit"
+    ):
         load_study([cnn_study])
     changes = {"pretrain": None, "finetune": {"global_batch": 48}}
     with pytest.raises(UserError, match=r"\(48\) must be a multiple of backbone\.norm_batch \(32\)"):
