@@ -35,7 +35,13 @@ def installed() -> None:
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=900", "-qq"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ([*apt, "update"], [*apt, "install", "-y", "--no-install-recommends", *PACKAGES]):
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        # Apt waits for dpkg's lock, but not for that of its lists, which tests beside this one may hold.
+        for _ in range(30):
+            done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+            time.sleep(5)
+        assert done.returncode == 0, done.stderr
     assert _installed()
 
 
