@@ -47,6 +47,14 @@ def test_no_link_of_the_site_leads_nowhere(site):
     assert not broken
 
 
+def test_sources_of_figures_are_not_shown(site):
+    results = (site / "results" / "fashion_readings" / "index.html").read_text()
+    assert "<!-- figures:" in results
+    for page in site.rglob("*.html"):
+        shown = re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
+        assert not re.search(r"&lt;!--|\bfigures:|difference\(&quot;|score\(&quot;", shown), page
+
+
 def test_the_reference_has_every_setting_with_its_meaning():
     page = reference()
     for section in (config.Study, config.Mem, config.Finetune, config.Pretrain, config.Features, config.LongTailCut):
