@@ -30,7 +30,14 @@ SLURM_FILES = (
     "test_throwaway.py",
     "test_doctor.py",
 )
-LONGEST_FIRST = (*SLURM_FILES, "test_digits_lt.py", "test_heads_die.py", "test_stages.py", "test_distributed.py")
+LONGEST_FIRST = (
+    *SLURM_FILES,
+    "test_digits_lt.py",
+    "test_heads_die.py",
+    "test_stages.py",
+    "test_interruptions.py",
+    "test_distributed.py",
+)
 
 
 class ByFileAndSlurm(LoadFileScheduling):

@@ -1,13 +1,17 @@
-"""A tree of pictures, and what a conversion makes of it that nothing disturbs."""
+"""A tree of pictures, what a conversion makes of it that nothing disturbs, and the files of a data set to check."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from mem.data.datasets import cifar
+from tests.data import miniatures
+from tests.data.checked import write_files
 from tests.data.conversions import CLASSES, COUNTS, converted, photo
 
 
@@ -36,3 +40,16 @@ def unbroken(tree, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("unbroken")
     converted(tree, out, workers=1)
     return out
+
+
+@pytest.fixture
+def small_cifar(monkeypatch) -> Callable[[int], None]:
+    """Let the reader expect the miniature's totals."""
+    return lambda classes: monkeypatch.setattr(cifar, "_EXPECTED", miniatures.cifar_totals(classes))
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """The files of `tests.data.checked.image_set`, whole."""
+    write_files(tmp_path)
+    return tmp_path

@@ -10,7 +10,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +311,18 @@ def table(folder: Path, parquet: bool = False, classes: int = 6, split_column: b
     if split_column:
         return PIXELS | values | {"split_column": "part", "split_values": {"val": "dev"}}
     return PIXELS | values | {"test": {"share": 0.2, "seed": 0}}
+
+
+MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "imagenet_lt": imagenet_lt,
+    "imagenet_lt, flat val": lambda folder: imagenet_lt(folder, synset_folders=False),
+    "places_lt": places_lt,
+    "places_lt, other layout": lambda folder: places_lt(folder, easy=False),
+    "inaturalist2018": inaturalist_2018,
+    "inaturalist2018, lists": lambda folder: inaturalist_2018(folder, json_form=False),
+    "folder": folder_tree,
+    "folder, one tree": lambda folder: folder_tree(folder, split_folders=False),
+    "lists": lambda folder: long_tailed_png(folder, classes=12, largest=20),
+    "csv": table,
+    "parquet": lambda folder: table(folder, parquet=True),
+}

@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from mem.config import LongTailCut
-from mem.data.datasets import ImageSet, Split, cifar, read_dataset
+from mem.data.datasets import cifar
 from mem.data.datasets.imagenet_lt import canonical as imagenet_name
 from mem.data.datasets.known import CIFAR_LT, IMAGENET_LT, INATURALIST_2018, PLACES_LT, Known
-from mem.data.datasets.labels import natural
 from mem.data.datasets.places_lt import canonical as places_name
 from mem.errors import UserError
-from mem.longtail import cut_share, shot_groups, tail_counts
+from mem.longtail import shot_groups
 from tests.data import miniatures
-
-
-def read(values: dict[str, Any], order: int = 0) -> ImageSet:
-    return read_dataset(miniatures.settings(values), order)
-
-
-def counts_of(split: Split, classes: int) -> list[int]:
-    return np.bincount(split.labels, minlength=classes).tolist()
-
-
-def pixels(split: Split, i: int) -> np.ndarray:
-    content = split.read(i)
-    return content if isinstance(content, np.ndarray) else np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-
-
-def same(one: ImageSet, other: ImageSet) -> None:
-    """Names, labels, order and the content of images are equal."""
-    assert one.classes == other.classes
-    for split, found in one.splits.items():
-        expected = other.splits[split]
-        assert found.names == expected.names, split
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        for i in range(0, len(found), 7):
-            np.testing.assert_array_equal(pixels(found, i), pixels(expected, i))
-
-
-MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "imagenet_lt": miniatures.imagenet_lt,
-    "imagenet_lt, flat val": lambda folder: miniatures.imagenet_lt(folder, synset_folders=False),
-    "places_lt": miniatures.places_lt,
-    "places_lt, other layout": lambda folder: miniatures.places_lt(folder, easy=False),
-    "inaturalist2018": miniatures.inaturalist_2018,
-    "inaturalist2018, lists": lambda folder: miniatures.inaturalist_2018(folder, json_form=False),
-    "folder": miniatures.folder_tree,
-    "folder, one tree": lambda folder: miniatures.folder_tree(folder, split_folders=False),
-    "lists": lambda folder: miniatures.long_tailed_png(folder, classes=12, largest=20),
-    "csv": miniatures.table,
-    "parquet": lambda folder: miniatures.table(folder, parquet=True),
-}
+from tests.data.miniatures import MINIATURES
+from tests.data.reading import counts_of, pixels, read, same
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -206,12 +160,6 @@ def test_known_totals_agree_with_one_another(known: Known):
 # --- CIFAR -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_cifar(monkeypatch) -> Callable[[int], None]:
-    """Let the reader expect the miniature's totals."""
-    return lambda classes: monkeypatch.setattr(cifar, "_EXPECTED", miniatures.cifar_totals(classes))
-
-
 @pytest.mark.parametrize("classes", [10, 100])
 def test_all_forms_of_cifar_give_the_same_data(classes, tmp_path, small_cifar):
     small_cifar(classes)
@@ -289,172 +237,3 @@ def test_a_cut_that_keeps_images_for_val_is_not_the_fields(tmp_path, small_cifar
     images = read(values)
     assert images.facts is None
     assert counts_of(images.val, 10) == [1] * 10
-
-
-# --- anyone's own ------------------------------------------------------------------------------------------
-
-
-def test_folders_of_classes_are_in_natural_order_or_as_listed(tmp_path):
-    values = miniatures.folder_tree(tmp_path)
-    assert read(values).classes == tuple(f"class{k}" for k in range(1, 12))
-    listed = [f"class{k}" for k in range(11, 0, -1)]
-    (tmp_path / "names.txt").write_text("\n".join(listed))
-    images = read(values | {"class_names": str(tmp_path / "names.txt")})
-    assert images.classes == tuple(listed)
-    assert {name.split("/")[1] for name, k in zip(images.test.names, images.test.labels, strict=True) if k == 0} == {
-        "class11"
-    }
-
-
-def test_files_that_are_no_images_are_left_out_and_said(tmp_path):
-    values = miniatures.folder_tree(tmp_path)
-    before = read(values)
-    (tmp_path / "tree" / "train" / "class3" / "README.txt").write_text("hello")
-    (tmp_path / "tree" / "train" / "class3" / ".hidden.png").write_text("")
-    images = read(values)
-    same(before, images)
-    assert images.notes == (
-        f"{tmp_path}/tree/train: 1 files are no images by their names and were left out (train/class3/README.txt)",
-    )
-
-
-def test_a_test_split_is_set_aside_from_one_tree(tmp_path):
-    values = miniatures.folder_tree(tmp_path, split_folders=False)
-    whole = miniatures.tail(11, 12, 3)
-    images = read(values)
-    assert counts_of(images.test, 11) == [1] * 11
-    assert counts_of(images.train, 11) == [count - 1 for count in whole]
-    shared = read(values | {"test": {"share": 0.25, "seed": 0}})
-    assert counts_of(shared.test, 11) == [int(count * 0.25 + 0.5) for count in whole]
-    assert read(values | {"test": {"per_class": 1, "seed": 1}}).test.names != images.test.names
-
-
-def test_any_balanced_set_can_be_cut(tmp_path):
-    values = miniatures.folder_tree(tmp_path, classes=4, largest=12)
-    root = Path(values["root"])
-    for k in range(1, 5):
-        for i in range(12):
-            miniatures.write_image(root / "train" / f"class{k}" / f"train{i}.png", k - 1, i, 4)
-    values |= {"cut": {"imbalance": 6, "seed": 0, "val_per_class": 0}}
-    assert counts_of(read(values).train, 4) == [12, 6, 3, 2]
-    assert counts_of(read(values).val, 4) == [2] * 4
-    turned = counts_of(read(values, order=1).train, 4)
-    assert sorted(turned) == [2, 3, 6, 12]
-
-
-@pytest.mark.parametrize("parquet", [False, True])
-def test_tables_have_columns_by_any_name_and_names_of_classes(tmp_path, parquet):
-    images = read(miniatures.table(tmp_path, parquet))
-    assert images.classes == tuple(f"Species, number {k}" for k in range(1, 7))
-    assert counts_of(images.train, 6) == miniatures.tail(6, 9, 3)
-    assert counts_of(images.val, 6) == counts_of(images.test, 6) == [1] * 6
-    label = images.classes.index("Species, number 3")
-    assert images.test.names[images.test.labels.tolist().index(label)] == "test_2_0.jpg"
-
-
-def test_a_table_without_splits_has_its_test_split_set_aside(tmp_path):
-    images = read(miniatures.table(tmp_path, split_column=False))
-    assert len(images.val) == 0
-    assert len(images.test) == sum(int(0.2 * (count + 2) + 0.5) for count in miniatures.tail(6, 9, 3))
-
-
-def test_integer_labels_of_a_parquet_table_are_numbers(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    values = miniatures.table(tmp_path, parquet=True)
-    rows = pq.read_table(values["table"]).to_pylist()
-    for row in rows:
-        row["species"] = int(row["species"][-1]) - 1
-    pq.write_table(pa.Table.from_pylist(rows), values["table"])
-    images = read(values | {"labels": "numbers"})
-    assert images.classes == ("0", "1", "2", "3", "4", "5")
-
-
-@pytest.mark.parametrize(("separator", "mark"), [("space", " "), ("tab", "\t"), ("comma", ",")])
-def test_lists_have_any_separator_and_names_or_numbers(tmp_path, separator, mark):
-    plain = miniatures.long_tailed_png(tmp_path, classes=12, largest=8)
-    expected = read(plain)
-    names = [f"kind-{k}" for k in range(12)]
-    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
-    values = plain | {"separator": separator, "labels": "names", "class_names": str(tmp_path / "classes.txt")}
-    for split in ("train", "val", "test"):
-        rows = [line.rsplit(" ", 1) for line in Path(plain[f"{split}_list"]).read_text().splitlines()]
-        miniatures.write_list(Path(plain[f"{split}_list"]), [(path, names[int(k)]) for path, k in rows], mark)
-    images = read(values)
-    assert images.classes == tuple(names)
-    assert images.train.names == expected.train.names
-    np.testing.assert_array_equal(images.train.labels, expected.train.labels)
-    del values["class_names"]
-    same(images, read(values))
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30, unique=True))
-@hypothesis_settings(deadline=None)
-def test_natural_order_is_the_order_of_the_numbers(numbers):
-    assert natural([f"class{n}" for n in numbers]) == [f"class{n}" for n in sorted(numbers)]
-    assert natural(list(map(str, numbers))) == list(map(str, sorted(numbers)))
-
-
-@given(st.lists(st.text(min_size=1, max_size=8), max_size=20))
-@hypothesis_settings(deadline=None)
-def test_natural_order_takes_any_names_and_loses_none(names):
-    assert sorted(natural(names)) == sorted(names)
-    assert natural(names[::-1]) == natural(names)
-
-
-# --- val ---------------------------------------------------------------------------------------------------
-
-
-@given(
-    counts=st.lists(st.integers(1, 40), min_size=1, max_size=12),
-    share=st.floats(0.01, 0.99),
-    seed=st.integers(0, 5),
-)
-@hypothesis_settings(deadline=None)
-def test_a_share_leaves_every_class_an_image_and_loses_none(counts, share, seed):
-    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    parts = cut_share(labels, len(counts), share, seed, "holdout")
-    assert sorted([*parts.train.tolist(), *parts.rest.tolist()]) == list(range(len(labels)))
-    for k, count in enumerate(counts):
-        assert (labels[parts.rest] == k).sum() == min(int(share * count + 0.5), count - 1)
-    again = cut_share(labels, len(counts), share, seed, "holdout")
-    np.testing.assert_array_equal(parts.rest, again.rest)
-
-
-def test_a_holdout_is_taken_out_of_train_and_is_the_same_each_time(tmp_path):
-    values = miniatures.inaturalist_2018(tmp_path)
-    whole = read(values)
-    held = read(values | {"holdout": {"share": 0.2, "seed": 0}})
-    assert held.held_out
-    assert not whole.held_out
-    assert set(held.train.names) | set(held.val.names) == set(whole.train.names)
-    assert len(held.train) + len(held.val) == len(whole.train)
-    assert min(counts_of(held.train, 12)) >= 1
-    assert held.test.names == whole.test.names
-    assert read(values | {"holdout": {"share": 0.2, "seed": 0}}).val.names == held.val.names
-    assert read(values | {"holdout": {"share": 0.2, "seed": 1}}).val.names != held.val.names
-    for i in range(len(held.val)):
-        assert held.val.read(i) == Path(held.val.files[i]).read_bytes()
-        assert held.val.files[i].endswith(held.val.names[i])
-
-
-def test_val_of_a_set_that_is_cut_comes_from_the_discarded_images(tmp_path, small_cifar):
-    small_cifar(10)
-    values = miniatures.cifar(tmp_path, 10)
-    without = read(values | {"cut": {"imbalance": 2, "largest": 4, "seed": 0, "val_per_class": 0}})
-    images = read(values | {"cut": {"imbalance": 2, "largest": 4, "seed": 0, "val_per_class": 2}})
-    assert images.train.names == without.train.names
-    assert counts_of(images.val, 10) == [2] * 10
-    assert not set(images.val.names) & set(images.train.names)
-
-
-@given(imbalance=st.floats(1, 200), largest=st.integers(200, 5000), classes=st.integers(2, 100))
-@hypothesis_settings(deadline=None)
-def test_the_exponential_tail_falls_from_the_largest_class_to_the_smallest(imbalance, largest, classes):
-    cut = LongTailCut(imbalance=imbalance, largest=largest, seed=0, val_per_class=0)
-    counts = tail_counts(cut, np.full(classes, 5000))
-    by_formula = [int(largest * (1 / imbalance) ** (i / (classes - 1))) for i in range(classes)]
-    assert np.abs(np.subtract(counts, by_formula)).max() <= 1  # where the product is a whole number, rounding decides
-    assert counts[0] == largest
-    assert list(counts) == sorted(counts, reverse=True)

@@ -20,8 +20,8 @@ from mem.data.findings import Gravity
 from mem.data.loaders import TrainingImages, plain_batches
 from mem.data.order import InstanceOrder
 from tests.data import miniatures
+from tests.data.miniatures import MINIATURES
 from tests.data.test_datasets import fashion, write_fashion_mnist
-from tests.data.test_readers import MINIATURES
 
 BATCH = 16
 SIDE = 24

@@ -22,7 +22,7 @@ from mem.runs import Run, plan
 from mem.study import load_study
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
-from tests.stages.test_stages import MEM, run_here
+from tests.stages.running import MEM, run_here
 
 MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 VIEWS = 60

@@ -18,7 +18,7 @@ from mem.runs import Run, plan
 from mem.study import load_study
 from mem.tracking.log import read_curve
 from tests.conftest import REPOSITORY
-from tests.stages.test_stages import refusal, run_here
+from tests.stages.running import refusal, run_here
 
 MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 

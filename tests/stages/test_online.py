@@ -24,7 +24,7 @@ from mem.stages.signals import StopSignals
 from mem.study import load_study
 from mem.tracking.log import Silent
 from tests.conftest import REPOSITORY
-from tests.stages.test_stages import run_here
+from tests.stages.running import run_here
 
 MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 CNN = {"name": "cnn", "kind": "timm", "model": "resnet18", "image_size": 32, "center_crop": 1.0, "norm_batch": 32}

@@ -22,8 +22,8 @@ from mem.runfolder import read_record
 from mem.runs import Run, plan
 from mem.study import load_study
 from tests.conftest import REPOSITORY
+from tests.stages.running import refusal
 from tests.stages.test_no_val import ran, run_of
-from tests.stages.test_stages import refusal
 
 MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 PROBE = {"training": MINI["heads"]["lws"]["training"] | {"sampler": "instance"}}

@@ -15,8 +15,8 @@ from mem.runfolder import read_record
 from mem.runs import Run
 from tests.conftest import REPOSITORY
 from tests.data import miniatures
+from tests.stages.running import refusal
 from tests.stages.test_no_val import ran, run_of
-from tests.stages.test_stages import refusal
 
 MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from mem.checkpoints import Checkpoints
 from mem.data.augment.mixing import PAIR, Mixing
-from mem.data.beton import Beton, write_beton
+from mem.data.beton import Beton
 from mem.data.loaders import Slice, TrainingImages
 from mem.data.order import InstanceOrder
 from mem.errors import Stopped
@@ -20,19 +19,10 @@ from mem.schedules import cosine
 from mem.stages.finetune import classification
 from mem.tracking.log import Silent
 from tests.data.test_loaders import EVERYTHING
-from tests.test_fit import PIXELS, Stop, assert_same, finetuning
+from tests.fit.training import PIXELS, Stop, assert_same, finetuning
 
 STEPS, BATCH = 12, 12
 MIXING = Mixing(0.8, 1.0, 1.0, 0.5)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Beton:
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("beton") / "train.beton"
-    write_beton(path, np.arange(37) % 5, pictures.__getitem__, storage="raw", jpeg_quality=90, workers=1)
-    return Beton(path)
 
 
 def trained(

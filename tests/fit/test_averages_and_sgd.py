@@ -1,0 +1,101 @@
+"""Averaged weights, BatchNorm's statistics and SGD in the training loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mem.checkpoints import Checkpoints
+from mem.config import Augmentation
+from mem.data.loaders import TrainingImages
+from mem.data.order import InstanceOrder
+from mem.errors import Stopped
+from mem.fit import fit
+from mem.models.parameter_groups import layer_decay_groups
+from mem.optim import average_into, frozen_copy
+from mem.schedules import cosine
+from mem.stages.finetune import classification
+from mem.tracking.log import Silent
+from tests.fit.training import (
+    CNN,
+    PIXELS,
+    SGD,
+    Stop,
+    assert_same,
+    curve,
+    finetuning,
+    recipe,
+    sgd_on_a_cnn_with_averages,
+    trained,
+)
+
+
+@pytest.mark.parametrize("broken_at", [1, 5, 11])
+def test_averages_batchnorm_and_momentum_are_resumed_too(images, tmp_path, broken_at):
+    unbroken = trained(images, tmp_path / "unbroken", state=sgd_on_a_cnn_with_averages(), steps=12)
+    with pytest.raises(Stopped):
+        state = sgd_on_a_cnn_with_averages()
+        trained(images, tmp_path / "broken", state=state, steps=12, stop_after=broken_at)
+    resumed = trained(images, tmp_path / "broken", state=sgd_on_a_cnn_with_averages(), steps=12)
+    assert_same(resumed.model, unbroken.model)
+    assert resumed.ema is not None
+    assert unbroken.ema is not None
+    assert_same(resumed.ema, unbroken.ema)
+    torch.testing.assert_close(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict(), rtol=0, atol=0)
+    assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
+    moved = [not torch.equal(a, b) for a, b in zip(resumed.ema.parameters(), resumed.model.parameters(), strict=True)]
+    assert any(moved)
+
+
+def test_averages_are_those_of_timm():
+    from timm.utils import ModelEmaV3
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    ours, timms = frozen_copy(model), ModelEmaV3(model, decay=0.9)
+    for _ in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+            model(torch.randn(8, 3))
+        average_into(ours, model, 0.9)
+        timms.update(model)
+    assert_same(ours, timms.module, rtol=1e-6, atol=1e-7)
+
+
+def test_what_is_validated_is_the_average(images, tmp_path):
+    state = finetuning(settings=recipe(ema_decay=0.5))
+    seen: list[nn.Module] = []
+    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
+    fit(
+        state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 3), steps=3, steps_per_epoch=3.0,
+        checkpoints=Checkpoints(tmp_path, "key", 1e9, print), log=Silent(), stop=Stop(), title="test",
+        validate=lambda model: seen.append(model) or {}, validate_every=1,
+    )  # fmt: skip
+    assert seen == [state.ema] * 3
+    assert state.kept is state.ema
+
+
+def test_sgd_takes_the_steps_of_pytorchs(images, tmp_path):
+    state = finetuning(torch.float64, settings=recipe(betas=None, **SGD))
+    reference = finetuning(torch.float64)
+    reference.optimizer = torch.optim.SGD(
+        layer_decay_groups(reference.model, 5e-4, 0.8, decay_all=True), lr=0.0, momentum=0.9, nesterov=True,
+        fused=False, foreach=False,
+    )  # fmt: skip
+    one = trained(images, tmp_path / "1", state=state, steps=10)
+    other = trained(images, tmp_path / "2", state=reference, steps=10)
+    assert_same(one.model, other.model, rtol=1e-12, atol=1e-12)
+
+
+def test_accumulation_changes_nothing_for_batchnorm_whose_groups_stay_whole(images, tmp_path):
+    settings = recipe(betas=None, ema_decay=0.9, **SGD)
+    states = [
+        trained(
+            images, tmp_path / str(size), state=finetuning(torch.float64, CNN, settings), micro_batch=size, steps=10
+        )
+        for size in (None, 6)
+    ]
+    assert_same(states[0].model, states[1].model, rtol=1e-10, atol=1e-10)
+    assert_same(states[0].kept, states[1].kept, rtol=1e-10, atol=1e-10)

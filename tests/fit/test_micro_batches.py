@@ -1,0 +1,94 @@
+"""What goes through a device at once: micro-batches that fit, and compilation."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mem.config import Augmentation
+from mem.data.loaders import TrainingImages
+from mem.data.order import InstanceOrder
+from mem.device_memory import fitting_micro_batch
+from mem.errors import UserError
+from mem.fit import Mechanics
+from mem.stages.finetune import classification
+from tests.conftest import REPOSITORY
+from tests.fit.training import (
+    PIXELS,
+    assert_same,
+    sgd_on_a_cnn_with_averages,
+    trained,
+)
+
+
+def test_micro_batches_are_halved_until_they_fit_on_every_rank():
+    tried: list[int] = []
+
+    def attempt(size: int) -> None:
+        tried.append(size)
+        if size > 13:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert fitting_micro_batch(attempt, 100, 1, lambda full: full) == 13
+    assert tried == [100, 50, 25, 13]
+    # Another rank has less memory left.
+    assert fitting_micro_batch(attempt, 100, 1, lambda full: full or tried[-1] > 7) == 7
+    assert fitting_micro_batch(attempt, 96, 12, lambda full: full) == 12
+    with pytest.raises(UserError, match=r"Not even 16 image\(s\) at a time fit"):
+        fitting_micro_batch(attempt, 64, 16, lambda full: full)
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_one():
+    def attempt(size: int) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        fitting_micro_batch(attempt, 8, 1, lambda full: full)
+
+
+def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypatch):
+    from mem import fit as module
+
+    plain = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
+    state = sgd_on_a_cnn_with_averages()
+    said: list[str] = []
+    usual = classification(PIXELS, 0.1, state.model.branches)
+
+    def objective(replica, batch):
+        if len(batch) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(replica, batch)
+
+    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
+    mechanics = module._micro_batched(state, data, objective, Mechanics(), said.append)
+    assert mechanics.micro_batch == 6
+    assert said == ["12 images do not fit into the GPU's memory at once; they go through it by 6."]
+    trained(images, tmp_path / "tried", state=state, micro_batch=mechanics.micro_batch, steps=4)
+    assert_same(state.model, plain.model)
+
+
+COMPILED = """
+from pathlib import Path
+import torch
+from mem.data.beton import Beton
+from tests.fit.training import assert_same, finetuning, trained
+
+folder = Path("{folder}")
+plain, compiled = (
+    trained(Beton(folder / "train.beton"), folder / str(c), state=finetuning(torch.float64), steps=3, compile=c)
+    for c in (False, True)
+)
+assert_same(compiled.model, plain.model, rtol=1e-9, atol=1e-9)
+"""
+
+
+def test_a_compiled_training_learns_the_same_to_rounding(images, tmp_path):
+    # In a process of its own: torch.compile cannot see through the shape checks that tests put around functions.
+    shutil.copy(images.path, tmp_path / "train.beton")
+    run = [sys.executable, "-c", COMPILED.format(folder=tmp_path)]
+    done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
