@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from mem.config.base import Section, Unkeyed
 from mem.config.data import ImageData, LongTailCut, Root, SetAside
 
 
-class OwnImages(ImageData):
+class OwnImages(ImageData, ABC):
     """Base of the three: naturally long-tailed, or cut to a long tail."""
 
     root: Root
@@ -40,13 +41,13 @@ class OwnImages(ImageData):
 
     TESTS: ClassVar[str] = "one of its own"
 
+    @abstractmethod
     def own_test(self) -> bool | None:
         """Whether there is a test split without `test`; none where only the data can tell."""
-        raise NotImplementedError
 
+    @abstractmethod
     def listed_val(self) -> bool | None:
         """Whether there is a val split before cut and holdout; none where only the data can tell."""
-        raise NotImplementedError
 
     def own_val(self) -> bool | None:
         """Whether there is a val split without `holdout`."""

@@ -6,6 +6,8 @@ encoder's under `encoder.`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float, Int64
 from timm.models.vision_transformer import Block
@@ -15,7 +17,7 @@ from mem import config
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Encodes the visible patches, and predicts the pixels of the masked ones (He et al. 2022).
 
     A subclass says how to `encode`, and initialises in the order that its seeds are used to.
@@ -78,11 +80,11 @@ class Autoencoder(nn.Module):
         latent = self.encode(images, visible)
         return self.decode(latent, visible), visible
 
+    @abstractmethod
     def encode(
         self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible_and_class width"]:
         """Latent of the class token, where there is one, and of the visible patches."""
-        raise NotImplementedError
 
     def decode(
         self,
