@@ -36,15 +36,15 @@ def looped(model: SubNetworks, tokens: Tensor) -> Tensor:
     return torch.stack(made)
 
 
-@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize(("samples", "tokens"), [(7, 1), (70, 1), (7, 5)])
 @pytest.mark.parametrize(("width", "depth"), [(8, 0), (64, 1), (33, 2)])
-def test_all_groups_at_once_are_what_a_loop_over_groups_gives(tokens, width, depth):
+def test_all_groups_at_once_are_what_a_loop_over_groups_gives(samples, tokens, width, depth):
     torch.manual_seed(0)
     model = SubNetworks(3, 12, width, depth).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    inputs = torch.randn(7, tokens, 12, dtype=torch.float64)
+    inputs = torch.randn(samples, tokens, 12, dtype=torch.float64)
     gradients = []
     for made in (model(inputs), looped(model, inputs)):
         model.zero_grad()

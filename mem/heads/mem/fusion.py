@@ -31,9 +31,16 @@ class TopLogits(nn.Module):
 
     def forward(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples kept"]:
         """The paper's T_i."""
-        by_group = logits[:, self.get_buffer("columns")].masked_fill(~self.get_buffer("present"), -torch.inf)
-        top = by_group.topk(self.k, dim=2).values
-        return top.flatten(1)[:, self.get_buffer("kept")]
+        return logits.gather(1, self._classes(logits))
+
+    @torch.no_grad()
+    def _classes(self, logits: Float[Tensor, "samples classes"]) -> Int64[Tensor, "samples kept"]:
+        """Whose logits are kept. Searched apart from their values, so that a gradient passes through `kept` of them."""
+        columns, present = self.get_buffer("columns"), self.get_buffer("present")
+        by_group = logits.index_select(1, columns.view(-1)).view(-1, *columns.shape)
+        largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2).indices
+        classes = columns.expand(logits.shape[0], -1, -1).gather(2, largest)
+        return classes.flatten(1)[:, self.get_buffer("kept")]
 
 
 class Fusion(nn.Module):
@@ -77,5 +84,6 @@ def data_aware_logits(
     additive: bool = False,
 ) -> Float[Tensor, "samples classes"]:
     """The argument of eq. 8's softmax: each logit times its group's weight (`additive`: plus it)."""
-    own = weights[:, group_of_class]
+    # A product with the groups' membership: its gradient is one too, where an index's is a sum entry by entry.
+    own = weights @ F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
     return logits + own if additive else logits * own

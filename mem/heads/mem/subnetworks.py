@@ -1,7 +1,6 @@
 """The sub-networks Q_1 ... Q_G of the paper's section 3.1, all groups computed together.
 
-Every parameter has a leading dimension for the group, every activation too: one batched product per layer instead of
-one product per layer and group.
+Every parameter has a leading dimension for the group, every activation too.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mem.heads.mem.group_product import group_linear
 
 HEAD_WIDTH = 32
 """Channels of one attention head, as far as the width has that many."""
@@ -30,7 +31,7 @@ class SubNetworks(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "samples tokens features"]) -> Float[Tensor, "groups samples width"]:
         """The embeddings."""
-        embedded = self.blocks(self.embed.of_shared(tokens))
+        embedded = self.blocks(self.embed(tokens.expand(len(self.embed.weight), *tokens.shape)))
         return embedded[:, :, 0] if embedded.shape[2] == 1 else embedded.mean(dim=2)
 
 
@@ -60,11 +61,20 @@ class GroupBlock(nn.Module):
         """Self-attention among a sample's tokens. Of a single token it is its own value."""
         groups, samples, tokens, width = x.shape
         if tokens == 1:
-            return self.proj(self.qkv(x, first=2 * width))
+            return self._value(x)
         split = self.qkv(x).view(groups * samples, tokens, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.proj(mixed.reshape(groups, samples, tokens, width))
+
+    def _value(self, x: Float[Tensor, "groups samples 1 width"]) -> Float[Tensor, "groups samples 1 width"]:
+        """Attention of a token to itself: two linear maps in a row. A training's batch multiplies them first."""
+        width = x.shape[3]
+        weight, bias = self.qkv.weight[..., 2 * width :], self.qkv.bias[..., 2 * width :]
+        if not self.training or x.shape[1] <= width:
+            return self.proj(group_linear(x[:, :, 0], weight, bias)[:, :, None])
+        bias = torch.baddbmm(self.proj.bias, bias, self.proj.weight)
+        return group_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
 
 
 class GroupLinear(nn.Module):
@@ -78,20 +88,12 @@ class GroupLinear(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(
-        self, x: Float[Tensor, "groups samples tokens inputs"], first: int = 0
+        self, x: Float[Tensor, "groups samples tokens inputs"]
     ) -> Float[Tensor, "groups samples tokens outputs"]:
-        """The layer's outputs from number `first` on."""
+        """The layer's output."""
         groups, samples, tokens, inputs = x.shape
-        weight, bias = self.weight[..., first:], self.bias[..., first:]
-        product = torch.baddbmm(bias, x.reshape(groups, samples * tokens, inputs), weight)
+        product = group_linear(x.reshape(groups, samples * tokens, inputs), self.weight, self.bias)
         return product.view(groups, samples, tokens, -1)
-
-    def of_shared(self, x: Float[Tensor, "samples tokens inputs"]) -> Float[Tensor, "groups samples tokens outputs"]:
-        """The layer's output where all groups see the same: one product with the groups' weights side by side."""
-        groups, inputs, outputs = self.weight.shape
-        weight = self.weight.permute(1, 0, 2).reshape(inputs, groups * outputs)
-        product = torch.addmm(self.bias.reshape(-1), x.reshape(-1, inputs), weight)
-        return product.view(*x.shape[:2], groups, outputs).permute(2, 0, 1, 3)
 
 
 class GroupNorm(nn.Module):
