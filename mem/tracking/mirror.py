@@ -25,6 +25,10 @@ from mem.tracking import server
 from mem.tracking.registry import register
 
 POLL_SECONDS = 2.0
+"""Rest between two passes over the logs, where little is new."""
+_LONGEST_SECONDS = 6.0
+_CORE_SHARE = 0.03
+"""Share of a core that sending takes: a pass that cost more than a rest is worth is followed by a longer one."""
 _BATCH = 800
 """Metrics in one request; MLflow takes at most 1000 items."""
 _SENT = "mem.sent."
@@ -335,6 +339,7 @@ def follow(root: Path, parent: int | None) -> int:
         mirror: Mirror | None = None
         complained = ""
         while True:
+            began = time.process_time()
             last = bool(stopping) or (parent is not None and not psutil.pid_exists(parent))
             try:
                 mirror = mirror or Mirror(root, uri)
@@ -350,6 +355,11 @@ def follow(root: Path, parent: int | None) -> int:
                 complained = text
             if last:
                 return 1 if complained else 0
-            deadline = time.monotonic() + POLL_SECONDS
+            deadline = time.monotonic() + _rest(time.process_time() - began)
             while time.monotonic() < deadline and not stopping:
                 time.sleep(0.1)
+
+
+def _rest(spent: float) -> float:
+    """Seconds until the next pass, after one that took so much of a core."""
+    return min(max(POLL_SECONDS, spent / _CORE_SHARE), _LONGEST_SECONDS)
