@@ -27,6 +27,19 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
+    local_rank: int = 0
+    local_size: int = 1
+    """Ranks on this node; every node has as many."""
+
+    @property
+    def node(self) -> int:
+        """Number of this node."""
+        return self.rank // self.local_size
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that the ranks are on."""
+        return self.size // self.local_size
 
     @property
     def is_main(self) -> bool:
@@ -172,7 +185,7 @@ def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterat
         if backend == "nccl":
             group = dist.new_group(backend="gloo", timeout=timeout)
             _control = group if isinstance(group, dist.ProcessGroup) else None
-        yield World(rank, size, device)
+        yield World(rank, size, device, local_rank, _integer("LOCAL_WORLD_SIZE", size))
     finally:
         _control = None
         dist.destroy_process_group()

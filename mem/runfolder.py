@@ -51,6 +51,14 @@ class RunFolder:
         """The curves and events, as JSON lines."""
         return self.path / "log.jsonl"
 
+    def node_log(self, node: int) -> Path:
+        """What a node other than the first does, as JSON lines."""
+        return self.path / f"node-{node}.jsonl"
+
+    def node_logs(self) -> list[Path]:
+        """Those that are there."""
+        return sorted(self.path.glob("node-*.jsonl"))
+
     @property
     def record(self) -> Path:
         """Provenance, written last: where it exists, the run is whole."""

@@ -8,6 +8,7 @@ to the bit on a CPU and is passed over.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mem.progress import clock
+
+SYSTEM = "system/"
+"""Begins the names of what a machine does, which counts its own steps; MLflow's UI has a page for them."""
 
 
 @runtime_checkable
@@ -48,10 +52,11 @@ class Silent:
 
 
 class JsonLines:
-    """A log file. An existing one is continued; a half-written last line is cut off."""
+    """A log file. An existing one is continued; a half-written last line is cut off. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
         self._last_step: dict[str, int] = {}
         self.attempts = 0
         whole = 0
@@ -71,10 +76,16 @@ class JsonLines:
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Append the metrics that were not yet logged at this step."""
-        new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
-        if new:
-            self._last_step.update(dict.fromkeys(new, step))
-            self._write({"event": "metrics", "step": step, "metrics": new})
+        with self._lock:
+            new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
+            if new:
+                self._last_step.update(dict.fromkeys(new, step))
+                self._write({"event": "metrics", "step": step, "metrics": new})
+
+    def next_step(self, prefix: str) -> int:
+        """The step after the last one at which a metric of such a name was logged: for what counts its own steps."""
+        with self._lock:
+            return 1 + max((step for name, step in self._last_step.items() if name.startswith(prefix)), default=-1)
 
     def artifact(self, path: Path, to: str, step: int) -> None:
         """Append the file, unless one of this step or a later one was logged for the same folder."""
@@ -98,8 +109,9 @@ class JsonLines:
 
     def _write(self, content: dict[str, Any]) -> None:
         line = json.dumps({"time": round(time.time(), 3), **content}, allow_nan=True)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -128,7 +140,8 @@ def standing(path: Path, now: float) -> str:
         last = event
         steps = event["steps"] if event["event"] == "training" else steps
         if event["event"] == "metrics":
-            step = max(step, event["step"])
+            if not all(name.startswith(SYSTEM) for name in event["metrics"]):
+                step = max(step, event["step"])
             rate = event["metrics"].get("train/images_per_s", rate)
     if last["event"] == "end" and last["status"] != "finished":
         return last["status"] + (f" at {100 * step // steps} %" if steps else "")

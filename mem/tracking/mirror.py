@@ -73,13 +73,17 @@ class Mirror:
 
     def send_new(self) -> None:
         """One pass over all logs."""
-        for path in sorted(self.root.glob("runs/*/*/*/log*.jsonl")):
-            self._send(path)
+        for pattern in ("log*.jsonl", "node-*.jsonl"):
+            for path in sorted(self.root.glob(f"runs/*/*/*/{pattern}")):
+                self._send(path)
 
     # --- one log --------------------------------------------------------------------------------------
 
     def _send(self, path: Path) -> None:
-        state = path.stat()
+        try:
+            state = path.stat()
+        except FileNotFoundError:  # a run that is made once more sets its logs aside
+            return
         target = self._targets.get(str(path))
         if target is not None and (target.inode != state.st_ino or state.st_size < target.sent != _NEVER):
             target = None
@@ -100,15 +104,11 @@ class Mirror:
         log_id, start = _identity(path)
         if log_id is None or start is None:
             return None
+        if path.name.startswith("node-"):
+            return self._find_beside(RunFolder(path.parent).log, log_id, inode)
         if start["stage"] == "evaluate":
             # Scores stand beside the settings of the head that they belong to.
-            head = RunFolder(self.root / start["inputs"]["head"]).log
-            self._send(head)
-            parent = self._targets.get(str(head))
-            if parent is None:
-                return None
-            tags = self._client.get_run(parent.run_id).data.tags
-            return Target(parent.run_id, int(tags.get(_SENT + log_id, 0)), inode)
+            return self._find_beside(RunFolder(self.root / start["inputs"]["head"]).log, log_id, inode)
         run = self._known.get(log_id) or self._known.get(_report_of(start["stage"], start["key"]))
         if run is None:
             run = self._create(path, log_id, start)
@@ -117,6 +117,15 @@ class Mirror:
         if run.info.lifecycle_stage == "deleted":
             return Target(run.info.run_id, _NEVER, inode)
         return Target(run.info.run_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
+
+    def _find_beside(self, other: Path, log_id: str, inode: int) -> Target | None:
+        """The MLflow run of another log, which takes this one's lines too; nothing while that has no start."""
+        self._send(other)
+        found = self._targets.get(str(other))
+        if found is None or found.sent == _NEVER:
+            return found
+        tags = self._client.get_run(found.run_id).data.tags
+        return Target(found.run_id, int(tags.get(_SENT + log_id, 0)), inode)
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags

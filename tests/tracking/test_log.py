@@ -84,5 +84,7 @@ def test_where_a_run_stands_is_said_in_words(tmp_path):
         log.event("training", steps=200)
         log.scalars({"train/loss": 1.0, "train/images_per_s": 1234.4}, step=50)
         assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
+        log.scalars({"system/cpu_utilization_percentage": 3.0}, step=190)
+        assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
         log.event("end", status="stopped", reason="SIGTERM")
         assert standing(path, 0) == "stopped at 25 %"
