@@ -1,0 +1,62 @@
+"""The study of one's own features, from the files to the report, by the snakemake command alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from tests.workflow.conftest import jobs, snakemake
+
+pytestmark = pytest.mark.study
+COUNTS = (115, 110, 103, 101, 70, 45, 25, 16, 11, 7)
+EPOCHS = {"epochs": 5}
+HEADS = {name: {"training": EPOCHS} for name in ("ce", "crt", "lws", "mem")}
+STUDY = ("--config", "study=own_features", "seeds=[0]", f"heads={json.dumps(HEADS)}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with nothing in it but the pixels of digits as features, cut to a long tail."""
+    found = tmp_path_factory.mktemp("own")
+    (found / "features").mkdir()
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    pixels, labels = (digits.data[order] / 16).astype(np.float32), digits.target[order].astype(np.int64)
+    kept = [np.flatnonzero(labels[:1200] == c)[:count] for c, count in enumerate(COUNTS)]
+    splits = {"train": np.concatenate(kept), "val": np.arange(1200, 1400), "test": np.arange(1400, len(labels))}
+    for name, images in splits.items():
+        np.save(found / "features" / f"{name}.npy", pixels[images])
+        np.save(found / "features" / f"{name}-labels.npy", labels[images])
+    return found
+
+
+def test_without_the_files_it_says_which_are_missing(tmp_path):
+    done = snakemake(tmp_path, "--cores", "2", *STUDY, check=False)
+    assert done.returncode != 0
+    assert "features/train.npy" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_every_head_of_the_tables_is_fitted_evaluated_and_reported(folder):
+    snakemake(folder, "--cores", "2", *STUDY)
+    with open(folder / "results" / "own_features" / "report" / "results.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    scores = {row["variant"]: float(row["all"]) for row in rows}
+    assert set(scores) == {"ce", "tau", "crt", "lws", "mem"}
+    assert min(scores.values()) > 50, scores  # chance is 10
+
+
+def test_nothing_runs_again_until_a_feature_changes(folder):
+    assert not jobs(folder, *STUDY)
+    path = folder / "features" / "train.npy"
+    changed = np.load(path)
+    changed[0, 0] += 0.5
+    np.save(path, changed)
+    again = jobs(folder, *STUDY)
+    assert again["features"] == 1
+    assert again["train_head"] == again["evaluate"] == 5
