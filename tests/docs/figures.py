@@ -42,6 +42,7 @@ OTHERWISE = {
     r"in bfloat16 at 40 %": "the part of its peak at which a GPU is counted",
     r"plus 15 %": "memory",
     r"stage by stage, to 10 %": "disk",
+    r"[\d.]+ %\s+of\s+a\s+core": "a processor's time",
     r"404 points in the curve": "points of a curve",
 }
 """What looks like an accuracy and is none, as it stands on some page, and what it is."""
