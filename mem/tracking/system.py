@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +94,13 @@ def visible_gpus() -> list[Any]:
 def _of_gpus(gpus: list[Any]) -> dict[str, float]:
     """What each GPU tells; some do not tell their use or their power."""
     found: dict[str, float] = {}
-
-    def ask(number: int, question: Callable[[Any], dict[str, float]]) -> None:
-        try:
-            found.update({f"gpu_{number}_{name}": value for name, value in question(gpus[number]).items()})
-        except pynvml.NVMLError as error:
-            if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:  # pyright: ignore[reportAttributeAccessIssue]
-                raise
-
-    for number in range(len(gpus)):
+    for number, gpu in enumerate(gpus):
         for question in (_gpu_memory, _gpu_use, _gpu_power):
-            ask(number, question)
+            try:
+                found.update({f"gpu_{number}_{name}": value for name, value in question(gpu).items()})
+            except pynvml.NVMLError as error:
+                if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:  # pyright: ignore[reportAttributeAccessIssue]
+                    raise
     return found
 
 
