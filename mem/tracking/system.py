@@ -46,15 +46,15 @@ class SystemMetrics:
         self._thread.join()
 
     def _run(self) -> None:
-        gpus = visible_gpus()
-        network = psutil.net_io_counters()
-        psutil.cpu_percent()  # the next call gives the mean since this one
         try:
+            gpus = visible_gpus()
+            network = psutil.net_io_counters()
+            psutil.cpu_percent()  # the next call gives the mean since this one
             while not self._over.wait(self._seconds):
                 found = {**_of_host(self._folder, network), **_of_gpus(gpus)}
                 step = self._log.next_step(self._prefix)
                 self._log.scalars({self._prefix + name: round(value, 1) for name, value in found.items()}, step)
-        except (OSError, pynvml.NVMLError) as error:
+        except (OSError, psutil.Error, pynvml.NVMLError) as error:
             logger.warning("No more system metrics are logged by this attempt: %s", error)
 
 
