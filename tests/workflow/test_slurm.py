@@ -52,6 +52,12 @@ def test_every_stage_was_a_slurm_job_and_pretraining_had_both_nodes(folder, slur
     assert of_job[jobs[run_of("finetune").key]][1] == "1"
 
 
+def test_the_second_node_has_a_log_of_its_own(folder):
+    logs = [path.name for path in (folder / run_of("pretrain").folder).glob("node-*.jsonl")]
+    assert logs == ["node-1.jsonl"]
+    assert not list(folder.glob("runs/*/*/finetune-*/node-*.jsonl"))
+
+
 def test_two_nodes_learn_what_one_process_does(folder, tmp_path):
     snakemake(tmp_path, "--cores", "2", "--until", "pretrain", "--config", f"study={MINI}")
     assert_learnt_alike(run_of("pretrain").folder, tmp_path, folder)
