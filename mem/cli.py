@@ -137,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
 
     results = commands.add_parser("results", help="print a study's table, and where report and MLflow are")
     results.add_argument("study", metavar="STUDY", help="name of a study")
+    results.add_argument(
+        "part", metavar="PART", nargs="?", help="table1 to table5, figure1, figure3, figure4: only that"
+    )
     results.set_defaults(command=_results)
 
     track = commands.add_parser("track", help="send the runs' logs to MLflow, or open its UI")
@@ -264,9 +267,9 @@ def _weights_get(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from mem.report.terminal import summary
+    from mem.report.terminal import paper_part, summary
 
-    print(summary(options.study))
+    print(paper_part(options.study, options.part) if options.part else summary(options.study))
     return 0
 
 

@@ -27,8 +27,8 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
             [
                 stage,
                 str(len(mine)),
-                f"{hours:.2f}",
-                f"{gpu_hours:.2f}" if gpu_hours else "-",
+                _hours(hours),
+                _hours(gpu_hours) if gpu_hours else "-",
                 f"{statistics.median(rates):,.0f}" if rates else "-",
                 f"{100 * statistics.median(waits):.1f} %" if waits else "-",
                 f"{max(record['peak_memory_gb'] for record in mine):.2f} GB",
@@ -111,6 +111,11 @@ def to_csv_text(lines: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def _hours(value: float) -> str:
+    """Hours; small ones with two digits that say something."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _commit(git: Mapping[str, Any]) -> str:

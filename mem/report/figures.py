@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mem.data.show import histogram
 from mem.longtail import SHOT_NAMES
@@ -66,26 +67,46 @@ def oracle_bars(plain: Summary, oracle: Summary) -> Picture:
             _grouped_bars(axes, list(SHOTS), both, {"all classes": SERIES[0], "shot given": SERIES[4]})
             axes.set_title(variant, fontsize=10)
             axes.tick_params(labelsize=8)
+            axes.tick_params(axis="x", labelsize=7)
         figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
         figure.supylabel("accuracy on test, %", fontsize=9)
         return _picture(figure)
 
 
-def halves(variant: str, share: np.ndarray, plain: Mapping[str, Interval], oracle: Mapping[str, Interval]) -> Picture:
-    """The paper's figure 1 of one method: where its errors land, and what knowing the shot would be worth."""
+def halves(
+    variant: str,
+    share: np.ndarray,
+    plain: Mapping[str, Interval],
+    oracle: Mapping[str, Interval],
+    mem: tuple[str, Mapping[str, Interval]] | None = None,
+) -> Picture:
+    """The paper's figure 1: where a method's errors land, and what knowing the shot would be worth.
+
+    Args:
+        variant: The method's name.
+        share: Of the wrong images of each shot, the percentage in each shot.
+        plain: Its accuracy among all classes.
+        oracle: Its accuracy with the shot given.
+        mem: A MEM head's name and accuracy: the paper's third column.
+    """
     with _style({"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
         _matrix(left, f"{variant}: errors of each shot, %", share, 100, "{:.1f}", SHOT_NAMES, SHOT_NAMES)
+        left.title.set_fontsize(9)
         left.set_ylabel("true shot")
         left.set_xlabel("shot of the wrong prediction")
-        both = {
-            "all classes": [plain[shot] for shot in SHOTS],
-            "shot given": [oracle[f"oracle_{shot}"] for shot in SHOTS],
+        columns = {
+            variant: [plain[shot] for shot in SHOTS],
+            f"{variant}, shot given": [oracle[f"oracle_{shot}"] for shot in SHOTS],
         }
-        _grouped_bars(right, list(SHOTS), both, {"all classes": SERIES[0], "shot given": SERIES[4]})
+        colours: dict[str, str] = dict(zip(columns, (SERIES[0], SERIES[4]), strict=True))
+        if mem is not None:
+            name, scores = mem
+            columns[name], colours[name] = [scores[shot] for shot in SHOTS], SERIES[2]
+        _grouped_bars(right, list(SHOTS), columns, colours)
         right.set_ylabel("accuracy on test, %")
-        right.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+        right.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2), fontsize=9, columnspacing=1.2)
         return _picture(figure)
 
 
@@ -100,6 +121,7 @@ def curves(lines: Mapping[str, Curve], x: str, y: str) -> Picture:
             axes.plot(horizontal, vertical, color=colour, linewidth=1.6, alpha=1 if few else 0.4, label=name)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         if 1 < len(lines) and few:
             axes.legend()
         return _picture(figure)
@@ -111,8 +133,7 @@ def group_confusion(shares: Mapping[str, np.ndarray]) -> Picture:
         figure = Figure(figsize=(WIDTH, 0.5 + 2.1 * -(-len(shares) // 3)), layout="constrained")
         for axes, (name, share) in zip(_panels(figure, len(shares)), shares.items(), strict=True):
             _matrix(axes, name, share, 100, "{:.0f}", SHOT_NAMES, SHOT_NAMES)
-        figure.supylabel("true shot", fontsize=9)
-        figure.supxlabel("shot of the wrong prediction", fontsize=9)
+        _label_all(figure, "shot of the wrong prediction", "true shot")
         return _picture(figure)
 
 
@@ -123,8 +144,7 @@ def norms(means: Mapping[str, np.ndarray], names: Mapping[str, Sequence[str]]) -
         for axes, (variant, values) in zip(_panels(figure, len(means)), means.items(), strict=True):
             top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
             _matrix(axes, variant, values, top, "{:.1f}", names[variant], names[variant])
-        figure.supylabel("true group", fontsize=9)
-        figure.supxlabel("sub-network", fontsize=9)
+        _label_all(figure, "sub-network", "true group")
         return _picture(figure)
 
 
@@ -227,6 +247,16 @@ def _panels(figure: Figure, number: int, most: int = 3) -> Iterator[Axes]:
             yield axes
         else:
             axes.set_axis_off()
+
+
+def _label_all(figure: Figure, x: str, y: str) -> None:
+    """Labels that all panels share; a single panel in the middle has them beside it."""
+    if len(figure.axes) == 1:
+        figure.axes[0].set_xlabel(x, fontsize=9)
+        figure.axes[0].set_ylabel(y, fontsize=9)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

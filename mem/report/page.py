@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Table:
     caption: str
     lines: Sequence[Sequence[str]]
     folded: bool = False
+    kind: str = ""
+    """Classes of page.css: `words wrapped` for text instead of numbers."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Page:
     photos: Sequence[Photo]
     """Reconstructions."""
     paper: Sequence[Table]
-    """The paper's tables."""
+    """The paper's tables and figures, in numbers."""
     rest: Sequence[Table]
     """Cost, deviations."""
     provenance: Mapping[str, str]
@@ -77,6 +80,11 @@ def table_page(part: Table) -> str:
     return _rendered("table.html.j2", part=part)
 
 
+def unbroken(cell: str) -> str:
+    """A cell that is broken before its interval, on narrow screens, and not before a unit."""
+    return re.sub("(?<=±) | (?=%|GB)", "\N{NO-BREAK SPACE}", cell)
+
+
 def _rendered(template: str, **content: object) -> str:
     folder = Path(__file__).parent
     environment = jinja2.Environment(
@@ -86,5 +94,6 @@ def _rendered(template: str, **content: object) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["unbroken"] = unbroken
     style = (folder / "page.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(style=style, **content)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mem.metrics import Interval, PairedDifference
 from mem.report.comparison import signed, val_means
 from mem.report.results import SHOTS, Row, by_variant, from_csv, interval
 
@@ -94,25 +95,25 @@ def _table1(library: Library, paper: Mapping[str, Any]) -> PaperTable:
         rows = library.recipe(dataset, "vit_large")
         for method, shots in cited.items():
             source = "paper" if method == "mem" else f"cited, {NOT_RUN}"
-            lines.append([dataset, method, *map(_cell, shots), source])
+            lines.append([dataset, method, *map(text_of, shots), source])
         ran = [method for method in cited if head_for(rows, method)]
         lines += [[dataset, *_ours(rows, method)] for method in ran]
         if "mem" in ran:
-            found = _scores(rows, "mem")
+            found = scores_of(rows, "mem")
             lines.append(
-                [dataset, "mem", *[_less(found[s], p) for s, p in zip(SHOTS, cited["mem"], strict=True)], "difference"]
+                [dataset, "mem", *[less(found[s], p) for s, p in zip(SHOTS, cited["mem"], strict=True)], "difference"]
             )
         else:
             not_run.append(f"{dataset} with ViT-Large")
     if here not in paper:
-        variants = dict.fromkeys(filter(None, (head_for(library.rows, method) for method in _methods_of(library.rows))))
+        variants = dict.fromkeys(filter(None, (head_for(library.rows, method) for method in methods_of(library.rows))))
         lines += [[here, *_ours(library.rows, variant)] for variant in variants]
     text = (
         "The other methods stand as the paper cites them: they are not run here."
         if here in paper
         else "The paper's table compares with others' methods on its own data sets; this one is of the study's."
     )
-    return PaperTable(1, TITLES[1], _caption(library, text, not_run), lines)
+    return PaperTable(1, TITLES[1], caption_of(library, text, not_run), lines)
 
 
 def _methods(library: Library, entry: Mapping[str, Any]) -> PaperTable:
@@ -128,21 +129,23 @@ def _methods(library: Library, entry: Mapping[str, Any]) -> PaperTable:
         rows = library.recipe(entry["dataset"], backbone) if theirs else library.rows
         if not rows:
             not_run.append(backbone)
-        for method in METHODS if theirs else _methods_of(rows):
+        for method in METHODS if theirs else methods_of(rows):
             known = theirs and backbone in entry["backbones"]
             paper = entry[method][entry["backbones"].index(backbone)] if known else None
             variant = head_for(rows, method)
             if variant is None:
                 if known or theirs:
-                    lines.append([backbone, method, NOT_RUN, NONE, _cell(paper), NONE])
+                    lines.append([backbone, method, NOT_RUN, NONE, text_of(paper), NONE])
                 continue
-            ours = _scores(rows, variant)["all"]
+            ours = scores_of(rows, variant)["all"]
             name = variant if variant == method else f"{method}: {variant}"
-            lines.append([backbone, name, str(ours), str(_runs(rows, variant)), _cell(paper), _less(ours, paper)])
+            lines.append([backbone, name, str(ours), str(runs_of(rows, variant)), text_of(paper), less(ours, paper)])
     text = "Top-1 accuracy of all classes on test, in percent."
+    title = TITLES[entry["table"]]
     if not theirs:
         text += f" The paper's table is of {entry['dataset']}; this one is of {here.dataset}."
-    return PaperTable(entry["table"], TITLES[entry["table"]], _caption(library, text, not_run), lines)
+        title = f"Methods on {here.dataset}, where the paper has {title[0].lower()}{title[1:]}"
+    return PaperTable(entry["table"], title, caption_of(library, text, not_run), lines)
 
 
 def _table5(library: Library, entries: Sequence[Mapping[str, Any]]) -> PaperTable:
@@ -160,27 +163,27 @@ def _table5(library: Library, entries: Sequence[Mapping[str, Any]]) -> PaperTabl
             paper = entry["shots"][-1]
             if not any(row.variant == entry["head"] for row in rows):
                 not_run.append(f"{entry['recipe']} {entry['head']}")
-                lines.append([entry["recipe"], entry["head"], *[NOT_RUN] * 4, NONE, _cell(paper), NONE])
+                lines.append([entry["recipe"], entry["head"], *[NOT_RUN] * 4, NONE, text_of(paper), NONE])
                 continue
-            found = _scores(rows, entry["head"])
+            found = scores_of(rows, entry["head"])
             cells = [str(found[shot]) for shot in SHOTS]
-            ending = [str(_runs(rows, entry["head"])), _cell(paper), _less(found["all"], paper)]
+            ending = [str(runs_of(rows, entry["head"])), text_of(paper), less(found["all"], paper)]
             lines.append([entry["recipe"], entry["head"], *cells, *ending])
     else:
         for study in [library.study, *_relatives(library)]:
             rows = library.of(study)
             for variant in dict.fromkeys(row.variant for row in rows):
                 if variant in ("ce", "mem") or "even" in variant:
-                    found = _scores(rows, variant)
+                    found = scores_of(rows, variant)
                     cells = [str(found[shot]) for shot in SHOTS]
-                    lines.append([study, variant, *cells, str(_runs(rows, variant)), NONE, NONE])
+                    lines.append([study, variant, *cells, str(runs_of(rows, variant)), NONE, NONE])
     text = (
         "ViT-Base on ImageNet-LT: from scratch, with pretraining, and MEM with three partitions of the classes."
         if here.dataset == "imagenet_lt"
         else "Finetuned classifiers (ce) and MEM with its partitions, of this study and of others of the same data set "
         "and backbone that were run here. The paper's table is of ViT-Base on ImageNet-LT."
     )
-    return PaperTable(5, TITLES[5], _caption(library, text, not_run), lines)
+    return PaperTable(5, TITLES[5], caption_of(library, text, not_run), lines)
 
 
 def _relatives(library: Library) -> list[str]:
@@ -195,35 +198,44 @@ def _relatives(library: Library) -> list[str]:
     return found
 
 
-def _methods_of(rows: Sequence[Row]) -> list[str]:
+def methods_of(rows: Sequence[Row]) -> list[str]:
     """The paper's methods, then what else a study has."""
     return list(dict.fromkeys([*METHODS, *(row.method for row in rows)]))
 
 
-def _scores(rows: Sequence[Row], variant: str) -> dict[str, Any]:
+def scores_of(rows: Sequence[Row], variant: str) -> dict[str, Interval]:
+    """Accuracy of a variant by shot on test, over its runs."""
     mine = by_variant(rows, "test")[variant]
     return {shot: interval([getattr(row, shot) for row in mine]) for shot in SHOTS}
 
 
-def _runs(rows: Sequence[Row], variant: str) -> int:
+def runs_of(rows: Sequence[Row], variant: str) -> int:
+    """How many runs a variant has."""
     return len(by_variant(rows, "test")[variant])
 
 
 def _ours(rows: Sequence[Row], method: str) -> list[str]:
     variant = head_for(rows, method) or method
-    runs = _runs(rows, variant)
-    return [variant, *[str(score) for score in _scores(rows, variant).values()], f"ours, {runs} run{'s' * (runs > 1)}"]
+    runs = runs_of(rows, variant)
+    return [
+        variant,
+        *[str(score) for score in scores_of(rows, variant).values()],
+        f"ours, {runs} run{'s' * (runs > 1)}",
+    ]
 
 
-def _cell(value: float | None) -> str:
+def text_of(value: float | None) -> str:
+    """A number of the paper's as it has it; a dash for none."""
     return NONE if value is None else f"{value:.2f}".removesuffix("0")
 
 
-def _less(ours: Any, paper: float | None) -> str:
+def less(ours: Interval | PairedDifference, paper: float | None) -> str:
+    """Ours minus the paper's, with the interval of ours."""
     return NONE if paper is None else signed(ours.mean - paper, ours.half_width)
 
 
-def _caption(library: Library, text: str, not_run: Sequence[str]) -> str:
+def caption_of(library: Library, text: str, not_run: Sequence[str]) -> str:
+    """What a table says, with thresholds, seeds, and what was not run."""
     repeats = sorted({row.repeat for row in library.rows})
     seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in repeats}))
     orders = sorted({order for order, _ in repeats})

@@ -2,13 +2,55 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
 from mem.report.comparison import MANY_VARIANTS, chosen_by_val, reference_of, val_means
 from mem.report.results import from_csv, to_text
 from mem.report.scored import accuracy_table, difference_text
+
+PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
+"""What `mem results STUDY PART` knows."""
+COLUMNS = 100
+"""Width of text in the terminal."""
+
+
+def paper_part(study: str, part: str, root: Path = Path()) -> str:
+    """One of the paper's tables or figures as a study has it: its numbers, what they are, and its files.
+
+    Raises:
+        UserError: There is no such table or figure, or the study has no report.
+    """
+    if part not in PARTS:
+        raise UserError(f"{part}: no table or figure of the paper that is made here; there are: {', '.join(PARTS)}")
+    path = root / "results" / study / f"{part[:-1]}s" / part
+    if not path.with_suffix(".csv").exists():
+        _check_reported(study, root)
+        raise UserError(
+            f"{path.with_suffix('.csv')}: not there, though study {study} has a report: an older one. Make it: "
+            f"snakemake --config study={study} {part}"
+        )
+    title, _, caption, *_ = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
+        lines = list(csv.reader(file))
+    made = sorted(str(each) for each in path.parent.glob(f"{part}.*"))
+    return "\n\n".join(
+        [f"{title.removeprefix('# ')} ({study})", to_text(lines), textwrap.fill(caption, COLUMNS), "\n".join(made)]
+    )
+
+
+def _check_reported(study: str, root: Path) -> Path:
+    """The study's results.csv."""
+    path = root / "results" / study / "report" / "results.csv"
+    if not path.exists():
+        there = sorted(p.parent.parent.name for p in root.glob("results/*/report/results.csv"))
+        near = difflib.get_close_matches(study, there, n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(there)}." if there else ""
+        raise UserError(f"{path}: study {study} has no report yet; run it first.{hint}")
+    return path
 
 
 def summary(study: str, root: Path = Path()) -> str:
@@ -17,13 +59,8 @@ def summary(study: str, root: Path = Path()) -> str:
     Raises:
         UserError: There is no report of that name.
     """
-    folder = root / "results" / study / "report"
-    path = folder / "results.csv"
-    if not path.exists():
-        there = sorted(p.parent.parent.name for p in root.glob("results/*/report/results.csv"))
-        near = difflib.get_close_matches(study, there, n=1)
-        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(there)}." if there else ""
-        raise UserError(f"{path}: study {study} has no report yet; run it first.{hint}")
+    path = _check_reported(study, root)
+    folder = path.parent
     rows = from_csv(path)
     if not rows:
         raise UserError(f"{path}: has no rows. Make the report again: snakemake --config study={study}")

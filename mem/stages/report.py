@@ -15,7 +15,8 @@ from mem.report.deviations import deviations
 from mem.report.drawn import ORACLE, draw, photos
 from mem.report.gathered import Gathered, gather
 from mem.report.page import Figure, Page, Table, table_page
-from mem.report.paper import Library, PaperTable, tables
+from mem.report.paper import Library, PaperTable, head_for, tables
+from mem.report.paper_figures import classifier_of, figures_in_numbers
 from mem.report.results import summarised, to_csv, to_markdown
 from mem.report.scored import accuracy_table, best_on_val, difference_text, folded, score_tables
 from mem.runfolder import read_record
@@ -35,15 +36,20 @@ def report(job: Job) -> Mapping[str, Any]:
     manifest = records[data_of(runs).key]["results"]
     found = gather(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
     drawn = draw(study, runs, manifest, found)
-    paper = tables(Library(study.study, found.rows))
+    library = Library(study.study, found.rows)
+    paper, in_numbers = tables(library), figures_in_numbers(library, study, found)
     page = Page(
-        title=f"{study.dataset.name}, {study.backbone.name}: {study.study}",
+        title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
         facts=_facts(study, manifest, records, found),
         scores=score_tables(found),
         figures=drawn,
         photos=photos(runs),
-        paper=[folded(Table(f"Table {one.number}: {one.title}", one.caption, one.lines)) for one in paper],
+        paper=[
+            folded(Table(f"{kind} {one.number}: {one.title}", one.caption, one.lines))
+            for kind, several in (("Table", paper), ("Figure", in_numbers))
+            for one in several
+        ],
         rest=_rest(study, runs, records),
         provenance=provenance(records.values()),
         runs=runs_table(runs)[: LISTED + 1],
@@ -52,7 +58,7 @@ def report(job: Job) -> Mapping[str, Any]:
     results = Path("results", study.study)
     _write_report(results / "report", page, drawn, found)
     _write_tables(results / "tables", paper)
-    _write_figures(results / "figures", drawn, found)
+    _write_figures(results / "figures", drawn, found, in_numbers)
     files.write_text(results / "runs.csv", to_csv_text(runs_table(runs)))
     for path in ("index.html", "results.csv", "table.md", "figures"):
         at = results / "report" / path
@@ -78,25 +84,31 @@ def _write_tables(folder: Path, paper: Sequence[PaperTable]) -> None:
     for one in paper:
         title = f"Table {one.number}: {one.title}"
         path = folder / f"table{one.number}"
-        files.write_text(path.with_suffix(".md"), f"# {title}\n\n{one.caption}\n\n{to_markdown(one.lines)}")
-        files.write_text(path.with_suffix(".csv"), to_csv_text(one.lines))
+        _write_lines(path, title, one)
         files.write_text(path.with_suffix(".html"), table_page(Table(title, one.caption, one.lines)))
 
 
-def _write_figures(folder: Path, drawn: Sequence[Figure], found: Gathered) -> None:
-    """The paper's figures: 1 (both halves, of what the report shows one by one), 3 and 4."""
+def _write_lines(path: Path, title: str, one: PaperTable) -> None:
+    files.write_text(path.with_suffix(".md"), f"# {title}\n\n{one.caption}\n\n{to_markdown(one.lines)}")
+    files.write_text(path.with_suffix(".csv"), to_csv_text(one.lines))
+
+
+def _write_figures(folder: Path, drawn: Sequence[Figure], found: Gathered, in_numbers: Sequence[PaperTable]) -> None:
+    """The paper's figures: 1 (both halves, of what the report shows one by one), 3 and 4; and each in numbers."""
     by_name = {figure.name: figure.picture for figure in drawn}
     for name, source in PAPER_FIGURES.items():
         _write_picture(folder / name, by_name.get(source) or figures.nothing(NOTHING))
     _write_picture(folder / "figure1", figure1(found))
+    for one in in_numbers:
+        _write_lines(folder / f"figure{one.number}", f"Figure {one.number}: {one.title}", one)
 
 
 def figure1(found: Gathered) -> figures.Picture:
     """Both halves of the paper's figure 1, of the classifier as it was finetuned, or of the first head."""
-    variants = list(dict.fromkeys(row.variant for row in found.rows))
-    variant = "ce" if "ce" in variants else variants[0]
+    variant, mem = classifier_of(found.rows), head_for(found.rows, "mem")
     plain, oracle = summarised(found.rows, "test"), summarised(found.rows, "test", ORACLE)
-    return figures.halves(variant, found.confusion([variant])[variant], plain[variant], oracle[variant])
+    third = None if mem in (None, variant) else (mem, plain[mem])
+    return figures.halves(variant, found.confusion([variant])[variant], plain[variant], oracle[variant], third)
 
 
 def _write_picture(path: Path, picture: figures.Picture) -> None:
@@ -128,6 +140,7 @@ def _rest(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mappin
             "Deviations from the paper",
             "Settings of this study that differ from what the paper states, and what was chosen where it is silent.",
             deviations(study),
+            kind="words wrapped",
         ),
         Table(
             "Cost",

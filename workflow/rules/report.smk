@@ -27,7 +27,11 @@ rule report:
             for number in range(1, 6)
             for kind in ("md", "csv")
         ],
-        pixels=[update(f"{RESULTS}/figures/figure{number}.png") for number in (1, 3, 4)],
+        pixels=[
+            update(f"{RESULTS}/figures/figure{number}.{kind}")
+            for number in (1, 3, 4)
+            for kind in ("png", "md", "csv")
+        ],
     log:
         f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/report-{REPORT.key}.log",
     conda:

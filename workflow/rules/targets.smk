@@ -1,4 +1,4 @@
-"""The paper's tables and figures by name: `snakemake table2`. The report makes them all at once."""
+"""The paper's tables and figures by name: `snakemake table2`. The report makes them all at once; a target prints its own."""
 
 
 localrules:
@@ -19,6 +19,14 @@ rule table1:
             results=RESULTS,
             kind=["md", "csv", "html"],
         ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/table1.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} table1 | tee {log}"
 
 
 rule table2:
@@ -28,6 +36,14 @@ rule table2:
             results=RESULTS,
             kind=["md", "csv", "html"],
         ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/table2.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} table2 | tee {log}"
 
 
 rule table3:
@@ -37,6 +53,14 @@ rule table3:
             results=RESULTS,
             kind=["md", "csv", "html"],
         ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/table3.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} table3 | tee {log}"
 
 
 rule table4:
@@ -46,6 +70,14 @@ rule table4:
             results=RESULTS,
             kind=["md", "csv", "html"],
         ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/table4.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} table4 | tee {log}"
 
 
 rule table5:
@@ -55,18 +87,62 @@ rule table5:
             results=RESULTS,
             kind=["md", "csv", "html"],
         ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/table5.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} table5 | tee {log}"
 
 
 rule figure1:
     input:
-        expand("{results}/figures/figure1.{kind}", results=RESULTS, kind=["svg", "png"]),
+        expand(
+            "{results}/figures/figure1.{kind}",
+            results=RESULTS,
+            kind=["svg", "png", "md", "csv"],
+        ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/figure1.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} figure1 | tee {log}"
 
 
 rule figure3:
     input:
-        expand("{results}/figures/figure3.{kind}", results=RESULTS, kind=["svg", "png"]),
+        expand(
+            "{results}/figures/figure3.{kind}",
+            results=RESULTS,
+            kind=["svg", "png", "md", "csv"],
+        ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/figure3.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} figure3 | tee {log}"
 
 
 rule figure4:
     input:
-        expand("{results}/figures/figure4.{kind}", results=RESULTS, kind=["svg", "png"]),
+        expand(
+            "{results}/figures/figure4.{kind}",
+            results=RESULTS,
+            kind=["svg", "png", "md", "csv"],
+        ),
+    log:
+        f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/figure4.log",
+    conda:
+        ENVIRONMENT
+    params:
+        study=STUDY.study,
+    shell:
+        "mem results {params.study} figure4 | tee {log}"
