@@ -108,6 +108,7 @@ def _table1(library: Library, paper: Mapping[str, Any]) -> PaperTable:
     if here not in paper:
         variants = dict.fromkeys(filter(None, (head_for(library.rows, method) for method in methods_of(library.rows))))
         lines += [[here, *_ours(library.rows, variant)] for variant in variants]
+        not_run += _absent(library.rows)
     text = (
         "The other methods stand as the paper cites them: they are not run here."
         if here in paper
@@ -140,6 +141,8 @@ def _methods(library: Library, entry: Mapping[str, Any]) -> PaperTable:
             ours = scores_of(rows, variant)["all"]
             name = variant if variant == method else f"{method}: {variant}"
             lines.append([backbone, name, str(ours), str(runs_of(rows, variant)), text_of(paper), less(ours, paper)])
+    if not theirs:
+        not_run += _absent(library.rows)
     text = "Top-1 accuracy of all classes on test, in percent."
     title = TITLES[entry["table"]]
     if not theirs:
@@ -170,7 +173,11 @@ def _table5(library: Library, entries: Sequence[Mapping[str, Any]]) -> PaperTabl
             ending = [str(runs_of(rows, entry["head"])), text_of(paper), less(found["all"], paper)]
             lines.append([entry["recipe"], entry["head"], *cells, *ending])
     else:
-        for study in [library.study, *_relatives(library)]:
+        studies = [library.study, *_relatives(library)]
+        ran = {row.variant for study in studies for row in library.of(study)}
+        not_run += [name for name in ("ce", "mem") if name not in ran]
+        not_run += [] if any("even" in name for name in ran) else ["mem with other partitions"]
+        for study in studies:
             rows = library.of(study)
             for variant in dict.fromkeys(row.variant for row in rows):
                 if variant in ("ce", "mem") or "even" in variant:
@@ -196,6 +203,11 @@ def _relatives(library: Library) -> list[str]:
         if name != library.study and rows and (rows[0].dataset, rows[0].backbone) == (here.dataset, here.backbone):
             found.append(name)
     return found
+
+
+def _absent(rows: Sequence[Row]) -> list[str]:
+    """The paper's methods that a study does not have."""
+    return [method for method in METHODS if head_for(rows, method) is None]
 
 
 def methods_of(rows: Sequence[Row]) -> list[str]:
@@ -237,9 +249,10 @@ def less(ours: Interval | PairedDifference, paper: float | None) -> str:
 def caption_of(library: Library, text: str, not_run: Sequence[str]) -> str:
     """What a table says, with thresholds, seeds, and what was not run."""
     repeats = sorted({row.repeat for row in library.rows})
-    seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in repeats}))
+    seeds = sorted({seed for _, seed in repeats})
     orders = sorted({order for order, _ in repeats})
-    over = f"Seeds {seeds}" + (f", class orders {', '.join(map(str, orders))}" if len(orders) > 1 else "")
+    over = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    over += f", class orders {', '.join(map(str, orders))}" if len(orders) > 1 else ""
     spread = "mean ± 95 % interval (Student's t) over runs" if len(repeats) > 1 else "one run, no interval"
     missing = f" Not run: {', '.join(not_run)}." if not_run else ""
     return f"{text} Shots are {library.rows[0].thresholds} training images. {over}: {spread}.{missing}"

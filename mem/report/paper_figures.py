@@ -137,6 +137,8 @@ def _figure4(library: Library, study: Study, paper: Mapping[str, Any]) -> PaperT
             difference = less(found["all"], said) if theirs else NONE
             cells = [*map(str, found.values()), str(runs_of(rows, variant)), text_of(said), difference]
             lines.append([f"{one.setting} {_word(value)}", variant, *cells])
+    if not any(line[-2] == text_of(one_block) for line in lines):
+        lines.append(["depth 1, a transformer block", NONE, *[NOT_RUN] * len(SHOTS), NONE, text_of(one_block), NONE])
     if (pair := _ends(varied.get("xi"), first, last)) is not None and _mu(study, pair[0]) == 0:
         found = _minus(rows, *pair)
         cells = [_signed(difference) for difference in found.values()]
@@ -148,7 +150,7 @@ def _figure4(library: Library, study: Study, paper: Mapping[str, Any]) -> PaperT
     text = (
         "MEM heads that differ in one setting. The paper's text has few numbers of its curves; it says that accuracy "
         f"hardly depends on width or depth, that one transformer block has {one_block} %, that {gain} points come "
-        f"from raising xi from {first} to {last} at mu 0, and changes little with mu. {_whose(theirs)}"
+        f"from raising xi from {first} to {last} at mu 0, and that mu matters little. {_whose(theirs)}"
     )
     return PaperTable(
         4, TITLES[4], caption_of(library, text, [f"other values of {', '.join(absent)}"] if absent else []), lines

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -20,14 +14,14 @@ from mem.data.beton import Beton
 from mem.longtail import SHOT_NAMES
 from mem.plan.command import estimated
 from mem.plan.hours import Rates
-from mem.report.results import from_csv, to_csv
+from mem.report.results import to_csv
 from mem.runfolder import read_record
 from mem.runs import plan
 from mem.study import load_study
 from mem.tracking import server
 from tests.conftest import REPOSITORY
-from tests.workflow.browser import browser, keep_picture, shown, text_of
 from tests.workflow.conftest import jobs, snakemake
+from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
 
 pytestmark = pytest.mark.study
 STUDY = REPOSITORY / "config" / "digits_lt.yaml"
@@ -44,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def rows(folder: Path):
-    return [row for row in from_csv(folder / "results" / "digits_lt" / "report" / "results.csv") if row.split == "test"]
+    return rows_on_test(folder, "digits_lt")
 
 
 def images_of(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -200,67 +194,41 @@ def test_the_plan_says_what_the_runs_took(folder):
             assert estimate.steps == read_record(run)["results"]["steps"], estimate.run.stage
 
 
+# --- the paper's tables and figures, one by one -----------------------------------------------------------------------
+
+TARGETS = ("table1", "table2", "table3", "table4", "table5", "figure1", "figure3", "figure4")
+
+
+def test_every_target_prints_its_own_and_leaves_it_in_every_form(folder):
+    counted = jobs(folder, *TARGETS)
+    assert counted == dict.fromkeys(TARGETS, 1), "the report is there: nothing is to be made again"
+    out = snakemake(folder, "--cores", "1", *TARGETS).stdout
+    results = folder / "results" / "digits_lt"
+    for target in TARGETS:
+        kind, number = target[:-1], target[-1]
+        assert f"{kind.capitalize()} {number}: " in out
+        for ending in ("md", "csv", *(("html",) if kind == "table" else ("svg", "png"))):
+            assert f"results/digits_lt/{kind}s/{target}.{ending}\n" in out
+            assert (results / f"{kind}s" / f"{target}.{ending}").stat().st_size > 100
+    assert out.count("Shots are many>100") == len(TARGETS)
+    assert out.count("one run, no interval") == len(TARGETS)
+    for row in rows(folder):
+        shots = [f"{getattr(row, shot):.2f}" for shot in (*SHOT_NAMES, "all")]
+        listed = [line.split() for line in out.splitlines()]
+        assert ["digits_lt", row.variant, *shots, "ours,", "1", "run"] in listed, "table 1"
+        assert listed.count(["vit_digits", row.variant, shots[-1], "1", "-", "-"]) == 3, "tables 2 to 4"
+        assert [row.variant, *shots, "ours,", "1", "run"] in listed, "figure 3"
+        if row.variant in ("ce", "mem"):
+            assert ["digits_lt", row.variant, *shots, "1", "-", "-"] in listed, "table 5"
+
+
 # --- in a browser --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("device", "width"), [("desk", 1280), ("phone", 390)])
+@pytest.mark.parametrize(("device", "width"), WIDTHS)
 def test_the_report_reads_in_a_browser_on_a_desk_and_on_a_phone(folder, device, width):
-    with browser(width) as driver:
-        driver.get((folder / "results" / "digits_lt" / "report" / "index.html").as_uri())
-        text = text_of(driver)
-        keep_picture(driver, f"digits_lt-report-{device}")
-        wide, seen = driver.execute_script(
-            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        pictures = driver.execute_script(
-            "return [...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
-        )
-        fetched = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    for head in HEADS:
-        assert head in text
-    assert wide <= seen, "the page is wider than the screen"
-    assert pictures
-    assert all(0 < w <= seen for w in pictures), pictures
-    assert not [url for url in fetched if url.startswith("http")]
+    assert_report_reads(folder, "digits_lt", device, width, HEADS)
 
 
 def test_mlflow_shows_the_methods_side_by_side_in_a_browser(folder):
-    client = MlflowClient(server.tracking_uri(folder))
-    experiment = client.get_experiment_by_name("digits_lt")
-    # A run that a test made since has a setting changed; the study's own heads are older.
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train_head'", order_by=["start_time ASC"])
-    heads = {run.data.tags["variant"]: run for run in reversed(runs)}
-    assert set(heads) == set(HEADS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mem.cli", "track", "ui", "--port", str(port)]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    ui = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _answers(port, ui)
-        ids = quote(json.dumps([run.info.run_id for run in heads.values()]))
-        among = quote(json.dumps([experiment.experiment_id]))
-        with browser(1500) as driver:
-            driver.get(f"http://127.0.0.1:{port}/#/compare-runs?runs={ids}&experiments={among}")
-            names = {run.info.run_name for run in heads.values()}
-            text = shown(driver, lambda text: all(name in text for name in names) and "test/all" in text)
-            keep_picture(driver, "mlflow-compare")
-        assert f"Comparing {len(HEADS)} Runs from 1 Experiment" in text
-        for row in rows(folder):
-            assert f"{row.all:g}" in text.splitlines(), f"the accuracy of {row.variant} is not shown"
-    finally:
-        ui.terminate()
-        ui.wait(30)
-
-
-def _answers(port: int, ui: subprocess.Popen, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        assert ui.poll() is None, "the UI ended"
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).close()
-            return
-        except OSError:
-            assert time.monotonic() < end, "the UI does not answer"
-            time.sleep(1)
+    assert_compared(folder, "digits_lt", HEADS, "mlflow-compare")
