@@ -40,12 +40,14 @@ def gather(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) ->
             record what the first one called them.
 
     Raises:
-        UserError: One is not finished, or evaluations of several data sets were mixed.
+        UserError: One is not finished or damaged, or evaluations of several data sets were mixed.
     """
     found = Gathered()
+    first: dict[int, tuple[Path, object]] = {}
     norms: dict[str, list[np.ndarray]] = {}
     for labels, folder in evaluations:
         record, metrics = read_evaluation(folder)
+        _check_same_data(first.setdefault(labels["order"], (folder, _data_of(metrics))), (folder, _data_of(metrics)))
         record = {**record, "labels": labels}
         found.rows += rows_of(study, [(record, metrics)])
         variant, test = labels["variant"], metrics["splits"]["test"]
@@ -58,3 +60,24 @@ def gather(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) ->
         raise UserError(f"Evaluations of different data sets cannot stand in one report: {', '.join(datasets)}")
     found.norms = {variant: np.mean(several, axis=0) for variant, several in norms.items()}
     return found
+
+
+def _data_of(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
+    """What tells data sets and class orders apart: training images of each class, images of each split."""
+    return metrics["class_counts"], {name: scores["images"] for name, scores in metrics["splits"].items()}
+
+
+def _check_same_data(first: tuple[Path, Any], other: tuple[Path, Any]) -> None:
+    """Heads of one class order were evaluated on the same images."""
+    if first[1] != other[1]:
+        (counts, images), (other_counts, other_images) = first[1], other[1]
+        raise UserError(
+            f"{first[0] / 'metrics.json'} is of {len(counts):,} classes with {sum(counts):,} training images and "
+            f"scores {_listed(images)}, {other[0] / 'metrics.json'} of {len(other_counts):,} classes with "
+            f"{sum(other_counts):,} and {_listed(other_images)}: they are of different data sets or class orders, and "
+            f"cannot stand in one report. Evaluate the wrong one again: delete its folder and run the workflow"
+        )
+
+
+def _listed(images: Mapping[str, int]) -> str:
+    return " and ".join(f"{number:,} images of {split}" for split, number in images.items())

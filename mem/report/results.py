@@ -100,12 +100,19 @@ def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The `run.json` and `metrics.json` of an evaluate run.
 
     Raises:
-        UserError: The run is not finished.
+        UserError: The run is not finished, or one of its files is damaged.
     """
-    try:
-        return json.loads((folder / "run.json").read_text()), json.loads((folder / "metrics.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file: this evaluation was not run yet") from None
+    read: list[dict[str, Any]] = []
+    for path in (folder / "run.json", folder / "metrics.json"):
+        try:
+            read.append(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file: this evaluation was not run yet") from None
+        except ValueError as error:
+            raise UserError(
+                f"{path}: damaged: {error}. Evaluate again: delete {folder / 'run.json'} and run the workflow"
+            ) from None
+    return read[0], read[1]
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.tracking.server import is_embedded, tracking_uri
+from mem.tracking.server import client, explain, is_embedded, tracking_uri, unreachable
 
 
 def open_ui(root: Path, host: str, port: int) -> int:
     """Replace this process by `mlflow ui`.
 
     Raises:
-        UserError: There is no database yet, the port is in use, or runs go to a server that has a UI of its own.
+        UserError: There is no database yet or one that this MLflow cannot read, the port is in use, or runs go to a
+            server that has a UI of its own.
     """
     uri = tracking_uri(root)
     if not is_embedded(uri):
@@ -30,6 +31,10 @@ def open_ui(root: Path, host: str, port: int) -> int:
             raise UserError(
                 f"Port {port} on {host} cannot be used ({error.strerror}). Choose another: --port"
             ) from None
+    try:
+        client(uri).search_experiments(max_results=1)
+    except unreachable() as error:
+        raise UserError(explain(uri, error)) from None
     print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", flush=True)
     command = [
         sys.executable,

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mem.cli import main
+from mem.predictions import FILE, Predictions, read_predictions, write_predictions
 from mem.report import gathered
 from mem.report.results import from_csv
 from mem.report.terminal import summary
+from mem.runs import Run, plan
 from tests.report.synthetic import grid, made_up, study_of
 
 
@@ -134,3 +140,72 @@ def test_the_tables_of_a_small_study_are_drawn_from_what_it_has(several):
     caption = (several / "tables" / "table2.md").read_text()
     assert "many>100 few<20" in caption
     assert "Seeds 0, 1, class orders 0, 3: mean ± 95 % interval" in caption
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory) -> tuple[Path, list[Run]]:
+    """A folder with the report of a study of one run, and its runs."""
+    folder = tmp_path_factory.mktemp("single")
+    study = study_of(folder)
+    reported(folder, study)
+    return folder, plan(study)
+
+
+def of_another_data_set(folder: Path) -> None:
+    content = json.loads((folder / "metrics.json").read_text())
+    content["class_counts"] = content["class_counts"][:-1]
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def of_fewer_images(folder: Path) -> None:
+    content = json.loads((folder / "metrics.json").read_text())
+    content["splits"]["test"]["images"] -= 1
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
+def predictions_of_fewer_images(folder: Path) -> None:
+    about, splits = read_predictions(folder / FILE)
+    write_predictions(folder / FILE, about, {name: first_fifty(split) for name, split in splits.items()})
+
+
+def first_fifty(split: Predictions) -> Predictions:
+    fewer: dict[str, Any] = {name: value[:50] for name, value in vars(split).items() if value is not None}
+    return replace(split, **fewer)
+
+
+def torn(folder: Path) -> None:
+    path = folder / "metrics.json"
+    path.write_text(path.read_text()[:100])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (of_another_data_set, r"of 10 classes .* of 9 classes .*cannot stand in one report"),
+        (of_fewer_images, r"200 images of val and 200 images of test, .*200 images of val and 199 images of test"),
+        (predictions_of_fewer_images, r"has predictions of 200 images and .* of 50: .*cannot be paired"),
+        (torn, r"metrics.json: damaged: .* Evaluate again: delete .*run.json"),
+        (lambda folder: (folder / "metrics.json").unlink(), r"no such file: this evaluation was not run yet"),
+        (lambda folder: (folder / FILE).unlink(), r"predictions.parquet: no such file"),
+    ],
+    ids=["other classes", "other images", "other predictions", "torn", "no metrics", "no predictions"],
+)
+def test_evaluations_of_another_data_set_and_damaged_ones_are_named_and_the_last_report_stays(
+    single, tmp_path, monkeypatch, capfd, change, said
+):
+    folder, runs = single
+    page = folder / "results" / "mini" / "report" / "index.html"
+    before = page.read_bytes()
+    second = [run for run in runs if run.stage == "evaluate"][1].folder
+    shutil.copytree(folder / second, tmp_path / "kept")
+    monkeypatch.chdir(folder)
+    try:
+        change(folder / second)
+        assert main(["report", "--config", str(runs[-1].folder)]) == 2
+    finally:
+        shutil.copytree(tmp_path / "kept", folder / second, dirs_exist_ok=True)
+    err = capfd.readouterr().err
+    assert re.search(said, err), err
+    assert str(second) in err
+    assert "Traceback" not in err
+    assert page.read_bytes() == before

@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 
 from mem.errors import UserError
 from mem.tracking.mirror import sync
+from mem.tracking.ui import open_ui
 from tests.tracking.test_mirror import close_logs, empty_database, open_log, root, send, steps  # noqa: F401
 
 START_SECONDS = 120
@@ -149,6 +150,8 @@ def test_a_database_of_a_newer_schema_is_named_and_left_alone(root):  # noqa: F8
         database.commit()
     with pytest.raises(UserError, match=r"has the schema of another MLflow version.*The runs' logs keep everything"):
         sync(root)
+    with pytest.raises(UserError, match=r"has the schema of another MLflow version"):
+        open_ui(root, "127.0.0.1", free_port())
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("select version_num from alembic_version").fetchone() == ("ffffffffffff",)
         database.execute("update alembic_version set version_num = ?", (before,))
