@@ -45,7 +45,7 @@ class Table:
     lines: Sequence[Sequence[str]]
     folded: bool = False
     kind: str = ""
-    """Classes of page.css: `words wrapped` for text instead of numbers."""
+    """Classes of page.css: `words` for text instead of numbers, `small` for a long list."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def table_page(part: Table) -> str:
 
 def unbroken(cell: str) -> str:
     """A cell that is broken before its interval, on narrow screens, and not before a unit."""
-    return re.sub("(?<=±) | (?=%|GB)", "\N{NO-BREAK SPACE}", cell)
+    return re.sub("(?<=±) | (?=%|GB|to )|(?<= to) ", "\N{NO-BREAK SPACE}", cell)
 
 
 def _rendered(template: str, **content: object) -> str:

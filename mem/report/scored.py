@@ -139,7 +139,8 @@ def _difference_tables(found: Gathered) -> list[Table]:
         "bootstrap over images; p is that of McNemar's test on all, and adjusted for the number of methods (Holm). "
         "Other seeds may differ by more."
     )
-    return [Table("Differences between methods", caption, image_difference_table(folders, reference, ordered(rows)))]
+    lines = image_difference_table(folders, reference, ordered(rows))
+    return [Table("Differences between methods", caption, lines)]
 
 
 def _in_order(rows: Sequence[Row], split: str, columns: Sequence[str]) -> dict:

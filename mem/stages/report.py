@@ -140,7 +140,7 @@ def _rest(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mappin
             "Deviations from the paper",
             "Settings of this study that differ from what the paper states, and what was chosen where it is silent.",
             deviations(study),
-            kind="words wrapped",
+            kind="words",
         ),
         Table(
             "Cost",

@@ -16,6 +16,7 @@ import pytest
 from mem.cli import main
 from mem.predictions import FILE, Predictions, read_predictions, write_predictions
 from mem.report import gathered
+from mem.report.page import unbroken
 from mem.report.results import from_csv
 from mem.report.terminal import summary
 from mem.runs import Run, plan
@@ -209,3 +210,15 @@ def test_evaluations_of_another_data_set_and_damaged_ones_are_named_and_the_last
     assert str(second) in err
     assert "Traceback" not in err
     assert page.read_bytes() == before
+
+
+def test_cells_are_broken_before_an_interval_and_not_before_a_unit():
+    space = "\N{NO-BREAK SPACE}"
+    cells = ["90.94 ± 1.30", "−2.67 (−5.64 to −0.57)", "1.2 %", "0.93 GB", "ours, 3 runs"]
+    assert [unbroken(cell) for cell in cells] == [
+        f"90.94 ±{space}1.30",
+        f"−2.67 (−5.64{space}to{space}−0.57)",
+        f"1.2{space}%",
+        f"0.93{space}GB",
+        "ours, 3 runs",
+    ]
