@@ -2,10 +2,11 @@
 
     python benchmarks/mirror.py --json
 
-The runs are log files that a thread appends to, `--rate` lines a second each, in a folder of its own; the mirror is the
-real one (`mem track follow`) on an embedded database. Twice a second the points in the database are counted. The last
-line of the output is JSON: `lag_s`, the longest time between a point's writing and its arrival; `core_share`, the
-mirror's share of a core while the logs grow, after its start; `points` sent, `doubled` and `missing` ones at the end.
+The runs are log files that grow by `--rate` points a second each, and by eight system metrics at every fifth; the
+mirror is the real one (`mem track follow`) on an embedded database. Twice a second the points in the database are
+counted. The last line of the output is JSON: `lag_s`, the longest time between a point's writing and its arrival;
+`core_share`, the mirror's share of a core while the logs grow, after its start; `points` sent, `doubled` and
+`missing` ones at the end.
 """
 
 from __future__ import annotations
@@ -108,9 +109,11 @@ def begin(folder: Path, number: int) -> JsonLines:
 
 
 def write(logs: list[JsonLines], step: int) -> None:
-    """One point in each log."""
+    """One point in each log, and every fifth time what its node does."""
     for log in logs:
         log.scalars({"train/loss": 1 / step}, step)
+        if step % 5 == 0:
+            log.scalars({f"system/{name}": float(step) for name in "abcdefgh"}, step // 5)
 
 
 def cpu(process: psutil.Process) -> float:

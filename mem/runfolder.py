@@ -51,13 +51,9 @@ class RunFolder:
         """The curves and events, as JSON lines."""
         return self.path / "log.jsonl"
 
-    def node_log(self, node: int) -> Path:
-        """What a node other than the first does, as JSON lines."""
-        return self.path / f"node-{node}.jsonl"
-
-    def node_logs(self) -> list[Path]:
-        """Those that are there."""
-        return sorted(self.path.glob("node-*.jsonl"))
+    def rank_log(self, rank: int, log_id: str) -> Path:
+        """What a rank other than the first sees of its node and GPU, while the log with that id is written."""
+        return self.path / f"rank-{rank}-{log_id[:8]}.jsonl"
 
     @property
     def record(self) -> Path:

@@ -21,7 +21,7 @@ from mem.errors import Stopped, UserError
 from mem.runfolder import RunConfig, RunFolder, read_config
 from mem.stages.signals import StopSignals, watch_head
 from mem.tracking.log import JsonLines, Log, Silent
-from mem.tracking.system import SystemMetrics
+from mem.tracking.system import SystemMetrics, watched
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
@@ -97,14 +97,13 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
             watch_head(stop)
             if world.is_main:
                 stack.enter_context(folder.locked(say=logger.info))
-                _set_aside(folder)
             world.barrier()
             found = _resolve_inputs(run, inputs)
-            log = stack.enter_context(JsonLines(folder.log)) if world.is_main else Silent()
+            log = _open_log(folder, world, stack)
             _begin(log, run)
-            _watch_node(folder, run.stage, world, log, stack)
             logger.debug("%s, key %s, in %s", run.title, run.key, folder.path)
             try:
+                _watch(folder, run.stage, world, log, stack)
                 results = work(Job(run, folder, found, world, log, stop))
             except Stopped:
                 log.event("end", status="stopped", reason=stop.reason)
@@ -159,24 +158,32 @@ def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path
     return found
 
 
-def _set_aside(folder: RunFolder) -> None:
-    """A finished run that is made once more begins a new log; the old one stays."""
-    if folder.finished() and folder.log.exists():
-        number = len(list(folder.path.glob("log-*.jsonl"))) + 1
-        folder.log.rename(folder.path / f"log-{number}.jsonl")
-        for log in folder.node_logs():
-            log.unlink()
+def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> Log:
+    if not world.is_main:
+        return Silent()
+    if folder.finished():
+        # A finished run that is made once more begins a new log; the old one stays.
+        if folder.log.exists():
+            number = len(list(folder.path.glob("log-*.jsonl"))) + 1
+            folder.log.rename(folder.path / f"log-{number}.jsonl")
         folder.record.unlink()
+    return stack.enter_context(JsonLines(folder.log))
 
 
-def _watch_node(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
-    """Log what this node does; by its first rank, the first node's into the run's own log."""
-    if world.local_rank == 0:
-        own = log if isinstance(log, JsonLines) else stack.enter_context(JsonLines(folder.node_log(world.node)))
-        # An evaluation's log goes into its head's run in MLflow.
-        parts = [stage] if stage == "evaluate" else []
-        parts += [f"node_{world.node}"] if world.nodes > 1 else []
-        stack.enter_context(SystemMetrics(own, folder.path, "/".join(parts) or None))
+def _watch(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
+    """Log what this rank's node and GPU do: rank 0 into the run's own log, others beside it."""
+    log_id = world.from_main(log.id if isinstance(log, JsonLines) else None)
+    if not watched(world):
+        return
+    if not isinstance(log, JsonLines):
+        try:
+            log = stack.enter_context(JsonLines(folder.rank_log(world.rank, log_id)))
+            log.event("beside", log=log_id)
+        except (OSError, ValueError) as error:
+            logger.warning("Rank %d logs no system metrics: %s", world.rank, error)
+            return
+    # An evaluation's log goes into its head's run in MLflow.
+    stack.enter_context(SystemMetrics(log, folder.path, world, stage if stage == "evaluate" else ""))
 
 
 def _begin(log: Log, run: RunConfig) -> None:

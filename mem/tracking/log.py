@@ -1,5 +1,7 @@
 """The log of a run: JSON lines, appended by the stage alone, read by the MLflow mirror and the report.
 
+What other ranks than the first see of their nodes and GPUs stands in files of their own beside it.
+
 Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. A step's metrics
 are written once: what a resumed training computes again, between its checkpoint and where it broke off, is the same
 to the bit on a CPU and is passed over.
@@ -59,10 +61,12 @@ class JsonLines:
         self._lock = threading.RLock()
         self._last_step: dict[str, int] = {}
         self.attempts = 0
+        self.id = uuid.uuid4().hex
         whole = 0
         if path.exists():
             whole = _whole_lines(path)
             for event in read_events(path):
+                self.id = event["id"] if event["event"] == "log" else self.id
                 self.attempts += event["event"] == "start"
                 for name in event.get("metrics", {}):
                     self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
@@ -72,7 +76,7 @@ class JsonLines:
         self._file = open(path, "ab")
         self._file.truncate(whole)
         if whole == 0:
-            self._write({"event": "log", "id": uuid.uuid4().hex})
+            self._write({"event": "log", "id": self.id})
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
         """Append the metrics that were not yet logged at this step."""
@@ -89,9 +93,10 @@ class JsonLines:
 
     def artifact(self, path: Path, to: str, step: int) -> None:
         """Append the file, unless one of this step or a later one was logged for the same folder."""
-        if step > self._last_step.get(_artifacts(to), -1):
-            self._last_step[_artifacts(to)] = step
-            self._write({"event": "artifact", "path": str(path), "to": to, "step": step})
+        with self._lock:
+            if step > self._last_step.get(_artifacts(to), -1):
+                self._last_step[_artifacts(to)] = step
+                self._write({"event": "artifact", "path": str(path), "to": to, "step": step})
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event."""
@@ -137,11 +142,12 @@ def standing(path: Path, now: float) -> str:
         return "-"
     steps, step, rate, last = 0, 0, None, {"event": "log", "time": now}
     for event in read_events(path):
+        if event["event"] == "metrics" and all(name.startswith(SYSTEM) for name in event["metrics"]):
+            continue  # the machine lives; that says nothing of the run
         last = event
         steps = event["steps"] if event["event"] == "training" else steps
         if event["event"] == "metrics":
-            if not all(name.startswith(SYSTEM) for name in event["metrics"]):
-                step = max(step, event["step"])
+            step = max(step, event["step"])
             rate = event["metrics"].get("train/images_per_s", rate)
     if last["event"] == "end" and last["status"] != "finished":
         return last["status"] + (f" at {100 * step // steps} %" if steps else "")

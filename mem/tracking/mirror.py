@@ -43,6 +43,7 @@ class Target:
     """The MLflow run that takes a log's lines."""
 
     run_id: str
+    log_id: str
     sent: int
     """Bytes of the log that were sent."""
     inode: int
@@ -73,23 +74,24 @@ class Mirror:
 
     def send_new(self) -> None:
         """One pass over all logs."""
-        for pattern in ("log*.jsonl", "node-*.jsonl"):
+        for pattern in ("log*.jsonl", "rank-*.jsonl"):
             for path in sorted(self.root.glob(f"runs/*/*/*/{pattern}")):
-                self._send(path)
+                try:
+                    self._send(path)
+                except FileNotFoundError:  # a run that is made once more sets its log aside
+                    self._targets.pop(str(path), None)
 
     # --- one log --------------------------------------------------------------------------------------
 
     def _send(self, path: Path) -> None:
-        try:
-            state = path.stat()
-        except FileNotFoundError:  # a run that is made once more sets its logs aside
-            return
+        state = path.stat()
         target = self._targets.get(str(path))
         if target is not None and (target.inode != state.st_ino or state.st_size < target.sent != _NEVER):
             target = None
         if target is None:
             target = self._find(path, state.st_ino)
             if target is None:
+                self._targets.pop(str(path), None)
                 return
             self._targets[str(path)] = target
         if state.st_size <= target.sent:
@@ -104,28 +106,30 @@ class Mirror:
         log_id, start = _identity(path)
         if log_id is None or start is None:
             return None
-        if path.name.startswith("node-"):
-            return self._find_beside(RunFolder(path.parent).log, log_id, inode)
+        if start["event"] == "beside":
+            known = self._known.get(start["log"])
+            return None if known is None else self._target(known.info.run_id, log_id, inode)
         if start["stage"] == "evaluate":
             # Scores stand beside the settings of the head that they belong to.
-            return self._find_beside(RunFolder(self.root / start["inputs"]["head"]).log, log_id, inode)
+            head = RunFolder(self.root / start["inputs"]["head"]).log
+            self._send(head)
+            found = self._targets.get(str(head))
+            return None if found is None else self._target(found.run_id, log_id, inode)
         run = self._known.get(log_id) or self._known.get(_report_of(start["stage"], start["key"]))
         if run is None:
             run = self._create(path, log_id, start)
             self._remember(run)
-            return Target(run.info.run_id, 0, inode, verified=True)
+            return Target(run.info.run_id, log_id, 0, inode, verified=True)
         if run.info.lifecycle_stage == "deleted":
-            return Target(run.info.run_id, _NEVER, inode)
-        return Target(run.info.run_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
+            return Target(run.info.run_id, log_id, _NEVER, inode)
+        return Target(run.info.run_id, log_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
 
-    def _find_beside(self, other: Path, log_id: str, inode: int) -> Target | None:
-        """The MLflow run of another log, which takes this one's lines too; nothing while that has no start."""
-        self._send(other)
-        found = self._targets.get(str(other))
-        if found is None or found.sent == _NEVER:
-            return found
-        tags = self._client.get_run(found.run_id).data.tags
-        return Target(found.run_id, int(tags.get(_SENT + log_id, 0)), inode)
+    def _target(self, run_id: str, log_id: str, inode: int) -> Target:
+        """An MLflow run that takes the lines of a second log."""
+        run = self._client.get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
+            return Target(run_id, log_id, _NEVER, inode)
+        return Target(run_id, log_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags
@@ -194,13 +198,12 @@ class Mirror:
         ]
         if metrics and not target.verified:
             there = server.points(self._client, target.run_id, {name for name, *_ in metrics})
-            metrics = [point for point in metrics if (point[0], point[3]) not in there]
+            metrics = [point for point in metrics if (point[0], *point[2:]) not in there]
         start = next((event for event in events if event["event"] == "start"), None)
         is_own = start is None or start["stage"] != "evaluate"
         params = _params(start) if start and is_own else {}
         tags = _attempt_tags(start) if start and is_own else {}
-        log_id, _ = _identity(path)
-        tags[f"{_SENT}{log_id}"] = str(end)
+        tags[f"{_SENT}{target.log_id}"] = str(end)
         for event in events:
             if event["event"] == "artifact":
                 self._send_artifact(target, event)
@@ -256,7 +259,7 @@ def _report_of(stage: str, key: str) -> str:
 
 
 def _identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Id of a log and its first start event."""
+    """Id of a log, and its first start event, or what says which log it stands beside."""
     try:
         with open(path, "rb") as file:
             lines = [line for line in (file.readline(), file.readline()) if line.endswith(b"\n")]

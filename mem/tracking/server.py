@@ -73,9 +73,11 @@ def all_runs(own: MlflowClient) -> Iterator[Any]:
             return
 
 
-def points(own: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int]]:
-    """Name and step of the points that a run has of some metrics."""
-    return {(name, point.step) for name in sorted(names) for point in own.get_metric_history(run_id, name)}
+def points(own: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
+    """Name, time in milliseconds and step of the points that a run has of some metrics."""
+    return {
+        (name, point.timestamp, point.step) for name in sorted(names) for point in own.get_metric_history(run_id, name)
+    }
 
 
 def send(

@@ -1,39 +1,52 @@
-"""What a node does while a stage runs: processor, memory, disk, network and GPUs, under MLflow's own names."""
+"""What a rank's node and GPU do while a stage runs, under MLflow's own names."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pynvml
+import torch
 
+from mem.distributed import World
+from mem.errors import UserError
 from mem.tracking.log import SYSTEM, JsonLines
 
 logger = logging.getLogger("mem")
 
-SECONDS = 10.0
-"""Between two samples, as in MLflow. A stage that is over sooner has none."""
+_INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+_SECONDS = 10.0
+_PATIENCE = 5.0
+"""Seconds that a stage's end waits for a sample that a driver or a network disk holds up."""
+
+Question = Callable[[], Mapping[str, float]]
 
 
 class SystemMetrics:
-    """Logs a node's metrics every `seconds` from a thread, between entering and leaving.
+    """Logs a rank's metrics every ten seconds from a thread, between entering and leaving.
+
+    The first rank of a node watches the node, each rank its GPU. A stage that is over sooner has no metrics. What
+    cannot be told is left out, with a word, once.
 
     Args:
         log: Takes them, each with the number of the sample as its step; a stage that goes on counts on.
         folder: Whose file system is watched.
-        part: Stands in the names, where a run in MLflow takes the metrics of several nodes or stages.
+        world: This rank.
+        part: Stands in the names, where a run in MLflow takes the metrics of several stages.
         seconds: Between two samples.
     """
 
-    def __init__(self, log: JsonLines, folder: Path, part: str | None = None, seconds: float = SECONDS) -> None:
+    def __init__(
+        self, log: JsonLines, folder: Path, world: World, part: str = "", seconds: float | None = None
+    ) -> None:
         self._log = log
-        self._folder = folder
-        self._prefix = SYSTEM if part is None else f"{SYSTEM}{part}/"
-        self._seconds = seconds
+        self._prefix = SYSTEM + (f"{part}/" if part else "") + (f"node_{world.node}/" if world.nodes > 1 else "")
+        self._questions = questions(folder, world)
+        self._seconds = interval() if seconds is None else seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
 
@@ -43,80 +56,114 @@ class SystemMetrics:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
+        self._sample()  # shares of time are those since the last question
         try:
-            gpus = visible_gpus()
-            network = psutil.net_io_counters()
-            psutil.cpu_percent()  # the next call gives the mean since this one
             while not self._over.wait(self._seconds):
-                found = {**_of_host(self._folder, network), **_of_gpus(gpus)}
-                step = self._log.next_step(self._prefix)
-                self._log.scalars({self._prefix + name: round(value, 1) for name, value in found.items()}, step)
-        except (OSError, psutil.Error, pynvml.NVMLError) as error:
+                found = {self._prefix + name: round(value, 1) for name, value in self._sample().items()}
+                if not self._over.is_set():  # a driver may have held the sample up until after the stage's end
+                    self._log.scalars(found, self._log.next_step(self._prefix))
+        except OSError as error:
             logger.warning("No more system metrics are logged by this attempt: %s", error)
 
+    def _sample(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, question in list(self._questions.items()):
+            try:
+                found.update(question())
+            except Exception as error:  # drivers and systems raise what they like; none of it may end a stage
+                logger.warning("System metrics are without %s: %s: %s", name, type(error).__name__, error)
+                del self._questions[name]
+        return found
 
-def _of_host(folder: Path, since: Any) -> dict[str, float]:
-    memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(folder))
-    found = {
-        "cpu_utilization_percentage": psutil.cpu_percent(),
+
+def watched(world: World) -> bool:
+    """Whether a rank has anything to watch."""
+    return world.local_rank == 0 or world.device.type == "cuda"
+
+
+def interval() -> float:
+    """Seconds between two samples: ten, or what MLflow's variable says.
+
+    Raises:
+        UserError: The variable is no positive number.
+    """
+    given = os.environ.get(_INTERVAL)
+    try:
+        seconds = float(given) if given else _SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UserError(f"{_INTERVAL} is {given!r}; it is the seconds between two samples, a number above 0.")
+    return seconds
+
+
+def questions(folder: Path, world: World) -> dict[str, Question]:
+    """What is asked at each sample, by what it is about."""
+    asked: dict[str, Question] = {}
+    if world.local_rank == 0:
+        asked = {"processor": _processor, "memory": _memory, "disk": lambda: _disk(folder), "network": _Network()}
+    if world.device.type == "cuda":
+        gpu = f"gpu_{world.local_rank}"
+        asked |= {f"{gpu}'s {name}": _of_gpu(gpu, ask, world.device) for name, ask in _GPU.items()}
+    return asked
+
+
+def _processor() -> Mapping[str, float]:
+    return {"cpu_utilization_percentage": psutil.cpu_percent()}
+
+
+def _memory() -> Mapping[str, float]:
+    memory = psutil.virtual_memory()
+    return {
         "system_memory_usage_megabytes": memory.used / 1e6,
         "system_memory_usage_percentage": 100 * memory.used / memory.total,
+    }
+
+
+def _disk(folder: Path) -> Mapping[str, float]:
+    disk = psutil.disk_usage(str(folder))
+    return {
         "disk_usage_percentage": disk.percent,
         "disk_usage_megabytes": disk.used / 1e6,
         "disk_available_megabytes": disk.free / 1e6,
     }
-    network = psutil.net_io_counters()
-    if network is not None and since is not None:  # a container may have none
-        found["network_receive_megabytes"] = (network.bytes_recv - since.bytes_recv) / 1e6
-        found["network_transmit_megabytes"] = (network.bytes_sent - since.bytes_sent) / 1e6
-    return found
 
 
-def visible_gpus() -> list[Any]:
-    """NVML's handles of the GPUs that CUDA_VISIBLE_DEVICES leaves, or of all; none without a driver."""
-    try:
-        pynvml.nvmlInit()
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if chosen is None:
-            return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        names = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-        return [
-            pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(name)
-            for name in names
-        ]
-    except pynvml.NVMLError:
-        return []
+class _Network:
+    """Traffic since the first question; a container may have no network."""
+
+    def __init__(self) -> None:
+        self._first: Any = None
+
+    def __call__(self) -> Mapping[str, float]:
+        now = psutil.net_io_counters()
+        if now is None:
+            return {}
+        self._first = self._first or now
+        return {
+            "network_receive_megabytes": (now.bytes_recv - self._first.bytes_recv) / 1e6,
+            "network_transmit_megabytes": (now.bytes_sent - self._first.bytes_sent) / 1e6,
+        }
 
 
-def _of_gpus(gpus: list[Any]) -> dict[str, float]:
-    """What each GPU tells; some do not tell their use or their power."""
-    found: dict[str, float] = {}
-    for number, gpu in enumerate(gpus):
-        for question in (_gpu_memory, _gpu_use, _gpu_power):
-            try:
-                found.update({f"gpu_{number}_{name}": value for name, value in question(gpu).items()})
-            except pynvml.NVMLError as error:
-                if error.value != pynvml.NVML_ERROR_NOT_SUPPORTED:  # pyright: ignore[reportAttributeAccessIssue]
-                    raise
-    return found
-
-
-def _gpu_memory(gpu: Any) -> dict[str, float]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-    used, total = float(memory.used), float(memory.total)
+def _gpu_memory(device: torch.device) -> Mapping[str, float]:
+    used, total = torch.cuda.device_memory_used(device), torch.cuda.get_device_properties(device).total_memory
     return {"memory_usage_percentage": 100 * used / total, "memory_usage_megabytes": used / 1e6}
 
 
-def _gpu_use(gpu: Any) -> dict[str, float]:
-    return {"utilization_percentage": float(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu)}
+def _gpu_use(device: torch.device) -> Mapping[str, float]:
+    return {"utilization_percentage": float(torch.cuda.utilization(device))}
 
 
-def _gpu_power(gpu: Any) -> dict[str, float]:
-    watts = pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000
-    return {
-        "power_usage_watts": watts,
-        "power_usage_percentage": 100_000 * watts / pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu),
-    }
+def _gpu_power(device: torch.device) -> Mapping[str, float]:
+    return {"power_usage_watts": torch.cuda.power_draw(device) / 1000}
+
+
+_GPU = {"memory": _gpu_memory, "use": _gpu_use, "power": _gpu_power}
+
+
+def _of_gpu(gpu: str, ask: Callable[[torch.device], Mapping[str, float]], device: torch.device) -> Question:
+    return lambda: {f"{gpu}_{name}": value for name, value in ask(device).items()}

@@ -43,3 +43,12 @@ def test_what_needs_no_gradient_gets_none():
     assert of_weight.shape == weight.shape
     with torch.no_grad():
         assert not group_linear(x, weight, bias).requires_grad
+
+
+def test_under_autocast_it_computes_as_a_batched_product_does():
+    x, weight, bias = (tensor.detach().float().requires_grad_() for tensor in tensors(2, 16, 8, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = group_linear(x, weight, bias), torch.baddbmm(bias, x, weight)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
+    ours.float().sum().backward()

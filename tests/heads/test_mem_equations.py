@@ -142,6 +142,23 @@ def test_data_aware_probabilities_and_loss_equal_numpy(seed, n, classes):
     assert float(loss) == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+def test_a_logit_of_minus_infinity_stays_in_its_group():
+    layer = TopLogits(
+        torch.tensor([[True, False, False, False], [False, True, False, False], [False, False, True, True]]), 2
+    )
+    logits = torch.tensor([[5.0, -torch.inf, 1.0, -torch.inf]], requires_grad=True)
+    assert layer(logits).tolist() == [[5.0, -torch.inf, 1.0, -torch.inf]]
+    assert layer(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_an_infinite_weight_is_its_groups_alone():
+    weights = torch.tensor([[torch.inf, 2.0]])
+    with torch.no_grad():
+        assert data_aware_logits(torch.ones(1, 3), weights, torch.tensor([0, 1, 0])).tolist() == [
+            [torch.inf, 2.0, torch.inf]
+        ]
+
+
 def test_weights_can_be_added_instead():
     logits, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0]])
     added = data_aware_logits(logits, weights, torch.tensor([0, 1, 0]), additive=True)

@@ -55,6 +55,19 @@ def test_all_groups_at_once_are_what_a_loop_over_groups_gives(samples, tokens, w
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_training_evaluation_and_halves_of_a_batch_give_the_same(tokens):
+    torch.manual_seed(0)
+    model = SubNetworks(3, 12, 64, 2).double()
+    inputs = torch.randn(70, tokens, 12, dtype=torch.float64)
+    trained = model.train()(inputs)
+    halves = torch.cat([model(inputs[:35]), model(inputs[35:])], dim=1)
+    with torch.no_grad():
+        evaluated = model.eval()(inputs)
+    torch.testing.assert_close(trained, halves, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(trained, evaluated, rtol=1e-10, atol=1e-10)
+
+
 def test_names_and_shapes_of_the_state_stay():
     shapes = {name: tuple(value.shape) for name, value in SubNetworks(3, 12, 8, 1).state_dict().items()}
     assert shapes["embed.weight"] == (3, 12, 8)

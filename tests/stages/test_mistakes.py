@@ -61,6 +61,16 @@ def test_a_missing_data_set_says_how_to_get_it(tmp_path):
     assert not list(config.parent.glob("*.beton"))
 
 
+def test_a_refused_input_leaves_a_finished_run_as_it_is(study, tmp_path):
+    shutil.copytree(study / "runs", tmp_path / "runs")
+    run = tmp_path / run_of("train_head", "crt").folder
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix in (".json", ".jsonl")}
+    other = str(run_of("convert").folder)
+    refusal(tmp_path, "train_head", "--config", str(run_of("train_head", "crt").folder), "--features", other)
+    assert "run.json" in before
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 # --- features of others ------------------------------------------------------------------------------------
 
 

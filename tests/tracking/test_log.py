@@ -87,4 +87,5 @@ def test_where_a_run_stands_is_said_in_words(tmp_path):
         log.scalars({"system/cpu_utilization_percentage": 3.0}, step=190)
         assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
         log.event("end", status="stopped", reason="SIGTERM")
+        log.scalars({"system/cpu_utilization_percentage": 3.0}, step=191)
         assert standing(path, 0) == "stopped at 25 %"

@@ -255,32 +255,6 @@ def test_a_run_that_the_user_deleted_stays_deleted(root):
     assert run.info.lifecycle_stage == "deleted"
 
 
-def test_what_hangs_on_a_run_that_the_user_deleted_is_passed_over(root):
-    open_log(root, "features")
-    open_log(root, "train_head")
-    send(root)
-    client(root).delete_run(mlflow_run(root, "train_head").info.run_id)
-    open_log(root, "evaluate").scalars({"test/acc1": 50.0}, 0)
-    log = open_log(root, "pretrain")
-    log.scalars({"train/loss": 1.0}, 1)
-    send(root)
-    assert steps(root, "pretrain") == [1]
-
-
-def test_what_other_nodes_do_goes_into_the_run_of_their_stage(root):
-    name = "system/node_1/cpu_utilization_percentage"
-    with JsonLines(root / "runs" / "set" / FOLDERS["pretrain"] / "node-1.jsonl") as node:
-        for step in range(3):
-            node.scalars({name: 10.0 * step}, step)
-        send(root)  # the run has no log yet
-        open_log(root, "pretrain")
-        send(root)
-        node.scalars({name: 30.0}, 3)
-        send(root)
-    points = client(root).get_metric_history(mlflow_run(root, "pretrain").info.run_id, name)
-    assert [(point.step, point.value) for point in points] == [(0, 0.0), (1, 10.0), (2, 20.0), (3, 30.0)]
-
-
 def test_artifacts_arrive(root):
     log = open_log(root, "pretrain")
     (root / "results").mkdir()

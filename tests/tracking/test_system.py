@@ -1,16 +1,18 @@
-"""What nodes do, beside the curves."""
+"""What nodes and GPUs do, beside the curves."""
 
 from __future__ import annotations
 
 import contextlib
-import time
+import threading
 from functools import partial
-from types import SimpleNamespace
+from pathlib import Path
 
-import pynvml
+import psutil
 import pytest
+import torch
 
 from mem.distributed import World
+from mem.errors import UserError
 from mem.runfolder import RunFolder
 from mem.stages import job
 from mem.tracking import system
@@ -18,129 +20,171 @@ from mem.tracking.log import JsonLines, Silent, read_events
 from mem.tracking.system import SystemMetrics
 from tests.waiting import wait
 
+OF_HOST = {
+    "cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage",
+    "disk_usage_percentage", "disk_usage_megabytes", "disk_available_megabytes",
+}  # fmt: skip
+CUDA = torch.device("cuda", 1)
 
-def samples(path) -> list[dict]:
+
+def samples(path: Path) -> list[dict]:
     return [event for event in read_events(path) if event["event"] == "metrics"]
 
 
-def watch(path, part=None, count=3) -> None:
-    with JsonLines(path) as log, SystemMetrics(log, path.parent, part, seconds=0.05):
+def watch(path: Path, world: World | None = None, part: str = "", count: int = 1) -> dict[str, float]:
+    """The metrics of the last of `count` samples."""
+    with JsonLines(path) as log, SystemMetrics(log, path.parent, world or World(), part, seconds=0.05):
         wanted = len(samples(path)) + count
         wait(lambda: len(samples(path)) >= wanted)
+    return samples(path)[-1]["metrics"]
 
 
 def test_a_node_is_watched_under_mlflows_names_and_counts_on_when_it_goes_on(tmp_path):
     path = tmp_path / "log.jsonl"
-    watch(path)
-    watch(path)
-    found = samples(path)
-    assert [event["step"] for event in found] == list(range(len(found)))
-    assert {
-        "system/cpu_utilization_percentage",
-        "system/system_memory_usage_megabytes",
-        "system/disk_available_megabytes",
-    } <= set(found[0]["metrics"])
-    assert all(0 <= event["metrics"]["system/system_memory_usage_percentage"] <= 100 for event in found)
+    watch(path, count=3)
+    found = watch(path, count=2)
+    assert [event["step"] for event in samples(path)] == list(range(len(samples(path))))
+    assert {f"system/{name}" for name in OF_HOST} <= set(found)
 
 
-def test_several_nodes_have_names_of_their_own(tmp_path):
-    watch(tmp_path / "node-1.jsonl", "node_1", count=1)
-    assert all(name.startswith("system/node_1/") for name in samples(tmp_path / "node-1.jsonl")[0]["metrics"])
+def test_what_psutil_says_is_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_percent", lambda: 37.04)
+    monkeypatch.setattr(psutil, "net_io_counters", lambda: None)
+    found = watch(tmp_path / "log.jsonl")
+    assert found["system/cpu_utilization_percentage"] == 37.0
+    assert set(found) == {f"system/{name}" for name in OF_HOST}
+    assert found["system/disk_available_megabytes"] == pytest.approx(psutil.disk_usage(str(tmp_path)).free / 1e6, 0.05)
 
 
-@pytest.mark.parametrize(
-    ("stage", "world", "file", "name"),
-    [
-        ("pretrain", World(), "log.jsonl", "system/cpu"),
-        ("evaluate", World(), "log.jsonl", "system/evaluate/cpu"),
-        ("pretrain", World(0, 4, local_rank=0, local_size=2), "log.jsonl", "system/node_0/cpu"),
-        ("pretrain", World(2, 4, local_rank=0, local_size=2), "node-1.jsonl", "system/node_1/cpu"),
-        ("pretrain", World(3, 4, local_rank=1, local_size=2), None, None),
-    ],
-)
-def test_the_first_rank_of_each_node_watches_it(stage, world, file, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "SystemMetrics", partial(SystemMetrics, seconds=0.05))
-    folder = RunFolder(tmp_path)
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(JsonLines(folder.log)) if world.is_main else Silent()
-        job._watch_node(folder, stage, world, log, stack)
-        if file is not None:
-            wait(lambda: (tmp_path / file).exists() and samples(tmp_path / file))
-    written = {path.name for path in tmp_path.iterdir()}
-    assert written == ({file} if file else set())
-    assert file is None or f"{name}_utilization_percentage" in samples(tmp_path / file)[0]["metrics"]
-
-
-def test_a_busy_processor_is_seen(tmp_path):
-    path = tmp_path / "log.jsonl"
-    with JsonLines(path) as log, SystemMetrics(log, tmp_path, seconds=0.5):
-        end = time.monotonic() + 1.2
-        while time.monotonic() < end:
-            sum(range(10_000))
-    assert samples(path)[0]["metrics"]["system/cpu_utilization_percentage"] > 0
+def test_several_nodes_and_an_evaluation_have_names_of_their_own(tmp_path):
+    second = World(rank=2, size=4, local_rank=0, local_size=2)
+    assert all(name.startswith("system/node_1/") for name in watch(tmp_path / "log.jsonl", second))
+    assert all(name.startswith("system/evaluate/") for name in watch(tmp_path / "e.jsonl", part="evaluate"))
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
-    """A driver with two GPUs, of which the second does not tell its power."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def gpus(monkeypatch):
+    """A driver whose second GPU does not tell its power."""
 
-    def power(gpu: int) -> int:
-        if gpu == 1:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    def power(device: torch.device) -> int:
+        if device.index == 1:
+            raise RuntimeError("Not Supported")
         return 350_000
 
-    answers = {
-        "nvmlInit": lambda: None,
-        "nvmlDeviceGetCount": lambda: 2,
-        "nvmlDeviceGetHandleByIndex": lambda i: i,
-        "nvmlDeviceGetHandleByUUID": lambda name: {"GPU-b": 1}[name],
-        "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=20e9 * (gpu + 1), total=80e9),
-        "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=97 - gpu),
-        "nvmlDeviceGetPowerUsage": power,
-        "nvmlDeviceGetEnforcedPowerLimit": lambda gpu: 700_000,
-    }
-    for name, answer in answers.items():
-        monkeypatch.setattr(pynvml, name, answer)
+    monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: 20e9 * (device.index + 1))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"total_memory": 80e9}))
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 97 - device.index)
+    monkeypatch.setattr(torch.cuda, "power_draw", power)
 
 
-def test_gpus_tell_what_they_can(two_gpus, tmp_path):
-    watch(tmp_path / "log.jsonl", count=1)
-    found = samples(tmp_path / "log.jsonl")[0]["metrics"]
-    assert {name: value for name, value in found.items() if "gpu" in name} == {
+def test_each_rank_watches_its_own_gpu_and_the_first_the_node_too(gpus, tmp_path):
+    first = watch(tmp_path / "0.jsonl", World(0, 2, torch.device("cuda", 0), 0, 2))
+    assert {name: value for name, value in first.items() if "gpu" in name} == {
         "system/gpu_0_memory_usage_percentage": 25.0,
         "system/gpu_0_memory_usage_megabytes": 20000.0,
         "system/gpu_0_utilization_percentage": 97.0,
         "system/gpu_0_power_usage_watts": 350.0,
-        "system/gpu_0_power_usage_percentage": 50.0,
+    }
+    assert "system/cpu_utilization_percentage" in first
+    assert watch(tmp_path / "1.jsonl", World(1, 2, CUDA, 1, 2)) == {
         "system/gpu_1_memory_usage_percentage": 50.0,
         "system/gpu_1_memory_usage_megabytes": 40000.0,
         "system/gpu_1_utilization_percentage": 96.0,
     }
 
 
-@pytest.mark.parametrize(("visible", "expected"), [("1", [1]), ("GPU-b,0", [1, 0]), ("", []), ("-1", [])])
-def test_only_the_jobs_gpus_are_watched(two_gpus, monkeypatch, visible, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert system.visible_gpus() == expected
+def test_what_cannot_be_told_is_left_out_with_one_word(gpus, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(system.logger, "propagate", True)
+    watch(tmp_path / "log.jsonl", World(1, 2, CUDA, 1, 2), count=3)
+    assert [r.getMessage() for r in caplog.records] == [
+        "System metrics are without gpu_1's power: RuntimeError: Not Supported"
+    ]
 
 
-def test_without_a_driver_there_are_no_gpus(monkeypatch):
-    def missing() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_real_gpu_tells_its_memory_and_use(tmp_path):
+    held = torch.ones(2**28, device="cuda")
+    found = watch(tmp_path / "log.jsonl", World(device=torch.device("cuda", 0)))
+    assert found["system/gpu_0_memory_usage_megabytes"] > held.nbytes / 1e6
+    assert 0 <= found["system/gpu_0_utilization_percentage"] <= 100
 
-    monkeypatch.setattr(pynvml, "nvmlInit", missing)
-    assert system.visible_gpus() == []
+
+@pytest.mark.parametrize(
+    ("world", "file"),
+    [
+        (World(), "log.jsonl"),
+        (World(0, 4, local_rank=0, local_size=2), "log.jsonl"),
+        (World(2, 4, local_rank=0, local_size=2), "rank-2-01234567.jsonl"),
+        (World(3, 4, CUDA, 1, 2), "rank-3-01234567.jsonl"),
+        (World(3, 4, local_rank=1, local_size=2), None),
+    ],
+)
+def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "SystemMetrics", partial(SystemMetrics, seconds=0.05))
+    monkeypatch.setattr(World, "from_main", lambda self, value: value or "0123456789abcdef")
+    folder = RunFolder(tmp_path)
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(JsonLines(folder.log)) if world.is_main else Silent()
+        job._watch(folder, "pretrain", world, log, stack)
+        if file is not None:
+            wait(lambda: (tmp_path / file).exists() and samples(tmp_path / file))
+    assert {path.name for path in tmp_path.iterdir()} == ({file} if file else set())
+    if file and not world.is_main:
+        assert list(read_events(tmp_path / file))[1]["log"] == "0123456789abcdef"
+
+
+def test_a_rank_whose_log_is_damaged_goes_on_without_metrics(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(World, "from_main", lambda self, value: "0123456789abcdef")
+    monkeypatch.setattr(system.logger, "propagate", True)
+    folder = RunFolder(tmp_path)
+    folder.rank_log(2, "01234567").write_text('{"event": "log", "id": "a"}\n{"event": "met\n')
+    with contextlib.ExitStack() as stack:
+        job._watch(folder, "pretrain", World(2, 4, local_size=2), Silent(), stack)
+    assert "Rank 2 logs no system metrics" in caplog.text
 
 
 def test_a_full_disk_ends_the_watching_with_a_word_and_not_the_stage(tmp_path, monkeypatch, caplog):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    path = tmp_path / "log.jsonl"
-    with JsonLines(path) as log:
+    with JsonLines(tmp_path / "log.jsonl") as log:
         monkeypatch.setattr(log, "scalars", full)
         monkeypatch.setattr(system.logger, "propagate", True)
-        with SystemMetrics(log, tmp_path, seconds=0.01):
+        with SystemMetrics(log, tmp_path, World(), seconds=0.01):
             wait(lambda: "No space left on device" in caplog.text)
     assert "No more system metrics are logged by this attempt" in caplog.text
+
+
+def test_a_driver_that_hangs_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang() -> float:
+        asked.set()
+        answer.wait(60)
+        return 0.0
+
+    monkeypatch.setattr(psutil, "cpu_percent", hang)
+    monkeypatch.setattr(system, "_PATIENCE", 0.1)
+    path = tmp_path / "log.jsonl"
+    with JsonLines(path) as log:
+        with SystemMetrics(log, tmp_path, World(), seconds=0.01) as watching:
+            assert asked.wait(30)
+    answer.set()
+    watching._thread.join(30)
+    assert not samples(path)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 10.0), ("", 10.0), ("0.5", 0.5)])
+def test_mlflows_variable_sets_the_interval(given, seconds, monkeypatch):
+    monkeypatch.delenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", given)
+    assert system.interval() == seconds
+
+
+@pytest.mark.parametrize("given", ["often", "0", "-1", "nan"])
+def test_an_interval_that_is_none_is_refused(given, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", given)
+    with pytest.raises(UserError, match="seconds between two samples"):
+        system.interval()

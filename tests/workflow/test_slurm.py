@@ -34,7 +34,8 @@ def run_of(stage: str, changes: dict | None = None) -> Run:
 def folder(slurm: ThrowawaySlurm, tmp_path_factory) -> Path:
     """A folder in which the mini study ran on SLURM, its pretraining on two nodes."""
     made = tmp_path_factory.mktemp("slurm")
-    out = snakemake(made, *ON_SLURM, timeout=300, **slurm.environment()).stdout
+    often = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"}
+    out = snakemake(made, *ON_SLURM, timeout=300, **slurm.environment(), **often).stdout
     assert "Report: results/mini/report/index.html" in out
     return made
 
@@ -52,10 +53,19 @@ def test_every_stage_was_a_slurm_job_and_pretraining_had_both_nodes(folder, slur
     assert of_job[jobs[run_of("finetune").key]][1] == "1"
 
 
-def test_the_second_node_has_a_log_of_its_own(folder):
-    logs = [path.name for path in (folder / run_of("pretrain").folder).glob("node-*.jsonl")]
-    assert logs == ["node-1.jsonl"]
-    assert not list(folder.glob("runs/*/*/finetune-*/node-*.jsonl"))
+def test_what_the_second_node_does_stands_in_the_run_of_the_pretraining(folder):
+    name = "system/node_1/cpu_utilization_percentage"
+    (log,) = (folder / run_of("pretrain").folder).glob("rank-*.jsonl")
+    assert log.name.startswith("rank-1-")
+    logged = [step for step, _ in read_curve(log, name)]
+    assert logged == list(range(len(logged)))
+    assert len(logged) > 2
+    assert not list(folder.glob("runs/*/*/finetune-*/rank-*.jsonl"))
+    client = MlflowClient(server.tracking_uri(folder))
+    experiment = client.get_experiment_by_name("mini_digits")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'pretrain'")
+    assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == logged
+    assert "system/node_0/cpu_utilization_percentage" in run.data.metrics
 
 
 def test_two_nodes_learn_what_one_process_does(folder, tmp_path):

@@ -31,16 +31,20 @@ class TopLogits(nn.Module):
 
     def forward(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples kept"]:
         """The paper's T_i."""
-        return logits.gather(1, self._classes(logits))
+        values, classes = self._search(logits)
+        return logits.gather(1, classes).where(values.isfinite(), values)
 
     @torch.no_grad()
-    def _classes(self, logits: Float[Tensor, "samples classes"]) -> Int64[Tensor, "samples kept"]:
-        """Whose logits are kept. Searched apart from their values, so that a gradient passes through `kept` of them."""
+    def _search(
+        self, logits: Float[Tensor, "samples classes"]
+    ) -> tuple[Float[Tensor, "samples kept"], Int64[Tensor, "samples kept"]]:
+        """The kept logits and their classes. Searched apart, so that a gradient passes through `kept` logits only."""
         columns, present = self.get_buffer("columns"), self.get_buffer("present")
         by_group = logits.index_select(1, columns.view(-1)).view(-1, *columns.shape)
-        largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2).indices
+        values, largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2)
         classes = columns.expand(logits.shape[0], -1, -1).gather(2, largest)
-        return classes.flatten(1)[:, self.get_buffer("kept")]
+        kept = self.get_buffer("kept")
+        return values.flatten(1)[:, kept], classes.flatten(1)[:, kept]
 
 
 class Fusion(nn.Module):
@@ -84,6 +88,9 @@ def data_aware_logits(
     additive: bool = False,
 ) -> Float[Tensor, "samples classes"]:
     """The argument of eq. 8's softmax: each logit times its group's weight (`additive`: plus it)."""
-    # A product with the groups' membership: its gradient is one too, where an index's is a sum entry by entry.
-    own = weights @ F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
+    if torch.is_grad_enabled():
+        # The same by a product with the groups' membership, whose gradient is one too, not a sum entry by entry.
+        own = weights @ F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
+    else:
+        own = weights[:, group_of_class]
     return logits + own if additive else logits * own

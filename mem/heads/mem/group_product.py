@@ -18,9 +18,11 @@ def group_linear(
 
     On a GPU, and where nothing is to be learnt, one batched product. A batched product on a CPU gives each core whole
     groups, so that three groups keep two cores busy for three quarters of the time and sixteen for less than a fifth;
-    there each group's product has all cores, forward and backward, and writes its part of one result.
+    there each group's product has all cores, forward and backward, and writes its part of one result. That way has no
+    second derivatives, and is left to the batched product under autocast.
     """
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    if batched or not torch.is_grad_enabled():
         return torch.baddbmm(bias, x, weight)
     return _ProductOfGroups.apply(x, weight, bias)  # type: ignore[no-any-return]
 
