@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from mem.errors import UserError
-from mem.report.results import Row, read_evaluation, rows_of
+from mem.report.evaluation import read_evaluation
+from mem.report.results import Row, rows_of
 
 
 @dataclass

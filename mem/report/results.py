@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -94,25 +93,6 @@ def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
     found["group_by_norm"] = scores["group_by_norm"]["all"] if "group_by_norm" in scores else None
     return {name: math.nan if value is None else float(value) for name, value in found.items()}
-
-
-def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The `run.json` and `metrics.json` of an evaluate run.
-
-    Raises:
-        UserError: The run is not finished, or one of its files is damaged.
-    """
-    read: list[dict[str, Any]] = []
-    for path in (folder / "run.json", folder / "metrics.json"):
-        try:
-            read.append(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file: this evaluation was not run yet") from None
-        except ValueError as error:
-            raise UserError(
-                f"{path}: damaged: {error}. Evaluate again: delete {folder / 'run.json'} and run the workflow"
-            ) from None
-    return read[0], read[1]
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,24 @@ def torn(folder: Path) -> None:
     path.write_text(path.read_text()[:100])
 
 
+def holding(content: str) -> Callable[[Path], int]:
+    """Metrics that are JSON, but not an evaluation's."""
+    return lambda folder: (folder / "metrics.json").write_text(content)
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    """Metrics that lack one key."""
+
+    def change(folder: Path) -> None:
+        content = inner = json.loads((folder / "metrics.json").read_text())
+        for name in names[:-1]:
+            inner = inner[name]
+        del inner[names[-1]]
+        (folder / "metrics.json").write_text(json.dumps(content))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -186,10 +205,29 @@ def torn(folder: Path) -> None:
         (of_fewer_images, r"200 images of val and 200 images of test, .*200 images of val and 199 images of test"),
         (predictions_of_fewer_images, r"has predictions of 200 images and .* of 50: .*cannot be paired"),
         (torn, r"metrics.json: damaged: .* Evaluate again: delete .*run.json"),
+        (holding("{}"), r"metrics.json: damaged: thresholds: Field required. Evaluate again: delete .*run.json"),
+        (holding("null"), r"metrics.json: damaged: Input should be an object. Evaluate again: delete"),
+        (without("class_counts"), r"metrics.json: damaged: class_counts: Field required"),
+        (without("splits", "test"), r"metrics.json: damaged: splits.test: Field required"),
+        (without("splits", "test", "wrong_by_group"), r"damaged: splits.test.wrong_by_group: Field required"),
+        (without("splits", "val", "accuracy", "all"), r"damaged: splits.val.accuracy.all: Field required"),
         (lambda folder: (folder / "metrics.json").unlink(), r"no such file: this evaluation was not run yet"),
         (lambda folder: (folder / FILE).unlink(), r"predictions.parquet: no such file"),
     ],
-    ids=["other classes", "other images", "other predictions", "torn", "no metrics", "no predictions"],
+    ids=[
+        "other classes",
+        "other images",
+        "other predictions",
+        "torn",
+        "empty",
+        "null",
+        "no counts",
+        "no test",
+        "no errors by shot",
+        "no accuracy",
+        "no metrics",
+        "no predictions",
+    ],
 )
 def test_evaluations_of_another_data_set_and_damaged_ones_are_named_and_the_last_report_stays(
     single, tmp_path, monkeypatch, capfd, change, said
