@@ -33,13 +33,26 @@ def paper_part(study: str, part: str, root: Path = Path()) -> str:
             f"{path.with_suffix('.csv')}: not there, though study {study} has a report: an older one. Make it: "
             f"snakemake --config study={study} {part}"
         )
-    title, _, caption, *_ = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    title, caption = _title_and_caption(path.with_suffix(".md"), f"snakemake --config study={study} --forcerun report")
     with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
     made = sorted(str(each) for each in path.parent.glob(f"{part}.*"))
     return "\n\n".join(
         [f"{title.removeprefix('# ')} ({study})", to_text(lines), textwrap.fill(caption, COLUMNS), "\n".join(made)]
     )
+
+
+def _title_and_caption(path: Path, again: str) -> tuple[str, str]:
+    """What the first and the third line of a part's text say."""
+    try:
+        title, _, caption, *_ = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there, though its table is. Make the report again: {again}") from None
+    except ValueError:
+        raise UserError(
+            f"{path}: damaged: expected a title, an empty line and a caption. Make the report again: {again}"
+        ) from None
+    return title, caption
 
 
 def _check_reported(study: str, root: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_figure_1_of_files_is_what_the_predictions_say(several):
     few = {v: [row.few for row in found if row.variant == v and row.split == "test"] for v in ("ce", "mem")}
     assert lines["ce: few among all classes"].startswith(f"{np.mean(few['ce']):.2f} ±")
     assert lines["mem minus ce: few"].startswith(f"{np.mean(few['mem']) - np.mean(few['ce']):+.2f} ±")
+
+
+@pytest.mark.parametrize("part", ["table2", "figure1"])
+@pytest.mark.parametrize("text", [None, "", "# Table 2: a title\n\n"], ids=["missing", "empty", "short"])
+def test_a_part_whose_text_is_missing_or_short_is_to_be_made_again(several, tmp_path, part, text):
+    shutil.copytree(several / "results", tmp_path / "results")
+    path = tmp_path / "results" / "mini" / f"{part[:-1]}s" / f"{part}.md"
+    path.unlink() if text is None else path.write_text(text)
+    said = "not there, though its table is" if text is None else "damaged: expected a title"
+    again = "Make the report again: snakemake --config study=mini --forcerun report"
+    with pytest.raises(UserError, match=rf"{part}.md: {said}.*{again}"):
+        paper_part("mini", part, tmp_path)
 
 
 def test_what_is_not_there_is_said(several, tmp_path):
