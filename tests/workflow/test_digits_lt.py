@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from pathlib import Path
@@ -221,6 +222,23 @@ def test_every_target_prints_its_own_and_leaves_it_in_every_form(folder):
         assert [row.variant, *shots, "ours,", "1", "run"] in listed, "figure 3"
         if row.variant in ("ce", "mem"):
             assert ["digits_lt", row.variant, *shots, "1", "-", "-"] in listed, "table 5"
+
+
+def test_snakemakes_own_report_shows_every_table_and_figure_with_its_caption(folder):
+    snakemake(folder, "--report", "snakemake.html")
+    page = (folder / "snakemake.html").read_text()
+    listed = page.split('<script id="results">', 1)[1].split("var results = ", 1)[1]
+    shown = json.JSONDecoder().raw_decode(listed)[0]
+    results = "results/digits_lt"
+    for target in TARGETS:
+        kind, ending = target[:-1], "html" if target.startswith("table") else "svg"
+        result = shown[f"{results}/{kind}s/{target}.{ending}"]
+        assert f"{kind.capitalize()} {target[-1]} of the paper: " in result["caption"]
+        content = base64.b64decode(result["data_uri"].split("base64,", 1)[1])
+        assert content == (folder / results / f"{kind}s" / f"{target}.{ending}").read_bytes()
+    assert "The whole report in one file" in shown[f"{results}/report/index.html"]["caption"]
+    assert len(shown[f"{results}/report/results.csv"]["caption"]) > 20
+    assert "From images to compared classifiers" in page
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
