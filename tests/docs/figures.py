@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 NUMBER = r"[+−-]?\d+(?:\.\d+)?"
-WORDS = {"half a": 0.5, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0, "six": 6.0, "ten": 10.0}
+WORDS = {
+    "half a": 0.5,
+    **{
+        word: float(n)
+        for n, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)
+    },
+    "fifteen": 15.0,
+    "twenty": 20.0,
+    "thirty": 30.0,
+}
 AMOUNT = rf"(?:{NUMBER}|\b(?:{'|'.join(WORDS)})\b)"
 UNIT = r"(?:%|per ?cent\b|(?:percentage )?points?\b)"
 
