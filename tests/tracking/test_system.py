@@ -93,8 +93,7 @@ def test_each_rank_watches_its_own_gpu_and_the_first_the_node_too(gpus, tmp_path
     }
 
 
-def test_what_cannot_be_told_is_left_out_with_one_word(gpus, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(system.logger, "propagate", True)
+def test_what_cannot_be_told_is_left_out_with_one_word(gpus, tmp_path, caplog):
     watch(tmp_path / "log.jsonl", World(1, 2, CUDA, 1, 2), count=3)
     assert [r.getMessage() for r in caplog.records] == [
         "System metrics are without gpu_1's power: RuntimeError: Not Supported"
@@ -136,7 +135,6 @@ def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_pat
 
 def test_a_rank_whose_log_is_damaged_goes_on_without_metrics(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(World, "from_main", lambda self, value: "0123456789abcdef")
-    monkeypatch.setattr(system.logger, "propagate", True)
     folder = RunFolder(tmp_path)
     folder.rank_log(2, "01234567").write_text('{"event": "log", "id": "a"}\n{"event": "met\n')
     with contextlib.ExitStack() as stack:
@@ -150,7 +148,6 @@ def test_a_full_disk_ends_the_watching_with_a_word_and_not_the_stage(tmp_path, m
 
     with JsonLines(tmp_path / "log.jsonl") as log:
         monkeypatch.setattr(log, "scalars", full)
-        monkeypatch.setattr(system.logger, "propagate", True)
         with SystemMetrics(log, tmp_path, World(), seconds=0.01):
             wait(lambda: "No space left on device" in caplog.text)
     assert "No more system metrics are logged by this attempt" in caplog.text
