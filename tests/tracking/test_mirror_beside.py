@@ -105,9 +105,10 @@ def test_a_log_that_is_set_aside_while_it_is_read_is_found_again(root, monkeypat
     real = mirror._find
 
     def moved_meanwhile(at, inode):
+        found = real(at, inode)
         if at == path and not aside.exists():
             path.rename(aside)
-        return real(at, inode)
+        return found
 
     monkeypatch.setattr(mirror, "_find", moved_meanwhile)
     mirror.send_new()

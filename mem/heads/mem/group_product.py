@@ -16,10 +16,10 @@ def group_linear(
 ) -> Float[Tensor, "groups rows outputs"]:
     """`x @ weight + bias`, group by group.
 
-    On a GPU, and where nothing is to be learnt, one batched product. A batched product on a CPU gives each core whole
-    groups, so that three groups keep two cores busy for three quarters of the time and sixteen for less than a fifth;
-    there each group's product has all cores, forward and backward, and writes its part of one result. That way has no
-    second derivatives, and is left to the batched product under autocast.
+    On a GPU, and where nothing is to be learnt, one batched product. On a CPU that is as slow as if each core took
+    whole groups, of which two cores can share three badly (docs/performance/heads.md has the figures); so there each
+    group's product has all cores, forward and backward, and writes its part of one result. That way has no second
+    derivatives, and is left to the batched product under autocast.
     """
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     if batched or not torch.is_grad_enabled():
