@@ -1,4 +1,4 @@
-"""The recipes of the paper's tables: there is one for each, and none drifts from docs/recipes.md."""
+"""The recipes of the paper's tables: there is one for each, and none drifts from docs/reference/recipes.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mem.study import load_study
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "config" / "paper"
-PAGE = REPOSITORY / "docs" / "recipes.md"
+PAGE = REPOSITORY / "docs" / "reference" / "recipes.md"
 PAPER = yaml.safe_load((REPOSITORY / "docs" / "results" / "paper.yaml").read_text())
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "holdout")
 SCORES = [
@@ -109,7 +109,7 @@ def test_every_setting_of_a_recipe_stands_on_the_page_with_its_value_and_source(
     lines = [(name, value) for name, value, recipes in documented() if concerns(recipes, recipe)]
     for key, value in settings(recipe).items():
         matching = [expected for name, expected in lines if fnmatch(key, name)]
-        assert matching, f"{recipe}: {key} = {value} stands in no line of docs/recipes.md"
+        assert matching, f"{recipe}: {key} = {value} stands in no line of docs/reference/recipes.md"
         assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page says {matching}"
 
 
@@ -122,7 +122,7 @@ def test_a_recipe_says_how_it_is_run_what_it_takes_and_how_it_differs(recipe):
     assert float(said[1]) == pytest.approx(gpu_hours, rel=0.02, abs=0.06)
     assert "# Differs from the paper" in head(recipe)
     row = re.search(rf"^\| \[{recipe}\]\(\S+\) \| [^|]+ \| ([\d.]+) \|", PAGE.read_text(), re.MULTILINE)
-    assert row, f"{recipe} is missing in the first table of docs/recipes.md"
+    assert row, f"{recipe} is missing in the first table of docs/reference/recipes.md"
     assert row[1] == said[1]
 
 

@@ -32,7 +32,7 @@ def site(tmp_path_factory) -> Path:
 def test_the_site_is_built_without_a_warning_and_starts_with_the_readme(site):
     home = (site / "index.html").read_text()
     assert "make demo" in home
-    assert (site / "mem" / "index.html").exists()
+    assert (site / "explanation" / "mem" / "index.html").exists()
 
 
 def test_no_link_of_the_site_leads_nowhere(site):

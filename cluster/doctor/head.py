@@ -69,7 +69,7 @@ def accounting() -> Iterator[Finding]:
         "accounting",
         f"sacct fails: {answer.complaint}",
         f"states are then asked of squeue and scontrol, which forget a job after MinJobAge ({kept}): let the head "
-        "run all the while; docs/clusters/no-accounting.md",
+        "run all the while; docs/how-to/clusters/no-accounting.md",
     )
 
 

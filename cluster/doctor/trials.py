@@ -61,7 +61,7 @@ def _requeue(job: TestJob) -> Finding:
     answer = ask("scontrol", "requeue", job.number)
     advice = (
         "preempted and timed-out jobs are then submitted anew by the head, which must be alive; "
-        "docs/clusters/no-requeue.md"
+        "docs/how-to/clusters/no-requeue.md"
     )
     if not answer.good:
         return warn("requeue", f"refused: {answer.complaint}", advice)
@@ -162,7 +162,7 @@ def _gpus(site: Site, seen: Sequence[dict[str, Any]]) -> Iterator[Finding]:
                 "gpus",
                 f"{each['node']}: asked for {site.gpus_per_node} GPUs; {found}",
                 "check the node's driver (nvidia-smi) against torch's CUDA version, and how the site names GPUs: "
-                "docs/clusters/gpus.md",
+                "docs/how-to/clusters/gpus.md",
             )
             return
     yield ok("gpus", f"torch {seen[0]['gpus']['torch']} computes on {', '.join(seen[0]['gpus']['names'])} on each node")

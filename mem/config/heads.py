@@ -137,7 +137,7 @@ class BalancedSoftmax(Section):
 
 
 class Mem(Section):
-    """Mutual exclusive modulator (the paper's section 3). docs/mem.md says what the paper leaves open."""
+    """Mutual exclusive modulator (the paper's section 3). docs/explanation/mem.md says what the paper leaves open."""
 
     method: Literal["mem"]
     partition: Literal["shot", "random_even", "cardinality_even"]

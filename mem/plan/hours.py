@@ -18,11 +18,11 @@ UTILISATION = 0.40
 FP32_SHARE = 1 / 12
 """float32 rate of such a GPU over its bfloat16 rate (67 against 790 TFLOP/s)."""
 CPU_UTILISATION = 0.25
-"""Share of a CPU's matrix rate that small models reach: see docs/plan.md."""
+"""Share of a CPU's matrix rate that small models reach: see docs/how-to/plan.md."""
 READ_GB_PER_S = 1.0
 """How fast cached features come from disk."""
 CONVERT_SECONDS = {"photo": 1 / 300, "small": 1 / 2000}
-"""Seconds of a core for a picture: a photo is decoded, shrunk and encoded (docs/convert.md); a small one is copied."""
+"""Seconds of a core for a picture: a photo is decoded, shrunk and encoded (docs/explanation/convert.md); a small one is copied."""
 START_SECONDS = 10.0
 """What each job takes before and after its work: Python, torch, FFCV, records."""
 

@@ -13,7 +13,7 @@ FLOAT = 4
 STATES = {"adamw": 2, "sgd": 1}
 """Numbers that an optimizer keeps for each weight."""
 TRANSIENT = 1.15
-"""Gradients of activations, and room that an allocator cannot use, as a factor on the activations; docs/plan.md has
+"""Gradients of activations, and room that an allocator cannot use, as a factor on the activations; docs/how-to/plan.md has
 what was measured."""
 
 

@@ -21,7 +21,7 @@ FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5}
 FINETUNE_PLACES: Mapping[str, Any] = {"epochs": 30}
 DATASETS = ("imagenet_lt", "inat18", "places_lt")
 OPEN = ("input", "width", "fusion_width", "top_k", "weight", "classifier", "classifier_from", "training.sampler")
-"""Settings of MEM that the paper leaves open; docs/mem.md discusses each."""
+"""Settings of MEM that the paper leaves open; docs/explanation/mem.md discusses each."""
 
 
 def deviations(study: Study) -> list[list[str]]:

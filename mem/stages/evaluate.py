@@ -90,7 +90,7 @@ def _splits(job: Job, classes: int) -> dict[str, Split]:
     if "test" not in splits:
         raise UserError(
             f"{folder}: the test split has no images, so there is nothing to report. Give the data set one: "
-            "docs/data.md says how (`dataset.test`)"
+            "docs/how-to/data.md says how (`dataset.test`)"
         )
     for name, split in splits.items():
         labels = np.asarray(split.labels)

@@ -38,7 +38,7 @@ def test_nothing_of_this_machine_stands_in_the_repository():
             assert forbidden not in content, (name, forbidden)
 
 
-DATA = (REPOSITORY / "docs" / "data.md").read_text()
+DATA = (REPOSITORY / "docs" / "how-to" / "data.md").read_text()
 EXAMPLES = [block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL) if block.startswith("dataset:")]
 
 
@@ -55,7 +55,7 @@ def test_the_example_of_a_refit_takes_the_holdout_away(tmp_path: Path):
     assert (study.study, study.dataset.has_val(), study.heads["tau"].taus) == ("cifar100_lt_refit", False, (0.8,))
 
 
-PYTHON = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "own-backbone.md").read_text(), re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "how-to" / "own-backbone.md").read_text(), re.DOTALL)
 
 
 def test_the_five_lines_on_ones_own_backbone_run(tmp_path: Path, monkeypatch, capsys):

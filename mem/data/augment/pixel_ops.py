@@ -1,7 +1,7 @@
 """Changes of one picture, as Pillow makes them, by OpenCV, which lets other threads run meanwhile.
 
 The operations are those of `PIL.ImageOps`, `PIL.ImageEnhance` and `Image.transform` (Pillow 13), which timm and
-torchvision call. Tables give Pillow's bytes exactly; docs/loaders.md says by how much the others differ.
+torchvision call. Tables give Pillow's bytes exactly; docs/explanation/loaders.md says by how much the others differ.
 """
 
 from __future__ import annotations

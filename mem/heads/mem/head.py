@@ -20,7 +20,7 @@ class MemHead(Head):
     """Sub-networks, fusion and data-aware classifier.
 
     Args:
-        settings: The reading of the paper; see docs/mem.md.
+        settings: The reading of the paper; see docs/explanation/mem.md.
         classifier: The linear classifier that is modulated.
         group_of_class: Group of each class.
     """
