@@ -11,6 +11,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PLUGIN := cluster/snakemake-executor-plugin-submitit
 CORES ?= 2
 
 .PHONY: help setup demo test lint docs slurm-up slurm-down slurm-demo lock clean
@@ -20,7 +21,7 @@ help:
 
 setup: $(READY)
 
-$(READY): envs/requirements.txt envs/setup.sh pyproject.toml
+$(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml
 	@envs/setup.sh $(VENV)
 	@touch $@
 
@@ -51,8 +52,8 @@ slurm-demo: $(READY)
 	  && cd build/slurm-demo && mem results digits_lt
 
 lock:
-	@. $(BIN)/activate && uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
-	  --no-emit-index-url --no-annotate --no-header --quiet --output-file envs/requirements.txt
+	@. $(BIN)/activate && uv pip compile pyproject.toml $(PLUGIN)/pyproject.toml --extra dev --universal \
+	  --python-version 3.11 --upgrade --no-emit-index-url --no-annotate --no-header --quiet --output-file envs/requirements.txt
 
 clean:
 	rm -rf $(VENV) runs results logs .snakemake

@@ -71,5 +71,6 @@ fi
 say "Installing Python packages into $venv (PyTorch comes with CUDA: some 6 GB, a few minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --editable . --editable ./cluster/snakemake-executor-plugin-submitit
 say "Ready: $("$venv/bin/mem" --version) with Python $version in $venv"

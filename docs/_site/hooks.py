@@ -12,13 +12,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from mem.reference import reference
+from mem.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
-    "cluster/snakemake_executor_plugin_submitit/README.md": "executor-plugin.md",
+    "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
 }
 """Pages that live elsewhere in the repository, and what the site calls them."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")

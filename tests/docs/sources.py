@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mem.metrics import Interval, PairedDifference, interval, paired_student
-from mem.report.paper import numbers
+from mem.report.paper_tables import numbers
 from mem.report.results import SHOTS, Row, by_variant, from_csv
 from tests.conftest import REPOSITORY
 
@@ -19,7 +19,7 @@ RESULTS = sorted((REPOSITORY / "docs" / "results").glob("*/results.csv"))
 PAGES = [
     REPOSITORY / "README.md",
     REPOSITORY / "CHANGELOG.md",
-    REPOSITORY / "cluster" / "snakemake_executor_plugin_submitit" / "README.md",
+    REPOSITORY / "cluster" / "snakemake-executor-plugin-submitit" / "README.md",
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 NAMED_READINGS = {"mem.ce.trained.class_balanced.free": "mem_joint", "mem.crt.frozen.class_balanced.additive": "mem"}
