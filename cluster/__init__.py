@@ -1,1 +1,1 @@
-"""What runs the workflow on a cluster: the Snakemake executor plugin, the doctor of a site, a throw-away SLURM."""
+"""Tools for clusters: the Snakemake executor plugin, the doctor, which checks a site, and a throw-away SLURM."""

@@ -1,4 +1,4 @@
-"""Checks a site before the first run: python -m cluster.doctor --partition P --account A.
+"""Checks a SLURM site before the first run: python -m cluster.doctor --partition P --account A.
 
-Each check says in one line what it found and, where something is wrong, what to do.
+Every check prints one line: the result and, if something is wrong, what to do about it.
 """

@@ -8,85 +8,100 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.doctor import head, trials
+from cluster.doctor import job_checks, login_checks
 from cluster.doctor.findings import Finding, as_json, passed
 from cluster.doctor.site import Site, from_environment
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check the site.
+    """Run all checks and print their findings.
 
     Returns:
-        0 where nothing fails, else 1.
+        The exit status: 1 if a check fails, else 0.
     """
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     findings: list[Finding] = []
-    for finding in _checks(_site(asked), asked.jobs):
+    for finding in _run_checks(_site(options), options.jobs):
         findings.append(finding)
-        if not asked.json:
+        if not options.json:
             print(finding.line(), flush=True)
-    if asked.json:
+    if options.json:
         print(as_json(findings))
     return 0 if passed(findings) else 1
 
 
-def _checks(site: Site, with_jobs: bool) -> Iterator[Finding]:
-    """Every check, the cheap ones first; what needs SLURM only where there is one."""
-    basis = list(head.commands())
-    yield from basis
-    if passed(basis):
-        found = [*head.accounting(), *head.partition(site), *head.submission(site), *head.limits()]
-        yield from found
+def _run_checks(site: Site, with_jobs: bool) -> Iterator[Finding]:
+    """Run the cheap checks first, and those that need SLURM only if SLURM is available."""
+    commands = list(login_checks.check_commands())
+    yield from commands
+    if passed(commands):
+        slurm = [
+            *login_checks.check_accounting(),
+            *login_checks.check_partition(site),
+            *login_checks.check_submission(site),
+            *login_checks.check_limits(),
+        ]
+        yield from slurm
     else:
-        found = basis
-    yield from head.tracking(site)
-    local = list(head.disk(site))
-    yield from local
-    if with_jobs and passed(found) and passed(local):
-        yield from trials.requeue(site)
-        yield from trials.meeting(site)
+        slurm = commands
+    yield from login_checks.check_tracking(site)
+    disk = list(login_checks.check_disk(site))
+    yield from disk
+    if with_jobs and passed(slurm) and passed(disk):
+        yield from job_checks.check_requeue(site)
+        yield from job_checks.check_nodes(site)
 
 
-def _site(asked: argparse.Namespace) -> Site:
+def _site(options: argparse.Namespace) -> Site:
     return Site(
-        folder=asked.folder.resolve(),
-        partition=asked.partition,
-        account=asked.account,
-        qos=asked.qos,
-        constraint=asked.constraint,
-        reservation=asked.reservation,
-        extra=tuple(shlex.split(asked.extra or "")),
-        nodes=asked.nodes,
-        gpus_per_node=asked.gpus,
-        wait_seconds=asked.wait,
+        folder=options.folder.resolve(),
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        reservation=options.reservation,
+        extra=tuple(shlex.split(options.extra or "")),
+        nodes=options.nodes,
+        gpus_per_node=options.gpus,
+        wait_seconds=options.wait,
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.doctor",
-        description="Checks a SLURM site before the first run. Defaults come from SNAKEMAKE_SUBMITIT_PARTITION, "
-        "..._ACCOUNT and so on, as for the executor plugin. Exit status 1 if a check fails.",
+        description="Check a SLURM site before the first run, and tell you what to fix. Defaults come from "
+        "SNAKEMAKE_SUBMITIT_PARTITION, SNAKEMAKE_SUBMITIT_ACCOUNT and so on, as for the executor plugin. "
+        "The exit status is 1 if a check fails.",
     )
     for name in ("partition", "account", "qos", "constraint", "reservation"):
         parser.add_argument(f"--{name}", default=from_environment(name), help=f"SLURM's --{name}")
-    parser.add_argument("--extra", default=from_environment("extra"), help="more sbatch options, as one string")
-    parser.add_argument("--nodes", type=_number(1), default=2, help="nodes of the job that tries to meet (%(default)s)")
-    parser.add_argument("--gpus", type=_number(0), default=0, help="GPUs per node that torch must see (%(default)s)")
-    parser.add_argument("--folder", type=_folder, default=Path(), help="where snakemake will be started (here)")
+    parser.add_argument("--extra", default=from_environment("extra"), help="additional sbatch options, as one string")
     parser.add_argument(
-        "--wait", type=_number(1), default=600, help="seconds that a job may wait in the queue and run (%(default)s)"
+        "--nodes", type=_number(1), default=2, help="number of nodes of the multi-node test job (default: %(default)s)"
     )
-    parser.add_argument("--no-jobs", dest="jobs", action="store_false", help="only what needs no job")
+    parser.add_argument(
+        "--gpus", type=_number(0), default=0, help="GPUs per node that torch must see (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folder", type=_folder, default=Path(), help="folder in which you will start snakemake (default: this one)"
+    )
+    parser.add_argument(
+        "--wait",
+        type=_number(1),
+        default=600,
+        help="seconds that a test job may take to start and finish (default: %(default)s)",
+    )
+    parser.add_argument("--no-jobs", dest="jobs", action="store_false", help="submit no test jobs")
     parser.add_argument("--json", action="store_true", help="print all findings as JSON")
     return parser
 
 
-def _number(least: int):
+def _number(minimum: int):
     def number(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is too few, it must be {least} or more")
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is too small, expected {minimum} or more")
         return value
 
     return number
@@ -94,7 +109,7 @@ def _number(least: int):
 
 def _folder(text: str) -> Path:
     if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no folder")
+        raise argparse.ArgumentTypeError(f"{text} is not a folder, expected an existing one")
     return Path(text)
 
 

@@ -1,4 +1,4 @@
-"""Small jobs of the doctor's, and what happens to them."""
+"""Small test jobs: submitted, watched and removed."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.doctor.site import Site, ask
+from cluster.doctor.site import Site, run_command
 
 _FILE_SECONDS = 60.0
-"""How long a file written on a node may need to be seen here."""
+"""How long a file written on a node may take to appear on this machine."""
 _END_SECONDS = 30.0
-"""How long a cancelled job may need to end before its folder is removed."""
+"""How long a cancelled job may take to end before its folder is removed."""
 _POLL_SECONDS = 0.5
-_LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "STOPPED")
+_ACTIVE_STATES = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "SUSPENDED",
+    "STOPPED",
+)
 
 
-class JobFault(Exception):
-    """A job of the doctor's did not do what it should; the text says what it did instead."""
+class TestJobError(Exception):
+    """A test job did not do what it should; the message tells what happened instead."""
+
+    __test__ = False
 
 
 @dataclass(frozen=True)
@@ -29,76 +40,83 @@ class TestJob:
     """A submitted job and the folder that it shares with the doctor."""
 
     __test__ = False
-    number: str
+    job_id: str
     folder: Path
     output: Path
 
     def state(self) -> tuple[str, str]:
-        """SLURM's word for its state, and the reason; empty once it is forgotten."""
-        answer = ask("squeue", "--noheader", f"--jobs={self.number}", "--format=%T %r")
-        state, _, reason = answer.output.partition(" ")
+        """Return SLURM's name of the job's state, and the reason; both are empty once SLURM has forgotten the job."""
+        result = run_command("squeue", "--noheader", f"--jobs={self.job_id}", "--format=%T %r")
+        state, _, reason = result.output.partition(" ")
         return state, reason
 
     def wait_for_file(self, name: str, seconds: float) -> float:
-        """Wait until the job wrote a file; the seconds it took.
+        """Wait until the job has written a file; return the seconds it took.
 
         Raises:
-            JobFault: It did not, or the job ended before.
+            TestJobError: The file did not appear in time, or the job ended without writing it.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         while not (self.folder / name).exists():
-            waited = time.monotonic() - began
+            waited = time.monotonic() - start
             state, reason = self.state()
-            if state not in _LIVE:
-                self._wait_here(name)
+            if state not in _ACTIVE_STATES:
+                self._wait_for_file_of_ended_job(name)
                 break
             if waited > seconds:
-                raise JobFault(f"job {self.number} is {state} ({reason}) after {waited:.0f} s")
+                raise TestJobError(f"job {self.job_id} is {state} ({reason}) after {waited:.0f} s")
             time.sleep(_POLL_SECONDS)
-        return time.monotonic() - began
+        return time.monotonic() - start
 
     def wait_for_end(self, seconds: float) -> None:
-        """Wait until SLURM has done with it.
+        """Wait until the job has left the queue.
 
         Raises:
-            JobFault: It has not in time.
+            TestJobError: It has not left the queue in time.
         """
-        began = time.monotonic()
-        while (found := self.state())[0] in _LIVE:
-            if time.monotonic() - began > seconds:
-                raise JobFault(f"job {self.number} is {found[0]} ({found[1]}) after {seconds:.0f} s")
+        start = time.monotonic()
+        while (found := self.state())[0] in _ACTIVE_STATES:
+            if time.monotonic() - start > seconds:
+                raise TestJobError(f"job {self.job_id} is {found[0]} ({found[1]}) after {seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
 
-    def last_words(self) -> str:
-        """The end of what it printed."""
-        return self.output.read_text(errors="replace").strip()[-400:] if self.output.exists() else "it printed nothing"
+    def last_output(self) -> str:
+        """Return the end of the job's output."""
+        text = self.output.read_text(errors="replace").strip() if self.output.exists() else ""
+        return f"the end of its output: {text[-400:]}" if text else "it printed nothing"
 
     def cancel(self) -> None:
-        """End it, whatever it does."""
-        ask("scancel", self.number)
+        """Cancel the job."""
+        run_command("scancel", self.job_id)
 
-    def _wait_here(self, name: str) -> None:
-        """Wait for a file of a job that ended: file systems may be slow to show it."""
-        began = time.monotonic()
+    def _wait_for_file_of_ended_job(self, name: str) -> None:
+        """Wait for a file that the file system may be slow to show."""
+        start = time.monotonic()
         while not (self.folder / name).exists():
-            if time.monotonic() - began > min(_FILE_SECONDS, 10.0 if self.output.exists() else _FILE_SECONDS):
-                raise JobFault(f"job {self.number} ended without writing {name}; {self.last_words()}")
-            self.folder.stat()
+            if time.monotonic() - start > min(_FILE_SECONDS, 10.0 if self.output.exists() else _FILE_SECONDS):
+                raise TestJobError(f"job {self.job_id} ended without writing {name}; {self.last_output()}")
+            self.folder.stat()  # refreshes the cached listing of a network file system
             time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
 def submitted(site: Site, name: str, script: Callable[[Path], str], *options: str) -> Iterator[TestJob]:
-    """Submit a job with a folder of its own, which is removed afterwards, as is the job.
+    """Submit a job with a temporary folder; cancel the job and remove the folder on leaving.
+
+    Args:
+        site: Where the job runs.
+        name: Part of the names of the job and its folder.
+        script: Returns the batch script, given the folder.
+        options: Additional sbatch options.
 
     Raises:
-        JobFault: sbatch refuses.
+        TestJobError: sbatch rejects the job.
     """
     folder = Path(tempfile.mkdtemp(prefix=f".doctor-{name}-", dir=site.folder))
     try:
         path = folder / "job.sh"
         path.write_text(f"#!/bin/bash\n{script(folder)}\n")
-        answer = ask(
+        result = run_command(
             "sbatch",
             "--parsable",
             f"--job-name=doctor-{name}",
@@ -109,14 +127,14 @@ def submitted(site: Site, name: str, script: Callable[[Path], str], *options: st
             *options,
             str(path),
         )
-        if not answer.good:
-            raise JobFault(f"sbatch refuses: {answer.complaint}")
-        job = TestJob(answer.output.split(";")[0], folder, folder / "output.txt")
+        if not result.succeeded:
+            raise TestJobError(f"sbatch rejects the test job: {result.error}")
+        job = TestJob(result.output.split(";")[0], folder, folder / "output.txt")
         try:
             yield job
         finally:
             job.cancel()
-            with contextlib.suppress(JobFault):
+            with contextlib.suppress(TestJobError):
                 job.wait_for_end(_END_SECONDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""What the doctor runs on the nodes: python -m cluster.doctor.probe FOLDER, one process a node.
+"""The program that the doctor runs on every node: python -m cluster.doctor.probe FOLDER, one process per node.
 
-Each writes what it saw into FOLDER/rank<N>.json; the doctor reads them on the head.
+Each process writes what it found to FOLDER/rank<N>.json, which the doctor reads on the login node.
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ import time
 from pathlib import Path
 from typing import Any
 
-QUESTION = "question.txt"
-_SEEN_SECONDS = 30.0
-_MEET_SECONDS = 60.0
+TOKEN_FILE = "token.txt"
+"""The file that the doctor writes before it submits the job."""
+_TOKEN_SECONDS = 30.0
+_RENDEZVOUS_SECONDS = 60.0
 
 
 def main(folder: Path) -> int:
-    """Look around, meet the other ranks, write it down."""
+    """Run all probes on this node and write their results."""
     rank, size = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
-    seen: dict[str, Any] = {"node": os.environ.get("SLURMD_NODENAME", socket.gethostname())}
-    looks = {"question": lambda: _question(folder), "gpus": _gpus, "meeting": lambda: _meet(rank, size)}
-    for name, look in looks.items():
+    results: dict[str, Any] = {"node": os.environ.get("SLURMD_NODENAME", socket.gethostname())}
+    probes = {"token": lambda: _read_token(folder), "gpus": _gpus, "rendezvous": lambda: _rendezvous(rank, size)}
+    for name, probe in probes.items():
         try:
-            seen[name] = look()
-        except Exception as error:  # whatever it is, the head is to say it
-            seen[name] = {"error": f"{type(error).__name__}: {error}"}
+            results[name] = probe()
+        except Exception as error:  # the doctor reports any error
+            results[name] = {"error": f"{type(error).__name__}: {error}"}
     new = folder / f"rank{rank}.new"
-    new.write_text(json.dumps(seen))
+    new.write_text(json.dumps(results))
     new.rename(folder / f"rank{rank}.json")
     return 0
 
 
-def _question(folder: Path) -> dict[str, Any]:
-    """What the head wrote just before it submitted this job."""
-    began = time.monotonic()
-    path = folder / QUESTION
+def _read_token(folder: Path) -> dict[str, Any]:
+    """Read the doctor's token, and measure how long the file takes to appear."""
+    start = time.monotonic()
+    path = folder / TOKEN_FILE
     while not path.exists():
-        if time.monotonic() - began > _SEEN_SECONDS:
-            raise FileNotFoundError(f"{path} is not there after {_SEEN_SECONDS:.0f} s")
+        if time.monotonic() - start > _TOKEN_SECONDS:
+            raise FileNotFoundError(f"{path} does not exist after {_TOKEN_SECONDS:.0f} s")
         time.sleep(0.2)
-    return {"text": path.read_text(), "seconds": round(time.monotonic() - began, 1)}
+    return {"text": path.read_text(), "seconds": round(time.monotonic() - start, 1)}
 
 
 def _gpus() -> dict[str, Any]:
-    """What torch sees, and that it can compute there."""
+    """List the GPUs that torch sees, after a small computation on each."""
     import torch
 
     count = torch.cuda.device_count()
@@ -57,8 +58,8 @@ def _gpus() -> dict[str, Any]:
     return {"count": count, "names": names, "torch": torch.__version__, "cuda": torch.version.cuda}
 
 
-def _meet(rank: int, size: int) -> dict[str, Any]:
-    """Add up the ranks over gloo, through a port of the first node."""
+def _rendezvous(rank: int, size: int) -> dict[str, Any]:
+    """Sum the ranks over gloo, which connects through a port of the first node."""
     import torch
     import torch.distributed
 
@@ -67,16 +68,16 @@ def _meet(rank: int, size: int) -> dict[str, Any]:
         resolved = socket.gethostbyname(address)
     except OSError as error:
         raise OSError(f"the name {address} does not resolve on {socket.gethostname()}: {error}") from None
-    limit = datetime.timedelta(seconds=_MEET_SECONDS)
+    timeout = datetime.timedelta(seconds=_RENDEZVOUS_SECONDS)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=limit
+        "gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=size, timeout=timeout
     )
     total = torch.tensor([rank])
     torch.distributed.all_reduce(total)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
     if total.item() != sum(range(size)):
-        raise ValueError(f"the ranks 0 to {size - 1} add up to {total.item()}")
+        raise ValueError(f"the sum of ranks 0 to {size - 1} is {total.item()}, expected {sum(range(size))}")
     return {"address": address, "resolved": resolved, "port": port}
 
 

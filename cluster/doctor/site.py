@@ -1,4 +1,4 @@
-"""The site as the user names it, and its SLURM as the commands on PATH answer."""
+"""The site to check: the user's sbatch options, and queries to the SLURM commands on PATH."""
 
 from __future__ import annotations
 
@@ -9,56 +9,59 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_ANSWER_SECONDS = 60.0
-_SETTINGS = ("partition", "account", "qos", "constraint", "reservation")
+_COMMAND_SECONDS = 60.0
+_NAMED_OPTIONS = ("partition", "account", "qos", "constraint", "reservation")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command said."""
+class CommandResult:
+    """The outcome of a command."""
 
     status: int
     output: str
-    complaint: str
-    """The last line of its stderr, or that it gave no answer."""
+    error: str
+    """The last line of stderr, or the reason why there is none."""
 
     @property
-    def good(self) -> bool:
-        """Whether it succeeded."""
+    def succeeded(self) -> bool:
+        """Whether the exit status is 0."""
         return self.status == 0
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where jobs are to run."""
+    """Where jobs will run, and with which sbatch options."""
 
     folder: Path
-    """Where snakemake will be started: jobs read and write here."""
+    """The folder in which the user will start snakemake. Jobs read and write here."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     reservation: str | None = None
     extra: tuple[str, ...] = ()
-    """More sbatch options."""
+    """Additional sbatch options."""
     nodes: int = 2
     gpus_per_node: int = 0
     wait_seconds: float = 600
-    """How long a job may wait in the queue and run."""
+    """How long a test job may take to start and finish."""
 
     def options(self) -> list[str]:
-        """The sbatch options that say where jobs run."""
-        named = [f"--{name}={value}" for name in _SETTINGS if (value := getattr(self, name))]
+        """Return the sbatch options of every job."""
+        named = [f"--{name}={value}" for name in _NAMED_OPTIONS if (value := getattr(self, name))]
         return [*named, *self.extra]
 
 
 def from_environment(name: str) -> str | None:
-    """A default that the executor plugin takes from the environment too: SNAKEMAKE_SUBMITIT_<NAME>."""
+    """Return SNAKEMAKE_SUBMITIT_<NAME>, from which the executor plugin takes its default too."""
     return os.environ.get(f"SNAKEMAKE_SUBMITIT_{name.upper()}") or None
 
 
-def ask(*command: str, seconds: float = _ANSWER_SECONDS) -> Answer:
-    """Run a command of SLURM's. It is not told of the job that the doctor may itself run in."""
+def run_command(*command: str, seconds: float = _COMMAND_SECONDS) -> CommandResult:
+    """Run a SLURM command.
+
+    The variables of a job in which the doctor itself may run are hidden from it: sbatch and srun would obey them.
+    """
     kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
     try:
@@ -72,21 +75,21 @@ def ask(*command: str, seconds: float = _ANSWER_SECONDS) -> Answer:
             check=False,
         )
     except FileNotFoundError:
-        return Answer(127, "", f"{command[0]} is not on PATH")
+        return CommandResult(127, "", f"{command[0]} is not on PATH")
     except subprocess.TimeoutExpired:
-        return Answer(124, "", f"`{shlex.join(command)}` gave no answer within {seconds:.0f} s")
-    said = done.stderr.strip().splitlines()
-    complaint = re.sub(r"^\w+: (error|fatal): ", "", said[-1]) if said else f"status {done.returncode}"
-    return Answer(done.returncode, done.stdout.strip(), complaint)
+        return CommandResult(124, "", f"`{shlex.join(command)}` did not finish within {seconds:.0f} s")
+    stderr = done.stderr.strip().splitlines()
+    error = re.sub(r"^\w+: (error|fatal): ", "", stderr[-1]) if stderr else f"exit status {done.returncode}"
+    return CommandResult(done.returncode, done.stdout.strip(), error)
 
 
-def configuration() -> dict[str, str]:
-    """What `scontrol show config` says, by name; empty where it says nothing."""
-    answer = ask("scontrol", "show", "config")
-    pairs = (line.split("=", 1) for line in answer.output.splitlines() if "=" in line)
+def slurm_configuration() -> dict[str, str]:
+    """Return the settings that `scontrol show config` lists, by name; empty if it lists none."""
+    result = run_command("scontrol", "show", "config")
+    pairs = (line.split("=", 1) for line in result.output.splitlines() if "=" in line)
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def fields(text: str) -> dict[str, str]:
-    """The `Name=value` words of `scontrol show ... --oneliner`."""
+def parse_fields(text: str) -> dict[str, str]:
+    """Parse the `Name=value` words that `scontrol show ... --oneliner` prints."""
     return dict(word.split("=", 1) for word in text.split() if "=" in word)

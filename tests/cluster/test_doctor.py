@@ -1,4 +1,7 @@
-"""The doctor names what is wrong with a site, and what to do; SLURM's commands are pretended here, but for the end."""
+"""The doctor reports what is wrong with a site and what to do.
+
+Shell scripts replace SLURM's commands, except in the last class.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.doctor import head
+from cluster.doctor import login_checks
 from cluster.doctor.__main__ import main
 from cluster.throwaway import ThrowawaySlurm
 
@@ -25,23 +28,23 @@ GOOD = {
     "squeue": "echo RUNNING None",
     "sacctmgr": "echo physics; echo biology",
     "scontrol": """case "$*" in
-        *ping*) echo 'Slurmctld(primary) at head is UP';;
+        *ping*) echo 'Slurmctld(primary) at login is UP';;
         *partition*) echo 'PartitionName=cpu Default=YES State=UP TotalNodes=4 MaxTime=2-00:00:00'
                      echo 'PartitionName=gpu Default=NO State=DOWN TotalNodes=2 MaxTime=04:00:00';;
         *config*) echo 'MinJobAge = 300 sec'; echo 'MaxArraySize = 1001'; echo 'AuthInfo = (null)';;
         *job*) echo 'JobId=7 Restarts=1';;
     esac""",
 }
-"""A site where all is well, as shell scripts."""
-SEEN = {"node": "c1", "question": {"text": "", "seconds": 0.1}, "gpus": {"error": "none"}}
-MET = {"address": "c1", "resolved": "10.0.0.1", "port": 20001}
+"""SLURM's commands on a working site, as shell scripts."""
+REPORT = {"node": "c1", "token": {"text": "", "seconds": 0.1}, "gpus": {"error": "none"}}
+RENDEZVOUS = {"address": "c1", "resolved": "10.0.0.1", "port": 20001}
 
 Site = Callable[..., None]
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Pretend a site: all is well but for the commands given; None takes one away."""
+    """Simulate a working site, with the given commands replaced; None removes a command."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for tool in ("cat", "sed", "touch", "sh", "sleep", "head"):
@@ -50,45 +53,45 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("cluster.doctor.jobs._FILE_SECONDS", 1.0)
     monkeypatch.setattr("cluster.doctor.jobs._END_SECONDS", 0.0)
-    monkeypatch.setattr("cluster.doctor.trials._SIGNAL_SECONDS", 1.0)
-    monkeypatch.setattr("cluster.doctor.trials._REQUEUE_SECONDS", 1.0)
+    monkeypatch.setattr("cluster.doctor.job_checks._SIGNAL_SECONDS", 1.0)
+    monkeypatch.setattr("cluster.doctor.job_checks._REQUEUE_SECONDS", 1.0)
 
-    def pretend(**changed: str | None) -> None:
+    def simulate(**changed: str | None) -> None:
         for name, body in {**GOOD, **changed}.items():
             if body is not None:
                 (commands / name).write_text(f"#!/bin/sh\n{body}\n")
                 (commands / name).chmod(0o755)
 
-    return pretend
+    return simulate
 
 
 @pytest.fixture
-def examined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, str]]]:
-    """Run the doctor: its exit status, and its line of each check."""
+def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, str]]]:
+    """Run the doctor; return its exit status and the line that each check printed."""
 
-    def examine(*arguments: str) -> tuple[int, dict[str, str]]:
+    def run(*arguments: str) -> tuple[int, dict[str, str]]:
         status = main(["--folder", str(tmp_path), "--wait", "1", *arguments])
         lines = capsys.readouterr().out.splitlines()
         return status, {line.split()[1]: line for line in lines}
 
-    return examine
+    return run
 
 
-def test_without_slurm_it_says_so_and_still_looks_at_the_rest(tmp_path, monkeypatch, examined):
+def test_without_slurm_the_doctor_reports_it_and_checks_everything_else(tmp_path, monkeypatch, doctor):
     monkeypatch.setenv("PATH", str(tmp_path))
-    status, lines = examined()
+    status, lines = doctor()
     assert status == 1
     assert lines["commands"].startswith("FAIL")
     assert "has no SLURM" in lines["commands"] and "login node" in lines["commands"]
     assert set(lines) == {"commands", "tracking", "disk"}
 
 
-def test_a_site_where_all_is_well_passes(site, examined):
+def test_a_working_site_passes(site, doctor):
     site()
-    status, lines = examined("--no-jobs")
+    status, lines = doctor("--no-jobs")
     assert status == 0
     assert {line.split()[0] for line in lines.values()} == {"OK"}
-    assert "cpu: 4 nodes, at most 2-00:00:00" in lines["partition"]
+    assert "cpu: 4 nodes, time limit 2-00:00:00" in lines["partition"]
     assert "a requeued job waits 120 s" in lines["limits"]
 
 
@@ -97,14 +100,14 @@ def test_a_site_where_all_is_well_passes(site, examined):
     [
         ({"srun": None}, (), "commands", ["FAIL", "not on PATH: srun"]),
         ({"sbatch": "echo slurm 19.05.1"}, (), "version", ["WARN", "19.05.1"]),
-        ({"scontrol": "echo 'Slurmctld(primary) at head is DOWN'"}, (), "controller", ["FAIL", "DOWN", "SLURM_CONF"]),
+        ({"scontrol": "echo 'Slurmctld(primary) at login is DOWN'"}, (), "controller", ["FAIL", "DOWN", "SLURM_CONF"]),
         (
             {"sacct": "echo 'Slurm accounting storage is disabled' >&2; exit 1"},
             (),
             "accounting",
             ["WARN", "storage is disabled", "MinJobAge (300 sec)"],
         ),
-        ({}, ("--partition", "gpux"), "partition", ["FAIL", "no partition gpux", "cpu, gpu"]),
+        ({}, ("--partition", "gpux"), "partition", ["FAIL", "partition gpux does not exist", "cpu, gpu"]),
         ({}, ("--partition", "gpu"), "partition", ["FAIL", "state DOWN"]),
         (
             {"sbatch": "echo 'sbatch: error: Invalid account' >&2; exit 1"},
@@ -116,37 +119,37 @@ def test_a_site_where_all_is_well_passes(site, examined):
             {"scontrol": GOOD["scontrol"].replace("1001", "101")},
             (),
             "arrays",
-            ["WARN", "MaxArraySize is 101", "--submitit-array-size 100"],
+            ["WARN", "MaxArraySize is 101", "--submitit-array-size to 100"],
         ),
-        ({"sacct": "sleep 5"}, (), "accounting", ["WARN", "no answer within"]),
+        ({"sacct": "sleep 5"}, (), "accounting", ["WARN", "did not finish within"]),
     ],
 )
-def test_what_is_wrong_is_named_with_what_to_do(site, examined, monkeypatch, changed, arguments, check, expected):
-    monkeypatch.setattr("cluster.doctor.site.ask.__defaults__", None)
-    monkeypatch.setattr("cluster.doctor.site.ask.__kwdefaults__", {"seconds": 2.0})
+def test_a_problem_is_reported_with_what_to_do(site, doctor, monkeypatch, changed, arguments, check, expected):
+    monkeypatch.setattr("cluster.doctor.site.run_command.__defaults__", None)
+    monkeypatch.setattr("cluster.doctor.site.run_command.__kwdefaults__", {"seconds": 2.0})
     site(**changed)
-    status, lines = examined("--no-jobs", *arguments)
+    status, lines = doctor("--no-jobs", *arguments)
     assert status == (1 if expected[0] == "FAIL" else 0), lines
     for words in expected:
         assert words in lines[check]
 
 
-def test_options_come_from_the_plugins_environment_variables(site, examined, monkeypatch):
+def test_options_come_from_the_plugins_environment_variables(site, doctor, monkeypatch):
     site(sbatch='echo "sbatch: error: got $*" >&2; exit 1')
     monkeypatch.setenv("SNAKEMAKE_SUBMITIT_ACCOUNT", "physics")
-    _, lines = examined("--no-jobs", "--qos", "long")
+    _, lines = doctor("--no-jobs", "--qos", "long")
     assert "--account=physics --qos=long" in lines["submission"]
 
 
-def test_the_doctor_may_run_in_a_job_of_its_own(site, examined, monkeypatch):
+def test_the_doctor_works_inside_a_slurm_job(site, doctor, monkeypatch):
     site(sbatch='[ -z "$SLURM_JOB_ID" ] || { echo "sbatch: error: in job $SLURM_JOB_ID" >&2; exit 1; }; echo 23.11.4')
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    assert examined("--no-jobs")[0] == 0
+    assert doctor("--no-jobs")[0] == 0
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that is well under /good, and ill elsewhere."""
+    """A server that is healthy under /good and fails everywhere else."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -165,33 +168,33 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"), [("/good", "OK"), ("/bad", "WARN"), (None, "WARN")], ids=["good", "ill", "away"]
+    ("path", "expected"), [("/good", "OK"), ("/bad", "WARN"), (None, "WARN")], ids=["healthy", "failing", "unreachable"]
 )
-def test_the_tracking_server_is_asked_how_it_is(site, examined, monkeypatch, server, path, expected):
+def test_the_health_of_the_tracking_server_is_checked(site, doctor, monkeypatch, server, path, expected):
     site()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9" if path is None else f"{server}{path}")
-    status, lines = examined("--no-jobs")
+    status, lines = doctor("--no-jobs")
     assert status == 0
     assert lines["tracking"].startswith(expected)
 
 
 @pytest.mark.parametrize(("free", "expected"), [(500e9, "OK"), (5e9, "WARN"), (1e8, "FAIL")])
-def test_a_full_disk_is_seen_before_the_run(site, examined, monkeypatch, free, expected):
+def test_a_full_disk_is_reported(site, doctor, monkeypatch, free, expected):
     site()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free))
-    assert examined("--no-jobs")[1]["disk"].startswith(expected)
+    assert doctor("--no-jobs")[1]["disk"].startswith(expected)
 
 
-def test_a_folder_that_cannot_be_written_to_is_a_failure(site, examined, monkeypatch):
+def test_a_folder_that_is_not_writable_is_a_failure(site, doctor, monkeypatch):
     site()
-    monkeypatch.setattr(head.os, "access", lambda *_: False)
-    status, lines = examined()
-    assert status == 1 and "cannot be written to" in lines["disk"]
+    monkeypatch.setattr(login_checks.os, "access", lambda *_: False)
+    status, lines = doctor()
+    assert status == 1 and "is not writable" in lines["disk"]
     assert "job" not in lines
 
 
 def job_that(*actions: str) -> str:
-    """An sbatch whose job does something in its folder at once."""
+    """An sbatch that runs the job's actions at once, with the job's folder in $folder."""
     return f"""case "$*" in
         *--version*) echo 23.11.4; exit;;
         *--test-only*) exit;;
@@ -201,32 +204,32 @@ def job_that(*actions: str) -> str:
     echo 7"""
 
 
-def test_a_job_that_waits_in_the_queue_is_named_with_the_reason(site, examined, tmp_path):
+def test_a_job_that_waits_in_the_queue_is_reported_with_the_reason(site, doctor, tmp_path):
     site(squeue="echo PENDING Priority")
-    status, lines = examined()
+    status, lines = doctor()
     assert status == 1
     assert "job 7 is PENDING (Priority)" in lines["job"] and "--start" in lines["job"]
     assert not list(tmp_path.glob(".doctor*"))
 
 
-def test_a_job_that_ends_at_once_shows_its_last_words(site, examined):
+def test_the_output_of_a_job_that_ends_at_once_is_shown(site, doctor):
     site(squeue="true", sbatch=job_that('echo "srun: command not found" > $folder/output.txt'))
-    assert "srun: command not found" in examined()[1]["job"]
+    assert "srun: command not found" in doctor()[1]["job"]
 
 
-def test_a_signal_that_does_not_arrive_is_a_failure(site, examined):
+def test_a_signal_that_does_not_arrive_is_a_failure(site, doctor):
     site(sbatch=job_that("touch $folder/ready"))
-    status, lines = examined()
+    status, lines = doctor()
     assert status == 1
     assert lines["job"].startswith("OK")
-    assert "USR2 does not reach" in lines["signal"]
+    assert "USR2 does not reach the job's step" in lines["signal"]
 
 
-def test_without_the_right_to_requeue_there_is_a_warning(site, examined):
+def test_a_refused_requeue_is_a_warning(site, doctor):
     refusal = '[ "$1" != requeue ] || { echo "slurm_requeue error: Access denied" >&2; exit 1; }'
     refusing = f"{refusal}\n{GOOD['scontrol']}"
     site(sbatch=job_that("touch $folder/ready $folder/signal"), scontrol=refusing)
-    lines = examined()[1]
+    lines = doctor()[1]
     assert lines["signal"].startswith("OK")
     assert lines["requeue"].startswith("WARN")
     assert "Access denied" in lines["requeue"] and "no-requeue.md" in lines["requeue"]
@@ -235,35 +238,35 @@ def test_without_the_right_to_requeue_there_is_a_warning(site, examined):
 @pytest.mark.parametrize(
     ("changed", "check", "expected"),
     [
-        ({}, "rendezvous", ["OK", "2 ranks met at c1 (10.0.0.1), port 20001"]),
+        ({}, "rendezvous", ["OK", "2 ranks connected at c1 (10.0.0.1), port 20001"]),
         ({}, "folder", ["OK", "is shared"]),
-        ({"question": {"error": "question.txt is not there"}}, "folder", ["FAIL", "c1 does not see", "--directory"]),
-        ({"question": {"seconds": 20.0}}, "folder", ["WARN", "takes 20 s", "latency-wait"]),
+        ({"token": {"error": "token.txt does not exist"}}, "folder", ["FAIL", "c1 does not see", "--directory"]),
+        ({"token": {"seconds": 20.0}}, "folder", ["WARN", "takes 20 s", "latency-wait"]),
         (
-            {"meeting": {"error": "the name c1 does not resolve on c2"}},
+            {"rendezvous": {"error": "the name c1 does not resolve on c2"}},
             "rendezvous",
             ["FAIL", "does not resolve", "--submitit-ports"],
         ),
         (
             {"gpus": {"count": 0, "torch": "2.14", "cuda": "13.0"}},
             "gpus",
-            ["FAIL", "asked for 1", "(CUDA 13.0) sees"],
+            ["FAIL", "1 GPUs requested", "(CUDA 13.0) sees"],
         ),
         ({"gpus": {"count": 1, "torch": "2.14", "names": ["H100"]}}, "gpus", ["OK", "computes on H100"]),
     ],
 )
-def test_what_the_nodes_saw_is_told(site, examined, tmp_path, changed, check, expected):
-    seen = {**SEEN, "meeting": MET, **changed}
-    template = tmp_path / "seen.json"
-    seen["question"] = {**SEEN["question"], **seen["question"], "text": "QUESTION"}
-    template.write_text(json.dumps(seen))
-    answer = 'sed "s/QUESTION/$(cat $folder/question.txt)/" ' + str(template)
-    is_meeting = "[ -e $folder/question.txt ] || exit 1"
+def test_the_reports_of_the_nodes_are_evaluated(site, doctor, tmp_path, changed, check, expected):
+    report = {**REPORT, "rendezvous": RENDEZVOUS, **changed}
+    report["token"] = {**REPORT["token"], **report["token"], "text": "TOKEN"}
+    template = tmp_path / "report.json"
+    template.write_text(json.dumps(report))
+    write = 'sed "s/TOKEN/$(cat $folder/token.txt)/" ' + str(template)
+    is_nodes_job = "[ -e $folder/token.txt ] || exit 1"
     site(
         squeue='case "$*" in *7*) exit;; esac',
-        sbatch=job_that(is_meeting, f"{answer} > $folder/rank0.json", f"{answer} > $folder/rank1.json"),
+        sbatch=job_that(is_nodes_job, f"{write} > $folder/rank0.json", f"{write} > $folder/rank1.json"),
     )
-    _, lines = examined("--gpus", "1")
+    _, lines = doctor("--gpus", "1")
     for words in expected:
         assert words in lines[check]
 
@@ -271,15 +274,15 @@ def test_what_the_nodes_saw_is_told(site, examined, tmp_path, changed, check, ex
 @pytest.mark.slurm
 @pytest.mark.timeout(180)
 class TestOnTheRealSlurm:
-    """The throw-away one."""
+    """The throw-away SLURM."""
 
     @pytest.fixture(autouse=True)
-    def _known(self, slurm: ThrowawaySlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _environment(self, slurm: ThrowawaySlurm, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in slurm.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def test_all_is_well(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_every_check_passes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         status = main(["--folder", str(tmp_path), "--account", ThrowawaySlurm.account, "--wait", "60", "--json"])
         report = json.loads(capsys.readouterr().out)
         assert status == 0 and report["ok"], report
@@ -288,7 +291,7 @@ class TestOnTheRealSlurm:
         assert checks >= {"accounting", "job", "signal", "requeue", "nodes", "folder", "rendezvous"}
         assert os.listdir(tmp_path) == []
 
-    def test_gpus_that_slurm_has_and_torch_does_not_see_are_a_failure(
+    def test_gpus_that_slurm_grants_but_torch_does_not_see_are_a_failure(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         torch = pytest.importorskip("torch")
@@ -296,4 +299,4 @@ class TestOnTheRealSlurm:
             pytest.skip("this machine has real GPUs")
         assert main(["--folder", str(tmp_path), "--gpus", "1", "--wait", "60"]) == 1
         gpus = next(line for line in capsys.readouterr().out.splitlines() if " gpus " in line)
-        assert gpus.startswith("FAIL") and "asked for 1 GPUs" in gpus
+        assert gpus.startswith("FAIL") and "1 GPUs requested" in gpus

@@ -1,0 +1,214 @@
+"""Checks on the login node, without a job: commands, accounting, partition, account, limits, tracking server, disk."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from cluster.doctor.findings import Finding, fail, ok, warn
+from cluster.doctor.site import Site, parse_fields, run_command, slurm_configuration
+
+REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
+_OLDEST_VERSION = (20, 11)
+_TESTED_VERSION = "22.05"
+_ARRAY_SIZE = 500
+"""The default of `--submitit-array-size`."""
+_WARN_FREE_GB = 20.0
+_FAIL_FREE_GB = 1.0
+_SERVER_SECONDS = 10.0
+
+
+def check_commands() -> Iterator[Finding]:
+    """Check that SLURM's commands exist, their version, and that the controller responds."""
+    missing = [name for name in REQUIRED_COMMANDS if shutil.which(name) is None]
+    if len(missing) == len(REQUIRED_COMMANDS):
+        yield fail(
+            "commands",
+            f"this machine ({socket.gethostname()}) has no SLURM: none of {', '.join(REQUIRED_COMMANDS)} is on PATH",
+            "log in to the cluster's login node, or load its SLURM module; without a cluster, run "
+            "`snakemake --profile local`, or start a SLURM on this machine with `make slurm-up`",
+        )
+        return
+    if missing:
+        yield fail(
+            "commands",
+            f"not on PATH: {', '.join(missing)}",
+            "load the site's SLURM module, or ask the site's support where these commands are",
+        )
+        return
+    yield ok("commands", f"{', '.join(REQUIRED_COMMANDS)} in {os.path.dirname(str(shutil.which('sbatch')))}")
+    yield _check_version()
+    ping = run_command("scontrol", "ping")
+    if not ping.succeeded or "DOWN" in ping.output:
+        yield fail(
+            "controller",
+            f"the controller does not respond: {ping.output or ping.error}",
+            "ask the site's support, or set SLURM_CONF to the site's slurm.conf",
+        )
+    else:
+        yield ok("controller", ping.output.splitlines()[0])
+
+
+def _check_version() -> Finding:
+    result = run_command("sbatch", "--version")
+    text = result.output or result.error
+    version = re.search(r"(\d+)\.(\d+)(\.\S+)?", text)
+    if version is None:
+        return warn(
+            "version",
+            f"`sbatch --version` prints no version number: {text!r}",
+            f"check that sbatch is SLURM's; the plugin is tested with SLURM {_TESTED_VERSION}",
+        )
+    if (int(version[1]), int(version[2])) < _OLDEST_VERSION:
+        return warn(
+            "version",
+            f"SLURM {version[0]}, expected {_OLDEST_VERSION[0]}.{_OLDEST_VERSION[1]} or later",
+            f"try a small study first; the plugin is tested with SLURM {_TESTED_VERSION}",
+        )
+    return ok("version", f"SLURM {version[0]}")
+
+
+def check_accounting() -> Iterator[Finding]:
+    """Check that `sacct` can report how jobs ended."""
+    result = run_command("sacct", "-n", "-X", "-o", "JobID")
+    if result.succeeded:
+        yield ok("accounting", "sacct works")
+        return
+    min_job_age = slurm_configuration().get("MinJobAge", "unknown")
+    yield warn(
+        "accounting",
+        f"sacct fails: {result.error}",
+        "keep the workflow process running: job states come from squeue and scontrol instead, which forget a job "
+        f"after MinJobAge ({min_job_age}); see docs/how-to/clusters/no-accounting.md",
+    )
+
+
+def check_partition(site: Site) -> Iterator[Finding]:
+    """Check that the partition exists and is up, and report its size and time limit."""
+    result = run_command("scontrol", "show", "partition", "--oneliner")
+    partitions = [parse_fields(line) for line in result.output.splitlines()]
+    if not result.succeeded or not partitions:
+        yield fail(
+            "partition", f"`scontrol show partition` lists no partition: {result.error}", "ask the site's support"
+        )
+        return
+    names = ", ".join(each["PartitionName"] for each in partitions)
+    matching = (
+        [each for each in partitions if each["PartitionName"] == site.partition]
+        if site.partition
+        else [each for each in partitions if each.get("Default") == "YES"]
+    )
+    if not matching:
+        problem = f"partition {site.partition} does not exist" if site.partition else "no partition is the default"
+        yield fail("partition", f"{problem}; available: {names}", "choose one with --partition NAME")
+        return
+    chosen = matching[0]
+    found = f"{chosen['PartitionName']}: {chosen.get('TotalNodes', '?')} nodes, time limit {chosen.get('MaxTime', '?')}"
+    if chosen.get("State") != "UP":
+        yield fail(
+            "partition",
+            f"{found}, state {chosen.get('State')}, expected UP",
+            f"choose another partition with --partition NAME; the site has {names}",
+        )
+    else:
+        yield ok("partition", found)
+
+
+def check_submission(site: Site) -> Iterator[Finding]:
+    """Check that SLURM would accept a job with these options, without submitting one."""
+    result = run_command("sbatch", "--test-only", "--time=1", f"--nodes={site.nodes}", *site.options(), "--wrap=true")
+    job = f"a {site.nodes}-node job with {' '.join(site.options()) or 'no further options'}"
+    if result.succeeded:
+        yield ok("submission", f"sbatch accepts {job}")
+        return
+    accounts = _user_accounts()
+    yield fail(
+        "submission",
+        f"sbatch rejects {job}: {result.error}",
+        f"choose another --account, --partition or --qos{f' (your accounts: {accounts})' if accounts else ''}, "
+        "or fewer --nodes",
+    )
+
+
+def _user_accounts() -> str:
+    """Return the user's accounts in SLURM's database, separated by commas; empty if it lists none."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # some containers have no name for the user
+        return ""
+    result = run_command("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=account")
+    return ", ".join(sorted(set(result.output.split()))) if result.succeeded else ""
+
+
+def check_limits() -> Iterator[Finding]:
+    """Report the site's limits on jobs, and check that job arrays fit them."""
+    config = slurm_configuration()
+    if not config:
+        return
+    hold = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
+    yield ok(
+        "limits",
+        f"KillWait {config.get('KillWait', '?')}, MaxArraySize {config.get('MaxArraySize', '?')}, "
+        f"MaxJobCount {config.get('MaxJobCount', '?')}, preemption {config.get('PreemptMode', '?')}, "
+        f"a requeued job waits {hold[1] if hold else 120} s",
+    )
+    largest = config.get("MaxArraySize", "1001")
+    if largest.isdigit() and int(largest) <= _ARRAY_SIZE:
+        yield warn(
+            "arrays",
+            f"MaxArraySize is {largest}, too small for the default array size of {_ARRAY_SIZE} jobs",
+            f"set --submitit-array-size to {max(1, int(largest) - 1)} or less",
+        )
+
+
+def check_tracking(site: Site) -> Iterator[Finding]:
+    """Check that the tracking server responds; only processes on the login node talk to it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if urlsplit(uri).scheme not in ("http", "https"):
+        where = uri or f"an SQLite database in {site.folder / 'runs'}"
+        yield ok("tracking", f"no tracking server; one process next to the workflow process writes to {where}")
+        return
+    health = f"{uri.rstrip('/')}/health"
+    try:
+        with urllib.request.urlopen(health, timeout=_SERVER_SECONDS) as response:
+            yield ok("tracking", f"{uri} responds with HTTP status {response.status}")
+    except urllib.error.HTTPError as error:
+        yield warn(
+            "tracking",
+            f"{health} responds with HTTP status {error.code}, expected 200",
+            "check MLFLOW_TRACKING_URI and its credentials",
+        )
+    except OSError as error:
+        yield warn(
+            "tracking",
+            f"{uri} does not respond: {getattr(error, 'reason', error)}",
+            "start the server or correct MLFLOW_TRACKING_URI; training does not need it, and `mem track sync` "
+            "sends the logs later",
+        )
+
+
+def check_disk(site: Site) -> Iterator[Finding]:
+    """Check that the folder of the runs is writable and has free space."""
+    if not os.access(site.folder, os.W_OK):
+        yield fail(
+            "disk",
+            f"{site.folder} is not writable",
+            "start in another folder (snakemake --directory FOLDER), and check it with --folder FOLDER",
+        )
+        return
+    free = shutil.disk_usage(site.folder).free / 1e9
+    found = f"{free:.1f} GB free in {site.folder}"
+    advice = "free some space, or work on the site's scratch file system (snakemake --directory FOLDER)"
+    if free < _FAIL_FREE_GB:
+        yield fail("disk", f"{found}, expected at least {_FAIL_FREE_GB:.0f} GB", advice)
+    elif free < _WARN_FREE_GB:
+        yield warn("disk", f"{found}, expected at least {_WARN_FREE_GB:.0f} GB", advice)
+    else:
+        yield ok("disk", f"{free:.0f} GB free in {site.folder} (a quota may be lower)")
