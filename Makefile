@@ -2,6 +2,7 @@
 # make test    set up, then every check and test; CI runs this too
 # make lint    the checks without the tests
 # make docs    the documentation as a site, in build/site
+# make tables  the result tables of docs/results, regenerated from their CSV files
 # make setup   only the set-up; done once, skipped afterwards
 # make slurm-up, make slurm-down   a real SLURM of two nodes on this machine, for tests and to try things (root, Debian)
 # make slurm-demo   the job of `make demo` on such a SLURM, pretrained on both nodes, in build/slurm-demo
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 CORES ?= 2
 
-.PHONY: help setup demo test lint docs slurm-up slurm-down slurm-demo lock clean
+.PHONY: help setup demo test lint docs tables slurm-up slurm-down slurm-demo lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -37,6 +38,9 @@ lint: $(READY)
 
 docs: $(READY)
 	@. $(BIN)/activate && NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "build/site/index.html"
+
+tables: $(READY)
+	@$(BIN)/python docs/_site/tables.py
 
 slurm-up: $(READY)
 	@$(BIN)/python -m cluster.throwaway up

@@ -1,4 +1,4 @@
-"""The documentation says what the code and the DAG say."""
+"""The links and examples of the documentation work."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from mem.config import Dataset
-from mem.study import load_study
+from mem.config.load import load_study
 from tests.conftest import REPOSITORY
-from tests.docs.sources import PAGES
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_links_lead_somewhere(page: Path):
+def files_of_the_repository(*patterns: str) -> list[Path]:
+    """Files that git tracks or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    paths = [REPOSITORY / name for name in sorted(set(listed.splitlines()))]
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.mark.parametrize("page", files_of_the_repository("*.md"), ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_every_relative_link_of_a_page_exists(page: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
-def test_nothing_of_this_machine_stands_in_the_repository():
-    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
-        path = REPOSITORY / name
-        if path.suffix in (".png", ".svg") or not path.is_file():
+def test_no_file_names_a_path_or_package_index_of_one_machine():
+    for path in files_of_the_repository():
+        if path.suffix in (".png", ".svg"):
             continue
         content = path.read_text(errors="ignore")
         for forbidden in ("/" + "root/", "/" + "work/", "python" + "hosted.org", "--index-" + "url http"):
-            assert forbidden not in content, (name, forbidden)
+            assert forbidden not in content, (path, forbidden)
 
 
 DATA = (REPOSITORY / "docs" / "how-to" / "data.md").read_text()
@@ -43,12 +48,12 @@ EXAMPLES = [block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda block: yaml.safe_load(block)["dataset"]["source"])
-def test_the_examples_of_data_sets_are_valid(example: str):
+def test_the_data_set_examples_are_valid(example: str):
     settings = TypeAdapter(Dataset).validate_python(yaml.safe_load(example)["dataset"])
     assert settings.has_val() is not False
 
 
-def test_the_example_of_a_refit_takes_the_holdout_away(tmp_path: Path):
+def test_the_refit_example_removes_the_holdout(tmp_path: Path):
     (refit,) = (block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL) if block.startswith("# refit"))
     (tmp_path / "refit.yaml").write_text(refit)
     study = load_study([REPOSITORY / "config" / "cifar100_lt.yaml", tmp_path / "refit.yaml"])
@@ -58,7 +63,7 @@ def test_the_example_of_a_refit_takes_the_holdout_away(tmp_path: Path):
 PYTHON = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "how-to" / "own-backbone.md").read_text(), re.DOTALL)
 
 
-def test_the_five_lines_on_ones_own_backbone_run(tmp_path: Path, monkeypatch, capsys):
+def test_the_five_line_example_for_a_custom_backbone_runs(tmp_path: Path, monkeypatch, capsys):
     (example,) = PYTHON
     assert len([line for line in example.splitlines() if line]) == 5
     monkeypatch.chdir(tmp_path)
