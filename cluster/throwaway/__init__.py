@@ -1,10 +1,10 @@
-"""A real SLURM on this machine, for tests and demonstrations: started in seconds, gone without a trace.
+"""A real SLURM on this machine, for tests and demonstrations. It starts within seconds and leaves nothing behind.
 
-python -m cluster.throwaway up      start it; the last line is for the shell: eval "$(python -m cluster.throwaway env)"
-python -m cluster.throwaway down    stop exactly what was started
+python -m cluster.throwaway up      start it; then run: eval "$(python -m cluster.throwaway env)"
+python -m cluster.throwaway down    stop it and remove its files
 """
 
-from cluster.throwaway.packages import NotToBeHad, ThrowawayError
+from cluster.throwaway.packages import ThrowawayError, Unavailable
 from cluster.throwaway.slurm import ThrowawaySlurm
 
-__all__ = ["NotToBeHad", "ThrowawayError", "ThrowawaySlurm"]
+__all__ = ["ThrowawayError", "ThrowawaySlurm", "Unavailable"]

@@ -16,45 +16,45 @@ EXIT_NOT_UP = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what was asked.
+    """Run a command.
 
     Returns:
-        0; 2 where it could not be done; `EXIT_NOT_UP` where `status` or `env` find none that runs; with `run`, the
-        command's own.
+        The exit status: 0 on success; 2 if the command failed; `EXIT_NOT_UP` if `status` or `env` find no running
+        SLURM; for `run`, the status of the user's command.
     """
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        if asked.command == "up":
-            return _up(asked)
-        if asked.command == "run":
-            return _run(asked.arguments)
-        slurm = ThrowawaySlurm(say=print)
-        if asked.command == "down":
+        if options.command == "up":
+            return _up(options)
+        if options.command == "run":
+            return _run(options.arguments)
+        slurm = ThrowawaySlurm(log=print)
+        if options.command == "down":
             slurm.down()
             return 0
-        return _status(slurm) if asked.command == "status" else _env(slurm)
+        return _status(slurm) if options.command == "status" else _env(slurm)
     except ThrowawayError as error:
         print(f"throwaway: {error}", file=sys.stderr)
         return 2
 
 
-def _up(asked: argparse.Namespace) -> int:
+def _up(options: argparse.Namespace) -> int:
     running = ThrowawaySlurm()
-    layout = running.layout if running.is_up() else Layout(asked.nodes, asked.cores, asked.gpus)
-    slurm = ThrowawaySlurm(layout, say=lambda text: print(text, flush=True))
+    layout = running.layout if running.is_up() else Layout(options.nodes, options.cores, options.gpus)
+    slurm = ThrowawaySlurm(layout, log=lambda text: print(text, flush=True))
     slurm.up()
-    print("Now tell your shell about it:")
+    print("To use it in this shell, run:")
     print(_exports(slurm))
     return 0
 
 
 def _run(command: list[str]) -> int:
-    """Run a command on it; it is started for the time where it is not up."""
-    with ThrowawaySlurm(say=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
+    """Run a command; SLURM is started for it, and stopped afterwards, unless it is up already."""
+    with ThrowawaySlurm(log=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
         try:
             return subprocess.run(command, env={**os.environ, **slurm.environment()}, check=False).returncode
         except FileNotFoundError:
-            raise ThrowawayError(f"{command[0]}: no such command") from None
+            raise ThrowawayError(f"{command[0]}: command not found") from None
 
 
 def _status(slurm: ThrowawaySlurm) -> int:
@@ -69,7 +69,7 @@ def _status(slurm: ThrowawaySlurm) -> int:
 
 def _env(slurm: ThrowawaySlurm) -> int:
     if not slurm.is_up():
-        print("throwaway: it is not up; `make slurm-up` starts it", file=sys.stderr)
+        print("throwaway: SLURM is not up; start it with `make slurm-up`", file=sys.stderr)
         return EXIT_NOT_UP
     print(_exports(slurm))
     return 0
@@ -81,25 +81,31 @@ def _exports(slurm: ThrowawaySlurm) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     sizes = Layout()
-    parser = argparse.ArgumentParser(prog="python -m cluster.throwaway", description="A real SLURM on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.throwaway", description="Run a real SLURM on this machine, for tests."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start it; says so where it runs already")
-    up.add_argument("--nodes", type=_count(1), default=sizes.node_count, help="number of nodes (%(default)s)")
-    up.add_argument("--cores", type=_count(1), default=sizes.cores_per_node, help="cores per node (%(default)s)")
-    up.add_argument("--gpus", type=_count(0), default=sizes.gpus_per_node, help="pretended GPUs per node (%(default)s)")
-    run = commands.add_parser("run", help="run a command on it; started before and stopped after, if it is not up")
+    up = commands.add_parser("up", help="start SLURM, unless it is up already")
+    up.add_argument("--nodes", type=_count(1), default=sizes.node_count, help="number of nodes (default: %(default)s)")
+    up.add_argument(
+        "--cores", type=_count(1), default=sizes.cores_per_node, help="cores per node (default: %(default)s)"
+    )
+    up.add_argument(
+        "--gpus", type=_count(0), default=sizes.gpus_per_node, help="simulated GPUs per node (default: %(default)s)"
+    )
+    run = commands.add_parser("run", help="run a command; start SLURM first and stop it afterwards if it is not up")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the command")
-    commands.add_parser("down", help="stop exactly what was started, and remove it")
-    commands.add_parser("status", help="its processes, nodes and jobs")
-    commands.add_parser("env", help='what the shell must know: eval "$(python -m cluster.throwaway env)"')
+    commands.add_parser("down", help="stop SLURM and remove its files")
+    commands.add_parser("status", help="show processes, nodes and jobs")
+    commands.add_parser("env", help='print the environment for a shell: eval "$(python -m cluster.throwaway env)"')
     return parser
 
 
-def _count(least: int):
+def _count(minimum: int):
     def count(text: str) -> int:
         number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is too few, it must be {least} or more")
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{number} is too small, expected {minimum} or more")
         return number
 
     return count

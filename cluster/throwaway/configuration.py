@@ -1,4 +1,4 @@
-"""The configuration files of the throw-away SLURM, made for quick tests: short waits, everything on one machine."""
+"""Configuration files of the throw-away SLURM: all daemons on one machine, and short waits for quick tests."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import os
 import socket
 import stat
 
-from cluster.throwaway.layout import Layout, memory_is_held_by_cgroups
+from cluster.throwaway.layout import Layout, cgroups_limit_memory
 
 PORT = 27600
-"""slurmctld, slurmdbd and then the nodes: above SLURM's own 6817-6819, below the ephemeral range."""
+"""The first port: slurmctld, then slurmdbd and the nodes. Above SLURM's defaults, below the ephemeral range."""
 ACCOUNT = "study"
-"""The account that exists; others are refused."""
+"""The only account; SLURM rejects jobs of any other."""
 PARTITIONS = ("main", "urgent")
-"""The default partition, and the one whose jobs preempt its."""
+"""The default partition, and a second one, whose jobs preempt those in the first."""
 PREEMPTION_GRACE_SECONDS = 10
 KILL_WAIT_SECONDS = 3
 REQUEUE_HOLD_SECONDS = 8
-"""How long a requeued job is held back (`cred_expire`); on real sites, 120. Credentials must outlive a slow launch."""
+"""How long SLURM holds a requeued job (`cred_expire`), by default 120 s. Credentials must outlast a slow job launch."""
 NODE_TIMEOUT_SECONDS = 10
-"""How long a node may be silent before it is DOWN."""
+"""How long a node may be silent before SLURM marks it as DOWN."""
 
 
 def write(layout: Layout) -> None:
-    """Write slurm.conf and its companions, and make the devices that they name."""
+    """Write slurm.conf and the other configuration files, and create the devices that they name."""
     etc = layout.slurm_conf.parent
     layout.slurm_conf.write_text(_slurm_conf(layout))
     (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
     numbers = range(layout.gpus_per_node)
     (etc / "gres.conf").write_text("".join(f"Name=gpu File={layout.gpu(number)}\n" for number in numbers))
     for number in numbers:
-        with contextlib.suppress(PermissionError):  # not every container may; SLURM then says so in its logs
+        with contextlib.suppress(PermissionError):  # not allowed in every container; SLURM logs it
             os.mknod(layout.gpu(number), 0o666 | stat.S_IFCHR, os.stat("/dev/null").st_rdev)
     database = etc / "slurmdbd.conf"
     database.touch()
-    database.chmod(0o600)  # slurmdbd refuses one that others can read
+    database.chmod(0o600)  # slurmdbd refuses a file that others can read
     database.write_text(_slurmdbd_conf(layout))
 
 
@@ -59,7 +59,7 @@ def _slurm_conf(layout: Layout) -> str:
     nodes = f"n[1-{layout.node_count}]"
     ports = f"[{PORT + 2}-{PORT + 1 + layout.node_count}]"
     return f"""\
-# Written by cluster.throwaway; gone with `make slurm-down`.
+# Written by cluster.throwaway; removed by `make slurm-down`.
 ClusterName=throwaway
 SlurmctldHost={socket.gethostname().split(".")[0]}(127.0.0.1)
 SlurmctldPort={PORT}
@@ -76,16 +76,16 @@ SlurmdLogFile={layout.logs}/slurmd-%n.log
 MailProg=/bin/true
 MpiDefault=none
 
-# Nodes of one machine, which has fewer cores than they say.
+# All nodes are this machine, which has fewer cores than they claim.
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 JobAcctGatherType=jobacct_gather/linux
-{_memory()}
+{_memory_settings()}
 GresTypes=gpu
 NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports} CPUs={layout.cores_per_node} \
 RealMemory={layout.memory_mb} Gres=gpu:{layout.gpus_per_node} State=UNKNOWN
 
-# Accounting; a job of an account that does not exist is refused.
+# Accounting; jobs of an unknown account are rejected.
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={PORT + 1}
@@ -93,7 +93,7 @@ AccountingStoragePass={layout.munge_socket}
 AccountingStorageEnforce=associations,limits
 AccountingStorageTRES=gres/gpu
 
-# Quick answers.
+# Short scheduling intervals.
 SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=0,sched_interval=2,batch_sched_delay=0,bf_interval=2
 SelectType=select/cons_tres
@@ -104,7 +104,7 @@ SlurmdTimeout={NODE_TIMEOUT_SECONDS}
 ReturnToService=2
 JobRequeue=1
 
-# Jobs in `urgent` preempt those in `main`: these get the signal they asked for, some seconds, and their place back.
+# Jobs in `urgent` preempt those in `main`, which get the signal they requested, a grace time, and are requeued.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
@@ -114,7 +114,7 @@ PartitionName=urgent Nodes={nodes} MaxTime=1:00:00 DefaultTime=10 PriorityTier=1
 """
 
 
-def _memory() -> str:
-    if memory_is_held_by_cgroups():
+def _memory_settings() -> str:
+    if cgroups_limit_memory():
         return "TaskPlugin=task/cgroup\nJobAcctGatherFrequency=task=1"
     return "TaskPlugin=task/none\nJobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill"

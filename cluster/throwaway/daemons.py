@@ -1,4 +1,4 @@
-"""Processes that outlive the one that started them, known by id and start time, and ended without touching others."""
+"""Daemon processes: started detached, recorded by process id and start time, and stopped without touching others."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
 _PROGRAMS = ("slurm", "munged", "mariadbd", "mysqld")
-"""How the names of stray daemons begin: a shell or a pager that looks at the folder is none."""
+"""Prefixes of the names of daemons, which tell them from a shell or pager that works in the folder."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
-"""Starts a command that init adopts, so that it is nobody's child, in a session of its own; prints its id."""
+"""Starts a command in a new session, orphans it so that init adopts it, and prints its process id."""
 
 
 class Daemons:
-    """The processes that belong to a folder.
+    """The daemons that belong to a folder.
 
-    A file there holds each one's id and start time, so that an id that the system gave to another process since is
-    never taken for one of ours.
+    A file in the folder records the process id and start time of each daemon. The start time tells a daemon from a
+    later process with the same id.
     """
 
     def __init__(self, record: Path, folder: Path, logs: Path) -> None:
@@ -34,23 +34,26 @@ class Daemons:
         self.logs = logs
 
     def names(self) -> list[str]:
-        """Those that were started and not stopped, in the order of their start; they may have died since."""
+        """Return the daemons that were started and not stopped, in start order. They may have exited since."""
         return list(self._read())
 
     def running(self, name: str) -> psutil.Process | None:
-        """The living process of that name, or None."""
+        """Return the running process of a daemon, or None."""
         entry = self._read().get(name)
-        return None if entry is None else _alive(*entry)
+        return None if entry is None else _find_running(*entry)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
-        """Start a daemon in a session of its own, working in a folder; its terminal output goes to a log.
+        """Start a daemon in a new session, with the given working folder; its terminal output goes to a file.
 
         Returns:
-            Its process id.
+            The process id.
+
+        Raises:
+            ThrowawayError: The daemon is running already, or exited at once.
         """
         if self.running(name) is not None:
-            raise ThrowawayError(f"{name} is running already")
-        with open(self.output(name), "ab") as out:
+            raise ThrowawayError(f"{name} is already running. Stop it first.")
+        with open(self.output_file(name), "ab") as out:
             shell = subprocess.run(
                 ["sh", "-c", _DETACH, *command],
                 cwd=folder,
@@ -64,31 +67,31 @@ class Daemons:
         try:
             started = psutil.Process(pid).create_time()
         except psutil.NoSuchProcess:
-            last = self.output(name).read_text(errors="replace").strip()
-            raise ThrowawayError(f"{name} ended at once: {last}") from None
+            last = self.output_file(name).read_text(errors="replace").strip()
+            raise ThrowawayError(f"{name} exited at once. Its output:\n{last}") from None
         self._write({**self._read(), name: (pid, started)})
         return pid
 
-    def output(self, name: str) -> Path:
-        """Where a daemon's terminal output goes."""
+    def output_file(self, name: str) -> Path:
+        """Return the file that holds a daemon's terminal output."""
         return self.logs / f"{name}.out"
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End a daemon, with force where it does not go by itself, and forget it."""
+        """Stop a daemon, kill it if it ignores the signal, and remove it from the record."""
         process = self.running(name)
         if process is not None:
-            end([process], number)
+            end_processes([process], number)
         self._write({other: entry for other, entry in self._read().items() if other != name})
 
-    def strays(self, folder: Path | None = None) -> list[psutil.Process]:
-        """Daemons that work in the folder without being recorded, and what they started.
+    def unrecorded(self, folder: Path | None = None) -> list[psutil.Process]:
+        """Return unrecorded daemons that work in the folder, and their descendants.
 
-        slurmd's step daemons outlive it, work where it does, and hold the jobs' processes.
+        These are slurmd's step daemons: they outlive slurmd, share its working folder, and run the jobs' processes.
         """
-        known = {entry[0] for entry in self._read().values()}
+        recorded = {entry[0] for entry in self._read().values()}
         found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
-            if process.pid in known or not _is_daemon_in(process, folder or self.folder):
+            if process.pid in recorded or not _is_daemon_in(process, folder or self.folder):
                 continue
             for each in (process, *_descendants(process)):
                 found[each.pid] = each
@@ -105,47 +108,48 @@ class Daemons:
         new.rename(self.record)
 
 
-def end(processes: Sequence[psutil.Process], number: signal.Signals = signal.SIGTERM) -> None:
-    """Send a signal, wait, and kill what is left.
+def end_processes(processes: Sequence[psutil.Process], number: signal.Signals = signal.SIGTERM) -> None:
+    """Send a signal, wait, and kill the processes that still run.
 
     Raises:
-        ThrowawayError: Some do not even end when killed.
+        ThrowawayError: A process does not end even when killed.
     """
-    left = list(processes)
+    remaining = list(processes)
     for each in (number, signal.SIGKILL):
-        for process in left:
+        for process in remaining:
             _send(process, each)
         deadline = time.monotonic() + _STOP_SECONDS
-        while left and time.monotonic() < deadline:
-            left = [process for process in left if _lives(process)]
+        while remaining and time.monotonic() < deadline:
+            remaining = [process for process in remaining if _is_running(process)]
             time.sleep(0.02)
-    if left:
-        raise ThrowawayError(f"These processes do not end: {', '.join(str(process) for process in left)}")
+    if remaining:
+        names = ", ".join(str(process) for process in remaining)
+        raise ThrowawayError(f"These processes did not end when killed: {names}. End them yourself.")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.1) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, problem: str, poll_seconds: float = 0.1) -> None:
     """Wait for a condition.
 
     Raises:
-        ThrowawayError: It did not come true in time; `what` says what was waited for.
+        ThrowawayError: The condition did not become true in time. The message starts with `problem`.
     """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise ThrowawayError(f"{what}: waited {seconds:.0f} s")
-        time.sleep(every)
+            raise ThrowawayError(f"{problem} within {seconds:.0f} s")
+        time.sleep(poll_seconds)
 
 
-def _alive(pid: int, started: float) -> psutil.Process | None:
+def _find_running(pid: int, started: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
-        return process if abs(process.create_time() - started) < 1 and _lives(process) else None
+        return process if abs(process.create_time() - started) < 1 and _is_running(process) else None
     except psutil.NoSuchProcess:
         return None
 
 
-def _lives(process: psutil.Process) -> bool:
-    """Whether it still does anything: a dead one that its new parent has not buried yet does not."""
+def _is_running(process: psutil.Process) -> bool:
+    """Return whether a process runs; a zombie, whose parent has not collected its status, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The nodes' names in /etc/hosts: ranks meet at a node's name, and wait for ever where it does not resolve."""
+"""Names of the nodes in /etc/hosts. Ranks connect to a node by name, and wait forever if it does not resolve."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _MARK = "# throw-away SLURM; removed by `make slurm-down`"
 
 
 def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
-    """Let the names mean this machine.
+    """Make the names resolve to this machine.
 
     The file is written in place: container runtimes mount it, and a mounted file cannot be replaced.
 
     Raises:
-        ThrowawayError: One of the names means another machine already.
+        ThrowawayError: One of the names already resolves to another machine.
     """
     remove(hosts)
     for name in names:
         address = _address(name)
         if address is not None and not address.startswith("127."):
             raise ThrowawayError(
-                f"The name {name} means {address} on this machine's network, and the throw-away SLURM needs it for its "
-                "own node. Run it in a container."
+                f"The name {name} resolves to {address} on this machine's network, but the throw-away SLURM needs it "
+                "for its own node. Run it in a container."
             )
     text = hosts.read_text()
     end = "" if text.endswith("\n") or not text else "\n"
@@ -34,7 +34,7 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
 
 
 def remove(hosts: Path = HOSTS) -> None:
-    """Take out what `add` put in, and nothing else."""
+    """Remove the line that `add` wrote, and nothing else."""
     text = hosts.read_text()
     kept = "".join(line for line in text.splitlines(keepends=True) if _MARK not in line)
     if kept != text:

@@ -1,4 +1,4 @@
-"""Where everything of the throw-away SLURM lies, and how large it is."""
+"""Paths and sizes of the throw-away SLURM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Fixed, since there is one throw-away SLURM on a machine: it has the names n1, n2 and the ports."""
+"""Fixed, because a machine can run only one throw-away SLURM: its ports and the names n1, n2, ... are fixed too."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 """Root of the memory controller of cgroups, version 1."""
 
@@ -20,12 +20,12 @@ class Layout:
     node_count: int = 2
     cores_per_node: int = 4
     gpus_per_node: int = 2
-    """Copies of /dev/null that SLURM takes for GPUs: a job that asks for one gets it, and finds that it is none."""
+    """Copies of /dev/null that SLURM hands out as GPUs. Jobs get them but cannot compute on them."""
     folder: Path = FOLDER
 
     @staticmethod
-    def of_running(folder: Path = FOLDER) -> Layout | None:
-        """The sizes of the one that was started, or None."""
+    def load(folder: Path = FOLDER) -> Layout | None:
+        """Return the layout of the SLURM that was started in the folder, or None."""
         try:
             return Layout(**json.loads((folder / "layout.json").read_text()), folder=folder)
         except FileNotFoundError:
@@ -33,64 +33,64 @@ class Layout:
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes' names."""
+        """Names of the nodes."""
         return [f"n{number}" for number in range(1, self.node_count + 1)]
 
     @property
     def memory_mb(self) -> int:
-        """Memory of a node: its share of the machine's."""
+        """Memory of a node, an equal share of the machine's, in MB."""
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         return max(1000, total // self.node_count // 100 * 100)
 
     @property
     def slurm_conf(self) -> Path:
-        """What SLURM_CONF names."""
+        """SLURM's configuration, the value of SLURM_CONF."""
         return self.folder / "etc" / "slurm.conf"
 
     @property
     def munge_socket(self) -> Path:
-        """Where clients and daemons get and check credentials."""
+        """The socket through which clients and daemons authenticate each other."""
         return self.folder / "munge" / "munge.socket"
 
     @property
     def munge_key(self) -> Path:
-        """The secret that daemons and clients share."""
+        """The secret that clients and daemons share."""
         return self.folder / "munge" / "munge.key"
 
     @property
     def database(self) -> Path:
-        """MariaDB's data."""
+        """Data folder of MariaDB."""
         return self.folder / "mariadb" / "data"
 
     @property
     def database_socket(self) -> Path:
-        """MariaDB listens here, and nowhere on the network."""
+        """The socket of MariaDB, which does not listen on the network."""
         return self.folder / "mariadb" / "socket"
 
     @property
     def logs(self) -> Path:
-        """One file per daemon."""
+        """Folder with one log per daemon."""
         return self.folder / "log"
 
     @property
-    def processes(self) -> Path:
-        """Which processes were started; see `Daemons`."""
+    def process_record(self) -> Path:
+        """The file in which `Daemons` records the processes that it started."""
         return self.folder / "processes.json"
 
     def spool(self, node: str) -> Path:
-        """Where a node's slurmd keeps its own, and works."""
+        """Return the spool and working folder of a node's slurmd."""
         return self.folder / "spool" / node
 
     def gpu(self, number: int) -> Path:
-        """A device that SLURM takes for a GPU."""
+        """Return the device that SLURM hands out as a GPU."""
         return self.folder / "gpus" / f"gpu{number}"
 
     def memory_cgroup(self, node: str) -> Path:
-        """Where slurmd makes the groups that hold the jobs' memory."""
+        """Return the cgroup in which a node's slurmd limits the memory of jobs."""
         return MEMORY_CGROUP / f"slurm_{node}"
 
-    def make(self) -> None:
-        """Make the folders, and note the sizes."""
+    def create(self) -> None:
+        """Create the folders, and write the sizes for `load`."""
         for name in ("etc", "gpus", "log", "mariadb", "munge", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
@@ -100,10 +100,10 @@ class Layout:
         (self.folder / "layout.json").write_text(json.dumps(sizes))
 
 
-def memory_is_held_by_cgroups() -> bool:
-    """Whether SLURM can hold a job's memory with cgroups here; only then it says OUT_OF_MEMORY.
+def cgroups_limit_memory() -> bool:
+    """Return whether SLURM can limit the memory of jobs by cgroups, and so report OUT_OF_MEMORY.
 
-    True as root where version 1 is mounted for writing. Elsewhere SLURM measures each second, and kills with the
-    message "Exceeded job memory limit" and the state FAILED or CANCELLED.
+    This needs root and a writable mount of cgroups, version 1. Elsewhere SLURM measures the memory once a second. It
+    then kills the job with the message "Exceeded job memory limit" and the state FAILED or CANCELLED.
     """
     return (MEMORY_CGROUP / "memory.limit_in_bytes").exists() and os.access(MEMORY_CGROUP, os.W_OK)

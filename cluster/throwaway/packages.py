@@ -1,4 +1,4 @@
-"""Debian's packages of SLURM, MUNGE and MariaDB: found, or installed without their daemons being started."""
+"""Debian's packages of SLURM, MUNGE and MariaDB: found, or installed without starting their daemons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAMS = {
     "sbatch": "slurm-wlm",
     "sacctmgr": "slurm-wlm",
 }
-"""Each program that is needed, and the package that has it."""
+"""Each required program, and the package that contains it."""
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _SERVICES = {
     "munge": ["munge"],
@@ -32,65 +32,72 @@ _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class ThrowawayError(Exception):
-    """The throw-away SLURM cannot do what was asked; the message says why, and what to do."""
+    """An operation on the throw-away SLURM failed; the message gives the reason and what to do."""
 
 
-class NotToBeHad(ThrowawayError):
-    """There can be no throw-away SLURM on this machine: no root, or the packages cannot be installed."""
+class Unavailable(ThrowawayError):
+    """This machine cannot run a throw-away SLURM: no root, or packages that cannot be installed."""
 
 
-def program(name: str) -> str:
-    """Full path of a program, also where the user's PATH lacks the system folders.
+def find_program(name: str) -> str:
+    """Return the full path of a program, even if the user's PATH lacks the system folders.
 
     Raises:
-        ThrowawayError: It is not installed.
+        ThrowawayError: The program is not installed.
     """
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}")
+    found = shutil.which(name, path=_search_path())
     if found is None:
-        raise ThrowawayError(f"{name} is not installed; it is in the package {PROGRAMS.get(name, name)}.")
+        raise ThrowawayError(f"{name} is not installed. Install the package {PROGRAMS.get(name, name)}.")
     return found
 
 
-def missing() -> list[str]:
-    """The packages whose programs are lacking."""
-    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}"
+def missing_packages() -> list[str]:
+    """Return the packages whose programs are not installed."""
+    path = _search_path()
     return sorted({package for name, package in PROGRAMS.items() if shutil.which(name, path=path) is None})
 
 
-def obstacle() -> str | None:
-    """Why a throw-away SLURM cannot run here, or None."""
+def unavailable_reason() -> str | None:
+    """Return why this machine cannot run a throw-away SLURM, or None if it can."""
     if os.geteuid() != 0:
         return (
-            "A throw-away SLURM needs root: its nodes n1, n2 must stand in /etc/hosts, and jobs start as their user. "
+            "A throw-away SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and starts jobs as their user. "
             "Run it as root in a container: docker run -it -v $PWD:/mem -w /mem debian:12"
         )
-    if missing() and shutil.which("apt-get") is None:
+    if missing_packages() and shutil.which("apt-get") is None:
         return (
-            f"These packages are missing, and there is no apt-get to install them: {' '.join(missing())}. "
-            "A throw-away SLURM is made for Debian 12 and Ubuntu; elsewhere install SLURM, MUNGE and MariaDB yourself."
+            f"These packages are missing, and apt-get is not available to install them: "
+            f"{' '.join(missing_packages())}. Use Debian 12 or Ubuntu, or install SLURM, MUNGE and MariaDB yourself."
         )
     return None
 
 
-def install(say: Callable[[str], None]) -> None:
-    """Install what is missing; no daemon is started, now or at the next boot.
+def install_packages(log: Callable[[str], None]) -> None:
+    """Install the missing packages, without starting a daemon now or at the next boot.
 
     Raises:
-        NotToBeHad: Not root, no apt-get, or apt-get failed; with its last lines.
+        Unavailable: The user is not root, there is no apt-get, or apt-get failed (with the end of its output).
     """
-    reason = obstacle()
+    reason = unavailable_reason()
     if reason is not None:
-        raise NotToBeHad(reason)
-    packages = missing()
+        raise Unavailable(reason)
+    packages = missing_packages()
     if not packages:
         return
-    say(f"Installing {' '.join(packages)} (half a minute)")
-    with _services_held_back([service for package in packages for service in _SERVICES[package]]):
+    log(f"Installing {' '.join(packages)} (takes half a minute)")
+    with _services_disabled([service for package in packages for service in _SERVICES[package]]):
         _apt("update", "-qq")
         _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
-    still = missing()
-    if still:
-        raise NotToBeHad(f"apt-get installed {' '.join(packages)}, but programs of {' '.join(still)} are lacking.")
+    missing = missing_packages()
+    if missing:
+        raise Unavailable(
+            f"apt-get installed {' '.join(packages)}, but programs of {' '.join(missing)} are still missing. "
+            "Install SLURM, MUNGE and MariaDB yourself."
+        )
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}"
 
 
 def _apt(*arguments: str) -> None:
@@ -106,12 +113,12 @@ def _apt(*arguments: str) -> None:
     )
     if done.returncode != 0:
         last = "\n".join(done.stdout.splitlines()[-10:])
-        raise NotToBeHad(f"`{' '.join(command)}` failed with status {done.returncode}:\n{last}")
+        raise Unavailable(f"`{' '.join(command)}` failed with status {done.returncode}:\n{last}")
 
 
 @contextlib.contextmanager
-def _services_held_back(services: list[str]) -> Iterator[None]:
-    """Packages installed meanwhile start nothing: Debian's policy-rc.d says so, and is put back afterwards."""
+def _services_disabled(services: list[str]) -> Iterator[None]:
+    """Prevent packages from starting services, now through Debian's policy-rc.d, and at the next boot."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
     mode = _POLICY.stat().st_mode & 0o777 if before is not None else 0o755
     _POLICY.write_text("#!/bin/sh\nexit 101\n")

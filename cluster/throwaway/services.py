@@ -1,4 +1,4 @@
-"""Starting each daemon, and knowing that it answers."""
+"""The daemons of the throw-away SLURM: commands that start them, and checks that they respond."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from pathlib import Path
 
 from cluster.throwaway.daemons import Daemons, wait_until
 from cluster.throwaway.layout import Layout
-from cluster.throwaway.packages import ThrowawayError, program
+from cluster.throwaway.packages import ThrowawayError, find_program
 
 _START_SECONDS = 60.0
 _CLIENT_SECONDS = 30.0
-_NOTHING: Mapping[str, str] = {}
+_NO_VARIABLES: Mapping[str, str] = {}
 
 
 class Services:
-    """The daemons of one SLURM: each `start_...` returns when it can be used.
+    """The daemons of one SLURM.
 
-    Raises, everywhere:
-        ThrowawayError: A daemon ended or does not answer, with the last lines of its log.
+    Each `start_...` method returns when the daemon responds, and raises `ThrowawayError` with the end of its log if
+    it exits or does not respond.
     """
 
-    def __init__(self, layout: Layout, say: Callable[[str], None]) -> None:
+    def __init__(self, layout: Layout, log: Callable[[str], None]) -> None:
         self.layout = layout
-        self.say = say
-        self.daemons = Daemons(layout.processes, layout.folder, layout.logs)
+        self.log = log
+        self.daemons = Daemons(layout.process_record, layout.folder, layout.logs)
 
-    def expected(self) -> list[str]:
-        """Names of the daemons of a whole SLURM, in the order of their start."""
+    def names(self) -> list[str]:
+        """Return the names of all daemons, in start order."""
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd {node}" for node in self.layout.nodes)]
 
     def environment(self) -> dict[str, str]:
-        """What daemons and clients need to find this SLURM and no other."""
+        """Return the variables that make daemons and clients use this SLURM."""
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
     def run(self, *command: str, check: bool = True, seconds: float = _CLIENT_SECONDS) -> str:
-        """Run a client command (sbatch, sacct, ...) against this SLURM; what it printed.
+        """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
 
         Raises:
-            ThrowawayError: It failed, with what it said; only where `check`.
+            ThrowawayError: The command failed and `check` is set; with its error output.
         """
         done = subprocess.run(
-            [program(command[0]), *command[1:]],
+            [find_program(command[0]), *command[1:]],
             env={**os.environ, **self.environment()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -56,12 +56,12 @@ class Services:
         return done.stdout.strip()
 
     def start_munged(self) -> None:
-        """What signs the messages between daemons and clients, with a key of its own."""
+        """Start MUNGE, which authenticates daemons and clients, with a new key."""
         folder = self.layout.munge_socket.parent
         folder.chmod(0o755)
-        subprocess.run([program("mungekey"), "--create", f"--keyfile={self.layout.munge_key}"], check=True)
+        subprocess.run([find_program("mungekey"), "--create", f"--keyfile={self.layout.munge_key}"], check=True)
         command = [
-            program("munged"),
+            find_program("munged"),
             "--foreground",
             f"--socket={self.layout.munge_socket}",
             f"--key-file={self.layout.munge_key}",
@@ -73,11 +73,11 @@ class Services:
         self._wait_for_file("munged", self.layout.munge_socket)
 
     def start_mariadb(self) -> None:
-        """The database of accounting; new, empty, and without a port."""
+        """Start the accounting database, empty and without a network port."""
         layout = self.layout
-        made = subprocess.run(
+        created = subprocess.run(
             [
-                program("mariadb-install-db"),
+                find_program("mariadb-install-db"),
                 "--no-defaults",
                 f"--datadir={layout.database}",
                 "--user=root",
@@ -89,10 +89,10 @@ class Services:
             text=True,
             check=False,
         )
-        if made.returncode != 0:
-            raise ThrowawayError(f"mariadb-install-db failed: {made.stderr.strip() or made.stdout.strip()}")
+        if created.returncode != 0:
+            raise ThrowawayError(f"mariadb-install-db failed: {created.stderr.strip() or created.stdout.strip()}")
         command = [
-            program("mariadbd"),
+            find_program("mariadbd"),
             "--no-defaults",
             "--user=root",
             f"--datadir={layout.database}",
@@ -101,76 +101,76 @@ class Services:
             "--skip-networking",
             "--innodb-buffer-pool-size=64M",
             "--innodb-lock-wait-timeout=900",
-            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose a second: it is thrown away anyhow
+            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose a second, which does not matter here
         ]
         self._start("mariadbd", command)
         self._wait_for_file("mariadbd", layout.database_socket)
 
     def start_slurmdbd(self) -> None:
-        """Accounting."""
-        self._start("slurmdbd", [program("slurmdbd"), "-D"], {"MYSQL_UNIX_PORT": str(self.layout.database_socket)})
+        """Start the accounting daemon."""
+        self._start("slurmdbd", [find_program("slurmdbd"), "-D"], {"MYSQL_UNIX_PORT": str(self.layout.database_socket)})
         self._wait_for_answer("slurmdbd", "sacctmgr", "-n", "show", "cluster")
 
     def start_slurmctld(self) -> None:
-        """The controller."""
-        self._start("slurmctld", [program("slurmctld"), "-D"])
+        """Start the controller."""
+        self._start("slurmctld", [find_program("slurmctld"), "-D"])
         self._wait_for_answer("slurmctld", "squeue")
 
     def start_slurmd(self, node: str) -> None:
-        """The daemon of a node; `wait_for_nodes` says when it takes jobs."""
-        self._start(f"slurmd {node}", [program("slurmd"), "-D", "-N", node], folder=self.layout.spool(node))
+        """Start the daemon of a node; `wait_for_nodes` waits until the node accepts jobs."""
+        self._start(f"slurmd {node}", [find_program("slurmd"), "-D", "-N", node], folder=self.layout.spool(node))
 
     def _start(
-        self, name: str, command: list[str], environment: Mapping[str, str] = _NOTHING, folder: Path | None = None
+        self, name: str, command: list[str], environment: Mapping[str, str] = _NO_VARIABLES, folder: Path | None = None
     ) -> None:
         pid = self.daemons.start(name, command, {**self.environment(), **environment}, folder or self.layout.folder)
-        self.say(f"started {name} (process {pid}), log in {self.layout.logs}")
+        self.log(f"started {name} (process {pid}, log in {self.layout.logs})")
 
     def _wait_for_answer(self, name: str, *command: str) -> None:
         """Wait until a client command succeeds."""
-        refused: list[str] = []
+        last_error: list[str] = []
 
-        def answers() -> bool:
-            self._must_live(name)
+        def responds() -> bool:
+            self._check_running(name)
             try:
                 self.run(*command, seconds=5)
             except (ThrowawayError, subprocess.TimeoutExpired) as error:
-                refused[:] = [str(error)]
+                last_error[:] = [str(error)]
                 return False
             return True
 
         try:
-            wait_until(answers, _START_SECONDS, f"{name} does not answer")
+            wait_until(responds, _START_SECONDS, f"{name} does not respond")
         except ThrowawayError as error:
-            raise ThrowawayError(f"{error}; {' '.join(refused)}; its log is in {self.layout.logs}") from None
+            raise ThrowawayError(f"{error}. {' '.join(last_error)} See its log in {self.layout.logs}.") from None
 
     def _wait_for_file(self, name: str, path: Path) -> None:
-        def there() -> bool:
-            self._must_live(name)
+        def exists() -> bool:
+            self._check_running(name)
             return path.exists()
 
-        wait_until(there, _START_SECONDS, f"{name} does not make {path}; its log is in {self.layout.logs}")
+        wait_until(exists, _START_SECONDS, f"{name} (log in {self.layout.logs}) does not create {path}")
 
-    def _must_live(self, name: str) -> None:
+    def _check_running(self, name: str) -> None:
         if self.daemons.running(name) is None:
-            raise ThrowawayError(f"{name} ended. Its last lines:\n{self._last_lines(name)}")
+            raise ThrowawayError(f"{name} exited. The end of its output and log:\n{self._last_lines(name)}")
 
     def wait_for_nodes(self, nodes: list[str]) -> None:
-        """Wait until nodes take jobs."""
+        """Wait until nodes accept jobs."""
 
         def ready() -> bool:
             for node in nodes:
-                self._must_live(f"slurmd {node}")
+                self._check_running(f"slurmd {node}")
             states = self.run("sinfo", "-h", "-N", "-o", "%N %T", "-n", ",".join(nodes), check=False)
             return bool(states) and all(
                 line.split()[1] in ("idle", "mixed", "allocated") for line in states.splitlines()
             )
 
-        wait_until(ready, _START_SECONDS, f"Nodes {' '.join(nodes)} do not become idle; see {self.layout.logs}")
+        wait_until(ready, _START_SECONDS, f"Nodes {' '.join(nodes)} (logs in {self.layout.logs}) do not become idle")
 
     def _last_lines(self, name: str, count: int = 15) -> str:
         lines: list[str] = []
-        for path in (self.daemons.output(name), self.layout.logs / f"{name.replace(' ', '-')}.log"):
+        for path in (self.daemons.output_file(name), self.layout.logs / f"{name.replace(' ', '-')}.log"):
             if path.exists():
                 lines += path.read_text(errors="replace").splitlines()[-count:]
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The throw-away SLURM: MUNGE, MariaDB, slurmdbd, slurmctld and a slurmd per node, of one private folder."""
+"""The throw-away SLURM: MUNGE, MariaDB, slurmdbd, slurmctld and one slurmd per node, all in one folder."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from pathlib import Path
 
 from cluster.throwaway import configuration, hosts
 from cluster.throwaway.configuration import ACCOUNT, PARTITIONS
-from cluster.throwaway.daemons import end, wait_until
-from cluster.throwaway.layout import Layout, memory_is_held_by_cgroups
-from cluster.throwaway.packages import NotToBeHad, ThrowawayError, install, obstacle
+from cluster.throwaway.daemons import end_processes, wait_until
+from cluster.throwaway.layout import Layout, cgroups_limit_memory
+from cluster.throwaway.packages import ThrowawayError, Unavailable, install_packages, unavailable_reason
 from cluster.throwaway.services import Services
 
 _CANCEL_SECONDS = 20.0
 
 
-def _silent(text: str) -> None:
-    """Say nothing."""
+def _discard(text: str) -> None:
+    """Discard a log line."""
 
 
 class ThrowawaySlurm:
-    """Starts and stops it, and breaks it on purpose.
+    """Starts and stops a SLURM, and simulates failures of its parts.
 
-    As a context manager it is up inside; on leaving it is stopped, unless it was up before.
+    As a context manager, it starts SLURM and stops it on leaving, unless it was up before.
     """
 
     account = ACCOUNT
     partitions = PARTITIONS
 
-    def __init__(self, layout: Layout | None = None, say: Callable[[str], None] = _silent) -> None:
-        self.layout = layout or Layout.of_running() or Layout()
-        self.say = say
-        self._services = Services(self.layout, say)
+    def __init__(self, layout: Layout | None = None, log: Callable[[str], None] = _discard) -> None:
+        self.layout = layout or Layout.load() or Layout()
+        self.log = log
+        self._services = Services(self.layout, log)
         self._daemons = self._services.daemons
         self._was_up = False
 
     @staticmethod
-    def says_out_of_memory() -> bool:
-        """Whether a job that takes too much memory ends as OUT_OF_MEMORY here, instead of as FAILED or CANCELLED."""
-        return memory_is_held_by_cgroups()
+    def reports_out_of_memory() -> bool:
+        """Return whether a job that exceeds its memory ends as OUT_OF_MEMORY, instead of FAILED or CANCELLED."""
+        return cgroups_limit_memory()
 
     @property
     def nodes(self) -> list[str]:
@@ -51,14 +51,14 @@ class ThrowawaySlurm:
         return self.layout.nodes
 
     def environment(self) -> dict[str, str]:
-        """What clients (sbatch, sacct, ...) need to find this SLURM and no other."""
+        """Return the variables that make clients (sbatch, sacct, ...) use this SLURM."""
         return self._services.environment()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a client command (sbatch, sacct, ...) against this SLURM; what it printed.
+        """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
 
         Raises:
-            ThrowawayError: It failed, with what it said; only where `check`.
+            ThrowawayError: The command failed and `check` is set; with its error output.
         """
         return self._services.run(*command, check=check)
 
@@ -72,20 +72,20 @@ class ThrowawaySlurm:
             self.down()
 
     def is_up(self) -> bool:
-        """Whether every daemon runs."""
-        return all(self._daemons.running(name) for name in self._services.expected())
+        """Return whether every daemon is running."""
+        return all(self._daemons.running(name) for name in self._services.names())
 
     def up(self) -> None:
-        """Install what is missing, clear what an earlier one left, start the daemons, wait until jobs can run.
+        """Install missing packages, remove the remains of an earlier SLURM, start the daemons, and wait for the nodes.
 
         Raises:
-            NotToBeHad: There can be none on this machine.
-            ThrowawayError: With the reason, and the last lines of the log of a daemon that did not start.
+            Unavailable: This machine cannot run a throw-away SLURM.
+            ThrowawayError: A daemon did not start; with the end of its log.
         """
-        install(self.say)
-        with self._alone():
+        install_packages(self.log)
+        with self._machine_lock():
             if self.is_up():
-                self.say(f"up already: {self._summary()}")
+                self.log(f"already up: {self._summary()}")
                 return
             self._clear()
             try:
@@ -93,51 +93,55 @@ class ThrowawaySlurm:
             except BaseException:
                 self._clear(keep_logs=True)
                 raise
-        self.say(f"up: {self._summary()}")
+        self.log(f"up: {self._summary()}")
 
     def down(self) -> None:
-        """Cancel all jobs, stop what was started, leave nothing behind."""
-        reason = obstacle()
+        """Cancel all jobs, stop the daemons, and remove all files.
+
+        Raises:
+            Unavailable: This machine cannot run a throw-away SLURM.
+        """
+        reason = unavailable_reason()
         if reason is not None:
-            raise NotToBeHad(reason)
-        with self._alone():
+            raise Unavailable(reason)
+        with self._machine_lock():
             if self._daemons.running("slurmctld") and self._daemons.running("munged"):
                 self._cancel_all()
             self._clear()
-        self.say("down: every process ended, the folder and the line in /etc/hosts are gone")
+        self.log("down: all processes ended, and the folder and the line in /etc/hosts are removed")
 
     def status(self) -> list[tuple[str, int | None]]:
-        """Each daemon with its process id, or None where it does not run."""
+        """Return each daemon with its process id, or None if it is not running."""
         found = []
-        for name in self._services.expected():
+        for name in self._services.names():
             process = self._daemons.running(name)
             found.append((name, None if process is None else process.pid))
         return found
 
     def kill_slurmd(self, node: str) -> None:
-        """What a crash of the node looks like: slurmd and everything that it runs are gone at once."""
+        """Simulate a crash of the node: kill slurmd and all processes that it runs."""
         process = self._daemons.running(f"slurmd {node}")
         if process is None:
-            raise ThrowawayError(f"slurmd of {node} does not run")
+            raise ThrowawayError(f"slurmd of node {node} is not running. Start it first.")
         self._daemons.stop(f"slurmd {node}", signal.SIGKILL)
-        end(self._daemons.strays(self.layout.spool(node)), signal.SIGKILL)
+        end_processes(self._daemons.unrecorded(self.layout.spool(node)), signal.SIGKILL)
 
     def start_slurmd(self, node: str) -> None:
-        """Start a node's slurmd, and wait until the node takes jobs."""
+        """Start a node's slurmd, and wait until the node accepts jobs."""
         self._services.start_slurmd(node)
         self._services.wait_for_nodes([node])
 
     def restart_slurmctld(self) -> None:
-        """Stop slurmctld, keeping its state, and start it again."""
+        """Restart slurmctld, which keeps its state."""
         self._daemons.stop("slurmctld")
         self._services.start_slurmctld()
 
     def stop_slurmdbd(self) -> None:
-        """Take accounting away: sacct fails, slurmctld keeps records until it is back."""
+        """Stop accounting: sacct fails, and slurmctld keeps records until slurmdbd is back."""
         self._daemons.stop("slurmdbd")
 
     def start_slurmdbd(self) -> None:
-        """Bring accounting back."""
+        """Start accounting again."""
         self._services.start_slurmdbd()
 
     def _summary(self) -> str:
@@ -149,7 +153,7 @@ class ThrowawaySlurm:
 
     def _start_all(self) -> None:
         layout = self.layout
-        layout.make()
+        layout.create()
         configuration.write(layout)
         hosts.add(self.nodes)
         self._services.start_munged()
@@ -164,17 +168,17 @@ class ThrowawaySlurm:
         self._services.wait_for_nodes(self.nodes)
 
     def _cancel_all(self) -> None:
-        """Let jobs end as users would; whoever does not is ended with the step daemons."""
+        """Cancel the jobs as a user would; `_clear` kills those that do not end."""
         with contextlib.suppress(ThrowawayError, subprocess.TimeoutExpired):
             self.run("scancel", "--user=root")
             wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs do not end")
 
     def _clear(self, keep_logs: bool = False) -> None:
-        """End every process of the folder, recorded or not, and remove what was made."""
+        """End every process of the folder, recorded or not, and remove all files."""
         names = self._daemons.names()
         for name in reversed(names):
             self._daemons.stop(name)
-        end(self._daemons.strays(), signal.SIGKILL)
+        end_processes(self._daemons.unrecorded(), signal.SIGKILL)
         for node in {*self.nodes, *(name.removeprefix("slurmd ") for name in names if name.startswith("slurmd "))}:
             _remove_cgroup(self.layout.memory_cgroup(node))
         hosts.remove()
@@ -188,15 +192,15 @@ class ThrowawaySlurm:
             self.layout.folder.rmdir()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One `up` or `down` at a time on the machine."""
-        with open(hosts.HOSTS) as file:  # a file that is there anyway: the lock leaves nothing behind
+    def _machine_lock(self) -> Iterator[None]:
+        """Allow only one `up` or `down` at a time on the machine."""
+        with open(hosts.HOSTS) as file:  # an existing file, so that the lock leaves nothing behind
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 def _remove_cgroup(group: Path) -> None:
-    """Remove a group and those in it; their files are the kernel's, and go with them."""
+    """Remove a cgroup and its children. The kernel owns their files, so only folders are removed."""
     if group.exists():
         for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
             folder.rmdir()

@@ -88,7 +88,7 @@ def test_a_wrong_partition_or_account_fails_its_job_alone(on_slurm):
 
 
 def test_a_job_that_runs_out_of_memory_is_tried_again_with_more(on_slurm):
-    if not ThrowawaySlurm.says_out_of_memory():
+    if not ThrowawaySlurm.reports_out_of_memory():
         pytest.skip("this machine cannot hold a job's memory: no writable memory cgroup of version 1")
     flow = on_slurm(
         """

@@ -1,4 +1,4 @@
-"""The throw-away SLURM is a real one: what clusters do to jobs, it does."""
+"""The throw-away SLURM does to jobs what the SLURM of a cluster does: preemption, memory limits, failing nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.throwaway import NotToBeHad, ThrowawayError, ThrowawaySlurm, hosts, packages
+from cluster.throwaway import ThrowawayError, ThrowawaySlurm, Unavailable, hosts, packages
 from cluster.throwaway.daemons import Daemons, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 @pytest.fixture
 def clean(slurm: ThrowawaySlurm) -> Iterator[ThrowawaySlurm]:
-    """No job of this test outlives it."""
+    """Cancel all jobs after the test."""
     yield slurm
     slurm.run("scancel", "--user=root")
     wait_until(lambda: not slurm.run("squeue", "-h"), 30, "jobs do not end")
 
 
 def submit(slurm: ThrowawaySlurm, folder: Path, script: str, *options: str) -> int:
-    """Submit a batch script; what it prints is in `<job>.out`."""
+    """Submit a batch script whose output goes to `<job>.out`; return the job id."""
     path = folder / "job.sh"
     path.write_text(f"#!/bin/bash\n{script}\n")
     where = [f"--output={folder}/%j.out", f"--chdir={folder}"]
@@ -35,70 +35,70 @@ def submit(slurm: ThrowawaySlurm, folder: Path, script: str, *options: str) -> i
 
 
 def states(slurm: ThrowawaySlurm, job: int) -> list[str]:
-    """What accounting says of a job, its earlier starts included, the oldest first."""
-    said = slurm.run("sacct", "-D", "-X", "-n", "-P", "-j", str(job), "-o", "state")
-    return [line.split()[0] for line in said.splitlines()]
+    """Return the states of all starts of a job in accounting, oldest first."""
+    output = slurm.run("sacct", "-D", "-X", "-n", "-P", "-j", str(job), "-o", "state")
+    return [line.split()[0] for line in output.splitlines()]
 
 
-def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that are not dead, buried or not."""
+def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that still run; zombies do not."""
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_for_state(slurm: ThrowawaySlurm, job: int, state: str, seconds: float = 60) -> None:
-    wait_until(lambda: state in states(slurm, job), seconds, f"job {job} is {states(slurm, job)}, not {state}")
+    wait_until(lambda: state in states(slurm, job), seconds, f"job {job} does not become {state}")
 
 
-def test_a_job_runs_on_two_nodes_and_accounting_knows_it_at_once(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_runs_on_two_nodes_and_accounting_records_it_at_once(clean: ThrowawaySlurm, tmp_path: Path):
     job = submit(clean, tmp_path, "srun sh -c 'echo $SLURMD_NODENAME $SLURM_PROCID'", "--nodes=2", "--ntasks=2")
     wait_until(lambda: states(clean, job) == ["COMPLETED"], 20, "the job does not complete")
     assert sorted((tmp_path / f"{job}.out").read_text().split()) == ["0", "1", "n1", "n2"]
 
 
-def test_the_nodes_names_resolve_to_this_machine(slurm: ThrowawaySlurm):
+def test_the_names_of_the_nodes_resolve_to_this_machine(slurm: ThrowawaySlurm):
     found = subprocess.run(["getent", "hosts", *slurm.nodes], capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in found.splitlines()] == ["127.0.0.1"] * len(slurm.nodes)
 
 
-def test_a_preempted_job_gets_its_signal_and_then_its_place_back(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_preempted_job_receives_its_signal_and_is_requeued(clean: ThrowawaySlurm, tmp_path: Path):
     script = "echo start $SLURM_RESTART_COUNT\nsrun python3 -c '{}'".format(
         "import signal; signal.signal(signal.SIGUSR2, lambda *_: print(1, flush=True)); "
         "[signal.pause() for _ in range(99)]"
     )
-    whole = ["--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={clean.layout.cores_per_node}"]
-    job = submit(clean, tmp_path, script, "--requeue", "--signal=USR2@30", *whole)
+    all_cores = ["--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={clean.layout.cores_per_node}"]
+    job = submit(clean, tmp_path, script, "--requeue", "--signal=USR2@30", *all_cores)
     out = tmp_path / f"{job}.out"
     wait_until(lambda: out.exists() and clean.run("squeue", "-h", "-s", "-j", str(job)) != "", 20, "no step starts")
-    other = submit(clean, tmp_path, "true", "--partition=urgent", *whole)
+    other = submit(clean, tmp_path, "true", "--partition=urgent", *all_cores)
     wait_until(lambda: "1" in out.read_text().splitlines(), 10, "the signal does not arrive")
     wait_for_state(clean, other, "COMPLETED")
     wait_until(lambda: "start 1" in out.read_text(), 60, "the job does not start again")
     assert states(clean, job) == ["PREEMPTED", "RUNNING"]
 
 
-def test_a_job_with_too_much_memory_ends_of_it(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_that_exceeds_its_memory_is_killed(clean: ThrowawaySlurm, tmp_path: Path):
     script = "exec python3 -c 'x = bytearray(400 << 20); import time; time.sleep(20)'"
     job = submit(clean, tmp_path, script, "--mem=100")
     wait_until(lambda: not {"PENDING", "RUNNING"} & set(states(clean, job) or ["PENDING"]), 30, "it does not end")
-    if clean.says_out_of_memory():
+    if clean.reports_out_of_memory():
         assert states(clean, job) == ["OUT_OF_MEMORY"]
     else:
         assert "memory limit" in (tmp_path / f"{job}.out").read_text()
 
 
-def test_a_job_on_a_node_that_dies_ends_as_node_fail(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_on_a_node_that_fails_ends_as_node_fail(clean: ThrowawaySlurm, tmp_path: Path):
     job = submit(clean, tmp_path, "sleep 500", "--no-requeue", "--nodelist=n2")
     wait_for_state(clean, job, "RUNNING")
     clean.kill_slurmd("n2")
     try:
-        assert not living(process for process in psutil.process_iter() if process.name() == "slurmstepd")
+        assert not running(process for process in psutil.process_iter() if process.name() == "slurmstepd")
         wait_for_state(clean, job, "NODE_FAIL")
     finally:
         clean.start_slurmd("n2")
 
 
-def test_jobs_go_on_while_slurmctld_restarts_and_accounting_is_away(clean: ThrowawaySlurm, tmp_path: Path):
-    job = submit(clean, tmp_path, "while [ ! -e go ]; do sleep 0.1; done")
+def test_jobs_continue_while_slurmctld_restarts_and_accounting_is_down(clean: ThrowawaySlurm, tmp_path: Path):
+    job = submit(clean, tmp_path, "while [ ! -e end ]; do sleep 0.1; done")
     wait_for_state(clean, job, "RUNNING")
     clean.stop_slurmdbd()
     try:
@@ -106,36 +106,36 @@ def test_jobs_go_on_while_slurmctld_restarts_and_accounting_is_away(clean: Throw
             clean.run("sacct")
         clean.restart_slurmctld()
         assert clean.run("squeue", "-h", "-o", "%i %T", "-j", str(job)) == f"{job} RUNNING"
-        (tmp_path / "go").touch()
+        (tmp_path / "end").touch()
         wait_until(lambda: "COMPLETED" in clean.run("scontrol", "show", "job", str(job)), 20, "the job does not end")
     finally:
         clean.start_slurmdbd()
     wait_for_state(clean, job, "COMPLETED")
 
 
-def test_an_account_or_a_partition_that_does_not_exist_is_refused(slurm: ThrowawaySlurm, tmp_path: Path):
+def test_an_unknown_account_or_partition_is_rejected(slurm: ThrowawaySlurm, tmp_path: Path):
     with pytest.raises(ThrowawayError, match="Invalid account"):
         submit(slurm, tmp_path, "true", "--account=nonsense")
     with pytest.raises(ThrowawayError, match="invalid partition"):
         submit(slurm, tmp_path, "true", "--partition=nonsense")
 
 
-def test_a_job_gets_the_gpus_that_it_asks_for(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_gets_the_gpus_that_it_requests(clean: ThrowawaySlurm, tmp_path: Path):
     job = submit(clean, tmp_path, "echo $CUDA_VISIBLE_DEVICES", "--gpus-per-node=2")
     wait_for_state(clean, job, "COMPLETED")
     if all(clean.layout.gpu(number).is_char_device() for number in range(2)):
         assert (tmp_path / f"{job}.out").read_text().strip() == "0,1"
 
 
-def test_starting_it_again_changes_nothing(slurm: ThrowawaySlurm):
+def test_a_second_start_changes_nothing(slurm: ThrowawaySlurm):
     before = slurm.status()
-    said: list[str] = []
-    ThrowawaySlurm(say=said.append).up()
+    logged: list[str] = []
+    ThrowawaySlurm(log=logged.append).up()
     assert slurm.status() == before
-    assert re.match("up already: nodes n1 n2", said[0])
+    assert re.match("already up: nodes n1 n2", logged[0])
 
 
-def test_a_killed_one_is_cleared_and_started_anew_and_down_leaves_nothing(clean: ThrowawaySlurm, tmp_path: Path):
+def test_up_replaces_killed_daemons_and_down_leaves_nothing_behind(clean: ThrowawaySlurm, tmp_path: Path):
     submit(clean, tmp_path, "srun sleep 500", "--nodes=2")
     wait_until(lambda: clean.run("squeue", "-h", "-s") != "", 20, "no step starts")
     started = [psutil.Process(pid) for _, pid in clean.status()]
@@ -145,11 +145,11 @@ def test_a_killed_one_is_cleared_and_started_anew_and_down_leaves_nothing(clean:
         process.kill()
     try:
         clean.up()
-        assert not living([*started, *steps])
+        assert not running([*started, *steps])
         assert clean.is_up()
-        again = [psutil.Process(pid) for _, pid in clean.status()]
+        restarted = [psutil.Process(pid) for _, pid in clean.status()]
         clean.down()
-        assert not living(again)
+        assert not running(restarted)
         assert not clean.layout.folder.exists()
         assert "n1" not in Path("/etc/hosts").read_text().split()
         assert not clean.layout.memory_cgroup("n1").exists()
@@ -157,7 +157,7 @@ def test_a_killed_one_is_cleared_and_started_anew_and_down_leaves_nothing(clean:
         clean.up()
 
 
-def test_the_command_line_tells_the_shell_what_it_must_know(slurm: ThrowawaySlurm):
+def test_env_prints_the_environment_for_a_shell(slurm: ThrowawaySlurm):
     done = subprocess.run(
         [sys.executable, "-m", "cluster.throwaway", "env"], capture_output=True, text=True, check=True, cwd=Path.cwd()
     )
@@ -165,15 +165,15 @@ def test_the_command_line_tells_the_shell_what_it_must_know(slurm: ThrowawaySlur
 
 
 class TestWithoutSlurm:
-    """What needs neither root nor a SLURM."""
+    """Tests that need neither root nor SLURM."""
 
-    def test_without_root_it_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch):
+    def test_without_root_the_message_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        for act in (ThrowawaySlurm().up, ThrowawaySlurm().down):
-            with pytest.raises(NotToBeHad, match=r"needs root.*in a container"):
-                act()
+        for command in (ThrowawaySlurm().up, ThrowawaySlurm().down):
+            with pytest.raises(Unavailable, match=r"needs root.*in a container"):
+                command()
 
-    def test_packages_that_cannot_be_installed_are_named_with_the_last_words_of_apt(
+    def test_a_failed_installation_is_reported_with_the_output_of_apt(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -183,15 +183,15 @@ class TestWithoutSlurm:
         apt = tmp_path / "apt-get"
         apt.write_text("#!/bin/sh\necho could not resolve the archive\nexit 100\n")
         apt.chmod(0o755)
-        with pytest.raises(NotToBeHad, match="status 100:\ncould not resolve"):
-            packages.install(lambda _: None)
+        with pytest.raises(Unavailable, match="status 100:\ncould not resolve"):
+            packages.install_packages(lambda _: None)
         assert not (tmp_path / "policy-rc.d").exists()
-        (tmp_path / "policy-rc.d").write_text("the machine's own")
-        with pytest.raises(NotToBeHad):
-            packages.install(lambda _: None)
-        assert (tmp_path / "policy-rc.d").read_text() == "the machine's own"
+        (tmp_path / "policy-rc.d").write_text("of this machine")
+        with pytest.raises(Unavailable):
+            packages.install_packages(lambda _: None)
+        assert (tmp_path / "policy-rc.d").read_text() == "of this machine"
 
-    def test_only_the_own_line_of_the_hosts_file_is_taken_out(self, tmp_path: Path):
+    def test_only_the_line_that_was_added_is_removed_from_the_hosts_file(self, tmp_path: Path):
         path = tmp_path / "hosts"
         path.write_text("127.0.0.1 localhost\n10.0.0.1 elsewhere")
         hosts.add(["n1", "n2"], path)
@@ -200,7 +200,7 @@ class TestWithoutSlurm:
         hosts.remove(path)
         assert path.read_text() == "127.0.0.1 localhost\n10.0.0.1 elsewhere\n"
 
-    def test_a_process_that_got_a_daemons_old_id_is_not_taken_for_it(self, tmp_path: Path):
+    def test_a_later_process_with_a_daemons_id_is_not_mistaken_for_it(self, tmp_path: Path):
         record = tmp_path / "processes.json"
         daemons = Daemons(record, tmp_path, tmp_path)
         record.write_text(f'{{"munged": [{os.getpid()}, 1.0]}}')
@@ -208,11 +208,11 @@ class TestWithoutSlurm:
         daemons.stop("munged")
         assert daemons.names() == []
 
-    def test_a_daemon_that_ignores_the_request_to_end_is_killed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_daemon_that_ignores_sigterm_is_killed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("cluster.throwaway.daemons._STOP_SECONDS", 1.0)
         daemons = Daemons(tmp_path / "processes.json", tmp_path, tmp_path)
         script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
         daemons.start("stubborn", [sys.executable, "-c", script], {}, tmp_path)
-        wait_until(lambda: "ready" in daemons.output("stubborn").read_text(), 20, "it does not start")
+        wait_until(lambda: "ready" in daemons.output_file("stubborn").read_text(), 20, "it does not start")
         daemons.stop("stubborn")
         assert daemons.running("stubborn") is None
