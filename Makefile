@@ -1,12 +1,12 @@
-# make demo    the whole job on Digits-LT, set up and run          (about 3 minutes on 2 cores)
-# make test    set up, then every check and test; CI runs this too
-# make lint    the checks without the tests
-# make docs    the documentation as a site, in build/site
-# make tables  the result tables of docs/results, regenerated from their CSV files
-# make setup   only the set-up; done once, skipped afterwards
-# make slurm-up, make slurm-down   a real SLURM of two nodes on this machine, for tests and to try things (root, Debian)
-# make slurm-demo   the job of `make demo` on such a SLURM, pretrained on both nodes, in build/slurm-demo
-# make lock    pin the newest versions anew
+# make demo    set up, then run the complete workflow on Digits-LT (about 3 minutes on 2 cores)
+# make test    set up, then run every check and test, as CI does
+# make lint    run the checks without the tests
+# make docs    build the documentation site in build/site
+# make tables  regenerate the result tables in docs/results from their CSV files
+# make setup   set up only; runs again when the requirements change
+# make slurm-up, make slurm-down   start and stop a real two-node SLURM on this machine (needs root and Debian or Ubuntu)
+# make slurm-demo   run the workflow of `make demo` on such a SLURM, in build/slurm-demo, with pretraining on both nodes
+# make lock    pin the newest versions of all requirements
 
 SHELL := /bin/bash
 VENV := .venv

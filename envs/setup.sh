@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up everything: system packages, virtual environment, pinned requirements, the package itself.
+# Installs system packages, a virtual environment, the pinned requirements, and the packages of this repository.
 # Usage: envs/setup.sh VENV
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,31 +22,31 @@ for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
     fi
 done
 if [ -z "$python" ]; then
-    say "mem needs Python 3.11 or 3.12, and found none of python3.11, python3.12, python3."
-    say "Install one, or name it: make setup PYTHON=/path/to/python3.12"
+    say "mem needs Python 3.11 or 3.12, but none of python3.11, python3.12 and python3 is one of these versions."
+    say "Install one, or pass its path: make setup PYTHON=/path/to/python3.12"
     exit 1
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-# --- system packages: FFCV is compiled against OpenCV and libjpeg-turbo ---------
-missing() {
-    local lacking=()
-    command -v g++ >/dev/null || lacking+=(g++)
-    command -v pkg-config >/dev/null || lacking+=(pkg-config)
-    pkg-config --exists opencv4 2>/dev/null || lacking+=(libopencv-dev)
-    pkg-config --exists libturbojpeg 2>/dev/null || lacking+=(libturbojpeg0-dev)
-    [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || lacking+=("python$version-dev")
-    "$python" -c 'import ensurepip' 2>/dev/null || lacking+=("python$version-venv")
-    printf '%s ' "${lacking[@]}"
+# --- system packages: FFCV is compiled against OpenCV and libjpeg-turbo -----------
+missing_packages() {
+    local missing=()
+    command -v g++ >/dev/null || missing+=(g++)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
+    pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
+    [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("python$version-dev")
+    "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
+    printf '%s ' "${missing[@]}"
 }
-read -ra lacking <<<"$(missing)" || true
-if [ ${#lacking[@]} -gt 0 ]; then
+read -ra missing <<<"$(missing_packages)" || true
+if [ ${#missing[@]} -gt 0 ]; then
     if can_apt; then
-        say "Installing system packages: ${lacking[*]}"
+        say "Installing system packages: ${missing[*]}"
         apt-get update -qq
-        # Debian names the TurboJPEG headers libturbojpeg0-dev, Ubuntu libturbojpeg-dev or libturbojpeg0-dev.
+        # The package of the TurboJPEG headers is libturbojpeg0-dev on Debian, and libturbojpeg0-dev or libturbojpeg-dev on Ubuntu.
         packages=()
-        for package in "${lacking[@]}"; do
+        for package in "${missing[@]}"; do
             if [ "$package" = libturbojpeg0-dev ] && ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
                 package=libturbojpeg-dev
             fi
@@ -54,21 +54,21 @@ if [ ${#lacking[@]} -gt 0 ]; then
         done
         apt_install "${packages[@]}"
     else
-        say "These system packages are missing, and only root can install them: ${lacking[*]}"
-        say "  with root:      sudo apt install ${lacking[*]}"
+        say "These system packages are missing and need root to install: ${missing[*]}"
+        say "  with root:      sudo apt install ${missing[*]}"
         say "  without root:   conda env create -f envs/environment.yaml && conda activate mem"
-        say "                  then use snakemake and mem directly, without make"
+        say "                  then run snakemake and mem directly, without make"
         exit 1
     fi
 fi
-# Fashion-MNIST's images, for config/fashion_lt.yaml and its tests; nothing else needs them.
+# The images of Fashion-MNIST, needed only for config/fashion_lt.yaml and its tests.
 if can_apt && [ ! -d /usr/share/datasets/fashion-mnist ]; then
     apt_install dataset-fashion-mnist 2>/dev/null \
-        || say "No package dataset-fashion-mnist here; config/fashion_lt.yaml says how to name another folder."
+        || say "The package dataset-fashion-mnist is not available. To use another folder, see config/fashion_lt.yaml."
 fi
 
 # --- Python packages --------------------------------------------------------------
-say "Installing Python packages into $venv (PyTorch comes with CUDA: some 6 GB, a few minutes)"
+say "Installing Python packages into $venv (about 6 GB, because PyTorch includes CUDA; takes a few minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -1,4 +1,4 @@
-"""The container's recipe names files that exist, and all that the package needs."""
+"""The container recipe copies existing files, and every package of the project."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import tomllib
 from tests.conftest import REPOSITORY
 
 
-def copied() -> list[str]:
+def copied_paths() -> list[str]:
     recipe = (REPOSITORY / "envs" / "mem.def").read_text()
     section = re.search(r"^%files\n(.*?)^%", recipe, re.MULTILINE | re.DOTALL)
     assert section
     return [line.split()[0] for line in section[1].splitlines() if line.strip()]
 
 
-def test_every_file_that_it_copies_is_there():
-    assert [name for name in copied() if not (REPOSITORY / name).exists()] == []
+def test_every_copied_path_exists():
+    assert [name for name in copied_paths() if not (REPOSITORY / name).exists()] == []
 
 
 def test_every_package_of_the_project_is_copied():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
-    assert packages <= set(copied())
+    assert packages <= set(copied_paths())
