@@ -2,10 +2,10 @@
 
     python benchmarks/executor.py --json
 
-Both run the same jobs in one call: 100 that each write a line. The official plugin runs twice, with its job arrays and
-without, with its quickest polling; its better time counts. Then 1,000 jobs are submitted on hold, and the
-head's memory and its queries to the scheduler are counted, and cancelled by Ctrl-C. Where no SLURM is found, the
-throw-away one is started for the time (root, Debian's packages).
+Both plugins run the same 100 jobs, which each write a line. The official plugin runs with its fastest polling, once
+with job arrays and once without; the faster run counts. Then 1,000 jobs are submitted on hold: the benchmark records
+the memory of the workflow process and its queries to the scheduler, and cancels the jobs with Ctrl-C. Without a SLURM,
+it starts the throwaway one (needs root and Debian's packages).
 
 The last line is {"vs_slurm_plugin": ours/theirs in seconds, "head_mb_at_1000": ..., "queries_per_poll": ...}.
 """
@@ -48,41 +48,42 @@ rule write:
 """
 QUERIES = ("sacct", "squeue", "scontrol", "sinfo", "sacctmgr")
 INTERVAL_SECONDS = 5
-"""Between two polls while 1,000 jobs wait."""
+"""Seconds between two polls while 1,000 jobs are queued."""
 WATCHED_SECONDS = 40
 OFFICIAL = ["--executor", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account"]
-"""Its fastest polling: each second while jobs end. No look-up of the account."""
+"""The official plugin with its fastest polling (every second while jobs end) and without looking up the account."""
 ARRAYS = ["--slurm-array-jobs", "all", "--slurm-array-limit", "34"]
-"""Arrays as large as version 2.8.0 can submit: the commands of more do not fit into one argument, and then all fail."""
+"""The largest arrays that version 2.8.0 can
+submit. More commands do not fit into one argument, and all elements fail."""
 
 
 def main() -> int:
-    """Measure, print."""
-    asked = _parser().parse_args()
-    own = ["--executor", asked.executor]
-    place = Path("build")  # on a cluster, of the folder that nodes share
-    place.mkdir(exist_ok=True)
-    with _some_slurm() as environment, tempfile.TemporaryDirectory(prefix="executor-", dir=place.resolve()) as name:
-        bench = Bench(Path(name), environment, json_only=asked.json)
+    """Run the command line."""
+    arguments = _parser().parse_args()
+    ours = ["--executor", arguments.executor]
+    build = Path("build")  # on a cluster, all nodes must see this folder
+    build.mkdir(exist_ok=True)
+    with _some_slurm() as environment, tempfile.TemporaryDirectory(prefix="executor-", dir=build.resolve()) as name:
+        bench = Bench(Path(name), environment, json_only=arguments.json)
         bench.keep_slurm_conf_for_srun()
         contestants = {
-            asked.executor: lambda: bench.workflow(asked.jobs, own),
-            "slurm, arrays": lambda: bench.workflow(asked.jobs, [*OFFICIAL, *ARRAYS]),
-            "slurm, single jobs": lambda: bench.workflow(asked.jobs, OFFICIAL),
-            "plain sbatch": lambda: bench.plain_sbatch(asked.jobs),
+            arguments.executor: lambda: bench.workflow(arguments.jobs, ours),
+            "slurm, arrays": lambda: bench.workflow(arguments.jobs, [*OFFICIAL, *ARRAYS]),
+            "slurm, single jobs": lambda: bench.workflow(arguments.jobs, OFFICIAL),
+            "plain sbatch": lambda: bench.plain_sbatch(arguments.jobs),
         }
         seconds = {contestant: [] for contestant in contestants}
-        for _ in range(asked.repeats):
+        for _ in range(arguments.repeats):
             for contestant, run in contestants.items():
                 seconds[contestant].append(run())
-                bench.say(f"{contestant:<20} {asked.jobs} jobs in {seconds[contestant][-1]:6.1f} s")
+                bench.say(f"{contestant:<20} {arguments.jobs} jobs in {seconds[contestant][-1]:6.1f} s")
         median = {contestant: statistics.median(times) for contestant, times in seconds.items()}
         theirs = min(median["slurm, arrays"], median["slurm, single jobs"])
-        added = (median[asked.executor] - median["plain sbatch"]) / asked.jobs
-        bench.say(f"added to a job over plain sbatch: {added:.2f} s (all jobs' time, divided by their number)")
-        megabytes, per_poll = bench.thousand(asked.held, own)
+        added = (median[arguments.executor] - median["plain sbatch"]) / arguments.jobs
+        bench.say(f"time added per job over plain sbatch: {added:.2f} s (total time divided by the number of jobs)")
+        megabytes, per_poll = bench.queued_jobs(arguments.held, ours)
     result = {
-        "vs_slurm_plugin": round(median[asked.executor] / theirs, 3),
+        "vs_slurm_plugin": round(median[arguments.executor] / theirs, 3),
         "head_mb_at_1000": round(megabytes, 1),
         "queries_per_poll": round(per_poll, 2),
     }
@@ -91,7 +92,7 @@ def main() -> int:
 
 
 class Bench:
-    """A folder of its own for each run, and a SLURM."""
+    """Runs of workflows on a SLURM, each in a new folder."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *, json_only: bool) -> None:
         self.folder = folder
@@ -100,11 +101,11 @@ class Bench:
         self._runs = 0
 
     def say(self, text: str) -> None:
-        """Tell the user; to stderr where stdout is for the figures alone."""
+        """Print a message: to stderr if stdout is reserved for the JSON line, otherwise to stdout."""
         print(text, file=sys.stderr if self._json_only else sys.stdout, flush=True)
 
     def keep_slurm_conf_for_srun(self) -> None:
-        """The official plugin's jobs drop SLURM_CONF before they call srun: give them an srun that knows it."""
+        """Add an srun wrapper that sets SLURM_CONF, which the official plugin's jobs drop before they call srun."""
         if "SLURM_CONF" in self.environment:
             folder = self.folder / "srun"
             folder.mkdir()
@@ -116,25 +117,30 @@ class Bench:
             self.environment["PATH"] = f"{folder}:{self.environment['PATH']}"
 
     def workflow(self, jobs: int, options: Sequence[str]) -> float:
-        """Seconds from the start of snakemake to its end, all outputs being there."""
-        place = self._place()
+        """Return the seconds from the start to the end of snakemake; all outputs must exist."""
+        run_folder = self._run_folder()
         began = time.monotonic()
         done = subprocess.run(
-            self._snakemake(jobs, options), cwd=place, env=self.environment, capture_output=True, text=True, check=False
+            self._snakemake(jobs, options),
+            cwd=run_folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         took = time.monotonic() - began
-        made = len(list((place / "out").glob("*.txt"))) if (place / "out").is_dir() else 0
-        if done.returncode != 0 or made != jobs:
-            raise SystemExit(f"snakemake {' '.join(options)}: {made} of {jobs} outputs\n{done.stderr[-3000:]}")
+        written = len(list((run_folder / "out").glob("*.txt"))) if (run_folder / "out").is_dir() else 0
+        if done.returncode != 0 or written != jobs:
+            raise SystemExit(f"snakemake {' '.join(options)}: {written} of {jobs} outputs exist\n{done.stderr[-3000:]}")
         return took
 
     def plain_sbatch(self, jobs: int) -> float:
-        """Seconds for the same commands as one sbatch each, until the last has ended."""
-        place = self._place()
-        (place / "out").mkdir()
+        """Return the seconds for the same commands with one sbatch call each, until the last job has ended."""
+        run_folder = self._run_folder()
+        (run_folder / "out").mkdir()
         began = time.monotonic()
         numbers = [
-            self._ask("sbatch", "--parsable", "--mem=800", "--time=10", "--output=/dev/null", f"--chdir={place}",
+            self._ask("sbatch", "--parsable", "--mem=800", "--time=10", "--output=/dev/null", f"--chdir={run_folder}",
                       f"--wrap=echo {number} > out/{number}.txt").strip()
             for number in range(jobs)
         ]  # fmt: skip
@@ -142,37 +148,42 @@ class Bench:
             time.sleep(0.5)
         return time.monotonic() - began
 
-    def thousand(self, jobs: int, options: Sequence[str]) -> tuple[float, float]:
-        """Peak memory of a head with that many jobs in the queue, in MB, and its queries per poll."""
-        place = self._place()
-        record = place / "queries.txt"
-        environment = {**self.environment, "PATH": f"{self._shims(place, record)}:{self.environment['PATH']}"}
+    def queued_jobs(self, jobs: int, options: Sequence[str]) -> tuple[float, float]:
+        """Return the peak memory (MB) of the workflow process with `jobs` queued jobs, and its queries per poll."""
+        run_folder = self._run_folder()
+        record = run_folder / "queries.txt"
+        environment = {**self.environment, "PATH": f"{self._shims(run_folder, record)}:{self.environment['PATH']}"}
         held = ["--submitit-extra=--hold"] if "submitit" in options else []
         polling = ["--seconds-between-status-checks", str(INTERVAL_SECONDS)]
-        with open(place / "head.txt", "w") as out:
-            head = subprocess.Popen(
+        with open(run_folder / "workflow.txt", "w") as out:
+            workflow = subprocess.Popen(
                 self._snakemake(jobs, [*options, *held, *polling]),
-                cwd=place, env=environment, stdout=out, stderr=out, start_new_session=True,
+                cwd=run_folder, env=environment, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         try:
             began = time.monotonic()
-            self._wait(lambda: self._queued() >= jobs, head, place, f"{jobs} jobs are not in the queue")
+            self._wait(
+                lambda: self._queued() >= jobs, workflow, run_folder, f"Fewer than {jobs} jobs are in the queue."
+            )
             self.say(f"{jobs} jobs in the queue after {time.monotonic() - began:.1f} s")
-            time.sleep(2 * INTERVAL_SECONDS)  # the last polls of the submission are over
+            time.sleep(2 * INTERVAL_SECONDS)  # until the last polls of the submission are over
             first = len(record.read_text().splitlines())
             peak, until = 0, time.monotonic() + WATCHED_SECONDS
             while time.monotonic() < until:
-                peak = max(peak, psutil.Process(head.pid).memory_info().rss)
+                peak = max(peak, psutil.Process(workflow.pid).memory_info().rss)
                 time.sleep(0.2)
             lines = record.read_text().splitlines()[first:]
         finally:
-            head.send_signal(signal.SIGINT)
+            workflow.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                head.wait(120)
-            head.kill()
-        self._wait(lambda: self._queued() == 0, None, place, "jobs are left after Ctrl-C")
+                workflow.wait(120)
+            workflow.kill()
+        self._wait(lambda: self._queued() == 0, None, run_folder, "Jobs remain after Ctrl-C.")
         polls = _polls([float(line.split()[0]) for line in lines])
-        self.say(f"{len(lines)} queries in {len(polls)} polls, at most {max(polls)} in one; head {peak / 1e6:.0f} MB")
+        self.say(
+            f"{len(lines)} queries in {len(polls)} polls, at most {max(polls)} per poll; "
+            f"workflow process {peak / 1e6:.0f} MB"
+        )
         return peak / 1e6, len(lines) / len(polls)
 
     def _snakemake(self, jobs: int, options: Sequence[str]) -> list[str]:
@@ -182,16 +193,16 @@ class Bench:
             "--default-resources", "slurm_partition=main", *options,
         ]  # fmt: skip
 
-    def _place(self) -> Path:
+    def _run_folder(self) -> Path:
         (self.folder / "Snakefile").write_text(SNAKEFILE)
         self._runs += 1
-        place = self.folder / f"run{self._runs}"
-        place.mkdir()
-        return place
+        run_folder = self.folder / f"run{self._runs}"
+        run_folder.mkdir()
+        return run_folder
 
-    def _shims(self, place: Path, record: Path) -> Path:
-        """Commands that note the time of each query before they do it."""
-        folder = place / "shims"
+    def _shims(self, run_folder: Path, record: Path) -> Path:
+        """Return a folder of wrappers that log the time of each query and then run the real command."""
+        folder = run_folder / "shims"
         folder.mkdir()
         record.touch()
         for name in QUERIES:
@@ -203,11 +214,13 @@ class Bench:
     def _queued(self) -> int:
         return len(self._ask("squeue", "--noheader", "--array", "--me", "--format=%i").splitlines())
 
-    def _wait(self, condition: Callable[[], bool], head: subprocess.Popen | None, place: Path, what: str) -> None:
+    def _wait(
+        self, condition: Callable[[], bool], workflow: subprocess.Popen | None, run_folder: Path, message: str
+    ) -> None:
         until = time.monotonic() + 300
         while not condition():
-            if time.monotonic() > until or (head is not None and head.poll() is not None):
-                raise SystemExit(f"{what}\n{(place / 'head.txt').read_text()[-3000:]}")
+            if time.monotonic() > until or (workflow is not None and workflow.poll() is not None):
+                raise SystemExit(f"{message}\n{(run_folder / 'workflow.txt').read_text()[-3000:]}")
             time.sleep(0.5)
 
     def _ask(self, *command: str) -> str:
@@ -215,7 +228,7 @@ class Bench:
 
 
 def _polls(times: Sequence[float]) -> list[int]:
-    """How many queries each poll made: those of one poll lie closer than half an interval."""
+    """Return the queries of each poll; queries less than half an interval apart belong to one poll."""
     counts: list[int] = []
     last = float("-inf")
     for at in times:
@@ -224,13 +237,13 @@ def _polls(times: Sequence[float]) -> list[int]:
         counts[-1] += 1
         last = at
     if not counts:
-        raise SystemExit(f"The head asked nothing in {WATCHED_SECONDS} s: it does not poll")
+        raise SystemExit(f"The workflow process sent no query in {WATCHED_SECONDS} s: it does not poll.")
     return counts
 
 
 @contextlib.contextmanager
 def _some_slurm() -> Iterator[dict[str, str]]:
-    """The environment of a SLURM: the one that is there, else a throw-away one."""
+    """Yield the environment of the existing SLURM, or of a throwaway one."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     if shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0:
@@ -245,8 +258,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--executor", default="submitit", help="the plugin to measure (%(default)s)")
     parser.add_argument("--jobs", type=int, default=100, help="jobs of the comparison (%(default)s)")
     parser.add_argument("--held", type=int, default=1000, help="jobs submitted on hold (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, help="times each is run; medians count (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the last line alone to stdout, the rest to stderr")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each; the result is their median (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print only the last line to stdout and the rest to stderr")
     return parser
 
 

@@ -1,11 +1,12 @@
-"""How fast heads read features that are not in memory, against the disk's own rate.
+"""Read throughput of features that do not fit into memory, relative to a sequential read of the same disk.
 
     python benchmarks/features.py [--json] [--gigabytes 2] [--rounds 5] [--folder DIR]
 
-Files as the stage `features` writes them: tokens of a ViT-B (196 x 768, float32) and pooled features (768). A round
-reads the tokens' file from front to back, then what one epoch of a head's training reads, all from a cold cache (the
-system is told to forget the files), and takes the ratio to the mean of the sequential readings before and after. The
-last line holds the medians over rounds; tokens are those in any order. The files are removed at the end.
+The files have the format of the `features` stage: tokens of a ViT-B (196 x 768, float32) and pooled features (768).
+Every measurement reads what one epoch of a head's training reads, from a cold page cache. Its ratio is relative to the
+mean of the sequential reads before and after. The files are removed at the end.
+
+The last line has the medians over rounds; `tokens_vs_sequential` is for tokens in any order.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mem.data.blocks import BlockOrder
-from mem.data.features import FeatureSplit, TrainingFeatures, create, feature_file
-from mem.data.order import InstanceOrder, Order
+from mem.data.features.blocks import BlockSampler
+from mem.data.features.files import FeatureSplit, TrainingFeatures, create_feature_file, feature_file
+from mem.data.loading.samplers import InstanceSampler, Sampler
 
 TOKENS, WIDTH = 196, 768
 PIECE = 8 << 20
 
 
 def forget(path: Path) -> None:
-    """Drop a file's pages from memory."""
+    """Drop a file from the page cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sequential(path: Path) -> float:
-    """Bytes per second from front to back, with the system's read-ahead."""
+    """Return bytes per second of a sequential read with the system's read-ahead."""
     forget(path)
     buffer = bytearray(PIECE)
     start = time.perf_counter()
@@ -51,16 +52,16 @@ def sequential(path: Path) -> float:
     return path.stat().st_size / (time.perf_counter() - start)
 
 
-def epoch(folder: Path, split: str, order: Order, batch: int, tokens: bool) -> float:
-    """Bytes of features per second of one epoch, as a head's training reads them."""
+def epoch(folder: Path, split: str, sampler: Sampler, batch: int, tokens: bool) -> float:
+    """Return feature bytes per second of one epoch, read as in a head's training."""
     path = feature_file(folder, split, "tokens" if tokens else "pooled")
     forget(path)
     pooled = np.load(feature_file(folder, split, "pooled"), mmap_mode="r")
     if tokens:
-        np.isfinite(pooled).all()  # small beside tokens, and in memory since the check at opening
+        np.isfinite(pooled).all()  # small next to the tokens; opening the split has read it already
     kept = np.load(path, mmap_mode="r") if tokens else None
     images = pooled.shape[1]
-    data = TrainingFeatures(FeatureSplit(pooled, kept, np.zeros(images, np.int64)), order, batch, 0, tokens)
+    data = TrainingFeatures(FeatureSplit(pooled, kept, np.zeros(images, np.int64)), sampler, batch, 0, tokens)
     start = time.perf_counter()
     read = sum(len(part) for part in data.from_step(0, images // batch))
     rows = kept if kept is not None else pooled
@@ -72,7 +73,7 @@ def write(folder: Path, split: str, images: int, tokens: bool) -> None:
     numbers = np.random.default_rng(0).normal(size=(64, TOKENS if tokens else 1, WIDTH)).astype(np.float32)
     kinds = [("pooled", (1, images, WIDTH)), *([("tokens", (1, images, TOKENS, WIDTH))] if tokens else [])]
     for kind, shape in kinds:
-        array = create(folder, split, kind, shape)
+        array = create_feature_file(folder, split, kind, shape)
         for start in range(0, images, 64):
             part = array[0, start : start + 64]
             part[:] = numbers[: len(part)] if kind == "tokens" else numbers[: len(part), 0]
@@ -80,36 +81,36 @@ def write(folder: Path, split: str, images: int, tokens: bool) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print nothing but the last line")
+    parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--gigabytes", type=float, default=2, help="size of each file")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; the working folder where left out")
-    given = parser.parse_args()
-    say = (lambda *_: None) if given.json else print
-    with tempfile.TemporaryDirectory(dir=given.folder or Path.cwd()) as temporary:
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure; the current one by default")
+    options = parser.parse_args()
+    say = (lambda *_: None) if options.json else print
+    with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as temporary:
         folder = Path(temporary)
-        large, many = (int(given.gigabytes * 1e9 / (4 * WIDTH * rows)) for rows in (TOKENS, 1))
+        large, many = (int(options.gigabytes * 1e9 / (4 * WIDTH * rows)) for rows in (TOKENS, 1))
         write(folder, "tokens", large, tokens=True)
         write(folder, "pooled", many, tokens=False)
-        ways: dict[str, Callable[[], float]] = {
-            "tokens, any order": lambda: epoch(folder, "tokens", InstanceOrder(large, 0), 64, True),
-            "tokens, blocks of 8": lambda: epoch(folder, "tokens", BlockOrder(large, 0, 8, 32), 64, True),
-            "pooled, blocks of 256": lambda: epoch(folder, "pooled", BlockOrder(many, 0, 256, 64), 1024, False),
+        access_patterns: dict[str, Callable[[], float]] = {
+            "tokens, any order": lambda: epoch(folder, "tokens", InstanceSampler(large, 0), 64, True),
+            "tokens, blocks of 8": lambda: epoch(folder, "tokens", BlockSampler(large, 0, 8, 32), 64, True),
+            "pooled, blocks of 256": lambda: epoch(folder, "pooled", BlockSampler(many, 0, 256, 64), 1024, False),
         }
-        ratios: dict[str, list[float]] = {name: [] for name in ways}
-        rates: dict[str, list[float]] = {name: [] for name in ("sequential", *ways)}
+        ratios: dict[str, list[float]] = {name: [] for name in access_patterns}
+        rates: dict[str, list[float]] = {name: [] for name in ("sequential", *access_patterns)}
         reference = feature_file(folder, "tokens", "tokens")
         before = sequential(reference)
-        for _ in range(given.rounds):
-            for name, way in ways.items():
-                rate, after = way(), sequential(reference)
+        for _ in range(options.rounds):
+            for name, measure in access_patterns.items():
+                rate, after = measure(), sequential(reference)
                 ratios[name].append(rate / ((before + after) / 2))
                 rates[name].append(rate)
                 rates["sequential"].append(before)
                 before = after
-    say("| | MB/s | of sequential |\n|---|---:|---:|")
+    say("| | MB/s | relative to sequential |\n|---|---:|---:|")
     for name, values in rates.items():
         of = ratios.get(name, [1.0])
         share = f"{statistics.median(of):.2f} ({min(of):.2f} to {max(of):.2f})"

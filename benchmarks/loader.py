@@ -1,14 +1,14 @@
-"""Images per CPU-second of the loader, against what else reads images.
+"""Images per CPU-second of the training loader, compared with the pipelines of MAE, torchvision v2 and timm.
 
     python benchmarks/loader.py [--json] [--count 400] [--repeats 11]
 
-All contenders crop at random (share .2 to 1 of the area) to 224 pixels and mirror, each in one process, from the same
-pictures: the peers that published recipes use, from the original files of about 500 pixels; torchvision's fast path
-from the files that ours reads too, of 256 pixels. Peers are spared the making of batches. Work that ours leaves to the
-device (conversion to float and normalisation) is done by the two peers that do it on the CPU.
+Every pipeline crops randomly (0.2 to 1 of the area) to 224 pixels and flips, in one process, on the same images. The
+pipelines of published recipes read the original files of about 500 pixels; torchvision's fast path reads the same
+256-pixel JPEGs as ours. The peers do not assemble batches. The two peers that convert to float and normalise on the CPU
+do so here too; ours leaves this to the device.
 
-Rounds are interleaved, so that a neighbour's load falls on all alike, and a ratio is taken within each round. What is
-counted is CPU time of the process and its children. The last line holds the lower ends of the ratios' 95 % intervals.
+Pipelines alternate within a round, so that other load affects all of them, and each round gives a ratio. The unit is
+CPU time of the process and its children. The last line has the lower ends of the 95 % intervals of the ratios.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from torchvision.transforms import v2
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.convert import conversion_efficiency
-from benchmarks.pictures import write_pictures
+from benchmarks.synthetic_photos import write_photos
 from mem.config import Augmentation, RandAugment
-from mem.data.beton import Beton, write_beton
-from mem.data.loaders import TrainingImages
-from mem.data.order import InstanceOrder
+from mem.data.beton.reader import Beton, write_beton
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 
 SIDE, SHORT_SIDE, QUALITY, BATCH = 224, 256, 90, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,19 +52,19 @@ BARS = {
     "conversion_efficiency": 0.85,
 }
 Epoch = Callable[[int], int]
-"""Reads all pictures once, the n-th time; says how many there were."""
+"""Reads all images once, given the number of the epoch, and returns how many it read."""
 
 
-def shrunk(path: Path) -> np.ndarray:
-    """A picture with its short side at `SHORT_SIDE`."""
+def resized(path: Path) -> np.ndarray:
+    """Return an image resized to a short side of `SHORT_SIDE` pixels."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     factor = SHORT_SIDE / min(image.size)
     return np.asarray(image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BOX))
 
 
-def each(paths: list[Path], transform: Callable[[Image.Image], object]) -> Epoch:
-    """A peer that opens files by Pillow."""
+def pillow_pipeline(paths: list[Path], transform: Callable[[Image.Image], object]) -> Epoch:
+    """Return an epoch of a peer that opens files with Pillow."""
 
     def epoch(_: int) -> int:
         for path in paths:
@@ -75,15 +75,15 @@ def each(paths: list[Path], transform: Callable[[Image.Image], object]) -> Epoch
     return epoch
 
 
-def contenders(folder: Path, count: int) -> dict[str, Epoch]:
-    """Everything that is timed, by name."""
-    paths = write_pictures(folder / "original", count)
+def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
+    """Return every timed pipeline by name."""
+    paths = write_photos(folder / "original", count)
     betons: dict[str, Beton] = {}
     for storage in ("jpeg", "raw"):
         path = folder / f"{storage}.beton"
         if not path.exists():
             labels = np.zeros(count, dtype=np.int64)
-            write_beton(path, labels, lambda i: shrunk(paths[i]), storage=storage, jpeg_quality=QUALITY, workers=2)
+            write_beton(path, labels, lambda i: resized(paths[i]), storage=storage, jpeg_quality=QUALITY, workers=2)
         betons[storage] = Beton(path)
     small: list[Path] = []
     (folder / "small").mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def contenders(folder: Path, count: int) -> dict[str, Epoch]:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    # The largest magnitude asks Pillow for 0 bits, which its newest releases refuse.
+    # The largest magnitude asks Pillow for 0 bits, which recent releases reject.
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: ImageOps.posterize(image, max(1, bits))
     timm = create_transform(
         SIDE,
@@ -124,12 +124,12 @@ def contenders(folder: Path, count: int) -> dict[str, Epoch]:
     plain = Augmentation(crop_scale=CROP, flip=True)
     rand = RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True)
     return {
-        "MAE reference (PIL bicubic, float), original files": each(paths, mae),
+        "MAE reference (PIL bicubic, float), original files": pillow_pipeline(paths, mae),
         "torchvision v2 (decode_jpeg, uint8), 256 px files": torchvision_v2,
-        # Beside its nearest peer: that ratio is the closest to its bar.
+        # Next to its closest peer, because that ratio is the closest to its bar.
         "ours, JPEG": ours(betons["jpeg"], plain),
-        "timm RandAugment (PIL), original files": each(paths, timm),
-        "timm RandAugment (PIL), 256 px files": each(small, timm),
+        "timm RandAugment (PIL), original files": pillow_pipeline(paths, timm),
+        "timm RandAugment (PIL), 256 px files": pillow_pipeline(small, timm),
         "ours, raw": ours(betons["raw"], plain),
         "ours, JPEG, RandAugment": ours(betons["jpeg"], plain.model_copy(update={"rand_augment": rand})),
         "ours, raw, RandAugment": ours(betons["raw"], plain.model_copy(update={"rand_augment": rand})),
@@ -137,31 +137,31 @@ def contenders(folder: Path, count: int) -> dict[str, Epoch]:
 
 
 def ours(images: Beton, augmentation: Augmentation) -> Epoch:
-    """The loader of the trainings, with one worker, in full batches."""
+    """Return an epoch of the training loader with one worker and full batches."""
     steps = len(images) // BATCH
 
     def epoch(number: int) -> int:
-        data = TrainingImages(images, InstanceOrder(len(images), 0), BATCH, SIDE, augmentation, 0, workers=1)
+        data = TrainingImages(images, InstanceSampler(len(images), 0), BATCH, SIDE, augmentation, 0, workers=1)
         return sum(len(batch) for batch in data.from_step(number * steps, (number + 1) * steps))
 
     return epoch
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the CPU time of this process and of its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def timed(epoch: Epoch, number: int) -> float:
-    """Images per CPU-second."""
+    """Return images per CPU-second."""
     start = cpu_seconds()
     images = epoch(number)
     return images / (cpu_seconds() - start)
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Geometric mean, and the ends of its 95 % interval."""
+    """Return the geometric mean and the ends of its 95 % interval."""
     logs = np.log(values)
     reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     middle, low, high = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
@@ -169,35 +169,35 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print nothing but the last line")
-    parser.add_argument("--count", type=int, default=400, help="pictures")
-    parser.add_argument("--repeats", type=int, default=11, help="rounds, after one that is not counted")
-    parser.add_argument("--folder", type=Path, help="where the pictures are kept; a temporary one where left out")
-    given = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="print only the last line")
+    parser.add_argument("--count", type=int, default=400, help="number of images")
+    parser.add_argument("--repeats", type=int, default=11, help="timed rounds, after one warm-up round")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the images; a temporary one by default")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.folder or Path(temporary)
+        folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        epochs = contenders(folder, given.count)
+        epochs = pipelines(folder, options.count)
         rates: dict[str, list[float]] = {name: [] for name in epochs}
-        # On one core, all of them: two cores of a machine may share their arithmetic, and then a second of one is worth
-        # less while the other works. Ours would pay for it, having a thread for decoding and one for the rest.
+        # Run everything on one core. Two cores may share execution units, so that a CPU-second is worth less while both
+        # work. Only ours would pay for that, because it decodes in a thread of its own.
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})
-        for number in range(given.repeats + 1):
+        for number in range(options.repeats + 1):
             for name, epoch in epochs.items():
                 rate = timed(epoch, number)
                 if number:
                     rates[name].append(rate)
         os.sched_setaffinity(0, cores)
-        efficiency = conversion_efficiency(folder / "original", given.repeats)
-    report(rates, efficiency, quiet=given.json)
+        efficiency = conversion_efficiency(folder / "original", options.repeats)
+    report(rates, efficiency, quiet=options.json)
 
 
 def report(rates: dict[str, list[float]], efficiency: list[float], quiet: bool) -> None:
-    """Print the table, then the lower ends of the ratios."""
+    """Print the tables, then the lower ends of the ratios as JSON."""
     say = (lambda *_: None) if quiet else print
     say(f"{platform.machine()}, {os.cpu_count()} cores, shared; torch {torch.__version__}\n")
     say("| | images / CPU-second | range over rounds |\n|---|---:|---:|")

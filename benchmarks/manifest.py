@@ -1,15 +1,15 @@
-"""Check and manifest of large data sets: seconds and memory for 10,000, 100,000 and 1,000,000 listed files.
+"""Time and memory of checking large data sets and writing their manifest (10,000 to 1,000,000 listed files).
 
     python benchmarks/manifest.py --json
 
-Makes the files in a temporary folder: tiny ones, hard links to a few, in a thousand class folders a split, with lists
-of train, val and test. For each size, in a process of its own, it reads the lists, checks the data set as `mem data
-check` does, proves the splits disjoint, and makes manifest and list of images as `mem convert` does. Everything is
-removed afterwards.
+The benchmark creates tiny files (hard links to a few inodes) in a temporary folder, with a thousand class folders per
+split and lists of train, val and test. For each size, a new process reads the lists, checks the data set like `mem data
+check`, verifies that the splits are disjoint, and writes the manifest and the list of images like `mem convert`. All
+files are removed afterwards.
 
-The last line is {"seconds": {...}, "cpu_seconds": {...}, "cpu_microseconds_per_file": {...},
-"per_file_100k_to_10k": ..., "per_file_1m_to_100k": ..., "peak_memory_gb": ...}. Ratios are of processor time, which
-other work on the machine moves less than the clock; 1 is linear.
+The last line is {"seconds": {...}, "cpu_seconds": {...}, "cpu_microseconds_per_file": {...}, "per_file_100k_to_10k":
+..., "per_file_1m_to_100k": ..., "peak_memory_gb": ...}. Ratios are of CPU time, which other work on the machine
+affects less than wall time; 1 means linear scaling.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from pathlib import Path
 SHARES = {"train": 0.88, "val": 0.02, "test": 0.10}
 CLASSES = 1000
 LINKS = 30_000
-"""Names of one file; ext4 takes 65,000."""
-STEPS = ("read the lists", "check", "prove disjoint", "manifest and images.csv")
+"""Hard links per inode; ext4 allows 65,000."""
+STEPS = ("read the lists", "check", "verify disjoint splits", "manifest and images.csv")
 
 
 def main() -> int:
-    """Measure, print."""
-    asked = _parser().parse_args()
-    if asked.one is not None:
-        print(json.dumps(measured(asked.one)))
+    """Run the command line."""
+    options = _parser().parse_args()
+    if options.worker_folder is not None:
+        print(json.dumps(measure(options.worker_folder)))
         return 0
-    say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if asked.json else print
+    say: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if options.json else print
     seconds: dict[int, dict[str, float]] = {}
     processor: dict[int, float] = {}
     peak: dict[int, float] = {}
-    for size in asked.sizes:
-        folder = Path(tempfile.mkdtemp(prefix="manifest-", dir=asked.folder))
+    for size in options.sizes:
+        folder = Path(tempfile.mkdtemp(prefix="manifest-", dir=options.folder))
         try:
             began = time.perf_counter()
             make(folder, size)
-            say(f"{size:,} files made in {time.perf_counter() - began:.0f} s")
-            runs = [_in_a_process(folder) for _ in range(asked.repeats)]
+            say(f"{size:,} files created in {time.perf_counter() - began:.0f} s")
+            runs = [_in_new_process(folder) for _ in range(options.repeats)]
         finally:
             shutil.rmtree(folder)
         seconds[size] = {step: statistics.median(run[step] for run in runs) for step in STEPS}
@@ -59,7 +59,7 @@ def main() -> int:
         peak[size] = max(run["peak_memory_gb"] for run in runs)
         steps = ", ".join(f"{step} {taken:.2f} s" for step, taken in seconds[size].items())
         say(
-            f"{size:,} files: {sum(seconds[size].values()):.2f} s ({steps}), {processor[size]:.2f} s of a core; "
+            f"{size:,} files: {sum(seconds[size].values()):.2f} s ({steps}), {processor[size]:.2f} CPU-seconds; "
             f"{peak[size]:.2f} GB"
         )
     print(json.dumps(_result(seconds, processor, peak)))
@@ -87,10 +87,10 @@ def _result(
 
 
 def make(folder: Path, size: int) -> None:
-    """So many files in the class folders of three splits, and a list of each split."""
-    whole = folder / "whole"
-    whole.mkdir()
-    made = 0
+    """Create `size` files in the class folders of three splits, and a list for each split."""
+    inodes = folder / "inodes"
+    inodes.mkdir()
+    created = 0
     for split, share in SHARES.items():
         number = round(size * share)
         with open(folder / f"{split}.txt", "w") as lines:
@@ -98,20 +98,20 @@ def make(folder: Path, size: int) -> None:
                 inside = folder / "images" / split / f"class{k:04d}"
                 inside.mkdir(parents=True)
                 for i in range(k, number, CLASSES):
-                    source = whole / str(made // LINKS)
-                    if made % LINKS == 0:
+                    source = inodes / str(created // LINKS)
+                    if created % LINKS == 0:
                         source.write_bytes(b"\xff\xd8\xff\xe0 the start of a JPEG file")
-                    os.link(source, inside / f"picture{i:08d}.jpg")
-                    lines.write(f"{split}/class{k:04d}/picture{i:08d}.jpg {k}\n")
-                    made += 1
+                    os.link(source, inside / f"image{i:08d}.jpg")
+                    lines.write(f"{split}/class{k:04d}/image{i:08d}.jpg {k}\n")
+                    created += 1
 
 
-def measured(folder: Path) -> dict[str, float]:
-    """Seconds of each step, and the largest memory of this process."""
+def measure(folder: Path) -> dict[str, float]:
+    """Return the seconds of each step, the CPU time, and the peak memory of this process."""
     from mem.config import Lists
-    from mem.data.check import check
-    from mem.data.datasets import read_unproved
-    from mem.data.manifest import describe, write_images
+    from mem.data.check.check import check
+    from mem.data.datasets import read_unchecked
+    from mem.data.datasets.manifest import describe, write_images
 
     settings = Lists.model_validate(
         {
@@ -126,7 +126,7 @@ def measured(folder: Path) -> dict[str, float]:
     )
     times = [time.perf_counter()]
     processor = time.process_time()
-    images = read_unproved(settings, 0)
+    images = read_unchecked(settings, 0)
     times.append(time.perf_counter())
     findings = check(images)
     times.append(time.perf_counter())
@@ -146,22 +146,22 @@ def measured(folder: Path) -> dict[str, float]:
     }
 
 
-def _in_a_process(folder: Path) -> dict[str, float]:
+def _in_new_process(folder: Path) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, __file__, "--one", str(folder)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, __file__, "--worker-folder", str(folder)], stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print the last line alone; the rest goes to stderr")
+    parser.add_argument("--json", action="store_true", help="print only the last line to stdout and the rest to stderr")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="measurements of each size; the median counts"
+        "--repeats", type=int, default=3, metavar="N", help="measurements per size; the result is their median"
     )
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where the temporary folder is made")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="parent of the temporary folder")
+    parser.add_argument("--worker-folder", type=Path, help=argparse.SUPPRESS)
     return parser
 
 

@@ -1,12 +1,13 @@
-"""How far the MLflow mirror is behind twenty runs that grow at once, and what it costs.
+"""Lag and CPU cost of the MLflow mirror while twenty runs write logs at the same time.
 
     python benchmarks/mirror.py --json
 
-The runs are log files that grow by `--rate` points a second each, and by eight system metrics at every fifth; the
-mirror is the real one (`mem track follow`) on an embedded database. Twice a second the points in the database are
-counted. The last line of the output is JSON: `lag_s`, the longest time between a point's writing and its arrival;
-`core_share`, the mirror's share of a core while the logs grow, after its start; `points` sent, `doubled` and
-`missing` ones at the end.
+Each log grows by `--rate` points per second, and by eight system metrics at every fifth point. The real mirror (`mem
+track follow`) sends them to an embedded database, whose points are counted twice a second.
+
+The last line is JSON: `lag_s`, the longest time from writing a point to its arrival; `core_share`, the mirror's share
+of a core while the logs grow, without its start; and the number of `points` in the database, of `doubled` and of
+`missing` points at the end.
 """
 
 from __future__ import annotations
@@ -30,22 +31,27 @@ RUNS = 20
 
 
 def main() -> None:
-    """Grow the logs, watch the mirror, print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the logs grow")
-    parser.add_argument("--rate", type=float, default=0.5, help="lines a second of each log (a training logs 0.1 to 1)")
-    parser.add_argument("--json", action="store_true", help="only the last line")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the logs grow (%(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=0.5, help="lines per second and log (%(default)s; a training logs 0.1 to 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print only the last line")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), options.seconds, options.rate, quiet=options.json)))
 
 
 def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str, float]:
-    """Run the mirror beside growing logs."""
+    """Run the mirror while logs grow, and return what the last line reports."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     logs = [begin(folder, number) for number in range(RUNS)]
     mirror = subprocess.Popen(
-        [sys.executable, "-m", "mem.cli", "track", "follow"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "mem.cli", "track", "follow"],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     process = psutil.Process(mirror.pid)
     try:
@@ -61,14 +67,14 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
                 step += 1
                 write(logs, step)
                 written[step] = now
-            # All of a step's points are written together, so the count tells which steps are whole.
-            whole = arrived(folder) // RUNS
-            waiting = [moment for number, moment in written.items() if number > whole]
+            # All points of a step are written together, so their number tells which steps are complete.
+            complete = arrived(folder) // RUNS
+            waiting = [moment for number, moment in written.items() if number > complete]
             lag = max([lag, *(time.monotonic() - moment for moment in waiting)])
             if now < began + seconds:
                 share = (cpu(process) - before) / (now - began) if now > began else 0.0
             if not quiet:
-                print(f"{now - began:6.1f} s  step {step}  whole {whole}  core {100 * share:.1f} %", flush=True)
+                print(f"{now - began:6.1f} s  step {step}  complete {complete}  core {100 * share:.1f} %", flush=True)
             time.sleep(0.5)
         mirror.terminate()
         mirror.wait(60)
@@ -89,7 +95,7 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
 
 
 def begin(folder: Path, number: int) -> JsonLines:
-    """The log of a run that has just started."""
+    """Open the log of a run that has just started."""
     log = JsonLines(folder / "runs" / "set" / "vit" / f"pretrain-{number:012d}" / "log.jsonl")
     log.event(
         "start",
@@ -109,7 +115,7 @@ def begin(folder: Path, number: int) -> JsonLines:
 
 
 def write(logs: list[JsonLines], step: int) -> None:
-    """One point in each log, and every fifth time what its node does."""
+    """Write one point to each log and, at every fifth step, system metrics."""
     for log in logs:
         log.scalars({"train/loss": 1 / step}, step)
         if step % 5 == 0:
@@ -117,18 +123,18 @@ def write(logs: list[JsonLines], step: int) -> None:
 
 
 def cpu(process: psutil.Process) -> float:
-    """Seconds of a core that a process took."""
+    """Return the CPU time of a process in seconds."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 def arrived(folder: Path) -> int:
-    """Points in the database."""
+    """Return the number of points in the database."""
     return counts(folder)[0]
 
 
 def counts(folder: Path) -> tuple[int, int]:
-    """Points in the database, and different ones."""
+    """Return the number of points in the database and of distinct ones."""
     path = folder / "runs" / "mlflow.db"
     if not path.exists():
         return 0, 0
@@ -141,7 +147,7 @@ def counts(folder: Path) -> tuple[int, int]:
             "select count(*) from (select distinct run_uuid, step from metrics where key = 'train/loss')"
         ).fetchone()[0]
         return every, different
-    return 0, 0  # its tables are being made
+    return 0, 0  # MLflow is still creating the tables
 
 
 if __name__ == "__main__":

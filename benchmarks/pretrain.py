@@ -1,12 +1,13 @@
-"""MAE pretraining against the public training loops of MAE and ConvMAE: forward, backward and step.
+"""Time of a pretraining step relative to the public training loops of MAE and ConvMAE.
 
     python benchmarks/pretrain.py --json
     python benchmarks/pretrain.py --batch 32 --pairs 5 --only convmae_base
 
-Both take the same weights, images and masks, and at every step the losses must agree. Steps of ours and of the
-reference (benchmarks/reference_mae.py) take turns, so that what else the machine does meets both; a ratio is the median
-over the pairs, with the range beside it. Ours is `mem.fit.train_step` from bytes, with normalisation and the drawing of
-masks; the reference gets finished images and numbers. bf16 is ours alone: the public loop's autocast is CUDA's only.
+A step is forward, backward and optimizer. Both sides get the same weights, images and masks, and their losses must
+agree at every step. Our steps alternate with those of the reference (benchmarks/reference_mae.py), so that other load
+affects both; the result is the median ratio over the pairs, with its range. Our side is `mem.train.loop.train_step`,
+which starts from bytes, normalises and samples masks; the reference gets prepared images and random numbers. Only our
+side is timed in bf16, because the public loop's autocast supports CUDA only.
 
 The last line is {"vit_base_vs_reference": reference / ours in seconds, "convmae_base_vs_reference": ...}.
 """
@@ -27,19 +28,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.reference_mae import Reference, reference_step
 from mem import config, provenance
-from mem.data.batch import Batch
-from mem.fit import Mechanics, TrainState, train_step
-from mem.meters import FiniteWatch
+from mem.data.loading.batch import Batch
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
-from mem.optim import adamw
 from mem.stages.pretrain import reconstruction
+from mem.train.loop import StepOptions, TrainState, train_step
+from mem.train.meters import FiniteWatch
+from mem.train.optimizers import adamw
 
 LR, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""Seconds that pass, or that this process computes: with one thread, which never waits for another in a loop, the
-second is the first on a machine of one's own."""
+"""Wall time, or CPU time of this process. With one thread, which waits for no other, CPU time equals the wall time on
+an idle machine."""
 PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BACKBONES: dict[str, config.VisionTransformer | config.ConvMae] = {
     "vit_base": config.VisionTransformer(
@@ -59,19 +60,19 @@ BACKBONES: dict[str, config.VisionTransformer | config.ConvMae] = {
 
 
 def main() -> int:
-    """Measure, print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="the last line is JSON")
-    parser.add_argument("--batch", type=int, default=32, help="images a step")
-    parser.add_argument("--pairs", type=int, default=3, help="timed steps of each")
-    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="of torch")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="`cpu` where others use the machine too")
-    parser.add_argument("--only", choices=sorted(BACKBONES), help="one backbone")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON at the end")
+    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser.add_argument("--pairs", type=int, default=3, help="timed steps per side")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="threads of torch")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="use `cpu` if the machine is shared")
+    parser.add_argument("--only", choices=sorted(BACKBONES), help="measure only this backbone")
     parser.add_argument(
-        "--shallow", action="store_true", help="two transformer blocks and two in the decoder: a try-out"
+        "--shallow", action="store_true", help="two blocks in the encoder and two in the decoder, for a quick trial"
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # importing FFCV leaves it at one
+    torch.set_num_threads(options.threads)  # importing FFCV sets it to 1
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"batch {options.batch}, {options.clock} clock"
@@ -110,18 +111,18 @@ class Comparison:
         low, high = min(self.pairs), max(self.pairs)
         half = statistics.median(theirs / mine for theirs, mine in zip(self.reference, self.bf16, strict=True))
         seconds = ", ".join(
-            f"{what} {statistics.median(values):.2f} s (least {min(values):.2f})"
+            f"{what} {statistics.median(values):.2f} s (minimum {min(values):.2f})"
             for what, values in (("reference", self.reference), ("ours", self.ours), ("ours in bf16", self.bf16))
         )
         return (
-            f"{seconds} a step; {self.ratio:.3f}x the reference [{low:.3f} to {high:.3f}, {len(self.pairs)} pairs], "
-            f"{min(self.reference) / min(self.ours):.3f}x by the least times; {half:.2f}x in bf16; "
-            f"peak memory {provenance.peak_memory_gb():.1f} GB, all together"
+            f"{seconds} per step; {self.ratio:.3f}x the reference [{low:.3f} to {high:.3f}, {len(self.pairs)} pairs], "
+            f"{min(self.reference) / min(self.ours):.3f}x by the minimum times; {half:.2f}x in bf16; "
+            f"peak memory {provenance.peak_memory_gb():.1f} GB in total"
         )
 
 
 def compared(backbone: config.VisionTransformer | config.ConvMae, options: argparse.Namespace) -> Comparison:
-    """Time ours and the reference in turns."""
+    """Time our steps and those of the reference alternately."""
     torch.manual_seed(0)
     settings = recipe(decoder_depth=2 if options.shallow else 8)
     model = build_autoencoder(backbone, settings).train()
@@ -139,29 +140,31 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
         theirs = reference_step(reference, optimizer, images, noise, LR)
         times["reference"].append(CLOCKS[options.clock]() - began)
         began = CLOCKS[options.clock]()
-        train_step(state, state.model, batch, objective, LR, options.batch, Mechanics(), watch)
+        train_step(state, state.model, batch, objective, LR, options.batch, StepOptions(), watch)
         times["ours"].append(CLOCKS[options.clock]() - began)
-        mine = state.meter.read(Mechanics().world)["loss"]
+        mine = state.meter.read(StepOptions().world)["loss"]
         if abs(mine - theirs) > 1e-4 * abs(theirs):
-            raise SystemExit(f"Not the same computation: at step {step} the loss is {mine}, the reference's {theirs}")
-    # The first step of each warms up.
+            raise SystemExit(
+                f"The computations differ: at step {step} our loss is {mine} and the reference's {theirs}."
+            )
+    # The first step of each side is a warm-up.
     for step in range(1, options.pairs + 1):
         batch = random_batch(step, options.batch, backbone.image_size)
         began = CLOCKS[options.clock]()
-        train_step(state, state.model, batch, objective, LR, options.batch, Mechanics(bf16=True), watch)
+        train_step(state, state.model, batch, objective, LR, options.batch, StepOptions(bf16=True), watch)
         times["bf16"].append(CLOCKS[options.clock]() - began)
     return Comparison(times["reference"][1:], times["ours"][1:], times["bf16"])
 
 
 def random_batch(step: int, samples: int, side: int) -> Batch:
-    """Images of noise; what they show does not matter to the time."""
+    """Return images of noise; their content does not affect the time."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randint(0, 256, (samples, side, side, 3), dtype=torch.uint8, generator=generator)
     return Batch(pixels, torch.zeros(samples, dtype=torch.int64), step * samples, seed=0)
 
 
 def recipe(decoder_depth: int) -> config.Pretrain:
-    """MAE's, as far as a step depends on it."""
+    """Return MAE's recipe, as far as a step depends on it."""
     return config.Pretrain(
         epochs=800,
         warmup_epochs=40,
@@ -179,7 +182,7 @@ def recipe(decoder_depth: int) -> config.Pretrain:
 
 
 def shallow(backbone: config.VisionTransformer | config.ConvMae) -> config.VisionTransformer | config.ConvMae:
-    """The same widths at little depth."""
+    """Return the backbone with the same widths and fewer blocks."""
     if isinstance(backbone, config.ConvMae):
         return backbone.model_copy(update={"depths": (*backbone.depths[:2], 2)})
     return backbone.model_copy(update={"depth": 2})

@@ -1,9 +1,9 @@
-"""MAE and ConvMAE as their public code computes them, written anew for comparison; see benchmarks/pretrain.py.
+"""Reimplementation of the public MAE and ConvMAE code, for comparison in benchmarks/pretrain.py.
 
-What is kept of the public code's way: attention by explicit products and a softmax (timm 0.3.2, which both pin),
-ConvMAE's first two stages dense and with channels first, patches projected before masked ones are dropped, the
-decoder's output projected and compared at every patch, the mask restored by two sorts and a gather. Names of parameters
-are the public ones.
+It computes in the same way as the public code: explicit attention products and softmax (timm 0.3.2, which both pin),
+dense channels-first stages 1 and 2 in ConvMAE, patch projection before masked patches are dropped, the decoder's
+output projected and compared at every patch, and the mask restored by two sorts and a gather. Parameters have the
+public names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(nn.Module):
-    """Softmax attention with the matrix of weights in memory."""
+    """Softmax attention with explicit weights."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens of shape (samples, tokens, width)."""
+        """Map tokens of shape (samples, tokens, width)."""
         samples, tokens, width = x.shape
         split = self.qkv(x).reshape(samples, tokens, 3, self.heads, width // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)
@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers around a GELU; pointwise convolutions on grids."""
+    """Two linear layers, or pointwise convolutions on grids, around a GELU."""
 
     def __init__(self, width: int, hidden: int, *, grid: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Mlp(nn.Module):
         self.fc1, self.act, self.fc2 = layer(width, hidden), nn.GELU(), layer(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each position by itself."""
+        """Apply the layers at every position."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -60,16 +60,16 @@ class Block(nn.Module):
         self.norm2, self.mlp = _norm(width), Mlp(width, 4 * width, grid=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens of shape (samples, tokens, width)."""
+        """Map tokens of shape (samples, tokens, width)."""
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class GridNorm(nn.LayerNorm):
-    """A norm over the channels of a grid of channels first."""
+    """Layer norm over the channels of a channels-first grid."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Grids of shape (samples, width, rows, columns)."""
+        """Map grids of shape (samples, width, rows, columns)."""
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -84,7 +84,7 @@ class GridBlock(nn.Module):
         self.norm2, self.mlp = GridNorm(width), Mlp(width, hidden, grid=True)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Grids, and a mask that is 1 where a position is visible."""
+        """Map grids, given a mask that is 1 at visible positions."""
         x = x + self.conv2(self.attn(keep * self.conv1(self.norm1(x))))
         return x + self.mlp(self.norm2(x))
 
@@ -98,12 +98,12 @@ class GridEmbed(nn.Module):
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Grids of shape (samples, width, rows, columns)."""
+        """Map grids of shape (samples, width, rows, columns)."""
         return self.act(self.norm(self.proj(x)))
 
 
 class Reference(nn.Module):
-    """Either autoencoder, with what they share: mask, decoder, loss."""
+    """MAE or ConvMAE autoencoder with mask, decoder and loss."""
 
     def __init__(
         self, backbone: config.VisionTransformer | config.ConvMae, decoder: config.Decoder, mask_ratio: float
@@ -143,7 +143,7 @@ class Reference(nn.Module):
         self.decoder_pred = nn.Linear(decoder.width, 3 * self.patch**2)
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        """The mean error over masked patches; `noise` stands for the public code's draw."""
+        """Return the mean error over masked patches; `noise` replaces the public code's random numbers."""
         shuffle = noise.argsort(dim=1)
         restore = shuffle.argsort(dim=1)
         kept = shuffle[:, : int(self.tokens * (1 - self.mask_ratio))]
@@ -170,7 +170,7 @@ class Reference(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def encode_vit(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Class token and visible patches."""
+        """Encode the class token and the visible patches."""
         x = self.patch_embed.proj(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         x = x.gather(1, kept.unsqueeze(-1).repeat(1, 1, x.shape[2]))
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
@@ -180,7 +180,7 @@ class Reference(nn.Module):
         return self.norm(x)
 
     def encode_convmae(self, images: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-        """Visible patches, out of grids that hold all of them."""
+        """Encode the visible patches from grids of all patches."""
         _, p2, p3 = self.patch_sizes
         coarse = 1 - mask.view(-1, 1, self.grid, self.grid)
         x, outputs = images, []
@@ -203,13 +203,13 @@ class Reference(nn.Module):
 def reference_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, noise: Tensor, lr: float
 ) -> float:
-    """One step of the public training loop, as it is on a CPU: float32, the loss read at once, the gradient's norm."""
+    """Run one step of the public training loop on a CPU: float32, loss and gradient norm read every step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss = model(images, noise)
     value = loss.item()
     if not math.isfinite(value):
-        raise RuntimeError(f"the reference's loss is {value}")
+        raise RuntimeError(f"The loss of the reference is {value}; it must be finite.")
     loss.backward()
     gradients = [p.grad.detach() for p in model.parameters() if p.grad is not None]
     torch.norm(torch.stack([torch.norm(g, 2.0) for g in gradients]), 2.0)

@@ -1,10 +1,10 @@
-"""Photo-like pictures for benchmarks, where no photographs are at hand.
+"""Synthetic photo-like JPEG files for benchmarks that have no photographs.
 
-A picture is a few overlapping shapes with sharp borders, each filled with its own colour, shading and 1/f noise, as
-the spectra of photographs fall (Field 1987), under a fine grain. As JPEG of quality 90 at about 500 pixels they take
-60 to 110 kB, like ImageNet's. Picture number n is the same wherever and in whatever order it is made.
+    python benchmarks/synthetic_photos.py FOLDER --count 2000
 
-    python benchmarks/pictures.py FOLDER --count 2000
+An image consists of a few overlapping shapes with sharp borders under fine grain. Each shape has its own colour,
+shading and 1/f noise, like the spectra of photographs (Field 1987). At about 500 pixels and JPEG quality 90, files
+take 60 to 110 kB, like ImageNet's. Image n depends on n only.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from PIL import Image
 
 QUALITY = 90
 _FIELD = 1024
-"""Side of the noise that all pictures are cut from."""
+"""Side, in pixels, of the noise arrays that images are cropped from."""
 _FIELDS = 6
 _SIZES = ((375, 500), (333, 500), (500, 375), (500, 500), (400, 500))
-"""Heights and widths that are common in ImageNet."""
+"""Common (height, width) in ImageNet."""
 _SHAPES = 10
 
 
-def picture(number: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Picture number `number`: (height, width, 3), uint8, RGB."""
+def synthetic_photo(number: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Return image `number` in RGB."""
     rng = np.random.default_rng([7, number])
     height, width = _SIZES[rng.integers(len(_SIZES))]
     canvas = _surface(rng, height, width)
     for _ in range(_SHAPES):
         scale = rng.uniform(0.08, 0.5) * min(height, width)
-        # A lump around a centre: its corners at random distances, in the order of their angles.
+        # A blob: corners at random distances from the centre, sorted by angle.
         corners = int(rng.integers(4, 20))
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
         radii = scale * rng.uniform(0.5, 1.2, corners)
@@ -51,14 +51,14 @@ def picture(number: int) -> UInt8[np.ndarray, "height width 3"]:
         opacity = mask[part][:, :, None].astype(np.float32) / 255
         surface = _surface(rng, high, wide)
         canvas[part] += opacity * (surface[: opacity.shape[0], : opacity.shape[1]] - canvas[part])
-    # Cameras blur a little less than a pixel, and then add grain.
+    # Cameras blur by a little less than a pixel before the sensor adds grain.
     canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.5, 0.8))
-    canvas += _cut(rng, height, width, _grain())[:, :, None] * rng.uniform(4.5, 7.5)
+    canvas += _crop(rng, height, width, _grain())[:, :, None] * rng.uniform(4.5, 7.5)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
-def write_pictures(folder: Path, count: int, workers: int = 2) -> list[Path]:
-    """Make the pictures 0 to `count - 1` as JPEG files; those that are there stay."""
+def write_photos(folder: Path, count: int, workers: int = 2) -> list[Path]:
+    """Write images 0 to `count - 1` as JPEG files; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
@@ -73,37 +73,37 @@ def _write(folder: Path, numbers: list[int]) -> None:
     for number in numbers:
         path = folder / f"{number:06d}.jpg"
         temporary = path.with_suffix(".tmp")
-        Image.fromarray(picture(number)).save(temporary, "JPEG", quality=QUALITY)
+        Image.fromarray(synthetic_photo(number)).save(temporary, "JPEG", quality=QUALITY)
         temporary.rename(path)
 
 
 def _surface(rng: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "height width 3"]:
-    """One material: a colour, a shading across it, noise in brightness and a little of it in colour."""
+    """Return a surface: one colour with linear shading, brightness noise and a little colour noise."""
     colour = rng.uniform(30, 225, 3)
     slope = rng.uniform(-0.25, 0.25, 2)
     y, x = np.ogrid[0:height, 0:width]
     shade = slope[0] * (y - height / 2) + slope[1] * (x - width / 2)
-    noise = _cut(rng, height, width, _field(int(rng.integers(_FIELDS)))) * rng.uniform(8, 45)
-    tint = _cut(rng, height, width, _field(int(rng.integers(_FIELDS)))) * rng.uniform(0, 10)
+    noise = _crop(rng, height, width, _noise(int(rng.integers(_FIELDS)))) * rng.uniform(8, 45)
+    tint = _crop(rng, height, width, _noise(int(rng.integers(_FIELDS)))) * rng.uniform(0, 10)
     light = (shade + noise).astype(np.float32)
     return np.stack([light + tint + colour[0], light + colour[1], light - tint + colour[2]], axis=2, dtype=np.float32)
 
 
-def _cut(rng: np.random.Generator, height: int, width: int, field: np.ndarray) -> Float32[np.ndarray, "height width"]:
+def _crop(rng: np.random.Generator, height: int, width: int, field: np.ndarray) -> Float32[np.ndarray, "height width"]:
     top, left = rng.integers(_FIELD - height + 1), rng.integers(_FIELD - width + 1)
     return field[top : top + height, left : left + width]
 
 
 @cache
-def _field(number: int) -> Float32[np.ndarray, "side side"]:
-    """Noise of mean 0 and deviation 1 whose amplitude falls as 1/f, a little steeper or flatter from field to field."""
+def _noise(number: int) -> Float32[np.ndarray, "side side"]:
+    """Return noise of mean 0 and standard deviation 1 with a 1/f spectrum; the exponent differs a little by number."""
     rng = np.random.default_rng([8, number])
     rows = np.fft.fftfreq(_FIELD)[:, None]
     columns = np.fft.rfftfreq(_FIELD)[None, :]
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
     exponent = 0.9 + 0.4 * number / (_FIELDS - 1)
-    # Waves longer than a picture would only move its mean.
+    # Wavelengths longer than an image would only shift its mean.
     amplitude = np.where(frequency < 2 / _FIELD, 0, frequency**-exponent)
     spectrum = amplitude * np.exp(2j * np.pi * rng.uniform(size=amplitude.shape))
     field = np.fft.irfft2(spectrum, s=(_FIELD, _FIELD))
@@ -116,15 +116,17 @@ def _grain() -> Float32[np.ndarray, "side side"]:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Make photo-like JPEG files.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Write synthetic photo-like JPEG files.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
-    sizes = [path.stat().st_size for path in write_pictures(given.folder, given.count, given.workers)]
+    options = parser.parse_args()
+    sizes = [path.stat().st_size for path in write_photos(options.folder, options.count, options.workers)]
     spread = np.percentile(sizes, [5, 50, 95]) / 1000
-    print(f"{len(sizes)} pictures in {given.folder}: 5, 50, 95 % take {spread.round(0)} kB")
+    print(
+        f"{len(sizes)} images in {options.folder}; file sizes at the 5th, 50th, 95th percentile: {spread.round(0)} kB"
+    )
 
 
 if __name__ == "__main__":
