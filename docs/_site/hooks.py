@@ -1,4 +1,4 @@
-"""What the site takes from outside docs/: README as its home, the changelog, the schema's reference, linked files."""
+"""MkDocs hooks that add pages from outside docs/: the README, the changelog, the settings reference, linked files."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
 }
-"""Pages that live elsewhere in the repository, and what the site calls them."""
+"""Pages outside docs/ and their names on the site."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages from elsewhere, the reference, and every file outside docs/ that a page links to."""
+    """Add the pages of `PAGES`, the settings reference, and every file outside docs/ that a page links to."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, "reference.md", content=reference()))
@@ -41,9 +41,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Links as the repository has them, turned into the site's."""
+    """Rewrite the links of a page, which are relative to the repository, for the site."""
 
-    def turned(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         target = _in_repository(page.file.src_uri, match[2])
         if target.startswith("docs/"):
             found = target.removeprefix("docs/")
@@ -56,15 +56,15 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         here = posixpath.dirname(page.file.src_uri)
         return f"{match[1]}{posixpath.relpath(found, here or '.')}{match[3] or ''})"
 
-    return LINK.sub(turned, markdown)
+    return LINK.sub(rewritten, markdown)
 
 
 def _in_repository(page: str, link: str) -> str:
-    """The path from the repository's root that a link on a page of the site means."""
+    """Return the path, relative to the repository root, that a link on a page of the site refers to."""
     origin = next((source for source, name in PAGES.items() if name == page), f"docs/{page}")
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
 def _copied(target: str) -> str:
-    """Where the site keeps a file from outside docs/; a text file, whatever its name."""
+    """Return the site path of a file from outside docs/; everything except figures is served as text."""
     return f"files/{target}" + ("" if os.path.splitext(target)[1] in (".png", ".svg") else ".txt")
