@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
 }
 """Pages outside docs/ and their names on the site."""
