@@ -1,26 +1,17 @@
-"""Workflows of a rule or two."""
+"""The fixture of the plugin's tests, for the tests of the plugin on a real SLURM."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import Workflow
+from workflow_runner import Workflow, workflow_factory
 
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Iterator[Callable[..., Workflow]]:
-    """Makes a workflow in a folder; whatever it started is gone after the test."""
-    made: list[Workflow] = []
-
-    def make(snakefile: str, **environment: str) -> Workflow:
-        name = f"workflow-{uuid.uuid4().hex[:8]}"  # SLURM's database may remember an earlier run of the same test
-        made.append(Workflow(tmp_path / name, snakefile, environment))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.clean_up()
+    """Creates a workflow in a folder of its own."""
+    with workflow_factory(tmp_path) as create:
+        yield create

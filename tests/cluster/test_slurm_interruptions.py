@@ -1,4 +1,4 @@
-"""Nothing is lost on a real SLURM: preemption, time limits, dying nodes, daemons and heads."""
+"""Interruptions on a real SLURM: preemption, time limits, and failures of nodes, daemons and workflow processes."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import os
 import re
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from cluster.throwaway import ThrowawaySlurm
-from tests.cluster.running import Workflow
-from tests.waiting import wait
+from workflow_runner import TRAINER, Workflow, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
-TRAINER = Path(__file__).parent / "trainer.py"
 
 
 @pytest.fixture
 def training(slurm: ThrowawaySlurm, workflow):
-    """Makes a workflow that trains for some steps."""
+    """Creates a workflow that trains for a given number of steps."""
 
     def make(
-        steps: int, *, pause: float = 0.1, resources: str = "mem_mb=100, runtime=10", before: str = ""
+        steps: int, *, step_seconds: float = 0.1, resources: str = "mem_mb=100, runtime=10", before: str = ""
     ) -> Workflow:
         flow = workflow(
             f"""
@@ -31,7 +28,7 @@ def training(slurm: ThrowawaySlurm, workflow):
                 output: "trained.txt"
                 log: "train.log"
                 resources: {resources}
-                shell: "{before}exec python trainer.py {steps} {pause} {{output}}"
+                shell: "{before}exec python trainer.py {steps} {step_seconds} {{output}}"
             """,
             **slurm.environment(),
         )
@@ -42,155 +39,155 @@ def training(slurm: ThrowawaySlurm, workflow):
 
 
 def starts(flow: Workflow, rank: int = 0) -> list[int]:
-    """The steps at which the training was started."""
+    """Return the steps at which the training was started."""
     path = flow.path(f"trained.starts{rank}")
     return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def jobs_of(flow: Workflow) -> set[str]:
-    """The SLURM jobs in which the training was started."""
+    """Return the SLURM jobs in which the training was started."""
     return {line.split()[1] for line in flow.text("trained.starts0").splitlines()}
 
 
-def test_a_preempted_training_saves_and_goes_on_on_both_nodes(slurm, training):
+def test_a_preempted_training_saves_and_resumes_on_both_nodes(slurm, training):
     flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
-    head = flow.start()
-    wait(lambda: starts(flow) and starts(flow, 1), head)
+    process = flow.start()
+    wait(lambda: starts(flow) and starts(flow, 1), process)
     urgent = slurm.run(
         "sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 300"
     ).strip()
-    wait(lambda: "RUNNING" in slurm.run("squeue", "-h", "-j", urgent, "-o", "%T"), head)
+    wait(lambda: "RUNNING" in slurm.run("squeue", "-h", "-j", urgent, "-o", "%T"), process)
     slurm.run("scancel", urgent)
-    said = head.communicate(timeout=120)[0]
-    assert head.returncode == 0, said
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
     assert flow.text("trained.txt") == "150"
-    assert "was requeued, preempted; its work is saved (requeue 1 of at most 50)" in said
+    assert "was requeued (preempted); its progress is saved (requeue 1 of at most 50)" in printed
     first, second = starts(flow)
     assert first == 0
     assert second > 0
     assert len(jobs_of(flow)) == 1
 
 
-def test_a_training_longer_than_its_time_limit_ends_in_several_goes(training):
-    flow = training(90, pause=1.0, resources="mem_mb=100, runtime=1")
-    said = flow.run(timeout=280)
+def test_a_training_longer_than_its_time_limit_is_requeued_until_it_ends(training):
+    flow = training(90, step_seconds=1.0, resources="mem_mb=100, runtime=1")
+    printed = flow.run(timeout=280)
     assert flow.text("trained.txt") == "90"
-    assert "was requeued, near its time limit; its work is saved" in said
+    assert "was requeued (near its time limit); its progress is saved" in printed
     assert len(starts(flow)) > 1
     assert starts(flow) == sorted(set(starts(flow)))
     assert len(jobs_of(flow)) == 1
 
 
-def test_a_program_that_is_still_starting_is_asked_once_it_listens(slurm, training):
+def test_a_program_is_asked_to_save_once_it_has_installed_its_handler(slurm, training):
     flow = training(60, before="echo $SLURM_JOB_ID > starting; sleep 4; ")
-    head = flow.start()
-    wait(lambda: flow.path("starting").exists() and flow.text("starting"), head)
+    process = flow.start()
+    wait(lambda: flow.path("starting").exists() and flow.text("starting"), process)
     slurm.run("scancel", "--signal=USR2", flow.text("starting").strip())
     assert starts(flow) == []
-    said = head.communicate(timeout=120)[0]
-    assert head.returncode == 0, said
-    assert "its work is saved (requeue 1 of at most 50)" in said
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert "its progress is saved (requeue 1 of at most 50)" in printed
     assert len(starts(flow)) == 2
 
 
-def test_requeues_are_bounded(slurm, training):
+def test_requeues_are_limited(slurm, training):
     flow = training(3000)
-    head = flow.start("--submitit-max-requeues", "1")
-    wait(lambda: starts(flow), head)
+    process = flow.start("--submitit-max-requeues", "1")
+    wait(lambda: starts(flow), process)
     for expected in (2, 3):
         slurm.run("scancel", "--signal=USR2", next(iter(jobs_of(flow))))
         if expected == 2:
-            wait(lambda: len(starts(flow)) == 2, head)
-    said = head.communicate(timeout=60)[0]
-    assert head.returncode != 0
-    assert "REQUEUES_SPENT, it was requeued as often as is allowed" in said
-    assert "requeue 1 of at most 1" in said
+            wait(lambda: len(starts(flow)) == 2, process)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "REQUEUES_SPENT, it reached the limit on requeues" in printed
+    assert "requeue 1 of at most 1" in printed
 
 
-def test_a_killed_node_costs_a_restart_and_no_job(slurm, training):
+def test_a_job_restarts_after_its_node_was_killed(slurm, training):
     flow = training(100)
-    head = flow.start()
-    wait(lambda: starts(flow), head)
+    process = flow.start()
+    wait(lambda: starts(flow), process)
     node = slurm.run("squeue", "-h", "-j", next(iter(jobs_of(flow))), "-o", "%N").strip()
     slurm.kill_slurmd(node)
     try:
-        wait(lambda: len(starts(flow)) == 2, head, seconds=90)
-        said = head.communicate(timeout=60)[0]
+        wait(lambda: len(starts(flow)) == 2, process, seconds=90)
+        printed = process.communicate(timeout=60)[0]
     finally:
         slurm.start_slurmd(node)
-    assert head.returncode == 0, said
+    assert process.returncode == 0, printed
     assert flow.text("trained.txt") == "100"
 
 
-def test_the_head_lives_through_a_restart_of_slurmctld_and_a_stop_of_slurmdbd(slurm, training):
+def test_a_workflow_survives_a_restart_of_slurmctld_and_a_stop_of_slurmdbd(slurm, training):
     flow = training(150)
-    head = flow.start()
-    wait(lambda: starts(flow), head)
+    process = flow.start()
+    wait(lambda: starts(flow), process)
     slurm.stop_slurmdbd()
     try:
         slurm.restart_slurmctld()
-        said = head.communicate(timeout=120)[0]
+        printed = process.communicate(timeout=120)[0]
     finally:
         slurm.start_slurmdbd()
-    assert head.returncode == 0, said
-    assert "No states from SLURM's sacct: " in said
+    assert process.returncode == 0, printed
+    assert "Cannot query job states with SLURM's sacct: " in printed
     assert len(starts(flow)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_a_head_that_is_gone_is_followed_by_one_that_takes_up_its_job(slurm, training, number):
+def test_a_new_workflow_process_reattaches_to_the_job_of_one_that_ended(slurm, training, number):
     flow = training(3000)
-    head = flow.start()
-    wait(lambda: starts(flow), head)
-    head.send_signal(number)
-    left = head.communicate(timeout=60)[0]
-    assert number == signal.SIGKILL or "Detached: 1 SLURM jobs go on." in left
+    process = flow.start()
+    wait(lambda: starts(flow), process)
+    process.send_signal(number)
+    printed = process.communicate(timeout=60)[0]
+    assert number == signal.SIGKILL or "Detached: 1 SLURM jobs continue." in printed
     second = flow.start()
-    wait(lambda: logged(flow, r"SLURM job \d+ of a former run does this already \(\w+\); it is taken up"), second)
+    wait(lambda: logged(flow, r"Re-attached to SLURM job \d+ of an earlier run \(\w+\)\."), second)
     flow.path("enough").touch()
-    said = second.communicate(timeout=60)[0]
-    assert second.returncode == 0, said
+    printed = second.communicate(timeout=60)[0]
+    assert second.returncode == 0, printed
     assert flow.path("trained.txt").exists()
     assert len(starts(flow)) == 1
-    # The database hears of jobs behind the controller, by many seconds on a busy machine.
+    # The database receives jobs after the controller, many seconds later on a busy machine.
     wait(lambda: str(flow.folder) in slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split())
     assert slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split().count(str(flow.folder)) == 1
 
 
 def logged(flow: Workflow, pattern: str) -> bool:
-    """Whether a head wrote such a line into its log."""
+    """Return whether a workflow process logged a line that matches."""
     return any(re.search(pattern, path.read_text()) for path in flow.folder.glob(".snakemake/log/*.log"))
 
 
 def orphaned_job(flow: Workflow) -> str:
-    """Start a head and kill it once its training runs; the SLURM job that is left."""
-    head = flow.start()
-    wait(lambda: starts(flow), head)
-    head.kill()
-    head.communicate()
+    """Start a workflow process and kill it once its training runs. Return the SLURM job that remains."""
+    process = flow.start()
+    wait(lambda: starts(flow), process)
+    process.kill()
+    process.communicate()
     (job,) = jobs_of(flow)
     return job
 
 
-def test_a_job_that_ended_while_no_head_lived_is_not_run_again(slurm, training):
+def test_a_job_that_ended_without_a_workflow_process_is_not_run_again(slurm, training):
     flow = training(30)
     job = orphaned_job(flow)
     wait(lambda: "COMPLETED" in slurm.run("sacct", "-nX", "-j", job, "-o", "State"))
-    said = flow.run()
-    assert "does this already (COMPLETED); it is taken up" in said
+    printed = flow.run()
+    assert f"Re-attached to SLURM job {job} of an earlier run (COMPLETED)." in printed
     assert len(starts(flow)) == 1
 
 
-def test_a_former_job_with_another_command_is_cancelled_first(slurm, training):
+def test_an_earlier_job_with_another_command_is_cancelled_first(slurm, training):
     flow = training(3000)
-    former = orphaned_job(flow)
+    earlier = orphaned_job(flow)
     flow.path("Snakefile").write_text(flow.text("Snakefile").replace("trainer.py 3000", "trainer.py 10"))
-    said = flow.run()
-    assert f"SLURM job {former} of a former run makes the same outputs with another command; it is cancelled" in said
-    wait(lambda: "CANCELLED" in slurm.run("sacct", "-nX", "-j", former, "-o", "State"))
+    printed = flow.run()
+    assert f"Cancelling SLURM job {earlier} of an earlier run" in printed
+    wait(lambda: "CANCELLED" in slurm.run("sacct", "-nX", "-j", earlier, "-o", "State"))
 
 
-def test_ctrl_c_leaves_no_job(slurm, workflow):
+def test_ctrl_c_cancels_all_jobs(slurm, workflow):
     flow = workflow(
         """
         rule all:
@@ -206,9 +203,9 @@ def test_ctrl_c_leaves_no_job(slurm, workflow):
         """,
         **slurm.environment(),
     )
-    head = flow.start()
-    wait(lambda: flow.path("started").exists(), head)
-    os.killpg(head.pid, signal.SIGINT)  # as on the terminal
-    head.communicate(timeout=60)
+    process = flow.start()
+    wait(lambda: flow.path("started").exists(), process)
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal
+    process.communicate(timeout=60)
     wait(lambda: not slurm.run("squeue", "-h", "--name=small,many"), seconds=30)
     assert not list(flow.folder.glob(".snakemake/submitit/registry/*"))

@@ -1,42 +1,43 @@
-"""Jobs on a real SLURM: ranks, arrays, groups, failures and what is done about them."""
+"""Jobs on a real SLURM: ranks, arrays, groups, failures and retries."""
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
 
 from cluster.throwaway import ThrowawaySlurm
-from tests.cluster.test_local import GLOO
-from tests.cluster.test_snakemake_suite import OnSubmitit
+from snakemake_suite import SubmititSuite
+from workflow_runner import GLOO_SUM
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
 def on_slurm(slurm: ThrowawaySlurm, workflow):
-    """Makes a workflow whose head finds the throw-away SLURM."""
+    """Creates a workflow that runs on the throw-away SLURM."""
     return lambda snakefile: workflow(snakefile, **slurm.environment())
 
 
-def test_ranks_on_two_nodes_meet_over_gloo(on_slurm):
+def test_ranks_on_two_nodes_connect_over_gloo(on_slurm):
     flow = on_slurm(
         """
         rule sum:
             output: "sum.txt"
             log: "sum.log"
             resources: nodes=2, tasks_per_node=1, mem_mb=1000, runtime=5
-            shell: "echo I am $RANK on $SLURMD_NODENAME; python gloo.py"
+            shell: "echo I am $RANK on $SLURMD_NODENAME; python gloo_sum.py"
         """
     )
-    flow.path("gloo.py").write_text(GLOO)
+    shutil.copy(GLOO_SUM, flow.folder)
     flow.run()
     assert flow.text("sum.txt") == "2 3.0"
     hosts = {flow.text(f"sum.log.ranks/rank{rank}.txt").split(" on ")[-1].split()[0] for rank in range(2)}
     assert len(hosts) == 2
 
 
-def test_a_crashing_rank_ends_its_job_within_30_seconds_and_the_others_go_on(on_slurm):
+def test_a_crashing_rank_ends_its_job_within_30_seconds_and_other_jobs_continue(on_slurm):
     flow = on_slurm(
         """
         rule all:
@@ -52,16 +53,16 @@ def test_a_crashing_rank_ends_its_job_within_30_seconds_and_the_others_go_on(on_
             shell: "sleep 5; touch {output}"
         """
     )
-    said = flow.run("--keep-going", ok=False)
+    printed = flow.run("--keep-going", ok=False)
     assert time.time() - int(flow.text("crashed")) < 30
-    assert "FAILED. First to fail: rank 1 on " in said
-    assert "exit status 3" in said
-    assert "    the disk is on fire" in said
-    assert str(flow.path("bad.log.ranks/rank1.txt")) in said
+    assert "FAILED. First failure: rank 1 on " in printed
+    assert "exit status 3" in printed
+    assert "    the disk is on fire" in printed
+    assert str(flow.path("bad.log.ranks/rank1.txt")) in printed
     assert flow.path("good.txt").exists()
 
 
-def test_a_wrong_partition_or_account_fails_its_job_alone(on_slurm):
+def test_a_wrong_partition_or_account_fails_only_its_own_job(on_slurm):
     flow = on_slurm(
         """
         rule all:
@@ -80,14 +81,14 @@ def test_a_wrong_partition_or_account_fails_its_job_alone(on_slurm):
             shell: "touch {output}"
         """
     )
-    said = flow.run("--keep-going", ok=False)
-    assert "slurm did not take this job: " in said
-    assert "invalid partition specified: nowhere" in said
-    assert "Invalid account or account/partition combination specified" in said
+    printed = flow.run("--keep-going", ok=False)
+    assert "slurm rejected this job: " in printed
+    assert "invalid partition specified: nowhere" in printed
+    assert "Invalid account or account/partition combination specified" in printed
     assert flow.path("good.txt").exists()
 
 
-def test_a_job_that_runs_out_of_memory_is_tried_again_with_more(on_slurm):
+def test_a_job_that_runs_out_of_memory_is_resubmitted_with_more(on_slurm):
     if not ThrowawaySlurm.reports_out_of_memory():
         pytest.skip("this machine cannot hold a job's memory: no writable memory cgroup of version 1")
     flow = on_slurm(
@@ -98,12 +99,12 @@ def test_a_job_that_runs_out_of_memory_is_tried_again_with_more(on_slurm):
             shell: "python -c 'import time; x = bytearray(300 << 20); time.sleep(2)' && touch {output}"
         """
     )
-    said = flow.run("--submitit-memory-growth", "5")
-    assert "ended with OUT_OF_MEMORY; submitted again as job" in said
-    assert "750 MB per node instead of 150 (1 of at most 2)" in said
+    printed = flow.run("--submitit-memory-growth", "5")
+    assert "ended with OUT_OF_MEMORY. It was resubmitted as job" in printed
+    assert "with 750 MB per node instead of 150 (1 of at most 2)" in printed
 
 
-def test_a_fault_of_the_code_is_not_tried_again(on_slurm, slurm):
+def test_a_failure_of_the_code_is_not_retried(on_slurm, slurm):
     flow = on_slurm(
         """
         rule faulty:
@@ -116,7 +117,7 @@ def test_a_fault_of_the_code_is_not_tried_again(on_slurm, slurm):
     assert flow.text("attempts") == "attempt\n"
 
 
-def test_200_like_jobs_are_one_array(on_slurm):
+def test_200_equal_jobs_are_one_array(on_slurm):
     flow = on_slurm(
         """
         rule all:
@@ -131,7 +132,7 @@ def test_200_like_jobs_are_one_array(on_slurm):
     assert len({flow.text(f"{i}.txt") for i in range(200)}) == 1
 
 
-def test_an_inner_snakemake_takes_over_what_only_it_can(on_slurm):
+def test_scripts_and_benchmarks_run_in_an_inner_snakemake(on_slurm):
     flow = on_slurm(
         """
         rule all:
@@ -155,7 +156,7 @@ def test_an_inner_snakemake_takes_over_what_only_it_can(on_slurm):
 
 
 @pytest.mark.usefixtures("slurm_variables")
-class TestSnakemakesOwnSuite(OnSubmitit):
+class TestSnakemakesOwnSuite(SubmititSuite):
     __test__ = True
     cluster = "slurm"
 

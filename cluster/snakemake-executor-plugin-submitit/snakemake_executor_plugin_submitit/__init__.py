@@ -1,19 +1,20 @@
-"""Snakemake executor plugin `submitit`: multi-rank jobs that survive preemption, time limits and the head's death.
+"""Snakemake executor plugin `submitit`: multi-rank jobs on SLURM or one machine, through submitit.
 
-What Snakemake's registry of plugins looks for is imported when it looks: a job's ranks import this package too, and
-would otherwise load Snakemake's interfaces at each start.
+The names that Snakemake's plugin registry expects are imported on first access. Each rank of a job imports this package
+too, and would otherwise load Snakemake's interfaces every time it starts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_WHERE = {"Executor": "executor", "ExecutorSettings": "settings", "common_settings": "settings"}
+_EXPORTS = {"Executor": "executor", "ExecutorSettings": "settings", "common_settings": "settings"}
+"""Exported names and the modules that define them."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

@@ -1,4 +1,4 @@
-"""Jobs in the head's own process, one after another, with their output on the terminal."""
+"""Jobs inside the workflow process, one after another, with their output on the terminal."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from collections.abc import Collection, Sequence
 from submitit import DebugExecutor
 
 from snakemake_executor_plugin_submitit.paths import submission_folder
-from snakemake_executor_plugin_submitit.resources import Request, ResourceFault
+from snakemake_executor_plugin_submitit.resources import Request, ResourceError
 from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.work import Work
 
 
 class Debug:
-    """For looking into a workflow: a breakpoint in a job is a breakpoint in the head."""
+    """The workflow process as a cluster, for debugging a workflow: a breakpoint in a job stops the workflow process."""
 
     name = "debug"
-    outlives_head = False
+    outlives_workflow_process = False
 
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
 
     def collapse(self, request: Request) -> Request:
-        """Refuse what one process cannot do.
+        """Check that the request fits into a single process.
 
         Raises:
-            ResourceFault: Several tasks are asked for.
+            ResourceError: The job requests several tasks.
         """
         if request.tasks > 1:
-            raise ResourceFault(f"{request.tasks} tasks: the debug cluster has one process; use local")
+            raise ResourceError(
+                f"the job requests {request.tasks} tasks, but the debug cluster runs a single process. "
+                "Use --submitit-cluster local"
+            )
         return request
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Run jobs to their end; their ids."""
+        """Run jobs until they end. Return their ids."""
         ids = []
         for work in works:
             job = DebugExecutor(submission_folder(token)).submit(work)
@@ -48,15 +51,15 @@ class Debug:
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """The states of jobs: all have ended."""
+        """Return the states of jobs, all of which have ended."""
         return {job_id: self._states[job_id] for job_id in ids}
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """How a job ended."""
+        """Return the outcome of a job."""
         return self._states[job_id].kind
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Nothing runs by itself here."""
+        """Do nothing: no job runs in the background."""
 
-    def forget(self, token: str, job_id: str) -> None:
-        """Nothing is kept."""
+    def remove_files(self, token: str, job_id: str) -> None:
+        """Do nothing: no files are kept."""

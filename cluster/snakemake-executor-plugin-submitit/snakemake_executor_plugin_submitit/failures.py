@@ -1,4 +1,4 @@
-"""What the head tells of a failed job: why, which rank first, its last lines, where the logs are."""
+"""Error messages for failed jobs: the reason, the first rank that failed, its last lines, and its log."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from snakemake_executor_plugin_submitit.paths import JobFolder
 
 _LINES = 20
 _BYTES = 20_000
-MEANING = {
-    "OUT_OF_MEMORY": "it used more memory than it asked for (mem_mb)",
+"""How much of the end of a log is read to find the last lines."""
+EXPLANATIONS = {
+    "OUT_OF_MEMORY": "it used more memory than requested (mem_mb)",
     "TIMEOUT": "it reached its time limit (runtime)",
     "NODE_FAIL": "its node failed",
-    "PREEMPTED": "another job took its place",
+    "PREEMPTED": "it was preempted by another job",
     "CANCELLED": "it was cancelled",
-    "BOOT_FAIL": "its node did not start",
+    "BOOT_FAIL": "its node did not boot",
     "DEADLINE": "it cannot end before its deadline",
-    "UNKNOWN": "SLURM does not know it any more, and its ranks recorded no result",
-    "REQUEUE_REFUSED": "it saved, but SLURM does not let it requeue itself",
-    "REQUEUES_SPENT": "it was requeued as often as is allowed",
+    "UNKNOWN": "SLURM no longer knows it, and its ranks recorded no result",
+    "REQUEUE_REFUSED": "SLURM did not allow it to requeue itself after saving",
+    "REQUEUES_SPENT": "it reached the limit on requeues",
 }
 
 
@@ -36,7 +37,7 @@ class Failure:
 
 
 def first_failure(folder: JobFolder) -> Failure | None:
-    """The earliest note of the last attempt that has any."""
+    """Return the earliest failure of the last attempt, if a rank recorded one."""
     attempts = sorted(folder.root.glob("attempt-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for attempt in attempts[:1]:
         notes = [json.loads(path.read_text()) for path in attempt.glob("failed-*.json")]
@@ -47,7 +48,7 @@ def first_failure(folder: JobFolder) -> Failure | None:
 
 
 def last_lines(path: Path, lines: int = _LINES) -> str:
-    """The end of a log, of this attempt only."""
+    """Return the end of a log, without the output of earlier attempts."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:
@@ -59,20 +60,31 @@ def last_lines(path: Path, lines: int = _LINES) -> str:
     return "\n".join(found[-lines:])
 
 
-def explain(cluster: str, job_id: str, word: str, failure: Failure | None, folder: JobFolder, stdout: Path) -> str:
-    """The text of Snakemake's error."""
-    reason = failure.reason if failure and failure.reason else word
-    meaning = MEANING.get(reason)
-    head = f"{cluster} job {job_id}: {reason}" + (f", {meaning}" if meaning else "")
-    if failure is None:
-        log = folder.rank_log(0)
-        tail = last_lines(log) or last_lines(stdout)
-        where = log if log.exists() else stdout
-        nothing = f"No rank left a log. Is {stdout.parent} visible on the nodes (a shared file system)?"
-        return f"{head}.\nIts last lines ({where}):\n{_indented(tail)}" if tail else f"{head}.\n{nothing}"
-    tail = last_lines(failure.log)
-    said = f"rank {failure.rank} on {failure.host}: {failure.text}"
-    return f"{head}. First to fail: {said}.\nIts last lines ({failure.log}):\n{_indented(tail)}"
+def error_message(
+    cluster: str, job_id: str, state: str, failure: Failure | None, folder: JobFolder, stdout: Path
+) -> str:
+    """Return the text of Snakemake's error for a failed job.
+
+    Args:
+        cluster: The cluster's name.
+        job_id: The job's id on the cluster.
+        state: The name of its final state.
+        failure: The first rank that failed, if any rank recorded a failure.
+        folder: The job's folder.
+        stdout: The output of submitit's own process for rank 0.
+    """
+    reason = failure.reason if failure and failure.reason else state
+    explanation = EXPLANATIONS.get(reason)
+    summary = f"{cluster} job {job_id}: {reason}" + (f", {explanation}" if explanation else "")
+    if failure is not None:
+        first = f"rank {failure.rank} on {failure.host}: {failure.text}"
+        tail = _indented(last_lines(failure.log))
+        return f"{summary}. First failure: {first}.\nLast lines of {failure.log}:\n{tail}"
+    log = folder.rank_log(0)
+    tail = last_lines(log) or last_lines(stdout)
+    if tail:
+        return f"{summary}.\nLast lines of {log if log.exists() else stdout}:\n{_indented(tail)}"
+    return f"{summary}.\nNo rank wrote a log. Check that the nodes see {stdout.parent} (on a shared file system)."
 
 
 def _indented(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Jobs that a former head submitted: taken up where they do what is to be done, ended where they do not."""
+"""Jobs of an earlier workflow process: re-attached if they do what is to be done, cancelled otherwise."""
 
 from __future__ import annotations
 
@@ -12,81 +12,85 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit import requeue
 from snakemake_executor_plugin_submitit.paths import job_folder
-from snakemake_executor_plugin_submitit.registry import Record, Registry, current, key_of
+from snakemake_executor_plugin_submitit.registry import Record, Registry, outputs_are_current, record_key
 from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.submission import Submission
 
-_PATIENCE_SECONDS = 120
+_TIMEOUT_SECONDS = 120
 
 
-class Former:
-    """What the records of earlier heads say; each is looked at once."""
+class ReattachedJobs:
+    """The jobs that earlier workflow processes recorded. Each record is considered once."""
 
     def __init__(self, registry: Registry, cluster: Any, logger: Any) -> None:
         self._registry = registry
         self._cluster = cluster
         self._logger = logger
-        self._records = registry.all() if isinstance(cluster, Slurm) else {}
+        self._records = registry.read_all() if isinstance(cluster, Slurm) else {}
         self._states: dict[str, State] = {}
 
-    def ask(self, jobs: Sequence[Any]) -> None:
-        """Ask once for the states of the recorded jobs among some that are to be submitted."""
-        wanted = {self._records[key].job_id for key in map(key_of, jobs) if key in self._records}
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def query_states(self, jobs: Sequence[Any]) -> None:
+        """Query the states of all recorded jobs that correspond to jobs about to be submitted."""
+        wanted = {self._records[key].job_id for key in map(record_key, jobs) if key in self._records}
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while wanted:
             self._states |= self._cluster.poll(wanted)
-            unsure = [job_id for job_id in wanted if self._states[job_id].kind is Kind.UNSURE]
-            if not unsure or time.monotonic() > deadline:
+            unknown = [job_id for job_id in wanted if self._states[job_id].kind is Kind.UNKNOWN]
+            if not unknown or time.monotonic() > deadline:
                 return
             time.sleep(1)
 
-    def take_up(self, submission: Submission) -> bool:
-        """Let a submission be a former head's job if that does, or did, the same.
+    def reattach(self, submission: Submission) -> bool:
+        """Attach a submission to the recorded job if that job runs, or ran, the same command.
+
+        Returns:
+            Whether the submission is attached. If not, it has to be submitted.
 
         Raises:
-            WorkflowError: It cannot be found out whether that job still runs, or it cannot be ended.
+            WorkflowError: The state of the recorded job is unknown, or the job could not be cancelled.
         """
         record = self._records.pop(submission.key, None)
         if record is None:
             return False
         state = self._states[record.job_id]
-        if state.kind is Kind.UNSURE:
+        if state.kind is Kind.UNKNOWN:
             self._records[submission.key] = record
             raise WorkflowError(
-                f"SLURM does not say whether job {record.job_id}, which a former run submitted for these outputs, "
-                "still runs. Run the same command again when SLURM answers (sacct, squeue)."
+                f"Cannot determine whether job {record.job_id}, which an earlier run submitted for these outputs, "
+                "still runs. Run the same command again when SLURM responds (sacct, squeue)."
             )
-        alive = state.kind in (Kind.PENDING, Kind.RUNNING)
-        useful = alive or (state.kind is Kind.DONE and current(record, submission.job))
+        active = state.kind in (Kind.PENDING, Kind.RUNNING)
+        useful = active or (state.kind is Kind.DONE and outputs_are_current(record, submission.job))
         if useful and record.fingerprint == submission.fingerprint:
-            _become(submission, record)
-            self._logger.info(
-                f"SLURM job {record.job_id} of a former run does this already ({state.word}); it is taken up."
-            )
+            _attach(submission, record)
+            self._logger.info(f"Re-attached to SLURM job {record.job_id} of an earlier run ({state.name}).")
             return True
-        if alive:
-            self._end(record)
+        if active:
+            self._cancel(record)
         self._registry.drop(submission.key)
         return False
 
-    def _end(self, record: Record) -> None:
+    def _cancel(self, record: Record) -> None:
         self._logger.warning(
-            f"SLURM job {record.job_id} of a former run makes the same outputs with another command; it is cancelled."
+            f"Cancelling SLURM job {record.job_id} of an earlier run: it creates the same outputs with another command."
         )
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             self._cluster.cancel([record.job_id])
-            if not self._cluster.has(record.job_id):
+            if not self._cluster.is_active(record.job_id):
                 return
             time.sleep(1)
-        raise WorkflowError(f"SLURM job {record.job_id} of a former run still runs after it was cancelled: end it")
+        raise WorkflowError(
+            f"SLURM job {record.job_id} of an earlier run still runs after it was cancelled. End it with "
+            f"`scancel {record.job_id}`, then run the same command again."
+        )
 
 
-def _become(submission: Submission, record: Record) -> None:
+def _attach(submission: Submission, record: Record) -> None:
     submission.token, submission.index = record.token, record.index
     submission.folder = job_folder(f"{record.token}-{record.index}", Path(record.logs))
     submission.job_id, submission.submitted_at = record.job_id, record.submitted
-    submission.requeues = len(requeue.earlier(submission.folder.requeues))
+    submission.requeues = len(requeue.read_requeues(submission.folder.requeues))
     if submission.request.tasks != record.tasks:
         submission.request = replace(submission.request, nodes=1, tasks_per_node=record.tasks)

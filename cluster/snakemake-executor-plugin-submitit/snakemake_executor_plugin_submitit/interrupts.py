@@ -1,4 +1,4 @@
-"""Ctrl-C, hang-ups, and the moments in which neither may cut a submission in two."""
+"""Handling of Ctrl-C and hang-ups in the workflow process, which must not interrupt a submission."""
 
 from __future__ import annotations
 
@@ -11,46 +11,50 @@ from typing import Any
 
 
 class Interrupts:
-    """SIGHUP ends the head and leaves its jobs; SIGINT is Snakemake's own affair, but waits for a submission's end."""
+    """Signal handlers of the workflow process.
 
-    def __init__(self, *, detachable: bool, holds: bool) -> None:
+    SIGHUP ends the workflow process without cancelling its jobs. SIGINT is handled by Snakemake. Both are delayed while
+    jobs are being submitted.
+    """
+
+    def __init__(self, *, detachable: bool, delay_during_submission: bool) -> None:
         self.hung_up = False
-        self._holds = holds
-        self._before: dict[int, Any] = {}
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main and detachable and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._hang_up)
+        self._delay_during_submission = delay_during_submission
+        self._previous: dict[int, Any] = {}
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._in_main_thread and detachable and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hang_up)
 
-    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+    def _on_hang_up(self, number: int, frame: FrameType | None) -> None:
         self.hung_up = True
         raise SystemExit(128 + signal.SIGHUP)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Deliver SIGINT and SIGHUP afterwards: what was submitted is then on record. A second one is not held."""
-        if not self._holds or threading.current_thread() is not threading.main_thread():
+    def delayed(self) -> Iterator[None]:
+        """Delay SIGINT and SIGHUP until the submitted jobs are recorded. A second signal interrupts at once."""
+        if not self._delay_during_submission or threading.current_thread() is not threading.main_thread():
             yield
             return
-        kept: list[int] = []
+        received: list[int] = []
 
-        def keep(number: int, frame: FrameType | None) -> None:
-            if kept:
+        def remember(number: int, frame: FrameType | None) -> None:
+            if received:
                 raise KeyboardInterrupt
-            kept.append(number)
+            received.append(number)
 
-        numbers = [signal.SIGINT, *([signal.SIGHUP] if signal.SIGHUP in self._before else [])]
-        before = {number: signal.signal(number, keep) for number in numbers}
+        numbers = [signal.SIGINT, *([signal.SIGHUP] if signal.SIGHUP in self._previous else [])]
+        previous = {number: signal.signal(number, remember) for number in numbers}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
-            for number in kept:
+            for number in received:
                 signal.raise_signal(number)
 
     def restore(self) -> None:
-        """Give the signals back."""
-        if self._main and threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items():
+        """Restore the previous signal handlers."""
+        if self._in_main_thread and threading.current_thread() is threading.main_thread():
+            for number, handler in self._previous.items():
                 signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}

@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine: submitit's local controller, started while cores and GPUs are free."""
+"""Jobs as processes of this machine, which submitit's local controller runs while cores and GPUs are free."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from snakemake_executor_plugin_submitit.paths import submission_folder
-from snakemake_executor_plugin_submitit.resources import Request, ResourceFault
-from snakemake_executor_plugin_submitit.slurm import forget, recorded
+from snakemake_executor_plugin_submitit.resources import Request, ResourceError
+from snakemake_executor_plugin_submitit.slurm import recorded_outcome, remove_files
 from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.work import HeadProcess, Work
 
-_FOR_EVER_SECONDS = 10 * 365 * 86400
+_NO_TIMEOUT_SECONDS = 10 * 365 * 86400
 _CANCEL_SECONDS = 40
 
 
@@ -34,14 +34,14 @@ class _Job:
     folder: Path
     process: subprocess.Popen | None = None
     devices: tuple[str, ...] = ()
-    cancelled: bool = field(default=False)
+    cancelled: bool = False
 
 
 class Local:
-    """This machine, as a small batch system: first come, first served."""
+    """This machine as a small batch system that starts jobs in the order of submission."""
 
     name = "local"
-    outlives_head = False
+    outlives_workflow_process = False
 
     def __init__(self, *, ranks: str) -> None:
         self._one_rank_per_gpu = ranks == "gpus"
@@ -49,55 +49,55 @@ class Local:
         self._cores = len(os.sched_getaffinity(0))
         self._jobs: dict[str, _Job] = {}
         self._count = 0
-        self._head = HeadProcess(os.getpid(), psutil.Process().create_time())
+        self._workflow_process = HeadProcess(os.getpid(), psutil.Process().create_time())
 
     def collapse(self, request: Request) -> Request:
-        """Nodes become one; GPUs are those of this machine.
+        """Return the request for a single node with the GPUs of this machine.
 
         Raises:
-            ResourceFault: More GPUs are asked for than are visible.
+            ResourceError: The job requests more GPUs than are visible.
         """
         if self._one_rank_per_gpu and (request.gpus_per_node or request.tasks > 1):
             gpus = len(self._devices)
             return replace(request, nodes=1, tasks_per_node=max(1, gpus), gpus_per_node=gpus)
         gpus = request.nodes * request.gpus_per_node
         if gpus > len(self._devices):
-            raise ResourceFault(
-                f"{gpus} GPUs are asked for, and this machine shows {len(self._devices)}. "
-                "Ask for fewer, or use --submitit-local-ranks gpus: as many ranks as there are GPUs"
+            raise ResourceError(
+                f"the job requests {gpus} GPUs, more than the {len(self._devices)} visible on this machine. "
+                "Request fewer, or use --submitit-local-ranks gpus to start one rank per visible GPU"
             )
         return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus)
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Queue jobs; their ids."""
+        """Queue jobs and return their ids."""
         folder = submission_folder(token)
         folder.mkdir(parents=True, exist_ok=True)
         ids = []
         for work in works:
             self._count += 1
             job_id = f"L{self._count}"
-            self._jobs[job_id] = _Job(replace(work, head=self._head), request, folder)
+            self._jobs[job_id] = _Job(replace(work, head=self._workflow_process), request, folder)
             ids.append(job_id)
-        self._start_what_fits()
+        self._start_waiting_jobs()
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """The states of jobs."""
-        self._start_what_fits()
+        """Return the states of jobs."""
+        self._start_waiting_jobs()
         return {job_id: self._state(job_id) for job_id in ids}
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """What the ranks recorded."""
+        """Return the outcome that the ranks recorded."""
         return self._state(job_id).kind
 
     def cancel(self, ids: Collection[str]) -> None:
-        """End jobs; their programs may save first."""
+        """End jobs. Their programs get time to save first."""
         running = []
         for job_id in ids:
             job = self._jobs[job_id]
             job.cancelled = True
             if job.process is not None and job.process.poll() is None:
-                job.process.send_signal(signal.SIGTERM)  # the controller hands it on to the ranks
+                job.process.send_signal(signal.SIGTERM)  # the controller passes it on to the ranks
                 running.append(job.process)
         deadline = time.monotonic() + _CANCEL_SECONDS
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
@@ -106,11 +106,11 @@ class Local:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def forget(self, token: str, job_id: str) -> None:
+    def remove_files(self, token: str, job_id: str) -> None:
         """Remove submitit's files of a job that succeeded."""
         job = self._jobs.pop(job_id)
         assert job.process is not None
-        forget(job.folder, str(job.process.pid))
+        remove_files(job.folder, str(job.process.pid))
 
     def _state(self, job_id: str) -> State:
         job = self._jobs[job_id]
@@ -118,35 +118,36 @@ class Local:
             return State(Kind.FAILED, "CANCELLED") if job.cancelled else State(Kind.PENDING, "PENDING")
         if job.process.poll() is None:
             return State(Kind.RUNNING, "RUNNING")
-        kind = recorded(job.folder, str(job.process.pid), job.request.tasks)
+        kind = recorded_outcome(job.folder, str(job.process.pid), job.request.tasks)
         return State(Kind.DONE, "COMPLETED") if kind is Kind.DONE else State(Kind.FAILED, "FAILED")
 
-    def _start_what_fits(self) -> None:
-        busy = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
-        cores = sum(_cores(job.request) for job in busy)
-        devices = {device for job in busy for device in job.devices}
+    def _start_waiting_jobs(self) -> None:
+        """Start waiting jobs in order until one does not fit. A job larger than the machine runs alone."""
+        running = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
+        used_cores = sum(_cores(job.request) for job in running)
+        used_devices = {device for job in running for device in job.devices}
         for job in self._jobs.values():
             if job.process is not None or job.cancelled:
                 continue
-            free = [device for device in self._devices if device not in devices]
-            alone = not busy
-            if len(free) < job.request.gpus_per_node or (cores + _cores(job.request) > self._cores and not alone):
+            free = [device for device in self._devices if device not in used_devices]
+            enough_cores = not running or used_cores + _cores(job.request) <= self._cores
+            if len(free) < job.request.gpus_per_node or not enough_cores:
                 return
             job.devices = tuple(free[: job.request.gpus_per_node])
             self._start(job)
-            busy.append(job)
-            cores += _cores(job.request)
-            devices |= set(job.devices)
+            running.append(job)
+            used_cores += _cores(job.request)
+            used_devices |= set(job.devices)
 
     def _start(self, job: _Job) -> None:
-        """Start submitit's controller, in a session of its own: Ctrl-C is for the head, which cancels in order."""
+        """Start submitit's controller in a new session: Ctrl-C reaches only the workflow process, which cancels."""
         command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(job.folder))}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         environment |= {
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_NTASKS": str(job.request.tasks),
             "SUBMITIT_LOCAL_COMMAND": command,
-            "SUBMITIT_LOCAL_TIMEOUT_S": str(_FOR_EVER_SECONDS),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(_NO_TIMEOUT_SECONDS),
             "SUBMITIT_LOCAL_SIGNAL_DELAY_S": "0",
             "SUBMITIT_LOCAL_NODEID": "0",
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
@@ -175,7 +176,7 @@ def _cores(request: Request) -> int:
 
 
 def visible_devices() -> tuple[str, ...]:
-    """CUDA devices that processes of this environment may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the CUDA devices that this environment may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return tuple(part.strip() for part in named.split(",") if part.strip() and part.strip() != "-1")

@@ -1,4 +1,4 @@
-"""Every file name of a job."""
+"""The names of all files that belong to a job."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STATE = Path(".snakemake/submitit")
-"""Beside Snakemake's own records, in the workflow's folder."""
+"""The plugin's state, next to Snakemake's own records in the workflow's working directory."""
 REGISTRY = STATE / "registry"
+_LONGEST_FOLDER_NAME = 120
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Where one submission and its ranks keep what they tell each other and the head.
+    """The files through which the ranks of one submission and the workflow process communicate.
 
-    `root` is private to the submission and removed once it succeeded; `logs` is for people and stays.
+    `root` is private to the submission and is removed after success; `logs` is for users and is kept.
+    Queued jobs hold pickles of this class: do not rename it, its fields or this module.
     """
 
     root: Path
@@ -25,25 +27,25 @@ class JobFolder:
 
     @property
     def wait_for(self) -> Path:
-        """Names of files that Snakemake's own command waits for, where they are too many for a command line."""
+        """Names of the files that Snakemake's own command waits for, if they are too many for a command line."""
         return self.root / "wait-for.txt"
 
     @property
     def requeues(self) -> Path:
-        """A line for each time the job was requeued."""
+        """One line per requeue of the job."""
         return self.root / "requeues.jsonl"
 
     @property
     def saved(self) -> Path:
-        """Written by the job's program when it has saved on request."""
+        """Written by the job's program once it has saved on request."""
         return self.root / "saved"
 
     def attempt(self, number: int) -> Path:
-        """Notes of one attempt; those of an earlier attempt are never taken for it."""
+        """The notes of one attempt, kept apart from those of earlier attempts."""
         return self.root / f"attempt-{number}"
 
     def go(self, attempt: int) -> Path:
-        """Written by rank 0 when the others may start: where they find it."""
+        """The rendezvous, written by rank 0 when the other ranks may start."""
         return self.attempt(attempt) / "go.json"
 
     def failure(self, attempt: int, rank: int) -> Path:
@@ -51,12 +53,12 @@ class JobFolder:
         return self.attempt(attempt) / f"failed-{rank}.json"
 
     def rank_log(self, rank: int) -> Path:
-        """What a rank's command printed."""
+        """The output of a rank's command."""
         return self.logs / f"rank{rank}.txt"
 
 
 def submission_folder(token: str) -> Path:
-    """Submitit's own files of a submission: script, pickles, and what srun printed."""
+    """The folder of submitit's own files: the job script, the pickles and srun's output."""
     return (STATE / "submissions" / token).absolute()
 
 
@@ -66,11 +68,11 @@ def job_folder(token: str, logs: Path) -> JobFolder:
 
 
 def rank_logs(log: Sequence[str], logdir: Path, name: str, wildcards: Sequence[str]) -> Path:
-    """The folder of the ranks' logs: beside the rule's log, or in `logdir`, by rule and wildcards."""
+    """The folder of the rank logs: next to the rule's log, or in `logdir` by rule and wildcards."""
     if log:
         return Path(f"{log[0]}.ranks")
     parts = [re.sub(r"[^\w.=+-]+", "_", part) for part in wildcards]
     folder = logdir / name / ("_".join(parts) or "job")
-    if len(folder.name) <= 120:
+    if len(folder.name) <= _LONGEST_FOLDER_NAME:
         return folder
     return folder.with_name(hashlib.sha256(folder.name.encode()).hexdigest()[:16])

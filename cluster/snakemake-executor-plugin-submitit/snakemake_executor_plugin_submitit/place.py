@@ -1,4 +1,4 @@
-"""Where a process stands in its job, and where the ranks meet."""
+"""The rank of a process in its job, and the rendezvous of the ranks."""
 
 from __future__ import annotations
 
@@ -13,87 +13,93 @@ from pathlib import Path
 
 from submitit import JobEnvironment
 
+_MOST_PORTS_TRIED = 64
+
 
 @dataclass(frozen=True)
-class Place:
-    """A rank of a job."""
+class RankInfo:
+    """One rank of a job."""
 
     cluster: str
     job_id: str
     attempt: int
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    local_size: int
+    local_world_size: int
     first_host: str
     started: float = field(default_factory=time.time)
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether the job has more than one rank."""
-        return self.size > 1
+        return self.world_size > 1
 
 
-def here() -> Place:
-    """The place that submitit's environment describes."""
+def current_rank_info() -> RankInfo:
+    """Return the rank of this process, from submitit's environment variables."""
     environment = JobEnvironment()
-    return Place(
+    on_slurm = environment.name() == "slurm"
+    return RankInfo(
         cluster=environment.name(),
         job_id=environment.job_id,
-        attempt=int(os.environ.get("SLURM_RESTART_COUNT") or 0) if environment.name() == "slurm" else 0,
+        attempt=int(os.environ.get("SLURM_RESTART_COUNT") or 0) if on_slurm else 0,
         rank=environment.global_rank,
-        size=environment.num_tasks,
+        world_size=environment.num_tasks,
         local_rank=environment.local_rank,
-        local_size=environment.num_tasks // environment.num_nodes,
-        first_host=environment.hostnames[0] if environment.name() == "slurm" else "127.0.0.1",
+        local_world_size=environment.num_tasks // environment.num_nodes,
+        first_host=environment.hostnames[0] if on_slurm else "127.0.0.1",
     )
 
 
-class CannotMeet(Exception):
-    """The ranks cannot find each other."""
+class RendezvousError(Exception):
+    """The ranks cannot connect to each other."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where rank 0 listens."""
+    """The address on which rank 0 listens."""
 
     address: str
     port: int
 
 
-def choose(place: Place, ports: tuple[int, int]) -> Rendezvous:
-    """A free port of this machine. A number made of the job's id alone would collide now and then.
+def choose_rendezvous(info: RankInfo, ports: tuple[int, int]) -> Rendezvous:
+    """Choose a free port of this machine at random. A port derived from the job's id could collide with another job's.
 
     Raises:
-        CannotMeet: No port of the range is free.
+        RendezvousError: None of the ports tried is free.
     """
     first, last = ports
-    candidates = random.Random().sample(range(first, last + 1), min(64, last - first + 1))
+    candidates = random.Random().sample(range(first, last + 1), min(_MOST_PORTS_TRIED, last - first + 1))
     for port in candidates:
         with socket.socket() as probe:
             try:
                 probe.bind(("", port))
             except OSError:
                 continue
-        return Rendezvous(place.first_host, port)
-    raise CannotMeet(f"none of {len(candidates)} ports tried in {first}-{last} is free; see --submitit-ports")
+        return Rendezvous(info.first_host, port)
+    raise RendezvousError(
+        f"rank 0 found no free port among {len(candidates)} tried in {first}-{last}. "
+        "Set another range with --submitit-ports FIRST-LAST"
+    )
 
 
-def publish(rendezvous: Rendezvous, go: Path) -> None:
-    """Let the other ranks start."""
+def publish_rendezvous(rendezvous: Rendezvous, go: Path) -> None:
+    """Write the rendezvous, which lets the other ranks start."""
     partial = go.with_suffix(".part")
     partial.write_text(json.dumps({"address": rendezvous.address, "port": rendezvous.port}))
     partial.rename(go)
 
 
-def published(go: Path) -> Rendezvous | None:
-    """What rank 0 published, or None if it has not yet.
+def read_rendezvous(go: Path) -> Rendezvous | None:
+    """Return the rendezvous that rank 0 published, or None if it has not yet.
 
     Raises:
-        CannotMeet: The node's name does not resolve here.
+        RendezvousError: The name of the first node does not resolve on this one.
     """
     try:
-        os.listdir(go.parent)  # makes network file systems look again
+        os.listdir(go.parent)  # makes network file systems refresh the directory
         found = json.loads(go.read_text())
     except FileNotFoundError:
         return None
@@ -101,30 +107,31 @@ def published(go: Path) -> Rendezvous | None:
     try:
         socket.getaddrinfo(rendezvous.address, rendezvous.port)
     except OSError as error:
-        raise CannotMeet(
-            f"the name of the first node, {rendezvous.address}, does not resolve on {socket.gethostname()} ({error}): "
-            "the ranks cannot meet. Nodes must know each other's names by DNS or /etc/hosts"
+        raise RendezvousError(
+            f"the name of the first node, {rendezvous.address}, does not resolve on {socket.gethostname()} ({error}), "
+            "so the ranks cannot connect. Make node names resolvable through DNS or /etc/hosts"
         ) from None
     return rendezvous
 
 
-def torch_variables(place: Place, rendezvous: Rendezvous) -> dict[str, str]:
-    """The environment of torch.distributed's `env://`; whatever was inherited is overwritten."""
+def torch_variables(info: RankInfo, rendezvous: Rendezvous) -> dict[str, str]:
+    """Return the environment of torch.distributed's `env://` initialization."""
     return {
         "MASTER_ADDR": rendezvous.address,
         "MASTER_PORT": str(rendezvous.port),
-        "RANK": str(place.rank),
-        "LOCAL_RANK": str(place.local_rank),
-        "WORLD_SIZE": str(place.size),
-        "LOCAL_WORLD_SIZE": str(place.local_size),
+        "RANK": str(info.rank),
+        "LOCAL_RANK": str(info.local_rank),
+        "WORLD_SIZE": str(info.world_size),
+        "LOCAL_WORLD_SIZE": str(info.local_world_size),
     }
 
 
 TORCH_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+"""Variables that are removed from the inherited environment of every rank."""
 
 
 def wait_for(paths: Iterable[str], seconds: float) -> list[str]:
-    """Wait until files are visible here; those that are still missing after `seconds`."""
+    """Wait until files are visible on this node. Return those still missing after the given number of seconds."""
     deadline = time.monotonic() + seconds
     while missing := [path for path in paths if not os.path.lexists(path)]:
         if time.monotonic() >= deadline:

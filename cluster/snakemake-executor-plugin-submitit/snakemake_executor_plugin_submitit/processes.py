@@ -1,8 +1,8 @@
-"""The processes that a rank starts, and the signals that reach them.
+"""The processes that a rank starts, and the signals that they receive.
 
-SLURM signals every process of a step at once: on preemption, on a requeue and before the time limit. A shell or an
-inner Snakemake would die of it, and a dying Snakemake deletes the outputs. So a rank's children start with USR2, TERM
-and CONT ignored, which processes inherit until they install a handler of their own.
+SLURM signals all processes of a step at once: on preemption, on a requeue and before the time limit. A shell or an
+inner Snakemake would exit, and an exiting Snakemake deletes the job's outputs. The children of a rank therefore start
+with SIGUSR2, SIGTERM and SIGCONT ignored. Their own children inherit this until they install a handler.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from typing import IO
 
 import psutil
 
-SAVE = signal.SIGUSR2
+SAVE_SIGNAL = signal.SIGUSR2
 
 
-class Asked:
-    """What signals asked of this rank since it started."""
+class SignalFlags:
+    """Which requests this rank has received by signal since it started."""
 
     def __init__(self) -> None:
-        self.to_save = False
-        self.to_stop = False
+        self.save_requested = False
+        self.stop_requested = False
 
-    def listen(self) -> None:
-        """Take over from submitit's own handlers."""
-        signal.signal(SAVE, self._save)
+    def install(self) -> None:
+        """Replace submitit's signal handlers."""
+        signal.signal(SAVE_SIGNAL, self._on_save)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
+            signal.signal(number, self._on_stop)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
 
-    def _save(self, number: int, frame: FrameType | None) -> None:
-        self.to_save = True
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        self.save_requested = True
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.to_stop = True
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_requested = True
 
 
-def _deaf() -> None:
-    for number in (SAVE, signal.SIGTERM, signal.SIGCONT):
+def _ignore_signals() -> None:
+    for number in (SAVE_SIGNAL, signal.SIGTERM, signal.SIGCONT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def start(
     command: str, shell: str, cwd: str, environment: Mapping[str, str], log: IO[bytes] | None
 ) -> subprocess.Popen:
-    """Start a shell command whose processes are deaf to SLURM's signals unless they listen themselves."""
+    """Start a shell command whose processes ignore SLURM's signals unless they install handlers."""
     return subprocess.Popen(
         command,
         shell=True,
@@ -60,21 +60,21 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log and subprocess.STDOUT,
-        preexec_fn=_deaf,
+        preexec_fn=_ignore_signals,
     )
 
 
-def tree(process: subprocess.Popen) -> list[psutil.Process]:
-    """A process and all that descend from it, oldest first."""
+def process_tree(process: subprocess.Popen) -> list[psutil.Process]:
+    """Return a process and all its descendants, oldest first."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
         return [root, *root.children(recursive=True)]
     return []
 
 
-def listeners(process: subprocess.Popen, number: signal.Signals) -> Iterator[psutil.Process]:
-    """Processes of a tree that have a handler for a signal."""
-    for member in tree(process):
+def processes_with_handler(process: subprocess.Popen, number: signal.Signals) -> Iterator[psutil.Process]:
+    """Yield the processes of a tree that have a handler for a signal."""
+    for member in process_tree(process):
         with contextlib.suppress(OSError, StopIteration, ValueError):
             status = Path(f"/proc/{member.pid}/status").read_text()
             caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
@@ -82,10 +82,10 @@ def listeners(process: subprocess.Popen, number: signal.Signals) -> Iterator[psu
                 yield member
 
 
-def ask(process: subprocess.Popen, number: signal.Signals) -> bool:
-    """Send a signal to those processes of a tree that have a handler for it; whether there was one."""
+def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
+    """Send a signal to the processes of a tree that have a handler for it. Return whether there were any."""
     found = False
-    for member in listeners(process, number):
+    for member in processes_with_handler(process, number):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(number)
             found = True
@@ -93,21 +93,21 @@ def ask(process: subprocess.Popen, number: signal.Signals) -> bool:
 
 
 def stop(process: subprocess.Popen, grace_seconds: float) -> None:
-    """End a tree: those who listen to TERM may save first."""
-    members = tree(process)
-    if ask(process, signal.SIGTERM):
+    """Kill a process tree. Programs that handle SIGTERM get the grace period to save first."""
+    members = process_tree(process)
+    if signal_handlers(process, signal.SIGTERM):
         deadline = time.monotonic() + grace_seconds
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-    for member in {*members, *tree(process)}:
+    for member in {*members, *process_tree(process)}:
         with contextlib.suppress(psutil.NoSuchProcess):
             if member.is_running():
                 member.kill()
     process.wait()
 
 
-def alive(pid: int, started: float) -> bool:
-    """Whether a process lives that had this id since then."""
+def is_alive(pid: int, started: float) -> bool:
+    """Return whether the process with this id and creation time still runs."""
     try:
         found = psutil.Process(pid)
         return abs(found.create_time() - started) < 1 and found.status() != psutil.STATUS_ZOMBIE

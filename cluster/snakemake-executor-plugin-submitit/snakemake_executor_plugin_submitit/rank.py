@@ -1,4 +1,4 @@
-"""One rank of a job: prepare, meet the others, run the command, and watch over it."""
+"""One rank of a job: prepare, rendezvous with the other ranks, run the command and supervise it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from typing import IO
 
 import psutil
 
-from snakemake_executor_plugin_submitit import place as places
-from snakemake_executor_plugin_submitit import processes, requeue
+from snakemake_executor_plugin_submitit import place, processes, requeue
 from snakemake_executor_plugin_submitit.work import Preparation, Work
 
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
-"""Names the file that a program writes when it has saved after SIGUSR2."""
-_TICK_SECONDS = 0.25
-_GLANCE_SECONDS = 0.02
-_PEERS_SECONDS = {"slurm": 5.0, "local": 0.3, "debug": 5.0}
-"""How often a rank looks whether another has failed. On SLURM srun ends the step anyway."""
+"""Environment variable that names the file which a program writes after it has saved on SIGUSR2."""
+_POLL_SECONDS = 0.25
+_SHELL_START_POLL_SECONDS = 0.02
+_PEER_CHECK_SECONDS = {"slurm": 5.0, "local": 0.3, "debug": 5.0}
+"""How often a rank checks whether another one failed. On SLURM srun ends the step as well."""
 _STOP_GRACE_SECONDS = 25.0
 EXIT_STOPPED = 143
 
 
 class RankFailed(Exception):
-    """This rank's command failed, or could not be started."""
+    """This rank's command failed or could not be started."""
 
 
 class Rank:
@@ -38,216 +37,226 @@ class Rank:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.place = places.here()
-        self.asked = processes.Asked()
+        self.info = place.current_rank_info()
+        self.signals = processes.SignalFlags()
         self.folder = work.folder
-        self._looked = time.monotonic()
+        self._last_peer_check = time.monotonic()
 
     def run(self) -> None:
-        """Run to the end.
+        """Run the rank until its command ends.
 
         Raises:
-            RankFailed: With a note of why in the job's folder, for the head.
+            RankFailed: The command failed or could not be started. A note in the job's folder tells the workflow
+                process why.
         """
-        if self.place.cluster != "debug":
-            self.asked.listen()
-        self.folder.attempt(self.place.attempt).mkdir(parents=True, exist_ok=True)
+        if self.info.cluster != "debug":
+            self.signals.install()
+        self.folder.attempt(self.info.attempt).mkdir(parents=True, exist_ok=True)
         try:
-            rendezvous = self._begin()
-        except (places.CannotMeet, OSError, RankFailed) as error:
+            rendezvous = self._prepare_and_rendezvous()
+        except (place.RendezvousError, OSError, RankFailed) as error:
             raise self._failed(str(error)) from None
         log = self._open_log()
         try:
             process = processes.start(
                 self._command(), self.work.shell, self.work.cwd, self._environment(rendezvous), log
             )
-            if self._starts_snakemake() and self.place.several:
+            if self._runs_inner_snakemake() and self.info.is_distributed:
                 self._release_peers_when_shell_starts(process, rendezvous)
-            status = self._watch(process)
+            status = self._supervise(process)
         finally:
             if log is not None:
                 log.close()
         if status != 0:
-            if self.asked.to_stop:
-                if self._preempted():
+            if self.signals.stop_requested:
+                if self._is_preempted():
                     self._after_preemption(process)
                 sys.exit(EXIT_STOPPED)
             raise self._failed(f"exit status {status}" if status > 0 else f"killed by signal {-status}")
 
     # before the command
 
-    def _starts_snakemake(self) -> bool:
-        return self.place.rank == 0 and self.work.inner is not None
+    def _runs_inner_snakemake(self) -> bool:
+        return self.info.rank == 0 and self.work.inner is not None
 
     def _command(self) -> str:
-        command = self.work.inner if self._starts_snakemake() else self.work.command
+        command = self.work.inner if self._runs_inner_snakemake() else self.work.command
         assert command is not None
         return command
 
-    def _begin(self) -> places.Rendezvous | None:
-        if self.place.rank == 0:
+    def _prepare_and_rendezvous(self) -> place.Rendezvous | None:
+        if self.info.rank == 0:
             if self.work.inner is None:
                 prepare(self.work.preparation, self.work.cwd)
-            if not self.place.several:
+            if not self.info.is_distributed:
                 return None
-            rendezvous = places.choose(self.place, self.work.ports)
+            rendezvous = place.choose_rendezvous(self.info, self.work.ports)
             if self.work.inner is None:
-                places.publish(rendezvous, self.folder.go(self.place.attempt))
+                place.publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
             return rendezvous
-        while (rendezvous := places.published(self.folder.go(self.place.attempt))) is None:
-            if self.asked.to_stop:
+        while (rendezvous := place.read_rendezvous(self.folder.go(self.info.attempt))) is None:
+            if self.signals.stop_requested:
                 sys.exit(EXIT_STOPPED)
-            self._leave_if_lost(None)
-            time.sleep(_TICK_SECONDS)
+            self._exit_if_abandoned(None)
+            time.sleep(_POLL_SECONDS)
         return rendezvous
 
-    def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: places.Rendezvous | None) -> None:
-        """The inner Snakemake has made directories and removed old outputs once it starts the rule's own command."""
-        assert rendezvous is not None and self.work.command is not None
-        while process.poll() is None and not self.asked.to_stop:
-            if any(self.work.command in word for member in processes.tree(process)[1:] for word in _words(member)):
-                break
-            time.sleep(_GLANCE_SECONDS)
-        if process.poll() in (None, 0):  # a command that needs nobody else may have ended between two glances
-            places.publish(rendezvous, self.folder.go(self.place.attempt))
+    def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: place.Rendezvous | None) -> None:
+        """Let the other ranks start once the inner Snakemake has prepared, that is, once it starts the rule's command.
 
-    def _environment(self, rendezvous: places.Rendezvous | None) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name not in places.TORCH_NAMES}
-        if not self._starts_snakemake():
+        By then it has created directories and removed old outputs.
+        """
+        assert rendezvous is not None and self.work.command is not None
+        while process.poll() is None and not self.signals.stop_requested:
+            words = (word for member in processes.process_tree(process)[1:] for word in _command_line(member))
+            if any(self.work.command in word for word in words):
+                break
+            time.sleep(_SHELL_START_POLL_SECONDS)
+        if process.poll() in (None, 0):  # a command that needs no peer may have ended between two polls
+            place.publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
+
+    def _environment(self, rendezvous: place.Rendezvous | None) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if name not in place.TORCH_NAMES}
+        if not self._runs_inner_snakemake():
             environment |= dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), tempfile.gettempdir())
             environment |= self.work.environment
         if rendezvous is not None:
-            environment |= places.torch_variables(self.place, rendezvous)
+            environment |= place.torch_variables(self.info, rendezvous)
         if self.work.devices is not None:
             devices = self.work.devices
-            own = devices[self.place.rank :: self.place.size] if self.place.several else devices
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            if self.info.is_distributed:
+                devices = devices[self.info.rank :: self.info.world_size]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         environment[SAVED_VARIABLE] = str(self.folder.saved)
         return environment
 
     def _open_log(self) -> IO[bytes] | None:
-        if self.place.cluster == "debug":
+        if self.info.cluster == "debug":
             return None
         self.folder.logs.mkdir(parents=True, exist_ok=True)
-        log = open(self.folder.rank_log(self.place.rank), "ab", buffering=0)
+        log = open(self.folder.rank_log(self.info.rank), "ab", buffering=0)
         log.write(
-            f"== {self.work.title}, rank {self.place.rank} of {self.place.size}, {self.place.cluster} job "
-            f"{self.place.job_id}, attempt {self.place.attempt + 1}, on {socket.gethostname()}, "
+            f"== {self.work.title}, rank {self.info.rank} of {self.info.world_size}, {self.info.cluster} job "
+            f"{self.info.job_id}, attempt {self.info.attempt + 1}, on {socket.gethostname()}, "
             f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode()
         )
         return log
 
-    # while it runs
+    # while the command runs
 
-    def _watch(self, process: subprocess.Popen) -> int:
+    def _supervise(self, process: subprocess.Popen) -> int:
         while True:
             try:
-                return process.wait(_TICK_SECONDS)
+                return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
-            if self.asked.to_save:
-                self.asked.to_save = not self._save(process)
-            if self.asked.to_stop:
+            if self.signals.save_requested:
+                self.signals.save_requested = not self._save(process)
+            if self.signals.stop_requested:
                 self._stop(process)
-            self._leave_if_lost(process)
+            self._exit_if_abandoned(process)
 
     def _save(self, process: subprocess.Popen) -> bool:
-        """Asked to save: only rank 0 acts, for all. Returns where the job should simply go on.
+        """Ask the program to save and requeue the job. Only rank 0 acts, on behalf of all ranks.
 
         Returns:
-            Whether that is settled: a program that is still starting will listen later.
+            Whether the request is settled. It is not while the program starts and has no handler yet.
         """
-        if self.place.rank != 0:
+        if self.info.rank != 0:
             return True
-        if self.place.cluster != "slurm":
-            processes.ask(process, processes.SAVE)
+        if self.info.cluster != "slurm":
+            processes.signal_handlers(process, processes.SAVE_SIGNAL)
             return True
         saved = requeue.save(process, self.folder.saved, requeue.save_seconds(self.work.signal_delay_seconds))
         if saved is None:
             return False
-        if process.poll() is None or self.asked.to_stop:  # else it has just ended, well or not
+        if process.poll() is None or self.signals.stop_requested:  # otherwise the program has just ended by itself
             self._requeue(process, saved=saved)
         return True
 
     def _requeue(self, process: subprocess.Popen, *, saved: bool) -> None:
         if process.poll() == 0:
             return
-        refused = requeue.requeue(self.work, self.place, saved=saved)
+        refused = requeue.requeue(self.work, self.info, saved=saved)
         if refused:
             processes.stop(process, 0)
             raise self._failed(refused, reason=requeue.reason_of(refused))
-        requeue.await_end(process)
+        requeue.wait_for_step_end(process)
         sys.exit(EXIT_STOPPED)
 
     def _stop(self, process: subprocess.Popen) -> None:
-        """TERM: a preemption that comes without USR2 saves and requeues; anything else ends the job."""
-        if self._preempted():
+        """Handle SIGTERM: save and requeue on a preemption that comes without SIGUSR2, otherwise end the job."""
+        if self._is_preempted():
             self._save(process)
-            process.wait()  # nobody in it could be asked; SLURM requeues the job when its grace time is over
+            process.wait()  # no process handles SIGUSR2; SLURM requeues the job after its grace time
             self._after_preemption(process)
             return
         processes.stop(process, _STOP_GRACE_SECONDS)
         sys.exit(EXIT_STOPPED)
 
     def _after_preemption(self, process: subprocess.Popen) -> None:
-        """The program has ended because of it. Rank 0 requeues; another rank that left now would end rank 0's step."""
-        if self.place.rank == 0:
+        """Requeue on rank 0 after the program ended. The other ranks wait: their exit would end rank 0's step."""
+        if self.info.rank == 0:
             self._requeue(process, saved=False)
         elif process.poll() != 0:
             time.sleep(requeue.END_SECONDS)
 
-    def _preempted(self) -> bool:
-        if self.place.cluster != "slurm" or self._failures():
+    def _is_preempted(self) -> bool:
+        if self.info.cluster != "slurm" or self._failure_notes():
             return False
-        return requeue.is_preempted(self.place.job_id)
+        return requeue.is_preempted(self.info.job_id)
 
-    def _leave_if_lost(self, process: subprocess.Popen | None) -> None:
-        """End if another rank has failed, or if the head of a local job is gone."""
-        head = self.work.head
-        if head is not None and not processes.alive(head.pid, head.started):
+    def _exit_if_abandoned(self, process: subprocess.Popen | None) -> None:
+        """Exit if another rank failed, or if the workflow process of a local job no longer runs."""
+        workflow_process = self.work.head
+        if workflow_process is not None and not processes.is_alive(workflow_process.pid, workflow_process.started):
             if process is not None:
                 processes.stop(process, _STOP_GRACE_SECONDS)
             sys.exit(EXIT_STOPPED)
-        if not self.place.several or time.monotonic() - self._looked < _PEERS_SECONDS[self.place.cluster]:
+        since_check = time.monotonic() - self._last_peer_check
+        if not self.info.is_distributed or since_check < _PEER_CHECK_SECONDS[self.info.cluster]:
             return
-        self._looked = time.monotonic()
-        if self._failures():
+        self._last_peer_check = time.monotonic()
+        if self._failure_notes():
             if process is not None:
                 processes.stop(process, _STOP_GRACE_SECONDS / 2)
             sys.exit(EXIT_STOPPED)
 
-    def _failures(self) -> list[Path]:
-        return list(self.folder.attempt(self.place.attempt).glob("failed-*.json"))
+    def _failure_notes(self) -> list[Path]:
+        return list(self.folder.attempt(self.info.attempt).glob("failed-*.json"))
 
     def _failed(self, text: str, reason: str = "") -> RankFailed:
         note = {
-            "rank": self.place.rank,
+            "rank": self.info.rank,
             "host": socket.gethostname(),
             "text": text,
             "reason": reason,
             "time": time.time(),
-            "log": str(self.folder.rank_log(self.place.rank)),
+            "log": str(self.folder.rank_log(self.info.rank)),
         }
-        path = self.folder.failure(self.place.attempt, self.place.rank)
+        path = self.folder.failure(self.info.attempt, self.info.rank)
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(note))
         partial.rename(path)
-        return RankFailed(f"{self.work.title}: rank {self.place.rank} on {note['host']}: {text}")
+        return RankFailed(f"{self.work.title}: rank {self.info.rank} on {note['host']}: {text}")
 
 
 def prepare(preparation: Preparation, cwd: str) -> None:
-    """Remove old outputs, make directories, wait for inputs, as Snakemake does before a rule's command.
+    """Wait for inputs, remove old outputs and create directories, as Snakemake does before a rule's command.
 
     Raises:
         RankFailed: An output is write-protected, or an input is missing.
     """
-    missing = places.wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
+    missing = place.wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
     if missing:
-        raise RankFailed(f"inputs are not visible on {socket.gethostname()}: {', '.join(missing[:5])}")
+        raise RankFailed(
+            f"inputs are not visible on {socket.gethostname()} after {preparation.latency_wait:g} s (--latency-wait): "
+            + ", ".join(missing[:5])
+        )
     outputs = [(os.path.join(cwd, path), directory) for path, directory in preparation.outputs]
     protected = [path for path, _ in outputs if os.path.exists(path) and not os.access(path, os.W_OK)]
     if protected:
-        raise RankFailed(f"write-protected outputs stand in the way: {', '.join(protected)}")
+        raise RankFailed(f"these outputs exist and are write-protected: {', '.join(protected)}")
     for path, directory in [*outputs, *((os.path.join(cwd, log), False) for log in preparation.logs)]:
         _remove(path, directory)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -263,7 +272,7 @@ def _remove(path: str, directory: bool) -> None:
         os.remove(path)
 
 
-def _words(member: psutil.Process) -> list[str]:
+def _command_line(member: psutil.Process) -> list[str]:
     try:
         return member.cmdline()
     except psutil.NoSuchProcess:

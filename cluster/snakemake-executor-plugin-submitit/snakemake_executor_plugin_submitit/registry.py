@@ -1,6 +1,6 @@
-"""Which SLURM job makes which outputs: written by a head, found again by its successor.
+"""Records of submitted SLURM jobs, through which a later workflow process finds the jobs of an earlier one.
 
-Snakemake's own record of a job's id does not last: the inner Snakemake overwrites it.
+Snakemake's own record of a job's id does not suffice: the inner Snakemake overwrites it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Record:
-    """A submitted job."""
+    """A submitted job. The fields are the keys of the JSON file: do not rename or remove one."""
 
     job_id: str
     token: str
@@ -23,18 +23,19 @@ class Record:
     tasks: int
     logs: str
     fingerprint: str
-    """Of what the job runs: a job of another command or other parameters is not taken for this one."""
+    """Digest of what the job runs; tells it from a job with another command or other parameters."""
     submitted: float
+    """Seconds since the epoch."""
 
 
-def key_of(job: Any) -> str:
-    """The name of a job's record: its outputs, or its rule and wildcards."""
+def record_key(job: Any) -> str:
+    """Return the key of a job's record: a digest of its outputs, or of its rule and wildcards if it has none."""
     names = sorted(os.path.abspath(path) for path in job.output) or [job.name, job.format_wildcards("{wildcards}")]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
 
 
-def fingerprint_of(job: Any, persistence: Any) -> str:
-    """A digest of what a job runs: code, parameters and inputs of its rules."""
+def job_fingerprint(job: Any, persistence: Any) -> str:
+    """Return a digest of the code, parameters, inputs and outputs of a job's rules."""
     parts = []
     for member in job.jobs if job.is_group() else [job]:
         parts.append([member.rule.name, persistence._code(member.rule), persistence._params(member)])
@@ -44,13 +45,13 @@ def fingerprint_of(job: Any, persistence: Any) -> str:
 
 
 class Registry:
-    """A folder with a file for each job that may be alive."""
+    """A folder with one file per job that may still run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
 
-    def all(self) -> dict[str, Record]:
-        """Every record, by key. One that cannot be read was not finished by its writer and names no job."""
+    def read_all(self) -> dict[str, Record]:
+        """Return every record by key. Unreadable files were written only in part, name no job, and are deleted."""
         found = {}
         for path in self._folder.glob("*.json"):
             try:
@@ -60,19 +61,19 @@ class Registry:
         return found
 
     def put(self, key: str, record: Record) -> None:
-        """Write a record, whole or not at all."""
+        """Write a record atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f"{key}.part"
         partial.write_text(json.dumps(asdict(record)))
         partial.rename(self._folder / f"{key}.json")
 
     def drop(self, key: str) -> None:
-        """Forget a job that has ended."""
+        """Delete the record of a job that has ended."""
         (self._folder / f"{key}.json").unlink(missing_ok=True)
 
 
-def current(record: Record, job: Any) -> bool:
-    """Whether a finished job's outputs are all there and its inputs are no newer than the job."""
+def outputs_are_current(record: Record, job: Any) -> bool:
+    """Return whether all outputs of a finished job exist and none of its inputs is newer than its submission."""
     members = job.jobs if job.is_group() else [job]
     outputs = [str(path) for member in members for path in member.output]
     inputs = [str(path) for path in job.input]

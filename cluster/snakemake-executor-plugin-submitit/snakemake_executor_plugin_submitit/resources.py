@@ -1,4 +1,4 @@
-"""From a rule's resources to what is asked of the cluster. Names are those of Snakemake's SLURM plugin."""
+"""Parsing of a rule's resources into a request to the cluster. Names follow Snakemake's SLURM plugin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 
-KNOWN = {
+SUPPORTED = {
     "slurm_partition": "partition",
     "slurm_account": "account",
     "runtime": "minutes until the job is stopped, or asked to save and requeued",
@@ -21,27 +21,28 @@ KNOWN = {
     "nodes": "nodes",
     "tasks": "tasks (ranks) over all nodes",
     "tasks_per_node": "tasks (ranks) on each node",
-    "cpus_per_task": "cores per task, else the rule's threads",
+    "cpus_per_task": "cores per task; the rule's threads by default",
     "gpu": "GPUs of the whole job",
     "gpus_per_node": "GPUs of each node",
-    "gpu_model": "kind of GPU",
+    "gpu_model": "GPU model",
     "gres": "generic resources of each node",
     "constraint": "node features",
     "qos": "quality of service",
-    "slurm_extra": "more sbatch options",
+    "slurm_extra": "further sbatch options",
 }
-"""What the plugin asks the cluster for."""
+"""Resources that the plugin passes to the cluster."""
 _SNAKEMAKE = {"_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "shell_exec", "cores"}
-"""Names with a meaning for Snakemake itself, or that SLURM has no counterpart for."""
-_INSTEAD = {
-    "clusters": "set SLURM_CONF for the head, or start it on that cluster",
-    "cluster": "set SLURM_CONF for the head, or start it on that cluster",
-    "slurm_cluster": "set SLURM_CONF for the head, or start it on that cluster",
-    "mpi": "ask for tasks_per_node: every rank runs the rule's shell command",
-    "tasks_per_gpu": "ask for tasks_per_node",
-    "cpus_per_gpu": "ask for cpus_per_task",
+"""Resources that only Snakemake itself uses, or that SLURM has no counterpart for."""
+_ALTERNATIVES = {
+    "clusters": "set SLURM_CONF for snakemake, or start snakemake on that cluster",
+    "cluster": "set SLURM_CONF for snakemake, or start snakemake on that cluster",
+    "slurm_cluster": "set SLURM_CONF for snakemake, or start snakemake on that cluster",
+    "mpi": "use tasks_per_node: every rank runs the rule's shell command",
+    "tasks_per_gpu": "use tasks_per_node",
+    "cpus_per_gpu": "use cpus_per_task",
 }
-_OWN_OPTIONS = {
+"""Resources of the SLURM plugin that this plugin rejects, and what to use instead."""
+_RESOURCE_OPTIONS = {
     "--account": "slurm_account", "-A": "slurm_account",
     "--partition": "slurm_partition", "-p": "slurm_partition",
     "--time": "runtime", "-t": "runtime",
@@ -52,19 +53,21 @@ _OWN_OPTIONS = {
     "--gpus": "gpu", "-G": "gpu", "--gpus-per-node": "gpus_per_node", "--gres": "gres",
     "--constraint": "constraint", "-C": "constraint", "--qos": "qos", "-q": "qos",
 }  # fmt: skip
+"""sbatch options with a resource."""
 _PLUGIN_OPTIONS = {
     "--array", "-a", "--output", "-o", "--error", "-e", "--job-name", "-J", "--signal", "--requeue", "--no-requeue",
     "--open-mode", "--parsable", "--wait", "-W", "--wrap", "--export", "--chdir", "-D", "--clusters", "-M",
 }  # fmt: skip
+"""sbatch options that the plugin sets, or that would break it."""
 
 
-class ResourceFault(WorkflowError):
-    """A resource that is unknown, contradictory, no sensible number, or more than such a rule can use."""
+class ResourceError(WorkflowError):
+    """A resource that is unknown, contradictory, malformed or unusable for this kind of rule."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one job asks of the cluster. Jobs with equal requests can share an array."""
+    """The resources that one job requests from the cluster. Jobs with equal requests can share an array."""
 
     nodes: int = 1
     tasks_per_node: int = 1
@@ -85,11 +88,11 @@ class Request:
 
     @property
     def tasks(self) -> int:
-        """Ranks of the job."""
+        """Number of ranks."""
         return self.nodes * self.tasks_per_node
 
-    def with_room_to_start(self, rank_mb: int) -> Request:
-        """At least the memory that starting the ranks takes, before the program takes any."""
+    def with_startup_memory(self, rank_mb: int) -> Request:
+        """Return the request with at least the memory that the ranks need to start, before the program needs any."""
         if self.memory_mb is not None:
             return replace(self, memory_mb=max(self.memory_mb, rank_mb * self.tasks_per_node))
         if self.memory_mb_per_cpu is not None:
@@ -97,34 +100,34 @@ class Request:
         return self
 
     def signal_delay_seconds(self, longest: int) -> int:
-        """How long before its limit the job is asked to save: of a short job, a quarter of its time at most."""
+        """Return how long before its limit the job is asked to save: at most a quarter of its time limit."""
         return longest if self.minutes is None else max(1, min(longest, 60 * self.minutes // 4))
 
 
-def request_of(
+def parse_request(
     resources: Mapping[str, Any], threads: int, settings: ExecutorSettings, schedulable: Collection[str] = ()
 ) -> Request:
-    """Read a job's resources.
+    """Parse the resources of a job.
 
     Args:
-        resources: Names and values; unresolved ones are taken as absent.
+        resources: Names and values. None means that the resource is absent.
         threads: The rule's threads.
-        settings: Give the site's defaults.
-        schedulable: Names that Snakemake's own scheduler limits (`--resources NAME=N`), which the cluster ignores.
+        settings: Defaults of the site.
+        schedulable: Names that Snakemake's own scheduler limits (`--resources NAME=N`). The cluster ignores them.
 
     Raises:
-        ResourceFault: Names the resource.
+        ResourceError: Names the resource.
     """
     given = {name: value for name, value in resources.items() if value is not None}
     for name in given:
         _refuse_unknown(name, schedulable)
     number, text = _Reader(given).number, _Reader(given).text
     nodes = number("nodes") or 1
-    tasks_per_node = _tasks_per_node(given, nodes, number("tasks"), number("tasks_per_node"))
+    tasks_per_node = _tasks_per_node(nodes, number("tasks"), number("tasks_per_node"))
     if "mem_mb_per_cpu" in given and "mem_mb" in given:
-        raise ResourceFault("mem_mb and mem_mb_per_cpu contradict each other: give one of them")
+        raise ResourceError("mem_mb and mem_mb_per_cpu contradict each other. Set only one of them")
     extra = shlex.split(settings.extra or "") + shlex.split(text("slurm_extra") or "")
-    _refuse_own_options(extra)
+    _refuse_reserved_options(extra)
     return Request(
         nodes=nodes,
         tasks_per_node=tasks_per_node,
@@ -157,7 +160,7 @@ class _Reader:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ResourceFault(f"{name}={value}: expected a whole number of at least {least} ({KNOWN[name]})")
+            raise ResourceError(f"{name}={value}: expected an integer of at least {least} ({SUPPORTED[name]})")
         return value
 
     def text(self, name: str) -> str | None:
@@ -166,49 +169,55 @@ class _Reader:
 
 
 def _refuse_unknown(name: str, schedulable: Collection[str]) -> None:
-    if name in KNOWN or name in _SNAKEMAKE or name in schedulable:
+    if name in SUPPORTED or name in _SNAKEMAKE or name in schedulable:
         return
-    if name in _INSTEAD:
-        raise ResourceFault(f"{name}: the executor submitit does not have this resource; {_INSTEAD[name]}")
-    near = difflib.get_close_matches(name, KNOWN, n=1)
-    meant = f"; did you mean {near[0]}?" if near else f". It knows {', '.join(sorted(KNOWN))}."
-    raise ResourceFault(
-        f"{name}: the executor submitit does not know this resource{meant} "
-        f"If it is for Snakemake's scheduler alone, limit it: --resources {name}=N"
+    if name in _ALTERNATIVES:
+        raise ResourceError(f"{name}: the submitit executor does not support this resource; {_ALTERNATIVES[name]}")
+    close = difflib.get_close_matches(name, SUPPORTED, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Supported resources: {', '.join(sorted(SUPPORTED))}."
+    raise ResourceError(
+        f"{name}: the submitit executor does not know this resource. {hint} "
+        f"If only Snakemake's scheduler uses it, set a limit: --resources {name}=N"
     )
 
 
-def _tasks_per_node(given: Mapping[str, Any], nodes: int, tasks: int | None, per_node: int | None) -> int:
+def _tasks_per_node(nodes: int, tasks: int | None, per_node: int | None) -> int:
     if tasks is None:
         return per_node or 1
     if per_node is not None and tasks != nodes * per_node:
-        raise ResourceFault(
-            f"tasks={tasks} contradicts nodes={nodes} x tasks_per_node={per_node}: give tasks or tasks_per_node"
+        raise ResourceError(
+            f"tasks={tasks} contradicts nodes={nodes} x tasks_per_node={per_node}. Set only one of tasks and "
+            "tasks_per_node"
         )
     if tasks % nodes:
-        raise ResourceFault(f"tasks={tasks} cannot be spread evenly over nodes={nodes}: every node has as many ranks")
+        raise ResourceError(
+            f"tasks={tasks} cannot be distributed evenly over nodes={nodes}. Set tasks to a multiple of nodes"
+        )
     return tasks // nodes
 
 
 def _gpus_per_node(given: Mapping[str, Any], nodes: int, gpu: int | None, per_node: int | None) -> int:
     if "gres" in given and "gpu" in str(given["gres"]) and (gpu or per_node):
         name = "gpu" if gpu else "gpus_per_node"
-        raise ResourceFault(f"gres={given['gres']} and {name}={given[name]} both ask for GPUs: give one of them")
+        raise ResourceError(f"gres={given['gres']} and {name}={given[name]} both request GPUs. Set only one of them")
     if gpu is None:
         return per_node or 0
     if per_node is not None and gpu != nodes * per_node:
-        raise ResourceFault(
-            f"gpu={gpu} (of the whole job) contradicts nodes={nodes} x gpus_per_node={per_node}: give gpus_per_node"
+        raise ResourceError(
+            f"gpu={gpu} (for the whole job) contradicts nodes={nodes} x gpus_per_node={per_node}. "
+            "Set only gpus_per_node"
         )
     if gpu % nodes:
-        raise ResourceFault(f"gpu={gpu} (of the whole job) cannot be spread evenly over nodes={nodes}")
+        raise ResourceError(
+            f"gpu={gpu} (for the whole job) cannot be distributed evenly over nodes={nodes}. Set gpus_per_node"
+        )
     return gpu // nodes
 
 
-def _refuse_own_options(extra: list[str]) -> None:
+def _refuse_reserved_options(extra: list[str]) -> None:
     for word in extra:
         option = word.split("=", 1)[0]
-        if option in _OWN_OPTIONS:
-            raise ResourceFault(f"slurm_extra: {option} has a resource of its own, {_OWN_OPTIONS[option]}")
+        if option in _RESOURCE_OPTIONS:
+            raise ResourceError(f"slurm_extra: {option} is not allowed. Use the resource {_RESOURCE_OPTIONS[option]}")
         if option in _PLUGIN_OPTIONS:
-            raise ResourceFault(f"slurm_extra: {option} is set by the executor submitit itself")
+            raise ResourceError(f"slurm_extra: {option} is not allowed, because the submitit executor controls it")

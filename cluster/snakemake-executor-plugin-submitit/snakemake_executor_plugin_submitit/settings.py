@@ -1,4 +1,4 @@
-"""Settings of the plugin: `--submitit-NAME` on the command line, `submitit-NAME:` in a profile."""
+"""Settings of the plugin: `--submitit-NAME` on the command line, or `submitit-NAME:` in a profile."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ common_settings = CommonSettings(
     non_local_exec=True,
     implies_no_shared_fs=False,
     job_deploy_sources=False,
-    # sbatch and the local cluster hand the head's environment on; declarations would put secrets into files.
+    # Jobs inherit the environment through sbatch and the local cluster. Declarations would write secrets to files.
     pass_envvar_declarations_to_cmd=False,
     auto_deploy_default_storage_provider=False,
     init_seconds_before_status_checks=0,
@@ -25,31 +25,31 @@ common_settings = CommonSettings(
 
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
-    """How jobs are submitted. Site defaults hold where a rule has no resource of that name."""
+    """Settings for submission. Defaults of the site apply to rules without the corresponding resource."""
 
     cluster: str = field(
         default="slurm",
         metadata={
-            "help": "Where jobs run: slurm; local, ranks as processes of this machine; debug, one after another "
-            "in the head's own process.",
+            "help": "Where jobs run: slurm; local, with ranks as processes of this machine; or debug, one after "
+            "another inside the workflow process.",
             "choices": list(CLUSTERS),
         },
     )
     account: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM account of jobs without a resource slurm_account.", "env_var": True},
+        metadata={"help": "SLURM account of jobs without the resource slurm_account.", "env_var": True},
     )
     partition: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM partition of jobs without a resource slurm_partition.", "env_var": True},
+        metadata={"help": "SLURM partition of jobs without the resource slurm_partition.", "env_var": True},
     )
     qos: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM quality of service of jobs without a resource qos.", "env_var": True},
+        metadata={"help": "SLURM quality of service of jobs without the resource qos.", "env_var": True},
     )
     constraint: Optional[str] = field(
         default=None,
-        metadata={"help": "Node features asked for by jobs without a resource constraint.", "env_var": True},
+        metadata={"help": "Required node features of jobs without the resource constraint.", "env_var": True},
     )
     reservation: Optional[str] = field(
         default=None,
@@ -57,63 +57,66 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     extra: Optional[str] = field(
         default=None,
-        metadata={"help": "More sbatch options, for all jobs, as one string.", "env_var": True},
+        metadata={"help": "Further sbatch options for all jobs, as one string.", "env_var": True},
     )
     max_requeues: int = field(
         default=50,
-        metadata={"help": "How often one job may be requeued after preemption or at its time limit."},
+        metadata={"help": "Maximum number of requeues of a job on preemption or near its time limit."},
     )
     retries: int = field(
         default=2,
         metadata={
-            "help": "How often a job is submitted again for a reason that lies outside its code: more memory after "
-            "OUT_OF_MEMORY, more time after TIMEOUT, another node after NODE_FAIL. Failures of the code are left to "
-            "Snakemake's own --retries."
+            "help": "Maximum number of times a job is resubmitted for a reason outside its code: with more memory "
+            "after OUT_OF_MEMORY, with more time after TIMEOUT, on another node after NODE_FAIL. For failures of the "
+            "code, use Snakemake's own --retries."
         },
     )
     memory_growth: float = field(
-        default=2.0, metadata={"help": "Factor on the memory of a job that is submitted again after OUT_OF_MEMORY."}
+        default=2.0, metadata={"help": "Factor by which the memory of a job grows after OUT_OF_MEMORY."}
     )
     time_growth: float = field(
-        default=2.0, metadata={"help": "Factor on the runtime of a job that is submitted again after TIMEOUT."}
+        default=2.0, metadata={"help": "Factor by which the runtime of a job grows after TIMEOUT."}
     )
     signal_delay_seconds: int = field(
         default=120,
-        metadata={"help": "How long before its time limit a job is asked to save; all it may take to save."},
+        metadata={"help": "Seconds before the time limit at which a job is asked to save. Saving must take less."},
     )
     array_size: int = field(
         default=500,
-        metadata={"help": "Most jobs of one SLURM array; 1 submits each job alone. Under the site's MaxArraySize."},
+        metadata={
+            "help": "Maximum number of jobs in a SLURM array; 1 submits each job separately. Must be below the site's "
+            "MaxArraySize."
+        },
     )
     ports: str = field(
         default="20000-29999",
-        metadata={"help": "Ports from which rank 0 of a job with several tasks takes a free one, as FIRST-LAST."},
+        metadata={"help": "Range of ports, FIRST-LAST, from which rank 0 of a multi-rank job chooses a free one."},
     )
     local_ranks: str = field(
         default="asked",
         metadata={
-            "help": "With the local cluster: asked, nodes x tasks as the rule says; gpus, a rule that asks for GPUs or "
-            "for several tasks gets one rank per visible GPU, and a single process where there is none.",
+            "help": "Ranks on the local cluster: asked, nodes x tasks as requested by the rule; gpus, one rank per "
+            "visible GPU for rules that request GPUs or several tasks, or a single process if no GPU is visible.",
             "choices": ["asked", "gpus"],
         },
     )
     inner_snakemake: bool = field(
         default=False,
         metadata={
-            "help": "Start a Snakemake of its own in every job. Otherwise jobs of plain shell rules start their shell "
-            "command at once."
+            "help": "Start an inner Snakemake in every job. Without this option, jobs of plain shell rules run their "
+            "shell command directly."
         },
     )
     logdir: Path = field(
         default=Path(".snakemake/submitit/logs"),
-        metadata={"help": "Where ranks write their output if the rule has no log; otherwise beside the log."},
+        metadata={"help": "Folder for the output of ranks if the rule has no log. Otherwise it is next to the log."},
     )
 
     def first_and_last_port(self) -> tuple[int, int]:
-        """The range of `ports`.
+        """Return the range of `ports`.
 
         Raises:
-            WorkflowError: It is none.
+            WorkflowError: It is malformed.
         """
         found = re.fullmatch(r"(\d+)-(\d+)", self.ports)
         if not found or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
@@ -125,10 +128,10 @@ class ExecutorSettings(ExecutorSettingsBase):
 
 
 def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) -> None:
-    """Refuse what cannot work, before anything is submitted.
+    """Check the settings before anything is submitted.
 
     Raises:
-        WorkflowError: Says which setting, and what to do.
+        WorkflowError: Names the setting and what to do.
     """
     if settings.cluster not in CLUSTERS:
         raise WorkflowError(f"--submitit-cluster {settings.cluster}: expected one of {', '.join(CLUSTERS)}")
@@ -148,12 +151,12 @@ def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) ->
         missing = [command for command in ("sbatch", "srun", "scancel", "squeue") if shutil.which(command) is None]
         if missing:
             raise WorkflowError(
-                f"This machine has no SLURM: {', '.join(missing)} not found on PATH. Run snakemake where jobs can be "
-                "submitted (a login node), load the site's SLURM module, or use --submitit-cluster local."
+                f"SLURM is not available on this machine: {', '.join(missing)} not found on PATH. Run snakemake on a "
+                "login node, load the site's SLURM module, or use --submitit-cluster local."
             )
     unshared = {SharedFSUsage.PERSISTENCE, SharedFSUsage.INPUT_OUTPUT, SharedFSUsage.SOURCES} - set(shared_fs_usage)
     if unshared:
         raise WorkflowError(
-            "The executor submitit needs a folder that the head and all nodes share; --shared-fs-usage lacks "
-            + ", ".join(sorted(usage.item_to_choice() for usage in unshared))
+            "The submitit executor needs a file system that this machine shares with all nodes. Add to "
+            "--shared-fs-usage: " + ", ".join(sorted(usage.item_to_choice() for usage in unshared))
         )

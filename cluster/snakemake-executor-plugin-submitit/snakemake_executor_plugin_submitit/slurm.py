@@ -1,8 +1,9 @@
-"""Jobs on SLURM: submitit's script and pickles, one sbatch for an array of like jobs."""
+"""Submission to SLURM: submitit's job script and pickles, with one sbatch for an array of equal jobs."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -17,73 +18,75 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.resources import Request
-from snakemake_executor_plugin_submitit.states import Kind, State, Watch
+from snakemake_executor_plugin_submitit.states import Kind, State, StatePoller
 from snakemake_executor_plugin_submitit.work import Work
 
-_SBATCH_SECONDS = 180
-_TRANSIENT = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "temporarily")
+_COMMAND_TIMEOUT_SECONDS = 180
+_TRANSIENT_ERRORS = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "temporarily")
 _TRIES = 3
-_IDS_A_CALL = 400
+_IDS_PER_SCANCEL = 400
 
 
 class SubmissionRefused(Exception):
-    """sbatch did not take a job; the text is its own."""
+    """sbatch rejected a job; the text is sbatch's error message."""
 
 
 class Slurm:
-    """The cluster that sbatch on PATH submits to."""
+    """The cluster that `sbatch` on PATH submits to."""
 
     name = "slurm"
-    outlives_head = True
+    outlives_workflow_process = True
 
-    def __init__(self, say: Callable[[str], None], *, signal_delay_seconds: int) -> None:
-        self._watch = Watch(say)
+    def __init__(self, warn: Callable[[str], None], *, signal_delay_seconds: int) -> None:
+        self._poller = StatePoller(warn)
         self._signal_delay_seconds = signal_delay_seconds
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Submit jobs with one request, several as an array; their ids.
+        """Submit jobs with equal requests, as an array if there are several. Return their ids.
 
         Raises:
-            SubmissionRefused: None of them was taken.
+            SubmissionRefused: sbatch rejected all of them.
         """
         folder = submission_folder(token)
         folder.mkdir(parents=True, exist_ok=True)
         pickles = [folder / f"{index}.pkl" for index in range(len(works))]
-        for work, pickle in zip(works, pickles, strict=True):
+        for work, path in zip(works, pickles, strict=True):
             delayed = DelayedSubmission(work)
             delayed.set_timeout(request.minutes or 0, 0)
-            delayed.dump(pickle)
+            delayed.dump(path)
         script = folder / "job.sh"
         script.write_text(self._script(folder, request, name, len(works)))
         number = sbatch([*request.extra, str(script)])
         ids = [number] if len(works) == 1 else [f"{number}_{index}" for index in range(len(works))]
-        for job_id, pickle in zip(ids, pickles, strict=True):
-            pickle.rename(JobPaths(folder, job_id).submitted_pickle)
+        for job_id, path in zip(ids, pickles, strict=True):
+            path.rename(JobPaths(folder, job_id).submitted_pickle)
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """The states of jobs, from one query."""
-        return self._watch.poll(set(ids))
+        """Return the states of jobs from one query."""
+        return self._poller.poll(set(ids))
 
-    def has(self, job_id: str) -> bool:
-        """Whether the controller still runs or queues a job, or does not say."""
-        state = self._watch.poll({job_id}, controller=True)[job_id]
-        return state.kind in (Kind.PENDING, Kind.RUNNING) or (state.kind is Kind.UNSURE and not self._watch.answered)
+    def is_active(self, job_id: str) -> bool:
+        """Return whether the controller still runs or queues a job, or does not respond."""
+        state = self._poller.poll({job_id}, controller=True)[job_id]
+        return state.kind in (Kind.PENDING, Kind.RUNNING) or (state.kind is Kind.UNKNOWN and not self._poller.answered)
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """What the ranks themselves recorded, for a job that SLURM has forgotten."""
-        return recorded(submission_folder(token), job_id, tasks)
+        """Return the outcome that the ranks recorded, for a job that SLURM has forgotten."""
+        return recorded_outcome(submission_folder(token), job_id, tasks)
 
     def cancel(self, ids: Collection[str]) -> None:
         """Cancel jobs."""
         ordered = sorted(ids)
-        for first in range(0, len(ordered), _IDS_A_CALL):
-            call = ["scancel", *ordered[first : first + _IDS_A_CALL]]
-            subprocess.run(call, capture_output=True, timeout=_SBATCH_SECONDS, start_new_session=True, check=False)
+        for first in range(0, len(ordered), _IDS_PER_SCANCEL):
+            call = ["scancel", *ordered[first : first + _IDS_PER_SCANCEL]]
+            subprocess.run(
+                call, capture_output=True, timeout=_COMMAND_TIMEOUT_SECONDS, start_new_session=True, check=False
+            )
 
-    def forget(self, token: str, job_id: str) -> None:
+    def remove_files(self, token: str, job_id: str) -> None:
         """Remove submitit's files of a job that succeeded."""
-        forget(submission_folder(token), job_id)
+        remove_files(submission_folder(token), job_id)
 
     def _script(self, folder: Path, request: Request, name: str, count: int) -> str:
         command = " ".join([shlex.quote(sys.executable), "-u -m submitit.core._submit", shlex.quote(str(folder))])
@@ -107,35 +110,36 @@ class Slurm:
             constraint=request.constraint,
             gres=request.gres,
             exclude=",".join(request.exclude) or None,
-            additional_parameters=self._more(request),
-            # srun does not inherit the cores since 22.05; a dead rank ends the others.
+            additional_parameters=self._additional_parameters(request),
+            # Since SLURM 22.05 srun does not inherit --cpus-per-task. A failed rank ends the others.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"],
         )
         unwanted = ["#SBATCH --wckey="] + ([] if request.minutes else ["#SBATCH --time="])
         return "\n".join(line for line in text.split("\n") if not line.startswith(tuple(unwanted)))
 
-    def _more(self, request: Request) -> dict[str, object]:
-        more: dict[str, object] = {"requeue": True}
+    def _additional_parameters(self, request: Request) -> dict[str, object]:
+        parameters: dict[str, object] = {"requeue": True}
         if request.reservation:
-            more["reservation"] = request.reservation
+            parameters["reservation"] = request.reservation
         if request.gpus_per_node:
             model = f"{request.gpu_model}:" if request.gpu_model else ""
-            more["gpus-per-node"] = f"{model}{request.gpus_per_node}"
-        return more
+            parameters["gpus-per-node"] = f"{model}{request.gpus_per_node}"
+        return parameters
 
 
 def sbatch(arguments: Sequence[str]) -> str:
-    """Submit; the job's number.
+    """Submit a job script and return the job's number.
 
-    The call has a session of its own, so that Ctrl-C in the terminal does not kill it between the controller's yes and
-    ours. A head that runs in a job itself must not hand that job's variables on.
+    sbatch runs in a session of its own, so that Ctrl-C in the terminal does not kill it after the controller has
+    accepted the job and before its number is read. If the workflow process itself runs in a SLURM job, that job's
+    variables are not passed on.
 
     Raises:
-        SubmissionRefused: With what sbatch said.
+        SubmissionRefused: With sbatch's error message.
     """
     kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
-    said = ""
+    message = ""
     for attempt in range(_TRIES):
         try:
             done = subprocess.run(
@@ -143,7 +147,7 @@ def sbatch(arguments: Sequence[str]) -> str:
                 capture_output=True,
                 text=True,
                 env=environment,
-                timeout=_SBATCH_SECONDS,
+                timeout=_COMMAND_TIMEOUT_SECONDS,
                 start_new_session=True,
                 check=False,
             )
@@ -151,17 +155,15 @@ def sbatch(arguments: Sequence[str]) -> str:
             raise SubmissionRefused(str(error)) from None
         if done.returncode == 0 and (found := re.search(r"^(\d+)(;|$)", done.stdout, re.MULTILINE)):
             return found[1]
-        said = (done.stderr.strip() or done.stdout.strip()).replace("sbatch: error: ", "")
-        if not any(words in said for words in _TRANSIENT):
+        message = (done.stderr.strip() or done.stdout.strip()).replace("sbatch: error: ", "")
+        if not any(words in message for words in _TRANSIENT_ERRORS):
             break
         time.sleep(2**attempt)
-    raise SubmissionRefused(" ".join(said.split()) or "sbatch failed without a word")
+    raise SubmissionRefused(" ".join(message.split()) or "sbatch failed without a message")
 
 
-def recorded(folder: Path, job_id: str, tasks: int) -> Kind:
-    """Whether all ranks of a job left a good result, any a bad one, or some none."""
-    import pickle
-
+def recorded_outcome(folder: Path, job_id: str, tasks: int) -> Kind:
+    """Return FAILED if any rank recorded a failure, GONE if any recorded nothing, DONE if all recorded success."""
     kinds = set()
     for rank in range(tasks):
         path = JobPaths(folder, job_id, rank).result_pickle
@@ -176,8 +178,8 @@ def recorded(folder: Path, job_id: str, tasks: int) -> Kind:
     return Kind.DONE
 
 
-def forget(folder: Path, job_id: str) -> None:
-    """Remove the files of one job, and the folder after its last one."""
+def remove_files(folder: Path, job_id: str) -> None:
+    """Remove the files of one job, and the folder with its last job."""
     for path in folder.glob(f"{job_id}_*"):
         path.unlink(missing_ok=True)
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}

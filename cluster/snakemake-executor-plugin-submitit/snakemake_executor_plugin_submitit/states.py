@@ -1,4 +1,4 @@
-"""What became of a job: SLURM's words, and one query for all jobs."""
+"""Job states from SLURM, with one query for all jobs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from submitit.slurm.slurm import read_job_id
 
 _TIMEOUT_SECONDS = 60
 _WITHOUT_ACCOUNTING_SECONDS = 60
+"""How long squeue is queried after sacct has failed."""
 _CONTROLLER_EVERY = 10
+"""Every n-th query goes to squeue even if sacct works."""
 
 
 class Kind(enum.Enum):
-    """What the head does about a job."""
+    """What a state means for the workflow process."""
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
-    UNSURE = "unsure"
-    """The source cannot tell for now; the other one is asked next time."""
+    UNKNOWN = "unknown"
+    """The source cannot tell at the moment; the next query goes to the other one."""
     GONE = "gone"
-    """No source knows it any more."""
+    """Neither source knows the job any more."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +36,45 @@ class State:
     """The state of a job."""
 
     kind: Kind
-    word: str
-    """SLURM's own: COMPLETED, TIMEOUT, ..."""
+    name: str
+    """SLURM's name of the state: COMPLETED, TIMEOUT and so on."""
     nodes: str = ""
 
 
-UNKNOWN = State(Kind.UNSURE, "UNKNOWN")
+UNKNOWN = State(Kind.UNKNOWN, "UNKNOWN")
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _REQUEUEABLE = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
-"""The database shows these also while the controller has requeued the job."""
+"""The database also shows these while the controller has requeued the job."""
 
 
-def kind_of(word: str, *, final: bool) -> Kind:
-    """What SLURM's word for a state means.
+def kind_of(name: str, *, final: bool) -> Kind:
+    """Return what SLURM's name of a state means.
 
     Args:
-        word: As sacct or squeue print it.
-        final: Whether the source would know if the job had been requeued.
+        name: As printed by sacct or squeue.
+        final: Whether the source would show another state if the job had been requeued.
     """
-    if word in _PENDING:
+    if name in _PENDING:
         return Kind.PENDING
-    if word in _RUNNING:
+    if name in _RUNNING:
         return Kind.RUNNING
-    if word == "COMPLETED":
+    if name == "COMPLETED":
         return Kind.DONE
-    if word in _REQUEUEABLE and not final:
-        return Kind.UNSURE
+    if name in _REQUEUEABLE and not final:
+        return Kind.UNKNOWN
     return Kind.FAILED
 
 
 class QueryFailed(Exception):
-    """A source of states did not answer."""
+    """A query command failed or timed out."""
 
 
-def ask(command: list[str]) -> str:
-    """Run a query.
+def run_query(command: list[str]) -> str:
+    """Run a query command and return its output.
 
     Raises:
-        QueryFailed: Says what the command said.
+        QueryFailed: With the command's error message.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
@@ -85,44 +87,44 @@ def ask(command: list[str]) -> str:
 
 
 def from_sacct(ids: Iterable[str]) -> dict[str, State]:
-    """States from the accounting database.
+    """Return states from the accounting database.
 
     Raises:
-        QueryFailed: It is off, or does not answer.
+        QueryFailed: Accounting is disabled or does not respond.
     """
-    wanted = ",".join(sorted({job_id.split("_")[0] for job_id in ids}))
-    return read_sacct(ask(["sacct", "--noheader", "--parsable2", "--format=JobID,State,NodeList", f"--jobs={wanted}"]))
+    return read_sacct(
+        run_query(["sacct", "--noheader", "--parsable2", "--format=JobID,State,NodeList", f"--jobs={_job_list(ids)}"])
+    )
 
 
 def read_sacct(text: str) -> dict[str, State]:
-    """Read sacct's lines, one for each job and each of its steps."""
+    """Parse sacct's output, which has one line per job and one per step."""
     found: dict[str, State] = {}
     out_of_memory: set[str] = set()
     for line in text.splitlines():
         job_id, state, nodes = line.split("|", 2)
-        word = state.split()[0] if state else "UNKNOWN"
+        name = state.split()[0] if state else "UNKNOWN"
         job, _, step = job_id.partition(".")
         if step:
-            if word == "OUT_OF_MEMORY":
+            if name == "OUT_OF_MEMORY":
                 out_of_memory.add(job)
             continue
-        found |= dict.fromkeys(_elements(job), State(kind_of(word, final=False), word, nodes))
+        found |= dict.fromkeys(_job_ids(job), State(kind_of(name, final=False), name, nodes))
     for job in out_of_memory & found.keys():
-        if found[job].kind is Kind.FAILED:  # a step's end does not always become its job's
+        if found[job].kind is Kind.FAILED:  # the job does not always get the state of its step
             found[job] = State(Kind.FAILED, "OUT_OF_MEMORY", found[job].nodes)
     return found
 
 
 def from_squeue(ids: Iterable[str]) -> dict[str, State]:
-    """States from the controller, which forgets a job some minutes after its end.
+    """Return states from the controller, which forgets a job some minutes after its end.
 
     Raises:
-        QueryFailed: It does not answer.
+        QueryFailed: The controller does not respond.
     """
-    wanted = ",".join(sorted({job_id.split("_")[0] for job_id in ids}))
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N", f"--jobs={wanted}"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N", f"--jobs={_job_list(ids)}"]
     try:
-        text = ask(command)
+        text = run_query(command)
     except QueryFailed as failed:
         if "Invalid job id" in str(failed):
             return {}
@@ -131,16 +133,21 @@ def from_squeue(ids: Iterable[str]) -> dict[str, State]:
 
 
 def read_squeue(text: str) -> dict[str, State]:
-    """Read squeue's lines, one for each job or element of an array."""
+    """Parse squeue's output, which has one line per job or array element."""
     found: dict[str, State] = {}
     for line in text.splitlines():
-        job_id, word, nodes = line.strip().split("|", 2)
-        found |= dict.fromkeys(_elements(job_id), State(kind_of(word, final=True), word, nodes))
+        job_id, name, nodes = line.strip().split("|", 2)
+        found |= dict.fromkeys(_job_ids(job_id), State(kind_of(name, final=True), name, nodes))
     return found
 
 
-def _elements(job_id: str) -> list[str]:
-    """The ids that a line is about: `7`, `7_3`, or those of `7_[0-3,6%2]`."""
+def _job_list(ids: Iterable[str]) -> str:
+    """Return the numbers of jobs and arrays, separated by commas."""
+    return ",".join(sorted({job_id.split("_")[0] for job_id in ids}))
+
+
+def _job_ids(job_id: str) -> list[str]:
+    """Expand the first column of a line: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
     if not re.fullmatch(r"\d+(_\d+|_\[[\d,%-]+\])?", job_id):
         return []
     found: list[str] = []
@@ -152,27 +159,28 @@ def _elements(job_id: str) -> list[str]:
     return found
 
 
-class Watch:
-    """Asks for the states of all jobs in one query a poll.
+class StatePoller:
+    """Queries the states of all jobs at once.
 
-    sacct is asked; squeue where sacct fails or cannot tell, and now and then anyway: the database may miss a job's end.
+    A poll runs sacct. It runs squeue instead if sacct failed or could not tell, and at regular intervals: the database
+    may miss a job's end.
     """
 
-    def __init__(self, say: Callable[[str], None], *, forget_seconds: float = 60.0) -> None:
-        self._say = say
+    def __init__(self, warn: Callable[[str], None], *, forget_seconds: float = 60.0) -> None:
+        self._warn = warn
         self._forget_seconds = forget_seconds
         self._controller_next = False
-        self._accounting_back = 0.0
-        self._missing: dict[str, float] = {}
-        self._unsure: dict[str, State] = {}
-        self._complaint = ""
+        self._controller_until = 0.0
+        self._missing_since: dict[str, float] = {}
+        self._unsettled: dict[str, State] = {}
+        self._last_error = ""
         self.queries = 0
         self.answered = True
-        """Whether the last query was answered."""
+        """Whether the last query succeeded."""
 
     def poll(self, ids: set[str], *, controller: bool = False) -> dict[str, State]:
-        """The states of some jobs. Never fails: a job of which nothing can be learned now is UNSURE."""
-        controller |= self._controller_next or time.monotonic() < self._accounting_back
+        """Return the states of jobs. A job whose state cannot be determined now is UNKNOWN; no error is raised."""
+        controller |= self._controller_next or time.monotonic() < self._controller_until
         controller |= self.queries % _CONTROLLER_EVERY == _CONTROLLER_EVERY - 1
         self._controller_next = False
         self.queries += 1
@@ -180,40 +188,40 @@ class Watch:
             found = from_squeue(ids) if controller else from_sacct(ids)
         except QueryFailed as failed:
             self.answered = False
-            self._failed(str(failed), controller)
+            self._query_failed(str(failed), controller)
             return dict.fromkeys(ids, UNKNOWN)
         self.answered = True
-        if self._complaint.startswith("squeue" if controller else "sacct"):
-            self._say(f"SLURM's {self._complaint.split(':')[0]} answers again.")
-            self._complaint = ""
-        judge = self._from_controller if controller else self._from_database
-        return {job_id: judge(job_id, found.get(job_id)) for job_id in ids}
+        if self._last_error.startswith("squeue" if controller else "sacct"):
+            self._warn(f"SLURM's {self._last_error.split(':')[0]} responds again.")
+            self._last_error = ""
+        resolve = self._from_controller if controller else self._from_database
+        return {job_id: resolve(job_id, found.get(job_id)) for job_id in ids}
 
     def _from_database(self, job_id: str, state: State | None) -> State:
-        if state is None or state.kind is Kind.UNSURE:
+        if state is None or state.kind is Kind.UNKNOWN:
             self._controller_next = True
             if state is not None:
-                self._unsure[job_id] = state
+                self._unsettled[job_id] = state
             return UNKNOWN
         if state.kind in (Kind.PENDING, Kind.RUNNING):
-            self._unsure.pop(job_id, None)
-            self._controller_next |= job_id in self._missing
+            self._unsettled.pop(job_id, None)
+            self._controller_next |= job_id in self._missing_since
         return state
 
     def _from_controller(self, job_id: str, state: State | None) -> State:
         if state is not None:
-            self._missing.pop(job_id, None)
+            self._missing_since.pop(job_id, None)
             return state
-        first = self._missing.setdefault(job_id, time.monotonic())
+        first = self._missing_since.setdefault(job_id, time.monotonic())
         if time.monotonic() - first <= self._forget_seconds:
             return UNKNOWN
-        before = self._unsure.get(job_id)
-        return State(Kind.FAILED, before.word, before.nodes) if before else State(Kind.GONE, "UNKNOWN")
+        before = self._unsettled.get(job_id)
+        return State(Kind.FAILED, before.name, before.nodes) if before else State(Kind.GONE, "UNKNOWN")
 
-    def _failed(self, complaint: str, controller: bool) -> None:
+    def _query_failed(self, error: str, controller: bool) -> None:
         if not controller:
-            self._accounting_back = time.monotonic() + _WITHOUT_ACCOUNTING_SECONDS
-        if complaint != self._complaint:
-            other = "it is asked again" if controller else "squeue is asked instead, for a minute"
-            self._say(f"No states from SLURM's {complaint}; {other}. Jobs are not touched.")
-            self._complaint = complaint
+            self._controller_until = time.monotonic() + _WITHOUT_ACCOUNTING_SECONDS
+        if error != self._last_error:
+            next_query = "The query is repeated" if controller else "For a minute, squeue is queried instead"
+            self._warn(f"Cannot query job states with SLURM's {error}. {next_query}. Jobs are not affected.")
+            self._last_error = error

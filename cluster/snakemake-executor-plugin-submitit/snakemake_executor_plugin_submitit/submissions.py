@@ -1,4 +1,4 @@
-"""From Snakemake's jobs to the cluster's, and what happens to each until it has ended."""
+"""Submission of Snakemake's jobs to the cluster, and their handling until they have ended."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit import command, requeue
 from snakemake_executor_plugin_submitit.debug import Debug
-from snakemake_executor_plugin_submitit.failures import explain, first_failure
-from snakemake_executor_plugin_submitit.former import Former
+from snakemake_executor_plugin_submitit.failures import error_message, first_failure
+from snakemake_executor_plugin_submitit.former import ReattachedJobs
 from snakemake_executor_plugin_submitit.local import Local
 from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, rank_logs, submission_folder
-from snakemake_executor_plugin_submitit.registry import Record, Registry, fingerprint_of, key_of
-from snakemake_executor_plugin_submitit.resources import Request, ResourceFault, request_of
-from snakemake_executor_plugin_submitit.retries import retry_of
+from snakemake_executor_plugin_submitit.registry import Record, Registry, job_fingerprint, record_key
+from snakemake_executor_plugin_submitit.resources import Request, ResourceError, parse_request
+from snakemake_executor_plugin_submitit.retries import plan_retry
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.slurm import Slurm, SubmissionRefused
 from snakemake_executor_plugin_submitit.states import Kind, State
@@ -32,99 +32,99 @@ from snakemake_executor_plugin_submitit.work import Work
 Cluster = Slurm | Local | Debug
 
 
-class Head(Protocol):
-    """What the executor offers."""
+class WorkflowExecutor(Protocol):
+    """The part of the executor that submissions use."""
 
     workflow: Any
     dag: Any
     logger: Any
 
     def submitted(self, submission: Submission, *, register: bool = True) -> None:
-        """The cluster has a job."""
+        """Report that a job is on the cluster."""
 
     def refused(self, job: Any, message: str) -> None:
-        """The cluster does not take a job."""
+        """Report that the cluster rejected a job."""
 
     def inner_command(self, job: Any, cores: int, wait_for: Path) -> str:
-        """Snakemake's own command for a job."""
+        """Return the command that runs a job in an inner Snakemake."""
         ...
 
 
 class Submissions:
-    """All jobs of one head."""
+    """All jobs of one workflow process."""
 
-    def __init__(self, head: Head, cluster: Cluster, settings: ExecutorSettings) -> None:
-        self._head = head
-        self._workflow = head.workflow
+    def __init__(self, executor: WorkflowExecutor, cluster: Cluster, settings: ExecutorSettings) -> None:
+        self._executor = executor
+        self._workflow = executor.workflow
         self._cluster = cluster
         self._settings = settings
         self._registry = Registry(REGISTRY)
-        self._former = Former(self._registry, cluster, head.logger)
-        self._live: dict[str, Submission] = {}
+        self._reattached_jobs = ReattachedJobs(self._registry, cluster, executor.logger)
+        self._active: dict[str, Submission] = {}
         self._ports = settings.first_and_last_port()
-        self._sending = threading.Lock()
+        self._submission_lock = threading.Lock()
         self._closed = False
 
-    # before anything is submitted
+    # validation
 
     def validate_all(self) -> None:
-        """Read the resources of every job that the workflow will run, as far as they are known.
+        """Check the resources of every job that the workflow will run, as far as they are known.
 
         Raises:
-            WorkflowError: With one line for each rule at fault.
+            WorkflowError: With one line per invalid rule.
         """
         faults: dict[str, str] = {}
-        for job in self._head.dag.needrun_jobs():
+        for job in self._executor.dag.needrun_jobs():
             if job.is_local or job.rule.norun or job.rule.name in faults:
                 continue
             try:
                 if job.group is not None:
-                    command.refuse_group_member(job)
-                command.refuse_several_tasks(job, self._request(job), self._workflow)
-            except ResourceFault as fault:
+                    command.check_group_member(job)
+                command.check_tasks(job, self._request(job), self._workflow)
+            except ResourceError as fault:
                 faults[job.rule.name] = str(fault)
             except (WorkflowError, RuleException):
-                continue  # what it depends on is not there yet; it is read again when the job is ready
+                continue  # the resources depend on files that do not exist yet; they are checked again on submission
         if faults:
             lines = [f"rule {name}: {fault}" for name, fault in faults.items()]
-            raise WorkflowError("Nothing was submitted:\n" + "\n".join(lines))
+            raise WorkflowError("No job was submitted. These rules have invalid resources:\n" + "\n".join(lines))
 
     def _request(self, job: Any) -> Request:
-        """What a job asks for. A group asks for one task with the sum of its jobs' cores, memory and GPUs."""
+        """Return a job's request. A group requests one task with the sum of its jobs' cores, memory and GPUs."""
         values = {name: value for name, value in job.resources.items() if str(value) != "<TBD>"}
         if job.is_group():
             for member in job.jobs:
-                command.refuse_group_member(member)
+                command.check_group_member(member)
             values = {name: value for name, value in values.items() if name not in command.TASK_RESOURCES}
         schedulable = set(self._workflow.global_resources) | {"_cores", "_nodes"}
-        request = request_of(values, job.threads, self._settings, schedulable)
+        request = parse_request(values, job.threads, self._settings, schedulable)
         return request if isinstance(self._cluster, Slurm) else self._cluster.collapse(request)
 
-    # submitting
+    # submission
 
     def submit(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs, those with equal requests together."""
-        alike: dict[tuple[str, Request], list[Submission]] = {}
-        self._former.ask(jobs)
+        """Submit jobs. Those with equal requests become an array."""
+        by_request: dict[tuple[str, Request], list[Submission]] = {}
+        self._reattached_jobs.query_states(jobs)
         for job in jobs:
             try:
-                submission = self._prepared(job)
-                if self._former.take_up(submission):
-                    self._live[submission.job_id] = submission
-                    self._head.submitted(submission, register=False)
+                submission = self._new_submission(job)
+                if self._reattached_jobs.reattach(submission):
+                    self._active[submission.job_id] = submission
+                    self._executor.submitted(submission, register=False)
                 else:
-                    alike.setdefault((job.name, submission.request), []).append(submission)
+                    by_request.setdefault((job.name, submission.request), []).append(submission)
             except WorkflowError as fault:
-                self._head.refused(job, str(fault))
+                self._executor.refused(job, str(fault))
         size = self._settings.array_size
-        for together in alike.values():
-            for first in range(0, len(together), size):
-                self._send(together[first : first + size])
+        for submissions in by_request.values():
+            for first in range(0, len(submissions), size):
+                self._submit_array(submissions[first : first + size])
 
-    def _prepared(self, job: Any) -> Submission:
+    def _new_submission(self, job: Any) -> Submission:
         request = self._request(job)
-        command.refuse_several_tasks(job, request, self._workflow)
-        request = request.with_room_to_start(command.rank_mb(job, self._workflow, inner=self._settings.inner_snakemake))
+        command.check_tasks(job, request, self._workflow)
+        startup_mb = command.rank_startup_mb(job, self._workflow, inner=self._settings.inner_snakemake)
         logs = rank_logs(
             [str(path) for path in job.log] if not job.is_group() else [],
             self._settings.logdir,
@@ -133,26 +133,32 @@ class Submissions:
         )
         return Submission(
             job=job,
-            key=key_of(job),
-            fingerprint=fingerprint_of(job, self._workflow.persistence),
-            request=request,
+            key=record_key(job),
+            fingerprint=job_fingerprint(job, self._workflow.persistence),
+            request=request.with_startup_memory(startup_mb),
             folder=job_folder("unsent", logs),
         )
 
-    def _send(self, submissions: list[Submission], *, again: bool = False) -> bool:
-        """Submit some as one; whether the cluster took them. The poll's thread and the scheduler's both come here."""
-        with self._sending:
-            if self._closed:
-                return False
-            taken = self._send_now(submissions)
-        for submission in submissions if not again else ():
-            if taken:
-                self._head.submitted(submission)
+    def _submit_array(self, submissions: list[Submission]) -> None:
+        accepted = self._submit_locked(submissions)
+        if accepted is None:
+            return
+        for submission in submissions:
+            if accepted:
+                self._executor.submitted(submission)
             else:
-                self._head.refused(submission.job, submission.error)
-        return taken
+                self._executor.refused(submission.job, submission.error)
 
-    def _send_now(self, submissions: list[Submission]) -> bool:
+    def _submit_locked(self, submissions: list[Submission]) -> bool | None:
+        """Submit an array. The scheduler's thread and the polling thread both call this.
+
+        Returns:
+            Whether the cluster accepted it; None if the executor is shutting down.
+        """
+        with self._submission_lock:
+            return None if self._closed else self._submit_now(submissions)
+
+    def _submit_now(self, submissions: list[Submission]) -> bool:
         token = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         for index, submission in enumerate(submissions):
             submission.token, submission.index = token, index
@@ -164,27 +170,27 @@ class Submissions:
             ids = self._cluster.submit(works, request, token, submissions[0].job.name)
         except SubmissionRefused as refused:
             for submission in submissions:
-                submission.error = f"{self._cluster.name} did not take this job: {refused}"
+                submission.error = f"{self._cluster.name} rejected this job: {refused}"
             return False
         for submission, job_id in zip(submissions, ids, strict=True):
             submission.job_id, submission.submitted_at, submission.last = job_id, time.time(), Kind.PENDING
-            self._record(submission)
-            self._live[job_id] = submission
+            self._write_record(submission)
+            self._active[job_id] = submission
         return True
 
     def _work(self, submission: Submission) -> Work:
         job, request, settings = submission.job, submission.request, self._settings
         inner = None
-        if settings.inner_snakemake or command.needs_snakemake(job, self._workflow):
-            inner = self._head.inner_command(job, request.cpus_per_task, submission.folder.wait_for)
+        if settings.inner_snakemake or command.inner_snakemake_reason(job, self._workflow):
+            inner = self._executor.inner_command(job, request.cpus_per_task, submission.folder.wait_for)
         return Work(
             title=f"rule {job.name}",
             folder=submission.folder,
             cwd=os.getcwd(),
             command=command.shell_command(job),
             inner=inner,
-            environment={} if job.is_group() else command.environment(job),
-            shell=command.executable(job),
+            environment={} if job.is_group() else command.thread_variables(job),
+            shell=command.shell_executable(job),
             preparation=command.preparation(job, self._workflow),
             minutes=request.minutes,
             signal_delay_seconds=request.signal_delay_seconds(settings.signal_delay_seconds),
@@ -194,77 +200,76 @@ class Submissions:
 
     # until the end
 
-    def advance(self, submission: Submission, state: State) -> Kind:
-        """Take note of a job's state; DONE and FAILED are for Snakemake, all else goes on."""
+    def update(self, submission: Submission, state: State) -> Kind:
+        """Process a job's state. Return what to report to Snakemake: the job has ended if it is DONE or FAILED."""
         kind = state.kind
         if kind is Kind.GONE:
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
             kind = Kind.DONE if kind is Kind.DONE else Kind.FAILED
-        if kind is not submission.last and kind is not Kind.UNSURE:
-            self._tell_requeues(submission)
+        if kind is not submission.last and kind is not Kind.UNKNOWN:
+            self._log_requeues(submission)
             submission.last = kind
         if kind is Kind.DONE:
-            self._ended(submission)
-            self._cluster.forget(submission.token, submission.job_id)
+            self._drop(submission)
+            self._cluster.remove_files(submission.token, submission.job_id)
             shutil.rmtree(submission.folder.root, ignore_errors=True)
-        elif kind is Kind.FAILED and self._again(submission, state):
+        elif kind is Kind.FAILED and self._resubmit(submission, state):
             return Kind.PENDING
         elif kind is Kind.FAILED:
-            self._ended(submission)
+            self._drop(submission)
         return kind
 
-    def _again(self, submission: Submission, state: State) -> bool:
-        """Submit a failed job again if its reason lies outside its code; otherwise set its error."""
+    def _resubmit(self, submission: Submission, state: State) -> bool:
+        """Resubmit a failed job if it failed for a reason outside its code. Otherwise set its error."""
         failure = first_failure(submission.folder)
         reason = failure.reason if failure else ""
-        stdout = submission_folder(submission.token) / f"{submission.job_id}_0_log.out"
-        submission.error = explain(
-            self._cluster.name.upper() if self._cluster.outlives_head else self._cluster.name,
+        submission.error = error_message(
+            "SLURM" if self._cluster.outlives_workflow_process else self._cluster.name,
             submission.job_id,
-            state.word,
+            state.name,
             failure,
             submission.folder,
-            stdout,
+            submission_folder(submission.token) / f"{submission.job_id}_0_log.out",
         )
         submission.first_log = failure.log if failure else submission.folder.rank_log(0)
-        retry = retry_of(submission.request, state, reason, self._settings)
+        retry = plan_retry(submission.request, state, reason, self._settings)
         if retry is None:
             return False
-        used, most = submission.retries, self._settings.retries
+        used, limit, setting = submission.retries, self._settings.retries, "--submitit-retries"
         if not retry.counts:
-            used, most = submission.resubmissions, self._settings.max_requeues
-        if used >= most:
+            used, limit, setting = submission.resubmissions, self._settings.max_requeues, "--submitit-max-requeues"
+        if used >= limit:
             if used:
-                submission.error += f"\nIt was submitted again {used} times for such reasons (--submitit-retries)."
+                submission.error += f"\nIt was resubmitted {used} times for such reasons ({setting})."
             return False
         old, before = submission.job_id, submission.error
-        self._ended(submission)
+        self._drop(submission)
         submission.request = retry.request
-        if not self._send([submission], again=True):
-            submission.error = f"{before}\nIt could not be submitted again: {submission.error}"
+        if not self._submit_locked([submission]):
+            submission.error = f"{before}\nIt could not be resubmitted: {submission.error}"
             return False
         if retry.counts:
             submission.retries += 1
         else:
             submission.resubmissions += 1
-        self._head.logger.warning(
-            f"SLURM job {old} (rule {submission.job.name}) ended with {reason or state.word}; submitted again as job "
-            f"{submission.job_id}, {retry.change} ({used + 1} of at most {most})."
+        self._executor.logger.warning(
+            f"SLURM job {old} (rule {submission.job.name}) ended with {reason or state.name}. It was resubmitted as "
+            f"job {submission.job_id} {retry.change} ({used + 1} of at most {limit})."
         )
         return True
 
-    def _tell_requeues(self, submission: Submission) -> None:
-        notes = requeue.earlier(submission.folder.requeues)
+    def _log_requeues(self, submission: Submission) -> None:
+        notes = requeue.read_requeues(submission.folder.requeues)
         for number, note in enumerate(notes[submission.requeues :], start=submission.requeues + 1):
-            saved = "its work is saved" if note["saved"] else "it did not say that it had saved"
-            self._head.logger.warning(
-                f"SLURM job {submission.job_id} (rule {submission.job.name}) was requeued, {note['cause']}; {saved} "
+            saved = "its progress is saved" if note["saved"] else "it did not report that it saved"
+            self._executor.logger.warning(
+                f"SLURM job {submission.job_id} (rule {submission.job.name}) was requeued ({note['cause']}); {saved} "
                 f"(requeue {number} of at most {self._settings.max_requeues})."
             )
         submission.requeues = len(notes)
 
-    def _record(self, submission: Submission) -> None:
-        if self._cluster.outlives_head:
+    def _write_record(self, submission: Submission) -> None:
+        if self._cluster.outlives_workflow_process:
             record = Record(
                 job_id=submission.job_id,
                 token=submission.token,
@@ -276,17 +281,17 @@ class Submissions:
             )
             self._registry.put(submission.key, record)
 
-    def _ended(self, submission: Submission) -> None:
-        self._live.pop(submission.job_id, None)
+    def _drop(self, submission: Submission) -> None:
+        self._active.pop(submission.job_id, None)
         self._registry.drop(submission.key)
 
     def close(self) -> list[str]:
-        """Submit nothing from now on; the ids of all that the cluster may still have, in whosever hands."""
-        with self._sending:
+        """Stop submitting. Return the ids of all jobs that may be on the cluster."""
+        with self._submission_lock:
             self._closed = True
-            return list(self._live)
+            return list(self._active)
 
-    def forget_all(self) -> None:
-        """All were cancelled."""
-        for submission in list(self._live.values()):
-            self._ended(submission)
+    def drop_all(self) -> None:
+        """Remove the records of all jobs, which were cancelled."""
+        for submission in list(self._active.values()):
+            self._drop(submission)

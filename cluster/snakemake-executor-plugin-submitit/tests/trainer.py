@@ -1,6 +1,8 @@
-"""A stand-in for a training: counts steps, saves on SIGUSR2 and says so, saves and stops on SIGTERM.
+"""A stand-in for a training. It counts steps, saves on SIGUSR2 and reports it, and saves and exits on SIGTERM.
 
-python trainer.py STEPS SECONDS_PER_STEP OUTPUT; a file `enough` in the folder ends it early.
+    python trainer.py STEPS SECONDS_PER_STEP OUTPUT
+
+A file `enough` in the working directory ends it early.
 """
 
 import json
@@ -10,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-steps, pause, output = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
+steps, step_seconds, output = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 rank = int(os.environ.get("RANK", "0"))
 state = output.with_suffix(f".state{rank}")
-asked = {"save": False, "stop": False}
-signal.signal(signal.SIGUSR2, lambda *_: asked.update(save=True))
-signal.signal(signal.SIGTERM, lambda *_: asked.update(stop=True))
+requested = {"save": False, "stop": False}
+signal.signal(signal.SIGUSR2, lambda *_: requested.update(save=True))
+signal.signal(signal.SIGTERM, lambda *_: requested.update(stop=True))
 
 
 def save(step: int) -> None:
@@ -28,14 +30,14 @@ step = json.loads(state.read_text()) if state.exists() else 0
 with open(output.with_suffix(f".starts{rank}"), "a") as file:
     print(step, os.environ.get("SLURM_JOB_ID"), file=file)
 while step < steps and not Path("enough").exists():
-    time.sleep(pause)
+    time.sleep(step_seconds)
     step += 1
-    if asked["save"] or asked["stop"]:
+    if requested["save"] or requested["stop"]:
         save(step)
-        if asked["save"]:
+        if requested["save"]:
             Path(os.environ["SNAKEMAKE_SUBMITIT_SAVED"]).touch()
-        asked["save"] = False
-    if asked["stop"]:
+        requested["save"] = False
+    if requested["stop"]:
         sys.exit(143)
 if rank == 0:
     output.write_text(str(step))

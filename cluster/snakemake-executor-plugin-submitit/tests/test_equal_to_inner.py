@@ -1,13 +1,14 @@
-"""Starting a shell command at once is the same as starting it through an inner Snakemake."""
+"""A shell command that is run directly gives the same results as through an inner Snakemake."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import Workflow
+from workflow_runner import Workflow
 
 pytestmark = pytest.mark.timeout(200)
 LOCAL = ("--submitit-cluster", "local", "--config", "word=hello")
@@ -51,9 +52,9 @@ rule nothing_to_log:
     log: "logs/never/written.log"
     shell: "echo x > {output}"
 """
-BOTH = pytest.mark.parametrize("inner", [False, True], ids=["at once", "inner"])
-OWN = {"_", "SHLVL", "PWD", "OLDPWD", "CUDA_VISIBLE_DEVICES", "PATH"}
-"""Variables of the shell itself, or that a Python started by Snakemake sets for its own helpers."""
+BOTH = pytest.mark.parametrize("inner", [False, True], ids=["direct", "inner"])
+IGNORED_VARIABLES = {"_", "SHLVL", "PWD", "OLDPWD", "CUDA_VISIBLE_DEVICES", "PATH"}
+"""Variables that the shell sets, or that Python sets in an inner Snakemake."""
 
 
 def options(inner: bool) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ def options(inner: bool) -> tuple[str, ...]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Paths outside .snakemake, with what the files hold and whether they may be written."""
+    """Return the paths outside .snakemake with their modes and contents."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -72,19 +73,18 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def variables(text: str) -> dict[str, str]:
-    """The environment that a command saw, but for what names this run."""
-    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    return {k: v for k, v in lines.items() if k not in OWN and not k.startswith(("SUBMITIT", "SNAKEMAKE_SUBMITIT"))}
+    """Return the environment of a command without the variables that differ between runs."""
+    found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    prefixes = ("SUBMITIT", "SNAKEMAKE_SUBMITIT")
+    return {k: v for k, v in found.items() if k not in IGNORED_VARIABLES and not k.startswith(prefixes)}
 
 
 def records(flow: Workflow) -> list[str]:
-    """Snakemake's record of each output: rule, input, log, command."""
+    """Return Snakemake's metadata for each output: rule, input, log, command."""
     return sorted(line.split("\t")[0] + "\t".join(line.split("\t")[2:]) for line in summary(flow).splitlines())
 
 
 def summary(flow: Workflow) -> str:
-    import subprocess
-
     command = ["snakemake", "--detailed-summary", "--config", "word=hello"]
     return subprocess.run(command, cwd=flow.folder, env=flow.environment, capture_output=True, text=True).stdout
 
@@ -93,14 +93,14 @@ def test_files_environment_and_records_are_the_same(workflow):
     flows = [workflow(SNAKEFILE), workflow(SNAKEFILE)]
     for flow, inner in zip(flows, (False, True), strict=True):
         flow.path("plain").mkdir()
-        flow.path("plain/a b.txt").write_text("of an earlier run")
+        flow.path("plain/a b.txt").write_text("from an earlier run")
         flow.path("tree").mkdir()
         flow.path("tree/old leaf").touch()
         flow.run(*options(inner), "--forceall")
-    at_once, through = (tree(flow.folder) for flow in flows)
+    direct, inner = (tree(flow.folder) for flow in flows)
     environment = "plain/deep/er/a b.txt"
-    assert variables(at_once.pop(environment)) == variables(through.pop(environment))
-    assert at_once == through
+    assert variables(direct.pop(environment)) == variables(inner.pop(environment))
+    assert direct == inner
     assert records(flows[0]) == records(flows[1])
     for flow in flows:
         assert "Nothing to be done" in flow.run(*LOCAL)
@@ -115,14 +115,14 @@ def test_outputs_of_a_failed_job_are_removed(workflow, inner):
             shell: "echo half > {output}; false; echo never reached > proof"
         """
     )
-    said = flow.run(*options(inner), ok=False)
+    printed = flow.run(*options(inner), ok=False)
     assert not flow.path("half.txt").exists()
     assert not flow.path("proof").exists()
-    assert "half.txt" in said
+    assert "half.txt" in printed
 
 
 @BOTH
-def test_a_command_that_forgets_an_output_fails(workflow, inner):
+def test_a_command_that_does_not_create_its_output_fails(workflow, inner):
     flow = workflow(
         """
         rule forgets:
@@ -134,7 +134,7 @@ def test_a_command_that_forgets_an_output_fails(workflow, inner):
 
 
 @BOTH
-def test_a_pipe_that_fails_in_the_middle_fails(workflow, inner):
+def test_a_failure_inside_a_shell_pipe_fails_the_job(workflow, inner):
     flow = workflow(
         """
         rule piped:
@@ -146,7 +146,7 @@ def test_a_pipe_that_fails_in_the_middle_fails(workflow, inner):
 
 
 @BOTH
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write what is protected")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to protected files")
 def test_a_protected_output_is_not_overwritten(workflow, inner):
     flow = workflow(
         """
@@ -162,7 +162,7 @@ def test_a_protected_output_is_not_overwritten(workflow, inner):
 
 
 @BOTH
-def test_retries_of_snakemake_are_for_the_codes_own_failures(workflow, inner):
+def test_snakemakes_own_retries_apply_to_failures_of_the_code(workflow, inner):
     flow = workflow(
         """
         rule flaky:

@@ -1,4 +1,4 @@
-"""What cannot work is refused by name, before anything is submitted."""
+"""Invalid resources and settings are refused by name before anything is submitted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from snakemake_executor_plugin_submitit import command
 from snakemake_executor_plugin_submitit.resources import Request
-from tests.cluster.running import BIN
+from workflow_runner import BIN
 
 pytestmark = pytest.mark.timeout(100)
 LOCAL = ("--submitit-cluster", "local")
@@ -36,32 +36,32 @@ rule a:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("resources: tasks_per_node=2\nscript: 's.py'", "a script: rule runs in a single process"),
         ("resources: nodes=2\nrun:\n    pass", "a run: rule runs in a single process"),
         ("resources: tasks=2\nnotebook: 'n.ipynb'", "a notebook: rule runs in a single process"),
         ("resources: tasks=2\nshadow: 'minimal'\nshell: 'true'", "its rule has a shadow directory"),
-        ("resources: tasks=2\nshell: 'ls {resources.tmpdir}'", "known on the node only (use $TMPDIR)"),
-        ("resources: slurm_partion='x'\nshell: 'true'", "slurm_partion: the executor submitit does not know this"),
-        ("resources: slurm_partion='x'\nshell: 'true'", "did you mean slurm_partition?"),
-        ("resources: tasks=3, nodes=2\nshell: 'true'", "tasks=3 cannot be spread evenly over nodes=2"),
+        ("resources: tasks=2\nshell: 'ls {resources.tmpdir}'", "known only on the node (use $TMPDIR)"),
+        ("resources: slurm_partion='x'\nshell: 'true'", "slurm_partion: the submitit executor does not know this"),
+        ("resources: slurm_partion='x'\nshell: 'true'", "Did you mean slurm_partition?"),
+        ("resources: tasks=3, nodes=2\nshell: 'true'", "tasks=3 cannot be distributed evenly over nodes=2"),
         ("resources: mem_mb=1, mem_mb_per_cpu=1\nshell: 'true'", "mem_mb and mem_mb_per_cpu contradict each other"),
-        ("resources: gpu=4, nodes=2, gpus_per_node=1\nshell: 'true'", "gpu=4 (of the whole job) contradicts nodes=2"),
-        ("resources: nodes=0\nshell: 'true'", "nodes=0: expected a whole number of at least 1"),
-        ("resources: slurm_extra='--time=5'\nshell: 'true'", "--time has a resource of its own, runtime"),
-        ("resources: mpi='srun'\nshell: 'true'", "ask for tasks_per_node"),
-        ("group: 'g'\nresources: tasks=2\nshell: 'true'", "a group of jobs has one task"),
+        ("resources: gpu=4, nodes=2, gpus_per_node=1\nshell: 'true'", "gpu=4 (for the whole job) contradicts nodes=2"),
+        ("resources: nodes=0\nshell: 'true'", "nodes=0: expected an integer of at least 1"),
+        ("resources: slurm_extra='--time=5'\nshell: 'true'", "--time is not allowed. Use the resource runtime"),
+        ("resources: mpi='srun'\nshell: 'true'", "use tasks_per_node"),
+        ("group: 'g'\nresources: tasks=2\nshell: 'true'", "a group of jobs runs as one task"),
     ],
 )
-def test_a_rule_that_cannot_be_stops_the_workflow_before_anything_is_submitted(workflow, body, said):
+def test_an_invalid_rule_stops_the_workflow_before_anything_is_submitted(workflow, body, message):
     flow = workflow(rule(body))
     flow.path("s.py").write_text("")
     flow.path("n.ipynb").write_text(NOTEBOOK)
-    out = flow.run(*LOCAL, ok=False)
-    assert said in out
-    assert "Nothing was submitted:" in out
-    assert "rule a" in out
+    printed = flow.run(*LOCAL, ok=False)
+    assert message in printed
+    assert "No job was submitted." in printed
+    assert "rule a" in printed
     assert not flow.path("fine.txt").exists()
     assert not flow.path(".snakemake/submitit/submissions").exists()
 
@@ -74,7 +74,7 @@ def test_a_rule_that_cannot_be_stops_the_workflow_before_anything_is_submitted(w
         (DeploymentMethod.ENV_MODULES, "its rule has environment modules"),
     ],
 )
-def test_software_that_snakemake_activates_is_refused_for_several_tasks_and_needs_an_inner_snakemake(method, obstacle):
+def test_software_deployed_by_snakemake_is_refused_for_several_tasks_and_needs_an_inner_snakemake(method, obstacle):
     job = SimpleNamespace(
         is_group=lambda: False, is_shell=True, is_script=False, is_notebook=False, is_wrapper=False, is_shadow=False,
         conda_env_spec="envs/torch.yaml", container_img_url="docker://torch", env_modules="torch/2.8",
@@ -82,18 +82,18 @@ def test_software_that_snakemake_activates_is_refused_for_several_tasks_and_need
     settings = SimpleNamespace(deployment_method={method})
     cache = SimpleNamespace(cache=None)
     flow = SimpleNamespace(deployment_settings=settings, workflow_settings=cache)
-    with pytest.raises(WorkflowError, match=f"1 nodes x 2 tasks, but {obstacle}"):
-        command.refuse_several_tasks(job, Request(tasks_per_node=2), flow)
-    command.refuse_several_tasks(job, Request(), flow)
-    assert command.needs_snakemake(job, flow) == obstacle
+    with pytest.raises(WorkflowError, match=f"1 nodes x 2 tasks requested, but {obstacle}"):
+        command.check_tasks(job, Request(tasks_per_node=2), flow)
+    command.check_tasks(job, Request(), flow)
+    assert command.inner_snakemake_reason(job, flow) == obstacle
 
 
-def test_a_resource_for_snakemakes_own_scheduler_is_let_through(workflow):
+def test_a_resource_that_snakemakes_scheduler_limits_is_accepted(workflow):
     flow = workflow(rule("resources: licences=1\nshell: 'touch {output}'"))
     flow.run(*LOCAL, "--resources", "licences=2")
 
 
-def test_resources_that_depend_on_what_is_not_there_yet_stop_nothing(workflow):
+def test_resources_that_depend_on_a_file_of_another_job_are_checked_later(workflow):
     flow = workflow(
         """
         rule first:
@@ -112,29 +112,30 @@ def test_resources_that_depend_on_what_is_not_there_yet_stop_nothing(workflow):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--submitit-ports", "90"), "--submitit-ports 90: expected FIRST-LAST"),
         (("--submitit-max-requeues", "-1"), "--submitit-max-requeues -1: expected at least 0"),
         (("--submitit-memory-growth", "0.5"), "--submitit-memory-growth 0.5: expected at least 1"),
-        (("--shared-fs-usage", "persistence", "input-output"), "needs a folder that the head and all nodes share"),
+        (("--shared-fs-usage", "persistence", "input-output"), "needs a file system that this machine shares"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(workflow, arguments, said):
+def test_invalid_settings_are_refused(workflow, arguments, message):
     flow = workflow(rule("shell: 'touch {output}'"))
-    assert said in flow.run(*LOCAL, *arguments, ok=False)
+    assert message in flow.run(*LOCAL, *arguments, ok=False)
 
 
-def test_a_head_on_a_machine_without_slurm_says_so(workflow, tmp_path):
+def test_a_machine_without_slurm_is_reported(workflow, tmp_path):
     bare = tmp_path / "bin"
     bare.mkdir()
     for name in ("bash", "sh", "env", "which"):
         (bare / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
     flow = workflow(rule("shell: 'touch {output}'"), PATH=f"{BIN}:{bare}")
-    assert "This machine has no SLURM: sbatch, srun, scancel, squeue not found on PATH" in flow.run(ok=False)
+    printed = flow.run(ok=False)
+    assert "SLURM is not available on this machine: sbatch, srun, scancel, squeue not found on PATH" in printed
 
 
-def test_a_job_that_sbatch_refuses_fails_and_the_head_lives(workflow, tmp_path):
+def test_a_job_that_sbatch_rejects_fails_and_other_jobs_continue(workflow, tmp_path):
     fake = tmp_path / "fake"
     fake.mkdir()
     for name in ("srun", "scancel", "squeue", "sacct"):
@@ -156,6 +157,6 @@ def test_a_job_that_sbatch_refuses_fails_and_the_head_lives(workflow, tmp_path):
         """,
         PATH=f"{BIN}:{fake}:{os.environ['PATH']}",
     )
-    said = flow.run("--keep-going", ok=False)
-    assert "slurm did not take this job: invalid partition specified: nowhere" in said
+    printed = flow.run("--keep-going", ok=False)
+    assert "slurm rejected this job: invalid partition specified: nowhere" in printed
     assert flow.path("fine.txt").exists()

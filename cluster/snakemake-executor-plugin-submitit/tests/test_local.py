@@ -1,49 +1,41 @@
-"""The plugin on this machine: ranks, failures, interruptions."""
+"""The local cluster: ranks, failures and interruptions."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import time
 
 import pytest
 
-from tests.waiting import wait
+from workflow_runner import GLOO_SUM, wait
 
 pytestmark = pytest.mark.timeout(150)
 LOCAL = ("--submitit-cluster", "local")
 
-GLOO = """\
-import os, torch, torch.distributed as dist
-dist.init_process_group("gloo")
-total = torch.tensor([float(dist.get_rank() + 1)])
-dist.all_reduce(total)
-if dist.get_rank() == 0:
-    open("sum.txt", "w").write(f"{dist.get_world_size()} {total.item()}")
-dist.destroy_process_group()
-"""
 
-
-def test_ranks_of_one_job_meet_over_gloo_and_each_has_a_log_beside_the_rules(workflow):
+def test_ranks_of_one_job_connect_over_gloo_and_each_writes_a_log_next_to_the_rules_log(workflow):
+    pytest.importorskip("torch")
     flow = workflow(
         """
         rule sum:
             output: "sum.txt"
             log: "logs/sum.log"
             resources: nodes=2, tasks_per_node=1
-            shell: "echo I am $RANK of $WORLD_SIZE; python gloo.py"
+            shell: "echo I am $RANK of $WORLD_SIZE; python gloo_sum.py"
         """,
         MASTER_PORT="1", RANK="7", WORLD_SIZE="9",
     )  # fmt: skip
-    flow.path("gloo.py").write_text(GLOO)
+    shutil.copy(GLOO_SUM, flow.folder)
     flow.run(*LOCAL)
     assert flow.text("sum.txt") == "2 3.0"
     for rank in range(2):
         assert f"I am {rank} of 2" in flow.text(f"logs/sum.log.ranks/rank{rank}.txt")
 
 
-def test_a_single_process_has_no_torch_environment(workflow):
+def test_a_single_process_gets_no_torch_variables(workflow):
     flow = workflow(
         """
         rule one:
@@ -57,7 +49,7 @@ def test_a_single_process_has_no_torch_environment(workflow):
     assert flow.text("one.txt") == "none none\n"
 
 
-def test_a_crashing_rank_ends_its_job_at_once_and_the_others_go_on(workflow):
+def test_a_crashing_rank_ends_its_job_quickly_and_other_jobs_continue(workflow):
     flow = workflow(
         """
         rule all:
@@ -73,18 +65,18 @@ def test_a_crashing_rank_ends_its_job_at_once_and_the_others_go_on(workflow):
         """
     )
     began = time.monotonic()
-    said = flow.run(*LOCAL, "--keep-going", ok=False)
+    printed = flow.run(*LOCAL, "--keep-going", ok=False)
     assert time.monotonic() - began < 30
-    assert "First to fail: rank 1" in said
-    assert "exit status 3" in said
-    assert "    the disk is on fire" in said
-    assert str(flow.path("bad.log.ranks/rank1.txt")) in said
+    assert "First failure: rank 1" in printed
+    assert "exit status 3" in printed
+    assert "    the disk is on fire" in printed
+    assert str(flow.path("bad.log.ranks/rank1.txt")) in printed
     assert flow.path("good.txt").exists()
     assert not flow.path("bad.txt").exists()
-    assert flow.processes() == []
+    assert flow.job_processes() == []
 
 
-def test_a_failure_is_explained_where_snakemake_is_told_to_be_quiet_about_rules(workflow):
+def test_a_failure_is_reported_with_quiet_rules(workflow):
     flow = workflow(
         """
         rule bad:
@@ -92,9 +84,9 @@ def test_a_failure_is_explained_where_snakemake_is_told_to_be_quiet_about_rules(
             shell: "echo the disk is on fire; exit 3"
         """
     )
-    said = flow.run(*LOCAL, "--quiet", "rules", ok=False)
-    assert said.count("Error in rule bad: ") == 1
-    assert "    the disk is on fire" in said
+    printed = flow.run(*LOCAL, "--quiet", "rules", ok=False)
+    assert printed.count("Error in rule bad: ") == 1
+    assert "    the disk is on fire" in printed
 
 
 SLEEPERS = """
@@ -109,19 +101,19 @@ rule sleeper:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
-def test_jobs_of_this_machine_end_with_their_head(workflow, number):
+def test_local_jobs_end_with_their_workflow_process(workflow, number):
     flow = workflow(SLEEPERS)
-    head = flow.start(*LOCAL)
-    wait(lambda: any(flow.folder.glob("started-*-0")) and any(flow.folder.glob("started-*-1")), head)
+    process = flow.start(*LOCAL)
+    wait(lambda: any(flow.folder.glob("started-*-0")) and any(flow.folder.glob("started-*-1")), process)
     if number == signal.SIGINT:
-        os.killpg(head.pid, number)  # as Ctrl-C on the terminal does
+        os.killpg(process.pid, number)  # like Ctrl-C in a terminal
     else:
-        head.send_signal(number)
-    head.communicate(timeout=60)
-    wait(lambda: not flow.processes(), seconds=30)
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    wait(lambda: not flow.job_processes(), seconds=30)
 
 
-def test_as_many_jobs_run_at_a_time_as_there_are_cores(workflow):
+def test_jobs_run_concurrently_only_while_cores_are_free(workflow):
     cores = len(os.sched_getaffinity(0))
     flow = workflow(
         f"""
@@ -139,7 +131,7 @@ def test_as_many_jobs_run_at_a_time_as_there_are_cores(workflow):
 
 
 @pytest.mark.parametrize(("visible", "expected"), [("", ["1 "]), ("4,7", ["2 4", "2 7"])])
-def test_with_ranks_per_gpu_each_visible_gpu_gets_a_rank_and_a_machine_without_one_process(workflow, visible, expected):
+def test_local_ranks_gpus_starts_one_rank_per_visible_gpu_or_a_single_process(workflow, visible, expected):
     flow = workflow(
         """
         rule train:
@@ -155,7 +147,7 @@ def test_with_ranks_per_gpu_each_visible_gpu_gets_a_rank_and_a_machine_without_o
     ]
 
 
-def test_more_gpus_than_the_machine_has_are_refused(workflow):
+def test_a_job_that_requests_more_gpus_than_are_visible_is_refused(workflow):
     flow = workflow(
         """
         rule train:
@@ -165,23 +157,23 @@ def test_more_gpus_than_the_machine_has_are_refused(workflow):
         """,
         CUDA_VISIBLE_DEVICES="0",
     )
-    assert "2 GPUs are asked for, and this machine shows 1" in flow.run(*LOCAL, ok=False)
+    assert "the job requests 2 GPUs, more than the 1 visible on this machine" in flow.run(*LOCAL, ok=False)
 
 
-def test_debug_runs_jobs_in_the_head_and_shows_their_failure(workflow):
+def test_debug_runs_jobs_in_the_workflow_process_and_shows_their_failure(workflow):
     flow = workflow(
         """
         rule all:
             input: "a.txt", "b.txt"
         rule a:
             output: "a.txt"
-            shell: "echo said on the terminal; touch {output}"
+            shell: "echo printed on the terminal; touch {output}"
         rule b:
             output: "b.txt"
             shell: "exit 4"
         """
     )
-    said = flow.run("--submitit-cluster", "debug", "--keep-going", ok=False)
-    assert "said on the terminal" in said
-    assert "exit status 4" in said
+    printed = flow.run("--submitit-cluster", "debug", "--keep-going", ok=False)
+    assert "printed on the terminal" in printed
+    assert "exit status 4" in printed
     assert flow.path("a.txt").exists()

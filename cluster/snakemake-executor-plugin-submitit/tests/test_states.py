@@ -1,0 +1,116 @@
+"""Job states from SLURM: parsing, and the choice between sacct and squeue."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from snakemake_executor_plugin_submitit.states import Kind, StatePoller, read_sacct, read_squeue
+
+
+def kinds(states) -> dict[str, tuple[Kind, str]]:
+    return {job: (state.kind, state.name) for job, state in states.items()}
+
+
+def test_sacct_prints_jobs_arrays_and_steps():
+    text = "7|RUNNING|n1\n7.batch|RUNNING|n1\n8_1|COMPLETED|n2\n8_1.0|COMPLETED|n2\n8_[2-3,5%4]|PENDING|None assigned\n"
+    text += "9|CANCELLED by 1000|n1\n10|NODE_FAIL|n1\n"
+    assert kinds(read_sacct(text)) == {
+        "7": (Kind.RUNNING, "RUNNING"),
+        "8_1": (Kind.DONE, "COMPLETED"),
+        "8_2": (Kind.PENDING, "PENDING"),
+        "8_3": (Kind.PENDING, "PENDING"),
+        "8_5": (Kind.PENDING, "PENDING"),
+        "9": (Kind.FAILED, "CANCELLED"),
+        "10": (Kind.UNKNOWN, "NODE_FAIL"),
+    }
+
+
+def test_a_job_whose_step_ran_out_of_memory_ran_out_of_memory():
+    text = "7|FAILED|n1\n7.batch|FAILED|n1\n7.0|OUT_OF_MEMORY|n1\n8|COMPLETED|n1\n8.0|OUT_OF_MEMORY|n1\n"
+    assert kinds(read_sacct(text)) == {"7": (Kind.FAILED, "OUT_OF_MEMORY"), "8": (Kind.DONE, "COMPLETED")}
+
+
+def test_states_of_squeue_are_final():
+    assert kinds(read_squeue("7|PREEMPTED|n1\n8_4|REQUEUED|\n9|COMPLETING|n1\n")) == {
+        "7": (Kind.FAILED, "PREEMPTED"),
+        "8_4": (Kind.PENDING, "REQUEUED"),
+        "9": (Kind.RUNNING, "COMPLETING"),
+    }
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch):
+    """Fake sacct and squeue, which print the given text or fail with the given error, and count their calls."""
+
+    def fake(name: str, text: str = "", error: str = "") -> None:
+        end = f"echo '{error}' >&2; exit 1" if error else f"printf '{text}'"
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/calls\n{end}\n")
+        (tmp_path / name).chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake.calls = lambda: (tmp_path / "calls").read_text().split() if (tmp_path / "calls").exists() else []
+    return fake
+
+
+def test_a_poll_is_a_single_query_for_any_number_of_jobs(commands):
+    ids = {f"8_{n}" for n in range(1000)}
+    commands("sacct", "8_[0-999]|PENDING|\\n")
+    poller = StatePoller(print)
+    assert {state.kind for state in poller.poll(ids).values()} == {Kind.PENDING}
+    assert commands.calls() == ["sacct"]
+
+
+def test_the_next_poll_uses_squeue_if_sacct_cannot_tell(commands):
+    commands("sacct", "7|NODE_FAIL|n1\\n")
+    commands("squeue", "7|PENDING|\\n")
+    poller = StatePoller(print)
+    assert poller.poll({"7"})["7"].kind is Kind.UNKNOWN
+    assert poller.poll({"7"})["7"].kind is Kind.PENDING
+    assert commands.calls() == ["sacct", "squeue"]
+
+
+def test_without_accounting_squeue_is_used_and_one_warning_is_given(commands):
+    commands("sacct", error="Slurm accounting storage is disabled")
+    commands("squeue", "7|RUNNING|n1\\n")
+    warnings = []
+    poller = StatePoller(warnings.append)
+    assert [poller.poll({"7"})["7"].kind for _ in range(4)] == [Kind.UNKNOWN, *[Kind.RUNNING] * 3]
+    assert commands.calls() == ["sacct", "squeue", "squeue", "squeue"]
+    assert warnings == [
+        "Cannot query job states with SLURM's sacct: Slurm accounting storage is disabled. For a minute, squeue is "
+        "queried instead. Jobs are not affected."
+    ]
+
+
+def test_states_are_unknown_while_neither_source_responds(commands):
+    commands("sacct", error="Connection refused")
+    commands("squeue", error="Unable to contact slurm controller")
+    poller = StatePoller(lambda text: None)
+    assert {poller.poll({"7"})["7"].kind for _ in range(5)} == {Kind.UNKNOWN}
+
+
+def test_a_job_that_neither_source_knows_is_gone(commands):
+    commands("sacct")
+    commands("squeue", error="slurm_load_jobs error: Invalid job id specified")
+    poller = StatePoller(print, forget_seconds=0)
+    seen = [poller.poll({"7"})["7"].kind for _ in range(4)]
+    assert seen[0] is Kind.UNKNOWN
+    assert Kind.GONE in seen
+
+
+def test_a_job_whose_end_the_database_missed_is_detected(commands):
+    commands("sacct", "7|RUNNING|n1\\n")
+    commands("squeue")
+    poller = StatePoller(print, forget_seconds=0)
+    assert Kind.GONE in [poller.poll({"7"})["7"].kind for _ in range(14)]
+
+
+def test_a_node_failure_is_final_once_the_controller_has_forgotten_the_job(commands):
+    commands("sacct", "7|NODE_FAIL|n1\\n")
+    commands("squeue")
+    poller = StatePoller(print, forget_seconds=0)
+    states = [poller.poll({"7"})["7"] for _ in range(4)]
+    assert (Kind.FAILED, "NODE_FAIL") in [(state.kind, state.name) for state in states]
