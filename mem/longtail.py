@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from mem import draws
+from mem import rng
 from mem.config import LongTailCut, Shots
 from mem.errors import UserError
 
@@ -67,7 +67,7 @@ def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " cla
     if order == 0:
         return values
     ordered = np.empty_like(values)
-    ordered[draws.permutation(order, "class order", 0, len(values))] = values
+    ordered[rng.permutation(order, "class order", 0, len(values))] = values
     return ordered
 
 
@@ -95,7 +95,7 @@ def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) 
         if count + rest_per_class > len(members):
             short.append(f"class {k} has {len(members)}, {count} + {rest_per_class} are asked for")
             continue
-        members = members[draws.permutation(seed, "long-tail cut", k, len(members))]
+        members = members[rng.permutation(seed, "long-tail cut", k, len(members))]
         train.append(members[:count])
         rest.append(members[count : count + rest_per_class])
     if short:
@@ -126,7 +126,7 @@ def cut_share(labels: np.ndarray, classes: int, share: float, seed: int, stream:
     for k, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
         number = min(int(share * (end - start) + 0.5), end - start - 1)
         if number > 0:
-            taken[by_class[start:end][draws.permutation(seed, stream, k, end - start)[:number]]] = True
+            taken[by_class[start:end][rng.permutation(seed, stream, k, end - start)[:number]]] = True
     return Cut(np.flatnonzero(~taken), np.flatnonzero(taken))
 
 
@@ -145,7 +145,7 @@ def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed
     else:
         ranks = np.empty(classes, dtype=np.int64)
         if strategy == "random_even":
-            ranks[draws.permutation(seed, "class partition", 0, classes)] = np.arange(classes)
+            ranks[rng.permutation(seed, "class partition", 0, classes)] = np.arange(classes)
         else:
             ranks[np.argsort(-counts, kind="stable")] = np.arange(classes)
         assigned = ranks * groups // classes

@@ -8,16 +8,18 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import yaml
 from xdist.scheduler import LoadFileScheduling
 
-from cluster.throwaway import NotToBeHad, ThrowawaySlurm
 from mem.config import Study
-from mem.study import load_study
+from mem.config.load import load_study
+
+if TYPE_CHECKING:
+    from cluster.throwaway import ThrowawaySlurm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 REPOSITORY = Path(__file__).parent.parent
@@ -78,10 +80,12 @@ def two_threads() -> None:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[ThrowawaySlurm]:
     """A real SLURM; it stays up where it was up before the tests."""
+    from cluster.throwaway import ThrowawaySlurm, Unavailable
+
     with ExitStack() as stack:
         try:
             running = stack.enter_context(ThrowawaySlurm())
-        except NotToBeHad as reason:
+        except Unavailable as reason:
             pytest.skip(str(reason))
         yield running
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mem.checkpoints import KEPT, Checkpoints
+from mem.train.checkpoints import KEPT, Checkpoints
 
 
 @dataclass

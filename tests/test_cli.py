@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from mem.cli import STAGE_HELP, STAGE_INPUTS, main
-from mem.runs import STAGES, plan
-from mem.study import load_study
+from mem.cli.main import STAGE_HELP, STAGE_INPUTS, main
+from mem.config.load import load_study
+from mem.runs.dag import STAGES, study_runs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -41,7 +41,7 @@ def test_the_options_for_inputs_are_those_that_runs_have():
     online = {"features": {"online": True}}
     found: dict[str, set[str]] = {}
     for changes in ({}, unfinetuned, online, unfinetuned | online):
-        for run in plan(load_study([MINI], changes)):
+        for run in study_runs(load_study([MINI], changes)):
             found.setdefault(run.stage, set()).update(run.inputs)
     for stage, names in STAGE_INPUTS.items():
         assert set(names) == (set() if stage == "report" else found[stage])
@@ -59,7 +59,10 @@ def test_a_faulty_study_ends_with_status_2_and_no_traceback(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(MINI.read_text().replace("mask_ratio: 0.5", "mask_ration: 0.5"))
     done = subprocess.run(
-        [sys.executable, "-m", "mem.cli", "config", "--check", str(path)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mem.cli", "config", "--check", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "mask_ration" in text)
@@ -77,7 +80,7 @@ def test_the_runs_of_a_study_are_listed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["runs", str(MINI)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    runs = plan(load_study([MINI]))
+    runs = study_runs(load_study([MINI]))
     assert len(lines) == len(runs)
     assert all(run.key in line and str(run.folder) in line for run, line in zip(runs, lines, strict=True))
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +88,7 @@ def test_the_runs_of_a_study_are_listed(capsys, tmp_path, monkeypatch):
 
 def test_the_light_commands_do_not_load_torch(tmp_path):
     code = (
-        "import sys; from mem.cli import main; "
+        "import sys; from mem.cli.main import main; "
         f"main(['runs', {str(MINI)!r}]); main(['config', '--check', {str(MINI)!r}]); "
         "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules or 'ffcv' in sys.modules)"
     )

@@ -93,20 +93,20 @@ import contextlib
 import sys
 import numpy as np
 import torch
-from mem.checkpoints import Checkpoints
+from mem.train.checkpoints import Checkpoints
 from mem.config import Augmentation, TimmNetwork, Training, VisionTransformer
-from mem.data.beton import Beton, write_beton
-from mem.data.loaders import Slice, TrainingImages
-from mem.data.order import InstanceOrder
+from mem.data.beton.reader import Beton, write_beton
+from mem.data.loading.images import RankShard, TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.distributed import world_from_environment
-from mem.fit import Mechanics, TrainState, fit
+from mem.train.loop import StepOptions, TrainState, fit
 from mem.models.backbones import build
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.optim import backbone_optimizer
-from mem.schedules import cosine
+from mem.train.optimizers import backbone_optimizer
+from mem.train.schedules import cosine
 from mem.stages.finetune import classification
-from mem.tracking.log import Silent
+from mem.tracking.log import NullLog
 from pathlib import Path
 
 FOLDER = Path("{folder}")
@@ -137,12 +137,12 @@ with world_from_environment() as world:
     groups = layer_decay_groups(model, settings.weight_decay, 0.8, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     images = Beton(FOLDER / "train.beton")
-    data = TrainingImages(images, InstanceOrder(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
-                          0, 1, Slice(world.rank, world.size))
+    data = TrainingImages(images, InstanceSampler(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
+                          0, 1, RankShard(world.rank, world.size))
     pixels = Pixels((0.5,) * 3, (0.25,) * 3, torch.float64)
     fit(state, data, classification(pixels, 0.1, model.branches), cosine(1e-2, 10), steps=10, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world), log=Silent(),
-        stop=Stop(), title="test", mechanics=Mechanics(world, micro_batch={micro_batch}))
+        checkpoints=Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world), log=NullLog(),
+        stop=Stop(), title="test", mechanics=StepOptions(world, micro_batch={micro_batch}))
     if world.is_main:
         torch.save({{"model": model.state_dict(), "average": state.ema.state_dict()}}, FOLDER / "{name}.pt")
 """
@@ -153,7 +153,7 @@ def folder(tmp_path_factory) -> Path:
     """Holds some images, and the weights that one process learns from them."""
     import numpy as np
 
-    from mem.data.beton import write_beton
+    from mem.data.beton.reader import write_beton
 
     made = tmp_path_factory.mktemp("ranks")
     pictures = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)

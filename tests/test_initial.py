@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from mem.cli import main
+from mem.cli.main import main
 from mem.config import Backbone
+from mem.config.load import load_study
 from mem.errors import UserError
 from mem.models.backbones import build
-from mem.runfolder import read_config, read_record, write_configs
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import read_config, read_record, write_configs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
 def run_of(stage: str, changes: dict) -> Run:
-    return next(run for run in plan(load_study([MINI], changes)) if run.stage == stage)
+    return next(run for run in study_runs(load_study([MINI], changes)) if run.stage == stage)
 
 
 def test_an_official_name_or_a_files_content_names_the_run_and_its_path_does_not(tmp_path):
@@ -65,7 +65,7 @@ def test_a_cnn_goes_through_all_stages_from_a_file_of_weights(cnn_study, tmp_pat
     backbone: Backbone = load_study([cnn_study]).backbone
     torch.save({"model": build(backbone, 7).backbone.state_dict()}, tmp_path / "mine.pth")
     study = load_study([cnn_study], {"initial": {"file": "mine.pth"}})
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study)
     done = {run.stage: run for run in reversed(runs) if run.stage != "report"}
     for stage in ("convert", "finetune", "features", "train_head", "evaluate"):
@@ -80,7 +80,7 @@ def test_a_file_that_changed_since_the_study_was_planned_is_refused(cnn_study, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.pth").write_bytes(b"then")
     study = load_study([cnn_study], {"initial": {"file": "mine.pth"}})
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study)
     (tmp_path / "mine.pth").write_bytes(b"now")
     convert, finetune = (next(run for run in runs if run.stage == stage) for stage in ("convert", "finetune"))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mem.errors import UserError
-from mem.predictions import About, Predictions, check_same_images, read_predictions, write_predictions
-from mem.scores import classes_without_images, scalars, split_scores
+from mem.metrics.predictions import About, Predictions, check_same_images, read_predictions, write_predictions
+from mem.metrics.scores import classes_without_images, scalars, split_scores
 
 SHOTS = (0, 0, 1, 1, 2, 2)
 ABOUT = About("digits", "mem", "0123456789ab", "many>100 few<20", SHOTS, group_of_class=SHOTS)

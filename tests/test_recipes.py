@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from mem.config import Study
-from mem.plan.command import estimated
+from mem.config.load import load_study
 from mem.plan.hours import Rates
-from mem.study import load_study
+from mem.plan.text import estimated
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "config" / "paper"
 PAGE = REPOSITORY / "docs" / "reference" / "recipes.md"
-PAPER = yaml.safe_load((REPOSITORY / "docs" / "results" / "paper.yaml").read_text())
+PAPER = yaml.safe_load((REPOSITORY / "mem" / "report" / "paper.yaml").read_text())
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "holdout")
 SCORES = [
     (f"{table['dataset']}_{backbone}", method, table[method][i])

@@ -14,13 +14,13 @@ import yaml
 
 from mem.config import Study
 from mem.errors import UserError
-from mem.runfolder import RunFolder, read_config, read_record, write_configs
-from mem.runs import plan
+from mem.runs.dag import study_runs
+from mem.runs.folder import RunFolder, read_config, read_record, write_configs
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from mem.runfolder import RunFolder
+from mem.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked(0):
     print("held", flush=True)
     time.sleep(60)
@@ -75,7 +75,7 @@ def test_a_file_system_without_locks_is_said_and_not_fatal(tmp_path, monkeypatch
 
 @pytest.fixture
 def config_file(tmp_path, mini) -> Path:
-    runs = plan(mini)
+    runs = study_runs(mini)
     write_configs(runs, mini, tmp_path)
     return tmp_path / next(run.folder for run in runs if run.stage == "pretrain") / "config.yaml"
 
@@ -130,9 +130,9 @@ def test_a_run_that_another_study_calls_otherwise_keeps_its_configuration(tmp_pa
     written: dict[str, tuple[int, str]] = {}
     for name in ("crt", "again"):
         study = Study.model_validate({**mini_values, "heads": {name: crt}})
-        (run,) = [run for run in plan(study) if run.stage == "train_head"]
+        (run,) = [run for run in study_runs(study) if run.stage == "train_head"]
         assert run.labels["variant"] == name
-        write_configs(plan(study), study, tmp_path)
+        write_configs(study_runs(study), study, tmp_path)
         path = tmp_path / run.folder / "config.yaml"
         written[name] = (path.stat().st_mtime_ns, yaml.safe_load(path.read_text())["labels"]["variant"])
     # A newer file would make Snakemake train the head again.

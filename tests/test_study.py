@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from mem.config import Mem, Study
+from mem.config.json_schema import study_schema
+from mem.config.load import load_study, study_files
 from mem.errors import UserError
-from mem.schema import study_schema
-from mem.study import load_study, study_files
 from tests.conftest import REPOSITORY
 
 OVERLAYS = ("holdout",)

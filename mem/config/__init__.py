@@ -3,11 +3,12 @@
 A study is one data set, one backbone, one recipe, any number of seeds and class orders, and the heads to
 compare. Hyperparameters have no default: the YAML states them, so that it reads like the paper's table.
 Settings annotated with `Unkeyed` say where and how a stage runs, not what it computes; they are left out of
-the keys of runs (see `mem.runs`).
+the keys of runs (see `mem.runs.dag`).
 """
 
 from mem.config.backbones import Backbone, ConvMae, ImageBackbone, NoBackbone, OwnModule, TimmNetwork, VisionTransformer
 from mem.config.base import Section, Unkeyed
+from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
 from mem.config.feature_files import FeatureFiles
 from mem.config.heads import (
@@ -25,7 +26,6 @@ from mem.config.heads import (
     Tau,
 )
 from mem.config.initial import OFFICIAL, Initial, Official
-from mem.config.own_sources import Folder, Lists, Table
 from mem.config.sources import Cifar10, Cifar100, Dataset, Digits, FashionMnist, ImageNetLt, INaturalist2018, PlacesLt
 from mem.config.study import Compute, StageCompute, Study
 from mem.config.sweeps import Sweep

@@ -1,4 +1,4 @@
-"""Where images come from: published data sets, one section each; `mem.config.own_sources` has anyone's own."""
+"""Where images come from: published data sets, one section each; `mem.config.custom_sources` has anyone's own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from mem.config.base import Unkeyed
+from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import ImageData, LongTailCut, Root
 from mem.config.feature_files import FeatureFiles
-from mem.config.own_sources import Folder, Lists, Table
 
 
 class KnownClasses(ImageData):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mem import files
 from mem.config import Shots, Study
-from mem.data.datasets import Split, read_dataset
+from mem.data.datasets import ImageSplit, read_dataset
 from mem.data.datasets.faults import printable
 from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
@@ -64,7 +64,7 @@ def write_pictures(folder: Path) -> list[Path]:
     Returns:
         Paths of the PNG files.
     """
-    from mem.data.beton import Beton
+    from mem.data.beton.reader import Beton
 
     classes = json.loads((folder / "dataset.json").read_text())["classes"]
     train = Beton(folder / "train.beton")
@@ -100,7 +100,7 @@ def _write(
     return paths
 
 
-def _pixels(split: Split, i: int) -> UInt8[np.ndarray, "height width 3"]:
+def _pixels(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"]:
     try:
         content = split.read(i)
     except OSError as error:
@@ -109,7 +109,7 @@ def _pixels(split: Split, i: int) -> UInt8[np.ndarray, "height width 3"]:
         ) from None
     if isinstance(content, np.ndarray):
         return content
-    from mem.data.pictures import Unreadable, decode
+    from mem.data.codecs.decode import Unreadable, decode
 
     try:
         return decode(content)

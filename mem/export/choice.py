@@ -10,7 +10,7 @@ import numpy as np
 
 from mem.config import Study
 from mem.errors import UserError
-from mem.runs import Run, plan
+from mem.runs.dag import Run, study_runs
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> Choice:
     Raises:
         UserError: An evaluation is missing, the variant is unknown, or there is no val split to choose by.
     """
-    evaluations = [run for run in plan(study) if run.stage == "evaluate"]
+    evaluations = [run for run in study_runs(study) if run.stage == "evaluate"]
     if variant is not None and variant not in study.heads:
         raise UserError(f"Study {study.study} has no head {variant}; it has {', '.join(study.heads)}")
     scores: dict[str, list[tuple[float, Run]]] = {name: [] for name in study.heads if variant in (None, name)}

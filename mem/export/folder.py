@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import mem
 from mem import config, files
-from mem.data.encoding import Encoding
+from mem.data.beton.encoding import Encoding
 from mem.errors import UserError
 from mem.export.classifier import ImageClassifier
 from mem.export.lineage import Lineage, lineage
@@ -29,7 +29,7 @@ from mem.longtail import SHOT_NAMES
 from mem.models.backbones import build
 from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights
-from mem.runfolder import read_config, read_record
+from mem.runs.folder import read_config, read_record
 
 FORMAT = 1
 """Raised when the folder's files mean something else."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.runfolder import read_record
+from mem.runs.folder import read_record
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from mem import provenance
-from mem.data.encoding import Source
-from mem.data.pictures import Unreadable
-from mem.data.prepare import prepared
+from mem.data.beton.encoding import ImageSource
+from mem.data.codecs.decode import Unreadable
+from mem.data.loading.single_image import prepare_image
 from mem.export.folder import Exported
 
 TOP = 5
@@ -22,7 +22,7 @@ TOP = 5
 
 
 @dataclass(frozen=True)
-class Predictions:
+class BatchPredictions:
     """What a classifier makes of some images; rows are images."""
 
     probabilities: Float32[np.ndarray, "images classes"]
@@ -33,7 +33,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ImagePrediction:
     """What became of one image."""
 
     name: str
@@ -46,18 +46,18 @@ class Answer:
 
 
 @torch.no_grad()
-def predict_squares(exported: Exported, squares: UInt8[np.ndarray, "images side side 3"]) -> Predictions:
+def predict_squares(exported: Exported, squares: UInt8[np.ndarray, "images side side 3"]) -> BatchPredictions:
     """Run the classifier on prepared images."""
     out = {name: value.numpy() for name, value in exported.classifier(torch.from_numpy(squares)).items()}
-    return Predictions(out["probabilities"], out.get("group_weights"), out.get("group_norms"))
+    return BatchPredictions(out["probabilities"], out.get("group_weights"), out.get("group_norms"))
 
 
-def prepare_all(exported: Exported, sources: Sequence[Source], pool: ThreadPoolExecutor) -> list[np.ndarray | str]:
+def prepare_all(exported: Exported, sources: Sequence[ImageSource], pool: ThreadPoolExecutor) -> list[np.ndarray | str]:
     """The prepared square of each image, or why it is unreadable."""
 
-    def one(source: Source) -> np.ndarray | str:
+    def one(source: ImageSource) -> np.ndarray | str:
         try:
-            return prepared(source, exported.encoding, exported.side, exported.center_crop)
+            return prepare_image(source, exported.encoding, exported.side, exported.center_crop)
         except Unreadable as reason:
             return str(reason)
         except OSError as error:
@@ -66,7 +66,7 @@ def prepare_all(exported: Exported, sources: Sequence[Source], pool: ThreadPoolE
     return list(pool.map(one, sources))
 
 
-def answers(exported: Exported, names: Sequence[str], batch: int) -> Iterator[Answer]:
+def predict_files(exported: Exported, names: Sequence[str], batch: int) -> Iterator[ImagePrediction]:
     """The answer for each file, in order.
 
     Args:
@@ -81,10 +81,14 @@ def answers(exported: Exported, names: Sequence[str], batch: int) -> Iterator[An
             good = [square for square in squares if isinstance(square, np.ndarray)]
             found = iter(_answers(exported, predict_squares(exported, np.stack(good))) if good else ())
             for name, square in zip(part, squares, strict=True):
-                yield Answer(name, error=square) if isinstance(square, str) else Answer(name, **next(found))
+                yield (
+                    ImagePrediction(name, error=square)
+                    if isinstance(square, str)
+                    else ImagePrediction(name, **next(found))
+                )
 
 
-def _answers(exported: Exported, predictions: Predictions) -> Iterator[dict[str, Any]]:
+def _answers(exported: Exported, predictions: BatchPredictions) -> Iterator[dict[str, Any]]:
     number = min(TOP, len(exported.classes))
     top = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :number]
     for i, order in enumerate(top):

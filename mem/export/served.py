@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mem import provenance
-from mem.data.encoding import Source
+from mem.data.beton.encoding import ImageSource
 from mem.export.folder import Exported, load_export
 from mem.export.predict import predict_squares, prepare_all
 
@@ -83,7 +83,7 @@ def _cells(model_input: Any) -> list[Any]:
     return model_input[COLUMN].tolist()
 
 
-def _source(cell: Any, row: int) -> Source:
+def _source(cell: Any, row: int) -> ImageSource:
     """Pixels, or the content of a file."""
     if isinstance(cell, bytes):
         return cell

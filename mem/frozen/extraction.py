@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from mem.data.arrays import Array, as_numpy
+from mem.data.features.arrays import Array, as_numpy
 from mem.errors import UserError
 from mem.models.backbones.frozen import Frozen, frozen_timm
 from mem.models.weights.foreign import read_checkpoint, start_frozen

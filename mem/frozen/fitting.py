@@ -13,17 +13,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mem import config, longtail
-from mem.data.arrays import Array, as_features, in_memory, require_every_class, require_known
-from mem.data.features import FeatureSplit
+from mem.data.features.arrays import Array, as_features, in_memory_split, require_every_class, require_known_labels
+from mem.data.features.files import FeatureSplit
 from mem.distributed import World
 from mem.errors import UserError
 from mem.frozen.defaults import head_settings
-from mem.frozen.training import EVALUATION_BATCH, Environment, make_head, wants_tokens
 from mem.heads.base import Head, Linear
-from mem.heads.build import Basis, load_head_and_basis, save_head
+from mem.heads.build import HeadInputs, load_head_and_inputs, save_head
 from mem.heads.mem.head import MemHead
+from mem.heads.training import EVALUATION_BATCH, FitContext, make_head, wants_tokens
 
-Classifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
+InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
 """A linear classifier to start from: a fitted head, torch's layer, or weight (classes, width) and bias (classes,)."""
 
 
@@ -42,7 +42,7 @@ class FittedHead(nn.Module):
     As a torch module it maps a batch of features to logits.
     """
 
-    def __init__(self, head: Head, settings: config.Head, basis: Basis, results: Mapping[str, Any]) -> None:
+    def __init__(self, head: Head, settings: config.Head, basis: HeadInputs, results: Mapping[str, Any]) -> None:
         super().__init__()
         self.head = head.eval()
         self.settings = settings
@@ -109,7 +109,7 @@ def fit_head(
     labels: Array,
     *,
     val: tuple[Array, Array] | None = None,
-    classifier: Classifier | None = None,
+    classifier: InitialClassifier | None = None,
     shots: config.Shots | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -135,20 +135,20 @@ def fit_head(
             or settings that do not fit them.
     """
     settings = head_settings(method)
-    train = in_memory(features, labels, "train")
+    train = in_memory_split(features, labels, "train")
     counts = longtail.class_counts(train.labels, int(train.labels.max()) + 1)
     require_every_class(counts)
     held_out = None
     if val is not None:
-        held_out = in_memory(*val, "val", like=train)
-        require_known(held_out.labels, len(counts), "val")
+        held_out = in_memory_split(*val, "val", like=train)
+        require_known_labels(held_out.labels, len(counts), "val")
     fitting = _Fitting(train, held_out, counts, shots or config.Shots(), seed, torch.device(device), quiet)
     return fitting.head(settings, None if classifier is None else fitting.linear(classifier))
 
 
 def load_fitted(folder: str | Path) -> FittedHead:
     """Read what `FittedHead.save`, or the stage `train_head`, wrote."""
-    head, settings, basis = load_head_and_basis(Path(folder))
+    head, settings, basis = load_head_and_inputs(Path(folder))
     return FittedHead(head, settings, basis, {})
 
 
@@ -167,8 +167,8 @@ class _Fitting(NamedTuple):
 
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
         start = start or self.start_of(settings)
-        basis = Basis(start, self.counts, self.shots, self.seed)
-        around = Environment(f"fit {settings.method}", settings.method, World(device=self.device), quiet=self.quiet)
+        basis = HeadInputs(start, self.counts, self.shots, self.seed)
+        around = FitContext(f"fit {settings.method}", settings.method, World(device=self.device), quiet=self.quiet)
         head, results = make_head(settings, basis, self.train, self.val, around)
         return FittedHead(head.to(self.device), settings, basis, results)
 
@@ -187,7 +187,7 @@ class _Fitting(NamedTuple):
             )
         return self.linear(self.head(head_settings(first), None))
 
-    def linear(self, given: Classifier) -> Linear:
+    def linear(self, given: InitialClassifier) -> Linear:
         """A given classifier as ours, checked."""
         if isinstance(given, FittedHead):
             if not isinstance(given.head, Linear):

@@ -40,10 +40,10 @@ class Linear(Head):
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Logits."""
-        return nn.functional.linear(pooled(features), self.weight, self.bias)
+        return nn.functional.linear(pool_tokens(features), self.weight, self.bias)
 
 
-def pooled(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
+def pool_tokens(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
     """The pooled feature of inputs with or without tokens."""
     return features if features.ndim == 2 else features[:, 0]
 

@@ -22,7 +22,7 @@ from mem.models.weights import load_weights, save_weights
 
 
 @dataclass(frozen=True)
-class Basis:
+class HeadInputs:
     """What a head is built on."""
 
     classifier: Linear
@@ -33,7 +33,7 @@ class Basis:
     seed: int
 
 
-def build_head(settings: config.Head, basis: Basis) -> Head:
+def build_head(settings: config.Head, basis: HeadInputs) -> Head:
     """A head before its training.
 
     Raises:
@@ -70,7 +70,7 @@ def build_head(settings: config.Head, basis: Basis) -> Head:
                 return MemHead(settings, classifier, torch.from_numpy(groups))
 
 
-def save_head(folder: Path, head: Head, settings: config.Head, basis: Basis) -> None:
+def save_head(folder: Path, head: Head, settings: config.Head, basis: HeadInputs) -> None:
     """Write `head.json` and `head.safetensors`."""
     weight = basis.classifier.weight
     about = {
@@ -90,10 +90,10 @@ def load_head(folder: Path) -> Head:
     Raises:
         UserError: A file is missing or damaged.
     """
-    return load_head_and_basis(folder)[0]
+    return load_head_and_inputs(folder)[0]
 
 
-def load_head_and_basis(folder: Path) -> tuple[Head, config.Head, Basis]:
+def load_head_and_inputs(folder: Path) -> tuple[Head, config.Head, HeadInputs]:
     """Read what `save_head` wrote; of the classifier that the head started from, only the shape is known.
 
     Raises:
@@ -105,7 +105,7 @@ def load_head_and_basis(folder: Path) -> tuple[Head, config.Head, Basis]:
         raise UserError(f"{folder}/head.json: no such file. `mem train_head` writes it.") from None
     settings = TypeAdapter(config.Head).validate_python(about["settings"])
     blank = Linear(torch.zeros(about["classes"], about["width"]), torch.zeros(about["classes"]))
-    basis = Basis(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
+    basis = HeadInputs(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
     head = build_head(settings, basis)
     tensors = load_weights(folder / "head.safetensors")
     head.load_state_dict(tensors)

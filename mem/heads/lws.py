@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mem.heads.base import Head, pooled
+from mem.heads.base import Head, pool_tokens
 
 
 class Lws(Head):
@@ -20,4 +20,4 @@ class Lws(Head):
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Logits."""
-        return self.scale * nn.functional.linear(pooled(features), self.weight, self.bias)  # type: ignore[arg-type]
+        return self.scale * nn.functional.linear(pool_tokens(features), self.weight, self.bias)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mem.heads.base import Head, pooled
+from mem.heads.base import Head, pool_tokens
 
 
 class Ncm(Head):
@@ -30,7 +30,7 @@ class Ncm(Head):
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Minus the squared distances."""
-        z = normalised(pooled(features), self.get_buffer("mean"))
+        z = normalised(pool_tokens(features), self.get_buffer("mean"))
         squared = torch.cdist(z, self.get_buffer("centres"), compute_mode="donot_use_mm_for_euclid_dist").square()
         return (-squared).masked_fill(~self.get_buffer("present"), -torch.inf)
 

@@ -12,7 +12,7 @@ from mem.heads.base import Linear, accuracy
 
 
 @torch.no_grad()
-def choose(
+def choose_on_val(
     made: Callable[[float], Linear],
     candidates: Sequence[float],
     features: Float[Tensor, "samples width"],

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import stats
 
-from mem import draws
+from mem import rng
 from mem.longtail import SHOT_NAMES
 
 RESAMPLES = 1000
@@ -149,7 +149,7 @@ def _resampled(
         return np.full((resamples, shots + 1), np.nan)
     cells = np.stack([np.bincount(labels, row, minlength=classes) for row in outcomes])
     members = (groups[:, None] == np.arange(shots)).astype(np.float64)
-    generator = draws.generator(0, stream)
+    generator = rng.generator(0, stream)
     means: list[np.ndarray] = []
     for count in _chunks(resamples, cells.size):
         drawn = generator.multinomial(images, (cells / images).ravel(), size=count).reshape(count, len(worth), classes)

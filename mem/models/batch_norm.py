@@ -72,7 +72,7 @@ class SampleBatchNorm(nn.BatchNorm2d):
         return out.to(x.dtype)
 
 
-def own_batch_norms(model: nn.Module, norm_batch: int | None, name: str) -> None:
+def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) -> None:
     """Put `SampleBatchNorm` in place of BatchNorm.
 
     Raises:
@@ -94,7 +94,7 @@ def own_batch_norms(model: nn.Module, norm_batch: int | None, name: str) -> None
         setattr(parent, key, SampleBatchNorm(child, norm_batch))
 
 
-def spread_batch_norms(model: nn.Module, world: World, global_batch: int, micro_batch: int | None) -> None:
+def configure_batch_norms(model: nn.Module, world: World, global_batch: int, micro_batch: int | None) -> None:
     """Tell each `SampleBatchNorm` of a model how its groups lie on the ranks.
 
     Raises:
@@ -125,7 +125,7 @@ def spread_batch_norms(model: nn.Module, world: World, global_batch: int, micro_
         norm.neighbours = neighbours
 
 
-def settle_batch_norms(model: nn.Module, world: World, skipped: Tensor | None = None) -> None:
+def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor | None = None) -> None:
     """Move the running statistics by those of the step that has just been computed, alike on all ranks.
 
     Args:
@@ -158,7 +158,7 @@ def norm_granule(model: nn.Module, local: int) -> int:
     return norms[0].norm_batch if norms[0].neighbours is None else local
 
 
-def forget_batch_norms(model: nn.Module) -> None:
+def discard_batch_norm_statistics(model: nn.Module) -> None:
     """Forget what a forward pass that belongs to no step has left."""
     for norm in _norms(model):
         norm.pending.clear()

@@ -29,12 +29,12 @@ class SampleDropPath(nn.Module):
         return x * keep.view(-1, *[1] * (x.ndim - 1))
 
 
-def set_draws(model: nn.Module, uniforms: Float[Tensor, "samples branches"] | None) -> None:
+def set_random_numbers(model: nn.Module, uniforms: Float[Tensor, "samples branches"] | None) -> None:
     """Give each `SampleDropPath` of a model its column of uniform numbers."""
-    for column, module in enumerate(branches(model)):
+    for column, module in enumerate(drop_paths(model)):
         module.draws = None if uniforms is None else uniforms[:, column]
 
 
-def branches(model: nn.Module) -> list[SampleDropPath]:
+def drop_paths(model: nn.Module) -> list[SampleDropPath]:
     """The droppable branches of a model, first to last."""
     return [module for module in model.modules() if isinstance(module, SampleDropPath)]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from mem import config
 from mem.errors import UserError
+from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import vision_transformer
 from mem.models.convmae import ConvMaeEncoder
-from mem.models.decoder import Autoencoder
 from mem.models.transformer import fixed_positions
 
 

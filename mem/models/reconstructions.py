@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from mem.models.decoder import Autoencoder, statistics
+from mem.models.autoencoder import Autoencoder, statistics
 from mem.models.pixels import Pixels
 
 GREY, GAP, SMALLEST = 0.5, 4, 112

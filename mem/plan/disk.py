@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mem.checkpoints import KEPT
 from mem.config import FeatureFiles, Study
-from mem.fit import LOGGED_POINTS
 from mem.plan.arithmetic import Arithmetic
-from mem.plan.images import Images, beton_bytes
+from mem.plan.image_counts import Images, beton_bytes
 from mem.plan.memory import FLOAT, STATES
+from mem.train.checkpoints import KEPT
+from mem.train.loop import LOGGED_POINTS
 
 RECORDS = 3_000.0
 """config.yaml, site.yaml and run.json."""

@@ -9,14 +9,14 @@ from functools import cached_property
 
 from mem import config
 from mem.config import Compute, Study
-from mem.plan import disk, models
+from mem.plan import disk, model_costs
 from mem.plan.arithmetic import Arithmetic
 from mem.plan.disk import Disk
 from mem.plan.hours import CONVERT_SECONDS, READ_GB_PER_S, START_SECONDS, Rates
-from mem.plan.images import BALANCED, Images
+from mem.plan.image_counts import BALANCED, Images
 from mem.plan.memory import FLOAT, Memory, training_memory
-from mem.runs import Run
-from mem.schedules import steps_of
+from mem.runs.dag import Run
+from mem.train.schedules import training_steps
 
 FEATURES_BATCH = 256
 """As in `mem.stages.features`, whose import takes seconds."""
@@ -69,9 +69,9 @@ class Estimator:
         self._heads: dict[str, Arithmetic] = {}
 
     @cached_property
-    def classifier(self) -> models.CountedClassifier:
+    def classifier(self) -> model_costs.CountedClassifier:
         """The finetuned model."""
-        return models.classifier(self.study, self.images.classes)
+        return model_costs.classifier(self.study, self.images.classes)
 
     def estimate(self, run: Run) -> Estimate:
         """What a run takes."""
@@ -102,7 +102,7 @@ class Estimator:
     def _pretrain(self, run: Run) -> Estimate:
         pretrain = self.study.pretrain
         assert pretrain is not None
-        model, encoder = models.autoencoder(self.study, pretrain)
+        model, encoder = model_costs.autoencoder(self.study, pretrain)
         return self._training(run, model, pretrain, encoder + model.parameters)
 
     def _finetune(self, run: Run) -> Estimate:
@@ -111,7 +111,7 @@ class Estimator:
         return self._training(run, model, finetune, model.parameters)
 
     def _training(self, run: Run, model: Arithmetic, settings: config.Training, weights: int) -> Estimate:
-        steps = steps_of(settings.epochs, self.images.train, settings.global_batch)
+        steps = training_steps(settings.epochs, self.images.train, settings.global_batch)
         seen = steps * settings.global_batch
         optimizer, average = settings.optimizer, settings.ema_decay is not None
         flops = seen * model.training
@@ -161,7 +161,7 @@ class Estimator:
         name = str(run.labels["variant"])
         settings = self.study.heads[name]
         if name not in self._heads:
-            self._heads[name] = models.head(self.study, settings, self.images.classes, self.classifier)
+            self._heads[name] = model_costs.head(self.study, settings, self.images.classes, self.classifier)
         return settings, self._heads[name]
 
     def _bytes_read(self, settings: config.Head) -> float:
@@ -193,7 +193,7 @@ class Estimator:
             hours, added = self._head_hours(run, tries * self.images.val * model.forward, seen, settings)
             left = disk.head(model, self.images.classes, "sgd", 0, tries)
             return Estimate(run, compute, hours, left, added_hours=added)
-        steps = steps_of(training.epochs, self.images.train, training.global_batch)
+        steps = training_steps(training.epochs, self.images.train, training.global_batch)
         seen = steps * training.global_batch
         validated = self.images.val * max(1, int(training.epochs))
         flops = seen * model.training + validated * model.forward

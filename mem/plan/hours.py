@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mem.config import Compute
-from mem.runs import Run
+from mem.runs.dag import Run
 
 PEAK_TFLOPS = 790.0
 """bfloat16 matrix rate of an H200, measured."""

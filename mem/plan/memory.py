@@ -51,7 +51,7 @@ def training_memory(
 ) -> Memory:
     """Memory of one rank in training.
 
-    Where no micro-batch is set, a GPU halves the batch until it fits (see `mem.device_memory`); so does this.
+    Where no micro-batch is set, a GPU halves the batch until it fits (see `mem.train.micro_batch`); so does this.
 
     Args:
         model: What it trains.

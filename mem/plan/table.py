@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from mem.config import Study
 from mem.plan.estimate import Estimate
 from mem.plan.hours import Rates, critical_path
-from mem.plan.images import Images
-from mem.runs import STAGES, Run
+from mem.plan.image_counts import Images
+from mem.runs.dag import STAGES, Run
 
 HEADER = ("stage", "runs", "steps", "images", "FLOP/image", "FLOPs", "memory", "disk", "+ while it runs", "on", "hours")
 LOADER_PER_CORE = 800.0

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mem.runs import Run
+from mem.runs.dag import Run
 
 LISTED = 200
 """A page lists so many runs; runs.csv has all."""

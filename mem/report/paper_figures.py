@@ -11,23 +11,23 @@ from mem.config import Mem, Study
 from mem.longtail import SHOT_NAMES
 from mem.metrics import PairedDifference, paired_student
 from mem.report.ablation import Ablation, ablations
-from mem.report.comparison import signed
-from mem.report.gathered import Gathered
-from mem.report.paper import (
+from mem.report.collect import StudyResults
+from mem.report.differences import signed
+from mem.report.paper_tables import (
     FROM_SCRATCH,
     METHODS,
     NONE,
     NOT_RUN,
-    Library,
     PaperTable,
+    ResultsStore,
     caption_of,
+    format_accuracy,
     head_for,
-    less,
     methods_of,
+    minus_paper,
     numbers,
     runs_of,
     scores_of,
-    text_of,
 )
 from mem.report.results import SHOTS, Row, by_variant, interval
 
@@ -42,7 +42,7 @@ VARIED = ("width", "depth", "xi", "mu")
 """Settings of MEM that the paper's figure 4 varies."""
 
 
-def figures_in_numbers(library: Library, study: Study, found: Gathered) -> list[PaperTable]:
+def figures_in_numbers(library: ResultsStore, study: Study, found: StudyResults) -> list[PaperTable]:
     """What figures 1, 3 and 4 show, beside what the paper says of its own."""
     paper = numbers()
     return [_figure1(library, found, paper), _figure3(library, paper), _figure4(library, study, paper)]
@@ -53,7 +53,7 @@ def classifier_of(rows: Sequence[Row]) -> str:
     return head_for(rows, "ce") or rows[0].variant
 
 
-def _figure1(library: Library, found: Gathered, paper: Mapping[str, Any]) -> PaperTable:
+def _figure1(library: ResultsStore, found: StudyResults, paper: Mapping[str, Any]) -> PaperTable:
     rows, theirs = library.rows, _is_theirs(library)
     variant, mem = classifier_of(rows), head_for(rows, "mem")
     share = found.confusion([variant])[variant]
@@ -65,14 +65,16 @@ def _figure1(library: Library, found: Gathered, paper: Mapping[str, Any]) -> Pap
         mean = float(share[SHOT_NAMES.index(true), SHOT_NAMES.index(wrong)])
         ours = NONE if np.isnan(mean) else f"{mean:.2f}"
         difference = signed(mean - said) if theirs else NONE
-        lines.append([f"{variant}: {true} shot's errors that land in {wrong}", ours, runs, text_of(said), difference])
+        lines.append(
+            [f"{variant}: {true} shot's errors that land in {wrong}", ours, runs, format_accuracy(said), difference]
+        )
     for column, what, said in (
         ("few", "few among all classes", few["entire_set"]),
         ("oracle_few", "few with the shot given", few["x_shot_oracle"]),
     ):
         score = interval([getattr(row, column) for row in by_variant(rows, "test")[variant]])
-        difference = less(score, said) if theirs else NONE
-        lines.append([f"{variant}: {what}", str(score), runs, text_of(said), difference])
+        difference = minus_paper(score, said) if theirs else NONE
+        lines.append([f"{variant}: {what}", str(score), runs, format_accuracy(said), difference])
     missing = ["mem"] if mem is None else ["ce"] if mem == variant else []
     gain = NOT_RUN if mem is None or missing else _minus(rows, mem, variant)["few"]
     lines.append([f"mem minus {variant}: few", *_paired(gain, few["mem_gain"], theirs)])
@@ -85,7 +87,7 @@ def _figure1(library: Library, found: Gathered, paper: Mapping[str, Any]) -> Pap
     return PaperTable(1, TITLES[1], caption_of(library, text, missing), lines)
 
 
-def _figure3(library: Library, paper: Mapping[str, Any]) -> PaperTable:
+def _figure3(library: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
     rows, theirs = library.rows, _is_theirs(library)
     entry = next(each for each in paper["tables"] if each["table"] == 2)
     column = entry["backbones"].index(BACKBONE)
@@ -103,9 +105,9 @@ def _figure3(library: Library, paper: Mapping[str, Any]) -> PaperTable:
             name, runs = variant if variant == method else f"{method}: {variant}", runs_of(rows, variant)
             lines.append([name, *map(str, found.values()), f"ours, {runs} run{'s' * (runs > 1)}"])
         if said is not None:
-            lines.append([method, *map(text_of, said), f"paper, table {5 if method in by_shot else 2}"])
+            lines.append([method, *map(format_accuracy, said), f"paper, table {5 if method in by_shot else 2}"])
         if said is not None and found and theirs:
-            cells = [less(found[shot], number) for shot, number in zip(SHOTS, said, strict=True)]
+            cells = [minus_paper(found[shot], number) for shot, number in zip(SHOTS, said, strict=True)]
             lines.append([method, *cells, "difference"])
     mem, crt = head_for(rows, "mem"), head_for(rows, "crt")
     if mem is not None and crt is not None:
@@ -121,7 +123,7 @@ def _figure3(library: Library, paper: Mapping[str, Any]) -> PaperTable:
     return PaperTable(3, TITLES[3], caption_of(library, text, not_run), lines)
 
 
-def _figure4(library: Library, study: Study, paper: Mapping[str, Any]) -> PaperTable:
+def _figure4(library: ResultsStore, study: Study, paper: Mapping[str, Any]) -> PaperTable:
     rows, theirs = library.rows, _is_theirs(library)
     one_block, gain = paper["figure4"]["one_block_subnetwork_all"], paper["figure4"]["xi_gain_at_mu_0"]
     first, last = paper["figure4"]["xi_range_at_mu_0"]
@@ -134,11 +136,13 @@ def _figure4(library: Library, study: Study, paper: Mapping[str, Any]) -> PaperT
         for variant, value in zip(one.variants, one.values, strict=True):
             found = scores_of(rows, variant)
             said = one_block if _is_one_block(study, one, value) else None
-            difference = less(found["all"], said) if theirs else NONE
-            cells = [*map(str, found.values()), str(runs_of(rows, variant)), text_of(said), difference]
+            difference = minus_paper(found["all"], said) if theirs else NONE
+            cells = [*map(str, found.values()), str(runs_of(rows, variant)), format_accuracy(said), difference]
             lines.append([f"{one.setting} {_word(value)}", variant, *cells])
-    if not any(line[-2] == text_of(one_block) for line in lines):
-        lines.append(["depth 1, a transformer block", NONE, *[NOT_RUN] * len(SHOTS), NONE, text_of(one_block), NONE])
+    if not any(line[-2] == format_accuracy(one_block) for line in lines):
+        lines.append(
+            ["depth 1, a transformer block", NONE, *[NOT_RUN] * len(SHOTS), NONE, format_accuracy(one_block), NONE]
+        )
     if (pair := _ends(varied.get("xi"), first, last)) is not None and _mu(study, pair[0]) == 0:
         found = _minus(rows, *pair)
         cells = [_signed(difference) for difference in found.values()]
@@ -160,7 +164,7 @@ def _figure4(library: Library, study: Study, paper: Mapping[str, Any]) -> PaperT
 # --- parts ---------------------------------------------------------------------------------------------
 
 
-def _is_theirs(library: Library) -> bool:
+def _is_theirs(library: ResultsStore) -> bool:
     here = library.rows[0]
     return (here.dataset, here.backbone) == ("imagenet_lt", BACKBONE) and library.study not in FROM_SCRATCH
 
@@ -212,7 +216,7 @@ def _paired(ours: PairedDifference | str, said: float, theirs: bool) -> list[str
     """Ours, its pairs, the paper's, and the difference of the two."""
     if isinstance(ours, str):
         return [ours, NONE, f"{said:+g}", NONE]
-    return [_signed(ours), str(ours.pairs), f"{said:+g}", less(ours, said) if theirs else NONE]
+    return [_signed(ours), str(ours.pairs), f"{said:+g}", minus_paper(ours, said) if theirs else NONE]
 
 
 def _word(value: object) -> str:

@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.report.comparison import MANY_VARIANTS, chosen_by_val, reference_of, val_means
+from mem.report.differences import MANY_VARIANTS, chosen_by_val, reference_of, val_means
 from mem.report.results import from_csv, to_text
-from mem.report.scored import accuracy_table, difference_text
+from mem.report.tables import accuracy_table, difference_text
 
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
 """What `mem results STUDY PART` knows."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mem import config, provenance
-from mem.data.convert import convert as write_splits
+from mem.data.convert.convert import convert as write_splits
 from mem.data.datasets import read_dataset
 from mem.data.show import write_pictures
-from mem.stages.job import Job
+from mem.jobs.job import Job
 
 
 def convert(job: Job) -> Mapping[str, Any]:

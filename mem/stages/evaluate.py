@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from mem import config, files, longtail
-from mem.data.features import Split, read_about
+from mem.data.features.files import FeatureSource, read_about
 from mem.errors import UserError
-from mem.heads.answers import answers
 from mem.heads.base import Head
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
-from mem.predictions import FILE, About, Predictions, write_predictions
-from mem.runfolder import read_record
-from mem.scores import classes_without_images, scalars, split_scores
-from mem.stages.job import Job
-from mem.stages.online import splits_of
+from mem.heads.predict import predict
+from mem.jobs.job import Job
+from mem.jobs.online_features import feature_sources
+from mem.metrics.predictions import FILE, About, Predictions, write_predictions
+from mem.metrics.scores import classes_without_images, scalars, split_scores
+from mem.runs.folder import read_record
 
 SPLITS = ("val", "test")
 
@@ -50,7 +50,7 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     for name, split in splits.items():
         known = names.get(name)
         known = known if known is not None and len(known) == len(split) else None
-        answered[name] = answers(head, split, groups, job.world.device, known)
+        answered[name] = predict(head, split, groups, job.world.device, known)
         scores[name] = split_scores(answered[name], about)
         job.log.scalars({f"{name}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
         if absent := classes_without_images(answered[name], len(counts)):
@@ -79,13 +79,13 @@ def _check_classes(job: Job, classes: int) -> None:
         )
 
 
-def _splits(job: Job, classes: int) -> dict[str, Split]:
+def _splits(job: Job, classes: int) -> dict[str, FeatureSource]:
     """The splits that have images.
 
     Raises:
         UserError: Test has none, or a label is no class.
     """
-    folder, split_of = job.inputs["features"], splits_of(job)
+    folder, split_of = job.inputs["features"], feature_sources(job)
     splits = {name: split for name in SPLITS if len(split := split_of(name))}
     if "test" not in splits:
         raise UserError(

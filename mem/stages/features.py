@@ -10,20 +10,20 @@ import numpy as np
 import torch
 
 from mem import config, provenance
-from mem.data import features as store
-from mem.data.batch import Batch
-from mem.data.beton import Beton
-from mem.data.convert import SPLITS, train_counts
-from mem.data.feature_writer import FeatureWriter, Part, Piece, each_rank
-from mem.data.loaders import augmented_batches, plain_batches
+from mem.data.beton.reader import Beton
+from mem.data.convert.convert import SPLITS, train_counts
+from mem.data.features import files as store
+from mem.data.features.writer import FeatureWriter, Part, Piece, each_rank
+from mem.data.loading.batch import Batch
+from mem.data.loading.images import augmented_batches, plain_batches
 from mem.errors import Stopped, UserError
+from mem.jobs.backbone_training import fill_color_of, normalization_of
+from mem.jobs.job import Job
+from mem.jobs.precomputed_features import frozen_backbone, precomputed_features
 from mem.models.backbones import Classifier, Frozen, build
 from mem.models.weights import load_into, load_weights, save_weights
 from mem.progress import Progress
-from mem.runfolder import read_config
-from mem.stages.given_features import backbone_as_it_comes, given_features
-from mem.stages.job import Job
-from mem.stages.training import fill_of, pixels_of
+from mem.runs.folder import read_config
 
 BATCH = 256
 
@@ -35,7 +35,7 @@ def features(job: Job) -> Mapping[str, Any]:
     `online` only labels and classifier are written.
     """
     if "dataset" in job.run.settings:
-        return given_features(job)
+        return precomputed_features(job)
     settings = job.run.section("features", config.Features)
     counts = train_counts(job.inputs["images"])
     backbone, model, began = backbone_of(job, len(counts))
@@ -65,7 +65,7 @@ def _compute(
     model: Classifier | Frozen,
     betons: Mapping[str, Beton],
 ) -> dict[str, Any]:
-    pixels = pixels_of(job.inputs["images"])
+    pixels = normalization_of(job.inputs["images"])
     shapes = {"pooled": (model.width,), **({"tokens": (model.tokens, model.width)} if settings.tokens else {})}
     dtypes = {"pooled": "float32", "tokens": settings.dtype}
     parts = {
@@ -119,7 +119,7 @@ def backbone_of(job: Job, classes: int) -> tuple[config.ImageBackbone, Classifie
         model, began = build(backbone, classes), dict[str, Any]()
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:
-        backbone, model, began = backbone_as_it_comes(job, classes)
+        backbone, model, began = frozen_backbone(job, classes)
     return backbone, model.to(job.world.device).eval(), began
 
 
@@ -132,7 +132,7 @@ def _batches(
 ) -> Iterator[tuple[Piece, Batch]]:
     """Each piece with its pictures."""
     workers, side = provenance.cpus(), backbone.image_size
-    fill = fill_of(job.inputs["images"])
+    fill = fill_color_of(job.inputs["images"])
     for (split, view), group in itertools.groupby(pieces, lambda piece: (piece.split, piece.view)):
         alike = list(group)
         indices = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in alike])

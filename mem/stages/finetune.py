@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from mem import config, provenance
 from mem.data.augment.erasing import erased
 from mem.data.augment.mixing import PAIR, Mixing, mixed
-from mem.data.batch import Batch
-from mem.data.beton import Beton
-from mem.data.convert import train_counts
-from mem.data.loaders import plain_batches
-from mem.fit import Objective, TrainState
+from mem.data.beton.reader import Beton
+from mem.data.convert.convert import train_counts
+from mem.data.loading.batch import Batch
+from mem.data.loading.images import plain_batches
 from mem.heads.base import accuracy
+from mem.jobs.backbone_training import load_initial_weights, normalization_of, train_backbone
+from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
-from mem.models.backbones import Classifier, build, seeded
+from mem.models.backbones import Classifier, build, seed_torch
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights, save_weights
 from mem.models.weights.foreign import start_classifier
-from mem.optim import backbone_optimizer
-from mem.stages.job import Job
-from mem.stages.training import pixels_of, start_from_initial, train_backbone
+from mem.train.loop import Objective, TrainState
+from mem.train.optimizers import backbone_optimizer
 
 EVALUATION_BATCH = 256
 
@@ -37,9 +37,9 @@ def finetune(job: Job) -> Mapping[str, Any]:
     settings = job.run.section("finetune", config.Finetune)
     images = job.inputs["images"]
     counts = train_counts(images)
-    seeded(job.seed)
+    seed_torch(job.seed)
     model = build(backbone, len(counts), settings.drop_path)
-    began = start_from_initial(job, lambda tensors, origin: start_classifier(model, tensors, origin))
+    began = load_initial_weights(job, lambda tensors, origin: start_classifier(model, tensors, origin))
     if "encoder" in job.inputs:
         weights = load_weights(job.inputs["encoder"] / "encoder.safetensors")
         fresh = (*model.encoder_fresh, model.head_prefix)
@@ -47,7 +47,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
         job.say(f"From {job.inputs['encoder']}: {report}.")
         began = {"encoder": report.document()}
     model.to(job.world.device)
-    pixels = pixels_of(images)
+    pixels = normalization_of(images)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)
     groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)

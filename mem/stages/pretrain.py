@@ -8,37 +8,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from mem import config
-from mem.data.batch import Batch
-from mem.data.beton import Beton
-from mem.fit import Objective, TrainState
-from mem.models.backbones import seeded
-from mem.models.decoder import Autoencoder
+from mem.data.beton.reader import Beton
+from mem.data.loading.batch import Batch
+from mem.jobs.backbone_training import load_initial_weights, normalization_of, train_backbone
+from mem.jobs.job import Job
+from mem.jobs.reconstructions import reconstruction_logger
+from mem.models.autoencoder import Autoencoder
+from mem.models.backbones import seed_torch
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
 from mem.models.weights.foreign import start_autoencoder
-from mem.optim import backbone_optimizer
-from mem.stages.job import Job
-from mem.stages.pictures import reconstructions
-from mem.stages.training import pixels_of, start_from_initial, train_backbone
+from mem.train.loop import Objective, TrainState
+from mem.train.optimizers import backbone_optimizer
 
 
 def pretrain(job: Job) -> Mapping[str, Any]:
     """Train the autoencoder and keep its encoder as `encoder.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("pretrain", config.Pretrain)
-    seeded(job.seed)
+    seed_torch(job.seed)
     model = build_autoencoder(backbone, settings)
-    began = start_from_initial(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
+    began = load_initial_weights(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
     model.to(job.world.device)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
-    pixels, side = pixels_of(job.inputs["images"]), backbone.image_size
+    pixels, side = normalization_of(job.inputs["images"]), backbone.image_size
     validate = None
     if settings.reconstruct_every_epochs:
         train = Beton(job.inputs["images"] / "train.beton")
-        validate = reconstructions(job, state, train, side, backbone.center_crop, pixels)
+        validate = reconstruction_logger(job, state, train, side, backbone.center_crop, pixels)
     figures = train_backbone(
         job,
         state,

@@ -9,19 +9,19 @@ from typing import Any
 import yaml
 
 from mem import config, files
+from mem.jobs.job import Job
 from mem.report import figures
+from mem.report.collect import StudyResults, collect
 from mem.report.cost import LISTED, cost_by_run, cost_by_stage, provenance, runs_table, to_csv_text
 from mem.report.deviations import deviations
-from mem.report.drawn import ORACLE, draw, photos
-from mem.report.gathered import Gathered, gather
+from mem.report.figure_set import ORACLE, build_figures, reconstruction_photos
 from mem.report.page import Figure, Page, Table, table_page
-from mem.report.paper import Library, PaperTable, head_for, tables
 from mem.report.paper_figures import classifier_of, figures_in_numbers
+from mem.report.paper_tables import PaperTable, ResultsStore, head_for, tables
 from mem.report.results import summarised, to_csv, to_markdown
-from mem.report.scored import accuracy_table, best_on_val, difference_text, folded, score_tables
-from mem.runfolder import read_record
-from mem.runs import Run, data_of, plan
-from mem.stages.job import Job
+from mem.report.tables import accuracy_table, best_on_val, difference_text, folded, score_tables
+from mem.runs.dag import Run, data_run, study_runs
+from mem.runs.folder import read_record
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
 """The paper's figures that are figures of the report under another name."""
@@ -31,12 +31,12 @@ NOTHING = "No two MEM heads of this study differ in one setting only: there is n
 def report(job: Job) -> Mapping[str, Any]:
     """Write `results/<study>/`: runs.csv, report/, tables/ and figures/."""
     study = job.run.section("study", config.Study)
-    *runs, this = plan(study)
+    *runs, this = study_runs(study)
     records = {run.key: read_record(run.folder) for run in runs}
-    manifest = records[data_of(runs).key]["results"]
-    found = gather(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
-    drawn = draw(study, runs, manifest, found)
-    library = Library(study.study, found.rows)
+    manifest = records[data_run(runs).key]["results"]
+    found = collect(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
+    drawn = build_figures(study, runs, manifest, found)
+    library = ResultsStore(study.study, found.rows)
     paper, in_numbers = tables(library), figures_in_numbers(library, study, found)
     page = Page(
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
@@ -44,7 +44,7 @@ def report(job: Job) -> Mapping[str, Any]:
         facts=_facts(study, manifest, records, found),
         scores=score_tables(found),
         figures=drawn,
-        photos=photos(runs),
+        photos=reconstruction_photos(runs),
         paper=[
             folded(Table(f"{kind} {one.number}: {one.title}", one.caption, one.lines))
             for kind, several in (("Table", paper), ("Figure", in_numbers))
@@ -69,7 +69,7 @@ def report(job: Job) -> Mapping[str, Any]:
     }
 
 
-def _write_report(folder: Path, page: Page, drawn: Sequence[Figure], found: Gathered) -> None:
+def _write_report(folder: Path, page: Page, drawn: Sequence[Figure], found: StudyResults) -> None:
     for figure in drawn:
         _write_picture(folder / "figures" / figure.name, figure.picture)
     files.write_text(folder / "table.md", to_markdown(accuracy_table(found.rows)))
@@ -93,7 +93,9 @@ def _write_lines(path: Path, title: str, one: PaperTable) -> None:
     files.write_text(path.with_suffix(".csv"), to_csv_text(one.lines))
 
 
-def _write_figures(folder: Path, drawn: Sequence[Figure], found: Gathered, in_numbers: Sequence[PaperTable]) -> None:
+def _write_figures(
+    folder: Path, drawn: Sequence[Figure], found: StudyResults, in_numbers: Sequence[PaperTable]
+) -> None:
     """The paper's figures: 1 (both halves, of what the report shows one by one), 3 and 4; and each in numbers."""
     by_name = {figure.name: figure.picture for figure in drawn}
     for name, source in PAPER_FIGURES.items():
@@ -103,7 +105,7 @@ def _write_figures(folder: Path, drawn: Sequence[Figure], found: Gathered, in_nu
         _write_lines(folder / f"figure{one.number}", f"Figure {one.number}: {one.title}", one)
 
 
-def figure1(found: Gathered) -> figures.Picture:
+def figure1(found: StudyResults) -> figures.Picture:
     """Both halves of the paper's figure 1, of the classifier as it was finetuned, or of the first head."""
     variant, mem = classifier_of(found.rows), head_for(found.rows, "mem")
     plain, oracle = summarised(found.rows, "test"), summarised(found.rows, "test", ORACLE)
@@ -118,7 +120,7 @@ def _write_picture(path: Path, picture: figures.Picture) -> None:
 
 
 def _facts(
-    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], found: Gathered
+    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], found: StudyResults
 ) -> dict[str, str]:
     splits = manifest["splits"]
     seconds = sum(record["seconds"] for record in records.values())

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from mem import config
-from mem.data.features import read_about
+from mem.data.features.files import read_about
 from mem.errors import UserError
-from mem.frozen.training import Environment, make_head
 from mem.heads.base import Linear
-from mem.heads.build import Basis, load_linear, save_head
-from mem.stages.job import Job
-from mem.stages.online import splits_of
+from mem.heads.build import HeadInputs, load_linear, save_head
+from mem.heads.training import FitContext, make_head
+from mem.jobs.job import Job
+from mem.jobs.online_features import feature_sources
 
 
 def train_head(job: Job) -> Mapping[str, Any]:
@@ -26,10 +26,10 @@ def train_head(job: Job) -> Mapping[str, Any]:
     shots = config.Shots(**job.run.settings.get("shots", {}))
     about = read_about(job.inputs["features"])
     counts = np.asarray(about["class_counts"], dtype=np.int64)
-    basis = Basis(_classifier(job, len(counts), about), counts, shots, job.seed)
+    basis = HeadInputs(_classifier(job, len(counts), about), counts, shots, job.seed)
     name = str(job.run.labels["variant"])
-    around = Environment(job.run.title, name, job.world, job.checkpoints(), job.log, job.stop, job.say)
-    splits = splits_of(job)
+    around = FitContext(job.run.title, name, job.world, job.checkpoints(), job.log, job.stop, job.say)
+    splits = feature_sources(job)
     head, results = make_head(settings, basis, splits("train"), splits("val"), around)
     save_head(job.folder.path, head, settings, basis)
     job.checkpoints().clear()

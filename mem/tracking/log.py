@@ -40,7 +40,7 @@ class Log(Protocol):
         ...
 
 
-class Silent:
+class NullLog:
     """A log that keeps nothing: for ranks other than the first."""
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
@@ -136,7 +136,7 @@ def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
     ]
 
 
-def standing(path: Path, now: float) -> str:
+def run_status(path: Path, now: float) -> str:
     """Where an unfinished run stands, in words: how far its training is, how fast, and when it last said so."""
     if not path.exists():
         return "-"

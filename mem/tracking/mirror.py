@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from mem.errors import UserError
-from mem.runfolder import RunFolder
+from mem.runs.folder import RunFolder
 from mem.tracking import server
 from mem.tracking.registry import register
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mem.data.datasets.base import ImageSet, Split, split_of_files
-from mem.data.datasets.known import Known
-from mem.data.findings import Findings, Gravity
+from mem.data.check.findings import Findings, Severity
+from mem.data.datasets.base import ImageSet, ImageSplit, split_of_files
+from mem.data.datasets.reference_counts import ReferenceCounts
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 CLASSES = 12
@@ -23,7 +23,7 @@ def entries(split: str) -> list[tuple[str, int]]:
 
 def image_set(root: Path, lists: dict[str, Sequence[tuple[str, int]]] | None = None, **more) -> ImageSet:
     lists = lists or {split: entries(split) for split in PER_CLASS}
-    splits: dict[str, Split] = {}
+    splits: dict[str, ImageSplit] = {}
     for split, rows in lists.items():
         paths = [path for path, _ in rows]
         splits[split] = split_of_files(str(root), paths, paths, np.array([label for _, label in rows], dtype=np.int64))
@@ -38,7 +38,7 @@ def write_files(folder: Path) -> None:
             (folder / path).write_bytes(JPEG + path.encode())
 
 
-def known(**changes) -> Known:
+def known(**changes) -> ReferenceCounts:
     """What is published of the twelve classes, with changes."""
     values = {
         "title": "Twelve (2026)",
@@ -49,8 +49,8 @@ def known(**changes) -> Known:
         "groups": (0, 0, 12),
         "per_class": {"test": 2},
     }
-    return Known(**{**values, **changes})
+    return ReferenceCounts(**{**values, **changes})
 
 
-def told(findings: Findings, gravity: Gravity = Gravity.WRONG) -> str:
+def told(findings: Findings, gravity: Severity = Severity.WRONG) -> str:
     return "\n".join(line for finding in findings.of(gravity) for line in finding.lines())

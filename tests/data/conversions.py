@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mem.config import Folder
-from mem.data.beton import Beton
-from mem.data.convert import convert
+from mem.data.beton.reader import Beton
+from mem.data.convert.convert import convert
 from mem.data.datasets import read_dataset
 from mem.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mem.data.datasets import ImageSet, Split, read_dataset
+from mem.data.datasets import ImageSet, ImageSplit, read_dataset
 from tests.data import miniatures
 
 
@@ -16,11 +16,11 @@ def read(values: dict[str, Any], order: int = 0) -> ImageSet:
     return read_dataset(miniatures.settings(values), order)
 
 
-def counts_of(split: Split, classes: int) -> list[int]:
+def counts_of(split: ImageSplit, classes: int) -> list[int]:
     return np.bincount(split.labels, minlength=classes).tolist()
 
 
-def pixels(split: Split, i: int) -> np.ndarray:
+def pixels(split: ImageSplit, i: int) -> np.ndarray:
     content = split.read(i)
     return content if isinstance(content, np.ndarray) else np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 

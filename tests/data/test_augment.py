@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from mem import draws
+from mem import rng
 from mem.data.augment import crop as augment
 
 sides = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=20)
@@ -18,7 +18,7 @@ sides = st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1
 @settings(deadline=None)
 def test_a_crop_lies_inside_its_image(sizes, seed):
     heights, widths = np.array(sizes, dtype=np.int64).T
-    numbers = draws.uniforms(seed, "augmentation", 0, len(sizes), augment.UNIFORMS)
+    numbers = rng.uniforms(seed, "augmentation", 0, len(sizes), augment.UNIFORMS)
     top, left, height, width = augment.random_resized_crops(heights, widths, numbers, (0.2, 1.0), (3 / 4, 4 / 3)).T
     assert (height > 0).all()
     assert (width > 0).all()
@@ -33,7 +33,7 @@ def test_crops_are_distributed_like_torchvisions():
     torch.manual_seed(0)
     image = torch.zeros(1, *shape)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
-    numbers = draws.uniforms(0, "augmentation", 0, n, augment.UNIFORMS)
+    numbers = rng.uniforms(0, "augmentation", 0, n, augment.UNIFORMS)
     sizes = np.tile(np.array([shape], dtype=np.int64), (n, 1))
     ours = augment.random_resized_crops(sizes[:, 0], sizes[:, 1], numbers, (0.2, 1.0), (3 / 4, 4 / 3))
     for column in range(4):
@@ -50,7 +50,7 @@ def test_an_image_too_narrow_for_any_crop_is_cropped_in_its_middle():
 
 
 def test_half_of_the_samples_are_flipped():
-    numbers = draws.uniforms(0, "augmentation", 0, 4000, augment.UNIFORMS)
+    numbers = rng.uniforms(0, "augmentation", 0, 4000, augment.UNIFORMS)
     assert abs(augment.flips(numbers).mean() - 0.5) < 0.03
 
 

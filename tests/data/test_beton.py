@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mem.data.beton import Beton, write_beton
-from mem.data.libffcv import Reader
+from mem.data.beton.libffcv import Reader
+from mem.data.beton.reader import Beton, write_beton
 from mem.errors import UserError
 
 
@@ -76,7 +76,7 @@ def test_the_file_is_the_same_for_any_number_of_workers(tmp_path):
 
 @pytest.mark.parametrize("page_bytes", [8 << 20, 1 << 8])
 def test_ffcvs_own_loader_reads_the_same_pixels_and_labels(tmp_path, monkeypatch, page_bytes):
-    monkeypatch.setattr("mem.data.partial.PAGE_BYTES", page_bytes)  # the smaller one grows to 512
+    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", page_bytes)  # the smaller one grows to 512
     images = [np.random.default_rng(i).integers(0, 256, (12, 10, 3), dtype=np.uint8) for i in range(40)]
     labels = write(tmp_path / "a.beton", images)
     # In a process of its own, where numba's compiler is on while ffcv is imported (see mem/data/libffcv.py).
@@ -100,7 +100,7 @@ for cached in (True, False):
 
 
 def test_images_do_not_cross_pages(tmp_path, monkeypatch):
-    monkeypatch.setattr("mem.data.partial.PAGE_BYTES", 1 << 21)
+    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", 1 << 21)
     images = [np.full((400, 600, 3), i, dtype=np.uint8) for i in range(12)]
     write(tmp_path / "a.beton", images)
     beton = Beton(tmp_path / "a.beton")
@@ -110,7 +110,7 @@ def test_images_do_not_cross_pages(tmp_path, monkeypatch):
 
 
 def test_pages_grow_with_the_largest_image(tmp_path, monkeypatch):
-    monkeypatch.setattr("mem.data.partial.PAGE_BYTES", 1 << 16)
+    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", 1 << 16)
     sides = (100, 300, 90, 200, 120, 301, 40, 40)
     images = [np.full((side, side, 3), i, dtype=np.uint8) for i, side in enumerate(sides)]
     write(tmp_path / "a.beton", images)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mem.cli import main
-from mem.data.check import check
-from mem.data.datasets import read_unproved
-from mem.data.findings import Gravity
+from mem.cli.main import main
+from mem.data.check.check import check
+from mem.data.check.findings import Severity
+from mem.data.datasets import read_unchecked
 from tests.conftest import REPOSITORY
 from tests.data import miniatures
 from tests.data.checked import JPEG, PER_CLASS, entries, image_set, known, told
@@ -46,25 +46,25 @@ OWN = {
 
 @pytest.mark.parametrize("build", OWN.values(), ids=OWN)
 def test_own_data_in_every_form_are_fine(tmp_path, build):
-    findings = check(read_unproved(miniatures.settings(build(tmp_path)), 0))
+    findings = check(read_unchecked(miniatures.settings(build(tmp_path)), 0))
     assert findings.status == 0
     assert any("are all there, none is empty" in line for line in findings.fine)
 
 
 @pytest.mark.parametrize("build", PUBLISHED.values(), ids=PUBLISHED)
 def test_a_miniature_of_a_published_data_set_has_its_files_but_not_its_counts(tmp_path, build):
-    findings = check(read_unproved(miniatures.settings(build(tmp_path)), 0))
-    assert not findings.of(Gravity.WRONG)
-    assert "Counts are not those of" in told(findings, Gravity.DOUBTFUL)
-    assert "images of train:" in told(findings, Gravity.DOUBTFUL)
+    findings = check(read_unchecked(miniatures.settings(build(tmp_path)), 0))
+    assert not findings.of(Severity.WRONG)
+    assert "Counts are not those of" in told(findings, Severity.DOUBTFUL)
+    assert "images of train:" in told(findings, Severity.DOUBTFUL)
 
 
 def test_the_lists_of_one_layout_of_places_over_the_files_of_the_other_say_so(tmp_path):
     values = miniatures.places_lt(tmp_path / "easy")
     other = miniatures.places_lt(tmp_path / "other", easy=False)
-    text = told(check(read_unproved(miniatures.settings(values | {"root": other["root"]}), 0)))
+    text = told(check(read_unchecked(miniatures.settings(values | {"root": other["root"]}), 0)))
     assert "The lists say train/, val/; on disk there is data_256/, val_256/: another archive of Places" in text
-    text = told(check(read_unproved(miniatures.settings(other | {"root": values["root"]}), 0)))
+    text = told(check(read_unchecked(miniatures.settings(other | {"root": values["root"]}), 0)))
     assert "The lists say data_256/, val_256/; on disk there is train/, val/: another archive of Places" in text
 
 
@@ -119,7 +119,7 @@ def test_deep_names_every_image_that_does_not_decode(tmp_path):
     cut.write_bytes(cut.read_bytes()[:300])
     text.write_bytes(b"<html>not found</html>")
     empty.write_bytes(b"")
-    images = read_unproved(miniatures.settings(values), 0)
+    images = read_unchecked(miniatures.settings(values), 0)
     looked: list[int] = []
     findings = check(images, deep=True, done=looked.append)
     total = sum(map(len, images.splits.values()))
@@ -134,22 +134,22 @@ def test_deep_finds_the_same_picture_in_train_and_test(tmp_path):
     values = miniatures.imagenet_lt(tmp_path)
     train = sorted((Path(values["root"]) / "train").rglob("*.JPEG"))
     test = sorted((Path(values["root"]) / "val").rglob("*.JPEG"))
-    images = read_unproved(miniatures.settings(values), 0)
+    images = read_unchecked(miniatures.settings(values), 0)
     first, second, third = (Path(images.train.files[i]) for i in (0, 1, 2))  # type: ignore[index]
     assert {first, second, third} <= set(train)
     shutil.copy(first, test[5])
     shutil.copy(second, third)
     findings = check(images, deep=True)
-    text = told(findings, Gravity.DOUBTFUL)
+    text = told(findings, Severity.DOUBTFUL)
     assert f"1 image of test has the content of an image of train: val/{test[5].name} = {images.train.names[0]}" in text
-    assert "1 image of train has the content of an earlier one" in told(findings, Gravity.NOTE)
+    assert "1 image of train has the content of an earlier one" in told(findings, Severity.NOTE)
 
 
 def test_the_digest_of_contents_changes_with_one_image_and_that_of_names_does_not(tmp_path):
     values = miniatures.folder_tree(tmp_path, classes=3)
 
     def digests() -> dict[str, str]:
-        findings = check(read_unproved(miniatures.settings(values), 0), deep=True)
+        findings = check(read_unchecked(miniatures.settings(values), 0), deep=True)
         return dict(line.split(": ") for line in findings.fine if line.startswith("digest"))
 
     before = digests()

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from mem.data.check import check, files_present
-from mem.data.contents import kind
-from mem.data.findings import Gravity
+from mem.data.check.check import check, files_present
+from mem.data.check.contents import image_format
+from mem.data.check.findings import Severity
 from mem.errors import UserError
 from tests.data.checked import JPEG, PER_CLASS, entries, image_set, told
 
@@ -51,8 +51,8 @@ def test_surplus_images_are_a_note(root):
     (root / "train/c04/readme.txt").write_text("no image")
     findings = check(image_set(root))
     assert findings.status == 0
-    assert "7 image files in 1 of the listed folders are in no list" in told(findings, Gravity.NOTE)
-    assert "c04 (7: new" in told(findings, Gravity.NOTE)
+    assert "7 image files in 1 of the listed folders are in no list" in told(findings, Severity.NOTE)
+    assert "c04 (7: new" in told(findings, Severity.NOTE)
 
 
 def test_a_half_unpacked_archive_is_recognised_by_its_alphabetical_end(root):
@@ -164,4 +164,4 @@ def test_a_conversion_is_refused_with_all_that_is_not_there(root):
     ],
 )
 def test_first_bytes_say_what_a_file_is(start, expected):
-    assert kind(start) == expected
+    assert image_format(start) == expected

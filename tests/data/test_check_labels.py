@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mem.data.check import check
-from mem.data.findings import Gravity
-from mem.data.manifest import describe, known_differences, write_labels
+from mem.data.check.check import check
+from mem.data.check.findings import Severity
+from mem.data.datasets.manifest import describe, known_differences, write_labels
 from tests.data.checked import CLASSES, PER_CLASS, entries, image_set, known, told
 
 
@@ -24,7 +24,7 @@ def test_other_counts_than_the_published_are_all_told(root):
     ]
     findings = check(images)
     assert findings.status == 1
-    assert "images of train: 48 here, 50 published" in told(findings, Gravity.DOUBTFUL)
+    assert "images of train: 48 here, 50 published" in told(findings, Severity.DOUBTFUL)
 
 
 def test_a_holdout_counts_as_train(root):
@@ -51,7 +51,7 @@ def test_images_in_two_splits_and_twice_in_one_are_told_together(root):
 def test_labels_that_are_numbered_otherwise_in_another_split_are_told(root):
     lists = {split: entries(split) for split in PER_CLASS}
     lists["test"] = [(path, 1 if path.startswith("test/c02") else label) for path, label in lists["test"]]
-    text = told(check(image_set(root, lists)), Gravity.DOUBTFUL)
+    text = told(check(image_set(root, lists)), Severity.DOUBTFUL)
     assert "1 folder holds images of several labels: c02 (labels 1, 2)" in text
 
 
@@ -61,14 +61,14 @@ def test_folders_that_are_no_classes_raise_no_doubt(tmp_path):
         split: [(f"{split}/all/{label}-{i}.jpg", label) for i, (_, label) in enumerate(rows)]
         for split, rows in lists.items()
     }
-    assert not told(check(image_set(tmp_path, lists)), Gravity.DOUBTFUL)
+    assert not told(check(image_set(tmp_path, lists)), Severity.DOUBTFUL)
 
 
 def test_a_flat_split_beside_class_folders_raises_no_doubt(tmp_path):
     lists = {split: entries(split) for split in PER_CLASS}
     lists["test"] = [(f"val_256/{i}.jpg", label) for i, (_, label) in enumerate(lists["test"])]
     findings = check(image_set(tmp_path, lists))
-    assert not findings.of(Gravity.DOUBTFUL)
+    assert not findings.of(Severity.DOUBTFUL)
     assert any("each of 12 folders holds one label" in line for line in findings.fine)
 
 
@@ -77,7 +77,7 @@ def test_numbered_folders_sorted_as_text_are_noted(root):
     lists = {
         split: [(f"{split}/{order[k]}/{i}.jpg", k) for i, (_, k) in enumerate(entries(split))] for split in PER_CLASS
     }
-    text = told(check(image_set(root, lists)), Gravity.NOTE)
+    text = told(check(image_set(root, lists)), Severity.NOTE)
     assert "Labels follow the numbers of the folders sorted as text: label 2 is folder 10" in text
 
 

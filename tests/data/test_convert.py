@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mem.data import storage
-from mem.data.beton import Beton
-from mem.data.convert import convert, train_counts
-from mem.data.datasets import ImageSet, Split, read_dataset
-from mem.data.pictures import decode, shrink
+from mem.data.beton.reader import Beton
+from mem.data.codecs.decode import decode, shrink
+from mem.data.convert import storage
+from mem.data.convert.convert import convert, train_counts
+from mem.data.datasets import ImageSet, ImageSplit, read_dataset
 from mem.errors import UserError
 from tests.data.conversions import COUNTS, contents, converted, photo, pixels, refusal, settings_for
 
@@ -69,15 +69,15 @@ def test_a_jpeg_file_of_no_higher_quality_goes_in_as_it_is(tree, tmp_path):
 def images_of(read: Callable[[int], np.ndarray | bytes], train: int, val: int, test: int) -> ImageSet:
     """Images that are no files."""
 
-    def split(name: str, first: int, count: int) -> Split:
+    def split(name: str, first: int, count: int) -> ImageSplit:
         labels = np.arange(count) % 2
-        return Split(labels, tuple(f"{name}/{i}" for i in range(count)), lambda i: read(first + i))
+        return ImageSplit(labels, tuple(f"{name}/{i}" for i in range(count)), lambda i: read(first + i))
 
     return ImageSet(("a", "b"), split("train", 0, train), split("val", train, val), split("test", 5000, test))
 
 
 def test_pixels_in_memory_need_no_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr("mem.data.convert.Workers", None)
+    monkeypatch.setattr("mem.data.convert.convert.WorkerPool", None)
     settings = settings_for(tmp_path, storage="raw", short_side=None)
     convert(images_of(photo, 300, 0, 4), settings, tmp_path / "out", 2, lambda text: None)
     np.testing.assert_array_equal(pixels(Beton(tmp_path / "out" / "train.beton"), 299), photo(299))

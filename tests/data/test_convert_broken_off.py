@@ -16,12 +16,12 @@ import psutil
 import pytest
 import yaml
 
-from mem.data.partial import PAGE_BYTES
+from mem.data.beton.writer import PAGE_BYTES
 from tests.data.conversions import COUNTS, contents, converted, refusal, settings_for
 
 SLOW = """
 import time
-import mem.data.pictures as pictures
+import mem.data.codecs.decode as pictures
 
 whole = pictures.decode
 
@@ -52,7 +52,13 @@ def once_it_works(out: Path, then: Callable[[list[psutil.Process]], None]) -> It
         data = out / ".train.beton.partial"
         while not over.wait(0.02):
             if data.exists() and data.stat().st_size > PAGE_BYTES:
-                then([p for p in psutil.Process().children() if "mem.data.worker" in " ".join(p.cmdline())])
+                then(
+                    [
+                        p
+                        for p in psutil.Process().children()
+                        if "mem.data.convert.worker_process" in " ".join(p.cmdline())
+                    ]
+                )
                 return
 
     over = threading.Event()
@@ -101,9 +107,9 @@ def test_workers_that_cannot_start_end_it(tree, tmp_path, monkeypatch, capfd):
 ALONE = """
 import sys
 from pathlib import Path
-import mem.data.partial as partial
+import mem.data.beton.writer as partial
 from mem.config import Folder
-from mem.data.convert import convert
+from mem.data.convert.convert import convert
 from mem.data.datasets import read_dataset
 
 partial._SYNC_SECONDS = 0.1
@@ -181,9 +187,9 @@ def broken_off(tree: Path, out: Path, at: int) -> None:
     class Enough(Exception):
         pass
 
-    from mem.data.partial import Partial
+    from mem.data.beton.writer import BetonWriter
 
-    count, add = 0, Partial.add
+    count, add = 0, BetonWriter.add
 
     def counted(self, image) -> None:
         nonlocal count
@@ -192,13 +198,13 @@ def broken_off(tree: Path, out: Path, at: int) -> None:
         count += 1
         add(self, image)
 
-    Partial.add = counted
+    BetonWriter.add = counted
     try:
         converted(tree, out)
     except Enough:
         pass
     finally:
-        Partial.add = add
+        BetonWriter.add = add
 
 
 @pytest.mark.parametrize("at", [0, 1, 149, 150, 151, 209])
@@ -246,7 +252,7 @@ def test_what_other_settings_left_is_not_gone_on_with(tree, unbroken, tmp_path):
 
 
 def test_an_end_between_naming_the_files_is_gone_on_with(tree, unbroken, tmp_path, monkeypatch):
-    from mem.data import convert as module
+    from mem.data.convert import convert as module
 
     def first_only(partials) -> None:
         partials[0].publish()
@@ -264,9 +270,9 @@ def test_an_end_between_naming_the_files_is_gone_on_with(tree, unbroken, tmp_pat
 def test_a_full_disk_ends_it_with_one_message_and_the_next_run_goes_on(tree, unbroken, tmp_path, monkeypatch):
     import errno
 
-    from mem.data import partial
+    from mem.data.beton import writer
 
-    write, left = partial._write, 100_000
+    write, left = writer._write, 100_000
 
     def limited(descriptor, content, path, position=None) -> None:
         nonlocal left
@@ -276,7 +282,7 @@ def test_a_full_disk_ends_it_with_one_message_and_the_next_run_goes_on(tree, unb
         write(descriptor, content, path, position)
 
     with monkeypatch.context() as patched:
-        patched.setattr(partial, "_write", limited)
+        patched.setattr(writer, "_write", limited)
         message = refusal(tree, tmp_path)
     assert ".train.beton.partial: the disk is full, after" in message
     assert "run the same command: it goes on from there" in message

@@ -11,7 +11,7 @@ import pytest
 
 from mem.config import Digits, FashionMnist
 from mem.data.datasets import read_dataset
-from mem.data.datasets.base import ImageSet, Split
+from mem.data.datasets.base import ImageSet, ImageSplit
 from mem.data.datasets.fashion_mnist import DEBIAN, FILES, find_folder, read_fashion_mnist, read_idx
 from mem.errors import UserError
 
@@ -23,7 +23,7 @@ def digits(counts=(110, 107, 104, 101, 70, 45, 25, 16, 11, 7), seed=0) -> Digits
     return Digits(**PIXELS, source="digits", name="d", cut=cut, test_per_class=50)
 
 
-def counts_of(split: Split) -> list[int]:
+def counts_of(split: ImageSplit) -> list[int]:
     return np.bincount(split.labels, minlength=10).tolist()
 
 
@@ -46,9 +46,9 @@ def test_splits_do_not_overlap():
 
 
 def test_an_image_in_two_splits_is_found():
-    split = Split(np.zeros(1, dtype=np.int64), ("a.png",), lambda i: np.zeros((1, 1, 3), dtype=np.uint8))
+    split = ImageSplit(np.zeros(1, dtype=np.int64), ("a.png",), lambda i: np.zeros((1, 1, 3), dtype=np.uint8))
     with pytest.raises(UserError, match=r"1 images stand in train and in test: a\.png"):
-        empty = Split(np.zeros(0, dtype=np.int64), (), split.read)
+        empty = ImageSplit(np.zeros(0, dtype=np.int64), (), split.read)
         ImageSet(("x",), split, empty, split).prove_disjoint()
 
 

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from timm.data.random_erasing import RandomErasing
 
-from mem import draws
+from mem import rng
 from mem.data.augment.erasing import NUMBERS, erased, normal_noise, rectangles
-from mem.data.batch import Batch
+from mem.data.loading.batch import Batch
 
 
 def batch(samples: int, first: int = 0, seed: int = 0) -> Batch:
@@ -31,7 +31,7 @@ def test_rectangles_are_distributed_like_timms():
             [0] * 4 if not len(place) else [*place.min(0).values, *(place.max(0).values - place.min(0).values + 1)]
         )
     theirs = np.array(theirs)
-    ours = rectangles(draws.uniforms(0, "erasing", 0, drawn, NUMBERS), 0.25, rows, columns)
+    ours = rectangles(rng.uniforms(0, "erasing", 0, drawn, NUMBERS), 0.25, rows, columns)
     happened, happens = theirs[:, 2] > 0, ours[:, 2] > 0
     assert abs(happened.mean() - happens.mean()) < 0.03
     for column in range(4):
@@ -61,7 +61,7 @@ def test_only_the_rectangle_is_erased_and_only_of_a_share_of_the_images():
     out = erased(images, batch(400), 0.25)
     changed = (out != 7).all(1)
     assert torch.equal(changed, (out != 7).any(1))
-    boxes = rectangles(draws.uniforms(0, "erasing", 0, 400, NUMBERS), 0.25, 16, 20)
+    boxes = rectangles(rng.uniforms(0, "erasing", 0, 400, NUMBERS), 0.25, 16, 20)
     for mask, (top, left, height, width) in zip(changed, boxes, strict=True):
         expected = torch.zeros(16, 20, dtype=torch.bool)
         expected[top : top + height, left : left + width] = True

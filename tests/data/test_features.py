@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from mem.config import HeadTraining
-from mem.data.blocks import BlockOrder, Rows
-from mem.data.features import FeatureSplit, TrainingFeatures, create, feature_file, open_split
-from mem.data.order import InstanceOrder
+from mem.data.features.blocks import BlockSampler, RowReader
+from mem.data.features.files import FeatureSplit, TrainingFeatures, create_feature_file, feature_file, open_split
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
 
 IMAGES, VIEWS, TOKENS, WIDTH = 103, 3, 4, 6
@@ -22,7 +22,7 @@ IMAGES, VIEWS, TOKENS, WIDTH = 103, 3, 4, 6
 def written(folder: Path, views: int = VIEWS) -> FeatureSplit:
     rng = np.random.default_rng(0)
     for kind, shape in (("pooled", (views, IMAGES, WIDTH)), ("tokens", (views, IMAGES, TOKENS, WIDTH))):
-        create(folder, "train", kind, shape)[:] = rng.normal(size=shape)
+        create_feature_file(folder, "train", kind, shape)[:] = rng.normal(size=shape)
     np.save(feature_file(folder, "train", "labels"), np.arange(IMAGES))
     return open_split(folder, "train")
 
@@ -33,7 +33,7 @@ def split(tmp_path_factory) -> FeatureSplit:
 
 
 def training(split: FeatureSplit, tokens: bool, blocks: tuple[int, int] | None, batch: int = 10) -> TrainingFeatures:
-    order = BlockOrder(IMAGES, 5, *blocks) if blocks else InstanceOrder(IMAGES, 5)
+    order = BlockSampler(IMAGES, 5, *blocks) if blocks else InstanceSampler(IMAGES, 5)
     return TrainingFeatures(split, order, batch, 5, tokens)
 
 
@@ -67,7 +67,7 @@ def test_a_head_resumed_at_any_step_sees_what_it_would_have_seen(split, blocks, 
 
 @pytest.mark.parametrize("block", [1, 8, 50, 103, 500])
 def test_each_image_comes_once_an_epoch_and_in_another_order_each_time(block):
-    order = BlockOrder(IMAGES, 0, block, 3)
+    order = BlockSampler(IMAGES, 0, block, 3)
     first, second = order.indices(0, IMAGES), order.indices(IMAGES, IMAGES)
     assert sorted(first) == sorted(second) == list(range(IMAGES))
     assert first.tolist() != second.tolist()
@@ -75,7 +75,7 @@ def test_each_image_comes_once_an_epoch_and_in_another_order_each_time(block):
 
 
 def test_a_window_holds_whole_blocks_from_anywhere():
-    order = BlockOrder(1000, 0, 10, 5)
+    order = BlockSampler(1000, 0, 10, 5)
     windows = order.indices(0, 1000).reshape(20, 50)
     assert all(len(set(window // 10)) == 5 for window in windows)
     assert all(np.ptp(window) > 100 for window in windows)
@@ -83,7 +83,7 @@ def test_a_window_holds_whole_blocks_from_anywhere():
 
 
 def test_images_of_a_block_show_the_same_view_in_an_epoch_and_all_views_come():
-    order = BlockOrder(1000, 0, 10, 5)
+    order = BlockSampler(1000, 0, 10, 5)
     views, indices = order.views(0, 3000, 4, seed=1), order.indices(0, 3000)
     for epoch in range(3):
         part = np.s_[1000 * epoch : 1000 * (epoch + 1)]
@@ -116,7 +116,7 @@ def test_rows_read_over_what_the_disk_gives_at_a_time(split, monkeypatch):
     whole = os.preadv
     monkeypatch.setattr(os, "preadv", lambda file, views, at: whole(file, [views[0][:7]], at))
     out = np.empty((3, WIDTH), dtype=np.float32)
-    Rows(split.pooled).read(1, 5, out)
+    RowReader(split.pooled).read(1, 5, out)
     assert np.array_equal(out, split.pooled[1, 5:8])
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from mem import draws
+from mem import rng
 from mem.config import Augmentation, RandAugment
-from mem.data.ahead import ahead
 from mem.data.augment import crop
 from mem.data.augment.erasing import erased
 from mem.data.augment.mixing import Mixing, mixed
-from mem.data.beton import Beton, write_beton
-from mem.data.loaders import Slice, TrainingImages, augmented_batches, plain_batches
-from mem.data.order import InstanceOrder
+from mem.data.beton.reader import Beton, write_beton
+from mem.data.loading.images import RankShard, TrainingImages, augmented_batches, plain_batches
+from mem.data.loading.prefetch import prefetch
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
 from mem.models.pixels import Pixels
 
@@ -42,16 +42,16 @@ def images(tmp_path_factory) -> Beton:
     return Beton(path)
 
 
-def training(images: Beton, workers: int = 1, part: Slice | None = None, seed: int = 3) -> TrainingImages:
+def training(images: Beton, workers: int = 1, part: RankShard | None = None, seed: int = 3) -> TrainingImages:
     return TrainingImages(
-        images, InstanceOrder(len(images), seed), 10, 16, AUGMENTATION, seed, workers, part or Slice()
+        images, InstanceSampler(len(images), seed), 10, 16, AUGMENTATION, seed, workers, part or RankShard()
     )
 
 
-def finetuning(images: Beton, workers: int = 1, part: Slice | None = None) -> TrainingImages:
+def finetuning(images: Beton, workers: int = 1, part: RankShard | None = None) -> TrainingImages:
     """All augmentation that there is."""
-    order = InstanceOrder(len(images), 3)
-    return TrainingImages(images, order, 10, 16, EVERYTHING, 3, workers, part or Slice(), together=2)
+    order = InstanceSampler(len(images), 3)
+    return TrainingImages(images, order, 10, 16, EVERYTHING, 3, workers, part or RankShard(), together=2)
 
 
 def seen(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
@@ -84,7 +84,7 @@ def test_a_training_resumed_at_any_step_sees_what_it_would_have_seen(images, ste
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_ranks_parts_make_up_the_batch(images, ranks):
     whole = list(training(images).from_step(2, 5))
-    parts = [list(training(images, part=Slice(rank, ranks)).from_step(2, 5)) for rank in range(ranks)]
+    parts = [list(training(images, part=RankShard(rank, ranks)).from_step(2, 5)) for rank in range(ranks)]
     for step in range(3):
         assert torch.equal(whole[step].inputs, torch.cat([part[step].inputs for part in parts]))
         noise = torch.cat([part[step].uniforms("mask", 7) for part in parts])
@@ -123,8 +123,8 @@ def test_a_view_of_an_image_does_not_depend_on_the_batch_it_is_made_in(images):
 def test_crops_and_flips_alone_are_what_the_numbers_of_their_stream_say(images):
     """Guards results that were trained before there was any other augmentation."""
     (batch,) = training(images, seed=5).from_step(7, 8)
-    indices = InstanceOrder(53, 5).indices(70, 10)
-    uniforms = draws.uniforms(5, "augmentation", 70, 10, 23)
+    indices = InstanceSampler(53, 5).indices(70, 10)
+    uniforms = rng.uniforms(5, "augmentation", 70, 10, 23)
     sizes = images.heights[indices], images.widths[indices]
     for i, box in enumerate(crop.random_resized_crops(*sizes, uniforms, (0.3, 1.0), (3 / 4, 4 / 3)).tolist()):
         expected = np.empty((16, 16, 3), np.uint8)
@@ -137,7 +137,7 @@ def test_crops_and_flips_alone_are_what_the_numbers_of_their_stream_say(images):
 def test_with_everything_on_batches_do_not_depend_on_the_number_of_workers(images, workers):
     one, many = (seen(finetuning(images, w).from_step(0, 8)) for w in (1, workers))
     assert all(map(torch.equal, one, many))
-    plain = seen(TrainingImages(images, InstanceOrder(53, 3), 10, 16, AUGMENTATION, 3, 1, together=2).from_step(0, 8))
+    plain = seen(TrainingImages(images, InstanceSampler(53, 3), 10, 16, AUGMENTATION, 3, 1, together=2).from_step(0, 8))
     assert not torch.equal(one[0], plain[0])
 
 
@@ -150,7 +150,7 @@ def test_with_everything_on_a_resumed_training_sees_what_it_would_have_seen(imag
 @pytest.mark.parametrize(("ranks", "micro_batch"), [(1, 3), (2, None), (3, 2), (4, 1)])
 def test_with_everything_on_ranks_and_micro_batches_make_up_the_batch(images, ranks, micro_batch):
     whole = seen(finetuning(images).from_step(2, 3))
-    parts = [seen(finetuning(images, 2, Slice(r, ranks)).from_step(2, 3), micro_batch) for r in range(ranks)]
+    parts = [seen(finetuning(images, 2, RankShard(r, ranks)).from_step(2, 3), micro_batch) for r in range(ranks)]
     assert all(torch.equal(whole[k], torch.cat([part[k] for part in parts])) for k in range(4))
 
 
@@ -159,7 +159,7 @@ def test_with_everything_on_ranks_and_micro_batches_make_up_the_batch(images, ra
 def test_evaluation_sees_each_image_once_on_any_number_of_ranks(images, ranks, count):
     labels: list[int] = []
     for rank in range(ranks):
-        indices = np.arange(*Slice(rank, ranks).of(count))
+        indices = np.arange(*RankShard(rank, ranks).of(count))
         for batch in plain_batches(images, indices, 8, 12, 0.9, 2):
             labels += batch.labels.tolist()
     assert labels == list(range(count))
@@ -191,7 +191,7 @@ def test_what_the_maker_raises_is_raised_in_the_consumer():
         yield 1
         raise ValueError("the third is broken")
 
-    items = ahead(make)
+    items = prefetch(make)
     assert next(items) == 1
     with pytest.raises(ValueError, match="the third is broken"):
         next(items)
@@ -199,7 +199,7 @@ def test_what_the_maker_raises_is_raised_in_the_consumer():
 
 def test_leaving_early_stops_the_thread():
     before = threading.active_count()
-    items = ahead(lambda: iter(range(10**9)))
+    items = prefetch(lambda: iter(range(10**9)))
     assert [next(items) for _ in range(3)] == [0, 1, 2]
     items.close()
     deadline = time.monotonic() + 5
@@ -216,7 +216,7 @@ def test_batches_are_ready_before_they_are_asked_for():
             made.append(i)
             yield i
 
-    items = ahead(make, depth=3)
+    items = prefetch(make, depth=3)
     next(items)
     time.sleep(0.3)
     assert 3 <= len(made) <= 5

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from timm.data.mixup import Mixup, mixup_target
 from timm.loss import SoftTargetCrossEntropy
 
-from mem import draws
+from mem import rng
 from mem.config import Finetune
 from mem.data.augment.mixing import NUMBERS, Mixing, choices, mixed
-from mem.data.batch import Batch
-from mem.data.loaders import Slice
+from mem.data.loading.batch import Batch
+from mem.data.loading.images import RankShard
 from mem.losses import mixed_cross_entropy
 
 RECIPE = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5)
@@ -34,7 +34,7 @@ def test_shares_and_boxes_are_distributed_like_timms(mixing):
     images = torch.zeros(DRAWN, 1, rows, columns)
     images[DRAWN // 2 :] = 1
     shares = theirs._mix_elem(images)[:, 0].numpy()
-    own, _, cut = choices(draws.uniforms(0, "mixing", 0, DRAWN, NUMBERS), mixing, rows, columns)
+    own, _, cut = choices(rng.uniforms(0, "mixing", 0, DRAWN, NUMBERS), mixing, rows, columns)
     for quantile in (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95):
         assert abs(np.quantile(shares, quantile) - np.quantile(own, quantile)) < 0.04, quantile
     values = images[: DRAWN // 2, 0].flatten(1)
@@ -84,7 +84,7 @@ def test_mixing_does_not_depend_on_ranks_and_micro_batches(ranks, micro_batch):
     whole = mixed(images, Batch(images, labels, 40, 0, 2), RECIPE)
     parts = []
     for rank in range(ranks):
-        low, high = Slice(rank, ranks).of(20, together=2)
+        low, high = RankShard(rank, ranks).of(20, together=2)
         part = Batch(images[low:high], labels[low:high], 40 + low, 0, 2)
         parts += [mixed(p.inputs, p, RECIPE) for p in part.split(micro_batch)]
     assert torch.equal(whole.images, torch.cat([p.images for p in parts]))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mem.data import jpeg, pictures
-from mem.data.pictures import Unreadable, decode, shrink
+from mem.data.codecs import decode, jpeg_header
+from mem.data.codecs.decode import Unreadable, decode, shrink
 
 
 def smooth(height: int = 40, width: int = 56, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_other_files_are_named_by_what_they_start_with(content):
 
 
 def test_a_file_that_announces_a_giant_picture_is_refused(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    monkeypatch.setattr("mem.data.codecs.decode.MAX_PIXELS", 1000)
     for kind in ("JPEG", "PNG"):
         assert reason(saved(smooth(40, 56), kind)) == "announces 56 x 40 pixels; at most 1,000 are read"
     monkeypatch.undo()
@@ -278,14 +278,14 @@ def test_lanczos_is_pillows():
 
 def test_quality_is_read_from_the_quantisation():
     for quality in (1, 10, 49, 50, 75, 90, 95, 100):
-        header = jpeg.read_header(saved(noisy(), "JPEG", quality=quality))
+        header = jpeg_header.read_header(saved(noisy(), "JPEG", quality=quality))
         assert header.at_most(quality)
         assert quality == 1 or not header.at_most(quality - 1)
 
 
 def test_plain_files_are_told_from_others():
     def plain(content: bytes) -> bool:
-        return jpeg.read_header(content).is_plain()
+        return jpeg_header.read_header(content).is_plain()
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -300,7 +300,7 @@ def test_without_metadata_the_picture_is_the_same_and_smaller():
     exif = Image.Exif()
     exif[0x010E] = "a long description " * 100
     content = saved(noisy(), "JPEG", exif=exif, comment=b"hello", icc_profile=b"p" * 3000)
-    bare = jpeg.without_metadata(content, jpeg.read_header(content))
+    bare = jpeg_header.without_metadata(content, jpeg_header.read_header(content))
     assert len(content) - len(bare) > 4900
     np.testing.assert_array_equal(decode(bare), decode(content))
     assert b"hello" not in bare

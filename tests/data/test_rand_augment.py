@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import auto_augment
 from torchvision.transforms import ColorJitter
 
-from mem import draws
+from mem import rng
 from mem.data.augment import color, rand_augment
 from tests.data.test_pixel_ops import FILL, RECIPE, picture
 
@@ -22,7 +22,7 @@ NAMES = tuple(rand_augment.OPERATIONS)
 
 def ours() -> rand_augment.Choices:
     width = RECIPE.layers * rand_augment.NUMBERS_PER_LAYER
-    return rand_augment.choices(draws.uniforms(0, "rand augment", 0, DRAWN, width), RECIPE)
+    return rand_augment.choices(rng.uniforms(0, "rand augment", 0, DRAWN, width), RECIPE)
 
 
 def theirs(monkeypatch) -> list[tuple[str, float]]:
@@ -94,7 +94,7 @@ def test_colour_jitter_does_what_torchvisions_does(monkeypatch):
 
 
 def test_the_orders_of_the_jitter_are_equally_frequent():
-    firsts = draws.uniforms(0, "color jitter", 0, 6000, color.NUMBERS)[:, 0]
+    firsts = rng.uniforms(0, "color jitter", 0, 6000, color.NUMBERS)[:, 0]
     counts = np.bincount((firsts * 6).astype(int), minlength=6)
     assert len(set(color._ORDERS)) == 6
     assert all(abs(a - b) < 200 for a, b in pairwise(counts))

@@ -9,8 +9,8 @@ import pytest
 
 from mem.data.datasets import cifar
 from mem.data.datasets.imagenet_lt import canonical as imagenet_name
-from mem.data.datasets.known import CIFAR_LT, IMAGENET_LT, INATURALIST_2018, PLACES_LT, Known
 from mem.data.datasets.places_lt import canonical as places_name
+from mem.data.datasets.reference_counts import CIFAR_LT, IMAGENET_LT, INATURALIST_2018, PLACES_LT, ReferenceCounts
 from mem.errors import UserError
 from mem.longtail import shot_groups
 from tests.data import miniatures
@@ -149,7 +149,7 @@ def test_a_list_of_inaturalist_made_with_an_image_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("known", [IMAGENET_LT, PLACES_LT, INATURALIST_2018, *CIFAR_LT.values()], ids=lambda k: k.title)
-def test_known_totals_agree_with_one_another(known: Known):
+def test_known_totals_agree_with_one_another(known: ReferenceCounts):
     if known.groups is not None:
         assert sum(known.groups) == known.classes
     for split, number in known.per_class.items():

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from matplotlib import cbook
 
-from mem.cli import main
+from mem.cli.main import main
 from mem.config import Shots
-from mem.data.beton import write_beton
+from mem.config.load import load_study
+from mem.data.beton.reader import write_beton
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
 from mem.data.show import (
     COLUMNS,
@@ -29,9 +30,8 @@ from mem.data.show import (
 )
 from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
-from mem.runfolder import RunFolder
-from mem.runs import plan
-from mem.study import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import RunFolder
 from mem.style import MATPLOTLIB
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
@@ -157,7 +157,7 @@ def test_a_conversion_sends_both_pictures_to_mlflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mini = str(REPOSITORY / "tests" / "mini.yaml")
     assert main(["runs", mini, "--write"]) == 0
-    run = next(run for run in plan(load_study([mini])) if run.stage == "convert")
+    run = next(run for run in study_runs(load_study([mini])) if run.stage == "convert")
     assert main(["convert", "--config", str(RunFolder(run.folder).config)]) == 0
     sent = [event for event in read_events(RunFolder(run.folder).log) if event["event"] == "artifact"]
     assert {Path(event["path"]).name for event in sent} == {"histogram.png", "contact_sheet.png"}

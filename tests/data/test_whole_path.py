@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from mem.config import Augmentation
-from mem.data import pictures
-from mem.data.beton import Beton
-from mem.data.check import check
-from mem.data.convert import convert
+from mem.data.beton.reader import Beton
+from mem.data.check.check import check
+from mem.data.check.findings import Severity
+from mem.data.codecs import decode
+from mem.data.convert.convert import convert
 from mem.data.datasets import cifar, read_dataset
 from mem.data.datasets.base import ImageSet
-from mem.data.findings import Gravity
-from mem.data.loaders import TrainingImages, plain_batches
-from mem.data.order import InstanceOrder
+from mem.data.loading.images import TrainingImages, plain_batches
+from mem.data.loading.samplers import InstanceSampler
 from tests.data import miniatures
 from tests.data.miniatures import MINIATURES
 from tests.data.test_datasets import fashion, write_fashion_mnist
@@ -37,7 +37,7 @@ SETS = MINIATURES | {"cifar10": cifar_of(10), "cifar100, binary and unpacked": c
 def goes_through(images: ImageSet, settings: Any, out: Path) -> None:
     """Check, convert and load an image set; what comes out is what was read."""
     findings = check(images, deep=True)
-    assert findings.of(Gravity.WRONG) == [], findings.lines()
+    assert findings.of(Severity.WRONG) == [], findings.lines()
     out.mkdir()
     manifest = convert(images, settings, out, 2, lambda text: None)
     for name, split in images.splits.items():
@@ -49,15 +49,15 @@ def goes_through(images: ImageSet, settings: Any, out: Path) -> None:
     train = Beton(out / "train.beton")
     for i in range(0, len(train), 5):
         content = images.train.read(i)
-        expected = pictures.decode(content) if isinstance(content, bytes) else content
+        expected = decode.decode(content) if isinstance(content, bytes) else content
         written = np.zeros((int(train.heights[i]), int(train.widths[i]), 3), dtype=np.uint8)
         train.crop(i, 0, 0, *written.shape[:2], written)
         np.testing.assert_array_equal(written, expected)  # miniatures are stored raw
     augmentation = Augmentation(crop_scale=(0.3, 1.0), flip=True)
-    data = TrainingImages(train, InstanceOrder(len(train), 0), BATCH, SIDE, augmentation, 0, 2)
+    data = TrainingImages(train, InstanceSampler(len(train), 0), BATCH, SIDE, augmentation, 0, 2)
     batches = list(data.from_step(0, 3))
     assert [tuple(batch.inputs.shape) for batch in batches] == [(BATCH, SIDE, SIDE, 3)] * 3
-    expected = images.train.labels[InstanceOrder(len(train), 0).indices(0, 3 * BATCH)]
+    expected = images.train.labels[InstanceSampler(len(train), 0).indices(0, 3 * BATCH)]
     np.testing.assert_array_equal(np.concatenate([batch.labels.numpy() for batch in batches]), expected)
 
 

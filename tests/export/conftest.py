@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mem.runs import Run
+from mem.runs.dag import Run
 from tests.stages.test_no_val import MINI, ran
 
 VARIANTS = ("ce", "crt", "mem", "mem_on_crt")

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mem.cli import main
+from mem.cli.main import main
 from mem.config import Digits
+from mem.config.load import load_study
 from mem.data.datasets import read_dataset
-from mem.data.features import open_split
+from mem.data.features.files import open_split
 from mem.errors import UserError
 from mem.export.choice import best_head
 from mem.export.folder import export_head, load_export, opened
@@ -23,9 +24,8 @@ from mem.export.served import Served
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
 from mem.longtail import SHOT_NAMES
-from mem.predictions import read_predictions
-from mem.runs import Run
-from mem.study import load_study
+from mem.metrics.predictions import read_predictions
+from mem.runs.dag import Run
 from tests.export.conftest import VARIANTS, run_of
 
 IMAGES = 40

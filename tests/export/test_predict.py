@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mem.cli import main
+from mem.cli.main import main
 from mem.export.folder import opened
 from mem.export.served import Served
 from tests.export.conftest import run_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mem.data.beton import Beton
+from mem.data.beton.reader import Beton
 from tests.fit.training import write_pictures
 
 

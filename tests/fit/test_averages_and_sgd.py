@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from mem.checkpoints import Checkpoints
 from mem.config import Augmentation
-from mem.data.loaders import TrainingImages
-from mem.data.order import InstanceOrder
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
-from mem.fit import fit
 from mem.models.parameter_groups import layer_decay_groups
-from mem.optim import average_into, frozen_copy
-from mem.schedules import cosine
 from mem.stages.finetune import classification
-from mem.tracking.log import Silent
+from mem.tracking.log import NullLog
+from mem.train.checkpoints import Checkpoints
+from mem.train.loop import fit
+from mem.train.optimizers import averaged_copy, update_average
+from mem.train.schedules import cosine
 from tests.fit.training import (
     CNN,
     PIXELS,
@@ -53,13 +53,13 @@ def test_averages_are_those_of_timm():
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    ours, timms = frozen_copy(model), ModelEmaV3(model, decay=0.9)
+    ours, timms = averaged_copy(model), ModelEmaV3(model, decay=0.9)
     for _ in range(5):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
             model(torch.randn(8, 3))
-        average_into(ours, model, 0.9)
+        update_average(ours, model, 0.9)
         timms.update(model)
     assert_same(ours, timms.module, rtol=1e-6, atol=1e-7)
 
@@ -67,10 +67,10 @@ def test_averages_are_those_of_timm():
 def test_what_is_validated_is_the_average(images, tmp_path):
     state = finetuning(settings=recipe(ema_decay=0.5))
     seen: list[nn.Module] = []
-    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
+    data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     fit(
         state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 3), steps=3, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(tmp_path, "key", 1e9, print), log=Silent(), stop=Stop(), title="test",
+        checkpoints=Checkpoints(tmp_path, "key", 1e9, print), log=NullLog(), stop=Stop(), title="test",
         validate=lambda model: seen.append(model) or {}, validate_every=1,
     )  # fmt: skip
     assert seen == [state.ema] * 3

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from mem.checkpoints import Checkpoints
 from mem.config import Augmentation, Decoder
-from mem.data.loaders import TrainingImages
-from mem.data.order import InstanceOrder
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
-from mem.fit import TrainState, fit
 from mem.models.mae import MaskedAutoencoder
-from mem.schedules import cosine, warmup_cosine
 from mem.stages.finetune import classification
 from mem.stages.pretrain import reconstruction
-from mem.tracking.log import JsonLines, Silent, read_events
+from mem.tracking.log import JsonLines, NullLog, read_events
+from mem.train.checkpoints import Checkpoints
+from mem.train.loop import TrainState, fit
+from mem.train.schedules import cosine, warmup_cosine
 from tests.fit.training import (
     BACKBONE,
     PIXELS,
@@ -49,7 +49,7 @@ def test_a_training_that_died_without_saving_logs_no_step_twice(images, tmp_path
     with pytest.raises(Stopped):
         trained(images, tmp_path / "broken", state=state, stop_after=9)
     # It went on to step 15 and was killed there: its checkpoint is from step 9, its log goes further.
-    monkeypatch.setattr("mem.checkpoints.Checkpoints.save", lambda self, state: None)
+    monkeypatch.setattr("mem.train.checkpoints.Checkpoints.save", lambda self, state: None)
     with pytest.raises(Stopped):
         trained(images, tmp_path / "broken", stop_after=15)
     monkeypatch.undo()
@@ -67,10 +67,10 @@ def test_masks_are_resumed_too(images, tmp_path):
     def run(folder: Path, steps: int) -> nn.Module:
         made = state()
         data = TrainingImages(
-            images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=False), 0, 1
+            images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=False), 0, 1
         )
         checkpoints = Checkpoints(folder, "key", 1e9, print)
-        arguments = {"checkpoints": checkpoints, "log": Silent(), "title": "test", "steps_per_epoch": 3.0}
+        arguments = {"checkpoints": checkpoints, "log": NullLog(), "title": "test", "steps_per_epoch": 3.0}
         objective = reconstruction(PIXELS, BACKBONE.tokens)
         try:
             fit(made, data, objective, cosine(1e-3, 12), steps=12, stop=Stop(made, steps), **arguments)
@@ -109,11 +109,11 @@ def test_the_curves_hold_loss_learning_rate_speed_and_epoch(images, tmp_path):
 def test_a_checkpoint_that_was_asked_for_is_written_and_the_training_goes_on(images, tmp_path):
     state = finetuning()
     stop = Stop(save=True)
-    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
+    data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     checkpoints = Checkpoints(tmp_path / "checkpoints", "key", 1e9, print)
     fit(
         state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 6), steps=6, steps_per_epoch=3.0,
-        checkpoints=checkpoints, log=Silent(), stop=stop, title="test",
+        checkpoints=checkpoints, log=NullLog(), stop=stop, title="test",
     )  # fmt: skip
     assert state.step == 6
     assert stop.acknowledged == 5
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_was_asked_for_is_written_and_the_training_goes_on(ima
 def test_validation_is_logged_at_its_steps_and_at_the_end(images, tmp_path):
     state = finetuning()
     log = JsonLines(tmp_path / "log.jsonl")
-    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
+    data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     modes: list[bool] = []
 
     def validate(model: nn.Module) -> dict[str, float]:

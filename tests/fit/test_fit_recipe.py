@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mem.checkpoints import Checkpoints
 from mem.data.augment.mixing import PAIR, Mixing
-from mem.data.beton import Beton
-from mem.data.loaders import Slice, TrainingImages
-from mem.data.order import InstanceOrder
+from mem.data.beton.reader import Beton
+from mem.data.loading.images import RankShard, TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
-from mem.fit import Mechanics, TrainState, fit
-from mem.schedules import cosine
 from mem.stages.finetune import classification
-from mem.tracking.log import Silent
+from mem.tracking.log import NullLog
+from mem.train.checkpoints import Checkpoints
+from mem.train.loop import StepOptions, TrainState, fit
+from mem.train.schedules import cosine
 from tests.data.test_loaders import EVERYTHING
 from tests.fit.training import PIXELS, Stop, assert_same, finetuning
 
@@ -36,7 +36,7 @@ def trained(
 ) -> TrainState:
     state = finetuning(torch.float64)
     data = TrainingImages(
-        images, InstanceOrder(37, 0), BATCH, 8, EVERYTHING, 0, workers, Slice(), PAIR, (124, 116, 104)
+        images, InstanceSampler(37, 0), BATCH, 8, EVERYTHING, 0, workers, RankShard(), PAIR, (124, 116, 104)
     )
     fit(
         state,
@@ -46,10 +46,10 @@ def trained(
         steps=STEPS,
         steps_per_epoch=37 / BATCH,
         checkpoints=Checkpoints(folder / "checkpoints", "key", 1e9, print),
-        log=Silent(),
+        log=NullLog(),
         stop=Stop(state, stop_after),
         title="test",
-        mechanics=Mechanics(micro_batch=micro_batch),
+        mechanics=StepOptions(micro_batch=micro_batch),
     )
     return state
 

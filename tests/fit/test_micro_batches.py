@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from mem.config import Augmentation
-from mem.data.loaders import TrainingImages
-from mem.data.order import InstanceOrder
-from mem.device_memory import fitting_micro_batch
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
-from mem.fit import Mechanics
 from mem.stages.finetune import classification
+from mem.train.loop import StepOptions
+from mem.train.micro_batch import fitting_micro_batch
 from tests.conftest import REPOSITORY
 from tests.fit.training import (
     PIXELS,
@@ -51,7 +51,7 @@ def test_an_error_that_is_not_about_memory_is_not_taken_for_one():
 
 
 def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypatch):
-    from mem import fit as module
+    from mem.train import loop as module
 
     plain = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
     state = sgd_on_a_cnn_with_averages()
@@ -63,8 +63,8 @@ def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypat
             raise torch.OutOfMemoryError("CUDA out of memory")
         return usual(replica, batch)
 
-    data = TrainingImages(images, InstanceOrder(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
-    mechanics = module._micro_batched(state, data, objective, Mechanics(), said.append)
+    data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
+    mechanics = module._micro_batched(state, data, objective, StepOptions(), said.append)
     assert mechanics.micro_batch == 6
     assert said == ["12 images do not fit into the GPU's memory at once; they go through it by 6."]
     trained(images, tmp_path / "tried", state=state, micro_batch=mechanics.micro_batch, steps=4)
@@ -74,7 +74,7 @@ def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypat
 COMPILED = """
 from pathlib import Path
 import torch
-from mem.data.beton import Beton
+from mem.data.beton.reader import Beton
 from tests.fit.training import assert_same, finetuning, trained
 
 folder = Path("{folder}")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mem.errors import Stopped, UserError
-from mem.fit import Objective, TrainState
-from mem.meters import SKIPPED_IN_A_ROW
 from mem.stages.finetune import classification
+from mem.train.loop import Objective, TrainState
+from mem.train.meters import SKIPPED_IN_A_ROW
 from tests.fit.training import (
     ADAMW,
     PIXELS,
@@ -43,7 +43,7 @@ def poisoned(at: set[int], kind: str, batch_size: int = 12) -> Objective:
     ("kind", "words"), [("loss", "loss is not a finite number"), ("gradient", "gradient is not a finite number")]
 )
 def test_a_step_that_is_not_finite_is_named_and_no_checkpoint_holds_it(images, tmp_path, kind, words, monkeypatch):
-    monkeypatch.setattr("mem.fit.LOGGED_POINTS", 3)  # a look every 8 steps
+    monkeypatch.setattr("mem.train.loop.LOGGED_POINTS", 3)  # a look every 8 steps
     with pytest.raises(UserError, match=rf"The {words}.* at step 11\. The last checkpoint is from before that"):
         trained(images, tmp_path, objective=poisoned({11, 13}, kind))
     monkeypatch.undo()
@@ -80,7 +80,7 @@ def test_a_step_that_is_skipped_leaves_no_trace(images, tmp_path, kind, optimize
 
 
 def test_means_are_those_of_the_steps_that_were_not_skipped(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("mem.fit.LOGGED_POINTS", 6)  # a point every 4 steps
+    monkeypatch.setattr("mem.train.loop.LOGGED_POINTS", 6)  # a point every 4 steps
     trained(images, tmp_path, objective=poisoned({2}, "loss"), skip_nonfinite=True)
     first = curve(tmp_path)[0][1]
     assert first["train/skipped"] == 1

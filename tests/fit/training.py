@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from mem.checkpoints import Checkpoints
 from mem.config import Augmentation, Backbone, TimmNetwork, Training, VisionTransformer
-from mem.data.beton import Beton, write_beton
-from mem.data.loaders import TrainingImages
-from mem.data.order import InstanceOrder
-from mem.fit import Mechanics, Objective, TrainState, fit
+from mem.data.beton.reader import Beton, write_beton
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.samplers import InstanceSampler
 from mem.models.backbones import build
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.optim import backbone_optimizer
-from mem.schedules import warmup_cosine
 from mem.stages.finetune import classification
 from mem.tracking.log import JsonLines, read_events
+from mem.train.checkpoints import Checkpoints
+from mem.train.loop import Objective, StepOptions, TrainState, fit
+from mem.train.optimizers import backbone_optimizer
+from mem.train.schedules import warmup_cosine
 
 BACKBONE = VisionTransformer(
     name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2, center_crop=1.0
@@ -103,7 +103,7 @@ def trained(
 ) -> TrainState:
     state = state or finetuning()
     augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True)
-    data = TrainingImages(images, InstanceOrder(len(images), 0), global_batch, 8, augmentation, 0, workers)
+    data = TrainingImages(images, InstanceSampler(len(images), 0), global_batch, 8, augmentation, 0, workers)
     said: list[str] = []
     with JsonLines(folder / "log.jsonl") as log:
         fit(
@@ -117,7 +117,7 @@ def trained(
             log=log,
             stop=Stop(state, stop_after),
             title="test",
-            mechanics=Mechanics(micro_batch=micro_batch, **mechanics),
+            mechanics=StepOptions(micro_batch=micro_batch, **mechanics),
         )
     return state
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mem import config
 from mem.errors import UserError
 from mem.heads.base import Linear, fresh_linear
-from mem.heads.build import Basis, build_head, load_head, save_head
+from mem.heads.build import HeadInputs, build_head, load_head, save_head
 from mem.heads.lws import Lws
-from mem.heads.selection import choose
+from mem.heads.selection import choose_on_val
 from mem.heads.tau import tau_normalised
 from tests.heads.test_mem_equations import settings_of
 
@@ -37,10 +37,10 @@ HEADS: dict[str, config.Head] = {
 }
 
 
-def basis(seed: int = 0) -> Basis:
+def basis(seed: int = 0) -> HeadInputs:
     torch.manual_seed(seed)
     counts = np.array([500, 200, 50, 30, 10, 5, 300])
-    return Basis(Linear(torch.randn(7, 6), torch.randn(7)), counts, config.Shots(), seed)
+    return HeadInputs(Linear(torch.randn(7, 6), torch.randn(7)), counts, config.Shots(), seed)
 
 
 @given(seed=st.integers(0, 1000), tau=st.floats(0, 2))
@@ -58,7 +58,7 @@ def test_tau_is_the_best_on_val_and_the_smallest_of_equals():
     weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
     features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
     made = functools.partial(tau_normalised, weight)
-    tau, scores = choose(made, [0.0, 0.5, 1.0, 1.5], features, labels)
+    tau, scores = choose_on_val(made, [0.0, 0.5, 1.0, 1.5], features, labels)
     assert scores[0.0] == 0.5
     assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
     assert max(scores.values()) == 1.0
@@ -87,7 +87,7 @@ def test_building_a_head_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    b = Basis(Linear(torch.ones(7, 6), torch.ones(7)), basis().class_counts, config.Shots(), 3)
+    b = HeadInputs(Linear(torch.ones(7, 6), torch.ones(7)), basis().class_counts, config.Shots(), 3)
     torch.manual_seed(5)
     build_head(HEADS["mem"], b)
     build_head(HEADS["crt"], b)
@@ -111,7 +111,7 @@ def test_a_missing_head_is_refused(tmp_path):
 
 
 def test_an_empty_group_is_refused_when_the_head_is_built():
-    all_many = Basis(basis().classifier, np.full(7, 500), config.Shots(), 0)
+    all_many = HeadInputs(basis().classifier, np.full(7, 500), config.Shots(), 0)
     with pytest.raises(UserError, match="leaves a group empty: medium, few"):
         build_head(HEADS["mem"], all_many)
 

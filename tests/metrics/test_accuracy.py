@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as npst
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from mem import metrics
-from mem.data.datasets.known import IMAGENET_LT, INATURALIST_2018, PLACES_LT
+from mem.data.datasets.reference_counts import IMAGENET_LT, INATURALIST_2018, PLACES_LT
 from tests.conftest import REPOSITORY
 
 KNOWN = {"imagenet_lt": IMAGENET_LT, "inat18": INATURALIST_2018, "places_lt": PLACES_LT}
-TABLE_1 = yaml.safe_load((REPOSITORY / "docs" / "results" / "paper.yaml").read_text())["table1"]
+TABLE_1 = yaml.safe_load((REPOSITORY / "mem" / "report" / "paper.yaml").read_text())["table1"]
 CLASSES = 6
 GROUPS = np.array([0, 0, 1, 1, 2, 2])
 

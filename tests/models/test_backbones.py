@@ -9,7 +9,7 @@ from torch import nn
 from mem.config import Decoder, VisionTransformer
 from mem.errors import UserError
 from mem.models.backbones import Classifier, build
-from mem.models.drop_path import SampleDropPath, branches, set_draws
+from mem.models.drop_path import SampleDropPath, drop_paths, set_random_numbers
 from mem.models.mae import MaskedAutoencoder
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
 from mem.models.pixels import Pixels
@@ -69,11 +69,11 @@ def test_training_without_draws_is_refused():
 
 
 def test_rates_rise_linearly_and_every_branch_has_its_own_numbers(model):
-    rates = [branch.rate for branch in branches(model)]
+    rates = [branch.rate for branch in drop_paths(model)]
     assert rates == pytest.approx([0.15, 0.15, 0.3, 0.3])  # the first block's rate is 0: no module
     uniforms = torch.rand(6, model.branches)
-    set_draws(model, uniforms)
-    for column, branch in enumerate(branches(model)):
+    set_random_numbers(model, uniforms)
+    for column, branch in enumerate(drop_paths(model)):
         assert torch.equal(branch.draws, uniforms[:, column])
 
 

@@ -13,7 +13,7 @@ from mem.config import Augmentation, ConvMae, Decoder, Pretrain, TimmNetwork
 from mem.errors import UserError
 from mem.models.backbones import Classifier, build
 from mem.models.convmae import ConvMaeEncoder, cell_places, cells_of
-from mem.models.drop_path import branches
+from mem.models.drop_path import drop_paths
 from mem.models.mae import ConvMaskedAutoencoder, build_autoencoder
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.weights import load_into
@@ -231,7 +231,7 @@ def test_layers_and_decay_are_the_official_ones(classifier):
 
 
 def test_drop_path_rises_over_the_blocks_of_all_stages(classifier):
-    rates = [branch.rate for branch in branches(classifier.backbone)]
+    rates = [branch.rate for branch in drop_paths(classifier.backbone)]
     assert rates == pytest.approx([rate for i in range(1, 6) for rate in [0.1 * i] * 2])  # the first block's is 0
 
 

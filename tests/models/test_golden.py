@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mem.models.autoencoder import Autoencoder
 
 from mem.config import ConvMae, Decoder, VisionTransformer
-from mem.models.decoder import Autoencoder
 from mem.models.mae import ConvMaskedAutoencoder, MaskedAutoencoder
 from tests.models.golden import recipe
 

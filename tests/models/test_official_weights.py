@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mem.cli import main
+from mem.cli.main import main
 from mem.config import OFFICIAL, Initial, Official
 from mem.config.initial import OFFICIAL as TABLE
 from mem.errors import UserError

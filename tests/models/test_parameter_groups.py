@@ -10,7 +10,7 @@ import torch
 from mem.config import Backbone, ConvMae, VisionTransformer
 from mem.models.backbones import build
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
-from mem.schedules import warmup_cosine
+from mem.train.schedules import warmup_cosine
 from tests.conftest import REPOSITORY
 
 RECORDED = json.loads((REPOSITORY / "tests" / "models" / "golden" / "parameter_groups.json").read_text())

@@ -13,8 +13,8 @@ from mem.distributed import World
 from mem.errors import UserError
 from mem.models.backbones import build
 from mem.models.backbones.frozen import frozen_timm
-from mem.models.batch_norm import SampleBatchNorm, settle_batch_norms, spread_batch_norms
-from mem.models.drop_path import SampleDropPath, branches
+from mem.models.batch_norm import SampleBatchNorm, configure_batch_norms, update_batch_norm_statistics
+from mem.models.drop_path import SampleDropPath, drop_paths
 from mem.models.weights.foreign import start_frozen
 
 ALONE = World()
@@ -47,7 +47,7 @@ def test_with_the_whole_batch_as_its_batch_it_trains_as_pytorchs_batchnorm_does(
     images = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     for network in (model, reference):
         network(images).square().sum().backward()
-    settle_batch_norms(model, ALONE)
+    update_batch_norm_statistics(model, ALONE)
     gradients = {name: p.grad for name, p in model.backbone.named_parameters()}
     torch.testing.assert_close(gradients, {name: p.grad for name, p in reference.named_parameters()})
     torch.testing.assert_close(dict(model.backbone.state_dict()), dict(reference.state_dict()))
@@ -61,7 +61,7 @@ def test_statistics_are_those_of_each_group_of_samples():
     mean, variance = groups.mean(dim=(1, 3, 4), keepdim=True), groups.var(dim=(1, 3, 4), keepdim=True, correction=0)
     expected = ((groups - mean) / (variance + norm.eps).sqrt()).view_as(x)
     torch.testing.assert_close(norm(x), expected)
-    settle_batch_norms(norm, ALONE)
+    update_batch_norm_statistics(norm, ALONE)
     torch.testing.assert_close(norm.running_mean, 0.1 * groups.mean(dim=(1, 3, 4)).mean(dim=0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * groups.var(dim=(1, 3, 4)).mean(dim=0))
     assert norm.num_batches_tracked == 1
@@ -71,7 +71,7 @@ def test_a_skipped_step_leaves_no_trace_in_the_running_statistics():
     norm = SampleBatchNorm(nn.BatchNorm2d(3), norm_batch=2).train()
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     norm(torch.full((2, 3, 4, 4), torch.nan))
-    settle_batch_norms(norm, ALONE, skipped=torch.tensor(True))
+    update_batch_norm_statistics(norm, ALONE, skipped=torch.tensor(True))
     torch.testing.assert_close(dict(norm.state_dict()), before)
 
 
@@ -80,7 +80,7 @@ def test_evaluation_uses_the_running_statistics_and_changes_none():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(3, 3, 32, 32)
     torch.testing.assert_close(model(images)[:1], model(images[:1]))
-    settle_batch_norms(model, ALONE)
+    update_batch_norm_statistics(model, ALONE)
     torch.testing.assert_close(dict(model.state_dict()), before)
 
 
@@ -92,17 +92,17 @@ def test_a_batch_that_is_cut_through_a_group_is_refused_in_words(ranks, global_b
     # Groups of 8 for two ranks of 8, groups of 4 otherwise; (4, 16, 2) cuts a rank's only group.
     model = build(settings(norm_batch=8 if ranks == 2 else 4), classes=5)
     if (ranks, global_batch) == (3, 12):
-        spread_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # a group a rank: fits
+        configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # a group a rank: fits
         return
     with pytest.raises(UserError, match=rf"the batch of {global_batch} is cut into {ranks} rank"):
-        spread_batch_norms(model, World(0, ranks), global_batch, micro_batch)
+        configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)
 
 
 def test_stochastic_depth_is_ours_at_timms_rates():
     model = build(settings("resnet18"), classes=5, drop_path=0.2)
     reference = timm.create_model("resnet18", drop_path_rate=0.2)
     rates = [m.drop_prob for m in reference.modules() if type(m).__name__ == "DropPath" and m.drop_prob]
-    assert [b.rate for b in branches(model) if b.rate] == pytest.approx(rates)
+    assert [b.rate for b in drop_paths(model) if b.rate] == pytest.approx(rates)
     assert not any(type(m).__name__ == "DropPath" for m in model.modules())
     assert any(isinstance(m, SampleDropPath) for m in model.modules())
 

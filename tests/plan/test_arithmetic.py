@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from mem.config import Compute, Study
-from mem.plan import models
+from mem.config.load import load_study
+from mem.plan import model_costs
 from mem.plan.arithmetic import count
 from mem.plan.memory import training_memory
-from mem.study import load_study
 from tests.conftest import REPOSITORY
 
 SHAPES = {"vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
@@ -41,9 +41,9 @@ def test_vision_transformers_compute_what_was_counted_with_fused_attention_on_a_
 ):
     study = at_paper_scale(name)
     assert study.pretrain is not None
-    autoencoder, encoder = models.autoencoder(study, study.pretrain)
+    autoencoder, encoder = model_costs.autoencoder(study, study.pretrain)
     assert autoencoder.training / 1e9 == pytest.approx(pretrain_gflop, rel=0.01)
-    assert models.classifier(study, 1000).arithmetic.training / 1e9 == pytest.approx(finetune_gflop, rel=0.01)
+    assert model_costs.classifier(study, 1000).arithmetic.training / 1e9 == pytest.approx(finetune_gflop, rel=0.01)
     assert encoder < autoencoder.trained < autoencoder.parameters
 
 
@@ -59,12 +59,12 @@ def test_convmae_computes_its_early_stages_at_visible_positions_only(mini_values
     shape = {"patch_sizes": [4, 2, 2], "widths": [256, 384, 768], "depths": [2, 2, 11], "heads": 12}
     study = with_backbone(mini_values, {"kind": "convmae", **shape}, pretrained=True)
     assert study.pretrain is not None
-    assert models.autoencoder(study, study.pretrain)[0].training / 1e9 == pytest.approx(67.5, rel=0.01)
+    assert model_costs.autoencoder(study, study.pretrain)[0].training / 1e9 == pytest.approx(67.5, rel=0.01)
 
 
 def test_grouped_convolutions_cost_three_times_their_forward_pass_in_training(mini_values):
     resnext = {"kind": "timm", "model": "resnext50_32x4d", "norm_batch": 64}
-    found = models.classifier(with_backbone(mini_values, resnext, pretrained=False), 1000)
+    found = model_costs.classifier(with_backbone(mini_values, resnext, pretrained=False), 1000)
     assert (found.width, found.tokens) == (2048, 49)
     assert found.arithmetic.parameters == 25_028_904
     # 4.26 billion multiplications and additions (Xie et al. 2017, table 2: "4.2").
@@ -102,7 +102,7 @@ def test_bf16_halves_activations_and_adds_copies_of_the_weights():
 
 
 def test_memory_grows_with_the_micro_batch_and_not_beyond_the_ranks_share():
-    model = models.classifier(at_paper_scale("vit_base"), 1000).arithmetic
+    model = model_costs.classifier(at_paper_scale("vit_base"), 1000).arithmetic
 
     def memory(**compute):
         return training_memory(model, "adamw", Compute(**compute), 1024, average=False)

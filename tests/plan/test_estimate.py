@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import pytest
 
-from mem.cli import main
+from mem.cli.main import main
+from mem.config.load import load_study
 from mem.errors import UserError
-from mem.plan.command import estimated
 from mem.plan.estimate import Estimate
 from mem.plan.hours import Rates, core_gflops, critical_path
-from mem.plan.images import images_of
+from mem.plan.image_counts import images_of
 from mem.plan.table import rendered, si
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.plan.text import estimated
+from mem.runs.dag import Run, study_runs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -54,13 +54,13 @@ def test_the_longest_chain_is_the_one_with_the_most_hours_not_the_most_runs():
 
 
 def test_images_come_from_the_cut_before_anything_is_converted(mini):
-    found = images_of(mini, plan(mini)[0], {})
+    found = images_of(mini, study_runs(mini)[0], {})
     assert found.splits == {"train": 489, "val": 100, "test": 200}
     assert (found.classes, found.picture_bytes) == (10, 8 * 8 * 3)
 
 
 def test_images_that_were_converted_are_counted_there(mini, tmp_path):
-    convert = plan(mini)[0]
+    convert = study_runs(mini)[0]
     folder = tmp_path / convert.folder
     folder.mkdir(parents=True)
     splits = {name: {"images": number} for name, number in (("train", 70), ("val", 8), ("test", 9))}
@@ -75,15 +75,15 @@ def test_images_that_cannot_be_known_are_asked_for(mini):
     dataset = mini.dataset.model_copy(update={"source": "folder", "cut": None})
     unknown = mini.model_copy(update={"dataset": dataset})
     with pytest.raises(UserError, match=r"How many images `folder` has is not known.*--images train=N"):
-        images_of(unknown, plan(mini)[0], {"train": 5})
+        images_of(unknown, study_runs(mini)[0], {"train": 5})
     given = {"train": 5, "test": 6, "classes": 2}
-    assert images_of(unknown, plan(mini)[0], given).splits == {"train": 5, "val": 0, "test": 6}
+    assert images_of(unknown, study_runs(mini)[0], given).splits == {"train": 5, "val": 0, "test": 6}
 
 
 def test_a_holdout_moves_its_share_from_train_to_val(mini):
     cut = mini.dataset.cut.model_copy(update={"val_per_class": 0})
     held = mini.dataset.model_copy(update={"cut": cut, "holdout": type("H", (), {"share": 0.1})()})
-    found = images_of(mini.model_copy(update={"dataset": held}), plan(mini)[0], {})
+    found = images_of(mini.model_copy(update={"dataset": held}), study_runs(mini)[0], {})
     assert found.splits == {"train": 440, "val": 49, "test": 200}
 
 

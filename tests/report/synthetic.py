@@ -10,12 +10,12 @@ import numpy as np
 import yaml
 
 from mem.config import Study
+from mem.config.load import load_study
 from mem.metrics import best_in_group
-from mem.predictions import FILE, About, Predictions, write_predictions
-from mem.runfolder import write_configs
-from mem.runs import Run, plan
-from mem.scores import split_scores
-from mem.study import load_study
+from mem.metrics.predictions import FILE, About, Predictions, write_predictions
+from mem.metrics.scores import split_scores
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import write_configs
 from tests.conftest import REPOSITORY
 
 COUNTS = (110, 105, 102, 60, 40, 25, 22, 12, 8, 5)
@@ -33,7 +33,7 @@ def made_up(
     folder: Path, study: Study, *, gain: dict[str, float] | None = None, without_few: bool = False
 ) -> list[Run]:
     """Write what the report needs of every run of a study; accuracies are 60 % and a head's gain."""
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study, folder)
     for run in runs:
         if run.stage == "report":

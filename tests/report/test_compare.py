@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mem.cli import main
+from mem.cli.main import main
+from mem.config.load import load_study
 from mem.errors import UserError
-from mem.report.compare import compare, find_run
-from mem.runfolder import RunFolder, read_config, write_configs
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
+from mem.runs.diff import compare, find_run
+from mem.runs.folder import RunFolder, read_config, write_configs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -24,7 +24,7 @@ def root(tmp_path) -> Path:
     """Two studies' runs, all finished as far as a record tells."""
     for changes in ({}, CHANGED):
         study = load_study([MINI], changes)
-        runs = plan(study)
+        runs = study_runs(study)
         write_configs(runs, study, tmp_path)
         for run in runs:
             finish(tmp_path, run)
@@ -45,7 +45,7 @@ def finish(root: Path, run: Run) -> None:
 
 
 def head(changes: dict | None = None, variant: str = "mem") -> Run:
-    runs = plan(load_study([MINI], changes or {}))
+    runs = study_runs(load_study([MINI], changes or {}))
     return next(run for run in runs if run.stage == "train_head" and run.labels["variant"] == variant)
 
 
@@ -79,7 +79,7 @@ def test_scores_of_heads_stand_beside_one_another(root):
     a, b = head(), head(variant="crt")
     for run, score in ((a, 40.0), (b, 42.5)):
         evaluation = next(
-            r for r in plan(load_study([MINI])) if r.stage == "evaluate" and r.inputs["head"].key == run.key
+            r for r in study_runs(load_study([MINI])) if r.stage == "evaluate" and r.inputs["head"].key == run.key
         )
         path = RunFolder(root / evaluation.folder).record
         path.write_text(json.dumps(json.loads(path.read_text()) | {"results": {"test": {"all": score, "few": None}}}))

@@ -11,9 +11,9 @@ import pytest
 
 from mem.config import Study
 from mem.errors import UserError
-from mem.report.gathered import Gathered
-from mem.report.paper import Library, PaperTable
+from mem.report.collect import StudyResults
 from mem.report.paper_figures import figures_in_numbers
+from mem.report.paper_tables import PaperTable, ResultsStore
 from mem.report.results import Row, from_csv
 from mem.report.terminal import PARTS, paper_part
 from tests.report.synthetic import grid, study_of
@@ -26,8 +26,8 @@ WRONG = np.array([[8.0, 1, 1], [30, 9, 1], [50, 40, 10]])
 def figures(folder: Path, study: Study, found: list[Row]) -> dict[int, PaperTable]:
     """The figures of made-up results, by number."""
     wrong = {row.variant: WRONG for row in found}
-    library = Library(found[0].study, found, folder)
-    return {one.number: one for one in figures_in_numbers(library, study, Gathered(found, wrong))}
+    library = ResultsStore(found[0].study, found, folder)
+    return {one.number: one for one in figures_in_numbers(library, study, StudyResults(found, wrong))}
 
 
 def theirs(study: str = "imagenet_lt_vit_base", backbone: str = "vit_base", **accuracies: float) -> list[Row]:

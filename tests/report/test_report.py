@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from mem.cli import main
-from mem.predictions import FILE, Predictions, read_predictions, write_predictions
-from mem.report import gathered
+from mem.cli.main import main
+from mem.metrics.predictions import FILE, Predictions, read_predictions, write_predictions
+from mem.report import collect
 from mem.report.page import unbroken
 from mem.report.results import from_csv
 from mem.report.terminal import summary
-from mem.runs import Run, plan
+from mem.runs.dag import Run, study_runs
 from tests.report.synthetic import grid, made_up, study_of
 
 
@@ -86,8 +86,8 @@ def test_differences_are_paired_with_crt_over_seeds_and_orders(several):
 def test_a_grid_of_heads_is_sorted_by_val_and_each_evaluation_is_read_once(tmp_path, monkeypatch):
     study = study_of(tmp_path, seeds=[0, 1], **grid(20))
     read: list[Path] = []
-    original = gathered.read_evaluation
-    monkeypatch.setattr(gathered, "read_evaluation", lambda folder: read.append(folder) or original(folder))
+    original = collect.read_evaluation
+    monkeypatch.setattr(collect, "read_evaluation", lambda folder: read.append(folder) or original(folder))
     results = reported(tmp_path, study, gain={"mem.additive.xi35": 0.3, "mem.free.xi40": 0.15})
     assert len(read) == len(set(read)) == 2 * len(study.heads)
     lines = (results / "report" / "table.md").read_text().splitlines()
@@ -116,11 +116,11 @@ def test_a_shot_without_test_images_is_a_dash_and_nothing_breaks(tmp_path):
 
 
 def test_a_report_asked_for_before_anything_ran_names_what_to_run(tmp_path, capfd):
-    from mem.runfolder import write_configs
-    from mem.runs import plan
+    from mem.runs.dag import study_runs
+    from mem.runs.folder import write_configs
 
     study = study_of(tmp_path)
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study, tmp_path)
     before = Path.cwd()
     os.chdir(tmp_path)
@@ -150,7 +150,7 @@ def single(tmp_path_factory) -> tuple[Path, list[Run]]:
     folder = tmp_path_factory.mktemp("single")
     study = study_of(folder)
     reported(folder, study)
-    return folder, plan(study)
+    return folder, study_runs(study)
 
 
 def of_another_data_set(folder: Path) -> None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.config.load import load_study
+from mem.runs.dag import Run, study_runs
 from tests.conftest import REPOSITORY
 
 MEM = [sys.executable, "-m", "mem.cli"]
@@ -24,7 +24,7 @@ def mem(folder: Path, *arguments: str, check: bool = True, **options) -> subproc
 
 
 def run_here(folder: Path, words: list[str]) -> None:
-    from mem.cli import main
+    from mem.cli.main import main
 
     before = Path.cwd()
     os.chdir(folder)
@@ -37,7 +37,7 @@ def run_here(folder: Path, words: list[str]) -> None:
 def run_of(stage: str, variant: str | None = None, changes: dict | None = None) -> Run:
     return next(
         run
-        for run in plan(load_study([MINI], changes))
+        for run in study_runs(load_study([MINI], changes))
         if run.stage == stage and (variant is None or run.labels["variant"] == variant)
     )
 

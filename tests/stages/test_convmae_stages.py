@@ -10,11 +10,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from mem.cli import main
+from mem.cli.main import main
+from mem.config.load import load_study
 from mem.models.weights import load_weights
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.study import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import write_configs
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
 
@@ -44,7 +44,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     os.chdir(folder)
     try:
         study = load_study([Path("study.yaml")])
-        planned = plan(study)
+        planned = study_runs(study)
         write_configs(planned, study, folder)
         chosen = [run for run in planned if run.stage in ("convert", "pretrain", "finetune", "features")]
         for run in chosen:

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
-from mem.data.feature_writer import FeatureWriter, Part, each_rank
-from mem.data.features import TrainingFeatures, create, feature_file, open_split
-from mem.data.order import InstanceOrder
+from mem.config.load import load_study
+from mem.data.features.files import TrainingFeatures, create_feature_file, feature_file, open_split
+from mem.data.features.writer import FeatureWriter, Part, each_rank
+from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
-from mem.runfolder import write_configs
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import write_configs
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
 from tests.stages.running import MEM, run_here
@@ -34,7 +34,7 @@ def planned(folder: Path, features: dict) -> dict[str, Run]:
     changed = {"pretrain": None, "finetune": finetune, "features": features, "compute": compute}
     (folder / "study.yaml").write_text(yaml.safe_dump(MINI | changed))
     study = load_study([folder / "study.yaml"])
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study, folder)
     return {run.stage: run for run in runs if run.stage in ("convert", "finetune", "features")}
 
@@ -96,7 +96,7 @@ def test_tokens_in_half_precision_are_read_back_as_float32(folder):
     assert (half.tokens.dtype, half.pooled.dtype) == (np.float16, np.float32)
     assert half.tokens.nbytes * 2 == full.tokens.nbytes
     batches = [
-        list(TrainingFeatures(split, InstanceOrder(len(split), 0), 16, 0, True).from_step(0, 4))
+        list(TrainingFeatures(split, InstanceSampler(len(split), 0), 16, 0, True).from_step(0, 4))
         for split in (half, full)
     ]
     for one, other in zip(*batches, strict=True):
@@ -150,7 +150,7 @@ def test_numbers_that_cannot_be_kept_are_refused(tmp_path, value, said):
 PEAK = """
 import resource, sys
 from pathlib import Path
-from mem.data.features import open_split
+from mem.data.features.files import open_split
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 open_split(Path(sys.argv[1]), "train")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -158,14 +158,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_looking_for_nan_takes_no_memory_for_the_features(tmp_path):
-    create(tmp_path, "train", "pooled", (1, 200_000, 256))  # 200 MB, of holes
+    create_feature_file(tmp_path, "train", "pooled", (1, 200_000, 256))  # 200 MB, of holes
     np.save(feature_file(tmp_path, "train", "labels"), np.zeros(200_000, np.int64))
     done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 60e6
 
 
 def test_nan_is_found_wherever_it_is(tmp_path):
-    pooled = create(tmp_path, "train", "pooled", (2, 5000, 256))
+    pooled = create_feature_file(tmp_path, "train", "pooled", (2, 5000, 256))
     pooled[1, 4999, 255] = np.nan
     np.save(feature_file(tmp_path, "train", "labels"), np.zeros(5000, np.int64))
     with pytest.raises(UserError, match="not finite"):

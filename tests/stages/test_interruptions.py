@@ -9,18 +9,18 @@ import subprocess
 import time
 from pathlib import Path
 
-from mem.checkpoints import Checkpoints
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.study import load_study
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import write_configs
 from mem.tracking.log import read_curve, read_events
+from mem.train.checkpoints import Checkpoints
 from tests.stages.running import MEM, MINI, run_of
 
 
 def slow_pretraining(folder: Path, study: Path) -> Path:
     """A pretraining that takes a while, configured in `folder`; its images are those of the mini study."""
     changes = {"pretrain": {"epochs": 2000}}
-    write_configs(plan(load_study([MINI], changes)), load_study([MINI], changes), folder)
+    write_configs(study_runs(load_study([MINI], changes)), load_study([MINI], changes), folder)
     images = run_of("convert").folder
     shutil.copytree(study / images, folder / images, dirs_exist_ok=True)
     return folder / run_of("pretrain", changes=changes).folder

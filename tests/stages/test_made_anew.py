@@ -7,8 +7,8 @@ import contextlib
 import pytest
 
 from mem.distributed import World
-from mem.runfolder import RunFolder
-from mem.stages import job
+from mem.jobs import job
+from mem.runs.folder import RunFolder
 from mem.tracking.log import JsonLines, read_events
 
 

@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mem.predictions import read_predictions
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.study import load_study
+from mem.config.load import load_study
+from mem.metrics.predictions import read_predictions
+from mem.runs.dag import study_runs
+from mem.runs.folder import write_configs
 from tests.conftest import REPOSITORY
 from tests.stages.running import MINI, mem, refusal, run_of
 
 
 def test_an_input_that_is_not_finished_is_named(tmp_path):
     study = load_study([MINI])
-    write_configs(plan(study), study, tmp_path)
+    write_configs(study_runs(study), study, tmp_path)
     message = refusal(tmp_path, "pretrain", "--config", str(run_of("pretrain").folder / "config.yaml"))
     assert f"{run_of('convert').folder}: the images of this run is not finished. Make it first: mem convert" in message
 
 
 def test_an_input_of_other_settings_is_refused(study, tmp_path):
     other = load_study([MINI], {"dataset": {"cut": {"seed": 5}}})
-    write_configs(plan(other), other, tmp_path)
+    write_configs(study_runs(other), other, tmp_path)
     run = run_of("pretrain", changes={"dataset": {"cut": {"seed": 5}}})
     given = study / run_of("convert").folder
     message = refusal(tmp_path, "pretrain", "--config", str(run.folder), "--images", str(given))
@@ -37,7 +37,7 @@ def test_an_input_of_other_settings_is_refused(study, tmp_path):
 
 def test_an_input_that_the_stage_does_not_have_is_refused(study, tmp_path):
     scratch = load_study([MINI], {"pretrain": None})
-    write_configs(plan(scratch), scratch, tmp_path)
+    write_configs(study_runs(scratch), scratch, tmp_path)
     run = run_of("finetune", changes={"pretrain": None})
     message = refusal(tmp_path, "finetune", "--config", str(run.folder), "--encoder", str(study))
     assert "this run has no input encoder; it has images" in message

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from mem.config import Tau
-from mem.data.beton import Beton
+from mem.config.load import load_study
+from mem.data.beton.reader import Beton
 from mem.errors import UserError
 from mem.report.results import from_csv
-from mem.runfolder import RunFolder, read_record, write_configs
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import RunFolder, read_record, write_configs
 from mem.tracking.log import read_curve
 from tests.conftest import REPOSITORY
 from tests.stages.running import refusal, run_here
@@ -35,7 +35,7 @@ def ran(folder: Path, values: dict) -> list[Run]:
     """Every stage of a study, by itself."""
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
     study = load_study([folder / "study.yaml"])
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study, folder)
     for run in runs:
         run_here(folder, [run.stage, "--config", str(run.folder / "config.yaml")])

@@ -11,18 +11,18 @@ import pytest
 import torch
 import yaml
 
-from mem.data.features import Split, TrainingFeatures, open_split
-from mem.data.order import make_order
+from mem.config.load import load_study
+from mem.data.features.files import FeatureSource, TrainingFeatures, open_split
+from mem.data.loading.samplers import build_sampler
 from mem.distributed import World
 from mem.errors import UserError
 from mem.heads.build import load_head
-from mem.runfolder import RunFolder, read_config, write_configs
-from mem.runs import Run, plan
-from mem.stages.job import Job
-from mem.stages.online import splits_of
-from mem.stages.signals import StopSignals
-from mem.study import load_study
-from mem.tracking.log import Silent
+from mem.jobs.job import Job
+from mem.jobs.online_features import feature_sources
+from mem.jobs.signals import StopSignals
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import RunFolder, read_config, write_configs
+from mem.tracking.log import NullLog
 from tests.conftest import REPOSITORY
 from tests.stages.running import run_here
 
@@ -54,7 +54,7 @@ def runs(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
     for online in (False, True):
         (folder / "study.yaml").write_text(yaml.safe_dump(values(request.param, online)))
         study = load_study([folder / "study.yaml"])
-        made[online] = plan(study)
+        made[online] = study_runs(study)
         write_configs(made[online], study, folder)
         for run in made[online][:-1]:
             if not RunFolder(folder / run.folder).finished():
@@ -66,15 +66,15 @@ def run_of(runs: list[Run], stage: str, variant: str | None = None) -> Run:
     return next(r for r in runs if r.stage == stage and variant in (None, r.labels.get("variant")))
 
 
-def online_splits(folder: Path, runs: list[Run]) -> Callable[[str], Split]:
+def online_splits(folder: Path, runs: list[Run]) -> Callable[[str], FeatureSource]:
     """The splits as the stage train_head has them."""
     run = run_of(runs, "train_head", "crt")
     inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
     config = read_config(folder / run.folder, "train_head")
-    return splits_of(Job(config, RunFolder(folder / run.folder), inputs, World(), Silent(), StopSignals()))
+    return feature_sources(Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals()))
 
 
-def both(runs: tuple[Path, dict[bool, list[Run]]], split: str = "train") -> tuple[Split, Split]:
+def both(runs: tuple[Path, dict[bool, list[Run]]], split: str = "train") -> tuple[FeatureSource, FeatureSource]:
     folder, made = runs
     stored = open_split(folder / run_of(made[False], "features").folder, split)
     return stored, online_splits(folder, made[True])(split)
@@ -105,8 +105,8 @@ def test_each_view_of_each_image_gives_the_features_that_are_stored(runs, tokens
 def test_a_training_sees_the_same_samples_from_any_step_with_any_number_of_workers(runs, sampler, step, monkeypatch):
     stored = both(runs)[0]
 
-    def batches(split: Split, first: int) -> list:
-        order = make_order(sampler, split.labels, 10, 0)
+    def batches(split: FeatureSource, first: int) -> list:
+        order = build_sampler(sampler, split.labels, 10, 0)
         return list(TrainingFeatures(split, order, 24, 0, True).from_step(first, 5))
 
     expected = batches(stored, step)
@@ -149,10 +149,10 @@ def test_only_online_studies_give_heads_the_images_and_the_model():
     for online in (False, True):
         study = load_study([REPOSITORY / "tests" / "mini.yaml"], {"features": {"online": online}})
         for stage in ("train_head", "evaluate"):
-            run = run_of(plan(study), stage, "crt")
+            run = run_of(study_runs(study), stage, "crt")
             assert ({"images", "classifier"} <= set(run.inputs)) == online
             keys[online, stage] = run.key
-    plain = plan(load_study([REPOSITORY / "tests" / "mini.yaml"]))
+    plain = study_runs(load_study([REPOSITORY / "tests" / "mini.yaml"]))
     assert keys[False, "train_head"] == run_of(plain, "train_head", "crt").key
     assert keys[True, "train_head"] != keys[False, "train_head"]
 

@@ -12,15 +12,15 @@ import yaml
 from safetensors.numpy import save_file
 
 from mem.config import Study
-from mem.data.features import open_split
+from mem.config.load import load_study
+from mem.data.features.files import open_split
 from mem.errors import UserError
 from mem.frozen import fit_head
 from mem.heads.build import load_head
-from mem.plan.command import plan_text
+from mem.plan.text import plan_text
 from mem.report.results import from_csv
-from mem.runfolder import read_record
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import read_record
 from tests.conftest import REPOSITORY
 from tests.stages.running import refusal
 from tests.stages.test_no_val import ran, run_of
@@ -63,7 +63,7 @@ def settings(**changed) -> dict:
     return MINI | {"finetune": None, "heads": HEADS} | changed
 
 
-def own_module(folder: Path, function: str = "backbone", **changed) -> dict:
+def load_user_module(folder: Path, function: str = "backbone", **changed) -> dict:
     (folder / "mine.py").write_text(MODULE)
     backbone = {"name": "mine", "kind": "module", "module": f"{folder / 'mine.py'}:{function}"}
     backbone |= {"image_size": 8, "center_crop": 1.0}
@@ -131,7 +131,7 @@ def test_heads_start_from_the_linear_probe(frozen):
 
 
 def test_ones_own_module_gives_the_features(tmp_path):
-    runs = ran(tmp_path, own_module(tmp_path, heads={"ce": PROBE, "mem": HEADS["mem"] | {"input": "tokens"}}))
+    runs = ran(tmp_path, load_user_module(tmp_path, heads={"ce": PROBE, "mem": HEADS["mem"] | {"input": "tokens"}}))
     split = open_split(tmp_path / run_of(runs, "features").folder, "train")
     assert split.shape(tokens=True) == (17, 16)
     assert (tmp_path / "results" / "own_module" / "report" / "index.html").exists()
@@ -139,15 +139,15 @@ def test_ones_own_module_gives_the_features(tmp_path):
 
 def test_the_file_of_a_module_and_its_function_are_part_of_the_key_and_its_place_is_not(tmp_path):
     def key(folder: Path, function: str = "backbone") -> str:
-        return run_of(plan(Study.model_validate(own_module(folder, function))), "features").key
+        return run_of(study_runs(Study.model_validate(load_user_module(folder, function))), "features").key
 
     (tmp_path / "elsewhere").mkdir()
     before = key(tmp_path)
     assert key(tmp_path / "elsewhere") == before
     assert key(tmp_path, "other") != before
-    values = own_module(tmp_path)
+    values = load_user_module(tmp_path)
     (tmp_path / "mine.py").write_text(MODULE.replace("relu", "tanh"))
-    assert run_of(plan(Study.model_validate(values)), "features").key != before
+    assert run_of(study_runs(Study.model_validate(values)), "features").key != before
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_file_of_a_module_and_its_function_are_part_of_the_key_and_its_place
     ],
 )
 def test_a_function_that_makes_no_module_is_named(tmp_path, function, expected):
-    from mem.models.backbones.frozen import own_module as made
+    from mem.models.backbones.frozen import load_user_module as made
 
     (tmp_path / "mine.py").write_text(MODULE)
     with pytest.raises(UserError, match=expected):
@@ -207,17 +207,17 @@ def test_mem_plan_knows_the_sizes_from_the_files(given):
 
 def test_keys_follow_what_the_files_hold(tmp_path):
     values = own_features(tmp_path)
-    before = plan(Study.model_validate(values))[0].key
+    before = study_runs(Study.model_validate(values))[0].key
     np.save(tmp_path / "train.npy", np.load(tmp_path / "train.npy") + 1)
-    assert plan(Study.model_validate(values))[0].key != before
+    assert study_runs(Study.model_validate(values))[0].key != before
 
 
 def broken_run(folder: Path, values: dict) -> str:
     """What the stage features says of a study."""
-    from mem.runfolder import write_configs
+    from mem.runs.folder import write_configs
 
     study = Study.model_validate(values)
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs[:1], study, folder)
     return refusal(folder, "features", "--config", str(runs[0].folder / "config.yaml"))
 
@@ -270,10 +270,13 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(tmp_path, change, exp
 def test_features_and_modules_are_neither_pretrained_nor_finetuned(tmp_path):
     for values, expected in (
         (own_features(tmp_path, pretrain=MINI["pretrain"]), "pretrain: set it to null, since the data set is features"),
-        (own_module(tmp_path, finetune=MINI["finetune"]), "kind `module` is used as it comes"),
-        (own_module(tmp_path, backbone=own_module(tmp_path)["backbone"] | {"module": "mine"}), "path/to/file.py:func"),
+        (load_user_module(tmp_path, finetune=MINI["finetune"]), "kind `module` is used as it comes"),
         (
-            own_module(
+            load_user_module(tmp_path, backbone=load_user_module(tmp_path)["backbone"] | {"module": "mine"}),
+            "path/to/file.py:func",
+        ),
+        (
+            load_user_module(
                 tmp_path,
                 backbone={
                     "kind": "timm",

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from mem.data.beton import Beton
+from mem.data.beton.reader import Beton
 from mem.report.results import from_csv
-from mem.runfolder import read_record
-from mem.runs import Run
+from mem.runs.dag import Run
+from mem.runs.folder import read_record
 from tests.conftest import REPOSITORY
 from tests.data import miniatures
 from tests.stages.running import refusal
@@ -68,13 +68,13 @@ def test_the_converted_images_are_the_files_that_the_lists_name(folder, runs):
 
 def test_another_list_is_another_data_set(folder, runs):
     before = json.loads((folder / run_of(runs, "convert").folder / "run.json").read_text())["key"]
-    from mem.runs import plan
-    from mem.study import load_study
+    from mem.config.load import load_study
+    from mem.runs.dag import study_runs
 
     path = folder / "test.txt"
     content = path.read_text()
     path.write_text("\n".join(content.splitlines()[:-1]))
-    after = next(run for run in plan(load_study([folder / "study.yaml"])) if run.stage == "convert").key
+    after = next(run for run in study_runs(load_study([folder / "study.yaml"])) if run.stage == "convert").key
     path.write_text(content)
     assert after != before
 
@@ -84,12 +84,12 @@ def test_a_list_that_names_missing_files_ends_the_conversion_with_one_message(fo
     miniatures.write_list(tmp_path / "test.txt", [(f"none/{i}.png", i) for i in range(100)])
     values["dataset"]["test_list"] = str(tmp_path / "test.txt")
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    from mem.runfolder import write_configs
-    from mem.runs import plan
-    from mem.study import load_study
+    from mem.config.load import load_study
+    from mem.runs.dag import study_runs
+    from mem.runs.folder import write_configs
 
     study = load_study([tmp_path / "study.yaml"])
-    convert = next(run for run in plan(study) if run.stage == "convert")
+    convert = next(run for run in study_runs(study) if run.stage == "convert")
     write_configs([convert], study, tmp_path)
     message = refusal(tmp_path, "convert", "--config", str(convert.folder / "config.yaml"))
     assert "100" in message

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mem.config.load import load_study
 from mem.errors import Stopped
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.stages.signals import HEAD_VARIABLE, SAVED_VARIABLE, StopSignals
-from mem.study import load_study
+from mem.jobs.signals import SAVED_VARIABLE, WORKFLOW_VARIABLE, StopSignals
+from mem.runs.dag import study_runs
+from mem.runs.folder import write_configs
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
 
@@ -79,7 +79,7 @@ def test_handlers_are_put_back():
 SLOW_CONVERSION = """
 import sys, time
 from pathlib import Path
-from mem.stages.job import run_stage
+from mem.jobs.job import run_stage
 
 def work(job):
     print("at work", flush=True)
@@ -91,7 +91,7 @@ sys.exit(run_stage("convert", work, Path(sys.argv[1]), None, None, {}))
 
 def slow_conversion(folder: Path, **environment: str) -> tuple[subprocess.Popen, Path]:
     """A stage that is no training, at work; and its run folder."""
-    run = next(run for run in plan(load_study([MINI])) if run.stage == "convert")
+    run = next(run for run in study_runs(load_study([MINI])) if run.stage == "convert")
     write_configs([run], load_study([MINI]), folder)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_CONVERSION, str(folder / run.folder)],
@@ -121,7 +121,7 @@ def test_a_stage_that_is_no_training_ends_with_its_head(tmp_path):
     head = subprocess.Popen(["sleep", "60"])
     began = psutil.Process(head.pid).create_time()
     described = f"{socket.gethostname()} {head.pid} {began} {os.environ.get('SLURM_JOB_ID', '-')}"
-    process, _ = slow_conversion(tmp_path, **{HEAD_VARIABLE: described})
+    process, _ = slow_conversion(tmp_path, **{WORKFLOW_VARIABLE: described})
     head.kill()
     head.wait()
     said = process.communicate(timeout=30)[0]

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from mem.data.features import open_split
-from mem.frozen.training import predict
+from mem.config.load import load_study
+from mem.data.features.files import open_split
 from mem.heads.build import load_head
-from mem.predictions import read_predictions
+from mem.heads.training import predict_classes
+from mem.metrics.predictions import read_predictions
+from mem.metrics.scores import split_scores
 from mem.report.results import from_csv
-from mem.runfolder import RunFolder, read_record
-from mem.runs import plan
-from mem.scores import split_scores
-from mem.study import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import RunFolder, read_record
 from mem.tracking.log import read_curve, read_events
 from tests.stages.running import MINI, mem, run_here, run_of
 
 
 def test_every_run_leaves_its_record(study):
-    for run in plan(load_study([MINI])):
+    for run in study_runs(load_study([MINI])):
         record = read_record(study / run.folder)
         assert (record["stage"], record["key"]) == (run.stage, run.key)
         assert record["seconds"] > 0
@@ -45,12 +45,12 @@ def test_training_leaves_curves_and_no_checkpoints(study):
 
 def test_features_are_those_of_the_model_on_the_images(study):
     from mem.config import Backbone
-    from mem.data.beton import Beton
-    from mem.data.loaders import plain_batches
+    from mem.data.beton.reader import Beton
+    from mem.data.loading.images import plain_batches
+    from mem.jobs.backbone_training import normalization_of
     from mem.models.backbones import build
     from mem.models.weights import load_into, load_weights
-    from mem.runfolder import read_config
-    from mem.stages.training import pixels_of
+    from mem.runs.folder import read_config
 
     tuned = study / run_of("finetune").folder
     backbone = read_config(tuned, "finetune").union("backbone", Backbone)
@@ -61,7 +61,7 @@ def test_features_are_those_of_the_model_on_the_images(study):
     split = open_split(study / run_of("features").folder, "val")
     batch = next(iter(plain_batches(val, np.arange(len(val)), len(val), 8, 1.0, 1)))
     with torch.no_grad():
-        pooled, tokens = model.features(pixels_of(images).normalise(batch.inputs))
+        pooled, tokens = model.features(normalization_of(images).normalise(batch.inputs))
     np.testing.assert_allclose(split.pooled[0], pooled.numpy(), atol=1e-5)
     assert split.tokens is not None
     np.testing.assert_allclose(split.tokens[0], tokens.numpy(), atol=1e-5)
@@ -79,7 +79,7 @@ def test_scores_are_those_of_the_saved_head(study):
     for variant in ("crt", "mem", "mem_on_crt"):
         head = load_head(study / run_of("train_head", variant).folder)
         split = open_split(study / run_of("features").folder, "test")
-        predictions = predict(head, split, variant == "mem_on_crt", torch.device("cpu"))
+        predictions = predict_classes(head, split, variant == "mem_on_crt", torch.device("cpu"))
         scores = json.loads((study / run_of("evaluate", variant).folder / "metrics.json").read_text())
         expected = 100 * (predictions == split.labels).mean()
         assert scores["splits"]["test"]["accuracy"]["all"] == pytest.approx(expected, abs=1e-3)
@@ -153,7 +153,7 @@ def test_the_report_has_its_files_and_the_columns_asked_for(study):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     runs = (results / "runs.csv").read_text().splitlines()
-    assert len(runs) == len(plan(load_study([MINI])))  # all but the report, and a header
+    assert len(runs) == len(study_runs(load_study([MINI])))  # all but the report, and a header
 
 
 def test_the_table_is_printed_with_where_to_look(study):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mem.tracking.log import JsonLines, Silent, read_curve, read_events, standing
+from mem.tracking.log import JsonLines, NullLog, read_curve, read_events, run_status
 
 
 def test_metrics_and_events_read_back(tmp_path):
@@ -69,23 +69,23 @@ def test_a_half_written_line_is_cut_off(tmp_path):
 
 
 def test_a_silent_log_keeps_nothing():
-    log = Silent()
+    log = NullLog()
     log.scalars({"train/loss": 1.0}, 1)
     log.event("start")
 
 
 def test_where_a_run_stands_is_said_in_words(tmp_path):
     path = tmp_path / "log.jsonl"
-    assert standing(path, 0) == "-"
+    assert run_status(path, 0) == "-"
     with JsonLines(path) as log:
         log.event("start", stage="pretrain")
         began = list(read_events(path))[-1]["time"]
-        assert standing(path, began + 65) == "begun, 1:05 ago"
+        assert run_status(path, began + 65) == "begun, 1:05 ago"
         log.event("training", steps=200)
         log.scalars({"train/loss": 1.0, "train/images_per_s": 1234.4}, step=50)
-        assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
+        assert run_status(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
         log.scalars({"system/cpu_utilization_percentage": 3.0}, step=190)
-        assert standing(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
+        assert run_status(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"
         log.event("end", status="stopped", reason="SIGTERM")
         log.scalars({"system/cpu_utilization_percentage": 3.0}, step=191)
-        assert standing(path, 0) == "stopped at 25 %"
+        assert run_status(path, 0) == "stopped at 25 %"

@@ -19,12 +19,12 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 
-from mem.cli import main
+from mem.cli.main import main
+from mem.config.load import load_study
 from mem.export.choice import best_head
 from mem.export.folder import opened
-from mem.export.predict import answers
-from mem.runs import Run
-from mem.study import load_study
+from mem.export.predict import predict_files
+from mem.runs.dag import Run
 from mem.tracking import server
 from mem.tracking.log import JsonLines, read_events
 from mem.tracking.mirror import Mirror
@@ -111,7 +111,7 @@ def test_a_registered_model_predicts_by_its_name_and_an_unknown_one_is_named(stu
     monkeypatch.chdir(folder)
     assert main(["predict", str(picture), "--model", "models:/mini@best"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    (expected,) = answers(opened(head(runs, "mem").folder), [str(picture)], 1)
+    (expected,) = predict_files(opened(head(runs, "mem").folder), [str(picture)], 1)
     assert row["class"] == expected.classes[0][0]
     assert float(row["probability"]) == pytest.approx(expected.classes[0][1], abs=1e-5)
     assert main(["predict", str(picture), "--model", "models:/mini@worst"]) == 2
@@ -152,7 +152,7 @@ def test_mlflows_own_command_serves_it_and_answers_a_real_image(study, picture):
             f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": good}]}, timeout=60
         )
         (row,) = answer.json()["predictions"]
-        (expected,) = answers(opened(folder / head(runs, "mem").folder), [str(picture)], 1)
+        (expected,) = predict_files(opened(folder / head(runs, "mem").folder), [str(picture)], 1)
         assert row["class"] == expected.classes[0][0]
         for name, probability in expected.classes:
             assert row[f"probability.{name}"] == pytest.approx(probability, abs=1e-5)

@@ -13,10 +13,10 @@ import torch
 
 from mem.distributed import World
 from mem.errors import UserError
-from mem.runfolder import RunFolder
-from mem.stages import job
+from mem.jobs import job
+from mem.runs.folder import RunFolder
 from mem.tracking import system
-from mem.tracking.log import JsonLines, Silent, read_events
+from mem.tracking.log import JsonLines, NullLog, read_events
 from mem.tracking.system import SystemMetrics
 from tests.waiting import wait
 
@@ -124,7 +124,7 @@ def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_pat
     monkeypatch.setattr(World, "from_main", lambda self, value: value or "0123456789abcdef")
     folder = RunFolder(tmp_path)
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(JsonLines(folder.log)) if world.is_main else Silent()
+        log = stack.enter_context(JsonLines(folder.log)) if world.is_main else NullLog()
         job._watch(folder, "pretrain", world, log, stack)
         if file is not None:
             wait(lambda: (tmp_path / file).exists() and samples(tmp_path / file))
@@ -138,7 +138,7 @@ def test_a_rank_whose_log_is_damaged_goes_on_without_metrics(tmp_path, monkeypat
     folder = RunFolder(tmp_path)
     folder.rank_log(2, "01234567").write_text('{"event": "log", "id": "a"}\n{"event": "met\n')
     with contextlib.ExitStack() as stack:
-        job._watch(folder, "pretrain", World(2, 4, local_size=2), Silent(), stack)
+        job._watch(folder, "pretrain", World(2, 4, local_size=2), NullLog(), stack)
     assert "Rank 2 logs no system metrics" in caplog.text
 
 

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from mem.runs import plan
-from mem.study import load_study
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import ENVIRONMENT, jobs, snakemake
 
@@ -18,7 +18,7 @@ MINI = REPOSITORY / "tests" / "mini.yaml"
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_study_plans_one_job_a_run(tmp_path, path):
     expected = {}
-    for run in plan(load_study([path])):
+    for run in study_runs(load_study([path])):
         expected[run.stage] = expected.get(run.stage, 0) + 1
     assert jobs(tmp_path, "--config", f"study={path}") == {**expected, "all": 1}
 

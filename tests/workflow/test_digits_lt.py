@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from mem.data.beton import Beton
+from mem.config.load import load_study
+from mem.data.beton.reader import Beton
 from mem.longtail import SHOT_NAMES
-from mem.plan.command import estimated
 from mem.plan.hours import Rates
+from mem.plan.text import estimated
 from mem.report.results import to_csv
-from mem.runfolder import read_record
-from mem.runs import plan
-from mem.study import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import read_record
 from mem.tracking import server
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import jobs, snakemake
@@ -44,7 +44,7 @@ def rows(folder: Path):
 
 def images_of(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in 0..1 and labels of a converted split."""
-    run = next(run for run in plan(load_study([STUDY])) if run.stage == "convert")
+    run = next(run for run in study_runs(load_study([STUDY])) if run.stage == "convert")
     beton = Beton(folder / run.folder / f"{split}.beton")
     pixels = np.zeros((len(beton), 8, 8, 3), dtype=np.uint8)
     for i in range(len(beton)):
@@ -130,7 +130,7 @@ def test_mlflow_holds_one_run_per_stage_run_nested_along_the_lineage(folder):
     client = MlflowClient(server.tracking_uri(folder))
     experiment = client.get_experiment_by_name("digits_lt")
     by_key = {run.data.tags["config_digest"]: run for run in client.search_runs([experiment.experiment_id])}
-    expected = [run for run in plan(load_study([STUDY])) if run.stage != "evaluate"]
+    expected = [run for run in study_runs(load_study([STUDY])) if run.stage != "evaluate"]
     assert {run.key for run in expected} <= set(by_key)
     for run in expected:
         tags = by_key[run.key].data.tags
@@ -158,7 +158,7 @@ def test_scores_stand_beside_settings_and_curves_are_whole(folder):
         assert run.data.metrics["test/all"] == pytest.approx(row.all, abs=1e-3)
         assert run.data.params["head.method"] == row.method
         assert {"stage", "method", "dataset", "backbone", "seed", "git_sha", "config_digest"} <= set(run.data.tags)
-    for run in plan(load_study([STUDY])):
+    for run in study_runs(load_study([STUDY])):
         if run.stage in ("pretrain", "finetune"):
             history = client.get_metric_history(by_key[run.key].info.run_id, "train/loss")
             steps = [point.step for point in history]
@@ -168,7 +168,7 @@ def test_scores_stand_beside_settings_and_curves_are_whole(folder):
 
 def test_the_report_is_an_artifact(folder):
     client = MlflowClient(server.tracking_uri(folder))
-    report = plan(load_study([STUDY]))[-1]
+    report = study_runs(load_study([STUDY]))[-1]
     run = next(
         run
         for run in client.search_runs([client.get_experiment_by_name("digits_lt").experiment_id])

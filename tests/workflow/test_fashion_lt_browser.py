@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mem.cli import main
+from mem.cli.main import main
+from mem.config.load import load_study
 from mem.data.datasets.fashion_mnist import DEBIAN, FILES, read_idx
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.study import load_study
+from mem.runs.dag import study_runs
+from mem.runs.folder import write_configs
 from mem.tracking.mirror import sync
 from tests.conftest import REPOSITORY
 from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
@@ -73,7 +73,7 @@ def small_study(images: Path) -> None:
         "finetune": {"epochs": 4, "warmup_epochs": 1, "validate_every_epochs": 2},
     }
     study = load_study([STUDY], changes)
-    runs = plan(study)
+    runs = study_runs(study)
     write_configs(runs, study)
     for run in runs:
         assert main([run.stage, "--config", str(run.folder / "config.yaml")]) == 0, run.folder

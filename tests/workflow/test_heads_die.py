@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mem.runs import plan
-from mem.study import load_study
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
 from tests.waiting import wait
@@ -25,7 +25,7 @@ ARGUMENTS = ("--cores", "2", "--until", "pretrain", "--config", f"study={MINI}",
 
 
 def pretraining(folder: Path) -> Path:
-    runs = plan(load_study([MINI], {"pretrain": {"epochs": EPOCHS}}))
+    runs = study_runs(load_study([MINI], {"pretrain": {"epochs": EPOCHS}}))
     return folder / next(run.folder for run in runs if run.stage == "pretrain")
 
 

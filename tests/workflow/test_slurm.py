@@ -1,4 +1,4 @@
-"""The DAG on a real SLURM of two nodes, as `snakemake --profile slurm` runs it."""
+"""The workflow on a real two-node SLURM, as `snakemake --profile slurm` runs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cluster.throwaway import ThrowawaySlurm
+from mem.config.load import load_study
 from mem.report.results import from_csv
-from mem.runs import Run, plan
-from mem.study import load_study
+from mem.runs.dag import Run, study_runs
 from mem.tracking import server
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
@@ -27,33 +27,33 @@ ON_SLURM = (
 
 
 def run_of(stage: str, changes: dict | None = None) -> Run:
-    return next(run for run in plan(load_study([MINI], changes)) if run.stage == stage)
+    return next(run for run in study_runs(load_study([MINI], changes)) if run.stage == stage)
 
 
 @pytest.fixture(scope="module")
 def folder(slurm: ThrowawaySlurm, tmp_path_factory) -> Path:
-    """A folder in which the mini study ran on SLURM, its pretraining on two nodes."""
-    made = tmp_path_factory.mktemp("slurm")
-    often = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"}
-    out = snakemake(made, *ON_SLURM, timeout=300, **slurm.environment(), **often).stdout
+    """A folder in which the mini study ran on SLURM, with pretraining on two nodes."""
+    path = tmp_path_factory.mktemp("slurm")
+    frequent_metrics = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"}
+    out = snakemake(path, *ON_SLURM, timeout=300, **slurm.environment(), **frequent_metrics).stdout
     assert "Report: results/mini/report/index.html" in out
-    return made
+    return path
 
 
-def test_every_stage_was_a_slurm_job_and_pretraining_had_both_nodes(folder, slurm):
+def test_every_stage_ran_as_a_slurm_job_and_pretraining_used_both_nodes(folder, slurm):
     jobs: dict[str, str] = {}
-    for run in plan(load_study([MINI])):
+    for run in study_runs(load_study([MINI])):
         record = json.loads((folder / run.folder / "run.json").read_text())
         jobs[run.key] = record["machine"]["slurm"]["job_id"]
         assert record["attempts"] == 1
     states = slurm.run("sacct", "-nX", "-P", "-o", "JobIDRaw,State,NNodes", "-j", ",".join(jobs.values()))
-    of_job = {line.split("|")[0]: line.split("|")[1:] for line in states.splitlines()}
-    assert {state for state, _ in of_job.values()} == {"COMPLETED"}
-    assert of_job[jobs[run_of("pretrain").key]][1] == "2"
-    assert of_job[jobs[run_of("finetune").key]][1] == "1"
+    job_states = {line.split("|")[0]: line.split("|")[1:] for line in states.splitlines()}
+    assert {state for state, _ in job_states.values()} == {"COMPLETED"}
+    assert job_states[jobs[run_of("pretrain").key]][1] == "2"
+    assert job_states[jobs[run_of("finetune").key]][1] == "1"
 
 
-def test_what_the_second_node_does_stands_in_the_run_of_the_pretraining(folder):
+def test_the_metrics_of_the_second_node_are_in_the_pretraining_run(folder):
     name = "system/node_1/cpu_utilization_percentage"
     (log,) = (folder / run_of("pretrain").folder).glob("rank-*.jsonl")
     assert log.name.startswith("rank-1-")
@@ -68,30 +68,30 @@ def test_what_the_second_node_does_stands_in_the_run_of_the_pretraining(folder):
     assert "system/node_0/cpu_utilization_percentage" in run.data.metrics
 
 
-def test_two_nodes_learn_what_one_process_does(folder, tmp_path):
+def test_two_nodes_learn_the_same_as_one_process(folder, tmp_path):
     snakemake(tmp_path, "--cores", "2", "--until", "pretrain", "--config", f"study={MINI}")
     assert_learnt_alike(run_of("pretrain").folder, tmp_path, folder)
 
 
-def test_the_report_has_every_head(folder):
+def test_the_report_contains_every_head(folder):
     rows = from_csv(folder / "results" / "mini" / "report" / "results.csv")
     assert {row.variant for row in rows} == set(load_study([MINI]).heads)
 
 
-def test_a_preempted_pretraining_goes_on_and_no_point_is_lost_or_doubled(slurm, tmp_path, start):
+def test_a_preempted_pretraining_resumes_and_no_point_is_lost_or_duplicated(slurm, tmp_path, start):
     changes = {"pretrain": {"epochs": 400}}
     run = tmp_path / run_of("pretrain", changes).folder
     log = run / "log.jsonl"
-    head = start(
+    workflow_process = start(
         tmp_path, *ON_SLURM, f"pretrain={json.dumps(changes['pretrain'])}", "--until", "pretrain", **slurm.environment()
     )
-    wait(lambda: log.exists() and len(read_curve(log, "train/loss")) > 5, head)
+    wait(lambda: log.exists() and len(read_curve(log, "train/loss")) > 5, workflow_process)
     urgent = slurm.run("sbatch", "--parsable", "-p", "urgent", "-N2", "--exclusive", "--wrap", "sleep 300")
-    wait(lambda: "RUNNING" in slurm.run("squeue", "-h", "-j", urgent, "-o", "%T"), head)
+    wait(lambda: "RUNNING" in slurm.run("squeue", "-h", "-j", urgent, "-o", "%T"), workflow_process)
     slurm.run("scancel", urgent)
-    said = head.communicate(timeout=240)[0]
-    assert head.returncode == 0, said
-    assert "was requeued, preempted; its work is saved" in said
+    output = workflow_process.communicate(timeout=240)[0]
+    assert workflow_process.returncode == 0, output
+    assert "was requeued (preempted); its progress is saved" in output
 
     (resumed,) = [event["step"] for event in read_events(log) if event["event"] == "resumed"]
     record = json.loads((run / "run.json").read_text())

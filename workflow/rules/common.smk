@@ -7,10 +7,10 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 from mem.errors import UserError
-from mem.head import WorkflowHead
-from mem.runfolder import write_configs
-from mem.runs import plan
-from mem.study import load_study, study_files
+from mem.workflow_process import WorkflowProcess
+from mem.runs.folder import write_configs
+from mem.runs.dag import study_runs
+from mem.config.load import load_study, study_files
 
 ENVIRONMENT = "../../envs/environment.yaml"
 
@@ -30,7 +30,7 @@ try:
             Path(workflow.basedir, "config"),
         )
     )
-    PLAN = plan(STUDY)
+    PLAN = study_runs(STUDY)
     write_configs(PLAN, STUDY)
 except UserError as error:
     print(f"mem: {error}", file=sys.stderr)
@@ -38,7 +38,7 @@ except UserError as error:
 
 RUNS = {run.key: run for run in PLAN}
 REPORT = PLAN[-1]
-HEAD = WorkflowHead(Path())
+HEAD = WorkflowProcess(Path())
 RESULTS = f"results/{STUDY.study}"
 
 

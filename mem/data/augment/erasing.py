@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mem.data.batch import Batch
+from mem.data.loading.batch import Batch
 
 _TRIES = 10
 NUMBERS = 1 + 2 * _TRIES + 2 + 2

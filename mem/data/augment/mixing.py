@@ -17,7 +17,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from mem.data.augment.erasing import inside_boxes
-from mem.data.batch import Batch
+from mem.data.loading.batch import Batch
 
 PAIR = 2
 """Samples that must be in the same part of a batch."""

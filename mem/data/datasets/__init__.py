@@ -16,19 +16,19 @@ from mem.config import (
     PlacesLt,
     Table,
 )
-from mem.data.datasets.base import ImageSet, Split
+from mem.data.datasets.base import ImageSet, ImageSplit
 from mem.data.datasets.cifar import read_cifar
+from mem.data.datasets.custom import read_lists, read_table_rows
 from mem.data.datasets.digits import read_digits
 from mem.data.datasets.fashion_mnist import read_fashion_mnist
 from mem.data.datasets.folder import read_folder
 from mem.data.datasets.imagenet_lt import read_imagenet_lt
 from mem.data.datasets.inaturalist import read_inaturalist
-from mem.data.datasets.own import read_lists, read_table_rows
 from mem.data.datasets.places_lt import read_places_lt
 from mem.data.datasets.splits import cut_train, hold_out, set_aside
 from mem.errors import UserError
 
-__all__ = ["ImageSet", "Split", "read_dataset", "read_unproved"]
+__all__ = ["ImageSet", "ImageSplit", "read_dataset", "read_unchecked"]
 
 
 def read_dataset(settings: Dataset, order: int) -> ImageSet:
@@ -39,12 +39,12 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
     Raises:
         UserError: The files are missing or wrong, a class has too few images, or splits overlap.
     """
-    images = read_unproved(settings, order)
+    images = read_unchecked(settings, order)
     images.prove_disjoint()
     return images
 
 
-def read_unproved(settings: Dataset, order: int) -> ImageSet:
+def read_unchecked(settings: Dataset, order: int) -> ImageSet:
     """Read the data set without the proof that splits are disjoint, to find all that is wrong with it at once.
 
     Raises:

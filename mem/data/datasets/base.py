@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mem.data.datasets.faults import Faults
-from mem.data.datasets.known import Known
+from mem.data.datasets.reference_counts import ReferenceCounts
 
 Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
-class Split:
+class ImageSplit:
     """One split of a data set. Its reader has seen indexes only: no image was opened, nor looked for."""
 
     labels: Int64[np.ndarray, " images"]
@@ -31,17 +31,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, positions: Int64[np.ndarray, " chosen"]) -> Split:
+    def take(self, positions: Int64[np.ndarray, " chosen"]) -> ImageSplit:
         """The images at `positions`, in that order."""
-        return Split(
+        return ImageSplit(
             labels=self.labels[positions],
             names=tuple(self.names[i] for i in positions.tolist()),
             read=lambda i: self.read(int(positions[i])),
-            files=None if self.files is None else Chosen(self.files, positions),
+            files=None if self.files is None else SelectedItems(self.files, positions),
         )
 
 
-class Under(Sequence[str]):
+class PrefixedPaths(Sequence[str]):
     """Paths below a folder, joined only when asked for: a million of them cost no memory of their own."""
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
@@ -54,18 +54,18 @@ class Under(Sequence[str]):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> Under: ...
-    def __getitem__(self, index: int | slice) -> str | Under:
+    def __getitem__(self, index: slice) -> PrefixedPaths: ...
+    def __getitem__(self, index: int | slice) -> str | PrefixedPaths:
         """The path at a position, or those of a stretch."""
         if isinstance(index, slice):
-            return Under(self._start, self._paths[index])
+            return PrefixedPaths(self._start, self._paths[index])
         return self._start + self._paths[index]
 
     def __iter__(self) -> Iterator[str]:
         return (self._start + path for path in self._paths)
 
 
-class Chosen(Sequence[str]):
+class SelectedItems(Sequence[str]):
     """Some of a sequence's entries, in another order."""
 
     def __init__(self, entries: Sequence[str], positions: np.ndarray) -> None:
@@ -78,11 +78,11 @@ class Chosen(Sequence[str]):
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, index: slice) -> Chosen: ...
-    def __getitem__(self, index: int | slice) -> str | Chosen:
+    def __getitem__(self, index: slice) -> SelectedItems: ...
+    def __getitem__(self, index: int | slice) -> str | SelectedItems:
         """The entry at a position, or those of a stretch."""
         if isinstance(index, slice):
-            return Chosen(self._entries, self._positions[index])
+            return SelectedItems(self._entries, self._positions[index])
         return self._entries[int(self._positions[index])]
 
 
@@ -92,11 +92,11 @@ class ImageSet:
 
     classes: tuple[str, ...]
     """Names of the classes; a label is a position in this list."""
-    train: Split
-    val: Split
+    train: ImageSplit
+    val: ImageSplit
     """Empty where the data set has none and none was made."""
-    test: Split
-    facts: Known | None = None
+    test: ImageSplit
+    facts: ReferenceCounts | None = None
     """What is known of a published data set."""
     held_out: bool = False
     """Whether val was taken out of train by `holdout`: `facts` speak of both together as train."""
@@ -104,7 +104,7 @@ class ImageSet:
     """What the reader found and left out, in sentences for the user."""
 
     @property
-    def splits(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, ImageSplit]:
         """The three splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
@@ -132,24 +132,24 @@ class ImageSet:
         faults.raise_if_any()
 
 
-def empty_split() -> Split:
+def empty_split() -> ImageSplit:
     """A split without images."""
 
     def read(i: int) -> np.ndarray:
         raise IndexError(f"image {i} of an empty split")
 
-    return Split(np.zeros(0, dtype=np.int64), (), read, ())
+    return ImageSplit(np.zeros(0, dtype=np.int64), (), read, ())
 
 
-def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> Split:
+def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> ImageSplit:
     """A split whose images are files: `paths` below `folder`."""
-    files = Under(folder, paths)
+    files = PrefixedPaths(folder, paths)
 
     def read(i: int) -> bytes:
         with open(files[i], "rb") as file:
             return file.read()
 
-    return Split(labels, tuple(names), read, files)
+    return ImageSplit(labels, tuple(names), read, files)
 
 
 def grey_to_rgb(image: np.ndarray) -> np.ndarray:

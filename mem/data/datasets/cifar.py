@@ -13,9 +13,9 @@ from jaxtyping import Int64, UInt8
 
 from mem.config import Cifar10, Cifar100
 from mem.data.datasets.archives import Archive, open_archive
-from mem.data.datasets.base import ImageSet, Split, empty_split
-from mem.data.datasets.known import CIFAR_LT, Known
+from mem.data.datasets.base import ImageSet, ImageSplit, empty_split
 from mem.data.datasets.pickles import load_pickle
+from mem.data.datasets.reference_counts import CIFAR_LT, ReferenceCounts
 from mem.data.datasets.rows import distinct_names
 from mem.data.datasets.splits import cut_train
 from mem.errors import UserError
@@ -80,7 +80,7 @@ def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
     return cut_train(whole, settings.cut, order)
 
 
-def _facts(settings: Cifar10 | Cifar100) -> Known | None:
+def _facts(settings: Cifar10 | Cifar100) -> ReferenceCounts | None:
     """The field's totals, where the cut is the field's."""
     cut = settings.cut
     if cut.imbalance is None or (cut.largest or _EXPECTED["train"] // settings.CLASSES - cut.val_per_class) != (
@@ -153,7 +153,7 @@ def _from_records(content: bytes, origin: str, classes: int) -> Part:
     return records[:, -PIXELS:], records[:, -PIXELS - 1].astype(np.int64)
 
 
-def _split(part: Part, name: str) -> Split:
+def _split(part: Part, name: str) -> ImageSplit:
     pixels, labels = part
     read: Callable[[int], np.ndarray] = lambda i: np.ascontiguousarray(pixels[i].reshape(3, 32, 32).transpose(1, 2, 0))  # noqa: E731
-    return Split(labels, tuple(f"{name}/{i}" for i in range(len(labels))), read)
+    return ImageSplit(labels, tuple(f"{name}/{i}" for i in range(len(labels))), read)

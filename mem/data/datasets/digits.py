@@ -6,7 +6,7 @@ import numpy as np
 
 from mem import longtail
 from mem.config import Digits
-from mem.data.datasets.base import ImageSet, Split, grey_to_rgb
+from mem.data.datasets.base import ImageSet, ImageSplit, grey_to_rgb
 
 _TEST_SEED = 0
 """The test split is the same for every cut and every order of the classes."""
@@ -28,8 +28,8 @@ def read_digits(settings: Digits, order: int) -> ImageSet:
     pool = np.setdiff1d(np.arange(len(labels)), aside.train)
     kept = longtail.cut_to_tail(labels[pool], 10, settings.cut, order)
 
-    def split(positions: np.ndarray) -> Split:
-        return Split(
+    def split(positions: np.ndarray) -> ImageSplit:
+        return ImageSplit(
             labels=labels[positions],
             names=tuple(f"digits/{i}" for i in positions),
             read=lambda i: grey_to_rgb(images[positions[i]]),

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from mem import longtail
 from mem.config import FashionMnist
-from mem.data.datasets.base import ImageSet, Split, grey_to_rgb
+from mem.data.datasets.base import ImageSet, ImageSplit, grey_to_rgb
 from mem.errors import UserError
 
 CLASSES = (
@@ -48,8 +48,8 @@ def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
     test_images, test_labels = _read_pair(folder, "t10k")
     kept = longtail.cut_to_tail(train_labels, len(CLASSES), settings.cut, order)
 
-    def split(images: np.ndarray, labels: np.ndarray, positions: np.ndarray, part: str) -> Split:
-        return Split(
+    def split(images: np.ndarray, labels: np.ndarray, positions: np.ndarray, part: str) -> ImageSplit:
+        return ImageSplit(
             labels=labels[positions],
             names=tuple(f"fashion-mnist/{part}/{i}" for i in positions),
             read=lambda i: grey_to_rgb(images[positions[i]]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from mem.config import Folder
 from mem.data.datasets import labels
-from mem.data.datasets.base import ImageSet, Split, empty_split, split_of_files
+from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
 from mem.data.datasets.faults import Faults, printable
 from mem.data.datasets.rows import read_names
 from mem.errors import UserError
@@ -65,7 +65,7 @@ class _ClassFolders:
             raise UserError(f"{self.folder}: has no folders; expected one for each class, with its images")
         self._left: list[str] = []
 
-    def split(self, classes: tuple[str, ...]) -> Split:
+    def split(self, classes: tuple[str, ...]) -> ImageSplit:
         """The images, class by class, in the order of their names."""
         paths: list[str] = []
         numbers: list[np.ndarray] = []

@@ -9,8 +9,8 @@ import re
 
 from mem.config import ImageNetLt
 from mem.data.datasets.base import ImageSet
-from mem.data.datasets.known import IMAGENET_LT
 from mem.data.datasets.published import read_published
+from mem.data.datasets.reference_counts import IMAGENET_LT
 
 _TRAIN = re.compile(r"(?:.*/)?train/(n\d{8})/([^/]+)")
 _VAL = re.compile(r"(?:.*/)?val/(?:(n\d{8})/)?([^/]+)")

@@ -13,8 +13,8 @@ from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, empty_split
 from mem.data.datasets.coco import read_coco
 from mem.data.datasets.faults import Faults
-from mem.data.datasets.known import INATURALIST_2018
 from mem.data.datasets.published import in_name_order
+from mem.data.datasets.reference_counts import INATURALIST_2018
 from mem.data.datasets.rows import distinct_names, read_list
 from mem.errors import UserError
 

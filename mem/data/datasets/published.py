@@ -9,9 +9,9 @@ import numpy as np
 
 from mem.config.sources import Published
 from mem.data.datasets import labels
-from mem.data.datasets.base import ImageSet, Split, empty_split, split_of_files
+from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
 from mem.data.datasets.faults import Faults
-from mem.data.datasets.known import Known
+from mem.data.datasets.reference_counts import ReferenceCounts
 from mem.data.datasets.rows import Rows, read_list
 
 Canonical = Callable[[str], tuple[str, str] | None]
@@ -19,7 +19,7 @@ Canonical = Callable[[str], tuple[str, str] | None]
 path is none of this data set."""
 
 
-def read_published(settings: Published, canonical: Canonical, expected: str, facts: Known) -> ImageSet:
+def read_published(settings: Published, canonical: Canonical, expected: str, facts: ReferenceCounts) -> ImageSet:
     """Read a data set given as one list a split.
 
     Images are put in the order of their names, so that lists with other spellings or another order give the same
@@ -45,7 +45,7 @@ def read_published(settings: Published, canonical: Canonical, expected: str, fac
     return ImageSet(classes, splits["train"], splits.get("val", empty_split()), splits["test"], facts)
 
 
-def in_name_order(root: str, paths: list[str], names: list[str], numbers: np.ndarray) -> Split:
+def in_name_order(root: str, paths: list[str], names: list[str], numbers: np.ndarray) -> ImageSplit:
     """A split of files, sorted by name."""
     order = sorted(range(len(names)), key=names.__getitem__)
     return split_of_files(

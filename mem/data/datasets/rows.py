@@ -58,7 +58,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. The study names it; docs/how-to/data.md says what should be there.") from None
+        raise UserError(
+            f"{path}: no such file. The study names it; docs/how-to/data.md says what should be there."
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     for start, what in _FOREIGN.items():

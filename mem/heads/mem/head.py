@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mem import config, longtail
-from mem.heads.base import Head, Linear, accuracy, pooled
+from mem.heads.base import Head, Linear, accuracy, pool_tokens
 from mem.heads.mem.fusion import Fusion, TopLogits, data_aware_logits
 from mem.heads.mem.objective import regularisation_objective
 from mem.heads.mem.subnetworks import SubNetworks, magnitudes
@@ -48,7 +48,7 @@ class MemHead(Head):
     ) -> tuple[Float[Tensor, "samples classes"], Float[Tensor, "samples groups"], Float[Tensor, "samples groups"]]:
         """Data-aware logits, group weights w and group norms Q."""
         logits = self.classifier(features)
-        tokens = features[:, 1:] if self.settings.input == "tokens" else pooled(features)[:, None]
+        tokens = features[:, 1:] if self.settings.input == "tokens" else pool_tokens(features)[:, None]
         norms = magnitudes(self.subnetworks(tokens))
         weights = self.fusion(norms, self.top_logits(logits))
         modulated = data_aware_logits(

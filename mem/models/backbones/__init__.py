@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from mem import config
 from mem.errors import UserError
-from mem.models.backbones.base import Classifier, seeded
+from mem.models.backbones.base import Classifier, seed_torch
 from mem.models.backbones.convmae import ConvMaeClassifier
 from mem.models.backbones.frozen import Frozen, frozen_module, frozen_timm
 from mem.models.backbones.timm_network import TimmClassifier
 from mem.models.backbones.vit import VitClassifier, vision_transformer
 
-__all__ = ["Classifier", "Frozen", "build", "build_frozen", "seeded", "vision_transformer"]
+__all__ = ["Classifier", "Frozen", "build", "build_frozen", "seed_torch", "vision_transformer"]
 
 
 def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Classifier:

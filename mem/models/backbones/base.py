@@ -10,7 +10,7 @@ from jaxtyping import Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from mem.models.drop_path import SampleDropPath, branches, set_draws
+from mem.models.drop_path import SampleDropPath, drop_paths, set_random_numbers
 
 HEAD_INIT_STD = 2e-5
 """Standard deviation of a fresh classifier's weights (facebookresearch/mae, main_finetune.py)."""
@@ -39,8 +39,8 @@ class Classifier(nn.Module, ABC):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        own_drop_paths(self.backbone)
-        self.branches = len(branches(self.backbone))
+        use_sample_drop_paths(self.backbone)
+        self.branches = len(drop_paths(self.backbone))
 
     @property
     @abstractmethod
@@ -67,11 +67,11 @@ class Classifier(nn.Module, ABC):
         draws: Float[Tensor, "samples branches"] | None = None,
     ) -> Float[Tensor, "samples classes"]:
         """Logits. In training, `draws` decides which branches each sample drops."""
-        set_draws(self.backbone, draws)
+        set_random_numbers(self.backbone, draws)
         return self.linear(self.features(images)[0])
 
 
-def own_drop_paths(model: nn.Module) -> None:
+def use_sample_drop_paths(model: nn.Module) -> None:
     """Put `SampleDropPath` in place of timm's `DropPath`, at the same rates."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -79,6 +79,6 @@ def own_drop_paths(model: nn.Module) -> None:
                 setattr(parent, name, SampleDropPath(child.drop_prob))
 
 
-def seeded(seed: int) -> None:
+def seed_torch(seed: int) -> None:
     """Seed the initialisation of the models that are built next."""
     torch.manual_seed(seed)

@@ -61,10 +61,10 @@ def frozen_module(settings: config.OwnModule) -> Frozen:
     Raises:
         UserError: File or function are not there, it fails, or returns no module that gives features.
     """
-    return Frozen(own_module(settings.file, settings.function), settings.image_size, settings.module)
+    return Frozen(load_user_module(settings.file, settings.function), settings.image_size, settings.module)
 
 
-def own_module(file: Path, function: str) -> nn.Module:
+def load_user_module(file: Path, function: str) -> nn.Module:
     """What a function of a Python file makes.
 
     Raises:

@@ -14,7 +14,7 @@ from mem import config
 from mem.errors import UserError
 from mem.models.backbones.base import Classifier
 from mem.models.backbones.outputs import shapes_of, timm_features
-from mem.models.batch_norm import own_batch_norms
+from mem.models.batch_norm import use_sample_batch_norms
 
 
 class TimmClassifier(Classifier):
@@ -32,7 +32,7 @@ class TimmClassifier(Classifier):
         self.width, self.tokens = width, tokens
         if drop_path and not self.branches:
             raise UserError(f"{settings.model} has no branches that drop_path could drop: set finetune.drop_path to 0")
-        own_batch_norms(self.backbone, settings.norm_batch, settings.model)
+        use_sample_batch_norms(self.backbone, settings.norm_batch, settings.model)
 
     @property
     def linear(self) -> nn.Linear:

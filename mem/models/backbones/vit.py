@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from mem import config
-from mem.models.backbones.base import HEAD_INIT_STD, Classifier, own_drop_paths
+from mem.models.backbones.base import HEAD_INIT_STD, Classifier, use_sample_drop_paths
 from mem.models.transformer import init_linear
 
 
@@ -80,5 +80,5 @@ def vision_transformer(
     model.apply(init_linear)
     projection = model.patch_embed.proj.weight
     nn.init.xavier_uniform_(projection.data.view(projection.shape[0], -1))
-    own_drop_paths(model)
+    use_sample_drop_paths(model)
     return model

@@ -1,0 +1,1 @@
+"""The command line: argument parsing only. Commands import what they need when they run."""

@@ -1,0 +1,8 @@
+"""Entry point of `python -m mem.cli`."""
+
+import sys
+
+from mem.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""FFCV's file format (.beton): reading and writing."""

@@ -1,0 +1,33 @@
+"""FFCV's parts that the project uses; the only place that imports ffcv.
+
+`ffcv.fields.rgb_image` fills a numba dictionary when it is imported, which compiles for five seconds in every
+process. With numba's compiler off for that moment the dictionary is Python's own, and the import takes a third of a
+second. None of FFCV's compiled pipelines is used here (see `mem.data.beton.reader`), so nothing else changes.
+"""
+
+from __future__ import annotations
+
+import numba
+
+_jit_disabled = numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]
+try:
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.libffcv import ctypes_imdecode, ctypes_resize
+    from ffcv.reader import Reader
+    from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, FieldDescType, HeaderType, get_metadata_type
+finally:
+    numba.config.DISABLE_JIT = _jit_disabled  # type: ignore[attr-defined]
+
+__all__ = [
+    "ALLOC_TABLE_TYPE",
+    "CURRENT_VERSION",
+    "FieldDescType",
+    "HeaderType",
+    "IntField",
+    "RGBImageField",
+    "Reader",
+    "ctypes_imdecode",
+    "ctypes_resize",
+    "get_metadata_type",
+]

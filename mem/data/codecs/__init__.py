@@ -1,0 +1,1 @@
+"""Image decoding: from the content of a file to pixels."""

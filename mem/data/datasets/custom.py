@@ -1,0 +1,48 @@
+"""Anyone's own images, given as list files or as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mem.config.custom_sources import Labelled, Lists, Table
+from mem.data.datasets import labels
+from mem.data.datasets.base import ImageSet, empty_split, split_of_files
+from mem.data.datasets.rows import Rows, read_list, read_names
+from mem.data.datasets.table import read_table
+
+
+def read_lists(settings: Lists) -> ImageSet:
+    """Read a list for each split; images stay in the order of the lists.
+
+    Raises:
+        UserError: A list is missing or wrong, or a class has no training image.
+    """
+    files = {name: path for name, path in settings.index_files().items() if name != "class_names"}
+    rows = {split: read_list(path, settings.separator) for split, path in files.items()}
+    return _image_set(settings, rows, ", ".join(map(str, files.values())))
+
+
+def read_table_rows(settings: Table) -> ImageSet:
+    """Read a table; images stay in the order of its rows.
+
+    Raises:
+        UserError: The table is missing or wrong, or a class has no training image.
+    """
+    return _image_set(settings, read_table(settings), str(settings.index_files()["table"]))
+
+
+def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> ImageSet:
+    given = None if settings.class_names is None else read_names(Path(settings.class_names).expanduser())
+    if settings.labels == "names":
+        classes = given or tuple(labels.natural(sorted({label for listed in rows.values() for label in listed.labels})))
+        numbers = {split: labels.positions(listed, classes) for split, listed in rows.items()}
+        count = labels.check_classes(numbers, len(classes), origin, classes)
+    else:
+        numbers = {split: labels.numbers(listed) for split, listed in rows.items()}
+        count = labels.check_classes(numbers, None if given is None else len(given), origin)
+        classes = given or tuple(map(str, range(count)))
+    root = str(Path(settings.root).expanduser())
+    splits = {split: split_of_files(root, listed.paths, listed.paths, numbers[split]) for split, listed in rows.items()}
+    empty = empty_split()
+    return ImageSet(classes, splits["train"], splits.get("val", empty), splits.get("test", empty))

@@ -1,0 +1,129 @@
+"""What a data set is, in figures: classes, label map, counts, groups, digests. No image is opened for it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mem import files
+from mem.config import Shots
+from mem.data.datasets import ImageSet, ImageSplit
+from mem.longtail import SHOT_NAMES, class_counts, shot_groups
+
+_CHUNK = 10_000
+"""Lines that are hashed or written at a time."""
+
+
+def describe(images: ImageSet) -> dict[str, Any]:
+    """The manifest of an image set, as in `dataset.json`: a label is a position in `classes`, `folders`, `counts`."""
+    classes = len(images.classes)
+    shots = Shots()
+    counts = class_counts(images.train.labels, classes)
+    groups = shot_groups(counts, shots)
+    return {
+        "classes": list(images.classes),
+        "folders": first_folders(images),
+        "splits": {
+            name: {
+                "images": len(split),
+                "counts": class_counts(split.labels, classes).tolist(),
+                "sha256": names_digest(split),
+            }
+            for name, split in images.splits.items()
+        },
+        "imbalance": float(counts.max() / max(counts.min(), 1)),
+        "shots": str(shots),
+        "groups": {name: int((groups == g).sum()) for g, name in enumerate(SHOT_NAMES)},
+        "published": _verdict(images),
+    }
+
+
+def _verdict(images: ImageSet) -> dict[str, Any] | None:
+    """How the counts stand to the published ones, where there are any."""
+    if images.facts is None:
+        return None
+    differences = known_differences(images)
+    return {"data_set": images.facts.title, "agrees": not differences, "differences": differences}
+
+
+def known_differences(images: ImageSet) -> list[str]:
+    """Where the counts are not those of the data set's publication, in sentences; nothing where none is known."""
+    facts = images.facts
+    if facts is None:
+        return []
+    classes = len(images.classes)
+    counts = {name: class_counts(split.labels, classes) for name, split in images.splits.items()}
+    if images.held_out:
+        counts["train"] = counts["train"] + counts["val"]
+        counts["val"] = np.zeros_like(counts["val"])
+    found: list[str] = []
+
+    def compare(what: str, here: int, published: int) -> None:
+        if here != published:
+            found.append(f"{what}: {here:,} here, {published:,} published")
+
+    compare("classes", classes, facts.classes)
+    for name, published in facts.images.items():
+        compare(f"images of {name}", int(counts[name].sum()), published)
+    compare("training images of the most frequent class", int(counts["train"].max()), facts.largest)
+    compare("training images of the rarest class", int(counts["train"].min()), facts.smallest)
+    for name, published in facts.per_class.items():
+        uneven = int((counts[name] != published).sum())
+        if uneven:
+            found.append(f"classes of {name} without the published {published:,} images: {uneven:,}")
+    if facts.groups is not None:
+        groups = shot_groups(counts["train"], Shots())
+        for g, (name, published) in enumerate(zip(SHOT_NAMES, facts.groups, strict=True)):
+            compare(f"{name}-shot classes ({Shots()})", int((groups == g).sum()), published)
+    return found
+
+
+def first_folders(images: ImageSet) -> list[str]:
+    """Folder of each class's first image, in the order train, val, test; empty where a class has none."""
+    folders = [""] * len(images.classes)
+    missing = np.ones(len(images.classes), dtype=bool)
+    for split in images.splits.values():
+        labels, first = np.unique(split.labels, return_index=True)
+        for label, i in zip(labels.tolist(), first.tolist(), strict=True):
+            if missing[label]:
+                folders[label] = posixpath.dirname(split.names[i])
+                missing[label] = False
+    return folders
+
+
+def names_digest(split: ImageSplit) -> str:
+    """SHA-256 of a split's names and labels, in order."""
+    content = hashlib.sha256()
+    labels = split.labels.tolist()
+    for start in range(0, len(split), _CHUNK):
+        end = start + _CHUNK
+        lines = (f"{name} {label}\n" for name, label in zip(split.names[start:end], labels[start:end], strict=True))
+        content.update("".join(lines).encode("utf-8", "surrogateescape"))
+    return content.hexdigest()
+
+
+def write_images(images: ImageSet, path: Path) -> None:
+    """Write the list of all images as CSV: split, position in it, label, name."""
+    with files.atomic(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["split", "position", "label", "name"])
+        for name, split in images.splits.items():
+            table.writerows(
+                (name, i, label, image)
+                for i, (label, image) in enumerate(zip(split.labels.tolist(), split.names, strict=True))
+            )
+
+
+def write_labels(images: ImageSet, path: Path) -> None:
+    """Write the label map as CSV: label, name of the class, folder of its first image, images of each split."""
+    classes = len(images.classes)
+    counts = [class_counts(split.labels, classes).tolist() for split in images.splits.values()]
+    with files.atomic(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["label", "name", "folder", *images.splits])
+        table.writerows(zip(range(classes), images.classes, first_folders(images), *counts, strict=True))

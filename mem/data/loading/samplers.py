@@ -1,0 +1,107 @@
+"""Which image is the n-th sample of a training: samplers with random access, so that any step can be the first."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from mem import rng
+from mem.longtail import class_counts
+
+IMAGES_PER_VISIT = 4
+"""Images that class-balanced sampling takes from a class before it goes to the next (Kang et al. 2020)."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """An endless sequence of image indices."""
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Image index of the samples `start` to `start + count - 1`."""
+        ...
+
+
+class InstanceSampler:
+    """Each image once in every `images` samples, shuffled anew each time; batches may straddle epochs."""
+
+    def __init__(self, images: int, seed: int) -> None:
+        self.images = images
+        self._epoch = lru_cache(maxsize=4)(lambda epoch: rng.permutation(seed, "order", epoch, images))
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Image index of the samples `start` to `start + count - 1`."""
+        first, last = start // self.images, (start + count - 1) // self.images
+        stretch = np.concatenate([self._epoch(epoch) for epoch in range(first, last + 1)])
+        return stretch[start - first * self.images :][:count]
+
+
+class ClassBalancedSampler:
+    """Classes in turn, in an order shuffled each round, `VISIT` images a visit.
+
+    A class's images come in an order of their own, each once before any comes again. Source: the class-aware
+    sampler of Shen et al. 2016, as Kang et al. 2020 use it.
+    """
+
+    def __init__(self, labels: np.ndarray, classes: int, seed: int) -> None:
+        self._members = [np.flatnonzero(labels == k) for k in range(classes)]
+        self._present = np.array([k for k in range(classes) if len(self._members[k])])
+        self._seed = seed
+        self._round = lru_cache(maxsize=8)(
+            lambda number: self._present[rng.permutation(seed, "class order", number, len(self._present))]
+        )
+        self._shuffled = lru_cache(maxsize=4 * classes)(self._shuffle)
+
+    def _shuffle(self, k: int, epoch: int) -> np.ndarray:
+        members = self._members[k]
+        return members[rng.permutation(self._seed, f"class {k}", epoch, len(members))]
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Image index of the samples `start` to `start + count - 1`."""
+        samples = np.arange(start, start + count)
+        visits, within = np.divmod(samples, IMAGES_PER_VISIT)
+        rounds, turns = np.divmod(visits, len(self._present))
+        chosen = np.empty(count, dtype=np.int64)
+        for i in range(count):
+            k = int(self._round(int(rounds[i]))[turns[i]])
+            epoch, position = divmod(int(rounds[i]) * IMAGES_PER_VISIT + int(within[i]), len(self._members[k]))
+            chosen[i] = self._shuffled(k, epoch)[position]
+        return chosen
+
+
+class PowerSampler:
+    """Independent draws: a class with probability proportional to its count to a power, then one of its images.
+
+    Power 1/2 is the square-root sampling of Mahajan et al. 2018.
+    """
+
+    def __init__(self, labels: np.ndarray, classes: int, seed: int, power: float) -> None:
+        counts = class_counts(labels, classes)
+        weights = np.where(counts > 0, counts.astype(np.float64) ** power, 0)
+        ends = np.cumsum(weights)
+        self._ends = ends / ends[-1]
+        self._by_class = np.argsort(labels, kind="stable")
+        self._starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._counts = counts
+        self._seed = seed
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Image index of the samples `start` to `start + count - 1`."""
+        numbers = rng.uniforms(self._seed, "sampler", start, count, 2)
+        k = np.searchsorted(self._ends, numbers[:, 0], side="right")
+        within = np.floor(numbers[:, 1] * self._counts[k]).astype(np.int64)
+        return self._by_class[self._starts[k] + within]
+
+
+def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> Sampler:
+    """The order that a `sampler` setting names: `instance`, `class_balanced` or `sqrt`."""
+    match sampler:
+        case "instance":
+            return InstanceSampler(len(labels), seed)
+        case "class_balanced":
+            return ClassBalancedSampler(labels, classes, seed)
+        case "sqrt":
+            return PowerSampler(labels, classes, seed, 0.5)
+    raise ValueError(f"no sampler is called {sampler!r}")

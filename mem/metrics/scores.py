@@ -1,0 +1,94 @@
+"""From a split's predictions to its scores: what `metrics.json` says, to be had again from the predictions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mem import metrics
+from mem.longtail import SHOT_NAMES
+from mem.metrics.predictions import About, Predictions
+
+
+def split_scores(predictions: Predictions, about: About) -> dict[str, Any]:
+    """Scores as JSON data: percentages, null where there are no images to take one from."""
+    shots = np.asarray(about.shot_of_class, dtype=np.int64)
+    labels, predicted, right = predictions.labels, predictions.predictions, predictions.right
+    number = len(SHOT_NAMES)
+    wrong = metrics.group_confusion(predicted[~right], labels[~right], shots, number)
+    landed = metrics.group_confusion(predicted, labels, shots, number)
+    scores: dict[str, Any] = {
+        "images": len(predictions),
+        "accuracy": _percentages(metrics.shot_accuracy(predicted, labels, shots)),
+        "per_class": [_percentage(v) for v in metrics.per_class_accuracy(predicted, labels, len(shots))],
+        "wrong_by_group": wrong.tolist(),
+        "interval": _intervals(metrics.bootstrap_shots(right, labels, shots)),
+        "top5": _percentage(metrics.top_k_accuracy(predictions.top, labels)),
+        "balanced": _percentage(metrics.balanced_accuracy(predicted, labels, len(shots))),
+        "ece": _percentage(metrics.expected_calibration_error(predictions.top_probabilities[:, 0], right)),
+        "by_group": landed.tolist(),
+        "group_recall": _percentages(dict(zip(SHOT_NAMES, metrics.group_recall(landed), strict=True))),
+        "oracle": _percentages(metrics.oracle_accuracy(predictions.best_in_shot, labels, shots)),
+    }
+    if predictions.norms is not None and predictions.weights is not None and about.group_of_class is not None:
+        scores |= _modulator(predictions.norms, predictions.weights, labels, about.group_of_class)
+    return scores
+
+
+def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The scores that are single numbers, by the names that all stages log them under."""
+    found = {**scores["accuracy"], "acc1": scores["accuracy"]["all"]}
+    found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
+    found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
+    found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
+    if "group_by_norm" in scores:
+        found["group_by_norm"] = scores["group_by_norm"]["all"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def classes_without_images(predictions: Predictions, classes: int) -> list[int]:
+    """Classes that the split has no image of; their accuracy is unknown, and left out of every mean."""
+    return np.flatnonzero(np.bincount(predictions.labels, minlength=classes) == 0).tolist()
+
+
+def _modulator(
+    norms: np.ndarray, weights: np.ndarray, labels: np.ndarray, group_of_class: tuple[int, ...]
+) -> dict[str, Any]:
+    """What MEM's sub-networks know: how often the largest norm names the image's group; mean norms and weights.
+
+    Groups are those of MEM's own partition, rows the true ones, columns the sub-networks.
+    """
+    groups = np.asarray(group_of_class, dtype=np.int64)
+    true_groups = groups[labels]
+    named = metrics.group_by_norm(norms, true_groups)
+    # One class, so that every image counts alike.
+    one = np.zeros(len(labels), dtype=np.int64)
+    low, high = metrics.bootstrap_shots(named, one, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
+    by_group = [named[true_groups == g] for g in range(norms.shape[1])]
+    return {
+        "group_by_norm": {
+            "all": _percentage(named.mean()) if len(named) else None,
+            "interval": [_percentage(low), _percentage(high)],
+            "by_group": [_percentage(mine.mean()) if len(mine) else None for mine in by_group],
+        },
+        "norms": _matrix(metrics.mean_by_group(norms, true_groups)),
+        "weights": _matrix(metrics.mean_by_group(weights, true_groups)),
+    }
+
+
+def _percentage(share: float) -> float | None:
+    return None if np.isnan(share) else round(100 * float(share), 4)
+
+
+def _percentages(shares: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _percentage(share) for name, share in shares.items()}
+
+
+def _intervals(intervals: Mapping[str, tuple[float, float]]) -> dict[str, list[float | None]]:
+    return {name: [_percentage(low), _percentage(high)] for name, (low, high) in intervals.items()}
+
+
+def _matrix(values: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(v) else round(float(v), 5) for v in row] for row in values]
