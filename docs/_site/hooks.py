@@ -20,6 +20,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
+    "cluster/snakemake-executor-plugin-submitit/docs/further.md": "executor-plugin-usage.md",
 }
 """Pages outside docs/ and their names on the site."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
