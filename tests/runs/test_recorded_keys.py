@@ -1,0 +1,34 @@
+"""Keys of all runs of the shipped studies, as recorded before the names in the code were changed."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
+from tests.conftest import REPOSITORY
+
+RECORDED_FILE = REPOSITORY / "tests" / "runs" / "recorded_keys.json"
+"""Per study: stage, labels, key and folder of each run. A name with ` + ` is a study with a file merged over it."""
+
+
+@cache
+def recorded() -> dict[str, list[list]]:
+    return json.loads(RECORDED_FILE.read_text())
+
+
+@pytest.mark.parametrize("study", list(recorded()))
+def test_every_shipped_study_keeps_its_recorded_run_keys(study, tmp_path, monkeypatch):
+    # Lists and weights are part of the keys if they exist; in an empty working folder there are none.
+    monkeypatch.chdir(tmp_path)
+    runs = study_runs(load_study([REPOSITORY / file for file in study.split(" + ")]))
+    planned = [[run.stage, dict(run.labels), run.key, str(run.folder)] for run in runs]
+    assert planned == recorded()[study]
+
+
+def test_all_shipped_studies_are_recorded():
+    shipped = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "config").rglob("*.yaml")}
+    assert shipped == {file for study in recorded() for file in study.split(" + ")}
