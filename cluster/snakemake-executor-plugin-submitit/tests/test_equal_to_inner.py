@@ -10,7 +10,7 @@ import pytest
 
 from workflow_runner import Workflow
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.stage, pytest.mark.timeout(200)]
 LOCAL = ("--submitit-cluster", "local", "--config", "word=hello")
 SNAKEFILE = """
 CONSTANT = "a constant of the Snakefile"

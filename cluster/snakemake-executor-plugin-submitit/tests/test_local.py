@@ -12,7 +12,7 @@ import pytest
 
 from workflow_runner import GLOO_SUM, wait
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.stage, pytest.mark.timeout(150)]
 LOCAL = ("--submitit-cluster", "local")
 
 

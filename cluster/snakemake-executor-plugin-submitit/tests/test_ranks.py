@@ -21,6 +21,7 @@ from snakemake_executor_plugin_submitit.paths import job_folder, rank_logs
 from snakemake_executor_plugin_submitit.work import Work
 from workflow_runner import TRAINER, wait
 
+pytestmark = pytest.mark.stage
 RANK_1_OF_2 = place.RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
 
 

@@ -79,6 +79,7 @@ def test_a_queued_job_uses_the_same_files():
     assert folder.rank_log(3) == LOGS / "rank3.txt"
 
 
+@pytest.mark.stage
 def test_a_queued_job_runs(tmp_path, monkeypatch):
     submitted = pickle.loads((RECORDED / "queued_job.pkl").read_bytes())
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "debug")

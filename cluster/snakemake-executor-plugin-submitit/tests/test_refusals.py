@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit import command
 from snakemake_executor_plugin_submitit.resources import Request
 from workflow_runner import BIN
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = [pytest.mark.stage, pytest.mark.timeout(100)]
 LOCAL = ("--submitit-cluster", "local")
 NOTEBOOK = """\
 {"cells": [], "metadata": {"language_info": {"name": "python", "file_extension": ".py"},

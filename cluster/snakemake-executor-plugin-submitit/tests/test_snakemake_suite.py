@@ -7,13 +7,13 @@ import pytest
 from snakemake_executor_plugin_submitit import ExecutorSettings
 from snakemake_suite import SubmititSuite
 
+pytestmark = [pytest.mark.stage, pytest.mark.timeout(120)]
 
-@pytest.mark.timeout(120)
+
 class TestLocal(SubmititSuite):
     __test__ = True
 
 
-@pytest.mark.timeout(120)
 class TestInnerSnakemake(SubmititSuite):
     __test__ = True
 
@@ -21,7 +21,6 @@ class TestInnerSnakemake(SubmititSuite):
         return ExecutorSettings(cluster="local", inner_snakemake=True)
 
 
-@pytest.mark.timeout(120)
 class TestDebug(SubmititSuite):
     __test__ = True
     cluster = "debug"

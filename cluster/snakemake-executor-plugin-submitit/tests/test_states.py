@@ -9,6 +9,8 @@ import pytest
 
 from snakemake_executor_plugin_submitit.states import Kind, StatePoller, read_sacct, read_squeue
 
+pytestmark = pytest.mark.stage
+
 
 def kinds(states) -> dict[str, tuple[Kind, str]]:
     return {job: (state.kind, state.name) for job, state in states.items()}
