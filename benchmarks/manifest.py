@@ -111,7 +111,7 @@ def measure(folder: Path) -> dict[str, float]:
     from mem.config import Lists
     from mem.data.check.check import check
     from mem.data.datasets import read_unchecked
-    from mem.data.datasets.manifest import describe, write_images
+    from mem.data.datasets.manifest import describe, write_image_list
 
     settings = Lists.model_validate(
         {
@@ -130,10 +130,10 @@ def measure(folder: Path) -> dict[str, float]:
     times.append(time.perf_counter())
     findings = check(images)
     times.append(time.perf_counter())
-    images.prove_disjoint()
+    images.require_disjoint()
     times.append(time.perf_counter())
     (folder / "dataset.json").write_text(json.dumps(describe(images)))
-    write_images(images, folder / "images.csv")
+    write_image_list(images, folder / "images.csv")
     times.append(time.perf_counter())
     if findings.status:
         raise SystemExit("\n".join(findings.lines()))

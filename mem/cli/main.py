@@ -218,9 +218,9 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _data_check(options: argparse.Namespace) -> int:
     from mem.config.load import load_study
-    from mem.data.check.check import report
+    from mem.data.check.check import check_study
 
-    return report(load_study(options.study), options.study, options.order, options.deep, options.labels)
+    return check_study(load_study(options.study), options.study, options.order, options.deep, options.labels)
 
 
 def _data_show(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from mem import files
 from mem.config import Shots, Study
 from mem.data.datasets import ImageSplit, read_dataset
-from mem.data.datasets.faults import printable
+from mem.data.datasets.problems import printable
 from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.style import MATPLOTLIB, SHOT_COLOURS
@@ -58,7 +58,7 @@ def show(study: Study, order: int | None) -> list[Path]:
     return _write(Path("results", study.study, "data"), suffix, images.classes, images.train.labels, study.shots, tile)
 
 
-def write_pictures(folder: Path) -> list[Path]:
+def write_figures(folder: Path) -> list[Path]:
     """Draw a converted data set from its `.beton` file, into its own folder.
 
     Returns:

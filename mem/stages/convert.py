@@ -8,7 +8,7 @@ from typing import Any
 from mem import config, provenance
 from mem.data.convert.convert import convert as write_splits
 from mem.data.datasets import read_dataset
-from mem.data.show import write_pictures
+from mem.data.show import write_figures
 from mem.jobs.job import Job
 
 
@@ -19,7 +19,7 @@ def convert(job: Job) -> Mapping[str, Any]:
     for note in images.notes:
         job.say(note)
     manifest = write_splits(images, settings, job.folder.path, provenance.cpus(), job.say)
-    for picture in write_pictures(job.folder.path):
+    for picture in write_figures(job.folder.path):
         job.log.event("artifact", path=str(picture), to="data")
     counts = manifest["splits"]["train"]["counts"]
     job.say(

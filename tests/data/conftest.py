@@ -11,8 +11,8 @@ from PIL import Image
 
 from mem.data.datasets import cifar
 from tests.data import miniatures
-from tests.data.checked import write_files
 from tests.data.conversions import CLASSES, COUNTS, converted, photo
+from tests.data.twelve_classes import write_files
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,6 @@ def small_cifar(monkeypatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """The files of `tests.data.checked.image_set`, whole."""
+    """The files of `tests.data.twelve_classes.image_set`, whole."""
     write_files(tmp_path)
     return tmp_path

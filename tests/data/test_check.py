@@ -13,7 +13,7 @@ from mem.data.check.findings import Severity
 from mem.data.datasets import read_unchecked
 from tests.conftest import REPOSITORY
 from tests.data import miniatures
-from tests.data.checked import JPEG, PER_CLASS, entries, image_set, known, told
+from tests.data.twelve_classes import JPEG, PER_CLASS, entries, image_set, known, told
 
 
 def test_a_whole_data_set_is_fine(root):
@@ -78,7 +78,7 @@ def test_everything_is_told_in_one_go_the_gravest_first(root):
     (root / "train/c00/more.jpg").write_bytes(JPEG)
     lists = {split: entries(split) for split in PER_CLASS}
     lists["test"] += lists["train"][:1]
-    findings = check(image_set(root, lists, facts=known(), notes=("Two lines were empty.",)))
+    findings = check(image_set(root, lists, reference=known(), notes=("Two lines were empty.",)))
     text = "\n".join(findings.lines())
     for part in (
         "stands in train and in test",

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from mem.data.check.check import check, files_present
+from mem.data.check.check import check, require_files
 from mem.data.check.contents import image_format
 from mem.data.check.findings import Severity
 from mem.errors import UserError
-from tests.data.checked import JPEG, PER_CLASS, entries, image_set, told
+from tests.data.twelve_classes import JPEG, PER_CLASS, entries, image_set, told
 
 
 def test_missing_files_are_counted_and_the_first_named(root):
@@ -133,12 +133,12 @@ def test_other_capitals_are_recognised(root):
 
 
 def test_a_conversion_is_refused_with_all_that_is_not_there(root):
-    files_present(image_set(root))
+    require_files(image_set(root))
     shutil.rmtree(root / "train/c11")
     (root / "train/c02/001.jpg").unlink()
     (root / "val/c03/000.jpg").write_bytes(b"")
     with pytest.raises(UserError) as error:
-        files_present(image_set(root))
+        require_files(image_set(root))
     text = str(error.value)
     assert f"1 files are missing: {root}/train/c02/001.jpg" in text
     assert f"4 files are missing with their folder: {root}/train/c11/000.jpg" in text
@@ -147,7 +147,7 @@ def test_a_conversion_is_refused_with_all_that_is_not_there(root):
     (root / "train/c11").mkdir()
     for i in range(4):
         (root / f"train/c11/{i:03d}.jpg").write_bytes(JPEG)
-    files_present(image_set(root), empty_too=False)
+    require_files(image_set(root), empty_too=False)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_an_image_in_two_splits_is_found():
     split = ImageSplit(np.zeros(1, dtype=np.int64), ("a.png",), lambda i: np.zeros((1, 1, 3), dtype=np.uint8))
     with pytest.raises(UserError, match=r"1 images stand in train and in test: a\.png"):
         empty = ImageSplit(np.zeros(0, dtype=np.int64), (), split.read)
-        ImageSet(("x",), split, empty, split).prove_disjoint()
+        ImageSet(("x",), split, empty, split).require_disjoint()
 
 
 def test_images_are_bytes_in_three_equal_channels():

@@ -52,7 +52,7 @@ def test_imagenets_val_images_may_lie_in_synsets_folders_or_not(tmp_path):
     without = read(miniatures.imagenet_lt(tmp_path / "b", synset_folders=False))
     same(with_folders, without)
     assert without.classes == miniatures.SYNSETS
-    assert with_folders.facts is IMAGENET_LT
+    assert with_folders.reference is IMAGENET_LT
     assert "/val/n0" in with_folders.test.files[0]
     assert "/val/ILSVRC" in without.test.files[0]
 
@@ -62,7 +62,7 @@ def test_the_two_layouts_of_places_give_the_same_data_in_the_same_order(tmp_path
     other = read(miniatures.places_lt(tmp_path / "other", easy=False))
     same(easy, other)
     assert easy.classes == ("airfield", "apartment_building-outdoor", "arch", "zen_garden")
-    assert easy.facts is PLACES_LT
+    assert easy.reference is PLACES_LT
     assert "data_256/a/apartment_building/outdoor/" in " ".join(other.train.files)
 
 
@@ -124,7 +124,7 @@ def test_inaturalists_lists_and_json_give_the_same_images_and_labels(tmp_path):
     np.testing.assert_array_equal(from_json.test.labels, from_lists.test.labels)
     assert from_json.classes[11] == "Species numberl11"
     assert from_lists.classes[11] == "11"
-    assert (len(from_json.val), from_json.facts) == (0, INATURALIST_2018)
+    assert (len(from_json.val), from_json.reference) == (0, INATURALIST_2018)
 
 
 @pytest.mark.parametrize("json_form", [True, False])
@@ -218,7 +218,7 @@ def test_cifar_lt_has_the_fields_counts(classes, imbalance, total, tmp_path, mon
     values = miniatures.cifar(tmp_path, classes)
     values["cut"] = {"imbalance": imbalance, "seed": 0, "val_per_class": 0}
     images = read(values)
-    facts = images.facts
+    facts = images.reference
     assert facts is CIFAR_LT[classes, imbalance]
     assert len(images.train) == total == facts.images["train"]
     counts = np.bincount(images.train.labels)
@@ -235,5 +235,5 @@ def test_a_cut_that_keeps_images_for_val_is_not_the_fields(tmp_path, small_cifar
     values = miniatures.cifar(tmp_path, 10)
     values["cut"] = {"imbalance": 100 / 30, "seed": 0, "val_per_class": 1, "largest": 5}
     images = read(values)
-    assert images.facts is None
+    assert images.reference is None
     assert counts_of(images.val, 10) == [1] * 10

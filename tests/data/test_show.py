@@ -26,7 +26,7 @@ from mem.data.show import (
     histogram,
     show,
     thumbnail,
-    write_pictures,
+    write_figures,
 )
 from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
@@ -138,7 +138,7 @@ def test_a_converted_data_set_is_drawn_from_its_beton_file(tmp_path):
         jpeg_quality=90,
         workers=1,
     )
-    paths = write_pictures(tmp_path)
+    paths = write_figures(tmp_path)
     assert paths == [tmp_path / "histogram.png", tmp_path / "contact_sheet.png"]
     sheet = (255 * matplotlib.image.imread(paths[1])[:, :, :3]).round().astype(int)
     for k in range(3):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mem.config import Study
 from mem.data.check.contents import check_some_headers, decode_all
+from mem.data.check.counts_and_labels import check_counts, check_duplicates, check_empty_classes, check_labels
 from mem.data.check.findings import Findings, Severity, few, number
-from mem.data.check.lists import check_counts, check_duplicates, check_empty_classes, check_labels
 from mem.data.check.missing_files import explain_missing_files
 from mem.data.datasets import ImageSet, read_unchecked
-from mem.data.datasets.file_listing import Listing, files_present, listings
-from mem.data.datasets.manifest import names_digest, write_labels
+from mem.data.datasets.file_listing import FolderListing, list_folders, require_files
+from mem.data.datasets.manifest import names_digest, write_label_map
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.progress import Progress
 
@@ -27,7 +27,7 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
     """Check a data set without changing anything.
 
     Args:
-        images: As its reader gives it, before `prove_disjoint`.
+        images: As its reader gives it, before `require_disjoint`.
         deep: Ask the size of every file however long it takes, and decode every image.
         done: With `deep`, told of each decoded image.
     """
@@ -36,7 +36,7 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
     check_empty_classes(images, findings)
     check_duplicates(images, findings)
     check_labels(images, findings)
-    looked = listings(images.splits.values(), None if deep else SIZE_SECONDS)
+    looked = list_folders(images.splits.values(), None if deep else SIZE_SECONDS)
     _tell_files(looked, findings)
     absent = {f"{at.folder}/{name}" for at in looked for name in (*at.missing, *at.empty)}
     if deep:
@@ -49,7 +49,7 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
     return findings
 
 
-def report(study: Study, files: Sequence[Path], order: int | None, deep: bool, labels: Path | None) -> int:
+def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bool, labels: Path | None) -> int:
     """Check the images of a study and print what was found.
 
     Args:
@@ -70,7 +70,7 @@ def report(study: Study, files: Sequence[Path], order: int | None, deep: bool, l
     with Progress("check", total, quiet=not deep) as progress:
         findings = check(images, deep=deep, done=progress.advance)
     if labels is not None:
-        write_labels(images, labels)
+        write_label_map(images, labels)
         findings.fine.append(f"label map: {labels}")
     print("\n".join([*_heading(study, images), *findings.lines(), _next(study, files, findings)]))
     return findings.status
@@ -105,7 +105,7 @@ def digest(images: ImageSet) -> str:
 # --- files ---------------------------------------------------------------------------------------------
 
 
-def _tell_files(looked: Sequence[Listing], findings: Findings) -> None:
+def _tell_files(looked: Sequence[FolderListing], findings: Findings) -> None:
     if not looked:
         findings.fine.append("no files to look for: the images come from the data set's own few files, read in full")
         return

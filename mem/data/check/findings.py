@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from mem.data.datasets.faults import NAMED, printable
+from mem.data.datasets.problems import MAX_EXAMPLES, printable
 
 
 class Severity(IntEnum):
@@ -51,7 +51,7 @@ class Findings:
         self, gravity: Severity, text: str, examples: Sequence[str] = (), *, advice: str = "", count: int | None = None
     ) -> None:
         """Take up a finding; of its examples the first few are kept, `count` says how many there are in all."""
-        named = list(examples[:NAMED])
+        named = list(examples[:MAX_EXAMPLES])
         more = (len(examples) if count is None else count) - len(named)
         if named and more > 0:
             named[-1] += f" and {more:,} more"

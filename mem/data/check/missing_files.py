@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from mem.data.check.findings import Findings, Severity
-from mem.data.datasets.file_listing import Listing
+from mem.data.datasets.file_listing import FolderListing
 
 _LAYOUTS = ({"train", "val"}, {"data_256", "val_256"}, {"data_large", "val_large"})
 """Folders of the archives of Places365-Standard."""
@@ -16,9 +16,9 @@ _SEARCHED = 2_000
 _DEPTH = 4
 
 
-def explain_missing_files(listings: Sequence[Listing], findings: Findings) -> None:
+def explain_missing_files(listings: Sequence[FolderListing], findings: Findings) -> None:
     """Add what is missing, folder by folder and file by file, with the likeliest reason."""
-    groups: dict[tuple[str, str], list[Listing]] = {}
+    groups: dict[tuple[str, str], list[FolderListing]] = {}
     for listing in listings:
         if listing.closed:
             findings.add(
@@ -53,8 +53,8 @@ def _break(folder: str) -> tuple[str, str]:
 def _tell_folders(
     parent: str,
     children: Sequence[str],
-    groups: dict[tuple[str, str], list[Listing]],
-    listings: Sequence[Listing],
+    groups: dict[tuple[str, str], list[FolderListing]],
+    listings: Sequence[FolderListing],
     findings: Findings,
 ) -> None:
     images = sum(len(listing.listed) for child in children for listing in groups[parent, child])
@@ -80,7 +80,7 @@ def _tell_folders(
 
 
 def _reason(
-    parent: str, children: Sequence[str], groups: dict[tuple[str, str], list[Listing]], there: Sequence[str]
+    parent: str, children: Sequence[str], groups: dict[tuple[str, str], list[FolderListing]], there: Sequence[str]
 ) -> str:
     first = children[0]
     sample = groups[parent, first][0]
@@ -139,7 +139,7 @@ def _names(folder: str, folders_only: bool = False) -> list[str]:
 # --- files in folders that are there ------------------------------------------------------------------
 
 
-def _tell_files(listings: Sequence[Listing], findings: Findings) -> None:
+def _tell_files(listings: Sequence[FolderListing], findings: Findings) -> None:
     missing = [os.path.join(listing.folder, name) for listing in listings for name in listing.missing]
     if not missing:
         return
@@ -158,7 +158,7 @@ def _tell_files(listings: Sequence[Listing], findings: Findings) -> None:
     findings.add(Severity.WRONG, f"{_files(len(missing), 'missing')}{where}", missing, advice=advice)
 
 
-def _renamed(listings: Sequence[Listing]) -> str:
+def _renamed(listings: Sequence[FolderListing]) -> str:
     for listing in listings:
         stems = {os.path.splitext(name)[0].casefold(): name for name in listing.missing}
         for name in _names(listing.folder):
@@ -168,7 +168,7 @@ def _renamed(listings: Sequence[Listing]) -> str:
     return ""
 
 
-def _is_tail(listing: Listing) -> bool:
+def _is_tail(listing: FolderListing) -> bool:
     return 3 <= len(listing.missing) < len(listing.listed) and (
         sorted(listing.listed)[-len(listing.missing) :] == list(listing.missing)
     )

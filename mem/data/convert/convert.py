@@ -29,8 +29,8 @@ from mem.data.convert.unreadable import UnreadableImage, remove_failure_record, 
 from mem.data.convert.worker_pool import InProcess, Pool, Task, WorkerLost, WorkerPool
 from mem.data.convert.worker_process import ENCODE, ENCODED, LOOK, NO_FILE, UNREADABLE
 from mem.data.datasets import ImageSet, ImageSplit
-from mem.data.datasets.file_listing import files_present
-from mem.data.datasets.manifest import describe, names_digest, write_images
+from mem.data.datasets.file_listing import require_files
+from mem.data.datasets.manifest import describe, names_digest, write_image_list
 from mem.errors import UserError
 from mem.longtail import class_counts
 from mem.progress import Progress
@@ -65,7 +65,7 @@ def convert(
         UserError: Files are missing or no images, a class has no training image, a worker died, the disk is full.
     """
     _refuse_empty_classes(images)
-    files_present(images, empty_too=settings.unreadable == "fail")
+    require_files(images, empty_too=settings.unreadable == "fail")
     partials: dict[str, BetonWriter] = {}
     try:
         with contextlib.ExitStack() as stack:
@@ -213,7 +213,7 @@ def _publish(
         _refuse_empty_classes(images)
     remove_failure_record(out)
     publish_all(list(partials.values()))
-    write_images(images, out / "images.csv")
+    write_image_list(images, out / "images.csv")
     size = sum(partial.path.stat().st_size for partial in partials.values())
     manifest = {
         **describe(images),

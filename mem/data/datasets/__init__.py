@@ -40,7 +40,7 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
         UserError: The files are missing or wrong, a class has too few images, or splits overlap.
     """
     images = read_unchecked(settings, order)
-    images.prove_disjoint()
+    images.require_disjoint()
     return images
 
 
@@ -76,7 +76,7 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
 
 def _arranged(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
     if settings.test is not None:
-        images.prove_disjoint()
+        images.require_disjoint()
         images = set_aside(images, settings.test)
     if settings.cut is not None:
         images = cut_train(images, settings.cut, order)

@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mem.data.datasets.faults import Faults
+from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -96,7 +96,7 @@ class ImageSet:
     val: ImageSplit
     """Empty where the data set has none and none was made."""
     test: ImageSplit
-    facts: ReferenceCounts | None = None
+    reference: ReferenceCounts | None = None
     """What is known of a published data set."""
     held_out: bool = False
     """Whether val was taken out of train by `holdout`: `facts` speak of both together as train."""
@@ -108,7 +108,7 @@ class ImageSet:
         """The three splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
-    def prove_disjoint(self) -> None:
+    def require_disjoint(self) -> None:
         """Raise where an image stands in two splits, or twice in one.
 
         Names are made of normalised paths, so a file that is spelt in two ways is found too.
@@ -119,7 +119,7 @@ class ImageSet:
         distinct = {name for split in self.splits.values() for name in split.names}
         if len(distinct) == sum(map(len, self.splits.values())):
             return
-        faults = Faults("Splits must be disjoint, and no image may stand twice in one")
+        faults = Problems("Splits must be disjoint, and no image may stand twice in one")
         seen: dict[str, str] = {}
         for split_name, split in self.splits.items():
             for name in split.names:

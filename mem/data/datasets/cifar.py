@@ -14,9 +14,9 @@ from jaxtyping import Int64, UInt8
 from mem.config import Cifar10, Cifar100
 from mem.data.datasets.archives import Archive, open_archive
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split
+from mem.data.datasets.index_files import distinct_names
 from mem.data.datasets.pickles import load_pickle
 from mem.data.datasets.reference_counts import CIFAR_LT, ReferenceCounts
-from mem.data.datasets.rows import distinct_names
 from mem.data.datasets.splits import cut_train
 from mem.errors import UserError
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from mem.data.datasets.faults import Faults
-from mem.data.datasets.rows import normalised_paths, read_bytes
+from mem.data.datasets.index_files import normalised_paths, read_bytes
+from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _KEPT = {"images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"}
@@ -41,7 +41,7 @@ def read_coco(path: Path) -> Annotated:
     images = {image["id"]: image["file_name"] for image in _entries(path, content, "images", "id", "file_name")}
     annotations = _entries(path, content, "annotations", "image_id", "category_id")
     classes = _categories(path, _entries(path, content, "categories", "id", "name"))
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     category: dict[int, int] = {}
     for annotation in annotations:
         image, label = annotation["image_id"], annotation["category_id"]
@@ -96,7 +96,7 @@ def _entries(path: Path, content: dict[str, Any], key: str, *fields: str) -> lis
     entries = content[key]
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: `{key}` is no list, or an empty one")
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     for i, entry in enumerate(entries):
         for field in fields:
             kind = int if field.endswith("id") else str
@@ -111,7 +111,7 @@ def _categories(path: Path, entries: list[dict[str, Any]]) -> tuple[str, ...]:
     names = {entry["id"]: entry["name"] for entry in entries}
     absent = [k for k in range(len(entries)) if k not in names]
     if absent:
-        faults = Faults(str(path))
+        faults = Problems(str(path))
         advice = f"{len(entries)} categories must have the ids 0 to {len(entries) - 1}, each once"
         faults.add_all("category ids that are missing", map(str, absent), len(absent), advice)
         faults.raise_if_any()

@@ -8,7 +8,7 @@ from pathlib import Path
 from mem.config.custom_sources import Labelled, Lists, Table
 from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
-from mem.data.datasets.rows import Rows, read_list, read_names
+from mem.data.datasets.index_files import Rows, read_list, read_names
 from mem.data.datasets.table import read_table
 
 
@@ -35,11 +35,11 @@ def read_table_rows(settings: Table) -> ImageSet:
 def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> ImageSet:
     given = None if settings.class_names is None else read_names(Path(settings.class_names).expanduser())
     if settings.labels == "names":
-        classes = given or tuple(labels.natural(sorted({label for listed in rows.values() for label in listed.labels})))
-        numbers = {split: labels.positions(listed, classes) for split, listed in rows.items()}
+        classes = given or tuple(labels.natural_sort(sorted({label for listed in rows.values() for label in listed.labels})))
+        numbers = {split: labels.named_labels(listed, classes) for split, listed in rows.items()}
         count = labels.check_classes(numbers, len(classes), origin, classes)
     else:
-        numbers = {split: labels.numbers(listed) for split, listed in rows.items()}
+        numbers = {split: labels.numeric_labels(listed) for split, listed in rows.items()}
         count = labels.check_classes(numbers, None if given is None else len(given), origin)
         classes = given or tuple(map(str, range(count)))
     root = str(Path(settings.root).expanduser())

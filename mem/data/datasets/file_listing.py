@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mem.data.datasets import ImageSet, ImageSplit
-from mem.data.datasets.faults import NAMED, Faults
+from mem.data.datasets.problems import MAX_EXAMPLES, Problems
 
 THREADS = 16
 """Listings at a time: network file systems answer late, but many at once."""
@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True)
-class Listing:
+class FolderListing:
     """What a folder holds of the files that are listed in it."""
 
     folder: str
@@ -44,7 +44,7 @@ class Listing:
     """Listed files whose size was not asked for, the time being over."""
 
 
-def listings(splits: Iterable[ImageSplit], seconds: float | None = None) -> list[Listing]:
+def list_folders(splits: Iterable[ImageSplit], seconds: float | None = None) -> list[FolderListing]:
     """Look for the files of the splits; folders in sorted order.
 
     Args:
@@ -61,7 +61,7 @@ def listings(splits: Iterable[ImageSplit], seconds: float | None = None) -> list
         return list(pool.map(lambda folder: _look(folder, folders[folder], until), sorted(folders)))
 
 
-def _look(folder: str, names: set[str], until: float | None) -> Listing:
+def _look(folder: str, names: set[str], until: float | None) -> FolderListing:
     listed = frozenset(names)
     missing = set(names)
     empty: list[str] = []
@@ -82,13 +82,13 @@ def _look(folder: str, names: set[str], until: float | None) -> Listing:
                     missing.discard(name)
                 elif name not in listed and os.path.splitext(name)[1].lower() in SUFFIXES:
                     surplus += 1
-                    if len(surplus_named) < NAMED:
+                    if len(surplus_named) < MAX_EXAMPLES:
                         surplus_named.append(name)
     except (FileNotFoundError, NotADirectoryError):
-        return Listing(folder, listed, exists=False, missing=tuple(sorted(names)))
+        return FolderListing(folder, listed, exists=False, missing=tuple(sorted(names)))
     except OSError as error:
-        return Listing(folder, listed, closed=error.strerror or str(error), missing=tuple(sorted(names)))
-    return Listing(
+        return FolderListing(folder, listed, closed=error.strerror or str(error), missing=tuple(sorted(names)))
+    return FolderListing(
         folder,
         listed,
         missing=tuple(sorted(missing)),
@@ -108,7 +108,7 @@ def _size(entry: os.DirEntry[str]) -> int | None:
     return state.st_size if stat.S_ISREG(state.st_mode) else None
 
 
-def files_present(images: ImageSet, *, empty_too: bool = True) -> None:
+def require_files(images: ImageSet, *, empty_too: bool = True) -> None:
     """Refuse a data set whose files are not all there, before any work is done on it.
 
     Args:
@@ -118,8 +118,8 @@ def files_present(images: ImageSet, *, empty_too: bool = True) -> None:
     Raises:
         UserError: How many files are missing and how many are empty, the first few by name.
     """
-    faults = Faults("Images that are listed are not on disk")
-    for listing in listings(images.splits.values()):
+    faults = Problems("Images that are listed are not on disk")
+    for listing in list_folders(images.splits.values()):
         if listing.closed:
             where = f"{listing.folder} ({listing.closed})"
             faults.add_all("images in folders that cannot be read", [where], len(listing.listed))

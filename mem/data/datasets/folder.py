@@ -11,8 +11,8 @@ import numpy as np
 from mem.config import Folder
 from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
-from mem.data.datasets.faults import Faults, printable
-from mem.data.datasets.rows import read_names
+from mem.data.datasets.index_files import read_names
+from mem.data.datasets.problems import Problems, printable
 from mem.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
@@ -33,8 +33,8 @@ def read_folder(settings: Folder) -> ImageSet:
     if settings.class_names is not None:
         classes = read_names(Path(settings.class_names).expanduser())
     else:
-        classes = tuple(labels.natural(list(found["train"].classes)))
-    faults = Faults(str(root))
+        classes = tuple(labels.natural_sort(list(found["train"].classes)))
+    faults = Problems(str(root))
     for split, tree in found.items():
         for name in sorted(tree.classes - set(classes)):
             known = "class_names" if settings.class_names else "the training split"

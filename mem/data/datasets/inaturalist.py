@@ -12,10 +12,10 @@ from mem.config import INaturalist2018
 from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, empty_split
 from mem.data.datasets.coco import read_coco
-from mem.data.datasets.faults import Faults
-from mem.data.datasets.published import in_name_order
+from mem.data.datasets.index_files import distinct_names, read_list
+from mem.data.datasets.problems import Problems
+from mem.data.datasets.published_lists import in_name_order
 from mem.data.datasets.reference_counts import INATURALIST_2018
-from mem.data.datasets.rows import distinct_names, read_list
 from mem.errors import UserError
 
 _PATH = re.compile(r"(?:.*/)?([^/]+/(\d+)/[^/]+)")
@@ -64,9 +64,9 @@ def _read(path: Path) -> _Part:
         unit = "image"
     else:
         rows = read_list(path)
-        paths, numbers, lines, classes = rows.paths, labels.numbers(rows), rows.lines, None
+        paths, numbers, lines, classes = rows.paths, labels.numeric_labels(rows), rows.lines, None
         unit = "line"
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     names: list[str] = []
     for number, image, label in zip(lines, paths, numbers.tolist(), strict=True):
         match = _PATH.fullmatch(image)

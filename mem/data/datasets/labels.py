@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from mem.data.datasets.faults import Faults
-from mem.data.datasets.rows import Rows
+from mem.data.datasets.index_files import Rows
+from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
@@ -17,7 +17,7 @@ _NEGATIVE = re.compile(r"-[0-9]+")
 _BY_NAME = "Labels are whole numbers from 0; where they are names, set `labels: names`"
 
 
-def numbers(rows: Rows) -> Int64[np.ndarray, " rows"]:
+def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
     """Labels that are written as numbers.
 
     Raises:
@@ -26,7 +26,7 @@ def numbers(rows: Rows) -> Int64[np.ndarray, " rows"]:
     joined = "".join(rows.labels)
     if joined.isascii() and joined.isdigit() and all(rows.labels) and max(map(len, rows.labels)) <= 18:
         return np.fromiter(map(int, rows.labels), np.int64, len(rows))
-    faults = Faults(rows.origin)
+    faults = Problems(rows.origin)
     for i, label in enumerate(rows.labels):
         if _NEGATIVE.fullmatch(label):
             faults.add("labels that are negative", rows.where(i), "Labels are whole numbers from 0")
@@ -36,7 +36,7 @@ def numbers(rows: Rows) -> Int64[np.ndarray, " rows"]:
     return np.zeros(0, np.int64)
 
 
-def positions(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
+def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
     """Labels that are written as names, as positions in `classes`.
 
     Raises:
@@ -44,7 +44,7 @@ def positions(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
     """
     place = {name: k for k, name in enumerate(classes)}
     found = [place.get(label, -1) for label in rows.labels]
-    faults = Faults(rows.origin)
+    faults = Problems(rows.origin)
     for i, k in enumerate(found):
         if k < 0:
             faults.add("labels that are no name of a class", rows.where(i))
@@ -52,7 +52,7 @@ def positions(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
     return np.asarray(found, dtype=np.int64)
 
 
-def natural(names: Sequence[str]) -> list[str]:
+def natural_sort(names: Sequence[str]) -> list[str]:
     """Names in natural order: numbers in them count as numbers, so that `class2` comes before `class10`."""
 
     def key(part: str) -> tuple[int, int, str]:
@@ -81,7 +81,7 @@ def check_classes(labels: Mapping[str, np.ndarray], classes: int | None, origin:
     anywhere = set().union(*present.values())
     if not present["train"]:
         raise UserError(f"{origin}: the training split is empty")
-    faults = Faults(origin)
+    faults = Problems(origin)
 
     def named(k: int) -> str:
         return names[k] if names else str(k)

@@ -45,15 +45,15 @@ def describe(images: ImageSet) -> dict[str, Any]:
 
 def _verdict(images: ImageSet) -> dict[str, Any] | None:
     """How the counts stand to the published ones, where there are any."""
-    if images.facts is None:
+    if images.reference is None:
         return None
-    differences = known_differences(images)
-    return {"data_set": images.facts.title, "agrees": not differences, "differences": differences}
+    differences = count_differences(images)
+    return {"data_set": images.reference.title, "agrees": not differences, "differences": differences}
 
 
-def known_differences(images: ImageSet) -> list[str]:
+def count_differences(images: ImageSet) -> list[str]:
     """Where the counts are not those of the data set's publication, in sentences; nothing where none is known."""
-    facts = images.facts
+    facts = images.reference
     if facts is None:
         return []
     classes = len(images.classes)
@@ -107,7 +107,7 @@ def names_digest(split: ImageSplit) -> str:
     return content.hexdigest()
 
 
-def write_images(images: ImageSet, path: Path) -> None:
+def write_image_list(images: ImageSet, path: Path) -> None:
     """Write the list of all images as CSV: split, position in it, label, name."""
     with files.atomic(path) as file:
         table = csv.writer(file, lineterminator="\n")
@@ -119,7 +119,7 @@ def write_images(images: ImageSet, path: Path) -> None:
             )
 
 
-def write_labels(images: ImageSet, path: Path) -> None:
+def write_label_map(images: ImageSet, path: Path) -> None:
     """Write the label map as CSV: label, name of the class, folder of its first image, images of each split."""
     classes = len(images.classes)
     counts = [class_counts(split.labels, classes).tolist() for split in images.splits.values()]

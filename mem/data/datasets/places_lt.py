@@ -9,7 +9,7 @@ import re
 
 from mem.config import PlacesLt
 from mem.data.datasets.base import ImageSet
-from mem.data.datasets.published import read_published
+from mem.data.datasets.published_lists import read_published
 from mem.data.datasets.reference_counts import PLACES_LT
 
 _TRAIN = re.compile(r"(?:.*/)?(?:train|(?:data_256|data_large)/[a-z])/(.+)/([^/]+)")

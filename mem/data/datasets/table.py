@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mem.config import Table
-from mem.data.datasets.faults import Faults
-from mem.data.datasets.rows import Rows, normalised_paths, read_bytes, read_text
+from mem.data.datasets.index_files import Rows, normalised_paths, read_bytes, read_text
+from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _PARQUET = (".parquet", ".pq")
@@ -31,7 +31,7 @@ def read_table(settings: Table) -> dict[str, Rows]:
     paths, labels, *splits = read(path, columns)
     if not paths:
         raise UserError(f"{path}: the table is empty: it has a header and no rows")
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     for column, cells in zip(columns, (paths, labels, *splits), strict=True):
         if blank := [i for i, cell in enumerate(cells, 1) if not cell]:
             faults.add_all(f"rows without a {column}", (f"row {i}" for i in blank), len(blank))
@@ -46,7 +46,7 @@ def read_table(settings: Table) -> dict[str, Rows]:
 def _by_split(
     settings: Table, origin: str, paths: list[str], labels: list[str], splits: Sequence[str]
 ) -> dict[str, Rows]:
-    faults = Faults(origin)
+    faults = Problems(origin)
     values = settings.split_values
     of_value = {values.train: "train", values.val: "val", values.test: "test"}
     rows: dict[str, Rows] = {}
@@ -86,7 +86,7 @@ def _csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
         io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
     )
     cells: list[list[str]] = [[] for _ in columns]
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     try:
         header = [name.strip() for name in next(table, [])]
         if not header:

@@ -7,11 +7,11 @@ from itertools import islice
 
 from mem.errors import UserError
 
-NAMED = 5
+MAX_EXAMPLES = 5
 """Examples of each kind of fault that a message names."""
 
 
-class Faults:
+class Problems:
     """Faults of one input, by kind.
 
     >>> faults = Faults("list.txt")
@@ -35,7 +35,7 @@ class Faults:
         """Count faults of one kind, of which no more examples are taken than are named."""
         self._counts[kind] = self._counts.get(kind, 0) + count
         named = self._examples.setdefault(kind, [])
-        named += [printable(example) for example in islice(examples, NAMED - len(named))]
+        named += [printable(example) for example in islice(examples, MAX_EXAMPLES - len(named))]
         self._advice[kind] = advice
 
     def __bool__(self) -> bool:

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mem.data.datasets import ImageSet, cifar, read_dataset
+from mem.data.datasets.index_files import read_list
 from mem.data.datasets.pickles import load_pickle
-from mem.data.datasets.rows import read_list
 from mem.errors import UserError
 from tests.data import miniatures
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mem.data.check.findings import Findings, Severity, few, number
 from mem.data.datasets import ImageSet
-from mem.data.datasets.faults import NAMED
-from mem.data.datasets.manifest import first_folders, known_differences
+from mem.data.datasets.manifest import count_differences, first_folders
+from mem.data.datasets.problems import MAX_EXAMPLES
 from mem.longtail import class_counts
 
 _MIXED = 0.1
@@ -20,10 +20,10 @@ _MIXED = 0.1
 
 def check_counts(images: ImageSet, findings: Findings) -> None:
     """Counts that are not those of the data set's publication."""
-    facts = images.facts
+    facts = images.reference
     if facts is None:
         return
-    differences = known_differences(images)
+    differences = count_differences(images)
     if not differences:
         findings.fine.append(f"counts are those of {facts.title}: per split, per class and by group")
         return
@@ -99,7 +99,7 @@ def check_labels(images: ImageSet, findings: Findings) -> None:
     names = list(codes)
     _tell_text_order(images, findings)
     if len(mixed):
-        examples = [f"{names[k]} (labels {few(label_of[folder_of == k].tolist())})" for k in mixed[:NAMED]]
+        examples = [f"{names[k]} (labels {few(label_of[folder_of == k].tolist())})" for k in mixed[:MAX_EXAMPLES]]
         findings.add(
             Severity.DOUBTFUL,
             f"{number(len(mixed), 'folder holds', 'folders hold')} images of several labels",

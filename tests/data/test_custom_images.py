@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mem.data.datasets.labels import natural
+from mem.data.datasets.labels import natural_sort
 from tests.data import miniatures
 from tests.data.reading import counts_of, read, same
 
@@ -113,12 +113,12 @@ def test_lists_have_any_separator_and_names_or_numbers(tmp_path, separator, mark
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30, unique=True))
 @hypothesis_settings(deadline=None)
 def test_natural_order_is_the_order_of_the_numbers(numbers):
-    assert natural([f"class{n}" for n in numbers]) == [f"class{n}" for n in sorted(numbers)]
-    assert natural(list(map(str, numbers))) == list(map(str, sorted(numbers)))
+    assert natural_sort([f"class{n}" for n in numbers]) == [f"class{n}" for n in sorted(numbers)]
+    assert natural_sort(list(map(str, numbers))) == list(map(str, sorted(numbers)))
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=20))
 @hypothesis_settings(deadline=None)
 def test_natural_order_takes_any_names_and_loses_none(names):
-    assert sorted(natural(names)) == sorted(names)
-    assert natural(names[::-1]) == natural(names)
+    assert sorted(natural_sort(names)) == sorted(names)
+    assert natural_sort(names[::-1]) == natural_sort(names)

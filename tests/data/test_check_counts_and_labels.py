@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from mem.data.check.check import check
 from mem.data.check.findings import Severity
-from mem.data.datasets.manifest import describe, known_differences, write_labels
-from tests.data.checked import CLASSES, PER_CLASS, entries, image_set, known, told
+from mem.data.datasets.manifest import count_differences, describe, write_label_map
+from tests.data.twelve_classes import CLASSES, PER_CLASS, entries, image_set, known, told
 
 
 def test_published_counts_are_confirmed(root):
-    findings = check(image_set(root, facts=known()))
+    findings = check(image_set(root, reference=known()))
     assert findings.status == 0
     assert any("counts are those of Twelve (2026)" in line for line in findings.fine)
 
 
 def test_other_counts_than_the_published_are_all_told(root):
-    images = image_set(root, facts=known(images={"train": 50, "test": 24}, groups=(1, 0, 11), per_class={"test": 3}))
-    assert known_differences(images) == [
+    images = image_set(root, reference=known(images={"train": 50, "test": 24}, groups=(1, 0, 11), per_class={"test": 3}))
+    assert count_differences(images) == [
         "images of train: 48 here, 50 published",
         "classes of test without the published 3 images: 12",
         "many-shot classes (many>100 few<20): 0 here, 1 published",
@@ -29,8 +29,8 @@ def test_other_counts_than_the_published_are_all_told(root):
 
 def test_a_holdout_counts_as_train(root):
     facts = known(images={"train": 60, "val": 0, "test": 24}, largest=5, smallest=5)
-    assert known_differences(image_set(root, facts=facts, held_out=True)) == []
-    assert known_differences(image_set(root, facts=facts)) != []
+    assert count_differences(image_set(root, reference=facts, held_out=True)) == []
+    assert count_differences(image_set(root, reference=facts)) != []
 
 
 def test_a_class_without_a_training_image_is_named(root):
@@ -82,7 +82,7 @@ def test_numbered_folders_sorted_as_text_are_noted(root):
 
 
 def test_the_manifest_has_label_map_groups_and_verdict(root):
-    manifest = describe(image_set(root, facts=known()))
+    manifest = describe(image_set(root, reference=known()))
     assert manifest["folders"][3] == "train/c03"
     assert manifest["shots"] == "many>100 few<20"
     assert manifest["groups"] == {"many": 0, "medium": 0, "few": 12}
@@ -90,7 +90,7 @@ def test_the_manifest_has_label_map_groups_and_verdict(root):
 
 
 def test_the_label_map_is_written(root, tmp_path):
-    write_labels(image_set(root), tmp_path / "labels.csv")
+    write_label_map(image_set(root), tmp_path / "labels.csv")
     lines = (tmp_path / "labels.csv").read_text().splitlines()
     assert lines[0] == "label,name,folder,train,val,test"
     assert lines[4] == "3,class 3,train/c03,4,1,2"

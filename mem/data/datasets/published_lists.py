@@ -10,9 +10,9 @@ import numpy as np
 from mem.config.sources import Published
 from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
-from mem.data.datasets.faults import Faults
+from mem.data.datasets.index_files import Rows, read_list
+from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
-from mem.data.datasets.rows import Rows, read_list
 
 Canonical = Callable[[str], tuple[str, str] | None]
 """From a listed path to the image's name and its class's folder ("" where the path does not tell); nothing where the
@@ -35,7 +35,7 @@ def read_published(settings: Published, canonical: Canonical, expected: str, fac
         UserError: A list is missing or wrong, a path is none of this data set, or labels disagree with folders.
     """
     rows = {split: read_list(path) for split, path in settings.index_files().items()}
-    numbers = {split: labels.numbers(listed) for split, listed in rows.items()}
+    numbers = {split: labels.numeric_labels(listed) for split, listed in rows.items()}
     named = {split: _understood(listed, canonical, expected) for split, listed in rows.items()}
     classes = _classes(rows, numbers, {split: folders for split, (_, folders) in named.items()})
     splits = {
@@ -55,7 +55,7 @@ def in_name_order(root: str, paths: list[str], names: list[str], numbers: np.nda
 
 def _understood(rows: Rows, canonical: Canonical, expected: str) -> tuple[list[str], list[str]]:
     """Name and class folder of each row."""
-    faults = Faults(rows.origin)
+    faults = Problems(rows.origin)
     names: list[str] = []
     folders: list[str] = []
     for i, path in enumerate(rows.paths):
@@ -83,7 +83,7 @@ def _classes(
     number = labels.check_classes(numbers, None, origin)
     folder_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
-    faults = Faults(origin)
+    faults = Problems(origin)
     for split, listed in rows.items():
         for i, (label, folder) in enumerate(zip(numbers[split].tolist(), folders[split], strict=True)):
             if not folder:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mem.data.datasets.faults import Faults
+from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ","}
@@ -89,7 +89,7 @@ def read_list(path: Path, separator: str = "space") -> Rows:
             counted, the first few named.
     """
     mark = SEPARATORS[separator]
-    faults = Faults(str(path))
+    faults = Problems(str(path))
     paths: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
@@ -137,7 +137,7 @@ def distinct_names(names: Sequence[str], origin: str) -> None:
         UserError: The names.
     """
     if len(set(names)) < len(names):
-        faults = Faults(origin)
+        faults = Problems(origin)
         first: dict[str, int] = {}
         for i, name in enumerate(names):
             if name in first:
@@ -146,7 +146,7 @@ def distinct_names(names: Sequence[str], origin: str) -> None:
         faults.raise_if_any()
 
 
-def normalised_paths(paths: list[str], lines: Sequence[int], faults: Faults, unit: str = "line") -> list[str]:
+def normalised_paths(paths: list[str], lines: Sequence[int], faults: Problems, unit: str = "line") -> list[str]:
     """Paths without `.` and doubled slashes, so that one file is spelt one way.
 
     Absolute paths, paths with `..` and paths that no file can have are added to `faults`.
