@@ -26,7 +26,6 @@ from mem.train.checkpoints import Checkpoints
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
 """As after SIGTERM: the run is not done, and goes on when started again."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 logger = logging.getLogger("mem")
@@ -121,7 +120,7 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
     except UserError as error:
         logger.error("mem %s: %s", stage, error)
     except OSError as error:
-        if error.errno not in _FULL | _FORBIDDEN:
+        if error.errno not in files.DISK_FULL_ERRORS | _FORBIDDEN:
             logger.exception("mem %s failed", stage)
             return 1
         logger.error("mem %s: %s", stage, _explained(error))
@@ -257,7 +256,7 @@ def _log_to(path: Path | None, rank: int) -> Iterator[None]:
 
 def _explained(error: OSError) -> str:
     where = error.filename or "the file"
-    if error.errno in _FULL:
+    if error.errno in files.DISK_FULL_ERRORS:
         return f"{where}: the disk is full. Nothing half-written was left; free some space and run the same command."
     if error.errno in _FORBIDDEN:
         return f"{where}: no permission to write there."

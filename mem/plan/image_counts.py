@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mem import config
 from mem.config import FeatureFiles, ImageData, LongTailCut, Study
+from mem.data.beton.format import PAGE_BYTES
 from mem.data.datasets.reference_counts import IMAGENET_LT, INATURALIST_2018, PLACES_LT, ReferenceCounts
 from mem.data.features.user_files import FeatureArrayReader
 from mem.errors import UserError
@@ -36,7 +37,6 @@ JPEG_BYTES_PER_PIXEL = {100: 0.97, 95: 0.50, 90: 0.36, 80: 0.25, 70: 0.20, 0: 0.
 """At this quality and above: the richer of scikit-learn's two sample photographs, shrunk to 256 pixels."""
 IMAGE_RECORD_BYTES = 60
 """A picture's entry in the tables of a .beton file."""
-PAGE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
