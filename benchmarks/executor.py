@@ -53,8 +53,7 @@ WATCHED_SECONDS = 40
 OFFICIAL = ["--executor", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account"]
 """The official plugin with its fastest polling (every second while jobs end) and without looking up the account."""
 ARRAYS = ["--slurm-array-jobs", "all", "--slurm-array-limit", "34"]
-"""The largest arrays that version 2.8.0 can
-submit. More commands do not fit into one argument, and all elements fail."""
+"""The largest arrays that version 2.8.0 can submit. More commands do not fit into one argument, and all fail."""
 
 
 def main() -> int:

@@ -83,11 +83,13 @@ def environment(tmp_path) -> Path:
 def test_the_wheel_runs_a_foreign_workflow_without_torch_and_ffcv(environment, tmp_path):
     python = environment / "bin" / "python"
     variables = {"PATH": f"{python.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    for absent in ("torch", "ffcv", "mem"):
-        missing = subprocess.run([python, "-c", f"import {absent}"], env=variables, capture_output=True, text=True)
-        assert f"No module named '{absent}'" in missing.stderr
     folder = tmp_path / "workflow"
     folder.mkdir()
+    for absent in ("torch", "ffcv", "mem"):
+        imported = subprocess.run(
+            [python, "-c", f"import {absent}"], cwd=folder, env=variables, capture_output=True, text=True
+        )
+        assert f"No module named '{absent}'" in imported.stderr
     (folder / "Snakefile").write_text(SNAKEFILE)
     command = [python, "-m", "snakemake", "--executor", "submitit", "--submitit-cluster", "local", "--jobs", "2"]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=150)
