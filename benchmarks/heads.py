@@ -32,10 +32,13 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.convert import write_beton
 from benchmarks.synthetic_photos import synthetic_photo
 from mem.config import Augmentation, Crt, Mem, Shots, VisionTransformer
-from mem.data.beton.reader import Beton, write_beton
-from mem.data.features.files import TrainingFeatures, create_feature_file, feature_file, open_split
+from mem.data.beton.encoding import Encoding, encode
+from mem.data.beton.reader import Beton
+from mem.data.features.batches import TrainingFeatures
+from mem.data.features.files import create_feature_file, feature_file, open_split
 from mem.data.loading.batch import Batch
 from mem.data.loading.images import ImageViews
 from mem.data.loading.samplers import build_sampler
@@ -44,11 +47,12 @@ from mem.heads.build import HeadInputs, build_head
 from mem.jobs.signals import StopSignals
 from mem.models.backbones import build
 from mem.models.pixels import Pixels
-from mem.tracking.log import NullLog
 from mem.train.checkpoints import Checkpoints
-from mem.train.loop import TrainState, fit
+from mem.train.context import FitContext
+from mem.train.loop import fit
 from mem.train.optimizers import head_optimizer
-from mem.train.schedules import cosine
+from mem.train.schedules import Schedule, cosine
+from mem.train.state import TrainState
 
 WIDTH, CLASSES, IMAGES = 768, 1000, 115_846
 HEADS, EPOCHS = 30, 10
@@ -103,13 +107,10 @@ def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
             TrainState(head, head_optimizer(head, settings)),
             data,
             objective,
-            cosine(settings.lr, steps),
-            steps=steps,
-            steps_per_epoch=steps,
-            checkpoints=Checkpoints(Path(checkpoints), "benchmark", 1e9, ignore_warning),
-            log=NullLog(),
-            stop=StopSignals(),
-            title=method,
+            Schedule(steps, steps, cosine(settings.lr, steps)),
+            FitContext(
+                method, checkpoints=Checkpoints(Path(checkpoints), "benchmark", 1e9, ignore_warning), stop=StopSignals()
+            ),
         )
         return (time.perf_counter() - start) / (steps * BATCH)
 
@@ -155,9 +156,9 @@ def main() -> None:
         folder = Path(temporary)
         counts = write_features(folder, options.images)
         path = folder / "photos.beton"
-        photos = [synthetic_photo(i) for i in range(options.sample)]
+        encoding = Encoding("jpeg", 90, None, "area")
         plain_views = np.zeros(options.sample, np.int64)
-        write_beton(path, plain_views, photos.__getitem__, storage="jpeg", jpeg_quality=90, workers=options.threads)
+        write_beton(path, (encode(synthetic_photo(i), encoding) for i in range(options.sample)), options.sample)
         beton, model = Beton(path), build(VIT_B, CLASSES).eval()
         permutation = np.random.default_rng(2).permutation(options.sample)
         in_order = [

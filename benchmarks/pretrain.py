@@ -29,13 +29,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.reference_mae import Reference, reference_step
 from mem import config, provenance
 from mem.data.loading.batch import Batch
+from mem.distributed import ALONE
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
 from mem.stages.pretrain import reconstruction
-from mem.train.loop import StepOptions, TrainState, train_step
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import adamw
+from mem.train.state import TrainState
+from mem.train.step import StepContext, StepOptions, train_step
 
 LR, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -140,9 +142,9 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
         theirs = reference_step(reference, optimizer, images, noise, LR)
         times["reference"].append(CLOCKS[options.clock]() - began)
         began = CLOCKS[options.clock]()
-        train_step(state, state.model, batch, objective, LR, options.batch, StepOptions(), watch)
+        train_step(state, state.model, batch, objective, LR, StepContext(ALONE, options.batch, StepOptions(), watch))
         times["ours"].append(CLOCKS[options.clock]() - began)
-        mine = state.meter.read(StepOptions().world)["loss"]
+        mine = state.meter.read(ALONE)["loss"]
         if abs(mine - theirs) > 1e-4 * abs(theirs):
             raise SystemExit(
                 f"The computations differ: at step {step} our loss is {mine} and the reference's {theirs}."
@@ -151,7 +153,8 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
     for step in range(1, options.pairs + 1):
         batch = random_batch(step, options.batch, backbone.image_size)
         began = CLOCKS[options.clock]()
-        train_step(state, state.model, batch, objective, LR, options.batch, StepOptions(bf16=True), watch)
+        context = StepContext(ALONE, options.batch, StepOptions(bf16=True), watch)
+        train_step(state, state.model, batch, objective, LR, context)
         times["bf16"].append(CLOCKS[options.clock]() - began)
     return Comparison(times["reference"][1:], times["ours"][1:], times["bf16"])
 

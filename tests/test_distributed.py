@@ -89,36 +89,28 @@ def test_ranks_agree(tmp_path):
 
 
 TRAIN = """
-import contextlib
-import sys
 import numpy as np
 import torch
 from mem.train.checkpoints import Checkpoints
 from mem.config import Augmentation, TimmNetwork, Training, VisionTransformer
-from mem.data.beton.reader import Beton, write_beton
-from mem.data.loading.images import RankShard, TrainingImages
+from mem.data.beton.reader import Beton
+from mem.data.loading.images import TrainingImages
+from mem.data.loading.shard import RankShard
 from mem.data.loading.samplers import InstanceSampler
 from mem.distributed import world_from_environment
-from mem.train.loop import StepOptions, TrainState, fit
+from mem.train.step import StepOptions
+from mem.train.state import TrainState
+from mem.train.loop import fit
 from mem.models.backbones import build
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
 from mem.train.optimizers import backbone_optimizer
-from mem.train.schedules import cosine
+from mem.train.context import FitContext
+from mem.train.schedules import Schedule, cosine
 from mem.stages.finetune import classification
-from mem.tracking.log import NullLog
 from pathlib import Path
 
 FOLDER = Path("{folder}")
-
-class Stop:
-    requested = False
-    def take_save(self):
-        return False
-    def saved(self):
-        raise AssertionError("nobody asked")
-    def deferred(self):
-        return contextlib.nullcontext()
 
 with world_from_environment() as world:
     torch.manual_seed(0)
@@ -140,9 +132,9 @@ with world_from_environment() as world:
     data = TrainingImages(images, InstanceSampler(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
                           0, 1, RankShard(world.rank, world.size))
     pixels = Pixels((0.5,) * 3, (0.25,) * 3, torch.float64)
-    fit(state, data, classification(pixels, 0.1, model.branches), cosine(1e-2, 10), steps=10, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world), log=NullLog(),
-        stop=Stop(), title="test", mechanics=StepOptions(world, micro_batch={micro_batch}))
+    context = FitContext("test", world, Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world))
+    fit(state, data, classification(pixels, 0.1, model.branches), Schedule(10, 3.0, cosine(1e-2, 10)), context,
+        StepOptions(micro_batch={micro_batch}))
     if world.is_main:
         torch.save({{"model": model.state_dict(), "average": state.ema.state_dict()}}, FOLDER / "{name}.pt")
 """
@@ -153,13 +145,11 @@ def folder(tmp_path_factory) -> Path:
     """Holds some images, and the weights that one process learns from them."""
     import numpy as np
 
-    from mem.data.beton.reader import write_beton
+    from tests.beton_files import write_beton
 
     made = tmp_path_factory.mktemp("ranks")
     pictures = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    write_beton(
-        made / "train.beton", np.arange(37) % 5, pictures.__getitem__, storage="raw", jpeg_quality=90, workers=1
-    )
+    write_beton(made / "train.beton", list(pictures), np.arange(37) % 5)
     for norm_batch in (None, 6, 12):
         name = f"one-{norm_batch}"
         run_ranks(TRAIN.format(folder=made, name=name, micro_batch=None, norm_batch=norm_batch), 1, made)

@@ -21,7 +21,8 @@ from mem.frozen.defaults import head_settings
 from mem.heads.base import Head, Linear
 from mem.heads.build import HeadInputs, load_head_and_inputs, save_head
 from mem.heads.mem.head import MemHead
-from mem.heads.training import EVALUATION_BATCH, FitContext, make_head, wants_tokens
+from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head, wants_tokens
+from mem.train.context import FitContext
 
 InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
 """A linear classifier to start from: a fitted head, torch's layer, or weight (classes, width) and bias (classes,)."""
@@ -148,8 +149,8 @@ def fit_head(
 
 def load_fitted(folder: str | Path) -> FittedHead:
     """Read what `FittedHead.save`, or the stage `train_head`, wrote."""
-    head, settings, basis = load_head_and_inputs(Path(folder))
-    return FittedHead(head, settings, basis, {})
+    head, settings, inputs = load_head_and_inputs(Path(folder))
+    return FittedHead(head, settings, inputs, {})
 
 
 STARTS = ("ce", "crt", "balanced_softmax", "logit_adjusted_loss")
@@ -167,10 +168,12 @@ class _Fitting(NamedTuple):
 
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
         start = start or self.start_of(settings)
-        basis = HeadInputs(start, self.counts, self.shots, self.seed)
-        around = FitContext(f"fit {settings.method}", settings.method, World(device=self.device), quiet=self.quiet)
-        head, results = make_head(settings, basis, self.train, self.val, around)
-        return FittedHead(head.to(self.device), settings, basis, results)
+        inputs = HeadInputs(start, self.counts, self.shots, self.seed)
+        context = FitContext(
+            f"fit {settings.method}", World(device=self.device), quiet=self.quiet, name=settings.method
+        )
+        head, results = make_head(settings, inputs, HeadFeatures(self.train, self.val), context)
+        return FittedHead(head.to(self.device), settings, inputs, results)
 
     def start_of(self, settings: config.Head) -> Linear:
         """The classifier that a head starts from, where none is given: of a head that is fitted first, if need be."""

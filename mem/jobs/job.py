@@ -22,6 +22,7 @@ from mem.runs.folder import RunConfig, RunFolder, read_config
 from mem.tracking.log import JsonLines, Log, NullLog
 from mem.tracking.system import SystemMetrics, watched
 from mem.train.checkpoints import Checkpoints
+from mem.train.context import FitContext
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
@@ -56,6 +57,18 @@ class Job:
             every_seconds=60 * self.run.compute.checkpoint_minutes,
             warn=self.say,
             world=self.world,
+        )
+
+    def fit_context(self, name: str = "") -> FitContext:
+        """Return the surroundings of a training in this run; `name` is the trained model's name in messages."""
+        return FitContext(
+            title=self.run.title,
+            world=self.world,
+            checkpoints=self.checkpoints(),
+            log=self.log,
+            stop=self.stop,
+            say=self.say,
+            name=name,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The features of a job: from disk, or, where a study keeps none, from the frozen backbone in the loop."""
+"""The features that a job reads: stored on disk, or computed by the frozen backbone on request."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ from mem.data.beton.reader import Beton
 from mem.data.features.files import FeatureSource, is_online, open_split, read_about, read_labels
 from mem.data.loading.images import ImageViews
 from mem.jobs.backbone_training import fill_color_of, normalization_of
+from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.models.pixels import Pixels
 from mem.runs.folder import read_config
-from mem.stages.features import BATCH, backbone_of
 
 
 def feature_sources(job: Job) -> Callable[[str], FeatureSource]:
-    """Gives each split of a job's features by its name.
+    """Return a function from the name of a split to its features.
 
-    Raises:
-        UserError: When a split is asked for; see `mem.data.features.files.open_split`.
+    The function raises `UserError`; see `mem.data.features.files.open_split`.
     """
     folder = job.inputs["features"]
     return OnlineBackbone(job).split if is_online(folder) else lambda split: open_split(folder, split)
 
 
 class OnlineBackbone:
-    """What the features stage would have computed with, loaded when it is needed.
+    """The backbone and the settings of a features run, loaded on first use.
 
     Args:
-        job: A job whose inputs are a run of features and all that this run was made of.
+        job: A job whose inputs are a features run and the inputs of that run.
     """
 
     def __init__(self, job: Job) -> None:
         self.folder = job.inputs["features"]
         run = read_config(self.folder, "features")
         self.job = replace(job, run=run, inputs={name: job.inputs[name] for name in run.inputs})
-        """As the features stage saw it."""
+        """The job as the stage `features` saw it."""
         self.settings = run.section("features", config.Features)
 
     @cached_property
@@ -59,15 +58,15 @@ class OnlineBackbone:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """How pictures are normalised."""
+        """The normalisation of the images."""
         return normalization_of(self.job.inputs["images"])
 
     def split(self, split: str) -> OnlineFeatures:
-        """One split."""
+        """Return the features of a split."""
         return OnlineFeatures(self, split)
 
     def views(self, split: str) -> ImageViews:
-        """The pictures of a split."""
+        """Return the images of a split."""
         backbone, images = self._backbone[0], self.job.inputs["images"]
         return ImageViews(
             Beton(images / f"{split}.beton"),
@@ -81,16 +80,16 @@ class OnlineBackbone:
 
 
 class OnlineFeatures:
-    """One split, with the features that the stage would have stored, computed when they are asked for."""
+    """The features of one split, computed on request. They equal those that the stage would have stored."""
 
-    def __init__(self, loop: OnlineBackbone, split: str) -> None:
-        self._loop = loop
-        self._labels = read_labels(loop.folder, split)
+    def __init__(self, backbone: OnlineBackbone, split: str) -> None:
+        self._backbone = backbone
+        self._labels = read_labels(backbone.folder, split)
         self._split = split
 
     @cached_property
     def _images(self) -> ImageViews:
-        return self._loop.views(self._split)
+        return self._backbone.views(self._split)
 
     @property
     def labels(self) -> Int64[np.ndarray, " images"]:
@@ -102,40 +101,41 @@ class OnlineFeatures:
 
     @property
     def views(self) -> int:
-        """The plain view and, of the training split, the augmented ones."""
-        return 1 + (self._loop.settings.views if self._split == "train" else 0)
+        """Number of views: the plain view and, for the training split, the augmented views."""
+        return 1 + (self._backbone.settings.views if self._split == "train" else 0)
 
     @property
     def has_tokens(self) -> bool:
-        """Whether heads may see tokens, by the study's settings."""
-        return self._loop.settings.tokens
+        """Whether the study provides tokens to heads."""
+        return self._backbone.settings.tokens
 
     def shape(self, *, tokens: bool) -> tuple[int, ...]:
         """Shape of one sample of `inputs`."""
-        model = self._loop.model
+        model = self._backbone.model
         return (1 + model.tokens, model.width) if tokens else (model.width,)
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> Tensor:
-        """What a head sees: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
+        """Return a head's input: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
         every = np.broadcast_to(views, indices.shape)
         if not len(indices):
             return torch.empty((0, *self.shape(tokens=tokens)))
-        pieces = [np.s_[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+        pieces = [np.s_[start : start + FEATURE_BATCH] for start in range(0, len(indices), FEATURE_BATCH)]
         parts = self.stream(((every[piece], indices[piece]) for piece in pieces), tokens=tokens)
         return torch.cat([part.cpu() for part in parts])
 
     def stream(self, samples: Iterable[tuple[np.ndarray, np.ndarray]], *, tokens: bool) -> Iterator[Tensor]:
-        """`inputs` of each pair of views and indices, on the job's device; pictures are made ahead by threads."""
-        device = self._loop.job.world.device
+        """Yield `inputs` for each pair of views and indices, on the job's device. Threads prefetch the images."""
+        device = self._backbone.job.world.device
         for batch in self._images.batches(samples):
-            # Not inference_mode: a head's backward pass may keep these.
+            # Not inference_mode: a head's backward pass may need these tensors.
             with torch.no_grad():
-                made = [
-                    self._features(part, tokens) for part in batch.inputs.to(device, non_blocking=True).split(BATCH)
+                parts = [
+                    self._features(part, tokens)
+                    for part in batch.inputs.to(device, non_blocking=True).split(FEATURE_BATCH)
                 ]
             self._images.images.release()
-            yield torch.cat(made) if len(made) > 1 else made[0]
+            yield torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _features(self, pictures: Tensor, tokens: bool) -> Tensor:
-        pooled, sequence = self._loop.model.features(self._loop.pixels.normalise(pictures))
+    def _features(self, images: Tensor, tokens: bool) -> Tensor:
+        pooled, sequence = self._backbone.model.features(self._backbone.pixels.normalise(images))
         return torch.cat([pooled[:, None], sequence], dim=1).float() if tokens else pooled.float()

@@ -17,7 +17,7 @@ from mem.jobs.job import Job
 from mem.models.autoencoder import Autoencoder
 from mem.models.pixels import Pixels
 from mem.models.reconstructions import reconstruction_sheet
-from mem.train.loop import TrainState
+from mem.train.state import TrainState
 
 SHOWN = 8
 """Images of a sheet."""

@@ -1,4 +1,4 @@
-"""Stage `convert`: a data set's files to one .beton file per split."""
+"""Stage `convert`: converts the files of a data set to one .beton file per split."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from mem import config, provenance
-from mem.data.convert.convert import convert as write_splits
+from mem.data.convert.convert import convert as convert_images
 from mem.data.datasets import read_dataset
 from mem.data.show import write_figures
 from mem.jobs.job import Job
 
 
 def convert(job: Job) -> Mapping[str, Any]:
-    """Read, cut, check and write the data set."""
+    """Read, subsample, check and convert the data set."""
     settings = job.run.union("dataset", config.Dataset)
     images = read_dataset(settings, job.run.settings["order"])
     for note in images.notes:
         job.say(note)
-    manifest = write_splits(images, settings, job.folder.path, provenance.cpus(), job.say)
-    for picture in write_figures(job.folder.path):
-        job.log.event("artifact", path=str(picture), to="data")
+    manifest = convert_images(images, settings, job.folder.path, provenance.cpus(), job.say)
+    for figure in write_figures(job.folder.path):
+        job.log.event("artifact", path=str(figure), to="data")
     counts = manifest["splits"]["train"]["counts"]
     job.say(
         f"{settings.name}: {len(counts)} classes, {manifest['splits']['train']['images']:,} training images, "
-        f"{max(counts)} to {min(counts)} a class (imbalance {manifest['imbalance']:.0f}); "
+        f"{min(counts)} to {max(counts)} per class (imbalance {manifest['imbalance']:.0f}); "
         + " / ".join(f"{number} {name}" for name, number in manifest["groups"].items())
     )
     return manifest

@@ -1,4 +1,4 @@
-"""Stage `features`: what the frozen backbone makes of every image, once per view."""
+"""Stage `features`: computes the frozen backbone's features of every image, once per view."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ from mem.data.convert.convert import SPLITS, train_counts
 from mem.data.features import files as store
 from mem.data.features.writer import FeatureWriter, Part, Piece, each_rank
 from mem.data.loading.batch import Batch
-from mem.data.loading.images import augmented_batches, plain_batches
+from mem.data.loading.images import ImageViews
 from mem.errors import Stopped, UserError
 from mem.jobs.backbone_training import fill_color_of, normalization_of
+from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
-from mem.jobs.precomputed_features import frozen_backbone, precomputed_features
-from mem.models.backbones import Classifier, Frozen, build
-from mem.models.weights import load_into, load_weights, save_weights
+from mem.jobs.precomputed_features import precomputed_features
+from mem.models.backbones import Classifier, Frozen
+from mem.models.weights import save_weights
 from mem.progress import Progress
-from mem.runs.folder import read_config
-
-BATCH = 256
 
 
 def features(job: Job) -> Mapping[str, Any]:
-    """Write pooled features (and tokens, by setting) of all splits, and the finetuned classifier, where there is one.
+    """Write the pooled features (and, by setting, the tokens) of all splits, and the finetuned classifier if any.
 
-    Each rank computes a stretch of the pieces that are not there yet and writes them into the shared files. With
-    `online` only labels and classifier are written.
+    Each rank computes a contiguous part of the missing pieces and writes them into the shared files. With `online`,
+    only the labels and the classifier are written.
     """
     if "dataset" in job.run.settings:
         return precomputed_features(job)
     settings = job.run.section("features", config.Features)
     counts = train_counts(job.inputs["images"])
-    backbone, model, began = backbone_of(job, len(counts))
+    backbone, model, record = backbone_of(job, len(counts))
     if settings.tokens and not model.tokens:
-        raise UserError(f"features.tokens: {backbone.name} gives pooled features only; set it to false")
+        raise UserError(f"features.tokens: {backbone.name} has pooled features only. Set features.tokens to false.")
     betons = {split: Beton(job.inputs["images"] / f"{split}.beton") for split in SPLITS}
     out = job.folder.path
     if job.world.is_main:
@@ -53,9 +51,9 @@ def features(job: Job) -> Mapping[str, Any]:
             linear = {"weight": model.linear.weight, "bias": model.linear.bias}
             save_weights(out / "classifier.safetensors", linear, {"key": job.run.key})
     if settings.online:
-        job.say("Nothing but labels is stored (features.online): the heads run the backbone.")
-        return {"images": 0, **began}
-    return _compute(job, settings, backbone, model, betons) | began
+        job.say("Only labels are stored (features.online): the heads run the backbone themselves.")
+        return {"images": 0, **record}
+    return _compute(job, settings, backbone, model, betons) | record
 
 
 def _compute(
@@ -73,54 +71,40 @@ def _compute(
         for split, images in betons.items()
     }
     save_seconds = 60 * job.run.compute.checkpoint_minutes
-    writer = FeatureWriter(job.folder.path, job.run.key, parts, BATCH, save_seconds)
-    there = job.world.from_main(writer.begin() if job.world.is_main else None)
-    if there:
-        job.say(f"Going on: the features of {there:,} images (times views) are there.")
-        job.log.event("resumed", step=there)
+    writer = FeatureWriter(job.folder.path, job.run.key, parts, FEATURE_BATCH, save_seconds)
+    present = job.world.from_main(writer.begin() if job.world.is_main else None)
+    if present:
+        job.say(f"Resuming: the features of {present:,} images (times views) are present.")
+        job.log.event("resumed", step=present)
     total = sum(piece.count for piece in writer.pieces())
-    # Every rank must have seen what is missing before any says that it is not.
+    # Every rank must have read the map of missing pieces before any rank changes it.
     missing = writer.missing()
     job.world.barrier()
     quiet = not job.world.is_main
     with (
         job.stop.deferred(),
-        Progress(job.run.title, total, start=there, quiet=quiet) as progress,
+        Progress(job.run.title, total, start=present, quiet=quiet) as progress,
         torch.inference_mode(),
     ):
         try:
-            mine = each_rank(missing, job.world.rank, job.world.size)
-            for piece, batch in _batches(job, betons, mine, backbone, settings):
+            own_pieces = each_rank(missing, job.world.rank, job.world.size)
+            for piece, batch in _batches(job, betons, own_pieces, backbone, settings):
                 vector, sequence = model.features(pixels.normalise(batch.to(job.world.device).inputs))
-                made = {"pooled": vector, "tokens": sequence}
-                writer.write(piece, {kind: made[kind].float().cpu().numpy() for kind in shapes})
+                computed = {"pooled": vector, "tokens": sequence}
+                writer.write(piece, {kind: computed[kind].float().cpu().numpy() for kind in shapes})
                 betons[piece.split].release()
                 progress.advance(len(batch) * job.world.size)
                 if job.stop.take_save():
                     writer.save()
                     job.stop.saved()
                 if job.stop.requested:
-                    raise Stopped("Saved what was computed and stopped, as asked.")
+                    raise Stopped("Saved the computed features and stopped on request.")
         finally:
             writer.close()
     job.world.barrier()
     if job.world.is_main:
         writer.done()
     return {"images": total, "images_per_s": round(progress.rate, 1)}
-
-
-def backbone_of(job: Job, classes: int) -> tuple[config.ImageBackbone, Classifier | Frozen, dict[str, Any]]:
-    """The backbone that a run of features computes with, on the job's device, and what run.json says of its weights.
-
-    It is the finetuned one, or one that nobody finetuned.
-    """
-    if "classifier" in job.inputs:
-        backbone = read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
-        model, began = build(backbone, classes), dict[str, Any]()
-        load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
-    else:
-        backbone, model, began = frozen_backbone(job, classes)
-    return backbone, model.to(job.world.device).eval(), began
 
 
 def _batches(
@@ -130,18 +114,12 @@ def _batches(
     backbone: config.ImageBackbone,
     settings: config.Features,
 ) -> Iterator[tuple[Piece, Batch]]:
-    """Each piece with its pictures."""
+    """Yield each piece with its images."""
     workers, side = provenance.cpus(), backbone.image_size
     fill = fill_color_of(job.inputs["images"])
     for (split, view), group in itertools.groupby(pieces, lambda piece: (piece.split, piece.view)):
-        alike = list(group)
-        indices = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in alike])
-        if view == 0:
-            batches = plain_batches(betons[split], indices, BATCH, side, backbone.center_crop, workers)
-        else:
-            assert settings.augmentation is not None
-            batches = augmented_batches(
-                betons[split], indices, BATCH, side, settings.augmentation, job.seed, view, workers, fill
-            )
-        # All pieces but a view's last one are full batches.
-        yield from zip(alike, batches, strict=True)
+        pieces_of_view = list(group)
+        indices = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces_of_view])
+        views = ImageViews(betons[split], side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
+        # Every piece is a full batch, except the last one of a view.
+        yield from zip(pieces_of_view, views.of_view(indices, view, FEATURE_BATCH), strict=True)

@@ -1,4 +1,4 @@
-"""Stage `finetune`: the whole backbone with cross-entropy, from the pretrained encoder or from scratch."""
+"""Stage `finetune`: trains the backbone and a linear classifier with cross-entropy."""
 
 from __future__ import annotations
 
@@ -17,65 +17,59 @@ from mem.data.convert.convert import train_counts
 from mem.data.loading.batch import Batch
 from mem.data.loading.images import plain_batches
 from mem.heads.base import accuracy
-from mem.jobs.backbone_training import load_initial_weights, normalization_of, train_backbone
+from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
+from mem.jobs.backbones import load_encoder, load_initial_weights
 from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
 from mem.models.backbones import Classifier, build, seed_torch
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.models.weights import load_into, load_weights, save_weights
+from mem.models.weights import save_weights
 from mem.models.weights.foreign import start_classifier
-from mem.train.loop import Objective, TrainState
 from mem.train.optimizers import backbone_optimizer
+from mem.train.state import TrainState
+from mem.train.step import Objective
 
 EVALUATION_BATCH = 256
 
 
 def finetune(job: Job) -> Mapping[str, Any]:
-    """Train the classifier and keep it as `model.safetensors`."""
+    """Train backbone and classifier, from the pretrained encoder or from scratch, and write `model.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
     images = job.inputs["images"]
     counts = train_counts(images)
     seed_torch(job.seed)
     model = build(backbone, len(counts), settings.drop_path)
-    began = load_initial_weights(job, lambda tensors, origin: start_classifier(model, tensors, origin))
+    record = load_initial_weights(job, lambda tensors, origin: start_classifier(model, tensors, origin))
     if "encoder" in job.inputs:
-        weights = load_weights(job.inputs["encoder"] / "encoder.safetensors")
-        fresh = (*model.encoder_fresh, model.head_prefix)
-        report = load_into(model.backbone, weights, fresh=fresh, unused=model.encoder_unused)
-        job.say(f"From {job.inputs['encoder']}: {report}.")
-        began = {"encoder": report.document()}
+        record = load_encoder(job, model)
     model.to(job.world.device)
     pixels = normalization_of(images)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)
     groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
-    figures = train_backbone(
+    results = train_backbone(
         job,
         state,
         classification(pixels, settings.label_smoothing, model.branches, settings.augmentation.erasing, mixing),
         settings,
-        settings.augmentation,
-        backbone.image_size,
-        validate=(lambda m: validation(m, val, backbone, pixels, job, bf16=settings.precision == "bf16"))
-        if len(val)
-        else None,
-        validate_every_epochs=settings.validate_every_epochs,
-        together=PAIR if mixing else 1,
+        BackboneInputs(settings.augmentation, backbone.image_size, group_size=PAIR if mixing else 1),
+        (lambda m: validation(m, val, backbone, pixels, job, bf16=settings.precision == "bf16")) if len(val) else None,
+        settings.validate_every_epochs,
     )
     if job.world.is_main:
         about = {"stage": "finetune", "key": job.run.key}
-        kept = state.kept
-        assert isinstance(kept, Classifier)
-        save_weights(job.folder.path / "model.safetensors", kept.backbone.state_dict(), about)
+        trained = state.evaluated_model
+        assert isinstance(trained, Classifier)
+        save_weights(job.folder.path / "model.safetensors", trained.backbone.state_dict(), about)
     job.checkpoints().clear()
-    return {**figures, **began}
+    return {**results, **record}
 
 
 def mixing_of(settings: config.Finetune) -> Mixing | None:
-    """How the settings mix samples, if they do."""
+    """Return the mixup and CutMix settings, or None if samples are not mixed."""
     if not settings.mixes:
         return None
     return Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.mix_switch)
@@ -84,20 +78,21 @@ def mixing_of(settings: config.Finetune) -> Mixing | None:
 def classification(
     pixels: Pixels, smoothing: float, branches: int, erasing: float = 0, mixing: Mixing | None = None
 ) -> Objective:
-    """Cross-entropy; what is erased, mixed and dropped for a sample comes from its own numbers.
+    """Return the cross-entropy objective.
 
-    The accuracy of mixed samples is that for the label that counts more.
+    Erasing, mixing and stochastic depth of a sample depend only on the sample's random numbers. The accuracy of a mixed
+    sample counts its label with the larger share.
     """
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         images = erased(pixels.normalise(batch.inputs), batch, erasing)
-        draws = batch.uniforms("drop path", branches) if branches else None
+        drop_path_numbers = batch.uniforms("drop path", branches) if branches else None
         if mixing is None:
-            logits = replica(images, draws)
+            logits = replica(images, drop_path_numbers)
             loss, labels = cross_entropy(logits, batch.labels, smoothing), batch.labels
         else:
             samples = mixed(images, batch, mixing)
-            logits = replica(samples.images, draws)
+            logits = replica(samples.images, drop_path_numbers)
             loss = mixed_cross_entropy(logits, samples.labels, samples.partners, samples.shares, smoothing)
             labels = samples.main
         return loss.mean(), {"acc1": 100 * accuracy(logits, labels)}
@@ -115,7 +110,7 @@ def validation(
     *,
     bf16: bool,
 ) -> dict[str, float]:
-    """Loss and accuracy on val, for the curves, in training's precision. Every rank computes all of it."""
+    """Return loss and accuracy on val in the precision of the training. Every rank evaluates all of val."""
     model.eval()
     losses: list[Tensor] = []
     predictions: list[Tensor] = []
@@ -133,5 +128,5 @@ def validation(
             logits = model(pixels.normalise(on_device.inputs)).float()
         losses.append(cross_entropy(logits, on_device.labels))
         predictions.append(logits.argmax(dim=1))
-    right = torch.cat(predictions).cpu().numpy() == val.labels
-    return {"val/loss": float(torch.cat(losses).mean()), "val/acc1": 100 * float(right.mean())}
+    correct = torch.cat(predictions).cpu().numpy() == val.labels
+    return {"val/loss": float(torch.cat(losses).mean()), "val/acc1": 100 * float(correct.mean())}

@@ -1,4 +1,4 @@
-"""Stage `pretrain`: a masked autoencoder on the long-tailed training images themselves."""
+"""Stage `pretrain`: trains a masked autoencoder on the long-tailed training images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mem import config
 from mem.data.beton.reader import Beton
 from mem.data.loading.batch import Batch
-from mem.jobs.backbone_training import load_initial_weights, normalization_of, train_backbone
+from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
+from mem.jobs.backbones import load_initial_weights
 from mem.jobs.job import Job
 from mem.jobs.reconstructions import reconstruction_logger
 from mem.models.autoencoder import Autoencoder
@@ -20,17 +21,18 @@ from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
 from mem.models.weights.foreign import start_autoencoder
-from mem.train.loop import Objective, TrainState
 from mem.train.optimizers import backbone_optimizer
+from mem.train.state import TrainState
+from mem.train.step import Objective
 
 
 def pretrain(job: Job) -> Mapping[str, Any]:
-    """Train the autoencoder and keep its encoder as `encoder.safetensors`."""
+    """Train the autoencoder and write `autoencoder.safetensors` and its encoder, `encoder.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("pretrain", config.Pretrain)
     seed_torch(job.seed)
     model = build_autoencoder(backbone, settings)
-    began = load_initial_weights(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
+    record = load_initial_weights(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
     model.to(job.world.device)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
@@ -39,29 +41,27 @@ def pretrain(job: Job) -> Mapping[str, Any]:
     if settings.reconstruct_every_epochs:
         train = Beton(job.inputs["images"] / "train.beton")
         validate = reconstruction_logger(job, state, train, side, backbone.center_crop, pixels)
-    figures = train_backbone(
+    results = train_backbone(
         job,
         state,
         reconstruction(pixels, model.grid**2),
         settings,
-        settings.augmentation,
-        side,
-        validate=validate,
-        validate_every_epochs=settings.reconstruct_every_epochs or 0,
-        flop_shapes=((1, 3, side, side), (1, model.grid**2)),
+        BackboneInputs(settings.augmentation, side, flop_shapes=((1, 3, side, side), (1, model.grid**2))),
+        validate,
+        settings.reconstruct_every_epochs or 0,
     )
     if job.world.is_main:
         about = {"stage": "pretrain", "key": job.run.key}
-        kept = state.kept
-        assert isinstance(kept, Autoencoder)
-        save_weights(job.folder.path / "encoder.safetensors", kept.encoder.state_dict(), about)
-        save_weights(job.folder.path / "autoencoder.safetensors", kept.state_dict(), about)
+        trained = state.evaluated_model
+        assert isinstance(trained, Autoencoder)
+        save_weights(job.folder.path / "encoder.safetensors", trained.encoder.state_dict(), about)
+        save_weights(job.folder.path / "autoencoder.safetensors", trained.state_dict(), about)
     job.checkpoints().clear()
-    return {**figures, **began}
+    return {**results, **record}
 
 
 def reconstruction(pixels: Pixels, tokens: int) -> Objective:
-    """The autoencoder's loss; each sample's mask comes from its own numbers."""
+    """Return the autoencoder's loss. The mask of a sample depends only on the sample's random numbers."""
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         images = pixels.normalise(batch.inputs)

@@ -13,7 +13,7 @@ from mem.data.features.files import read_about
 from mem.errors import UserError
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head
-from mem.heads.training import FitContext, make_head
+from mem.heads.training import HeadFeatures, make_head
 from mem.jobs.job import Job
 from mem.jobs.online_features import feature_sources
 
@@ -26,12 +26,12 @@ def train_head(job: Job) -> Mapping[str, Any]:
     shots = config.Shots(**job.run.settings.get("shots", {}))
     about = read_about(job.inputs["features"])
     counts = np.asarray(about["class_counts"], dtype=np.int64)
-    basis = HeadInputs(_classifier(job, len(counts), about), counts, shots, job.seed)
+    inputs = HeadInputs(_classifier(job, len(counts), about), counts, shots, job.seed)
     name = str(job.run.labels["variant"])
-    around = FitContext(job.run.title, name, job.world, job.checkpoints(), job.log, job.stop, job.say)
     splits = feature_sources(job)
-    head, results = make_head(settings, basis, splits("train"), splits("val"), around)
-    save_head(job.folder.path, head, settings, basis)
+    features = HeadFeatures(splits("train"), splits("val"))
+    head, results = make_head(settings, inputs, features, job.fit_context(name))
+    save_head(job.folder.path, head, settings, inputs)
     job.checkpoints().clear()
     return results
 

@@ -1,41 +1,97 @@
-"""How much of a batch goes through a device at once, found by trying."""
+"""The largest micro-batch that fits into a device's memory, found by trying."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from mem.data.loading.batch import Batch
+from mem.distributed import World
 from mem.errors import UserError
+from mem.models.batch_norm import discard_batch_norm_statistics, norm_granule
+from mem.train.state import TrainState
+from mem.train.step import Objective
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A forward and backward pass that measures memory and changes nothing."""
+
+    state: TrainState
+    objective: Objective
+    batch: Batch
+    """This rank's part of a global batch, on its device."""
+    world: World
+    bf16: bool
+
+    def run(self, size: int) -> None:
+        """Send `size` samples through the model and back.
+
+        Raises:
+            torch.OutOfMemoryError: The samples do not fit.
+        """
+        ballast = torch.empty(self._reserved_bytes(), dtype=torch.uint8, device=self.world.device)
+        try:
+            part = next(self.batch.split(size))
+            for _ in range(2):  # The second pass adds to an existing gradient, as accumulation does.
+                with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+                    loss, _ = self.objective(self.state.model, part)
+                loss.backward()
+        finally:
+            del ballast
+            self.state.optimizer.zero_grad(set_to_none=True)
+            discard_batch_norm_statistics(self.state.model)
+
+    def _reserved_bytes(self) -> int:
+        """Memory that the optimizer and the exchange between ranks have not allocated yet."""
+        copies = 0 if self.state.optimizer.state else 2
+        weights = sum(p.numel() * p.element_size() for p in self.state.model.parameters())
+        return (copies + (self.world.size > 1)) * weights
+
+
+def find_micro_batch(trial: Trial, say: Callable[[str], None]) -> int:
+    """Return the largest micro-batch that fits into the device's memory on every rank.
+
+    Raises:
+        UserError: The smallest micro-batch does not fit.
+    """
+    trial.state.model.train()
+    samples = len(trial.batch)
+    size = fitting_micro_batch(trial.run, samples, norm_granule(trial.state.model, samples), trial.world.any)
+    if size < samples and trial.world.is_main:
+        say(f"{samples} images do not fit into the GPU's memory at once. The micro-batch is {size}.")
+    return size
 
 
 def fitting_micro_batch(
     attempt: Callable[[int], None], largest: int, granule: int, any_rank: Callable[[bool], bool]
 ) -> int:
-    """The largest micro-batch that fits into the device's memory, by halving.
+    """Halve the micro-batch until it fits into the device's memory.
 
     Args:
-        attempt: Sends so many images forward and back, and raises `torch.OutOfMemoryError` where they are too many.
+        attempt: Sends the given number of images forward and back; raises `torch.OutOfMemoryError` if they do not fit.
         largest: Images of this rank in a batch.
-        granule: Micro-batches are multiples of this (BatchNorm's groups).
-        any_rank: Whether a flag is set on any rank: all try the same sizes.
+        granule: Micro-batches are multiples of this number (the size of BatchNorm's groups).
+        any_rank: Whether a flag is set on any rank. All ranks try the same sizes.
 
     Raises:
-        UserError: Not even the smallest fits.
+        UserError: The smallest micro-batch does not fit.
     """
     size = largest
     while True:
-        full = False
+        out_of_memory = False
         try:
             attempt(size)
         except torch.OutOfMemoryError:
-            full = True
-        if not any_rank(full):
+            out_of_memory = True
+        if not any_rank(out_of_memory):
             return size
         smaller = -(-size // (2 * granule)) * granule
         if smaller >= size:
             raise UserError(
-                f"Not even {size} image(s) at a time fit into the memory of the GPU. Take a smaller model or image, "
-                "precision bf16, or a larger GPU."
+                f"A micro-batch of {size} image(s) does not fit into the GPU's memory. Use a smaller model, smaller "
+                "images, precision bf16, or a GPU with more memory."
             )
         size = smaller

@@ -1,17 +1,34 @@
-"""Learning rates as functions of progress, so that a resumed training needs no schedule's state."""
+"""Length and learning rate of a training, as functions of the step: resuming needs no scheduler state."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and learning rate of a training."""
+
+    steps: int
+    """Optimizer steps in total."""
+    steps_per_epoch: float
+    lr_at: Callable[[int], float]
+    """Learning rate of a step, before the scale of a parameter group."""
+
+
+def training_steps(epochs: float, images: int, global_batch: int) -> int:
+    """Return the number of optimizer steps: full batches, the last of which may reach into the next epoch."""
+    return math.ceil(epochs * (images / global_batch))
 
 
 def warmup_cosine(
     lr: float, min_lr: float, warmup_epochs: float, epochs: float, steps_per_epoch: float
 ) -> Callable[[int], float]:
-    """Linear from 0 to `lr` over the warm-up, then half a cosine to `min_lr`; a function of the step.
+    """Return a learning rate that rises linearly from 0 to `lr`, then follows half a cosine down to `min_lr`.
 
-    Source: facebookresearch/mae, util/lr_sched.py (He et al. 2022), which evaluates it at every step.
+    Source: facebookresearch/mae, util/lr_sched.py (He et al. 2022), which also evaluates it at every step.
     """
 
     def at(step: int) -> float:
@@ -25,10 +42,5 @@ def warmup_cosine(
 
 
 def cosine(lr: float, steps: int) -> Callable[[int], float]:
-    """Half a cosine from `lr` to 0 over `steps` steps."""
+    """Return half a cosine from `lr` to 0 over `steps` steps."""
     return lambda step: 0.5 * lr * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
-
-
-def training_steps(epochs: float, images: int, global_batch: int) -> int:
-    """Optimizer steps of a training: full batches, of which the last may reach into the next epoch."""
-    return math.ceil(epochs * (images / global_batch))

@@ -14,12 +14,14 @@ from mem.config import Augmentation, RandAugment
 from mem.data.augment import crop
 from mem.data.augment.erasing import erased
 from mem.data.augment.mixing import Mixing, mixed
-from mem.data.beton.reader import Beton, write_beton
-from mem.data.loading.images import RankShard, TrainingImages, augmented_batches, plain_batches
+from mem.data.beton.reader import Beton
+from mem.data.loading.images import ImageViews, TrainingImages, plain_batches
 from mem.data.loading.prefetch import prefetch
 from mem.data.loading.samplers import InstanceSampler
+from mem.data.loading.shard import RankShard
 from mem.errors import UserError
 from mem.models.pixels import Pixels
+from tests.beton_files import write_beton
 
 AUGMENTATION = Augmentation(crop_scale=(0.3, 1.0), flip=True)
 EVERYTHING = Augmentation(
@@ -38,7 +40,7 @@ def images(tmp_path_factory) -> Beton:
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (*rng.integers(8, 30, 2), 3), dtype=np.uint8) for _ in range(53)]
     path = tmp_path_factory.mktemp("beton") / "train.beton"
-    write_beton(path, np.arange(53), pictures.__getitem__, storage="jpeg", jpeg_quality=90, workers=2)
+    write_beton(path, pictures, np.arange(53), storage="jpeg")
     return Beton(path)
 
 
@@ -51,7 +53,7 @@ def training(images: Beton, workers: int = 1, part: RankShard | None = None, see
 def finetuning(images: Beton, workers: int = 1, part: RankShard | None = None) -> TrainingImages:
     """All augmentation that there is."""
     order = InstanceSampler(len(images), 3)
-    return TrainingImages(images, order, 10, 16, EVERYTHING, 3, workers, part or RankShard(), together=2)
+    return TrainingImages(images, order, 10, 16, EVERYTHING, 3, workers, part or RankShard(), group_size=2)
 
 
 def seen(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
@@ -113,7 +115,7 @@ def test_evaluation_sees_each_image_once_in_order_and_unaugmented(images):
 
 def test_a_view_of_an_image_does_not_depend_on_the_batch_it_is_made_in(images):
     def views(indices, batch, view):
-        return pixels(augmented_batches(images, np.array(indices), batch, 12, AUGMENTATION, 0, view, 2))
+        return pixels(ImageViews(images, 12, 1.0, AUGMENTATION, 0, 2).of_view(np.array(indices), view, batch))
 
     whole = views(range(53), 53, 1)
     assert torch.equal(whole[[30, 4]], views([30, 4], 1, 1))
@@ -137,7 +139,9 @@ def test_crops_and_flips_alone_are_what_the_numbers_of_their_stream_say(images):
 def test_with_everything_on_batches_do_not_depend_on_the_number_of_workers(images, workers):
     one, many = (seen(finetuning(images, w).from_step(0, 8)) for w in (1, workers))
     assert all(map(torch.equal, one, many))
-    plain = seen(TrainingImages(images, InstanceSampler(53, 3), 10, 16, AUGMENTATION, 3, 1, together=2).from_step(0, 8))
+    plain = seen(
+        TrainingImages(images, InstanceSampler(53, 3), 10, 16, AUGMENTATION, 3, 1, group_size=2).from_step(0, 8)
+    )
     assert not torch.equal(one[0], plain[0])
 
 
@@ -159,17 +163,17 @@ def test_with_everything_on_ranks_and_micro_batches_make_up_the_batch(images, ra
 def test_evaluation_sees_each_image_once_on_any_number_of_ranks(images, ranks, count):
     labels: list[int] = []
     for rank in range(ranks):
-        indices = np.arange(*RankShard(rank, ranks).of(count))
+        indices = np.arange(*RankShard(rank, ranks).bounds(count))
         for batch in plain_batches(images, indices, 8, 12, 0.9, 2):
             labels += batch.labels.tolist()
     assert labels == list(range(count))
 
 
 def test_a_split_without_images_has_no_batches(tmp_path):
-    write_beton(tmp_path / "val.beton", np.arange(0), lambda i: None, storage="jpeg", jpeg_quality=90, workers=1)
+    write_beton(tmp_path / "val.beton", [], np.arange(0), storage="jpeg")
     empty = Beton(tmp_path / "val.beton")
     assert list(plain_batches(empty, np.arange(len(empty)), 8, 12, 1.0, 2)) == []
-    assert list(augmented_batches(empty, np.arange(len(empty)), 8, 12, EVERYTHING, 0, 1, 2)) == []
+    assert list(ImageViews(empty, 12, 1.0, EVERYTHING, 0, 2).of_view(np.arange(len(empty)), 1, 8)) == []
 
 
 def test_a_damaged_image_is_named_with_its_file(images, tmp_path):

@@ -12,16 +12,14 @@ from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
 from mem.models.parameter_groups import layer_decay_groups
 from mem.stages.finetune import classification
-from mem.tracking.log import NullLog
-from mem.train.checkpoints import Checkpoints
-from mem.train.loop import fit
+from mem.train.context import FitContext
+from mem.train.loop import Validation, fit
 from mem.train.optimizers import averaged_copy, update_average
-from mem.train.schedules import cosine
+from mem.train.schedules import Schedule, cosine
 from tests.fit.training import (
     CNN,
     PIXELS,
     SGD,
-    Stop,
     assert_same,
     curve,
     finetuning,
@@ -31,19 +29,19 @@ from tests.fit.training import (
 )
 
 
-@pytest.mark.parametrize("broken_at", [1, 5, 11])
-def test_averages_batchnorm_and_momentum_are_resumed_too(images, tmp_path, broken_at):
-    unbroken = trained(images, tmp_path / "unbroken", state=sgd_on_a_cnn_with_averages(), steps=12)
+@pytest.mark.parametrize("stopped_at", [1, 5, 11])
+def test_averages_batchnorm_and_momentum_are_resumed_too(images, tmp_path, stopped_at):
+    uninterrupted = trained(images, tmp_path / "uninterrupted", state=sgd_on_a_cnn_with_averages(), steps=12)
     with pytest.raises(Stopped):
         state = sgd_on_a_cnn_with_averages()
-        trained(images, tmp_path / "broken", state=state, steps=12, stop_after=broken_at)
-    resumed = trained(images, tmp_path / "broken", state=sgd_on_a_cnn_with_averages(), steps=12)
-    assert_same(resumed.model, unbroken.model)
+        trained(images, tmp_path / "interrupted", state=state, steps=12, stop_after=stopped_at)
+    resumed = trained(images, tmp_path / "interrupted", state=sgd_on_a_cnn_with_averages(), steps=12)
+    assert_same(resumed.model, uninterrupted.model)
     assert resumed.ema is not None
-    assert unbroken.ema is not None
-    assert_same(resumed.ema, unbroken.ema)
-    torch.testing.assert_close(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict(), rtol=0, atol=0)
-    assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
+    assert uninterrupted.ema is not None
+    assert_same(resumed.ema, uninterrupted.ema)
+    torch.testing.assert_close(resumed.optimizer.state_dict(), uninterrupted.optimizer.state_dict(), rtol=0, atol=0)
+    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
     moved = [not torch.equal(a, b) for a, b in zip(resumed.ema.parameters(), resumed.model.parameters(), strict=True)]
     assert any(moved)
 
@@ -69,12 +67,15 @@ def test_what_is_validated_is_the_average(images, tmp_path):
     seen: list[nn.Module] = []
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     fit(
-        state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 3), steps=3, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(tmp_path, "key", 1e9, print), log=NullLog(), stop=Stop(), title="test",
-        validate=lambda model: seen.append(model) or {}, validate_every=1,
-    )  # fmt: skip
+        state,
+        data,
+        classification(PIXELS, 0.0, state.model.branches),
+        Schedule(3, 3.0, cosine(1e-3, 3)),
+        FitContext("test"),
+        validation=Validation(lambda model: seen.append(model) or {}, 1),
+    )
     assert seen == [state.ema] * 3
-    assert state.kept is state.ema
+    assert state.evaluated_model is state.ema
 
 
 def test_sgd_takes_the_steps_of_pytorchs(images, tmp_path):
@@ -98,4 +99,4 @@ def test_accumulation_changes_nothing_for_batchnorm_whose_groups_stay_whole(imag
         for size in (None, 6)
     ]
     assert_same(states[0].model, states[1].model, rtol=1e-10, atol=1e-10)
-    assert_same(states[0].kept, states[1].kept, rtol=1e-10, atol=1e-10)
+    assert_same(states[0].evaluated_model, states[1].evaluated_model, rtol=1e-10, atol=1e-10)

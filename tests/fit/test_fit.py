@@ -15,10 +15,12 @@ from mem.errors import Stopped
 from mem.models.mae import MaskedAutoencoder
 from mem.stages.finetune import classification
 from mem.stages.pretrain import reconstruction
-from mem.tracking.log import JsonLines, NullLog, read_events
+from mem.tracking.log import JsonLines, read_events
 from mem.train.checkpoints import Checkpoints
-from mem.train.loop import TrainState, fit
-from mem.train.schedules import cosine, warmup_cosine
+from mem.train.context import FitContext
+from mem.train.loop import Validation, fit
+from mem.train.schedules import Schedule, cosine, warmup_cosine
+from mem.train.state import TrainState
 from tests.fit.training import (
     BACKBONE,
     PIXELS,
@@ -31,34 +33,34 @@ from tests.fit.training import (
 )
 
 
-@pytest.mark.parametrize("broken_at", [1, 7, 13, 23])
-def test_an_interrupted_training_ends_where_an_unbroken_one_does(images, tmp_path, broken_at):
-    unbroken = trained(images, tmp_path / "unbroken")
-    with pytest.raises(Stopped, match=f"Saved at step {broken_at} of {STEPS}"):
-        trained(images, tmp_path / "broken", stop_after=broken_at)
-    resumed = trained(images, tmp_path / "broken")
+@pytest.mark.parametrize("stopped_at", [1, 7, 13, 23])
+def test_an_interrupted_training_equals_an_uninterrupted_one(images, tmp_path, stopped_at):
+    uninterrupted = trained(images, tmp_path / "uninterrupted")
+    with pytest.raises(Stopped, match=f"Saved at step {stopped_at} of {STEPS}"):
+        trained(images, tmp_path / "interrupted", stop_after=stopped_at)
+    resumed = trained(images, tmp_path / "interrupted")
     assert resumed.step == STEPS
-    assert_same(resumed.model, unbroken.model)
-    torch.testing.assert_close(resumed.optimizer.state_dict(), unbroken.optimizer.state_dict(), rtol=0, atol=0)
-    assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
+    assert_same(resumed.model, uninterrupted.model)
+    torch.testing.assert_close(resumed.optimizer.state_dict(), uninterrupted.optimizer.state_dict(), rtol=0, atol=0)
+    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
 
 
-def test_a_training_that_died_without_saving_logs_no_step_twice(images, tmp_path, monkeypatch):
-    unbroken = trained(images, tmp_path / "unbroken")
+def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(images, tmp_path, monkeypatch):
+    uninterrupted = trained(images, tmp_path / "uninterrupted")
     state = finetuning()
     with pytest.raises(Stopped):
-        trained(images, tmp_path / "broken", state=state, stop_after=9)
-    # It went on to step 15 and was killed there: its checkpoint is from step 9, its log goes further.
+        trained(images, tmp_path / "interrupted", state=state, stop_after=9)
+    # It continues to step 15 and is killed there: the checkpoint is from step 9, the log is longer.
     monkeypatch.setattr("mem.train.checkpoints.Checkpoints.save", lambda self, state: None)
     with pytest.raises(Stopped):
-        trained(images, tmp_path / "broken", stop_after=15)
+        trained(images, tmp_path / "interrupted", stop_after=15)
     monkeypatch.undo()
-    resumed = trained(images, tmp_path / "broken")
-    assert_same(resumed.model, unbroken.model)
-    assert curve(tmp_path / "broken") == curve(tmp_path / "unbroken")
+    resumed = trained(images, tmp_path / "interrupted")
+    assert_same(resumed.model, uninterrupted.model)
+    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
 
 
-def test_masks_are_resumed_too(images, tmp_path):
+def test_masks_are_the_same_after_resuming(images, tmp_path):
     def state() -> TrainState:
         torch.manual_seed(0)
         model = MaskedAutoencoder(BACKBONE, Decoder(width=8, depth=1, heads=2), 0.5, True)
@@ -69,18 +71,17 @@ def test_masks_are_resumed_too(images, tmp_path):
         data = TrainingImages(
             images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=False), 0, 1
         )
-        checkpoints = Checkpoints(folder, "key", 1e9, print)
-        arguments = {"checkpoints": checkpoints, "log": NullLog(), "title": "test", "steps_per_epoch": 3.0}
+        context = FitContext("test", checkpoints=Checkpoints(folder, "key", 1e9, print), stop=Stop(made, steps))
         objective = reconstruction(PIXELS, BACKBONE.tokens)
         try:
-            fit(made, data, objective, cosine(1e-3, 12), steps=12, stop=Stop(made, steps), **arguments)
+            fit(made, data, objective, Schedule(12, 3.0, cosine(1e-3, 12)), context)
         except Stopped:
             pass
         return made.model
 
-    unbroken = run(tmp_path / "unbroken", 99)
-    run(tmp_path / "broken", 5)
-    assert_same(run(tmp_path / "broken", 99), unbroken)
+    uninterrupted = run(tmp_path / "uninterrupted", 99)
+    run(tmp_path / "interrupted", 5)
+    assert_same(run(tmp_path / "interrupted", 99), uninterrupted)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 6])
@@ -106,21 +107,19 @@ def test_the_curves_hold_loss_learning_rate_speed_and_epoch(images, tmp_path):
     assert events[-1]["metrics"]["train/epoch"] == pytest.approx(STEPS * 12 / 37)
 
 
-def test_a_checkpoint_that_was_asked_for_is_written_and_the_training_goes_on(images, tmp_path):
+def test_a_requested_checkpoint_is_written_and_the_training_continues(images, tmp_path):
     state = finetuning()
     stop = Stop(save=True)
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", "key", 1e9, print)
-    fit(
-        state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 6), steps=6, steps_per_epoch=3.0,
-        checkpoints=checkpoints, log=NullLog(), stop=stop, title="test",
-    )  # fmt: skip
+    context = FitContext("test", checkpoints=Checkpoints(tmp_path / "checkpoints", "key", 1e9, print), stop=stop)
+    objective = classification(PIXELS, 0.0, state.model.branches)
+    fit(state, data, objective, Schedule(6, 3.0, cosine(1e-3, 6)), context)
     assert state.step == 6
     assert stop.acknowledged == 5
     assert {p.name for p in (tmp_path / "checkpoints").glob("*.pt")} == {"step-000000004.pt", "step-000000005.pt"}
 
 
-def test_validation_is_logged_at_its_steps_and_at_the_end(images, tmp_path):
+def test_validation_runs_at_its_interval_and_at_the_end(images, tmp_path):
     state = finetuning()
     log = JsonLines(tmp_path / "log.jsonl")
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
@@ -131,11 +130,9 @@ def test_validation_is_logged_at_its_steps_and_at_the_end(images, tmp_path):
         modes.append(model.training)
         return {"val/acc1": 1.0}
 
-    fit(
-        state, data, classification(PIXELS, 0.0, state.model.branches), cosine(1e-3, 7), steps=7, steps_per_epoch=3.0,
-        checkpoints=Checkpoints(tmp_path / "c", "key", 1e9, print), log=log, stop=Stop(), title="test",
-        validate=validate, validate_every=3,
-    )  # fmt: skip
+    context = FitContext("test", checkpoints=Checkpoints(tmp_path / "c", "key", 1e9, print), log=log)
+    objective = classification(PIXELS, 0.0, state.model.branches)
+    fit(state, data, objective, Schedule(7, 3.0, cosine(1e-3, 7)), context, validation=Validation(validate, 3))
     log.close()
     steps = [e["step"] for e in read_events(tmp_path / "log.jsonl") if "val/acc1" in e.get("metrics", {})]
     assert steps == [3, 6, 7]

@@ -1,4 +1,4 @@
-"""What goes through a device at once: micro-batches that fit, and compilation."""
+"""Micro-batches that fit into a device's memory, and compilation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from mem.config import Augmentation
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
+from mem.distributed import ALONE
 from mem.errors import UserError
 from mem.stages.finetune import classification
-from mem.train.loop import StepOptions
-from mem.train.micro_batch import fitting_micro_batch
+from mem.train.micro_batch import Trial, find_micro_batch, fitting_micro_batch
 from tests.conftest import REPOSITORY
 from tests.fit.training import (
     PIXELS,
@@ -38,7 +38,7 @@ def test_micro_batches_are_halved_until_they_fit_on_every_rank():
     # Another rank has less memory left.
     assert fitting_micro_batch(attempt, 100, 1, lambda full: full or tried[-1] > 7) == 7
     assert fitting_micro_batch(attempt, 96, 12, lambda full: full) == 12
-    with pytest.raises(UserError, match=r"Not even 16 image\(s\) at a time fit"):
+    with pytest.raises(UserError, match=r"A micro-batch of 16 image\(s\) does not fit"):
         fitting_micro_batch(attempt, 64, 16, lambda full: full)
 
 
@@ -50,9 +50,7 @@ def test_an_error_that_is_not_about_memory_is_not_taken_for_one():
         fitting_micro_batch(attempt, 8, 1, lambda full: full)
 
 
-def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypatch):
-    from mem.train import loop as module
-
+def test_the_trial_for_a_micro_batch_changes_nothing(images, tmp_path, monkeypatch):
     plain = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
     state = sgd_on_a_cnn_with_averages()
     said: list[str] = []
@@ -64,10 +62,11 @@ def test_the_trial_for_a_micro_batch_leaves_no_trace(images, tmp_path, monkeypat
         return usual(replica, batch)
 
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
-    mechanics = module._micro_batched(state, data, objective, StepOptions(), said.append)
-    assert mechanics.micro_batch == 6
-    assert said == ["12 images do not fit into the GPU's memory at once; they go through it by 6."]
-    trained(images, tmp_path / "tried", state=state, micro_batch=mechanics.micro_batch, steps=4)
+    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), ALONE, bf16=False)
+    micro_batch = find_micro_batch(trial, said.append)
+    assert micro_batch == 6
+    assert said == ["12 images do not fit into the GPU's memory at once. The micro-batch is 6."]
+    trained(images, tmp_path / "tried", state=state, micro_batch=micro_batch, steps=4)
     assert_same(state.model, plain.model)
 
 

@@ -1,4 +1,4 @@
-"""A small training whose every step a test can look at."""
+"""A small training for the tests of the loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mem.config import Augmentation, Backbone, TimmNetwork, Training, VisionTransformer
-from mem.data.beton.reader import Beton, write_beton
+from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.models.backbones import build
@@ -20,9 +20,13 @@ from mem.models.pixels import Pixels
 from mem.stages.finetune import classification
 from mem.tracking.log import JsonLines, read_events
 from mem.train.checkpoints import Checkpoints
-from mem.train.loop import Objective, StepOptions, TrainState, fit
+from mem.train.context import FitContext
+from mem.train.loop import fit
 from mem.train.optimizers import backbone_optimizer
-from mem.train.schedules import warmup_cosine
+from mem.train.schedules import Schedule, warmup_cosine
+from mem.train.state import TrainState
+from mem.train.step import Objective, StepOptions
+from tests.beton_files import write_beton
 
 BACKBONE = VisionTransformer(
     name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=2, heads=2, center_crop=1.0
@@ -32,7 +36,7 @@ STEPS = 24
 
 
 class Stop:
-    """Asks for nothing, or for a stop once a number of steps was taken."""
+    """Requests a stop after a number of steps, or a checkpoint after every step."""
 
     def __init__(self, state: TrainState | None = None, after: int | None = None, save: bool = False) -> None:
         self.state, self.after, self.save = state, after, save
@@ -56,7 +60,7 @@ def write_pictures(path: Path) -> Beton:
     """37 pictures of 8 x 8 pixels in five classes."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    write_beton(path, np.arange(37) % 5, pictures.__getitem__, storage="raw", jpeg_quality=90, workers=1)
+    write_beton(path, list(pictures), np.arange(37) % 5)
     return Beton(path)
 
 
@@ -66,8 +70,8 @@ CNN = TimmNetwork(name="c", kind="timm", model="resnet10t", image_size=8, norm_b
 
 
 def recipe(**changes) -> Training:
-    basis = {"epochs": 10, "warmup_epochs": 1, "global_batch": 12, "base_lr": 1e-3, "min_lr": 0, "precision": "fp32"}
-    return Training(**{**basis, **ADAMW, **changes})
+    common = {"epochs": 10, "warmup_epochs": 1, "global_batch": 12, "base_lr": 1e-3, "min_lr": 0, "precision": "fp32"}
+    return Training(**{**common, **ADAMW, **changes})
 
 
 def finetuning(
@@ -99,25 +103,28 @@ def trained(
     global_batch: int = 12,
     workers: int = 1,
     objective: Objective | None = None,
-    **mechanics,
+    **options,
 ) -> TrainState:
     state = state or finetuning()
     augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True)
     data = TrainingImages(images, InstanceSampler(len(images), 0), global_batch, 8, augmentation, 0, workers)
-    said: list[str] = []
     with JsonLines(folder / "log.jsonl") as log:
         fit(
             state,
             data,
             objective or classification(replace(PIXELS, dtype=dtype_of(state)), 0.1, state.model.branches),
-            warmup_cosine(lr, 0.0, 1.0, STEPS * global_batch / 37, 37 / global_batch),
-            steps=steps,
-            steps_per_epoch=37 / global_batch,
-            checkpoints=Checkpoints(folder / "checkpoints", "key", every_seconds, said.append),
-            log=log,
-            stop=Stop(state, stop_after),
-            title="test",
-            mechanics=StepOptions(micro_batch=micro_batch, **mechanics),
+            Schedule(
+                steps,
+                37 / global_batch,
+                warmup_cosine(lr, 0.0, 1.0, STEPS * global_batch / 37, 37 / global_batch),
+            ),
+            FitContext(
+                "test",
+                checkpoints=Checkpoints(folder / "checkpoints", "key", every_seconds, lambda text: None),
+                log=log,
+                stop=Stop(state, stop_after),
+            ),
+            StepOptions(micro_batch=micro_batch, **options),
         )
     return state
 
@@ -127,7 +134,7 @@ def dtype_of(state: TrainState) -> torch.dtype:
 
 
 def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """What was logged, without what depends on the clock."""
+    """The logged metrics, without those that depend on the clock."""
     return [
         (e["step"], {k: v for k, v in e["metrics"].items() if k not in ("train/images_per_s", "train/data_wait")})
         for e in read_events(folder / "log.jsonl")

@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from mem.config.load import load_study
-from mem.data.features.files import TrainingFeatures, create_feature_file, feature_file, open_split
+from mem.data.features.batches import TrainingFeatures
+from mem.data.features.files import create_feature_file, feature_file, open_split
 from mem.data.features.writer import FeatureWriter, Part, each_rank
 from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
@@ -81,7 +82,7 @@ def test_a_killed_features_stage_goes_on_where_it_was(folder, how):
     assert train.views == 1 + features["views"]
     first = open_split(folder / planned(folder, MINI["features"])["features"].folder, "train")
     for view in range(first.views):
-        np.testing.assert_allclose(train.pooled[view, 1:], first.pooled[view, 1:], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(train.pooled[view, 1:], first.pooled[view, 1:], rtol=1e-4, atol=1e-5)
     assert (np.abs(train.pooled).max(axis=2) > 0).all(), "every view of every image was written"
     assert not (folder / run.folder / "unfinished").exists()
 

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from mem.config.load import load_study
-from mem.data.features.files import FeatureSource, TrainingFeatures, open_split
+from mem.data.features.batches import TrainingFeatures
+from mem.data.features.files import FeatureSource, open_split
 from mem.data.loading.samplers import build_sampler
 from mem.distributed import World
 from mem.errors import UserError
@@ -96,7 +97,7 @@ def test_each_view_of_each_image_gives_the_features_that_are_stored(runs, tokens
         expected = stored.inputs(views, indices, tokens=tokens)
         scale = float(expected.abs().max())
         torch.testing.assert_close(
-            online.inputs(views, indices, tokens=tokens), expected, rtol=1e-5, atol=1e-5 * max(1.0, scale)
+            online.inputs(views, indices, tokens=tokens), expected, rtol=1e-4, atol=1e-4 * max(1.0, scale)
         )
 
 

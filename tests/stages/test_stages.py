@@ -62,9 +62,9 @@ def test_features_are_those_of_the_model_on_the_images(study):
     batch = next(iter(plain_batches(val, np.arange(len(val)), len(val), 8, 1.0, 1)))
     with torch.no_grad():
         pooled, tokens = model.features(normalization_of(images).normalise(batch.inputs))
-    np.testing.assert_allclose(split.pooled[0], pooled.numpy(), atol=1e-5)
+    np.testing.assert_allclose(split.pooled[0], pooled.numpy(), rtol=1e-4, atol=1e-4)
     assert split.tokens is not None
-    np.testing.assert_allclose(split.tokens[0], tokens.numpy(), atol=1e-5)
+    np.testing.assert_allclose(split.tokens[0], tokens.numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(split.labels, val.labels)
     assert open_split(study / run_of("features").folder, "train").views == 2
 
@@ -107,9 +107,9 @@ def test_norms_weights_and_the_oracle_are_those_of_the_saved_modulator(study):
     with torch.no_grad():
         logits, weights, norms = head.modulate(split.inputs(0, np.arange(len(split)), tokens=False))
     about, splits = read_predictions(study / run_of("evaluate", "mem").folder / "predictions.parquet")
-    np.testing.assert_allclose(splits["test"].norms, norms.numpy(), rtol=1e-5)
-    np.testing.assert_allclose(splits["test"].weights, weights.numpy(), rtol=1e-5)
-    np.testing.assert_allclose(splits["test"].top_probabilities[:, 0], logits.softmax(1).max(1).values, rtol=1e-5)
+    np.testing.assert_allclose(splits["test"].norms, norms.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(splits["test"].weights, weights.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(splits["test"].top_probabilities[:, 0], logits.softmax(1).max(1).values, rtol=1e-4)
     groups = np.asarray(about.shot_of_class)
     masked = np.where(groups[split.labels][:, None] == groups[None], logits.numpy(), -np.inf)
     right = masked.argmax(axis=1) == split.labels

@@ -1,4 +1,4 @@
-"""A batch: samples, their labels, and the random numbers that belong to each of them."""
+"""A batch: samples, labels, and the random numbers that belong to each sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem import rng
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive samples of a training, or of a data set."""
+    """Consecutive samples of a training or of a data set."""
 
     inputs: Tensor
     """Images of shape (samples, height, width, 3), uint8, or features of shape (samples, ...)."""
@@ -23,22 +23,22 @@ class Batch:
     first: int
     """Number of the first sample, counted from 0 over the whole training."""
     seed: int
-    together: int = 1
-    """So many consecutive samples, counted from 0 over the whole training, go to the same micro-batch."""
+    group_size: int = 1
+    """Number of consecutive samples, counted from 0 over the whole training, that share a micro-batch."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def numbers(self, stream: str, width: int) -> Float64[np.ndarray, "{len(self)} {width}"]:
-        """Numbers in [0, 1) for each sample; see `mem.rng`."""
+        """Return random numbers in [0, 1) for each sample; see `mem.rng`."""
         return rng.uniforms(self.seed, stream, self.first, len(self), width)
 
     def uniforms(self, stream: str, width: int) -> Float[Tensor, "{len(self)} {width}"]:
-        """The same in float32, on the batch's device."""
+        """Return the same numbers in float32, on the batch's device."""
         return torch.from_numpy(self.numbers(stream, width)).to(self.inputs.device, torch.float32, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         return replace(
             self,
             inputs=self.inputs.to(device, non_blocking=True),
@@ -46,8 +46,8 @@ class Batch:
         )
 
     def split(self, size: int | None) -> Iterator[Batch]:
-        """Micro-batches of at most `size` samples, or of `together` where that is more."""
-        size = max(self.together, size // self.together * self.together) if size else max(1, len(self))
+        """Yield micro-batches of at most `size` samples, but at least of one group; None yields the whole batch."""
+        size = max(self.group_size, size // self.group_size * self.group_size) if size else max(1, len(self))
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield replace(self, inputs=self.inputs[part], labels=self.labels[part], first=self.first + start)

@@ -1,4 +1,4 @@
-"""Making things before they are asked for."""
+"""Bounded prefetching in a background thread."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-_AHEAD = 3
-"""Things that are ready before they are asked for."""
+_DEPTH = 3
+"""Default number of prefetched items."""
 
 Item = TypeVar("Item")
 
 
-def prefetch(make: Callable[[], Iterator[Item]], depth: int = _AHEAD) -> Iterator[Item]:
-    """The items of an iterator, made by a thread up to `depth` ahead.
+def prefetch(make: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Iterator[Item]:
+    """Yield the items of an iterator that a thread runs up to `depth` items ahead.
 
-    What the iterator raises is raised here; leaving early stops the thread.
+    An exception of the iterator is raised here. Closing this generator early stops the thread.
     """
     items: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -36,7 +36,7 @@ def prefetch(make: Callable[[], Iterator[Item]], depth: int = _AHEAD) -> Iterato
                 if not put((item, None)):
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # handed to the consumer, whatever it is
+        except BaseException as error:  # The consumer raises it.
             put((None, error))
 
     thread = threading.Thread(target=produce, name="loader", daemon=True)

@@ -1,4 +1,4 @@
-"""Which image is the n-th sample of a training: samplers with random access, so that any step can be the first."""
+"""Samplers: which image is the n-th sample of a training. Random access lets a training resume at any step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem import rng
 from mem.longtail import class_counts
 
 IMAGES_PER_VISIT = 4
-"""Images that class-balanced sampling takes from a class before it goes to the next (Kang et al. 2020)."""
+"""Consecutive images that class-balanced sampling takes from one class (Kang et al. 2020)."""
 
 
 @runtime_checkable
@@ -20,29 +20,29 @@ class Sampler(Protocol):
     """An endless sequence of image indices."""
 
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
-        """Image index of the samples `start` to `start + count - 1`."""
+        """Return the image indices of the samples `start` to `start + count - 1`."""
         ...
 
 
 class InstanceSampler:
-    """Each image once in every `images` samples, shuffled anew each time; batches may straddle epochs."""
+    """Every image once per epoch, reshuffled each epoch. A batch may span two epochs."""
 
     def __init__(self, images: int, seed: int) -> None:
         self.images = images
         self._epoch = lru_cache(maxsize=4)(lambda epoch: rng.permutation(seed, "order", epoch, images))
 
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
-        """Image index of the samples `start` to `start + count - 1`."""
+        """Return the image indices of the samples `start` to `start + count - 1`."""
         first, last = start // self.images, (start + count - 1) // self.images
         stretch = np.concatenate([self._epoch(epoch) for epoch in range(first, last + 1)])
         return stretch[start - first * self.images :][:count]
 
 
 class ClassBalancedSampler:
-    """Classes in turn, in an order shuffled each round, `VISIT` images a visit.
+    """All classes in turn, reshuffled each round, with `IMAGES_PER_VISIT` images per class and round.
 
-    A class's images come in an order of their own, each once before any comes again. Source: the class-aware
-    sampler of Shen et al. 2016, as Kang et al. 2020 use it.
+    The images of a class are reshuffled after each of them was sampled once. Source: the class-aware sampler of
+    Shen et al. 2016, as used by Kang et al. 2020.
     """
 
     def __init__(self, labels: np.ndarray, classes: int, seed: int) -> None:
@@ -59,7 +59,7 @@ class ClassBalancedSampler:
         return members[rng.permutation(self._seed, f"class {k}", epoch, len(members))]
 
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
-        """Image index of the samples `start` to `start + count - 1`."""
+        """Return the image indices of the samples `start` to `start + count - 1`."""
         samples = np.arange(start, start + count)
         visits, within = np.divmod(samples, IMAGES_PER_VISIT)
         rounds, turns = np.divmod(visits, len(self._present))
@@ -72,7 +72,7 @@ class ClassBalancedSampler:
 
 
 class PowerSampler:
-    """Independent draws: a class with probability proportional to its count to a power, then one of its images.
+    """Independent samples: a class with probability proportional to a power of its count, then one of its images.
 
     Power 1/2 is the square-root sampling of Mahajan et al. 2018.
     """
@@ -88,7 +88,7 @@ class PowerSampler:
         self._seed = seed
 
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
-        """Image index of the samples `start` to `start + count - 1`."""
+        """Return the image indices of the samples `start` to `start + count - 1`."""
         numbers = rng.uniforms(self._seed, "sampler", start, count, 2)
         k = np.searchsorted(self._ends, numbers[:, 0], side="right")
         within = np.floor(numbers[:, 1] * self._counts[k]).astype(np.int64)
@@ -96,7 +96,11 @@ class PowerSampler:
 
 
 def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> Sampler:
-    """The order that a `sampler` setting names: `instance`, `class_balanced` or `sqrt`."""
+    """Return the sampler named by the setting `sampler`: `instance`, `class_balanced` or `sqrt`.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
     match sampler:
         case "instance":
             return InstanceSampler(len(labels), seed)
@@ -104,4 +108,4 @@ def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> 
             return ClassBalancedSampler(labels, classes, seed)
         case "sqrt":
             return PowerSampler(labels, classes, seed, 0.5)
-    raise ValueError(f"no sampler is called {sampler!r}")
+    raise ValueError(f"unknown sampler {sampler!r}; expected instance, class_balanced or sqrt")

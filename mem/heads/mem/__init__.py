@@ -1,1 +1,4 @@
-"""Mutual exclusive modulator: the paper's section 3, one file per part. docs/explanation/mem.md says what the paper leaves open."""
+"""Mutual exclusive modulator (section 3 of the paper), one file per part.
+
+docs/explanation/mem.md lists what the paper leaves open.
+"""

@@ -1,0 +1,138 @@
+"""Batches of features for training a head."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mem import rng
+from mem.data.features.blocks import THREADS, BlockCache, BlockSampler, RowReader
+from mem.data.features.files import FeatureSource, FeatureSplit, StreamedFeatureSource
+from mem.data.loading.batch import Batch
+from mem.data.loading.buffer_pool import BufferPool
+from mem.data.loading.prefetch import prefetch
+from mem.data.loading.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class TrainingFeatures:
+    """Batches of features for training a head. Each sample uses one of the image's views, chosen at random.
+
+    Stored features are prefetched with requests that suit the disk; see `mem.data.features.blocks`.
+    """
+
+    split: FeatureSource
+    sampler: Sampler
+    global_batch: int
+    seed: int
+    tokens: bool
+    augmented_views: int | None = None
+    """Number of augmented views to use. None: all."""
+
+    @property
+    def views(self) -> int:
+        """Number of views to choose from: the plain view and the augmented views."""
+        return self.split.views if self.augmented_views is None else 1 + self.augmented_views
+
+    @property
+    def _stored(self) -> FeatureSplit:
+        assert isinstance(self.split, FeatureSplit)
+        return self.split
+
+    def from_step(self, step: int, until: int) -> Iterator[Batch]:
+        """Yield the batches `step` to `until - 1`."""
+        if isinstance(self.split, StreamedFeatureSource):
+            return self._from_stream(self.split, step, until)
+        tokens = self._stored.tokens if self.tokens else None
+        if isinstance(self.sampler, BlockSampler) and isinstance(self._stored.pooled, np.memmap):
+            return prefetch(lambda: self._from_blocks(step, until))
+        if isinstance(tokens, np.memmap):
+            return prefetch(lambda: self._from_rows(step, until))
+        return self._from_memory(step, until)
+
+    def _from_stream(self, split: StreamedFeatureSource, step: int, until: int) -> Iterator[Batch]:
+        """Compute the features from the images."""
+        samples = (self._samples(s) for s in range(step, until))
+        with closing(split.stream(samples, tokens=self.tokens)) as made:  # type: ignore[type-var]
+            for s, inputs in zip(range(step, until), made, strict=True):
+                yield self._batch(s, self._samples(s)[1], inputs)
+
+    def _from_memory(self, step: int, until: int) -> Iterator[Batch]:
+        """Index arrays. `open_split` has read pooled features into the page cache; other arrays are in memory."""
+        for s in range(step, until):
+            views, indices = self._samples(s)
+            yield self._batch(s, indices, self.split.inputs(views, indices, tokens=self.tokens))
+
+    def _batch(self, step: int, indices: np.ndarray, inputs: torch.Tensor) -> Batch:
+        labels = torch.from_numpy(self.split.labels[indices])
+        return Batch(inputs, labels, step * self.global_batch, self.seed)
+
+    def _samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the views and the image indices of a step's samples."""
+        first, count = step * self.global_batch, self.global_batch
+        indices = self.sampler.indices(first, count)
+        if isinstance(self.sampler, BlockSampler):
+            return self.sampler.views(first, count, self.views, self.seed), indices
+        if self.views == 1:
+            return np.zeros(count, dtype=np.int64), indices
+        numbers = rng.uniforms(self.seed, "view", first, count, 1)[:, 0]
+        return np.floor(numbers * self.views).astype(np.int64), indices
+
+    def _from_rows(self, step: int, until: int) -> Iterator[Batch]:
+        """Read the tokens of each sample in a thread. Two batches are in progress at any time."""
+        assert isinstance(self._stored.tokens, np.memmap)
+        with closing(RowReader(self._stored.tokens)) as rows, ThreadPoolExecutor(THREADS, "features") as pool:
+            buffers = BufferPool()
+            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+            for s in range(step, until):
+                views, indices = self._samples(s)
+                inputs = buffers.tensor((len(indices), *self.split.shape(tokens=True)), torch.float32)
+                out = inputs.numpy()
+                out[:, 0] = self._stored.pooled[views, indices]
+                tasks = [
+                    pool.submit(rows.read, view, index, out[i, 1:])
+                    for i, (view, index) in enumerate(zip(views.tolist(), indices.tolist(), strict=True))
+                ]
+                waiting.append((self._batch(s, indices, inputs), tasks))
+                if len(waiting) > 1:
+                    yield _read(*waiting.popleft())
+            while waiting:
+                yield _read(*waiting.popleft())
+
+    def _from_blocks(self, step: int, until: int) -> Iterator[Batch]:
+        """Read complete blocks, up to one window ahead."""
+        assert isinstance(self.sampler, BlockSampler)
+        block, window = self.sampler.block, self.sampler.window
+        sources = [self._stored.pooled, *([self._stored.tokens] if self.tokens else [])]
+        # Blocks of one batch, of the prefetched window and batch, and of the windows at both ends.
+        slots = 2 * (-(-self.global_batch // block) + 2 * window + 1)
+        with ExitStack() as stack:
+            arrays = [stack.enter_context(closing(RowReader(s))) for s in sources if isinstance(s, np.memmap)]
+            pool = stack.enter_context(ThreadPoolExecutor(THREADS, "features"))
+            cache = BlockCache(arrays, block, slots, pool)
+            buffers = BufferPool()
+            requested = step * self.global_batch
+            end = until * self.global_batch
+            for s in range(step, until):
+                goal = min(end, (s + 1) * self.global_batch + block * window)
+                while requested < goal:
+                    step_of = requested // self.global_batch
+                    cache.request(*self._samples(step_of))
+                    requested = (step_of + 1) * self.global_batch
+                inputs = buffers.tensor((self.global_batch, *self.split.shape(tokens=self.tokens)), torch.float32)
+                out = inputs.numpy()
+                views, indices = self._samples(s)
+                cache.fill(views, indices, [out[:, 0], out[:, 1:]] if self.tokens else [out])
+                yield self._batch(s, indices, inputs)
+
+
+def _read(batch: Batch, tasks: list[Future[None]]) -> Batch:
+    for task in tasks:
+        task.result()
+    return batch

@@ -1,0 +1,107 @@
+"""Building batches with a pool of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from mem.data.beton.reader import Beton
+from mem.data.loading.batch import Batch
+from mem.data.loading.buffer_pool import BufferPool
+from mem.data.loading.prefetch import prefetch
+from mem.data.loading.transforms import BatchTransform
+
+_TASK_IMAGES = 16
+"""Images that a thread builds before it takes the next task."""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """A batch to build."""
+
+    indices: Int64[np.ndarray, " samples"]
+    """Images in the .beton file."""
+    transform: BatchTransform
+    first: int = 0
+    """Number of the first sample, counted from 0 over the whole training."""
+    seed: int = 0
+    group_size: int = 1
+    """Number of consecutive samples that share a rank and a micro-batch."""
+
+
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Decodes, crops, resizes and augments the images of batches.
+
+    Each image is built by one thread. Two batches are in progress at any time, so no thread idles while the last image
+    of a batch is built. Finished batches are prefetched.
+    """
+
+    images: Beton
+    side: int
+    """Height and width of a sample, in pixels."""
+    workers: int
+    """Threads."""
+
+    def build(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
+        """Yield the requested batches in order. The requests are evaluated in the prefetching thread."""
+        buffers = BufferPool()
+
+        def finished(threads: ThreadPoolExecutor) -> Iterator[Batch]:
+            previous: _BatchInProgress | None = None
+            for request in requests:
+                current = self._start(request, threads, buffers)
+                if previous:
+                    yield previous.wait()
+                previous = current
+            if previous:
+                yield previous.wait()
+
+        with _thread_pool(self.workers) as threads:
+            yield from prefetch(lambda: finished(threads))
+
+    def _start(self, request: BatchRequest, threads: ThreadPoolExecutor, buffers: BufferPool) -> _BatchInProgress:
+        count = len(request.indices)
+        pixels = buffers.tensor((count, self.side, self.side, 3), torch.uint8)
+        out = pixels.numpy()
+        crops, change = request.transform.crops, request.transform.change
+
+        def build_images(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                top, left, height, width = crops[i].tolist()
+                self.images.crop(int(request.indices[i]), top, left, height, width, out[i])
+                if change:
+                    change(i, out[i])
+
+        size = max(1, min(_TASK_IMAGES, -(-count // self.workers)))
+        tasks = [threads.submit(build_images, start, min(start + size, count)) for start in range(0, count, size)]
+        labels = torch.from_numpy(self.images.labels[request.indices])
+        return _BatchInProgress(Batch(pixels, labels, request.first, request.seed, request.group_size), tasks)
+
+
+@dataclass(frozen=True)
+class _BatchInProgress:
+    batch: Batch
+    tasks: list[Future[None]]
+
+    def wait(self) -> Batch:
+        """Wait until the batch is complete. Raises the exception of a thread that failed."""
+        for task in self.tasks:
+            task.result()
+        return self.batch
+
+
+@contextmanager
+def _thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that cancels its pending tasks on exit."""
+    threads = ThreadPoolExecutor(workers, "decode")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)

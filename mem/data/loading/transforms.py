@@ -1,0 +1,91 @@
+"""The crop and the changes of each image of a batch, as functions of random numbers that belong to the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from mem import rng
+from mem.config import Augmentation
+from mem.data.augment import color, crop, rand_augment
+from mem.data.augment.pixel_ops import Color, Picture
+from mem.data.beton.reader import Beton
+
+GREY: Color = (128, 128, 128)
+"""Default colour of pixels that an augmentation leaves empty."""
+
+RandomNumbers = Callable[[str, int], Float64[np.ndarray, "samples width"]]
+"""Maps the name of a random stream and a width to that many numbers in [0, 1) for each sample."""
+
+
+@dataclass(frozen=True)
+class BatchTransform:
+    """What happens to the images of a batch between decoding and the model."""
+
+    crops: Int64[np.ndarray, "samples 4"]
+    """Top, left, height and width of the part that is cut out and resized."""
+    change: Callable[[int, Picture], None] | None = None
+    """Changes the i-th resized image in place."""
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """Random crop, flip, RandAugment and colour jitter."""
+
+    augmentation: Augmentation
+    seed: int
+    fill: Color = GREY
+    """Colour of pixels that RandAugment leaves empty."""
+
+    def of_samples(self, images: Beton, indices: Int64[np.ndarray, " samples"], first: int) -> BatchTransform:
+        """Return the transform of consecutive training samples, the first of which has the number `first`."""
+        count = len(indices)
+        return self._transform(
+            images, indices, lambda stream, width: rng.uniforms(self.seed, stream, first, count, width)
+        )
+
+    def of_view(self, images: Beton, indices: Int64[np.ndarray, " samples"], view: int) -> BatchTransform:
+        """Return the transform of an augmented view. Its random numbers depend on the image's index and the view."""
+
+        def numbers(stream: str, width: int) -> np.ndarray:
+            name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
+            return rng.uniforms_at(self.seed, name, indices, width)
+
+        return self._transform(images, indices, numbers)
+
+    def _transform(
+        self, images: Beton, indices: Int64[np.ndarray, " samples"], numbers: RandomNumbers
+    ) -> BatchTransform:
+        augmentation = self.augmentation
+        uniforms = numbers("augmentation", crop.UNIFORMS)
+        sizes = images.heights[indices], images.widths[indices]
+        crops = crop.random_resized_crops(*sizes, uniforms, augmentation.crop_scale, augmentation.crop_ratio)
+        mirrored = crop.flips(uniforms) & augmentation.flip
+        settings = augmentation.rand_augment
+        chosen = None
+        if settings:
+            width = settings.layers * rand_augment.NUMBERS_PER_LAYER
+            chosen = rand_augment.choices(numbers("rand augment", width), settings)
+        jitter = numbers("color jitter", color.NUMBERS) if any(augmentation.color_jitter) else None
+
+        def change(i: int, image: Picture) -> None:
+            if mirrored[i]:
+                cv2.flip(image, 1, image)
+            result = image
+            if chosen and settings:
+                result = chosen.apply(i, result, settings, self.fill)
+            if jitter is not None:
+                result = color.jittered(result, jitter[i], augmentation.color_jitter)
+            if result is not image:
+                np.copyto(image, result)
+
+        return BatchTransform(crops, change if chosen or jitter is not None or augmentation.flip else None)
+
+
+def plain_transform(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> BatchTransform:
+    """Return the evaluation transform: the central square, `center_crop` of the shorter side, resized."""
+    return BatchTransform(crop.center_crops(images.heights[indices], images.widths[indices], center_crop))

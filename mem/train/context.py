@@ -1,0 +1,29 @@
+"""The surroundings of a training run: processes, checkpoints, log and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mem.distributed import ALONE, World
+from mem.tracking.log import Log, NullLog
+from mem.train.checkpoints import Checkpoints, NoCheckpoints
+from mem.train.stop import NeverStop, StopRequests
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """Where a training runs, logs and saves. The defaults keep nothing: one process, no log, no checkpoints."""
+
+    title: str
+    """Label of the progress bar."""
+    world: World = ALONE
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    log: Log = field(default_factory=NullLog)
+    stop: StopRequests = field(default_factory=NeverStop)
+    say: Callable[[str], None] = lambda text: None
+    """Shows a message to the user."""
+    quiet: bool = False
+    """Whether to hide the progress bar."""
+    name: str = ""
+    """Name of the trained model in error messages."""
