@@ -60,7 +60,7 @@ def test_batches_with_labels_give_both_in_order():
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=3)
     module = Own("pooled")
     found = extract(module, loader)
-    np.testing.assert_allclose(found.features, extract(module, IMAGES).features, rtol=1e-5)
+    np.testing.assert_allclose(found.features, extract(module, IMAGES).features, rtol=1e-5, atol=1e-6)
     assert found.labels is not None
     assert found.labels.tolist() == LABELS.tolist()
 

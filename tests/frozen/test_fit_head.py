@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_head_and_another_one_another():
     features, labels = made()
     first, again, other = (fit_head(quick("mem"), features, labels, seed=s, quiet=True) for s in (3, 3, 4))
     assert torch.equal(first.logits(features), again.logits(features))
-    assert not torch.equal(first.logits(features), other.logits(features))
+    assert (first.logits(features) - other.logits(features)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("seen", ["pooled", "tokens"])
@@ -89,7 +89,7 @@ def test_mem_gives_group_weights_and_norms(seen):
     batch = torch.from_numpy(features[:5]).requires_grad_()
     head(batch).sum().backward()
     assert batch.grad is not None
-    torch.testing.assert_close(head(batch), head.logits(features[:5]))
+    torch.testing.assert_close(head(batch), head.logits(features[:5]), rtol=1e-4, atol=1e-4)
 
 
 def test_thresholds_of_the_shots_are_taken():
@@ -111,7 +111,8 @@ def test_a_given_classifier_is_started_from():
     start = fit_head(quick("mem", training={"epochs": 1, "lr": 1e-9}), features, labels, classifier=crt, quiet=True)
     torch.testing.assert_close(start.logits(features), crt.logits(features), rtol=1e-4, atol=1e-4)
     tuned = fit_head(config.Ce(method="ce"), features, labels, classifier=layer, quiet=True)
-    torch.testing.assert_close(tuned.logits(features), layer(torch.from_numpy(features)).detach())
+    expected = layer(torch.from_numpy(features)).detach()
+    torch.testing.assert_close(tuned.logits(features), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_tau_is_chosen_on_val_and_says_so():
@@ -127,7 +128,8 @@ def test_a_fitted_head_is_saved_and_read_again(tmp_path):
     head = fit_head(quick("mem"), features, labels, quiet=True)
     head.save(tmp_path / "head")
     again = load_fitted(tmp_path / "head")
-    assert torch.equal(again.logits(features), head.logits(features))
+    assert all(torch.equal(again.head.state_dict()[key], value) for key, value in head.head.state_dict().items())
+    torch.testing.assert_close(again.logits(features), head.logits(features), rtol=1e-4, atol=1e-4)
     assert isinstance(again, FittedHead)
 
 

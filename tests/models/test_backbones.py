@@ -78,10 +78,10 @@ def test_rates_rise_linearly_and_every_branch_has_its_own_numbers(model):
 
 
 def test_a_samples_output_depends_on_its_own_draws_only(model):
-    model.train()
+    model.double().train()
     with torch.no_grad():
         model.linear.weight.normal_()
-    images, draws = torch.randn(4, 3, 8, 8), torch.rand(4, model.branches)
+    images, draws = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.rand(4, model.branches)
     whole = model(images, draws)
     parts = torch.cat([model(images[:3], draws[:3]), model(images[3:], draws[3:])])
     torch.testing.assert_close(whole, parts)

@@ -124,10 +124,10 @@ def test_a_resnet_of_torchvision_loads_though_it_counts_no_batches(tmp_path):
     model = build(settings, 5).eval()
     report = start_classifier(model, read_checkpoint(tmp_path / "resnet18.pth"), "resnet18.pth")
     assert set(report.missing) == {"fc.weight", "fc.bias"}
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     source.fc = torch.nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(model.features(images)[0], source(images))
+        torch.testing.assert_close(model.double().features(images)[0], source.double()(images))
 
 
 # --- positions -----------------------------------------------------------------------------------------------

@@ -44,7 +44,8 @@ def test_a_sheet_shows_input_what_is_seen_of_it_and_the_gaps_filled():
             assert torch.equal(filled[place], inputs[0][place])
         else:
             assert (seen[place] == 128).all()
-            assert torch.equal(filled[place], prediction[place])
+            # Rounding to whole grey levels may fall either way.
+            assert (filled[place].int() - prediction[place].int()).abs().max() <= 1
 
 
 def test_where_the_loss_normalises_patches_their_mean_is_the_inputs():

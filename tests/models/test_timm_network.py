@@ -27,10 +27,10 @@ def settings(model: str = "resnet18", norm_batch: int | None = 4, side: int = 32
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "efficientnet_b0"])
 def test_features_are_those_of_timms_network_with_the_same_weights(name):
     torch.manual_seed(0)
-    model = build(settings(name), classes=5).eval()
-    reference = timm.create_model(name, num_classes=5).eval()
+    model = build(settings(name), classes=5).double().eval()
+    reference = timm.create_model(name, num_classes=5).double().eval()
     reference.load_state_dict(model.backbone.state_dict())
-    images = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         pooled, tokens = model.features(images)
         torch.testing.assert_close(model(images), reference(images))
@@ -76,9 +76,9 @@ def test_a_skipped_step_leaves_no_trace_in_the_running_statistics():
 
 
 def test_evaluation_uses_the_running_statistics_and_changes_none():
-    model = build(settings(), classes=5).eval()
+    model = build(settings(), classes=5).double().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    images = torch.randn(3, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(model(images)[:1], model(images[:1]))
     update_batch_norm_statistics(model, ALONE)
     torch.testing.assert_close(dict(model.state_dict()), before)
@@ -142,8 +142,8 @@ def test_drop_path_without_branches_is_refused():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("resnext50_32x4", "timm has no model resnext50_32x4; near it are .*resnext50_32x4d"),
-        ("resnet152.tv_in1k", "must go without the tag of weights: `resnet152`"),
+        ("resnext50_32x4", "timm has no model resnext50_32x4; did you mean .*resnext50_32x4d"),
+        ("resnet152.tv_in1k", "must not contain a weights tag; use `resnet152`"),
     ],
 )
 def test_an_unknown_network_is_named_with_those_near_it(name, expected):
@@ -165,8 +165,8 @@ def test_an_unknown_network_is_named_with_those_near_it(name, expected):
 )
 def test_any_network_gives_timms_pooled_feature_and_the_positions_without_class_tokens(name, side, width, tokens):
     torch.manual_seed(0)
-    model = frozen_timm(name, side).eval()
-    images = torch.randn(2, 3, side, side)
+    model = frozen_timm(name, side).double().eval()
+    images = torch.randn(2, 3, side, side, dtype=torch.float64)
     pooled, sequence = model.features(images)
     assert (pooled.shape, sequence.shape) == ((2, width), (2, tokens, width))
     assert (model.width, model.tokens) == (width, tokens)
@@ -176,8 +176,8 @@ def test_any_network_gives_timms_pooled_feature_and_the_positions_without_class_
 
 
 def test_tokens_of_a_windowed_transformer_are_the_positions_that_it_pools():
-    model = frozen_timm("swin_tiny_patch4_window7_224", 64).eval()
-    pooled, tokens = model.features(torch.randn(2, 3, 64, 64))
+    model = frozen_timm("swin_tiny_patch4_window7_224", 64).double().eval()
+    pooled, tokens = model.features(torch.randn(2, 3, 64, 64, dtype=torch.float64))
     torch.testing.assert_close(tokens.mean(dim=1), pooled)
 
 
@@ -195,8 +195,9 @@ def test_weights_of_timm_fill_a_frozen_network_and_half_of_them_are_refused(name
     model = frozen_timm(name, 32).eval()
     report = start_frozen(model, published.state_dict(), "a file")
     assert not report.missing
-    images = torch.randn(2, 3, 32, 32)
-    published.eval()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    model.double()
+    published.double().eval()
     expected = published.forward_head(published.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model(images), expected)
     half = dict(list(published.state_dict().items())[: len(published.state_dict()) // 2])
