@@ -9,11 +9,12 @@ from functools import cached_property
 
 from mem import config
 from mem.config import Compute, Study
+from mem.data.datasets.reference_counts import BALANCED
 from mem.plan import disk, model_costs
 from mem.plan.arithmetic import Arithmetic
 from mem.plan.disk import Disk
 from mem.plan.hours import CONVERT_SECONDS, READ_GB_PER_S, START_SECONDS, Rates
-from mem.plan.image_counts import BALANCED, Images
+from mem.plan.image_counts import Images
 from mem.plan.memory import FLOAT, Memory, training_memory
 from mem.runs.dag import Run
 from mem.train.schedules import training_steps

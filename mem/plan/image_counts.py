@@ -10,25 +10,12 @@ from pathlib import Path
 from mem import config
 from mem.config import FeatureFiles, ImageData, LongTailCut, Study
 from mem.data.beton.format import PAGE_BYTES
-from mem.data.datasets.reference_counts import IMAGENET_LT, INATURALIST_2018, PLACES_LT, ReferenceCounts
+from mem.data.datasets.reference_counts import BALANCED, DIGITS_CLASSES, DIGITS_SIDE, LONG_TAILED
 from mem.data.features.user_files import FeatureArrayReader
 from mem.errors import UserError
 from mem.longtail import tail_counts
 from mem.runs.dag import Run
 
-PUBLISHED: Mapping[str, ReferenceCounts] = {
-    "imagenet_lt": IMAGENET_LT,
-    "places_lt": PLACES_LT,
-    "inaturalist2018": INATURALIST_2018,
-}
-"""By `dataset.source`."""
-BALANCED = {
-    "fashion_mnist": (28, 10, 6000, 10_000),
-    "cifar10": (32, 10, 5000, 10_000),
-    "cifar100": (32, 100, 500, 10_000),
-}
-"""By `dataset.source`: side of a picture, classes, training images of each class, test images."""
-DIGITS_SIDE = 8
 PHOTO_PIXELS = (500, 375)
 """Sides of a photo in ImageNet, where they are not shrunk."""
 PHOTO_RATIO = 4 / 3
@@ -118,7 +105,7 @@ def _converted(folder: Path) -> tuple[dict[str, int], str] | None:
 
 def _described(dataset: ImageData) -> tuple[dict[str, int], str] | None:
     source: str = getattr(dataset, "source", "")
-    known = PUBLISHED.get(source)
+    known = LONG_TAILED.get(source)
     if known is not None:
         return _held_out({**known.images, "classes": known.classes}, dataset), f"published totals of {known.title}"
     cut: LongTailCut | None = getattr(dataset, "cut", None)
@@ -127,12 +114,14 @@ def _described(dataset: ImageData) -> tuple[dict[str, int], str] | None:
     if isinstance(dataset, config.Digits):
         if cut.counts is None:
             return None
-        numbers = {"train": sum(cut.counts), "val": 10 * cut.val_per_class, "test": 10 * dataset.test_per_class}
-        return _held_out({**numbers, "classes": 10}, dataset), "the cut's counts"
+        val, test = DIGITS_CLASSES * cut.val_per_class, DIGITS_CLASSES * dataset.test_per_class
+        numbers = {"train": sum(cut.counts), "val": val, "test": test, "classes": DIGITS_CLASSES}
+        return _held_out(numbers, dataset), "the cut's counts"
     if source in BALANCED:
-        _, classes, each, test = BALANCED[source]
-        train = sum(_kept(cut, classes, each))
-        numbers = {"train": train, "val": classes * cut.val_per_class, "test": test, "classes": classes}
+        known = BALANCED[source]
+        train = sum(_kept(cut, known.classes, known.train_per_class))
+        val = known.classes * cut.val_per_class
+        numbers = {"train": train, "val": val, "test": known.test, "classes": known.classes}
         return _held_out(numbers, dataset), "the cut's counts"
     return None
 
@@ -171,7 +160,7 @@ def jpeg_bytes_per_pixel(quality: int) -> float:
 
 def _sides(dataset: ImageData) -> tuple[float, float]:
     source: str = getattr(dataset, "source", "")
-    side = DIGITS_SIDE if source == "digits" else BALANCED[source][0] if source in BALANCED else None
+    side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
     if side is not None:
         kept = min(side, dataset.short_side or side)
         return kept, kept

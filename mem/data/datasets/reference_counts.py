@@ -1,4 +1,4 @@
-"""What is known of the published data sets, to tell a wrong or half a download from the right one."""
+"""Counts of published data sets. They reveal incomplete or wrong downloads and size a study before its data exist."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ReferenceCounts:
-    """Totals of a published data set. What is not known is left out."""
+    """Counts of a published long-tailed data set. Unknown counts are left out."""
 
     title: str
     images: Mapping[str, int]
-    """Images of each split (`train`, `val`, `test`); a split that the set does not have has 0."""
+    """Images of each split (`train`, `val`, `test`); 0 for a split that the data set does not have."""
     classes: int
     largest: int
     """Training images of the most frequent class."""
@@ -21,7 +21,25 @@ class ReferenceCounts:
     groups: tuple[int, int, int] | None = None
     """Classes with more than 100, 20 to 100, and fewer than 20 training images."""
     per_class: Mapping[str, int] = field(default_factory=dict)
-    """Images of every class, in splits where all classes have equally many."""
+    """Images of each class, for splits in which all classes have the same number."""
+
+
+@dataclass(frozen=True)
+class BalancedCounts:
+    """Size of a published balanced data set before it is cut to a long tail."""
+
+    classes: int
+    train: int
+    """Training images."""
+    test: int
+    """Test images."""
+    side: int
+    """Width and height of every image, in pixels."""
+
+    @property
+    def train_per_class(self) -> int:
+        """Training images of each class."""
+        return self.train // self.classes
 
 
 IMAGENET_LT = ReferenceCounts(
@@ -51,15 +69,37 @@ INATURALIST_2018 = ReferenceCounts(
     groups=(842, 4076, 3224),
     per_class={"test": 3},
 )
+LONG_TAILED: Mapping[str, ReferenceCounts] = {
+    "imagenet_lt": IMAGENET_LT,
+    "places_lt": PLACES_LT,
+    "inaturalist2018": INATURALIST_2018,
+}
+"""Data sets that are published with a long tail, by `dataset.source`."""
+
+FASHION_MNIST = BalancedCounts(classes=10, train=60_000, test=10_000, side=28)
+CIFAR: Mapping[int, BalancedCounts] = {
+    classes: BalancedCounts(classes, train=50_000, test=10_000, side=32) for classes in (10, 100)
+}
+"""CIFAR-10 and CIFAR-100, by number of classes."""
+BALANCED: Mapping[str, BalancedCounts] = {
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR[10],
+    "cifar100": CIFAR[100],
+}
+"""Balanced data sets, by `dataset.source`."""
+DIGITS_CLASSES = 10
+DIGITS_SIDE = 8
+"""Width and height of an image of scikit-learn's digits, in pixels."""
+
 CIFAR_LT: Mapping[tuple[int, float], ReferenceCounts] = {
     (classes, imbalance): ReferenceCounts(
         title=f"CIFAR-{classes}-LT at imbalance {imbalance} (Cui et al. 2019)",
-        images={"train": train, "test": 10_000},
+        images={"train": train, "test": CIFAR[classes].test},
         classes=classes,
-        largest=50_000 // classes,
-        smallest=50_000 // classes // imbalance,
+        largest=CIFAR[classes].train_per_class,
+        smallest=CIFAR[classes].train_per_class // imbalance,
         groups=groups,
-        per_class={"test": 10_000 // classes},
+        per_class={"test": CIFAR[classes].test // classes},
     )
     for classes, imbalance, train, groups in (
         (10, 100, 12_406, None),
@@ -70,5 +110,7 @@ CIFAR_LT: Mapping[tuple[int, float], ReferenceCounts] = {
         (100, 10, 19_573, None),
     )
 }
-"""By number of classes and imbalance; the cut of the whole training split, with nothing kept for val. Val is left out,
-for it is the user's choice."""
+"""By number of classes and imbalance, if the complete training split is cut and no image is kept for val.
+
+The size of val is the user's choice and therefore left out.
+"""
