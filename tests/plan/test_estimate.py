@@ -200,7 +200,7 @@ def test_the_command_prints_a_row_for_each_stage_and_writes_nothing(tmp_path):
     ("arguments", "expected"),
     [
         (["--images", "train=many"], "train=many: expected train=N, val=N, test=N or classes=N"),
-        (["--utilisation", "0"], "0 is no positive number"),
+        (["--utilisation", "0"], "0: expected a positive number"),
     ],
 )
 def test_a_wrong_option_is_refused_in_words(capsys, arguments, expected):

@@ -1,4 +1,4 @@
-"""The command line: help, checks, lists, mistakes."""
+"""The command line: help, checks, lists and invalid arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from mem.cli.main import STAGE_HELP, STAGE_INPUTS, main
+from mem.cli.main import main
+from mem.cli.stages import STAGE_HELP, STAGE_INPUTS
+from mem.config import Pretrain
 from mem.config.load import load_study
 from mem.runs.dag import STAGES, study_runs
 from tests.conftest import REPOSITORY
@@ -33,7 +35,7 @@ def test_every_stage_explains_its_options(capsys, stage):
         assert option in out
 
 
-def test_the_options_for_inputs_are_those_that_runs_have():
+def test_each_stage_has_an_option_for_each_input_of_its_runs():
     training = {
         "epochs": 1, "global_batch": 32, "optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "sampler": "instance"
     }  # fmt: skip
@@ -48,14 +50,15 @@ def test_the_options_for_inputs_are_those_that_runs_have():
     assert tuple(STAGE_HELP) == STAGES
 
 
-def test_a_valid_study_is_called_valid(capsys):
+def test_config_check_accepts_a_valid_study(capsys):
     assert main(["config", "--check", str(MINI)]) == 0
     assert "study mini is valid. Its runs: 1 convert, 1 pretrain, 1 finetune, 1 features, 6 train_head" in (
         capsys.readouterr().out
     )
 
 
-def test_a_faulty_study_ends_with_status_2_and_no_traceback(tmp_path):
+@pytest.mark.stage
+def test_an_invalid_study_exits_with_status_2_and_no_traceback(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(MINI.read_text().replace("mask_ratio: 0.5", "mask_ration: 0.5"))
     done = subprocess.run(
@@ -67,7 +70,8 @@ def test_a_faulty_study_ends_with_status_2_and_no_traceback(tmp_path):
     assert done.returncode == 2
     line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "mask_ration" in text)
     assert f"{path}:{line}: unknown key `pretrain.mask_ration`; did you mean `mask_ratio`?" in done.stderr
-    assert "`pretrain.mask_ratio` is missing: Share of the patches that the encoder does not see." in done.stderr
+    meaning = " ".join(str(Pretrain.model_fields["mask_ratio"].description).split())
+    assert f"`pretrain.mask_ratio` is missing: {meaning}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -86,7 +90,8 @@ def test_the_runs_of_a_study_are_listed(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_light_commands_do_not_load_torch(tmp_path):
+@pytest.mark.stage
+def test_light_commands_do_not_import_torch(tmp_path):
     code = (
         "import sys; from mem.cli.main import main; "
         f"main(['runs', {str(MINI)!r}]); main(['config', '--check', {str(MINI)!r}]); "
@@ -98,7 +103,8 @@ def test_the_light_commands_do_not_load_torch(tmp_path):
     )
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path):
+@pytest.mark.stage
+def test_a_closed_pipe_is_not_an_error(tmp_path):
     command = f"{sys.executable} -m mem.cli config --schema | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "{\n"

@@ -1,0 +1,215 @@
+"""Commands about a study: settings, runs, data, cost, weights and results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+STUDY_FILES = "the study's YAML file, and files that override it"
+
+
+def add_commands(commands: Any) -> None:
+    """Add `config`, `runs`, `data`, `plan`, `weights` and `results`."""
+    _add_config(commands)
+    _add_runs(commands)
+    _add_data(commands)
+    _add_plan(commands)
+    _add_weights(commands)
+    _add_results(commands)
+
+
+def add_study(command: Any) -> None:
+    """Add the positional argument STUDY."""
+    command.add_argument("study", type=Path, nargs="+", metavar="STUDY", help=STUDY_FILES)
+
+
+def _add_config(commands: Any) -> None:
+    command = commands.add_parser("config", help="check a study's settings, or print the schema")
+    action = command.add_mutually_exclusive_group(required=True)
+    action.add_argument("--check", type=Path, nargs="+", metavar="FILE", help=STUDY_FILES)
+    action.add_argument("--schema", action="store_true", help="print the JSON schema of a study")
+    action.add_argument("--reference", action="store_true", help="print every setting as a Markdown page")
+    command.set_defaults(command=_config)
+
+
+def _add_runs(commands: Any) -> None:
+    command = commands.add_parser("runs", help="list the runs of a study: stage, key, state, folder")
+    add_study(command)
+    command.add_argument("--write", action="store_true", help="write the runs' configurations into their folders")
+    command.add_argument(
+        "--commands", action="store_true", help="print the commands that run the study without Snakemake"
+    )
+    command.set_defaults(command=_runs)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="check or show the images of a study")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="report problems of a data set: counts, labels, files")
+    check.add_argument("--deep", action="store_true", help="also decode every image")
+    check.add_argument("--labels", type=Path, metavar="FILE", help="write label, class name, folder and counts as CSV")
+    show = actions.add_parser("show", help="plot the class histogram and a contact sheet of images")
+    for action, function in ((check, _data_check), (show, _data_show)):
+        add_study(action)
+        action.add_argument(
+            "--order", type=int, metavar="N", help="class order along the tail; default: the study's first"
+        )
+        action.set_defaults(command=function)
+
+
+def _add_plan(commands: Any) -> None:
+    command = commands.add_parser(
+        "plan", help="estimate the cost of a study: FLOPs, memory, disk, hours, the longest chain of runs"
+    )
+    add_study(command)
+    command.add_argument(
+        "--peak-tflops", type=_positive, default=790, metavar="T", help="bfloat16 rate of a GPU (%(default)s)"
+    )
+    command.add_argument(
+        "--utilisation", type=_positive, default=0.40, metavar="U", help="share of that rate to expect (%(default)s)"
+    )
+    command.add_argument("--device-gb", type=_positive, default=80, metavar="GB", help="memory of a GPU (%(default)s)")
+    command.add_argument(
+        "--core-gflops", type=_positive, metavar="G", help="float32 rate of a CPU core; default: measured"
+    )
+    command.add_argument(
+        "--images",
+        type=_split_count,
+        nargs="+",
+        default=[],
+        metavar="SPLIT=N",
+        help="number of images of train, val and test, and classes=N, if the data are not converted yet",
+    )
+    command.set_defaults(command=_plan)
+
+
+def _add_weights(commands: Any) -> None:
+    weights = commands.add_parser("weights", help="list or download official checkpoints")
+    actions = weights.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list names, addresses, checksums, and which are on this machine")
+    listing.set_defaults(command=_weights_list)
+    get = actions.add_parser("get", help="download a checkpoint into $MEM_WEIGHTS or ~/.cache/mem/weights")
+    get.add_argument("name", metavar="NAME", help="see `mem weights list`")
+    get.add_argument("--from", dest="source", metavar="FILE", help="use a local file or another address")
+    get.set_defaults(command=_weights_get)
+
+
+def _add_results(commands: Any) -> None:
+    command = commands.add_parser("results", help="print a study's table, and the paths of report and MLflow")
+    command.add_argument("study", metavar="STUDY", help="name of a study")
+    command.add_argument(
+        "part", metavar="PART", nargs="?", help="table1 to table5, figure1, figure3 or figure4: print only this"
+    )
+    command.set_defaults(command=_results)
+
+
+# --- commands -------------------------------------------------------------------------------------------
+
+
+def _config(options: argparse.Namespace) -> int:
+    from mem.config.json_schema import study_schema
+    from mem.config.load import load_study
+    from mem.config.reference import reference
+    from mem.runs.dag import study_runs
+
+    if options.schema or options.reference:
+        print(study_schema() if options.schema else reference(), end="")
+        return 0
+    study = load_study(options.check)
+    runs_by_stage: dict[str, int] = {}
+    for run in study_runs(study):
+        runs_by_stage[run.stage] = runs_by_stage.get(run.stage, 0) + 1
+    counts = ", ".join(f"{count} {stage}" for stage, count in runs_by_stage.items())
+    print(f"{options.check[0]}: study {study.study} is valid. Its runs: {counts}.")
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    import time
+
+    from mem.config.load import load_study
+    from mem.runs.dag import study_runs
+    from mem.runs.folder import RunFolder, write_configs
+    from mem.tracking.log import run_status
+
+    study = load_study(options.study)
+    runs = study_runs(study)
+    if options.write or options.commands:
+        write_configs(runs, study)
+    for run in runs:
+        folder = RunFolder(run.folder)
+        if options.commands:
+            print(f"mem {run.stage} --config {folder.config}")
+        else:
+            state = "done" if folder.finished() else run_status(folder.log, time.time())
+            labels = " ".join(f"{name}={value}" for name, value in run.labels.items())
+            print(f"{run.stage:<11} {run.key}  {state:<28} {run.folder}  {labels}")
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from mem.config.load import load_study
+    from mem.data.check.check import check_study
+
+    return check_study(load_study(options.study), options.study, options.order, options.deep, options.labels)
+
+
+def _data_show(options: argparse.Namespace) -> int:
+    from mem.config.load import load_study
+    from mem.data.show import show
+
+    for path in show(load_study(options.study), options.order):
+        print(path)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from mem.plan.text import plan_text
+
+    print(
+        plan_text(
+            options.study,
+            given=dict(options.images),
+            peak_tflops=options.peak_tflops,
+            utilisation=options.utilisation,
+            cpu_gflops=options.core_gflops,
+            device_gb=options.device_gb,
+        )
+    )
+    return 0
+
+
+def _weights_list(options: argparse.Namespace) -> int:
+    from mem.models.weights.official import listing
+
+    print(listing())
+    return 0
+
+
+def _weights_get(options: argparse.Namespace) -> int:
+    from mem.models.weights.official import get
+
+    get(options.name, options.source, print)
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from mem.report.terminal import paper_part, study_summary
+
+    print(paper_part(options.study, options.part) if options.part else study_summary(options.study))
+    return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    return value
+
+
+def _split_count(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in ("train", "val", "test", "classes") or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"{text}: expected train=N, val=N, test=N or classes=N")
+    return name, int(number)
