@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import mem
 from mem import files
 from mem.config.load import load_study
+from mem.data.codecs.suffixes import IMAGE_SUFFIXES, is_image_name
 from mem.errors import UserError
 from mem.export.choice import best_head
 from mem.export.folder import Exported, export_head, opened
@@ -32,13 +33,6 @@ class _Text(Protocol):
     def write(self, text: str, /) -> int:
         """Write a part of them."""
         ...
-
-
-IMAGES = {
-    ".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
-    ".avif",
-}  # fmt: skip
-"""What counts as an image where a folder is given; files that are named are tried whatever they are called."""
 
 
 def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -> None:
@@ -111,9 +105,9 @@ def _files(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
         if given == "-":
             yield from (line for raw in stdin if (line := raw.rstrip("\n")))
         elif Path(given).is_dir():
-            inside = sorted(str(p) for p in Path(given).rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+            inside = sorted(str(p) for p in Path(given).rglob("*") if is_image_name(p.name) and p.is_file())
             if not inside:
-                raise UserError(f"{given}: this folder holds no image files ({', '.join(sorted(IMAGES))})")
+                raise UserError(f"{given}: this folder holds no image files ({', '.join(IMAGE_SUFFIXES)})")
             yield from inside
         else:
             yield given

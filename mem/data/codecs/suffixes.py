@@ -1,0 +1,29 @@
+"""The file name suffixes of images."""
+
+from __future__ import annotations
+
+import os
+
+IMAGE_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+"""Suffixes of the formats that `mem.data.codecs.decode` reads, in lower case."""
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file name has the suffix of an image, in lower or upper case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
