@@ -15,7 +15,18 @@ from typing import IO
 
 import psutil
 
-from snakemake_executor_plugin_submitit import place, processes, requeue
+from snakemake_executor_plugin_submitit import processes, requeue
+from snakemake_executor_plugin_submitit.rendezvous import (
+    TORCH_NAMES,
+    Rendezvous,
+    RendezvousError,
+    choose_rendezvous,
+    current_rank_info,
+    publish_rendezvous,
+    read_rendezvous,
+    torch_variables,
+    wait_for,
+)
 from snakemake_executor_plugin_submitit.work import Preparation, Work
 
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
@@ -37,7 +48,7 @@ class Rank:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self.info = place.current_rank_info()
+        self.info = current_rank_info()
         self.signals = processes.SignalFlags()
         self.folder = work.folder
         self._last_peer_check = time.monotonic()
@@ -54,7 +65,7 @@ class Rank:
         self.folder.attempt(self.info.attempt).mkdir(parents=True, exist_ok=True)
         try:
             rendezvous = self._prepare_and_rendezvous()
-        except (place.RendezvousError, OSError, RankFailed) as error:
+        except (RendezvousError, OSError, RankFailed) as error:
             raise self._failed(str(error)) from None
         log = self._open_log()
         try:
@@ -84,24 +95,24 @@ class Rank:
         assert command is not None
         return command
 
-    def _prepare_and_rendezvous(self) -> place.Rendezvous | None:
+    def _prepare_and_rendezvous(self) -> Rendezvous | None:
         if self.info.rank == 0:
             if self.work.inner is None:
                 prepare(self.work.preparation, self.work.cwd)
             if not self.info.is_distributed:
                 return None
-            rendezvous = place.choose_rendezvous(self.info, self.work.ports)
+            rendezvous = choose_rendezvous(self.info, self.work.ports)
             if self.work.inner is None:
-                place.publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
+                publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
             return rendezvous
-        while (rendezvous := place.read_rendezvous(self.folder.go(self.info.attempt))) is None:
+        while (rendezvous := read_rendezvous(self.folder.go(self.info.attempt))) is None:
             if self.signals.stop_requested:
                 sys.exit(EXIT_STOPPED)
             self._exit_if_abandoned(None)
             time.sleep(_POLL_SECONDS)
         return rendezvous
 
-    def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: place.Rendezvous | None) -> None:
+    def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: Rendezvous | None) -> None:
         """Let the other ranks start once the inner Snakemake has prepared, that is, once it starts the rule's command.
 
         By then it has created directories and removed old outputs.
@@ -113,15 +124,15 @@ class Rank:
                 break
             time.sleep(_SHELL_START_POLL_SECONDS)
         if process.poll() in (None, 0):  # a command that needs no peer may have ended between two polls
-            place.publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
+            publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
 
-    def _environment(self, rendezvous: place.Rendezvous | None) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name not in place.TORCH_NAMES}
+    def _environment(self, rendezvous: Rendezvous | None) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if name not in TORCH_NAMES}
         if not self._runs_inner_snakemake():
             environment |= dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), tempfile.gettempdir())
             environment |= self.work.environment
         if rendezvous is not None:
-            environment |= place.torch_variables(self.info, rendezvous)
+            environment |= torch_variables(self.info, rendezvous)
         if self.work.devices is not None:
             devices = self.work.devices
             if self.info.is_distributed:
@@ -247,7 +258,7 @@ def prepare(preparation: Preparation, cwd: str) -> None:
     Raises:
         RankFailed: An output is write-protected, or an input is missing.
     """
-    missing = place.wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
+    missing = wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
     if missing:
         raise RankFailed(
             f"inputs are not visible on {socket.gethostname()} after {preparation.latency_wait:g} s (--latency-wait): "

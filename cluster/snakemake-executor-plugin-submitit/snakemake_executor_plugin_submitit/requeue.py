@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from snakemake_executor_plugin_submitit import processes
-from snakemake_executor_plugin_submitit.place import RankInfo
+from snakemake_executor_plugin_submitit.rendezvous import RankInfo
 from snakemake_executor_plugin_submitit.work import Work
 
 _REQUEUE_CALL_SECONDS = 10.0

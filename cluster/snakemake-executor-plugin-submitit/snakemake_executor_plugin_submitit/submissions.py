@@ -17,9 +17,9 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_executor_plugin_submitit import command, requeue
 from snakemake_executor_plugin_submitit.debug import Debug
 from snakemake_executor_plugin_submitit.failures import error_message, first_failure
-from snakemake_executor_plugin_submitit.former import ReattachedJobs
 from snakemake_executor_plugin_submitit.local import Local
 from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, rank_logs, submission_folder
+from snakemake_executor_plugin_submitit.reattach import ReattachedJobs
 from snakemake_executor_plugin_submitit.registry import Record, Registry, job_fingerprint, record_key
 from snakemake_executor_plugin_submitit.resources import Request, ResourceError, parse_request
 from snakemake_executor_plugin_submitit.retries import plan_retry

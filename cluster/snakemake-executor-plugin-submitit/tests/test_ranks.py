@@ -15,14 +15,24 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit import place, processes, requeue
+from snakemake_executor_plugin_submitit import processes, requeue
 from snakemake_executor_plugin_submitit.failures import error_message, first_failure
 from snakemake_executor_plugin_submitit.paths import job_folder, rank_logs
+from snakemake_executor_plugin_submitit.rendezvous import (
+    RankInfo,
+    Rendezvous,
+    RendezvousError,
+    choose_rendezvous,
+    publish_rendezvous,
+    read_rendezvous,
+    torch_variables,
+    wait_for,
+)
 from snakemake_executor_plugin_submitit.work import Work
 from workflow_runner import TRAINER, wait
 
 pytestmark = pytest.mark.stage
-RANK_1_OF_2 = place.RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
+RANK_1_OF_2 = RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
 
 
 @pytest.fixture
@@ -133,33 +143,33 @@ def test_a_preemption_differs_from_a_cancelled_job_and_from_a_failed_rank(
 
 def test_ranks_wait_for_the_rendezvous_that_rank_0_publishes(tmp_path):
     go = tmp_path / "go.json"
-    assert place.read_rendezvous(go) is None
-    chosen = place.choose_rendezvous(RANK_1_OF_2, (20000, 29999))
-    place.publish_rendezvous(chosen, go)
-    assert place.read_rendezvous(go) == chosen
-    assert place.torch_variables(RANK_1_OF_2, chosen)["MASTER_PORT"] == str(chosen.port)
+    assert read_rendezvous(go) is None
+    chosen = choose_rendezvous(RANK_1_OF_2, (20000, 29999))
+    publish_rendezvous(chosen, go)
+    assert read_rendezvous(go) == chosen
+    assert torch_variables(RANK_1_OF_2, chosen)["MASTER_PORT"] == str(chosen.port)
 
 
 def test_the_error_names_a_node_whose_name_does_not_resolve(tmp_path):
     go = tmp_path / "go.json"
-    place.publish_rendezvous(place.Rendezvous("no-such-node.invalid", 20000), go)
-    with pytest.raises(place.RendezvousError, match=r"first node, no-such-node.invalid, does not resolve"):
-        place.read_rendezvous(go)
+    publish_rendezvous(Rendezvous("no-such-node.invalid", 20000), go)
+    with pytest.raises(RendezvousError, match=r"first node, no-such-node.invalid, does not resolve"):
+        read_rendezvous(go)
 
 
 def test_a_port_in_use_is_not_chosen():
     with socket.socket() as taken:
         taken.bind(("", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(place.RendezvousError, match="--submitit-ports"):
-            place.choose_rendezvous(RANK_1_OF_2, (port, port))
+        with pytest.raises(RendezvousError, match="--submitit-ports"):
+            choose_rendezvous(RANK_1_OF_2, (port, port))
 
 
 def test_wait_for_returns_when_late_files_appear_and_names_missing_ones(tmp_path):
     late = tmp_path / "late.txt"
     threading.Timer(0.5, late.touch).start()
-    assert place.wait_for([str(late)], 10) == []
-    assert place.wait_for([str(tmp_path / "never.txt")], 0.3) == [str(tmp_path / "never.txt")]
+    assert wait_for([str(late)], 10) == []
+    assert wait_for([str(tmp_path / "never.txt")], 0.3) == [str(tmp_path / "never.txt")]
 
 
 def test_the_error_reports_the_first_failed_rank_of_the_last_attempt(tmp_path):

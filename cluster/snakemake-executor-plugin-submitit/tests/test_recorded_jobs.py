@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from snakemake_executor_plugin_submitit.former import ReattachedJobs
 from snakemake_executor_plugin_submitit.paths import JobFolder
+from snakemake_executor_plugin_submitit.reattach import ReattachedJobs
 from snakemake_executor_plugin_submitit.registry import Record, Registry
 from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.slurm import Slurm
@@ -115,7 +115,7 @@ class RunningJobs(Slurm):
 
 def test_a_recorded_job_is_reattached(registry, monkeypatch):
     messages = []
-    monkeypatch.setattr("snakemake_executor_plugin_submitit.former.record_key", lambda job: KEY)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.reattach.record_key", lambda job: KEY)
     jobs = ReattachedJobs(registry, RunningJobs(print, signal_delay_seconds=120), SimpleNamespace(info=messages.append))
     submission = Submission(
         job=None, key=KEY, fingerprint="0123456789abcdef01234567", request=Request(), folder=WORK.folder
