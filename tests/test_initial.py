@@ -39,9 +39,9 @@ def test_an_official_name_or_a_files_content_names_the_run_and_its_path_does_not
 
 
 def test_official_weights_of_another_backbone_are_refused_when_the_study_is_read():
-    with pytest.raises(UserError, match="mae_pretrain_vit_base is for a backbone whose patch_size is 16; here it is 4"):
+    with pytest.raises(UserError, match="mae_pretrain_vit_base requires a backbone with patch_size 16, but backbone.patch_size is 4"):
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_base"}})
-    with pytest.raises(UserError, match=r"no official weights mae_pretrain_vit_bas; did you mean"):
+    with pytest.raises(UserError, match=r"unknown official weights mae_pretrain_vit_bas; did you mean"):
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_bas"}})
 
 
@@ -95,7 +95,7 @@ def test_pretraining_a_cnn_and_a_batch_that_cuts_a_group_are_refused_when_the_st
     section = text[text.index("pretrain:") : text.index("finetune:")]
     cnn_study.write_text(cnn_study.read_text().replace("pretrain: null\n", section))
     with pytest.raises(
-        UserError, match=r"resnet10t is a network of timm, and the masked autoencoder needs a backbone of kind vit"
+        UserError, match=r"requires a backbone of kind vit or convmae, but resnet10t is a network of timm"
     ):
         load_study([cnn_study])
     changes = {"pretrain": None, "finetune": {"global_batch": 48}}

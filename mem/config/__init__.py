@@ -1,12 +1,20 @@
-"""The schema of a study: the one source for YAML validation, the JSON schema and the config reference.
+"""The schema of a study: the single source of YAML validation, the JSON schema and the settings reference.
 
-A study is one data set, one backbone, one recipe, any number of seeds and class orders, and the heads to
-compare. Hyperparameters have no default: the YAML states them, so that it reads like the paper's table.
-Settings annotated with `Unkeyed` say where and how a stage runs, not what it computes; they are left out of
-the keys of runs (see `mem.runs.dag`).
+A study is a data set, a backbone, a recipe, any number of seeds and class orders, and the heads to compare.
+Hyperparameters have no defaults: the YAML file states them all, like a table in a paper. Settings annotated with
+`Unkeyed` control where and how a stage runs, not what it computes; they are not part of the keys of runs (see
+`mem.runs.keys`).
 """
 
-from mem.config.backbones import Backbone, ConvMae, ImageBackbone, NoBackbone, OwnModule, TimmNetwork, VisionTransformer
+from mem.config.backbones import (
+    Backbone,
+    ConvMae,
+    CustomModule,
+    ImageBackbone,
+    NoBackbone,
+    TimmNetwork,
+    VisionTransformer,
+)
 from mem.config.base import Section, Unkeyed
 from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
@@ -25,7 +33,7 @@ from mem.config.heads import (
     Ncm,
     Tau,
 )
-from mem.config.initial import OFFICIAL, Initial, Official
+from mem.config.initial import OFFICIAL, Initial, OfficialWeights
 from mem.config.sources import Cifar10, Cifar100, Dataset, Digits, FashionMnist, ImageNetLt, INaturalist2018, PlacesLt
 from mem.config.study import Compute, StageCompute, Study
 from mem.config.sweeps import Sweep
@@ -43,6 +51,7 @@ __all__ = [
     "Compute",
     "ConvMae",
     "Crt",
+    "CustomModule",
     "Dataset",
     "Decoder",
     "Digits",
@@ -67,8 +76,7 @@ __all__ = [
     "Mem",
     "Ncm",
     "NoBackbone",
-    "Official",
-    "OwnModule",
+    "OfficialWeights",
     "PlacesLt",
     "Pretrain",
     "RandAugment",

@@ -1,4 +1,4 @@
-"""What all sections share."""
+"""Base class and shared types of the configuration schema."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Unkeyed:
-    """Marks a setting that cannot change a result, and so is no part of a run's key."""
+    """Marker of settings that cannot change a result. They are not part of a run's key."""
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and closed to unknown keys."""
+    """Base class of all sections: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
-"""A name that becomes part of a path: letters, digits, `_` and `.`."""
+"""A name that is used in paths: letters, digits, `_` and `.`."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]

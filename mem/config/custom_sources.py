@@ -1,4 +1,4 @@
-"""Anyone's own images: a folder per class, list files, or a table."""
+"""Settings of custom data sets: a folder per class, list files, or a table."""
 
 from __future__ import annotations
 
@@ -12,71 +12,75 @@ from mem.config.base import Section, Unkeyed
 from mem.config.data import ImageData, LongTailCut, Root, SetAside
 
 
-class OwnImages(ImageData, ABC):
-    """Base of the three: naturally long-tailed, or cut to a long tail."""
+class CustomImages(ImageData, ABC):
+    """Base class of custom data sets: long-tailed as they are, or cut to a long tail."""
 
     root: Root
-    """Folder that all paths start from."""
+    """Folder that all paths of images are relative to."""
     test: SetAside | None = None
-    """How a test split is taken out, where there is none."""
+    """Test split taken out of the training images, for a data set without test."""
     cut: LongTailCut | None = None
-    """Cuts the training split to a long tail."""
+    """Cut of the training split to a long tail."""
     class_names: Annotated[str | None, Unkeyed()] = None
-    """A file with the name of a class in each line, in the order of the labels, from 0."""
+    """Text file with one class name per line, in the order of the labels, starting with label 0."""
+    TEST_SETTING: ClassVar[str]
+    """The setting that specifies an existing test split, for messages."""
 
     @model_validator(mode="after")
-    def _one_test(self) -> OwnImages:
-        own = self.own_test()
-        if own is not None and own == (self.test is not None):
-            raise ValueError(
-                "has a test split already; leave `test` out" if own else f"needs a test split: `test`, or {self.TESTS}"
-            )
+    def _has_one_test_split(self) -> CustomImages:
+        has_test = self.has_test_without_set_aside()
+        if has_test is True and self.test is not None:
+            raise ValueError(f"the data set already has a test split ({self.TEST_SETTING}); remove `test`")
+        if has_test is False and self.test is None:
+            raise ValueError(f"the data set has no test split; set {self.TEST_SETTING}, or take one out with `test`")
         return self
 
     @model_validator(mode="after")
-    def _one_source_of_val(self) -> OwnImages:
-        if self.listed_val() and self.cut is not None and self.cut.val_per_class:
-            raise ValueError("has a val split already; set `cut.val_per_class` to 0")
+    def _has_one_val_source(self) -> CustomImages:
+        if self.has_listed_val() and self.cut is not None and self.cut.val_per_class:
+            raise ValueError("the data set already has a val split; set `cut.val_per_class` to 0")
         return self
 
-    TESTS: ClassVar[str] = "one of its own"
+    @abstractmethod
+    def has_test_without_set_aside(self) -> bool | None:
+        """Whether there is a test split without `test`; None if this depends on the data."""
 
     @abstractmethod
-    def own_test(self) -> bool | None:
-        """Whether there is a test split without `test`; none where only the data can tell."""
+    def has_listed_val(self) -> bool | None:
+        """Whether there is a val split before cut and holdout; None if this depends on the data."""
 
-    @abstractmethod
-    def listed_val(self) -> bool | None:
-        """Whether there is a val split before cut and holdout; none where only the data can tell."""
-
-    def own_val(self) -> bool | None:
-        """Whether there is a val split without `holdout`."""
-        return True if self.cut is not None and self.cut.val_per_class else self.listed_val()
+    def has_val_without_holdout(self) -> bool | None:
+        """Whether there is a val split without `holdout`; None if this depends on the data."""
+        return True if self.cut is not None and self.cut.val_per_class else self.has_listed_val()
 
     def index_files(self) -> dict[str, Path]:
-        """The file of class names, where there is one."""
+        """Return the file of class names, if there is one."""
         return {} if self.class_names is None else {"class_names": Path(self.class_names).expanduser()}
 
 
-class Folder(OwnImages):
-    """A tree with a folder per class. Classes are in natural order (`class2` before `class10`) or as listed."""
+class Folder(CustomImages):
+    """A folder tree with one folder per class.
+
+    The classes are in natural order (`class2` before `class10`), or in the order of `class_names`.
+    """
 
     source: Literal["folder"]
     train_folder: str = "."
-    """Folder of the training split's class folders, under `root`."""
+    """Folder with the class folders of the training split, relative to `root`."""
     val_folder: str | None = None
-    """The same of the val split."""
+    """Folder with the class folders of the val split, relative to `root`."""
     test_folder: str | None = None
-    """The same of the test split."""
+    """Folder with the class folders of the test split, relative to `root`."""
     revision: NonNegativeInt = 0
-    """Raise it when the tree has other images than before: a tree, unlike a list, is no part of a run's key."""
-    TESTS: ClassVar[str] = "`test_folder`"
+    """Increase this number after you change images in the tree: unlike lists, a folder tree is not part of a run's
+    key."""
+    TEST_SETTING: ClassVar[str] = "`test_folder`"
 
     @model_validator(mode="after")
-    def _folders_apart(self) -> Folder:
-        given = [name for name in (self.train_folder, self.val_folder, self.test_folder) if name is not None]
-        paths = [PurePosixPath(name) for name in given]
-        for name, path in zip(given, paths, strict=True):
+    def _folders_are_disjoint(self) -> Folder:
+        names = [name for name in (self.train_folder, self.val_folder, self.test_folder) if name is not None]
+        paths = [PurePosixPath(name) for name in names]
+        for name, path in zip(names, paths, strict=True):
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(f"{name}: must be a folder inside `root`")
         for i, path in enumerate(paths):
@@ -85,24 +89,25 @@ class Folder(OwnImages):
                     raise ValueError(f"the folders of two splits, {path} and {other}, must not contain one another")
         return self
 
-    def own_test(self) -> bool:
-        """Whether the tree has a test split."""
+    def has_test_without_set_aside(self) -> bool:
+        """Whether `test_folder` is set."""
         return self.test_folder is not None
 
-    def listed_val(self) -> bool:
-        """Whether the tree has a val split."""
+    def has_listed_val(self) -> bool:
+        """Whether `val_folder` is set."""
         return self.val_folder is not None
 
 
-class Labelled(OwnImages):
-    """Base of lists and tables."""
+class Labelled(CustomImages):
+    """Base class of lists and tables."""
 
     labels: Literal["numbers", "names"] = "numbers"
-    """What stands for a class: its label, from 0, or its name. Names are in natural order, or in `class_names`'."""
+    """What the label field contains: class numbers starting at 0, or class names. Names are numbered in natural order,
+    or in the order of `class_names`."""
 
 
 class Lists(Labelled):
-    """List files with an image a line: its path under `root`, a separator, its label. The label is the last field."""
+    """List files with one image per line: the path relative to `root`, a separator, and the label as the last field."""
 
     source: Literal["lists"]
     train_list: Root
@@ -112,61 +117,61 @@ class Lists(Labelled):
     test_list: Annotated[str | None, Unkeyed()] = None
     """List of the test split."""
     separator: Literal["space", "tab", "comma"] = "space"
-    """What stands before the label."""
-    TESTS: ClassVar[str] = "`test_list`"
+    """Separator between path and label."""
+    TEST_SETTING: ClassVar[str] = "`test_list`"
 
-    def own_test(self) -> bool:
-        """Whether there is a list of the test split."""
+    def has_test_without_set_aside(self) -> bool:
+        """Whether `test_list` is set."""
         return self.test_list is not None
 
-    def listed_val(self) -> bool:
-        """Whether there is a list of the val split."""
+    def has_listed_val(self) -> bool:
+        """Whether `val_list` is set."""
         return self.val_list is not None
 
     def index_files(self) -> dict[str, Path]:
-        """The lists, and the file of class names."""
+        """Return the lists by split, and the file of class names."""
         lists = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
         return {k: Path(v).expanduser() for k, v in lists.items() if v is not None} | super().index_files()
 
 
 class SplitValues(Section):
-    """What a table calls the splits."""
+    """Values of a table's split column."""
 
     train: str = "train"
     val: str = "val"
     test: str = "test"
 
     @model_validator(mode="after")
-    def _differ(self) -> SplitValues:
+    def _are_distinct(self) -> SplitValues:
         if len({self.train, self.val, self.test}) < 3:
-            raise ValueError("needs a value of its own for each split")
+            raise ValueError("the values of the three splits must differ")
         return self
 
 
 class Table(Labelled):
-    """A CSV or Parquet table with an image a row."""
+    """A CSV or Parquet table with one image per row."""
 
     source: Literal["table"]
     table: Root
-    """The file: `.parquet`, `.tsv`, or anything else with commas."""
+    """The table: `.parquet`, `.tsv` with tabs, or any other suffix with commas."""
     path_column: Annotated[str, Field(min_length=1)] = "path"
-    """Column of the path under `root`."""
+    """Column with the path of the image, relative to `root`."""
     label_column: Annotated[str, Field(min_length=1)] = "label"
-    """Column of the label."""
+    """Column with the label."""
     split_column: str | None = None
-    """Column of the split."""
+    """Column with the split."""
     split_values: SplitValues = SplitValues()
-    """What the split's column says for each split."""
-    TESTS: ClassVar[str] = "`split_column`"
+    """Values in the split column that stand for each split."""
+    TEST_SETTING: ClassVar[str] = "`split_column`"
 
-    def own_test(self) -> bool | None:
-        """Whether there is a test split: only the table can tell, where it has a column for it."""
+    def has_test_without_set_aside(self) -> bool | None:
+        """False without a split column; None with one, because the table decides."""
         return None if self.split_column is not None else False
 
-    def listed_val(self) -> bool | None:
-        """Whether there is a val split: only the table can tell, where it has a column for it."""
+    def has_listed_val(self) -> bool | None:
+        """False without a split column; None with one, because the table decides."""
         return None if self.split_column is not None else False
 
     def index_files(self) -> dict[str, Path]:
-        """The table, and the file of class names."""
+        """Return the table, and the file of class names."""
         return {"table": Path(self.table).expanduser()} | super().index_files()

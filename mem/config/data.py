@@ -1,4 +1,4 @@
-"""What all data sets share: names, normalisation, storage, splits, the groups of classes."""
+"""Settings that all data sets share: names, normalisation, storage, splits and shot groups."""
 
 from __future__ import annotations
 
@@ -10,123 +10,128 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from mem.config.base import Fraction, Name, OpenFraction, Section, Unkeyed
 
 Root = Annotated[str, Unkeyed()]
-"""A folder or file on this machine, absolute or relative to the working folder. Where data lie cannot change a
-result; what lists and tables hold is part of the key by its digest (see `ImageData.index_files`)."""
+"""A folder or file on this machine, absolute or relative to the working folder. The path cannot change a result and is
+not part of a key. The digests of lists and tables are (see `ImageData.index_files`)."""
 
 
 class LongTailCut(Section):
-    """A balanced training split cut to a long tail, by counts or by the field's exponential rule."""
+    """Cut of a balanced training split to a long tail, by class counts or by the usual exponential rule."""
 
     counts: tuple[PositiveInt, ...] | None = None
     """Training images per class, in class order (see `orders` of the study)."""
     imbalance: Annotated[float, Field(ge=1)] | None = None
-    """Largest class over smallest: class i of K keeps int(largest * imbalance^(-i / (K - 1))) images (Cui et al.
-    2019)."""
+    """Ratio of the largest class to the smallest: class i of K keeps int(largest * imbalance^(-i / (K - 1))) images
+    (Cui et al. 2019)."""
     largest: PositiveInt | None = None
-    """Images of the largest class, with `imbalance`. Without it: as many as the smallest class has, less
+    """Images of the largest class, with `imbalance`. Default: the number of images of the smallest class minus
     `val_per_class`."""
     seed: NonNegativeInt
-    """Seed of the shuffle inside each class that decides which images stay."""
+    """Seed of the shuffle within each class that selects the images to keep."""
     val_per_class: NonNegativeInt
-    """Images per class of the validation split, taken from the training images that the cut discards. With 0, val
-    comes from `holdout` or there is none."""
+    """Images per class of the val split, taken from the training images that the cut discards. With 0, val comes from
+    `holdout`, or there is no val split."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> LongTailCut:
         if (self.counts is None) == (self.imbalance is None):
-            raise ValueError("needs either `counts` or `imbalance`")
+            raise ValueError("set exactly one of `counts` and `imbalance`")
         if self.largest is not None and self.imbalance is None:
-            raise ValueError("`largest` goes with `imbalance`")
+            raise ValueError("`largest` requires `imbalance`")
         return self
 
 
 class Holdout(Section):
-    """A validation split taken out of the training split, where the data set has none of its own.
+    """Val split taken out of the training split, for a data set without val.
 
-    Settings are chosen with it; the chosen ones are then trained on all of train, by the same study without it.
+    Choose settings with it. Then train with the chosen settings on all training images: run the same study without
+    `holdout`.
     """
 
     share: OpenFraction
-    """Share of each class's training images, rounded to the nearest; every class keeps at least one for training."""
+    """Share of the training images of each class, rounded to the nearest integer. Every class keeps at least one
+    training image."""
     seed: NonNegativeInt
-    """Seed of the shuffle inside each class that decides which images are held out."""
+    """Seed of the shuffle within each class that selects the images to hold out."""
 
 
 class SetAside(Section):
-    """A test split taken out of a data set that has none, before anything else."""
+    """Test split taken out of a data set without test, before the cut and the holdout."""
 
     per_class: PositiveInt | None = None
-    """Images of each class; every class must have at least one more."""
+    """Test images per class. Every class must have at least one more image."""
     share: OpenFraction | None = None
-    """Share of each class's images, rounded to the nearest; every class keeps at least one for training."""
+    """Share of the images of each class, rounded to the nearest integer. Every class keeps at least one training
+    image."""
     seed: NonNegativeInt
-    """Seed of the shuffle inside each class that decides which images are set aside."""
+    """Seed of the shuffle within each class that selects the test images."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> SetAside:
         if (self.per_class is None) == (self.share is None):
-            raise ValueError("needs either `per_class` or `share`")
+            raise ValueError("set exactly one of `per_class` and `share`")
         return self
 
 
 class ImageData(Section):
-    """Base of all data sets."""
+    """Base class of all data sets of images."""
 
     name: Name
     """Name of the data set's folder under `runs/`."""
     pixel_mean: tuple[Fraction, Fraction, Fraction]
-    """Mean of each colour channel, with pixels in 0..1; images are normalised with it."""
+    """Mean of each colour channel for pixel values in 0..1, for normalisation."""
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    """Standard deviation of each colour channel, with pixels in 0..1."""
+    """Standard deviation of each colour channel for pixel values in 0..1, for normalisation."""
     storage: Literal["raw", "jpeg", "fit"]
-    """How images are kept in the .beton file. `fit`: raw if `size_budget_gb` allows it, else JPEG of the highest
-    quality that does."""
+    """Format of the images in the .beton files. `fit` stores raw pixels if they fit into `size_budget_gb`, otherwise
+    JPEG of the highest quality that fits."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """JPEG quality, where `storage` is `jpeg`."""
+    """JPEG quality, for `storage: jpeg`."""
     size_budget_gb: PositiveFloat | None = None
-    """Size of all splits together, where `storage` is `fit`."""
+    """Maximum size of all splits in total, for `storage: fit`."""
     short_side: PositiveInt | None = None
-    """Images are shrunk until their shorter side has this many pixels; smaller ones stay. Without it all stay."""
+    """Length in pixels to which the shorter side of larger images is reduced. Default: images keep their size."""
     resample: Literal["area", "lanczos"] = "area"
-    """How they are shrunk: OpenCV's INTER_AREA, or Pillow's LANCZOS."""
+    """Resampling method for `short_side`: INTER_AREA of OpenCV or LANCZOS of Pillow."""
     unreadable: Literal["fail", "skip"] = "fail"
-    """What becomes of files that are no whole image: `fail` names them all and stops; `skip` leaves them out, counts
+    """Treatment of files that cannot be read as complete images: `fail` lists them all and stops; `skip` omits, counts
     and records them."""
     holdout: Holdout | None = None
-    """How val is taken out of train, where there is none."""
+    """Val split taken out of train, for a data set without val."""
 
     @model_validator(mode="after")
-    def _storage_is_whole(self) -> ImageData:
+    def _storage_is_consistent(self) -> ImageData:
         if (self.storage == "fit") != (self.size_budget_gb is not None):
-            raise ValueError("`storage: fit` and `size_budget_gb` go together")
+            raise ValueError("`storage: fit` requires `size_budget_gb`, and `size_budget_gb` requires `storage: fit`")
         return self
 
     @model_validator(mode="after")
     def _one_val(self) -> ImageData:
-        if self.holdout is not None and self.own_val():
-            raise ValueError("`holdout` is for data sets without a val split; this one has one")
+        if self.holdout is not None and self.has_val_without_holdout():
+            raise ValueError(
+                "`holdout` is for data sets without a val split, but this one has a val split; remove `holdout`"
+            )
         return self
 
-    def own_val(self) -> bool | None:
-        """Whether there is a val split without `holdout`; none where only the data can tell."""
+    def has_val_without_holdout(self) -> bool | None:
+        """Whether there is a val split without `holdout`; None if this depends on the data."""
         return False
 
     def has_val(self) -> bool | None:
-        """Whether there is a val split, of its own or held out; none where only the data can tell."""
-        return self.holdout is not None or self.own_val()
+        """Whether there is a val split, with or without `holdout`; None if this depends on the data."""
+        return self.holdout is not None or self.has_val_without_holdout()
 
     def index_files(self) -> dict[str, Path]:
-        """Files that say which images there are; a change of their content is a change of the data set."""
+        """Return the files that list the images. Their digests are part of the run key."""
         return {}
 
 
 class Shots(Section):
-    """Thresholds, both exclusive, of the three groups of classes (the paper's section 4.1)."""
+    """Thresholds of the three shot groups, both exclusive (section 4.1 of the paper)."""
 
     many_above: PositiveInt = 100
     """Classes with more training images than this are many-shot."""
     few_below: PositiveInt = 20
-    """Classes with fewer training images than this are few-shot; the rest is medium-shot."""
+    """Classes with fewer training images than this are few-shot. All other classes are medium-shot."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Shots:

@@ -1,4 +1,4 @@
-"""Features that somebody else computed, in files: a data set without images."""
+"""Settings of precomputed features: a data set without images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SUFFIXES = (".npy", ".safetensors")
 
 
 class FeatureFiles(Section):
-    """Features and labels of each split, in `.npy` or `.safetensors` files, which count by their content.
+    """Features and labels of each split in `.npy` or `.safetensors` files, whose digests are part of the run key.
 
-    Features are (images, width), or (images, 1 + tokens, width) with the pooled feature first; labels are whole numbers
-    from 0. In a safetensors file the tensors are called `features` and `labels`.
+    Features have the shape (images, width), or (images, 1 + tokens, width) with the pooled feature first. Labels are
+    integers starting at 0. In a safetensors file the tensors are named `features` and `labels`.
     """
 
     source: Literal["features"]
@@ -26,49 +26,49 @@ class FeatureFiles(Section):
     train_features: Root
     """Features of the training split."""
     train_labels: Annotated[str | None, Unkeyed()] = None
-    """Its labels; without it the features' safetensors file holds them. So it is with the other splits."""
+    """Labels of the training split. Default: they are in the safetensors file of the features."""
     val_features: Annotated[str | None, Unkeyed()] = None
-    """Features of the val split, where there is one."""
+    """Features of the val split, if there is one."""
     val_labels: Annotated[str | None, Unkeyed()] = None
-    """Its labels."""
+    """Labels of the val split. Default: they are in the safetensors file of the features."""
     test_features: Root
     """Features of the test split."""
     test_labels: Annotated[str | None, Unkeyed()] = None
-    """Its labels."""
+    """Labels of the test split. Default: they are in the safetensors file of the features."""
     class_names: Annotated[str | None, Unkeyed()] = None
-    """A file with the name of a class in each line, in the order of the labels, from 0."""
+    """Text file with one class name per line, in the order of the labels, starting with label 0."""
 
     @model_validator(mode="after")
-    def _files_are_named(self) -> FeatureFiles:
+    def _files_are_complete(self) -> FeatureFiles:
         if self.val_labels is not None and self.val_features is None:
-            raise ValueError("val_labels goes with val_features")
+            raise ValueError("val_labels requires val_features")
         for split in self.splits():
             features, labels = self.files_of(split)
             for kind, path in (("features", features), ("labels", labels)):
                 if path.suffix not in SUFFIXES:
-                    raise ValueError(f"{split}_{kind}: {path} is neither a .npy nor a .safetensors file")
+                    raise ValueError(f"{split}_{kind}: expected a .npy or .safetensors file, got {path}")
             if features == labels and features.suffix == ".npy":
-                raise ValueError(f"{split}_labels: is needed, since a .npy file holds one array only")
+                raise ValueError(f"{split}_labels: is required, because a .npy file contains only one array")
         return self
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that there are."""
+        """Return the splits of the data set."""
         return ("train", "test") if self.val_features is None else ("train", "val", "test")
 
     def files_of(self, split: str) -> tuple[Path, Path]:
-        """Files of a split's features and labels."""
+        """Return the files with the features and the labels of a split."""
         features = Path(getattr(self, f"{split}_features")).expanduser()
         labels = getattr(self, f"{split}_labels")
         return features, features if labels is None else Path(labels).expanduser()
 
     def index_files(self) -> dict[str, Path]:
-        """All files: their content is the data set."""
-        found: dict[str, Path] = {}
+        """Return all files: their content is the data set."""
+        files: dict[str, Path] = {}
         for split in self.splits():
-            found[f"{split} features"], found[f"{split} labels"] = self.files_of(split)
+            files[f"{split} features"], files[f"{split} labels"] = self.files_of(split)
         if self.class_names is not None:
-            found["class_names"] = Path(self.class_names).expanduser()
-        return found
+            files["class_names"] = Path(self.class_names).expanduser()
+        return files
 
     def has_val(self) -> bool:
         """Whether there is a val split."""

@@ -1,4 +1,4 @@
-"""Heads on frozen features."""
+"""Settings of heads on frozen features."""
 
 from __future__ import annotations
 
@@ -18,118 +18,120 @@ from mem.config.base import Name, Section
 
 
 class Blocks(Section):
-    """How features that are larger than memory are shuffled: by blocks of neighbours, then within windows."""
+    """Shuffling of features that do not fit into memory: first blocks of images, then images within windows."""
 
     images: PositiveInt
-    """Neighbouring images that are read together. A megabyte of features or more is quick on any disk."""
+    """Number of neighbouring images that are read at once. Reads of a megabyte or more are fast on any disk."""
     window: PositiveInt
-    """Blocks among which images are shuffled; memory holds about three times as many."""
+    """Number of blocks whose images are shuffled together. Memory holds about three times this number of blocks."""
 
 
 class HeadTraining(Section):
-    """How a head is trained on frozen features: a cosine from `lr` to 0."""
+    """Training of a head on frozen features, with a cosine schedule from `lr` to 0."""
 
     epochs: PositiveFloat
-    """As many samples are drawn as this many passes over the training set hold."""
+    """Length of the training, as a multiple of the size of the training set."""
     global_batch: PositiveInt
     """Samples per optimizer step."""
     optimizer: Literal["sgd", "adamw"]
-    """`sgd` has momentum 0.9."""
+    """`sgd` uses momentum 0.9."""
     lr: PositiveFloat
-    """Learning rate at the start; not scaled by the batch."""
+    """Initial learning rate; not scaled by the batch size."""
     weight_decay: NonNegativeFloat
     sampler: Literal["instance", "class_balanced", "sqrt"]
-    """`instance`: each image once an epoch. `class_balanced`: classes in turn, four images a visit (Kang et al.
-    2020). `sqrt`: classes drawn with the square root of their count (Mahajan et al. 2018)."""
+    """`instance` visits each image once per epoch. `class_balanced` visits the classes in turn, four images per visit
+    (Kang et al. 2020). `sqrt` samples classes in proportion to the square root of their count (Mahajan et al. 2018)."""
     blocks: Blocks | None = None
-    """For features larger than memory, with `instance`: an order that a disk can follow at its full rate. A window of
-    twenty batches or more keeps batches mixed. All images of a block show the same view in an epoch."""
+    """For features that do not fit into memory, with sampler `instance`: reads features in blocks at the full rate of
+    the disk. Choose a window of at least twenty batches to keep batches mixed. All images of a block have the same view
+    in an epoch."""
     views: NonNegativeInt | None = None
-    """How many of the augmented views of `features` are trained on, with the plain one; all where it is left out."""
+    """Number of augmented views of `features` to train on, in addition to the plain view. Default: all."""
 
     @model_validator(mode="after")
-    def _blocks_of_instances(self) -> HeadTraining:
+    def _blocks_require_instance_sampler(self) -> HeadTraining:
         if self.blocks and self.sampler != "instance":
-            raise ValueError(f"`blocks` goes with sampler `instance`, not with `{self.sampler}`")
+            raise ValueError(f"`blocks` requires sampler `instance`, not `{self.sampler}`")
         return self
 
 
-def _some(taus: tuple[float, ...]) -> tuple[float, ...]:
+def _require_candidates(taus: tuple[float, ...]) -> tuple[float, ...]:
     if not taus:
-        raise ValueError("needs at least one candidate")
+        raise ValueError("expected at least one candidate")
     return taus
 
 
 class Ce(Section):
-    """The finetuned classifier as it is; with `training` a linear probe: a fresh linear classifier on the features."""
+    """The finetuned classifier without changes; with `training`, a linear probe on the features."""
 
     method: Literal["ce"]
     training: HeadTraining | None = None
-    """How the probe is trained; needed where nothing was finetuned (`finetune: null`, features from files)."""
+    """Training of the linear probe; required without finetuning (`finetune: null`, or features from files)."""
 
 
 class Tau(Section):
-    """Tau-normalised classifier (Kang et al. 2020); tau is chosen by accuracy on val."""
+    """Tau-normalised classifier (Kang et al. 2020). Tau is selected by the accuracy on val."""
 
     method: Literal["tau"]
     taus: tuple[NonNegativeFloat, ...]
-    """Candidates."""
+    """Candidate values of tau."""
 
     @field_validator("taus")
     @classmethod
     def _at_least_one(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
-        return _some(taus)
+        return _require_candidates(taus)
 
 
 class Crt(Section):
-    """Classifier re-training (Kang et al. 2020): a fresh linear classifier on the frozen backbone."""
+    """Classifier re-training (Kang et al. 2020): a new linear classifier on the frozen backbone."""
 
     method: Literal["crt"]
     training: HeadTraining
 
 
 class Lws(Section):
-    """Learnable weight scaling (Kang et al. 2020): one factor a class on the frozen classifier."""
+    """Learnable weight scaling (Kang et al. 2020): one learned factor per class on the frozen classifier."""
 
     method: Literal["lws"]
     training: HeadTraining
 
 
 class Ncm(Section):
-    """Nearest class mean (Kang et al. 2020): no training; centred, L2-normalised features against their class means."""
+    """Nearest class mean (Kang et al. 2020), with centred and L2-normalised features. Nothing is trained."""
 
     method: Literal["ncm"]
 
 
 class LogitAdjustment(Section):
-    """Post-hoc logit adjustment (Menon et al. 2021): the finetuned logits minus tau log prior, tau chosen on val."""
+    """Post-hoc logit adjustment (Menon et al. 2021): finetuned logits minus tau log prior. Tau is selected on val."""
 
     method: Literal["logit_adjustment"]
     taus: tuple[NonNegativeFloat, ...]
-    """Candidates; 1 is the theory's."""
+    """Candidate values of tau; the theory gives 1."""
 
     @field_validator("taus")
     @classmethod
     def _at_least_one(cls, taus: tuple[float, ...]) -> tuple[float, ...]:
-        return _some(taus)
+        return _require_candidates(taus)
 
 
 class LogitAdjustedLoss(Section):
-    """A fresh linear classifier with the logit-adjusted loss (Menon et al. 2021).
+    """A new linear classifier, trained with the logit-adjusted loss (Menon et al. 2021).
 
-    Cross-entropy of logits plus tau log prior in training, plain logits at test.
+    The loss is the cross-entropy of logits plus tau log prior. Evaluation uses the plain logits.
     """
 
     method: Literal["logit_adjusted_loss"]
     tau: PositiveFloat
-    """Strength of the adjustment; 1 is the theory's."""
+    """Strength of the adjustment; the theory gives 1."""
     training: HeadTraining
 
 
 class BalancedSoftmax(Section):
-    """A fresh linear classifier with balanced softmax (Ren et al. 2020).
+    """A new linear classifier, trained with balanced softmax (Ren et al. 2020).
 
-    Cross-entropy of logits plus log class counts in training, plain logits at test: `logit_adjusted_loss` with tau 1.
+    The loss is the cross-entropy of logits plus log class counts. Evaluation uses the plain logits. This equals
+    `logit_adjusted_loss` with tau 1.
     """
 
     method: Literal["balanced_softmax"]
@@ -137,46 +139,50 @@ class BalancedSoftmax(Section):
 
 
 class Mem(Section):
-    """Mutual exclusive modulator (the paper's section 3). docs/explanation/mem.md says what the paper leaves open."""
+    """Mutual exclusive modulator (section 3 of the paper).
+
+    docs/explanation/mem.md describes what the paper leaves open.
+    """
 
     method: Literal["mem"]
     partition: Literal["shot", "random_even", "cardinality_even"]
-    """How classes are put into groups: by the thresholds of `shots`, at random in even parts, or in even parts
-    after sorting by training images."""
+    """Assignment of classes to groups: by the thresholds of `shots`, at random in even parts, or in even parts after
+    sorting by the number of training images."""
     groups: PositiveInt = 3
-    """Number of groups; `shot` has always three."""
+    """Number of groups; always 3 for `shot`."""
     partition_seed: NonNegativeInt = 0
-    """Seed of `random_even`."""
+    """Seed of the partition `random_even`."""
     input: Literal["pooled", "tokens"]
-    """What the sub-networks see: the pooled feature, or the patch tokens (then `features.tokens` is needed)."""
+    """Input of the sub-networks: the pooled feature, or the patch tokens, which require `features.tokens`."""
     width: PositiveInt
-    """Dimension of a sub-network's embedding."""
+    """Embedding dimension of a sub-network."""
     depth: NonNegativeInt
-    """Transformer blocks of a sub-network, after its linear embedding."""
+    """Transformer blocks of a sub-network after its linear embedding."""
     xi: PositiveFloat
-    """Eq. 3: the norm that a sub-network should exceed for images of its group."""
+    """Margin in eq. 3: the norm of a sub-network should be above it for images of its group."""
     mu: NonNegativeFloat
-    """Eq. 3: the norm that it should stay under for all others."""
+    """Margin in eq. 3: the norm of a sub-network should be below it for all other images."""
     top_k: PositiveInt
-    """Eq. 7: how many of each group's largest logits the fusion sees; a smaller group gives all it has."""
+    """Number of largest logits per group that are input of the fusion (eq. 7); all logits of a smaller group."""
     reo_weight: NonNegativeFloat
-    """Factor of the regularisation objective in eq. 10, where the paper has 1."""
+    """Factor of the regularisation objective in eq. 10; the paper uses 1."""
     fusion_width: PositiveInt
-    """Hidden width of the fusion's two-layer perceptron."""
+    """Hidden width of the two-layer perceptron of the fusion."""
     weight: Literal["free", "softplus", "exp", "residual", "additive"]
-    """How the fusion's output o becomes the group weight w: o, softplus(o), exp(o), 1 + o, or o added to the logits
-    instead of multiplied with them. Every choice starts neutral, so that MEM starts as the classifier it modulates."""
+    """Group weight w as a function of the output o of the fusion: o, softplus(o), exp(o), 1 + o, or o added to the
+    logits instead of multiplied with them. Every variant starts neutral: MEM starts as the classifier that it
+    modulates."""
     classifier: Literal["frozen", "trained"]
-    """Whether the linear classifier under the modulator learns with it."""
+    """Whether the linear classifier is trained together with the modulator."""
     classifier_from: Name
-    """Name of the head whose linear classifier MEM starts from: a head of this study whose method is `ce`, `crt`,
+    """Name of the head whose linear classifier MEM starts from: a head of this study with the method `ce`, `crt`,
     `balanced_softmax` or `logit_adjusted_loss`."""
     training: HeadTraining
 
     @model_validator(mode="after")
     def _consistent(self) -> Mem:
         if self.partition == "shot" and self.groups != 3:
-            raise ValueError(f"partition `shot` has 3 groups, not {self.groups}")
+            raise ValueError(f"partition `shot` has 3 groups, but groups is {self.groups}")
         if self.mu >= self.xi:
             raise ValueError(f"mu ({self.mu:g}) must be smaller than xi ({self.xi:g})")
         return self
@@ -188,4 +194,4 @@ Head = Annotated[
 ]
 
 TRAINED_LINEAR = (Crt, LogitAdjustedLoss, BalancedSoftmax)
-"""Heads that train a linear classifier of their own, which MEM can start from."""
+"""Heads that train a new linear classifier, which MEM can start from."""

@@ -1,4 +1,4 @@
-"""Weights that a training starts from, and the official ones that have a name here."""
+"""Initial weights of a training, and the table of official weights."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from mem.config.base import Section, Unkeyed
 
 
 @dataclass(frozen=True)
-class Official:
-    """A checkpoint that its authors publish."""
+class OfficialWeights:
+    """A checkpoint published by its authors."""
 
     about: str
     address: str
     checksum: str | None
-    """`algorithm:beginning of the digest`, as far as it is published; None where it is not."""
+    """`algorithm:prefix of the digest`, as far as it is published; None if it is not published."""
     source: str
-    """Where address and checksum stand."""
+    """Where the address and the checksum are published."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
-    """What the study's backbone must be."""
+    """Settings that the backbone of the study must have."""
 
     @property
     def file(self) -> str:
-        """Its name in the folder of downloaded weights."""
-        return self.address.rsplit("/", 1)[1] if not self.address.startswith(_DRIVE) else self._drive_file
+        """Name of the file in the folder of downloaded weights."""
+        return self.address.rsplit("/", 1)[1] if not self.address.startswith(_DRIVE) else self._drive_file_name
 
     @property
-    def _drive_file(self) -> str:
+    def _drive_file_name(self) -> str:
         return f"drive-{self.address.split('id=')[1].split('&')[0]}.pth"
 
 
@@ -53,61 +53,61 @@ def _drive(identity: str) -> str:
     return f"{_DRIVE}id={identity}&export=download&confirm=t"
 
 
-OFFICIAL: Mapping[str, Official] = {
-    "mae_pretrain_vit_base": Official(
+OFFICIAL: Mapping[str, OfficialWeights] = {
+    "mae_pretrain_vit_base": OfficialWeights(
         "MAE ViT-B/16, 1600 epochs on ImageNet, encoder only",
         f"{_MAE}/pretrain/mae_pretrain_vit_base.pth", "md5:8cad7c", _MAE_README, _VIT_B,
     ),
-    "mae_pretrain_vit_large": Official(
+    "mae_pretrain_vit_large": OfficialWeights(
         "MAE ViT-L/16, 1600 epochs on ImageNet, encoder only",
         f"{_MAE}/pretrain/mae_pretrain_vit_large.pth", "md5:b8b06e", _MAE_README, _VIT_L,
     ),
-    "mae_finetuned_vit_base": Official(
+    "mae_finetuned_vit_base": OfficialWeights(
         "MAE ViT-B/16, finetuned on full ImageNet (83.664 %)",
         f"{_MAE}/finetune/mae_finetuned_vit_base.pth", "md5:1b25e9", _MAE_README, _VIT_B,
     ),
-    "mae_finetuned_vit_large": Official(
+    "mae_finetuned_vit_large": OfficialWeights(
         "MAE ViT-L/16, finetuned on full ImageNet (85.952 %)",
         f"{_MAE}/finetune/mae_finetuned_vit_large.pth", "md5:51f550", _MAE_README, _VIT_L,
     ),
-    "convmae_pretrain_base": Official(
+    "convmae_pretrain_base": OfficialWeights(
         "ConvMAE-B, 1600 epochs on ImageNet",
         _drive("1AEPivXw0A0b_m5EwEi6fg2pOAoDr8C31"), None, _CONVMAE_README, _CONVMAE_B,
     ),
-    "convmae_finetuned_base": Official(
+    "convmae_finetuned_base": OfficialWeights(
         "ConvMAE-B, finetuned on full ImageNet (84.982 %)",
         _drive("19F6vQUlITpzNLvXLKi5NRxRLOmKRxqFi"), None, _CONVMAE_README, _CONVMAE_B,
     ),
-    "resnet152_imagenet": Official(
+    "resnet152_imagenet": OfficialWeights(
         "ResNet-152, trained on full ImageNet by torchvision (first version)",
         f"{_TORCH}/resnet152-394f9c45.pth", "sha256:394f9c45", _NAMED, {"kind": "timm", "model": "resnet152"},
     ),
-    "resnet152_a1h_imagenet": Official(
+    "resnet152_a1h_imagenet": OfficialWeights(
         "ResNet-152, trained on full ImageNet by timm (recipe a1h)",
         f"{_TIMM}/resnet152_a1h-dc400468.pth", "sha256:dc400468", _NAMED, {"kind": "timm", "model": "resnet152"},
     ),
-    "resnext50_32x4d_imagenet": Official(
+    "resnext50_32x4d_imagenet": OfficialWeights(
         "ResNeXt-50 32x4d, trained on full ImageNet by torchvision (first version)",
         f"{_TORCH}/resnext50_32x4d-7cdf4587.pth", "sha256:7cdf4587", _NAMED,
         {"kind": "timm", "model": "resnext50_32x4d"},
     ),
-    "resnext50_32x4d_a1h_imagenet": Official(
+    "resnext50_32x4d_a1h_imagenet": OfficialWeights(
         "ResNeXt-50 32x4d, trained on full ImageNet by timm (recipe a1h)",
         f"{_TIMM}/resnext50_32x4d_a1h-0146ab0a.pth", "sha256:0146ab0a", _NAMED,
         {"kind": "timm", "model": "resnext50_32x4d"},
     ),
 }  # fmt: skip
-"""By the name that a study uses."""
+"""Official weights by the name that studies use."""
 
 
 class Initial(Section):
-    """Weights that pretraining starts from, or finetuning where there is no pretraining; the classifier is fresh."""
+    """Initial weights of pretraining, or of finetuning in a study without pretraining. The classifier is always new."""
 
     weights: str | None = None
-    """Name of an official checkpoint; `mem weights list` shows them, `mem weights get NAME` downloads one."""
+    """Name of official weights. `mem weights list` shows the names, `mem weights get NAME` downloads a file."""
     file: Annotated[str | None, Unkeyed()] = None
-    """A file of weights (.pth or .safetensors): the official ones where there is no network, or any others, which
-    then count by their content."""
+    """File with weights (.pth or .safetensors): a local copy of the official weights, or custom weights. The digest of
+    custom weights is part of the run key."""
 
     @field_validator("weights")
     @classmethod
@@ -116,12 +116,13 @@ class Initial(Section):
             near = difflib.get_close_matches(name, OFFICIAL, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
             raise ValueError(
-                f"there are no official weights {name}{hint} There are {', '.join(OFFICIAL)}. A file goes into `file`"
+                f"unknown official weights {name}{hint} Available: {', '.join(OFFICIAL)}. "
+                "Set `file` to use weights from a file"
             )
         return name
 
     @model_validator(mode="after")
-    def _says_which(self) -> Initial:
+    def _has_a_source(self) -> Initial:
         if self.weights is None and self.file is None:
-            raise ValueError("needs `weights` (a name) or `file` (a path)")
+            raise ValueError("set `weights` (a name) or `file` (a path)")
         return self

@@ -7,15 +7,15 @@ import json
 from mem.config import Study
 
 EXTENDS = {
-    "description": "Another study, from this file's folder; this file says what differs.",
+    "description": "Path of another study, relative to the folder of this file, which contains only the differences.",
     "title": "Extends",
     "type": "string",
 }
-"""What `mem.config.load` reads before the schema is applied."""
+"""Schema of the key `extends`, which `mem.config.load` removes before validation."""
 
 
 def study_schema() -> str:
-    """The schema as text, ending in a line break; `workflow/schemas/study.schema.json` holds a copy."""
+    """Return the schema as JSON text with a final newline; `workflow/schemas/study.schema.json` contains a copy."""
     schema = Study.model_json_schema()
     schema["properties"] = {"extends": EXTENDS, **schema["properties"]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

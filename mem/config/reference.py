@@ -1,4 +1,4 @@
-"""The config reference, as a Markdown page generated from the schema: every setting, its values, its default."""
+"""The settings reference: a Markdown page, generated from the schema, with the values and default of every setting."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from mem.config.json_schema import study_schema
 Schema = Mapping[str, Any]
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
 
 
 def reference() -> str:
-    """The page: the study first, then every section in the order in which the study mentions it."""
+    """Return the page: the study first, then every section in the order of first mention."""
     schema = json.loads(study_schema())
     sections = schema["$defs"]
     lines = [
         "# Every setting",
         "",
-        "Generated from the schema (`mem.config`). A setting without a default must be given: a recipe reads like a "
-        "paper's table. Unknown settings are refused with the nearest valid name; "
-        "`mem config --check FILE` checks a study.",
+        "This page is generated from the schema (`mem.config`). A setting without a default is required. An "
+        "unknown setting is an error, and the message suggests the nearest valid name. `mem config --check FILE` "
+        "validates a study.",
         "",
         "## The study",
         "",
         *_table(schema),
     ]
-    for name in _in_order(schema, sections):
+    for name in _mentioned(schema, sections):
         section = sections[name]
         lines += ["", f"## {name}", "", section.get("description", "").strip(), "", *_table(section)]
     return "\n".join(lines) + "\n"
@@ -47,12 +47,12 @@ def _table(section: Schema) -> Iterator[str]:
 
 def _default(value: Any) -> str:
     if isinstance(value, dict):
-        return "as there" if value else "none"
+        return "see section" if value else "none"
     return f"`{json.dumps(value)}`"
 
 
 def words(value: Schema) -> str:
-    """The values that a setting can have, in words; sections are links."""
+    """Return the allowed values of a setting in words; sections become links."""
     if "$ref" in value:
         name = value["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -75,20 +75,20 @@ def words(value: Schema) -> str:
     return ", ".join([_TYPES.get(value.get("type", ""), "anything"), *bounds])
 
 
-def _in_order(value: Any, sections: Schema, seen: dict[str, None] | None = None) -> list[str]:
-    """Names of the sections that a schema mentions, and of those that these mention; each once."""
+def _mentioned(value: Any, sections: Schema, seen: dict[str, None] | None = None) -> list[str]:
+    """Return the names of all sections that a schema refers to, directly or through other sections, each once."""
     seen = {} if seen is None else seen
     if isinstance(value, dict):
         ref = value.get("$ref")
         if isinstance(ref, str) and (name := ref.rsplit("/", 1)[1]) not in seen:
             seen[name] = None
-            _in_order(sections[name], sections, seen)
+            _mentioned(sections[name], sections, seen)
         for key, inner in value.items():
             if key not in ("$defs", "discriminator"):
-                _in_order(inner, sections, seen)
+                _mentioned(inner, sections, seen)
     elif isinstance(value, list):
         for inner in value:
-            _in_order(inner, sections, seen)
+            _mentioned(inner, sections, seen)
     return list(seen)
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: published data sets, one section each; `mem.config.custom_sources` has anyone's own."""
+"""Settings of published data sets, one section each. `mem.config.custom_sources` defines those of custom data sets."""
 
 from __future__ import annotations
 
@@ -13,48 +13,49 @@ from mem.config.data import ImageData, LongTailCut, Root
 from mem.config.feature_files import FeatureFiles
 
 
-class KnownClasses(ImageData):
-    """Base of balanced data sets whose number of classes is known, and which are cut to a long tail."""
+class BalancedSource(ImageData):
+    """Base class of balanced data sets with a known number of classes, which are cut to a long tail."""
 
     CLASSES: ClassVar[int]
     cut: LongTailCut
 
     @model_validator(mode="after")
-    def _one_count_a_class(self) -> KnownClasses:
+    def _one_count_per_class(self) -> BalancedSource:
         if self.cut.counts is not None and len(self.cut.counts) != self.CLASSES:
             raise ValueError(
-                f"cut.counts: needs one count for each of the {self.CLASSES} classes, got {len(self.cut.counts)}"
+                f"cut.counts: expected one count for each of the {self.CLASSES} classes, got {len(self.cut.counts)}"
             )
         return self
 
-    def own_val(self) -> bool:
-        """Whether val is taken from what the cut discards."""
+    def has_val_without_holdout(self) -> bool:
+        """Whether val is taken from the images that the cut discards."""
         return self.cut.val_per_class > 0
 
 
-class Digits(KnownClasses):
-    """The 1,797 handwritten digits (8 x 8) that ship with scikit-learn."""
+class Digits(BalancedSource):
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels."""
 
     CLASSES = 10
     source: Literal["digits"]
     test_per_class: PositiveInt
-    """Images per class of the test split, set aside before the cut."""
+    """Test images per class, taken out before the cut."""
 
 
-class FashionMnist(KnownClasses):
-    """Fashion-MNIST (Xiao et al. 2017): 60,000 training and 10,000 test images, 28 x 28."""
+class FashionMnist(BalancedSource):
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 training and 10,000 test images, 28 x 28 pixels."""
 
     CLASSES = 10
     source: Literal["fashion_mnist"]
     root: Annotated[str | None, Unkeyed()] = None
-    """Folder of the four IDX files. Without it: Debian's `dataset-fashion-mnist`, then torchvision's folder."""
+    """Folder of the four IDX files. Default: the folder of the Debian package `dataset-fashion-mnist`, then that of
+    torchvision."""
 
 
-class Cifar(KnownClasses):
-    """Base of CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32 x 32."""
+class Cifar(BalancedSource):
+    """Base class of CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32."""
 
     root: Root = "data"
-    """The official archive, Python or binary version, as it is or unpacked; or the folder that holds it."""
+    """The official archive (Python or binary version), its unpacked folder, or the folder that contains either."""
 
 
 class Cifar10(Cifar):
@@ -71,52 +72,52 @@ class Cifar100(Cifar):
     source: Literal["cifar100"]
 
 
-class Published(ImageData):
-    """Base of data sets that are long-tailed by nature or by published lists."""
+class PublishedLists(ImageData):
+    """Base class of data sets that are long-tailed by nature or by published lists."""
 
     root: Root
-    """Folder that the paths in the lists start from."""
+    """Folder that the paths in the lists are relative to."""
     train_list: Root
     """List of the training split."""
     test_list: Root
     """List of the test split."""
 
     def index_files(self) -> dict[str, Path]:
-        """The lists."""
+        """Return the list files by split."""
         return {"train": Path(self.train_list).expanduser(), "test": Path(self.test_list).expanduser()}
 
 
-class ListedVal(Published):
-    """Base of published data sets with a val split."""
+class PublishedListsWithVal(PublishedLists):
+    """Base class of published data sets with a val split."""
 
     val_list: Root
     """List of the val split."""
 
     def index_files(self) -> dict[str, Path]:
-        """The lists."""
+        """Return the list files by split."""
         return super().index_files() | {"val": Path(self.val_list).expanduser()}
 
-    def own_val(self) -> bool:
-        """The published val split."""
+    def has_val_without_holdout(self) -> bool:
+        """Return True: the val split is published."""
         return True
 
 
-class ImageNetLt(ListedVal):
-    """ImageNet-LT (Liu et al. 2019): lists over ILSVRC 2012's `train/` and `val/`."""
+class ImageNetLt(PublishedListsWithVal):
+    """ImageNet-LT (Liu et al. 2019): lists of images in `train/` and `val/` of ILSVRC 2012."""
 
     source: Literal["imagenet_lt"]
 
 
-class PlacesLt(ListedVal):
-    """Places-LT (Liu et al. 2019): lists over Places365-Standard, in either of its two layouts."""
+class PlacesLt(PublishedListsWithVal):
+    """Places-LT (Liu et al. 2019): lists of images of Places365-Standard, in either of its two folder layouts."""
 
     source: Literal["places_lt"]
 
 
-class INaturalist2018(Published):
-    """iNaturalist 2018: lists, or the official `train2018.json` and `val2018.json`. The official val is the test split.
+class INaturalist2018(PublishedLists):
+    """iNaturalist 2018: lists, or the official `train2018.json` and `val2018.json`.
 
-    A class's label is its category id.
+    The official val split is the test split. The label of a class is its category id.
     """
 
     source: Literal["inaturalist2018"]

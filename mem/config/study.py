@@ -1,4 +1,4 @@
-"""A whole study, and what its stages may use."""
+"""The settings of a complete study and the resources of its stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from mem.config.backbones import Backbone, NoBackbone, OwnModule, TimmNetwork
+from mem.config.backbones import Backbone, CustomModule, NoBackbone, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
 from mem.config.data import Shots
 from mem.config.feature_files import FeatureFiles
@@ -26,43 +26,43 @@ from mem.config.training import Features, Finetune, Pretrain
 
 
 class Compute(Section):
-    """What a stage may use. Nothing here changes a result."""
+    """Resources of a stage. Nothing here changes a result."""
 
     threads: PositiveInt = 1
-    """CPU cores of each process."""
+    """CPU cores per process."""
     memory_gb: PositiveFloat = 4
-    """Main memory of each node."""
+    """Main memory per node, in gigabytes."""
     nodes: PositiveInt = 1
-    """Machines, under the profile `slurm`."""
+    """Number of nodes, with the profile `slurm`."""
     gpus_per_node: NonNegativeInt = 0
-    """GPUs of each machine."""
+    """GPUs per node."""
     tasks_per_node: PositiveInt | None = None
-    """Processes (ranks) on each machine; one per GPU where it is left out, and one without GPUs."""
+    """Processes (ranks) per node. Default: one per GPU, or one without GPUs."""
     hours: PositiveFloat = 1
-    """Time limit of the job."""
+    """Time limit of the job, in hours."""
     micro_batch: PositiveInt | None = None
-    """Largest batch that goes through a device at once; larger batches are accumulated. Where it is left out, a GPU
-    takes as many images as fit into its memory."""
+    """Maximum number of images that pass through a device at once; larger batches are accumulated. Default on a GPU: as
+    many images as fit into its memory."""
     checkpoint_minutes: NonNegativeFloat = 3
-    """Time between checkpoints."""
+    """Minutes between checkpoints."""
     peak_tflops: PositiveFloat | None = None
-    """Rate of one device's matrix products at the training's precision, in 10^12 operations a second. With it, the
-    curves of pretraining and finetuning have `mfu`: the share of that rate that the model's arithmetic reached."""
+    """Peak rate of matrix products of one device at the precision of the training, in 10^12 operations per second. If
+    set, pretraining and finetuning log `mfu`: the share of this rate that the arithmetic of the model reaches."""
     compile: bool = False
-    """Whether training goes through torch.compile: like another number of ranks, it changes rounding only."""
+    """Whether training uses torch.compile. Like the number of ranks, it changes rounding only."""
 
     @property
     def ranks_per_node(self) -> int:
-        """Processes on each machine."""
+        """Processes per node."""
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
 
 MULTI_RANK_STAGES = ("pretrain", "finetune", "features")
-"""Stages that several processes can work on together."""
+"""Stages that can run as several processes."""
 
 
 class StageCompute(Section):
-    """One `Compute` a stage."""
+    """Resources of each stage."""
 
     convert: Compute = Compute()
     pretrain: Compute = Compute()
@@ -73,59 +73,59 @@ class StageCompute(Section):
     report: Compute = Compute()
 
     @model_validator(mode="after")
-    def _single_where_it_must(self) -> StageCompute:
+    def _single_process_stages(self) -> StageCompute:
         for stage in type(self).model_fields:
-            asked: Compute = getattr(self, stage)
-            ranks = asked.nodes * asked.ranks_per_node
+            requested: Compute = getattr(self, stage)
+            ranks = requested.nodes * requested.ranks_per_node
             if ranks > 1 and stage not in MULTI_RANK_STAGES:
                 raise ValueError(
-                    f"{stage} is one process, but nodes, gpus_per_node and tasks_per_node ask for {ranks}; "
-                    f"only {', '.join(MULTI_RANK_STAGES)} run as several"
+                    f"{stage} runs as one process, but nodes, gpus_per_node and tasks_per_node request {ranks}; "
+                    f"only {', '.join(MULTI_RANK_STAGES)} can run as several processes"
                 )
         return self
 
 
 class Study(Section):
-    """One data set, one backbone, one recipe; seeds, class orders and heads to compare."""
+    """A data set, a backbone and a recipe, with the seeds, class orders and heads to compare."""
 
     study: Name
-    """Name of the study's folder under `results/`."""
+    """Name of the study and of its folder under `results/`."""
     description: str = ""
-    """What the study is for: command, duration, what to expect. Shown in the report."""
+    """Purpose of the study: command, duration, expected results. Shown in the report."""
     dataset: Dataset
     orders: tuple[NonNegativeInt, ...] = (0,)
-    """Orders of the classes along the long tail: 0 is the data set's own, any other seeds a permutation."""
+    """Class orders along the long tail: 0 is the order of the data set; any other number seeds a permutation."""
     seeds: tuple[NonNegativeInt, ...]
     """Seeds of initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
     backbone: Backbone
     initial: Initial | None = None
-    """Weights of others to start from; without it the first training starts from scratch."""
+    """Published or custom weights to start from. Default: the first training starts from random weights."""
     pretrain: Pretrain | None
-    """`null` finetunes from `initial`, or from scratch."""
+    """Pretraining; `null` starts finetuning from `initial` or from random weights."""
     finetune: Finetune | None
-    """`null` takes the backbone as it comes: from pretraining, `initial`, or its own file."""
+    """Finetuning; `null` uses the backbone as it is: from pretraining, `initial`, or a user-provided module."""
     features: Features | None
-    """`null` where the data set is features already."""
+    """Features of the frozen backbone; `null` if the data set consists of features."""
     heads: dict[Name, Head]
-    """The heads to compare, by name. The name is the method's where `method` is left out."""
+    """The heads to compare, by name. If `method` is omitted, the name is the method."""
     sweeps: dict[Name, Sweep] = Field(default={})
-    """Variants of heads, by the sweep's name; they stand among `heads` as soon as the study is read."""
+    """Sweeps by name. Their variants are added to `heads` when the study is loaded."""
     compute: Annotated[StageCompute, Unkeyed()] = StageCompute()
 
     @field_validator("orders", "seeds")
     @classmethod
     def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         if not values:
-            raise ValueError("needs at least one")
+            raise ValueError("expected at least one value")
         if len(set(values)) != len(values):
-            raise ValueError(f"has a value twice: {list(values)}")
+            raise ValueError(f"expected distinct values, got {list(values)}")
         return values
 
     @model_validator(mode="before")
     @classmethod
-    def _methods_and_sweeps(cls, values: Any) -> Any:
-        """Heads whose method is their name, and the variants of sweeps as heads."""
+    def _complete_heads(cls, values: Any) -> Any:
+        """Fill in methods that are given by the name of the head, and add the variants of sweeps."""
         if not isinstance(values, dict) or not isinstance(values.get("heads"), dict):
             return values
         heads = {
@@ -136,22 +136,22 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _backbone_fits(self) -> Study:
-        if isinstance(self.backbone, OwnModule) and (self.pretrain or self.finetune):
-            raise ValueError("backbone.kind `module` is used as it comes: set pretrain and finetune to null")
+        if isinstance(self.backbone, CustomModule) and (self.pretrain or self.finetune):
+            raise ValueError("backbone.kind `module` cannot be trained; set pretrain and finetune to null")
         if not isinstance(self.backbone, TimmNetwork):
             return self
         if self.pretrain is not None:
             raise ValueError(
-                f"pretrain: {self.backbone.model} is a network of timm, and the masked autoencoder needs a backbone of "
-                "kind vit or convmae; set pretrain to null, or take one of these"
+                f"pretrain: the masked autoencoder requires a backbone of kind vit or convmae, but "
+                f"{self.backbone.model} is a network of timm; set pretrain to null, or use another backbone"
             )
         norm_batch = self.backbone.norm_batch
         if self.finetune is None and norm_batch is not None:
-            raise ValueError("backbone.norm_batch: set it to null, since nothing is finetuned (finetune: null)")
+            raise ValueError("backbone.norm_batch: must be null, because nothing is finetuned (finetune: null)")
         if norm_batch is not None and self.finetune is not None and self.finetune.global_batch % norm_batch:
             raise ValueError(
                 f"finetune.global_batch ({self.finetune.global_batch}) must be a multiple of backbone.norm_batch "
-                f"({norm_batch}): BatchNorm's statistics are those of so many consecutive images"
+                f"({norm_batch}), the number of consecutive images over which BatchNorm computes its statistics"
             )
         return self
 
@@ -163,55 +163,55 @@ class Study(Section):
             found = getattr(self.backbone, name, None)
             if found != expected:
                 raise ValueError(
-                    f"initial.weights: {self.initial.weights} is for a backbone whose {name} is {expected}; here it is "
-                    f"{found}"
+                    f"initial.weights: {self.initial.weights} requires a backbone with {name} {expected}, "
+                    f"but backbone.{name} is {found}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _features_come_from_somewhere(self) -> Study:
+    def _features_have_a_source(self) -> Study:
         if isinstance(self.dataset, FeatureFiles) != isinstance(self.backbone, NoBackbone):
-            raise ValueError("dataset.source `features` and backbone.kind `none` go together: features have no images")
+            raise ValueError("dataset.source `features` requires backbone.kind `none`, and the other way round")
         if isinstance(self.dataset, FeatureFiles):
             for name in ("pretrain", "finetune", "features", "initial"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name}: set it to null, since the data set is features already")
+                    raise ValueError(f"{name}: must be null, because the data set consists of features")
         elif self.features is None:
-            raise ValueError("features: is needed where the data set is images")
+            raise ValueError("features: is required, because the data set consists of images")
         return self
 
     @model_validator(mode="after")
-    def _probe_where_nothing_is_finetuned(self) -> Study:
+    def _probe_without_finetuning(self) -> Study:
         if self.finetune is not None:
             return self
         for name, head in self.heads.items():
             if isinstance(head, Ce) and head.training is None:
                 raise ValueError(
-                    f"heads.{name}.training: is needed, since nothing is finetuned (finetune: null): `ce` is then a "
+                    f"heads.{name}.training: is required, because nothing is finetuned (finetune: null) and `ce` is a "
                     "linear probe on the features"
                 )
             if isinstance(head, Tau | Lws | LogitAdjustment) and self.probe is None:
                 raise ValueError(
-                    f"heads.{name}: starts from a classifier, and nothing is finetuned (finetune: null): add one head "
-                    "of method `ce` with `training`, or call one of several `ce`"
+                    f"heads.{name}: starts from a classifier, but nothing is finetuned (finetune: null); add one head "
+                    "with method `ce` and `training`, or name one of several such heads `ce`"
                 )
         return self
 
     @property
     def probe(self) -> str | None:
-        """Name of the head whose classifier the others start from where nothing is finetuned: `ce`, or the only one."""
+        """Name of the linear probe that heads start from without finetuning: `ce`, or the only head of that method."""
         probes = [name for name, head in self.heads.items() if isinstance(head, Ce)]
         return "ce" if "ce" in probes else probes[0] if len(probes) == 1 else None
 
     @property
     def may_have_tokens(self) -> bool:
-        """Whether heads may see tokens; of features in files only the files can tell."""
+        """Whether heads may use tokens. For features in files, only the files determine this."""
         return self.features is None or self.features.tokens
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Study:
         if not self.heads:
-            raise ValueError("heads: needs at least one")
+            raise ValueError("heads: expected at least one head")
         for name, head in self.heads.items():
             if not isinstance(head, Mem):
                 continue
@@ -219,40 +219,39 @@ class Study(Section):
             if not isinstance(base, (Ce, *TRAINED_LINEAR)):
                 choices = [n for n, h in self.heads.items() if isinstance(h, (Ce, *TRAINED_LINEAR))]
                 raise ValueError(
-                    f"heads.{name}.classifier_from: `{head.classifier_from}` is no head of this study with a linear "
-                    f"classifier to start from; there are {choices}"
+                    f"heads.{name}.classifier_from: this study has no head `{head.classifier_from}` with a linear "
+                    f"classifier; choose one of {choices}"
                 )
             if head.input == "tokens" and not self.may_have_tokens:
-                raise ValueError(f"heads.{name}.input is `tokens`, but features.tokens is false")
+                raise ValueError(f"heads.{name}.input: `tokens` requires features.tokens, which is false")
         return self
 
     @model_validator(mode="after")
-    def _views_are_there(self) -> Study:
+    def _views_exist(self) -> Study:
         for name, head in self.heads.items():
             views = getattr(getattr(head, "training", None), "views", None)
-            if views is not None and views > (self.features.views if self.features else 0):
+            available = self.features.views if self.features else 0
+            if views is not None and views > available:
                 raise ValueError(
-                    f"heads.{name}.training.views: {views} augmented views, but features.views writes "
-                    f"{(self.features.views if self.features else 0)}"
+                    f"heads.{name}.training.views: requests {views} augmented views, but features.views is {available}"
                 )
         return self
 
     @model_validator(mode="after")
-    def _val_where_it_is_needed(self) -> Study:
+    def _selection_has_val(self) -> Study:
         if self.dataset.has_val() is False:
             for name, head in self.heads.items():
                 if isinstance(head, Tau | LogitAdjustment) and len(head.taus) > 1:
                     raise ValueError(
-                        f"heads.{name}.taus: has {len(head.taus)} values to choose from, but the data set has no val "
-                        "split. Choose on a holdout (dataset.holdout) first, then give the chosen one here"
+                        f"heads.{name}.taus: selection from {len(head.taus)} values requires a val split, which the "
+                        "data set does not have. Select tau on a holdout (dataset.holdout), then set taus to the result"
                     )
         return self
 
     @model_validator(mode="after")
-    def _orders_need_a_cut(self) -> Study:
+    def _orders_require_a_cut(self) -> Study:
         if self.orders != (0,) and getattr(self.dataset, "cut", None) is None:
             raise ValueError(
-                f"orders: {list(self.orders)}, but the data set is not cut (dataset.cut), and so has only its own "
-                "order, [0]"
+                f"orders: {list(self.orders)} requires a cut (dataset.cut); without a cut, the only class order is [0]"
             )
         return self

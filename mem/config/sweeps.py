@@ -1,4 +1,4 @@
-"""Sweeps: many variants of one head from a few lines."""
+"""Sweeps: variants of one head for all combinations of given values."""
 
 from __future__ import annotations
 
@@ -14,56 +14,57 @@ from mem.config.heads import Head
 
 
 class Sweep(Section):
-    """Variants of a head: every combination of the values given, as heads of their own.
+    """Variants of a head, one for every combination of the given values.
 
-    A variant's name is the head's, then one word per setting: the value where that is a word, else the setting with the
-    value (`mem.frozen.crt`, `mem.xi40`). A combination that equals a head of the study is not run twice.
+    The name of a variant is the name of the head and one part per setting: the value if it is text, otherwise the
+    setting followed by the value (`mem.frozen.crt`, `mem.xi40`). A combination that equals another head of the study is
+    not run again.
     """
 
     of: Name
-    """Name of the head that is varied."""
+    """Name of the head to vary."""
     over: dict[str, tuple[str | float | int | bool, ...]]
-    """Settings of that head, with the values that each takes; `training.sampler` is a setting of its training."""
+    """Settings of the head with the values of each. A dot selects a setting of a section, as in `training.sampler`."""
 
     @model_validator(mode="after")
     def _values(self) -> Sweep:
         for setting, values in self.over.items():
             if not values or len(set(values)) != len(values):
-                raise ValueError(f"over.{setting}: needs different values, has {list(values)}")
+                raise ValueError(f"over.{setting}: expected one or more distinct values, got {list(values)}")
         if not self.over:
-            raise ValueError("over: needs at least one setting")
+            raise ValueError("over: expected at least one setting")
         return self
 
     def variants(self, head: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Names and settings of the variants of a head given as a mapping.
+        """Yield the names and settings of the variants of a head, which is given as a mapping.
 
         Raises:
-            ValueError: The head has no such section.
+            ValueError: A setting of the sweep is in a section that the head does not have.
         """
         for values in itertools.product(*self.over.values()):
             varied = copy.deepcopy(dict(head))
-            words = [self.of]
+            name_parts = [self.of]
             for setting, value in zip(self.over, values, strict=True):
                 *sections, last = setting.split(".")
-                place = varied
+                target = varied
                 for section in sections:
-                    if not isinstance(place.get(section), dict):
-                        raise ValueError(f"over: `{self.of}` has no section `{section}`, which `{setting}` names")
-                    place = place[section]
-                place[last] = value
-                words.append(value if isinstance(value, str) else f"{last}{value:g}")
-            yield ".".join(words), varied
+                    if not isinstance(target.get(section), dict):
+                        raise ValueError(f"over.{setting}: head `{self.of}` has no section `{section}`")
+                    target = target[section]
+                target[last] = value
+                name_parts.append(value if isinstance(value, str) else f"{last}{value:g}")
+            yield ".".join(name_parts), varied
 
 
 def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
-    """The heads and the variants that the sweeps make of them, all as they stand in YAML.
+    """Return the heads and the variants of all sweeps, as mappings.
 
-    What is no sweep, or has faults, is left to the schema to refuse.
+    Invalid sweeps are ignored here; validation of the study reports them.
 
     Raises:
-        ValueError: A sweep is of no head, names no setting of it, or makes a name that is another head's.
+        ValueError: A sweep refers to an unknown head or section, or the name of a variant is the name of another head.
     """
-    found = dict(heads)
+    all_heads = dict(heads)
     for name, raw in (sweeps or {}).items() if isinstance(sweeps, Mapping | None) else ():
         try:
             sweep = raw if isinstance(raw, Sweep) else Sweep.model_validate(raw)
@@ -71,24 +72,24 @@ def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
             continue
         base = heads.get(sweep.of)
         if not isinstance(base, dict):
-            raise ValueError(f"sweeps.{name}.of: `{sweep.of}` is no head of this study; there are {list(heads)}")
+            raise ValueError(f"sweeps.{name}.of: this study has no head `{sweep.of}`; its heads are {list(heads)}")
         try:
             variants = list(sweep.variants(base))
         except ValueError as error:
             raise ValueError(f"sweeps.{name}.{error}") from None
         for variant, settings in variants:
             if variant in heads and heads[variant] != settings:
-                raise ValueError(f"sweeps.{name}: its variant {variant} is the name of another head of this study")
-            if not any(_equal(settings, other) for other in found.values()):
-                found[variant] = settings
-    return found
+                raise ValueError(f"sweeps.{name}: the variant {variant} has the name of another head of this study")
+            if not any(_equal(settings, other) for other in all_heads.values()):
+                all_heads[variant] = settings
+    return all_heads
 
 
 _HEAD: TypeAdapter[Head] = TypeAdapter(Head)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two heads are the same with their defaults."""
+    """Whether two heads are equal after defaults are filled in."""
     if one == other:
         return True
     try:

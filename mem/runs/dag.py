@@ -20,13 +20,13 @@ from pydantic import BaseModel
 
 from mem.config import (
     Ce,
+    CustomModule,
     Dataset,
     FeatureFiles,
     Head,
     LogitAdjustment,
     Lws,
     Mem,
-    OwnModule,
     Section,
     Study,
     Tau,
@@ -219,7 +219,7 @@ def _branch(study: Study, images: Run, order: int, seed: int) -> list[Run]:
 
 def _module_digest(study: Study) -> dict[str, str]:
     """One's own module counts by what its file holds and which function makes it."""
-    if not isinstance(study.backbone, OwnModule):
+    if not isinstance(study.backbone, CustomModule):
         return {}
     found = {"module function": study.backbone.function}
     return found | ({MODULE_DIGEST: digest} if (digest := file_digest(study.backbone.file)) else {})

@@ -125,5 +125,5 @@ def test_blocks_are_for_instances_only(mini_values):
     values = json.loads(json.dumps(mini_values["heads"]["crt"]["training"]))
     blocks = {"images": 64, "window": 100}
     assert HeadTraining(**values | {"sampler": "instance"}, blocks=blocks).blocks
-    with pytest.raises(ValidationError, match="goes with sampler `instance`"):
+    with pytest.raises(ValidationError, match="requires sampler `instance`"):
         HeadTraining(**values | {"sampler": "sqrt"}, blocks=blocks)

@@ -15,7 +15,7 @@ from mem.models.backbones import build
 from mem.models.backbones.frozen import frozen_timm
 from mem.models.batch_norm import SampleBatchNorm, configure_batch_norms, update_batch_norm_statistics
 from mem.models.drop_path import SampleDropPath, drop_paths
-from mem.models.weights.foreign import start_frozen
+from mem.models.weights.external import start_frozen
 
 ALONE = World()
 

@@ -77,8 +77,8 @@ def test_the_report_leaves_val_out(folder, runs):
     assert {row.split for row in rows} == {"test"}
     assert {row.variant for row in rows} == set(MINI["heads"])
     page = (folder / "results" / "no_val" / "report" / "index.html").read_text()
-    assert "There is no val split: settings were given, not chosen here" in page
-    assert "The same on val" not in page
+    assert "There is no val split: settings are those of the study file" in page
+    assert "Accuracy on val" not in page
     assert page.count("<svg") == 6
 
 
@@ -88,7 +88,7 @@ def test_several_taus_without_val_are_refused_when_the_study_is_read(tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(UserError) as error:
         load_study([tmp_path / "study.yaml"])
-    assert "heads.tau.taus: has 3 values to choose from, but the data set has no val split" in str(error.value)
+    assert "heads.tau.taus: selection from 3 values requires a val split, which the data set does not have" in str(error.value)
     assert "Choose on a holdout (dataset.holdout) first" in str(error.value)
 
 

@@ -255,10 +255,10 @@ def test_files_that_are_missing_damaged_or_changed_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"heads": HEADS | {"ce": None}}, "heads.ce.training: is needed, since nothing is finetuned"),
+        ({"heads": HEADS | {"ce": None}}, "heads.ce.training: is required, because nothing is finetuned"),
         ({"heads": {"crt": HEADS["crt"], "tau": HEADS["tau"]}}, "heads.tau: starts from a classifier"),
-        ({"features": None}, "features: is needed where the data set is images"),
-        ({"backbone": {"name": "n", "kind": "none"}}, "dataset.source `features` and backbone.kind `none` go together"),
+        ({"features": None}, "features: is required, because the data set consists of images"),
+        ({"backbone": {"name": "n", "kind": "none"}}, "dataset.source `features` requires backbone.kind `none`"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_when_it_is_read(tmp_path, change, expected):
@@ -269,8 +269,8 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(tmp_path, change, exp
 
 def test_features_and_modules_are_neither_pretrained_nor_finetuned(tmp_path):
     for values, expected in (
-        (own_features(tmp_path, pretrain=MINI["pretrain"]), "pretrain: set it to null, since the data set is features"),
-        (load_user_module(tmp_path, finetune=MINI["finetune"]), "kind `module` is used as it comes"),
+        (own_features(tmp_path, pretrain=MINI["pretrain"]), "pretrain: must be null, because the data set consists"),
+        (load_user_module(tmp_path, finetune=MINI["finetune"]), "kind `module` cannot be trained"),
         (
             load_user_module(tmp_path, backbone=load_user_module(tmp_path)["backbone"] | {"module": "mine"}),
             "path/to/file.py:func",
@@ -287,7 +287,7 @@ def test_features_and_modules_are_neither_pretrained_nor_finetuned(tmp_path):
                     "center_crop": 1.0,
                 },
             ),
-            "backbone.norm_batch: set it to null",
+            "backbone.norm_batch: must be null",
         ),
     ):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from mem import config
 from mem.errors import UserError
-from mem.models.backbones.base import Classifier, seed_torch
+from mem.models.backbones.base import BackboneClassifier, seed_torch
 from mem.models.backbones.convmae import ConvMaeClassifier
-from mem.models.backbones.frozen import Frozen, frozen_module, frozen_timm
+from mem.models.backbones.frozen import FrozenBackbone, frozen_module, frozen_timm
 from mem.models.backbones.timm_network import TimmClassifier
 from mem.models.backbones.vit import VitClassifier, vision_transformer
 
-__all__ = ["Classifier", "Frozen", "build", "build_frozen", "seed_torch", "vision_transformer"]
+__all__ = ["BackboneClassifier", "FrozenBackbone", "build", "build_frozen", "seed_torch", "vision_transformer"]
 
 
-def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Classifier:
+def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> BackboneClassifier:
     """A fresh backbone with a linear classifier.
 
     Args:
@@ -34,11 +34,11 @@ def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Cl
             return TimmClassifier(settings, classes, drop_path)
         case config.ConvMae():
             return ConvMaeClassifier(settings, classes, drop_path)
-        case config.OwnModule() | config.NoBackbone():
+        case config.CustomModule() | config.NoBackbone():
             raise UserError(f"a backbone of kind {settings.kind} cannot be trained here: set finetune to null")
 
 
-def build_frozen(settings: config.Backbone, classes: int) -> Classifier | Frozen:
+def build_frozen(settings: config.Backbone, classes: int) -> BackboneClassifier | FrozenBackbone:
     """A backbone that is used as it comes; weights are loaded into it by `start_frozen` or `load_into`.
 
     Raises:
@@ -47,7 +47,7 @@ def build_frozen(settings: config.Backbone, classes: int) -> Classifier | Frozen
     match settings:
         case config.TimmNetwork():
             return frozen_timm(settings.model, settings.image_size)
-        case config.OwnModule():
+        case config.CustomModule():
             return frozen_module(settings)
         case _:
             return build(settings, classes)

@@ -1,0 +1,114 @@
+"""Messages for invalid studies: each names the file, the line and the key, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from mem.config.study import Study
+
+KeyPath = tuple[str | int, ...]
+"""Position of a value in nested mappings and lists: keys and indices from the top."""
+
+
+def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath, str], name: str) -> str:
+    """Return one line that describes one validation error.
+
+    Args:
+        error: The error as reported by pydantic.
+        values: The values that were validated.
+        locations: `file:line` of each key.
+        name: Used instead of a location if the key has none.
+    """
+    path, model = _resolve(error["loc"], values)
+    location = next((locations[path[:n]] for n in range(len(path), 0, -1) if path[:n] in locations), name)
+    key = ".".join(map(str, path))
+    kind = error["type"]
+    if kind == "extra_forbidden" and model is not None:
+        allowed = list(model.model_fields)
+        return f"{location}: unknown key `{key}`{suggestion(str(path[-1]), allowed)} Allowed here: {', '.join(allowed)}"
+    if kind == "missing":
+        return f"{location}: `{key}` is missing{_description(model, path)}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _describe_tag_error(error, path, locations, location)
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if kind == "value_error":
+        return f"{location}: `{key}`: {message}" if key else f"{location}: {message}"
+    return f"{location}: `{key}` is {error.get('input')!r}: {message}"
+
+
+def suggestion(given: str, allowed: Sequence[str]) -> str:
+    """Return a question with the most similar allowed name, or a full stop if none is similar."""
+    similar = difflib.get_close_matches(given, allowed, n=1)
+    return f"; did you mean `{similar[0]}`?" if similar else "."
+
+
+def _describe_tag_error(error: ErrorDetails, path: KeyPath, locations: Mapping[KeyPath, str], location: str) -> str:
+    """Describe a missing or unknown tag of a discriminated union, such as `method` of a head."""
+    context = error.get("ctx", {})
+    tags = context.get("expected_tags", "").replace("'", "")
+    tag_field = str(context.get("discriminator", "")).strip("'")
+    key = ".".join(map(str, (*path, tag_field)))
+    if error["type"] == "union_tag_not_found":
+        return f"{location}: `{key}` is missing; expected one of: {tags}"
+    tag = str(context.get("tag"))
+    near = suggestion(tag, [allowed.strip() for allowed in tags.split(",")])
+    return f"{locations.get((*path, tag_field), location)}: `{key}` is `{tag}`{near} Expected one of: {tags}"
+
+
+def _resolve(loc: tuple[int | str, ...], values: Any) -> tuple[KeyPath, type[BaseModel] | None]:
+    """Return pydantic's location without the tags of unions, and the model that contains its last key."""
+    path: list[str | int] = []
+    model: type[BaseModel] | None = Study
+    parent: type[BaseModel] | None = Study
+    annotation: Any = Study
+    for i, step in enumerate(loc):
+        member = _union_member(annotation, step)
+        if member is not None and not (isinstance(values, Mapping) and step in values and i == len(loc) - 1):
+            annotation = model = member
+            continue
+        path.append(step)
+        parent = model
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            info = annotation.model_fields.get(str(step))
+            annotation = _plain_annotation(info.annotation) if info else None
+        else:
+            arguments = typing.get_args(annotation)
+            annotation = _plain_annotation(arguments[-1]) if arguments else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        if isinstance(values, Mapping):
+            values = values.get(step)
+        elif isinstance(values, Sequence) and isinstance(step, int) and step < len(values):
+            values = values[step]
+    return tuple(path), parent
+
+
+def _plain_annotation(annotation: Any) -> Any:
+    """Remove `Annotated`, and remove `None` from a union with one other type."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+    is_union = type(None) in typing.get_args(annotation)
+    return parts[0] if is_union and len(parts) == 1 else annotation
+
+
+def _union_member(annotation: Any, tag: str | int) -> type[BaseModel] | None:
+    """Return the member of a discriminated union that has the tag."""
+    for member in typing.get_args(annotation):
+        if not (isinstance(member, type) and issubclass(member, BaseModel)):
+            continue
+        for info in member.model_fields.values():
+            if typing.get_origin(info.annotation) is typing.Literal and typing.get_args(info.annotation) == (tag,):
+                return member
+    return None
+
+
+def _description(model: type[BaseModel] | None, path: KeyPath) -> str:
+    info = model.model_fields.get(str(path[-1])) if model and path else None
+    return f": {' '.join(info.description.split())}" if info and info.description else ""
