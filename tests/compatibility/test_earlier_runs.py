@@ -1,0 +1,136 @@
+"""Runs that earlier code finished are listed, compared, continued and used as inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from mem.cli.main import main
+from mem.runs.dag import Run
+from mem.runs.folder import RunFolder
+from mem.tracking.log import read_curve, read_events
+from mem.tracking.mirror import sync
+from mem.tracking.server import tracking_uri
+from tests.compatibility.conftest import BEFORE
+
+HEADS = ("ce", "tau", "crt", "lws", "mem")
+
+
+def run_of(runs: list[Run], stage: str, variant: str | None = None) -> Run:
+    return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
+
+
+def run_again(run: Run, *outputs: str) -> None:
+    """Delete outputs of a finished run, and let the current code compute them from the earlier inputs."""
+    for name in ("run.json", *outputs):
+        (run.folder / name).unlink()
+    assert main([run.stage, "--config", str(run.folder / "config.yaml")]) == 0
+
+
+def test_every_run_has_the_same_key_and_is_listed_as_done(folder, runs, capsys):
+    assert all(RunFolder(run.folder).finished() for run in runs)
+    assert main(["runs", "study.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [[run.stage, run.key, "done"] for run in runs]
+
+
+def test_configurations_are_left_as_they_are(folder, runs):
+    before = {run.key: (run.folder / "config.yaml").stat().st_mtime_ns for run in runs}
+    assert main(["runs", "study.yaml", "--write"]) == 0
+    assert {run.key: (run.folder / "config.yaml").stat().st_mtime_ns for run in runs} == before
+
+
+def test_two_runs_are_compared(folder, runs, capsys):
+    first, second = (run_of(runs, "train_head", variant).key for variant in ("crt", "lws"))
+    assert main(["runs", "compare", first, second]) == 0
+    printed = capsys.readouterr().out
+    assert "head.method" in printed
+    assert "crt" in printed
+    assert "lws" in printed
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("variant", HEADS)
+def test_an_earlier_head_is_evaluated_with_the_same_scores(variant, folder, runs):
+    evaluation = run_of(runs, "evaluate", variant)
+    before = pd.read_parquet(evaluation.folder / "predictions.parquet")
+    metrics = json.loads((evaluation.folder / "metrics.json").read_text())
+    run_again(evaluation, "metrics.json", "predictions.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(evaluation.folder / "predictions.parquet"), before, rtol=1e-4)
+    accuracies = {split: values["accuracy"] for split, values in metrics["splits"].items()}
+    found = json.loads((evaluation.folder / "metrics.json").read_text())["splits"]
+    assert {split: values["accuracy"] for split, values in found.items()} == accuracies
+
+
+@pytest.mark.stage
+def test_earlier_runs_are_reported_with_the_same_numbers(folder, runs):
+    run_again(run_of(runs, "report"))
+    results = folder / "results" / "before"
+    for path, name in (("report", "results.csv"), ("tables", "table1.csv")):
+        assert (results / path / name).read_text() == (BEFORE / "expected" / name).read_text()
+
+
+@pytest.mark.stage
+def test_features_of_an_earlier_backbone_and_data_set_are_the_same(folder, runs):
+    features = run_of(runs, "features")
+    before = {path.name: np.load(path) for path in features.folder.glob("*.npy")}
+    assert len(before) == 9
+    run_again(features, *before)
+    for name, values in before.items():
+        np.testing.assert_allclose(np.load(features.folder / name), values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.stage
+@pytest.mark.parametrize("variant", ["ce", "tau", "crt", "lws"])
+def test_a_head_trained_on_earlier_features_is_the_same(variant, folder, runs):
+    head = run_of(runs, "train_head", variant)
+    before = load_file(head.folder / "head.safetensors")
+    run_again(head, "head.json", "head.safetensors")
+    torch.testing.assert_close(load_file(head.folder / "head.safetensors"), before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.stage
+def test_a_finetuning_resumes_from_an_earlier_checkpoint(folder, runs):
+    finetune = run_of(runs, "finetune")
+    before = load_file(finetune.folder / "model.safetensors")
+    shutil.copytree(BEFORE / "checkpoints", finetune.folder / "checkpoints")
+    run_again(finetune, "model.safetensors")
+    log = finetune.folder / "log.jsonl"
+    assert [event["step"] for event in read_events(log) if event["event"] == "resumed"] == [51]
+    assert not (finetune.folder / "checkpoints").exists()
+    assert json.loads((finetune.folder / "run.json").read_text())["attempts"] == 2
+    torch.testing.assert_close(load_file(finetune.folder / "model.safetensors"), before, rtol=1e-3, atol=1e-4)
+
+
+def test_earlier_logs_are_sent_to_mlflow(folder, runs):
+    assert sync(folder) == 0
+    client = MlflowClient(tracking_uri(folder))
+    experiment = client.get_experiment_by_name("before_digits")
+    assert experiment is not None
+    found = {run.data.tags["config_digest"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(found) == {run.key for run in runs if run.stage != "evaluate"}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    finetune = run_of(runs, "finetune")
+    history = client.get_metric_history(found[finetune.key].info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == read_curve(finetune.folder / "log.jsonl", "train/loss")
+    scores = found[run_of(runs, "train_head", "mem").key].data.metrics
+    expected = json.loads((run_of(runs, "evaluate", "mem").folder / "run.json").read_text())["results"]
+    assert scores["test/acc1"] == pytest.approx(expected["test"]["all"], abs=1e-3)
+
+
+def machine_paths(text: str) -> bool:
+    return any(word in text for word in ("/tmp/", "/home/", "/root/", str(Path.home())))
+
+
+def test_the_files_name_no_machine():
+    for path in BEFORE.rglob("*"):
+        if path.is_file():
+            assert not machine_paths(path.read_bytes().decode(errors="replace")), path
