@@ -1,6 +1,7 @@
 # make demo    set up, then run the complete workflow on Digits-LT (about 3 minutes on 2 cores)
 # make test    set up, then run every check and test, as CI does
-# make lint    run the checks without the tests
+# make check   set up, then run the linters and the unit tests (under 3 minutes on 2 cores)
+# make lint    run the linters
 # make docs    build the documentation site in build/site
 # make tables  regenerate the result tables in docs/results from their CSV files
 # make setup   set up only; runs again when the requirements change
@@ -15,7 +16,7 @@ READY := $(VENV)/.ready
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 CORES ?= 2
 
-.PHONY: help setup demo test lint docs tables slurm-up slurm-down slurm-demo lock clean
+.PHONY: help setup demo check test lint docs tables slurm-up slurm-down slurm-demo lock clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,8 +30,13 @@ $(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject
 demo: $(READY)
 	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host && echo && mem results digits_lt
 
+PYTEST := pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+
 test: lint
-	@. $(BIN)/activate && pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+	@. $(BIN)/activate && $(PYTEST)
+
+check: lint
+	@. $(BIN)/activate && $(PYTEST) -m "not stage and not workflow and not slurm and not gpu"
 
 lint: $(READY)
 	@. $(BIN)/activate && ruff check --quiet && ruff format --check --quiet && snakefmt --check --compact-diff Snakefile workflow \

@@ -1,11 +1,11 @@
-"""Fixtures that several folders of tests share."""
+"""Tiers, scheduling, and fixtures that several folders share."""
 
 from __future__ import annotations
 
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from mem.config import Study
 from mem.config.load import load_study
+from tests.tiers import TIERS, ProcessGuard, mark_by_folder, tier_of
 
 if TYPE_CHECKING:
     from cluster.throwaway import ThrowawaySlurm
@@ -32,20 +33,14 @@ SLURM_FILES = (
     "test_throwaway.py",
     "test_doctor.py",
 )
-LONGEST_FIRST = (
-    *SLURM_FILES,
-    "test_digits_lt.py",
-    "test_heads_die.py",
-    "test_stages.py",
-    "test_interruptions.py",
-    "test_distributed.py",
-)
+"""Files that use the machine's one SLURM. xdist runs them one after the other."""
+GUARD = ProcessGuard()
 
 
-class ByFileAndSlurm(LoadFileScheduling):
-    """A file's tests stay together, and so do all files that use the one real SLURM of the machine.
+class SlurmInOneWorker(LoadFileScheduling):
+    """Schedule each file on one worker, and all files that use SLURM on the same worker.
 
-    (xdist 3.8 has groups for this, which pytest 9.2 does not let it see.)
+    xdist's own groups (3.8) are not visible to it under pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -53,33 +48,45 @@ class ByFileAndSlurm(LoadFileScheduling):
         return "slurm" if Path(file).name in SLURM_FILES else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndSlurm:
-    """Tell xdist how to spread the tests."""
-    return ByFileAndSlurm(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SlurmInOneWorker:
+    """Return the scheduler."""
+    return SlurmInOneWorker(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, so that two workers are busy to the end."""
-    stray = {item.path.name for item in items if item.get_closest_marker("slurm")} - set(SLURM_FILES)
-    if stray:
-        raise pytest.UsageError(f"Tests with the marker slurm outside of SLURM_FILES in tests/conftest.py: {stray}")
+    """Mark tests by folder and put the slow tiers first, so that all workers are busy until the end."""
     for item in items:
-        if item.get_closest_marker("slurm"):
-            # SLURM acts by its own clocks, and a busy machine by none: a second try counts, and is reported as one.
+        mark_by_folder(item)
+        if tier_of(item) == "slurm":
+            # SLURM's timers and a busy machine can make a test late. A second try is allowed, and pytest reports it.
             item.add_marker(pytest.mark.flaky(reruns=1))
-    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    unlisted = {item.path.name for item in items if tier_of(item) == "slurm"} - set(SLURM_FILES)
+    if unlisted:
+        raise pytest.UsageError(f"Files with the marker slurm are not in SLURM_FILES of tests/conftest.py: {unlisted}")
+    order = (*TIERS, "unit")
+    items.sort(key=lambda item: order.index(tier_of(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse processes in unit tests."""
+    GUARD.active = tier_of(item) == "unit" and item.path.is_relative_to(REPOSITORY / "tests")
+    try:
+        return (yield)
+    finally:
+        GUARD.active = False
 
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads() -> None:
-    """The same rounding on every machine that has two cores."""
+    """Use two threads, so that results on one machine do not depend on its load or core count."""
     torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[ThrowawaySlurm]:
-    """A real SLURM; it stays up where it was up before the tests."""
+    """A real SLURM. It keeps running after the tests if it was running before."""
     from cluster.throwaway import ThrowawaySlurm, Unavailable
 
     with ExitStack() as stack:
@@ -92,19 +99,19 @@ def slurm() -> Iterator[ThrowawaySlurm]:
 
 @pytest.fixture
 def mini_values() -> dict:
-    """The smallest study that does everything, as nested mappings."""
+    """The smallest study with every stage, as nested mappings."""
     return yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 
 
 @pytest.fixture
 def mini() -> Study:
-    """The smallest study that does everything."""
+    """The smallest study with every stage."""
     return load_study([REPOSITORY / "tests" / "mini.yaml"])
 
 
 @pytest.fixture
 def file_limit() -> Callable[[int], AbstractContextManager[None]]:
-    """No file may grow beyond so many bytes: stands for a full disk, since write() fails in the same place."""
+    """Limit the size of files. Simulates a full disk, because write() fails at the same place."""
 
     @contextmanager
     def limited(size: int) -> Iterator[None]:

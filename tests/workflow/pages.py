@@ -16,14 +16,14 @@ from urllib.parse import quote
 from mlflow.tracking import MlflowClient
 from selenium.webdriver.common.by import By
 
-from mem.report.results import Row, from_csv
+from mem.report.results import ScoreRow, from_csv
 from mem.tracking import server
 from tests.workflow.browser import browser, keep_picture, shown, text_of
 
 WIDTHS = [("desk", 1280), ("phone", 390)]
 
 
-def rows_on_test(folder: Path, study: str) -> list[Row]:
+def rows_on_test(folder: Path, study: str) -> list[ScoreRow]:
     """The lines of a study's results.csv that are of test."""
     return [row for row in from_csv(folder / "results" / study / "report" / "results.csv") if row.split == "test"]
 

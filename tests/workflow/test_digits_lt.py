@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
 from tests.workflow.conftest import jobs, snakemake
 from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.workflow
 STUDY = REPOSITORY / "config" / "digits_lt.yaml"
 HEADS = tuple(load_study([STUDY]).heads)
 
@@ -212,7 +212,7 @@ def test_every_target_prints_its_own_and_leaves_it_in_every_form(folder):
             assert f"results/digits_lt/{kind}s/{target}.{ending}\n" in out
             assert (results / f"{kind}s" / f"{target}.{ending}").stat().st_size > 100
     captions = " ".join(out.split())
-    for said in ("Shots are many>100 few<20 training images.", "Seed 0: one run, no interval."):
+    for said in ("Shot groups by training images per class: many>100 few<20.", "Seed 0: one run, no interval."):
         assert captions.count(said) == len(TARGETS)
     for row in rows(folder):
         shots = [f"{getattr(row, shot):.2f}" for shot in (*SHOT_NAMES, "all")]

@@ -19,12 +19,12 @@ from mem.cli.main import main
 from mem.config.load import load_study
 from mem.data.datasets.fashion_mnist import DEBIAN, FILES, read_idx
 from mem.runs.dag import study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.tracking.mirror import sync
 from tests.conftest import REPOSITORY
 from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.workflow
 STUDY = REPOSITORY / "config" / "fashion_lt.yaml"
 HEADS = tuple(load_study([STUDY]).heads)
 IMAGES = {"train": 6000, "t10k": 400}

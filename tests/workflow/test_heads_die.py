@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.waiting import wait
 from tests.workflow.conftest import snakemake
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.workflow
 MINI = REPOSITORY / "tests" / "mini.yaml"
 EPOCHS = 250
 ARGUMENTS = ("--cores", "2", "--until", "pretrain", "--config", f"study={MINI}", f'pretrain={{"epochs": {EPOCHS}}}')
@@ -48,7 +48,7 @@ def trainers(folder: Path) -> list[psutil.Process]:
 
 def assert_it_went_on(folder: Path, out: str) -> None:
     run = pretraining(folder)
-    step = int(re.search(r"Going on from the checkpoint at step (\d+) of", out).group(1))
+    step = int(re.search(r"Resuming from the checkpoint at step (\d+) of", out).group(1))
     assert step > 0
     assert [e["step"] for e in read_events(run / "log.jsonl") if e["event"] == "resumed"] == [step]
     record = json.loads((run / "run.json").read_text())
@@ -79,7 +79,7 @@ def test_a_killed_head_takes_its_trainer_along_and_the_same_command_goes_on(tmp_
     assert_it_went_on(tmp_path, out)
     ends = [e for e in read_events(pretraining(tmp_path) / "log.jsonl") if e["event"] == "end"]
     assert [e["status"] for e in ends] == ["stopped", "finished"]
-    assert "the end of the workflow's head" in ends[0]["reason"]
+    assert f"workflow process {head.pid} exited" in ends[0]["reason"]
     assert trainers(tmp_path) == []
 
 
@@ -97,5 +97,5 @@ def test_a_second_head_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_p
 
     os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C on the terminal does
     said = first.communicate(timeout=120)[0]
-    assert "(SIGINT) The same command goes on from there." in said
+    assert "(SIGINT) Run the same command to resume." in said
     assert trainers(tmp_path) == []

@@ -9,7 +9,7 @@ from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import assert_learnt_alike, snakemake
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.workflow
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
 

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from tests.workflow.conftest import jobs, snakemake
 
-pytestmark = pytest.mark.study
+pytestmark = pytest.mark.workflow
 COUNTS = (115, 110, 103, 101, 70, 45, 25, 16, 11, 7)
 EPOCHS = {"epochs": 5}
 HEADS = {name: {"training": EPOCHS} for name in ("ce", "crt", "lws", "mem")}

@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 from tests.waiting import wait
 from tests.workflow.conftest import assert_learnt_alike, snakemake
 
-pytestmark = [pytest.mark.slurm, pytest.mark.study, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 MINI = REPOSITORY / "tests" / "mini.yaml"
 ON_SLURM = (
     "--profile", str(REPOSITORY / "slurm"), "--seconds-between-status-checks", "1", "--latency-wait", "10",

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
-from mem.data.loading.batch import Batch
 from mem.data.loading.buffer_pool import BufferPool
 from mem.data.loading.prefetch import prefetch
 from mem.data.loading.transforms import BatchTransform

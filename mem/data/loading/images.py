@@ -14,8 +14,8 @@ from jaxtyping import Int64
 
 from mem.config import Augmentation
 from mem.data.augment.pixel_ops import Color, Picture
+from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
-from mem.data.loading.batch import Batch
 from mem.data.loading.builder import BatchBuilder, BatchRequest
 from mem.data.loading.samplers import Sampler
 from mem.data.loading.shard import RankShard

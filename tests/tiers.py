@@ -1,0 +1,42 @@
+"""Tiers of tests: unit, stage, workflow, slurm and gpu (see README.md in this folder).
+
+A test's tier is its marker. Tests in `stages/` and `workflow/` have the tier of their folder. Tests without a marker
+are unit tests, and starting a process in one of them fails.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TIERS = ("slurm", "workflow", "stage", "gpu")
+FOLDERS = {"stages": "stage", "workflow": "workflow"}
+ROOT = Path(__file__).parent
+_PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test: the first of `TIERS` that it is marked with, or `unit`."""
+    return next((tier for tier in TIERS if item.get_closest_marker(tier)), "unit")
+
+
+def mark_by_folder(item: pytest.Item) -> None:
+    """Mark a test that has no tier with the tier of its folder."""
+    if tier_of(item) == "unit" and item.path.is_relative_to(ROOT):
+        folder = item.path.relative_to(ROOT).parts[0]
+        if folder in FOLDERS:
+            item.add_marker(FOLDERS[folder])
+
+
+class ProcessGuard:
+    """Makes the start of a process an error while a unit test runs."""
+
+    def __init__(self) -> None:
+        self.active = False
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, args: tuple[object, ...]) -> None:
+        if self.active and event in _PROCESS_EVENTS:
+            raise RuntimeError(f"A unit test starts a process ({event}: {args[:2]}). Mark the test `stage`.")
