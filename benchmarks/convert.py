@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,10 +33,10 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.synthetic_photos import write_photos
-from mem.data.beton.encoding import Encoding, encode
+from mem.data.beton.encoding import EncodedImage, Encoding, encode
 from mem.data.beton.writer import BetonWriter
-from mem.data.convert.worker_pool import Task, WorkerPool
-from mem.data.convert.worker_process import ENCODE, ENCODED
+from mem.data.convert.worker_pool import Task, TaskResult, WorkerPool
+from mem.data.convert.worker_process import ResultKind, TaskKind
 
 ENCODING = Encoding("jpeg", 90, 256, "area")
 IMAGES = 400
@@ -74,7 +74,7 @@ def paired_rates(folder: Path, repeats: int, workers: int | None = None) -> list
         WorkerPool(workers) as conversion_workers,
         ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_one_thread) as pool,
     ):
-        conversion_workers.settle(ENCODING)
+        conversion_workers.configure(ENCODING)
         turns = (lambda: _convert(folder, paths, conversion_workers), lambda: _work(paths, pool))
         for turn in turns:
             turn()
@@ -109,14 +109,24 @@ def _cpu_seconds() -> float:
 def _convert(folder: Path, paths: list[str], conversion_workers: WorkerPool) -> None:
     """Convert the files to a complete .beton file and delete it."""
     path = folder / "benchmark.beton"
-    with BetonWriter(path, len(paths), {"benchmark": time.time()}) as writer:
-        for result in conversion_workers.answers(Task(ENCODE, i, name) for i, name in enumerate(paths)):
-            assert result.kind == ENCODED
-            writer.add(result)
-        writer.finish(np.zeros(len(paths), dtype=np.int64))
-    writer.publish()
-    writer.forget()
+    results = conversion_workers.results(Task(TaskKind.ENCODE, i, name) for i, name in enumerate(paths))
+    write_beton(path, (_encoded(result) for result in results), len(paths))
     path.unlink()
+
+
+def _encoded(result: TaskResult) -> EncodedImage:
+    assert result.kind == ResultKind.ENCODED
+    return result.image
+
+
+def write_beton(path: Path, images: Iterable[EncodedImage], count: int) -> None:
+    """Write encoded images, all of class 0, to a .beton file."""
+    with BetonWriter(path, count, {"benchmark": time.time()}) as writer:
+        for image in images:
+            writer.add(image)
+        writer.finish(np.zeros(count, dtype=np.int64))
+    writer.publish()
+    writer.remove_journal()
 
 
 def _work(paths: list[str], pool: ProcessPoolExecutor) -> None:

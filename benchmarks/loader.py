@@ -34,10 +34,11 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.convert import conversion_efficiency
+from benchmarks.convert import conversion_efficiency, write_beton
 from benchmarks.synthetic_photos import write_photos
 from mem.config import Augmentation, RandAugment
-from mem.data.beton.reader import Beton, write_beton
+from mem.data.beton.encoding import Encoding, encode
+from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 
@@ -82,8 +83,8 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
     for storage in ("jpeg", "raw"):
         path = folder / f"{storage}.beton"
         if not path.exists():
-            labels = np.zeros(count, dtype=np.int64)
-            write_beton(path, labels, lambda i: resized(paths[i]), storage=storage, jpeg_quality=QUALITY, workers=2)
+            encoding = Encoding(storage, QUALITY, None, "area")
+            write_beton(path, (encode(resized(original), encoding) for original in paths), count)
         betons[storage] = Beton(path)
     small: list[Path] = []
     (folder / "small").mkdir(exist_ok=True)

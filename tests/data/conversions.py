@@ -1,4 +1,4 @@
-"""What the tests of conversions share: a small data set of files, and conversions of it."""
+"""A small data set of JPEG files, and conversions of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The .beton file: written, read by us and by FFCV itself, and broken in every way."""
+"""Writing and reading of .beton files, by this project and by FFCV, and damaged files."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mem.data.beton.encoding import Encoding, encode
 from mem.data.beton.libffcv import Reader
-from mem.data.beton.reader import Beton, write_beton
+from mem.data.beton.reader import Beton
+from mem.data.beton.writer import BetonWriter
 from mem.errors import UserError
+from tests.beton_files import write_beton
 
 
-def pictures(count: int, seed: int = 0, smallest: int = 5, largest: int = 40) -> list[np.ndarray]:
-    """Smooth colour images of several sizes, so that JPEG keeps them nearly as they are."""
+def smooth_images(count: int, seed: int = 0, smallest: int = 5, largest: int = 40) -> list[np.ndarray]:
+    """Smooth colour images of several sizes, which JPEG hardly changes."""
     rng = np.random.default_rng(seed)
-    made = []
+    images = []
     for _ in range(count):
         height, width = rng.integers(smallest, largest, 2)
         y, x = np.mgrid[0:height, 0:width]
         slopes = rng.uniform(-2, 2, (3, 2))
         planes = [128 + a * (y - height / 2) + b * (x - width / 2) for a, b in slopes]
-        made.append(np.clip(np.stack(planes, axis=2), 0, 255).astype(np.uint8))
-    return made
+        images.append(np.clip(np.stack(planes, axis=2), 0, 255).astype(np.uint8))
+    return images
 
 
-def write(path: Path, images: list[np.ndarray], storage: str = "raw", workers: int = 2) -> np.ndarray:
+def write(path: Path, images: list[np.ndarray], storage: str = "raw") -> np.ndarray:
     labels = np.arange(len(images), dtype=np.int64) % 7
-    write_beton(path, labels, images.__getitem__, storage=storage, jpeg_quality=95, workers=workers)
+    write_beton(path, images, labels, storage=storage, jpeg_quality=95)
     return labels
 
 
@@ -41,8 +44,8 @@ def decoded(beton: Beton, index: int) -> np.ndarray:
     return out
 
 
-def test_raw_images_come_back_as_they_were(tmp_path):
-    images = pictures(50)
+def test_raw_images_are_read_unchanged(tmp_path):
+    images = smooth_images(50)
     labels = write(tmp_path / "a.beton", images)
     beton = Beton(tmp_path / "a.beton")
     np.testing.assert_array_equal(beton.labels, labels)
@@ -50,36 +53,36 @@ def test_raw_images_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(decoded(beton, i), image)
 
 
-def test_jpeg_images_come_back_nearly_as_they_were(tmp_path):
-    images = pictures(20)
+def test_jpeg_images_are_read_nearly_unchanged(tmp_path):
+    images = smooth_images(20)
     write(tmp_path / "a.beton", images, storage="jpeg")
     beton = Beton(tmp_path / "a.beton")
     for i, image in enumerate(images):
         assert np.abs(decoded(beton, i).astype(int) - image).mean() < 3
 
 
-def test_a_crop_is_a_part_of_the_image(tmp_path):
-    images = pictures(1, smallest=30)
+def test_a_crop_is_the_requested_part_of_the_image(tmp_path):
+    images = smooth_images(1, smallest=30)
     write(tmp_path / "a.beton", images)
     out = np.zeros((6, 9, 3), dtype=np.uint8)
     Beton(tmp_path / "a.beton").crop(0, 4, 11, 6, 9, out)
     np.testing.assert_array_equal(out, images[0][4:10, 11:20])
 
 
-def test_the_file_is_the_same_for_any_number_of_workers(tmp_path):
-    images = pictures(300, largest=12)
-    for workers in (1, 2, 5):
-        write(tmp_path / f"{workers}.beton", images, storage="jpeg", workers=workers)
-    contents = {(tmp_path / f"{workers}.beton").read_bytes() for workers in (1, 2, 5)}
-    assert len(contents) == 1
+def test_the_same_images_give_the_same_bytes(tmp_path):
+    images = smooth_images(300, largest=12)
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.beton", images, storage="jpeg")
+    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("page_bytes", [8 << 20, 1 << 8])
 def test_ffcvs_own_loader_reads_the_same_pixels_and_labels(tmp_path, monkeypatch, page_bytes):
-    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", page_bytes)  # the smaller one grows to 512
+    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", page_bytes)  # pages of 256 bytes grow to 512
     images = [np.random.default_rng(i).integers(0, 256, (12, 10, 3), dtype=np.uint8) for i in range(40)]
     labels = write(tmp_path / "a.beton", images)
-    # In a process of its own, where numba's compiler is on while ffcv is imported (see mem/data/libffcv.py).
+    # In another process, with numba's compiler enabled while ffcv is imported (see mem/data/beton/libffcv.py).
     code = f"""
 import numpy as np, torch
 from ffcv.loader import Loader, OrderOption
@@ -129,63 +132,58 @@ def test_a_file_without_images_can_be_opened(tmp_path):
     assert beton.labels.shape == (0,)
 
 
-def test_a_reader_that_raises_ends_the_writing_and_leaves_nothing(tmp_path):
-    def read(i: int) -> np.ndarray:
-        if i == 137:
-            raise UserError("image 137 is broken")
-        return np.zeros((4, 4, 3), dtype=np.uint8)
-
-    with pytest.raises(UserError, match="image 137 is broken"):
-        write_beton(
-            tmp_path / "a.beton", np.zeros(500, dtype=np.int64), read, storage="raw", jpeg_quality=90, workers=3
-        )
-    assert list(tmp_path.iterdir()) == []
+def test_an_exception_while_writing_keeps_the_earlier_file(tmp_path):
+    path = tmp_path / "a.beton"
+    write(path, smooth_images(3))
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError), BetonWriter(path, 5, {}) as writer:
+        writer.add(encode(smooth_images(1)[0], Encoding("raw", 90, None, "area")))
+        raise ZeroDivisionError
+    assert path.read_bytes() == before
 
 
-def test_a_failed_writing_keeps_the_file_that_was_there(tmp_path):
-    write(tmp_path / "a.beton", pictures(3))
-    before = (tmp_path / "a.beton").read_bytes()
-    with pytest.raises(ZeroDivisionError):
-        write_beton(
-            tmp_path / "a.beton",
-            np.zeros(5, dtype=np.int64),
-            lambda i: np.zeros(1 // 0),
-            storage="raw",
-            jpeg_quality=90,
-            workers=1,
-        )
-    assert (tmp_path / "a.beton").read_bytes() == before
+def test_the_journal_has_the_format_of_interrupted_conversions(tmp_path):
+    image = np.zeros((4, 5, 3), dtype=np.uint8)
+    with BetonWriter(tmp_path / "a.beton", 3, {"images": "digest"}) as writer:
+        writer.add(encode(image, Encoding("raw", 90, None, "area")))
+        writer.skip("is empty (0 bytes)")
+        writer.add(encode(image, Encoding("raw", 90, None, "area")))
+        writer.finish(np.zeros(3, dtype=np.int64))
+    lines = (tmp_path / ".a.beton.journal").read_text().splitlines()
+    size = (tmp_path / ".a.beton.partial").stat().st_size
+    assert lines == [
+        '{"images": "digest", "planned": 3}', "r 4 5 60", 'u "is empty (0 bytes)"', "r 4 5 60", f"whole {size}",
+    ]  # fmt: skip
 
 
-def test_where_the_file_grows_too_large_nothing_is_left(tmp_path, file_limit):
-    images = pictures(4)
-    with file_limit(1 << 20), pytest.raises(OSError, match="File too large"):
-        write(tmp_path / "a.beton", images)
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_that_cannot_grow_never_gets_its_final_name(tmp_path, file_limit):
+    with file_limit(1 << 20), pytest.raises(OSError, match=r"File too large: .*\.a\.beton\.partial"):
+        write(tmp_path / "a.beton", smooth_images(4))
+    assert not (tmp_path / "a.beton").exists()
 
 
 @pytest.mark.parametrize("kept", [0, 10, 600, 5000, -100])
-def test_a_truncated_file_is_refused(tmp_path, kept):
-    write(tmp_path / "a.beton", pictures(30))
+def test_a_truncated_file_is_rejected(tmp_path, kept):
+    write(tmp_path / "a.beton", smooth_images(30))
     content = (tmp_path / "a.beton").read_bytes()
     (tmp_path / "a.beton").write_bytes(content[:kept])
-    with pytest.raises(UserError, match=r"a\.beton: .*(incomplete|no FFCV file)"):
+    with pytest.raises(UserError, match=r"a\.beton: .*(incomplete|not an FFCV file)"):
         Beton(tmp_path / "a.beton")
 
 
-def test_a_foreign_file_is_refused(tmp_path):
+def test_a_file_in_another_format_is_rejected(tmp_path):
     (tmp_path / "a.beton").write_bytes(os.urandom(20_000))
-    with pytest.raises(UserError, match="no FFCV file, or an incomplete one"):
+    with pytest.raises(UserError, match="not an FFCV file, or an incomplete one"):
         Beton(tmp_path / "a.beton")
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.beton: no such file"):
         Beton(tmp_path / "none.beton")
 
 
-def test_damaged_jpeg_data_are_named(tmp_path):
-    write(tmp_path / "a.beton", pictures(2, smallest=30), storage="jpeg")
+def test_an_image_with_damaged_jpeg_data_is_named(tmp_path):
+    write(tmp_path / "a.beton", smooth_images(2, smallest=30), storage="jpeg")
     beton = Beton(tmp_path / "a.beton")
     position, size = int(beton._positions[1]), int(beton._sizes[1])
     with open(tmp_path / "a.beton", "r+b") as file:

@@ -126,7 +126,7 @@ def test_deep_names_every_image_that_does_not_decode(tmp_path):
     assert sum(looked) == total
     assert f"2 of {total - 1} images that are there cannot be decoded" in told(findings)
     assert f"train/airfield/{cut.name} (" in told(findings)
-    assert f"train/airfield/{text.name} (is no image file" in told(findings)
+    assert f"train/airfield/{text.name} (is not in a supported image format" in told(findings)
     assert "1 listed file is empty (0 bytes)" in told(findings)
 
 

@@ -15,7 +15,6 @@ from matplotlib import cbook
 from mem.cli.main import main
 from mem.config import Shots
 from mem.config.load import load_study
-from mem.data.beton.reader import write_beton
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
 from mem.data.show import (
     COLUMNS,
@@ -32,8 +31,9 @@ from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.runs.dag import study_runs
 from mem.runs.folder import RunFolder
-from mem.style import MATPLOTLIB
+from mem.style import MATPLOTLIB_SETTINGS
 from mem.tracking.log import read_events
+from tests.beton_files import write_beton
 from tests.conftest import REPOSITORY
 
 
@@ -83,7 +83,7 @@ def test_a_group_without_classes_has_no_rows():
 def test_every_class_stands_in_the_histogram_and_the_legend_has_the_groups(classes):
     counts = long_tail(classes, 1280, 2)
     groups = shot_groups(counts, Shots())
-    with mpl.rc_context(MATPLOTLIB):
+    with mpl.rc_context(MATPLOTLIB_SETTINGS):
         figure = histogram(counts, groups, [f"class {k}" for k in range(classes)])
         figure.canvas.draw()
     drawn = sum(len(patch.get_data().values) if hasattr(patch, "get_data") else 1 for patch in figure.axes[0].patches)
@@ -130,14 +130,8 @@ def test_the_command_draws_a_study(capsys, tmp_path, monkeypatch):
 def test_a_converted_data_set_is_drawn_from_its_beton_file(tmp_path):
     labels = np.repeat(np.arange(3), (30, 8, 3))
     (tmp_path / "dataset.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
-    write_beton(
-        tmp_path / "train.beton",
-        labels,
-        lambda i: np.full((20, 30, 3), 40 * labels[i], dtype=np.uint8),
-        storage="raw",
-        jpeg_quality=90,
-        workers=1,
-    )
+    images = [np.full((20, 30, 3), 40 * label, dtype=np.uint8) for label in labels]
+    write_beton(tmp_path / "train.beton", images, labels)
     paths = write_figures(tmp_path)
     assert paths == [tmp_path / "histogram.png", tmp_path / "contact_sheet.png"]
     sheet = (255 * matplotlib.image.imread(paths[1])[:, :, :3]).round().astype(int)

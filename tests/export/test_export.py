@@ -120,7 +120,10 @@ def test_images_come_in_any_form_and_size(vit, tmp_path):
     [
         (pd.DataFrame({"picture": [b""]}), "Expected a table with the column `image`, found \\['picture'\\]"),
         (pd.DataFrame({"image": ["no base64!"]}), "Image of row 0 is no base64 text"),
-        (pd.DataFrame({"image": [np.zeros((4, 4, 3), np.uint8), b"hello"]}), "Image of row 1 is no image file"),
+        (
+            pd.DataFrame({"image": [np.zeros((4, 4, 3), np.uint8), b"hello"]}),
+            "Image of row 1 is not in a supported image format",
+        ),
         (pd.DataFrame({"image": [np.zeros((4, 4), np.uint8)]}), "Image of row 0 has shape \\(4, 4\\)"),
         (pd.DataFrame({"image": [np.full((4, 4, 3), 0.5)]}), "type float64; expected \\(height, width, 3\\)"),
         (pd.DataFrame({"image": [[[1, 2], [3]]]}), "Image of row 0 is no array"),

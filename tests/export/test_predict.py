@@ -45,7 +45,7 @@ def test_a_folder_is_classified_and_what_is_unreadable_is_counted(vit, pictures,
     names = [*(f"pictures/{i}.png" for i in range(4)), "pictures/cut.png", "pictures/deep/4.png"]
     assert [row["path"] for row in rows] == names
     assert "1 of 6 files could not be read." in printed.err
-    assert "pictures/cut.png: is damaged or ends early" in printed.err
+    assert "pictures/cut.png: is damaged or truncated" in printed.err
     expected = Served(opened(Path(model(vit)))).predict(np.stack(images_of(vit[1])[:5]))
     good = [row for row in rows if not row["error"]]
     assert [row["class"] for row in good] == expected["class"].tolist()

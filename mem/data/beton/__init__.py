@@ -1,1 +1,1 @@
-"""FFCV's file format (.beton): reading and writing."""
+"""FFCV file format (.beton): encoding, writing and reading."""

@@ -1,8 +1,8 @@
-"""FFCV's parts that the project uses; the only place that imports ffcv.
+"""The parts of FFCV that the project uses. This is the only module that imports ffcv.
 
-`ffcv.fields.rgb_image` fills a numba dictionary when it is imported, which compiles for five seconds in every
-process. With numba's compiler off for that moment the dictionary is Python's own, and the import takes a third of a
-second. None of FFCV's compiled pipelines is used here (see `mem.data.beton.reader`), so nothing else changes.
+`ffcv.fields.rgb_image` fills a numba dictionary at import, which compiles for five seconds in every process. With
+numba's compiler disabled during the import, numba uses a Python dictionary and the import takes a third of a second.
+The project uses none of FFCV's compiled pipelines (see `mem.data.beton.reader`), so nothing else changes.
 """
 
 from __future__ import annotations

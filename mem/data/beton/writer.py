@@ -1,9 +1,9 @@
-"""A .beton file in the making, which can be left at any moment and gone on with.
+"""Resumable writer of .beton files.
 
-Two files stand beside the final name until it is whole: `.train.beton.partial` with the images, in their places, and
-`.train.beton.journal` with a line for each of them. A line is written only once its image is on disk, so that whatever
-ends the process or the machine, the images that the journal lists are there. The bytes depend on the images alone, not
-on how often the writing was broken off.
+Until a file is complete, two hidden files are next to its final name: `.train.beton.partial` contains the images at
+their final positions, and `.train.beton.journal` has one line per image. A line is written only after its image has
+reached the disk, so that every image in the journal exists, no matter how the process or the machine stopped. The bytes
+of the finished file depend on the images only, not on how often writing was interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mem import files
-from mem.data.beton.encoding import JPEG, RAW, Encoded
+from mem.data.beton.encoding import EncodedImage
+from mem.data.beton.format import JPEG, PAGE_BYTES, RAW
 from mem.data.beton.libffcv import (
     ALLOC_TABLE_TYPE,
     CURRENT_VERSION,
@@ -33,78 +34,74 @@ from mem.data.beton.libffcv import (
     get_metadata_type,
 )
 
-PAGE_BYTES = 8 << 20
-"""No image crosses a page's border, so that FFCV's own page cache can read the file. Where an image is larger, pages of
-the whole file are: the next power of two that it fits into."""
 FIELDS = {"image": (2, RGBImageField()), "label": (1, IntField())}
-"""Name, FFCV's type id, handler."""
+"""FFCV's type id and handler of each field."""
 METADATA = get_metadata_type([handler for _, handler in FIELDS.values()])
 _SYNC_SECONDS = 5.0
-_WHOLE = "whole"
+_COMPLETE = "whole"
+"""First word of the journal line that marks a complete file. Journals on disk contain it."""
+_SKIPPED = "u"
 _LETTERS = {(RAW, False): "r", (JPEG, False): "j", (JPEG, True): "k"}
+"""First letter of an image's journal line, by storage mode and whether the JPEG data were copied."""
 _MODES = {letter: mode for mode, letter in _LETTERS.items()}
 _COLUMNS = 5
 
 
 class BetonWriter:
-    """Writes one .beton file, image after image, going on where an earlier attempt with the same settings stopped.
+    """Writes one .beton file image by image. Resumes an interrupted attempt that had the same settings.
 
     Args:
         path: The final name.
-        planned: Images that are to be written or skipped.
-        settings: What the bytes depend on; an attempt of other settings is thrown away.
-        keep_skipped: Whether an image that an earlier attempt skipped stays so; else the writing goes on from there.
+        planned: Number of images to write or skip.
+        settings: Everything that the bytes depend on. An attempt with other settings is discarded.
+        keep_skipped: Whether images that the earlier attempt skipped remain skipped. If False, writing resumes at the
+            first of them.
     """
 
     def __init__(self, path: Path, planned: int, settings: Mapping[str, Any], keep_skipped: bool = True) -> None:
         self.path = path
         self.planned = planned
-        self.data = path.with_name(f".{path.name}.partial")
-        self.journal = path.with_name(f".{path.name}.journal")
+        self.partial_path = path.with_name(f".{path.name}.partial")
+        self.journal_path = path.with_name(f".{path.name}.journal")
         self._first_line = json.dumps({"planned": planned, **settings}, sort_keys=True).encode() + b"\n"
         self._keep_skipped = keep_skipped
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         header_bytes = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize + self.planned * METADATA.itemsize
         self._position = -(-header_bytes // PAGE_BYTES) * PAGE_BYTES
         self._page_bytes = PAGE_BYTES
-        self.images = array("Q")
-        """Numbers of the images that were written."""
+        self.written = array("Q")
+        """Numbers of the images in the file."""
         self.skipped: dict[int, str] = {}
-        """Numbers of the images that were not, with the reasons."""
-        self.kept = 0
-        """JPEG files that went in as they were."""
-        self._pictures = array("Q")
-        """Mode, height, width, position and size of each, one after the other: 40 bytes an image."""
-        self.whole = False
+        """Reason why each skipped image was skipped, by the image's number."""
+        self.copied = 0
+        """Number of JPEG files that were copied without encoding them again."""
+        self._entries = array("Q")
+        """Mode, height, width, position and size of each image, consecutively: 40 bytes per image."""
+        self.complete = False
 
     @property
     def count(self) -> int:
-        """Images that were written or skipped."""
-        return len(self.images) + len(self.skipped)
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._position
+        """Number of images that were written or skipped."""
+        return len(self.written) + len(self.skipped)
 
     def __enter__(self) -> BetonWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines_bytes = self._resume()
-        self._data = os.open(self._on_disk(), os.O_RDWR | os.O_CREAT, 0o666)
-        self._lines = os.open(self.journal, os.O_RDWR | os.O_CREAT, 0o666)
-        if not self.whole:
+        journal_bytes = self._resume()
+        self._data = os.open(self._data_path(), os.O_RDWR | os.O_CREAT, 0o666)
+        self._journal = os.open(self.journal_path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not self.complete:
             os.ftruncate(self._data, self._position if self.count else 0)
-        os.ftruncate(self._lines, lines_bytes)
-        os.lseek(self._lines, 0, os.SEEK_END)
+        os.ftruncate(self._journal, journal_bytes)
+        os.lseek(self._journal, 0, os.SEEK_END)
         self._unsaved: list[bytes] = []
         self._saving: Future[None] | None = None
         self._saver = ThreadPoolExecutor(1, "journal")
         self._saved_at = time.monotonic()
         self._saved_position = os.fstat(self._data).st_size
-        if not lines_bytes:
-            _write(self._lines, self._first_line, self.journal)
+        if not journal_bytes:
+            _write(self._journal, self._first_line, self.journal_path)
         return self
 
     def __exit__(
@@ -114,7 +111,7 @@ class BetonWriter:
             if self._saving is not None and not isinstance(error, OSError):
                 self._saving.result()
             if isinstance(error, OSError):
-                # A full disk, most likely: what the journal does not list yet is given back, as room for the log.
+                # The disk is probably full: free what the journal does not list yet, so that the log can be written.
                 self._saver.shutdown()
                 os.ftruncate(self._data, self._saved_position)
             else:
@@ -122,152 +119,147 @@ class BetonWriter:
         finally:
             self._saver.shutdown()
             os.close(self._data)
-            os.close(self._lines)
+            os.close(self._journal)
 
-    def add(self, image: Encoded) -> None:
+    def add(self, image: EncodedImage) -> None:
         """Write the next image.
 
         Raises:
-            OSError: The disk is full, or fails.
+            OSError: The disk is full or fails.
         """
-        self._place(image.mode, image.height, image.width, len(image.content), image.kept)
-        _write(self._data, image.content, self.data, self._position - len(image.content))
-        letter = _LETTERS[image.mode, image.kept]
-        self._note(f"{letter} {image.height} {image.width} {len(image.content)}\n")
+        self._append_entry(image.mode, image.height, image.width, len(image.content), image.copied)
+        _write(self._data, image.content, self.partial_path, self._position - len(image.content))
+        letter = _LETTERS[image.mode, image.copied]
+        self._append_line(f"{letter} {image.height} {image.width} {len(image.content)}\n")
 
     def skip(self, reason: str) -> None:
-        """Leave the next image out."""
+        """Leave out the next image."""
         self.skipped[self.count] = reason
-        self._note(f"u {json.dumps(reason)}\n")
+        self._append_line(f"{_SKIPPED} {json.dumps(reason)}\n")
 
     def finish(self, labels: Int64[np.ndarray, " images"]) -> None:
-        """Write the tables, once every image was written or skipped; `publish` then gives the file its name.
+        """Write the tables after the last image. Call `publish` to give the file its final name.
 
         Args:
             labels: Class of each planned image.
         """
         assert self.count == self.planned, f"{self.count} of {self.planned} images"
-        if self.whole:
+        if self.complete:
             return
-        metadata = np.zeros(len(self.images), dtype=METADATA)
-        allocations = np.zeros(len(self.images), dtype=ALLOC_TABLE_TYPE)
-        metadata["f1"] = labels[np.asarray(self.images, dtype=np.int64)]
-        if self._pictures:
-            modes, heights, widths, positions, sizes = np.asarray(self._pictures).reshape(-1, _COLUMNS).T
+        metadata = np.zeros(len(self.written), dtype=METADATA)
+        allocations = np.zeros(len(self.written), dtype=ALLOC_TABLE_TYPE)
+        metadata["f1"] = labels[np.asarray(self.written, dtype=np.int64)]
+        if self._entries:
+            modes, heights, widths, positions, sizes = np.asarray(self._entries).reshape(-1, _COLUMNS).T
             image = metadata["f0"]
             image["mode"], image["height"], image["width"], image["data_ptr"] = modes, heights, widths, positions
-            allocations["sample_id"] = np.arange(len(self.images))
+            allocations["sample_id"] = np.arange(len(self.written))
             allocations["ptr"], allocations["size"] = positions, sizes
-        _write(self._data, allocations.tobytes(), self.data, self._position)
-        _write(self._data, self._header() + metadata.tobytes(), self.data, 0)
+        _write(self._data, allocations.tobytes(), self.partial_path, self._position)
+        _write(self._data, self._header() + metadata.tobytes(), self.partial_path, 0)
         os.ftruncate(self._data, self._position + allocations.nbytes)
-        self._unsaved.append(f"{_WHOLE} {self._position + allocations.nbytes}\n".encode())
+        self._unsaved.append(f"{_COMPLETE} {self._position + allocations.nbytes}\n".encode())
         if self._saving is not None:
             self._saving.result()
         self._save(self._unsaved, self._position + allocations.nbytes)
         self._unsaved = []
-        self.whole = True
+        self.complete = True
 
     def publish(self) -> None:
-        """Give a whole file its name."""
-        assert self.whole
-        if self.data.exists():
-            os.replace(self.data, self.path)
+        """Give a complete file its final name."""
+        assert self.complete
+        if self.partial_path.exists():
+            os.replace(self.partial_path, self.path)
 
-    def forget(self) -> None:
-        """Remove the journal, once all that belongs to the file is there too."""
-        self.journal.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Remove both files."""
-        self.data.unlink(missing_ok=True)
-        self.forget()
+    def remove_journal(self) -> None:
+        """Remove the journal, once everything that belongs to the file is on disk."""
+        self.journal_path.unlink(missing_ok=True)
 
     # --- the journal -----------------------------------------------------------------------------------------
 
-    def _on_disk(self) -> Path:
-        """Where the images are: under the final name, where an attempt ended between giving names."""
-        return self.path if self.whole and not self.data.exists() else self.data
+    def _data_path(self) -> Path:
+        """Return the file with the images: the final one if an attempt was interrupted while files were published."""
+        return self.path if self.complete and not self.partial_path.exists() else self.partial_path
 
     def _resume(self) -> int:
-        """Take over what an earlier attempt left; returns how much of its journal holds."""
-        content = self.journal.read_bytes() if self.journal.exists() else b""
+        """Restore the state of an interrupted attempt and return how many bytes of its journal are valid."""
+        content = self.journal_path.read_bytes() if self.journal_path.exists() else b""
         if not content.startswith(self._first_line):
             return 0
-        sizes = [path.stat().st_size for path in (self.data, self.path) if path.exists()]
-        on_disk = sizes[0] if sizes else 0
-        at = len(self._first_line)
-        for line in content[at:].split(b"\n")[:-1]:  # what follows the last end of line was torn
+        sizes = [path.stat().st_size for path in (self.partial_path, self.path) if path.exists()]
+        bytes_on_disk = sizes[0] if sizes else 0
+        journal_bytes = len(self._first_line)
+        for line in content[journal_bytes:].split(b"\n")[:-1]:  # the part after the last newline is truncated
             try:
-                believed = self._take_over(line.decode(), on_disk)
-            except ValueError:  # a disk that lost power may hold anything
-                believed = False
-            if not believed:
+                valid = self._restore(line.decode(), bytes_on_disk)
+            except ValueError:  # after a power failure the file can contain anything
+                valid = False
+            if not valid:
                 break
-            at += len(line) + 1
-        if self.whole or self.data.exists():
-            return at
-        self._begin()
+            journal_bytes += len(line) + 1
+        if self.complete or self.partial_path.exists():
+            return journal_bytes
+        self._reset()
         return 0
 
-    def _take_over(self, line: str, on_disk: int) -> bool:
-        """Believe a line of the journal, or not."""
+    def _restore(self, line: str, bytes_on_disk: int) -> bool:
+        """Restore the state from one journal line; return whether the line is valid."""
         word, _, rest = line.partition(" ")
-        if word == _WHOLE:
-            self.whole = self.count == self.planned and int(rest) == on_disk
-            return self.whole
+        if word == _COMPLETE:
+            self.complete = self.count == self.planned and int(rest) == bytes_on_disk
+            return self.complete
         if self.count == self.planned:
             return False
-        if word == "u" and self._keep_skipped:
+        if word == _SKIPPED and self._keep_skipped:
             self.skipped[self.count] = json.loads(rest)
             return True
         if word not in _MODES:
             return False
-        mode, kept = _MODES[word]
+        mode, copied = _MODES[word]
         height, width, size = map(int, rest.split())
-        if self._start_of(size) + size > on_disk:
+        if self._start_of(size) + size > bytes_on_disk:
             return False
-        self._place(mode, height, width, size, kept)
+        self._append_entry(mode, height, width, size, copied)
         return True
 
-    def _place(self, mode: int, height: int, width: int, size: int, kept: bool) -> None:
-        """Give the next image its place."""
+    def _append_entry(self, mode: int, height: int, width: int, size: int, copied: bool) -> None:
+        """Add the next image to the table and advance the position past it."""
         start = self._start_of(size)
-        self.images.append(self.count)
-        self._pictures.extend((mode, height, width, start, size))
-        self._page_bytes = max(self._page_bytes, _page_for(size))
+        self.written.append(self.count)
+        self._entries.extend((mode, height, width, start, size))
+        self._page_bytes = max(self._page_bytes, _page_bytes_for(size))
         self._position = start + size
-        self.kept += kept
+        self.copied += copied
 
     def _start_of(self, size: int) -> int:
-        """Where the next image goes."""
-        page = _page_for(size)
-        inside = self._position % page
-        return self._position if inside + size <= page else self._position + page - inside
+        """Return the position of the next image, which has the given size."""
+        page_bytes = _page_bytes_for(size)
+        offset = self._position % page_bytes
+        return self._position if offset + size <= page_bytes else self._position + page_bytes - offset
 
-    def _note(self, line: str) -> None:
+    def _append_line(self, line: str) -> None:
         self._unsaved.append(line.encode())
         if time.monotonic() - self._saved_at < _SYNC_SECONDS or not (self._saving is None or self._saving.done()):
             return
         if self._saving is not None:
             self._saving.result()
-        # By a thread, so that the workers do not wait for the disk.
+        # In a thread, so that the workers do not wait for the disk.
         self._saving = self._saver.submit(self._save, self._unsaved, self._position)
         self._unsaved = []
         self._saved_at = time.monotonic()
 
     def _save(self, lines: list[bytes], position: int) -> None:
-        """Put on disk what was written up to a position, and then say so in the journal."""
+        """Flush the images up to a position to disk, then append their lines to the journal."""
         if lines:
             os.fsync(self._data)
-            _write(self._lines, b"".join(lines), self.journal)
-            os.fsync(self._lines)
+            _write(self._journal, b"".join(lines), self.journal_path)
+            os.fsync(self._journal)
             self._saved_position = position
 
     def _header(self) -> bytes:
         header = np.zeros((), dtype=HeaderType)
         header["version"] = CURRENT_VERSION
-        header["num_samples"] = len(self.images)
+        header["num_samples"] = len(self.written)
         header["num_fields"] = len(FIELDS)
         header["page_size"] = self._page_bytes
         header["alloc_table_ptr"] = self._position
@@ -278,20 +270,20 @@ class BetonWriter:
         return header.tobytes() + descriptors.tobytes()
 
 
-def _page_for(size: int) -> int:
+def _page_bytes_for(size: int) -> int:
     return max(PAGE_BYTES, 1 << (size - 1).bit_length())
 
 
-def publish_all(partials: list[BetonWriter]) -> None:
-    """Give whole files their names, one right after the other."""
-    for partial in partials:
-        partial.publish()
-    for folder in {partial.path.parent for partial in partials}:
+def publish_all(writers: list[BetonWriter]) -> None:
+    """Give complete files their final names, one immediately after the other."""
+    for writer in writers:
+        writer.publish()
+    for folder in {writer.path.parent for writer in writers}:
         files.sync_folder(folder)
 
 
 def _write(descriptor: int, content: bytes | bytearray | memoryview, path: Path, position: int | None = None) -> None:
-    """Write everything, at a position or at the end; an error names the file."""
+    """Write the complete content, at a position or at the end. Errors name the file."""
     rest = memoryview(content)
     try:
         while rest:

@@ -1,1 +1,1 @@
-"""Image decoding: from the content of a file to pixels."""
+"""Decoding of image files, and reading of JPEG headers."""

@@ -1,9 +1,14 @@
-"""From the content of any image file to pixels, or to the reason why it is no whole picture.
+"""Decoding of image files: the content of a file becomes pixels, or the reason why it is not a complete image.
 
-What odd files become: turned upright by their Exif orientation; grey, palette and print colours (CMYK, YCCK; inverted,
-as Adobe's programs write them) to red, green and blue; transparent parts laid on white; 16 bit to 8 by the high byte,
-so that the whole range stays; the first frame of an animation and the first page of a TIFF. Colour profiles are not
-applied. A file that ends early is never taken for a picture.
+Special cases:
+
+- Images are turned upright according to their Exif orientation.
+- Grayscale, palette and print colours (CMYK and YCCK, inverted as Adobe's programs write them) become RGB.
+- Transparent parts are composited on white.
+- 16-bit values are reduced to their high byte, which keeps the full range.
+- Of an animation the first frame is read, and of a TIFF file the first page.
+- Colour profiles are not applied.
+- A truncated file is always an error.
 """
 
 from __future__ import annotations
@@ -20,13 +25,13 @@ from PIL import Image, ImageOps
 from mem.data.codecs import jpeg_header, turbojpeg
 
 MAX_PIXELS = 200_000_000
-"""Larger pictures are refused: a few kB can announce any size, and fill the memory."""
+"""Larger images are rejected: a file of a few kB can announce any size and fill the memory."""
 FORMATS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "JPEG")
-"""Pillow's names of what is read beside JPEG; others (EPS starts a program) are not tried."""
-_HARMLESS = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
-"""Complaints of libjpeg-turbo that a whole picture may earn: some cameras pad. Many surplus bytes mean that the decoder
-lost its way. As it keeps its first complaint only, Pillow is then asked whether the file ends early."""
-_TURNS = {
+"""Pillow's names of the formats that are read besides JPEG. No others are tried, because EPS starts a program."""
+_HARMLESS_WARNING = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
+"""Warnings of libjpeg-turbo that a complete image can cause: some cameras pad their files. Many surplus bytes mean that
+the decoder lost its position. libjpeg-turbo reports its first warning only, so Pillow then checks for truncation."""
+_TO_UPRIGHT = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -36,36 +41,36 @@ _TURNS = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: image[:, ::-1].transpose(1, 0, 2),
 }
-"""What turns a picture of each Exif orientation upright."""
+"""The transformation that turns an image of each Exif orientation upright."""
 
-Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # `MAX_PIXELS` is checked here, for all decoders alike
+Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # `MAX_PIXELS` applies to all decoders here
 
 
 class Unreadable(Exception):
-    """The content is no whole picture; the message is the reason, as the end of a sentence about the file."""
+    """The content is not a complete image. The message is the reason, written as the predicate of the file's name."""
 
 
 def decode(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture in a file's content, upright, in red, green and blue.
+    """Decode the content of an image file to upright RGB pixels.
 
     Raises:
-        Unreadable: It is no whole picture, or larger than `MAX_PIXELS`.
+        Unreadable: The content is not a complete image, or the image has more than `MAX_PIXELS` pixels.
     """
     if not content:
         raise Unreadable("is empty (0 bytes)")
-    return _decode_jpeg(content) if jpeg_header.is_jpeg(content) else _by_pillow(content)
+    return _decode_jpeg(content) if jpeg_header.is_jpeg(content) else _decode_with_pillow(content)
 
 
 def shrink(
     image: UInt8[np.ndarray, "height width 3"], short_side: int | None, resample: str
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The picture with its shorter side at `short_side` pixels; as it is where that is no smaller.
+    """Resize an image to a shorter side of `short_side` pixels. Images that are not larger are returned unchanged.
 
     Args:
-        image: The picture.
-        short_side: Pixels, or None to keep every size.
-        resample: `area` (OpenCV's INTER_AREA: the mean of what a pixel covers) or `lanczos` (Pillow's LANCZOS,
-            sharper and slower).
+        image: The image.
+        short_side: Length in pixels, or None to keep every size.
+        resample: `area` (OpenCV's INTER_AREA: the mean of the area that a pixel covers) or `lanczos` (Pillow's LANCZOS,
+            which is sharper and slower).
     """
     height, width = image.shape[:2]
     if short_side is None or min(height, width) <= short_side:
@@ -82,55 +87,55 @@ def _decode_jpeg(content: bytes) -> np.ndarray:
         header = jpeg_header.read_header(content)
     except jpeg_header.NotAJpeg as error:
         raise Unreadable(str(error)) from None
-    _refuse_bombs(header.width, header.height)
+    _check_size(header.width, header.height)
     if header.components not in (1, 3, 4):
-        raise Unreadable(f"is a JPEG file of {header.components} components")
+        raise Unreadable(f"is a JPEG file with {header.components} components; 1, 3 or 4 are supported")
     try:
         image = turbojpeg.decode(content, header.height, header.width, header.components)
     except turbojpeg.Damaged as damage:
-        if damage.fatal or not _HARMLESS.search(str(damage)):
-            raise Unreadable(f"is damaged or ends early: {damage}") from None
-        return _by_pillow(content)
+        if damage.fatal or not _HARMLESS_WARNING.search(str(damage)):
+            raise Unreadable(f"is damaged or truncated: {damage}") from None
+        return _decode_with_pillow(content)
     if header.components == 4:
-        image = _from_print(image)
-    return np.ascontiguousarray(_TURNS[header.orientation](image))
+        image = _cmyk_to_rgb(image)
+    return np.ascontiguousarray(_TO_UPRIGHT[header.orientation](image))
 
 
-def _from_print(inks: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Red, green and blue of inverted cyan, magenta, yellow and black: paper that is not covered by either."""
+def _cmyk_to_rgb(inks: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Convert inverted cyan, magenta, yellow and black: each value is the share of paper that the ink leaves white."""
     product = inks[:, :, :3].astype(np.uint16) * inks[:, :, 3:]
     return ((product + 127) // 255).astype(np.uint8)
 
 
-def _by_pillow(content: bytes) -> np.ndarray:
+def _decode_with_pillow(content: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; what is wrong with pixels raises
+            warnings.simplefilter("ignore")  # warnings concern metadata; errors in pixels raise
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                _refuse_bombs(*opened.size)
+                _check_size(*opened.size)
                 opened.load()
                 return _to_rgb(ImageOps.exif_transpose(opened), opened.format)
     except (Unreadable, MemoryError):
         raise
     except Image.UnidentifiedImageError:
         start = content[:8]
-        raise Unreadable(f"is no image file that is known here; it starts with {start.hex()} ({start!r})") from None
-    except Exception as error:  # decoders of hostile data raise anything
-        raise Unreadable(f"is damaged or ends early: {error or type(error).__name__}") from None
+        raise Unreadable(f"is not in a supported image format; it starts with {start.hex()} ({start!r})") from None
+    except Exception as error:  # decoders can raise anything on malicious data
+        raise Unreadable(f"is damaged or truncated: {error or type(error).__name__}") from None
 
 
 def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise Unreadable("holds 32-bit numbers, whose range no picture has: scale it to 8 or 16 bit")
+        raise Unreadable("has 32-bit values without a defined range: scale them to 8 or 16 bits")
     if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+        foreground = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", foreground.size, "white"), foreground)
     return np.array(image.convert("RGB"))
 
 
-def _refuse_bombs(width: int, height: int) -> None:
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise Unreadable(f"announces {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+        raise Unreadable(f"announces {width} x {height} pixels; the limit is {MAX_PIXELS:,}")

@@ -1,4 +1,4 @@
-"""What stands in a JPEG file's header, read without decoding the picture.
+"""JPEG headers, read without decoding the image.
 
 Source: ITU-T T.81, annex B (markers) and annex K (quantisation), and the Exif standard's tag 0x0112 (orientation).
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""Markers that start a frame; the other three are tables."""
+"""Markers that start a frame. The three excluded ones start tables."""
 _SEQUENTIAL = (0xC0, 0xC1)
 _DQT, _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDB, 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_ORIENTATION = 0x0112
+_ORIENTATION_TAG = 0x0112
 # fmt: off
 _LUMINANCE = np.array([
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
@@ -23,51 +23,51 @@ _LUMINANCE = np.array([
     72, 92, 95, 98, 112, 100, 103, 99,
 ])
 # fmt: on
-"""Table K.1, from which encoders scale theirs by quality."""
+"""Table K.1, which encoders scale by quality."""
 
 
 class NotAJpeg(Exception):
-    """The bytes are no JPEG file, or end in its header; the message says where."""
+    """The content is not a JPEG file, or its header is incomplete. The message is written as a predicate."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A JPEG file's frame and what else decides how it is decoded."""
+    """The frame of a JPEG file, and all other properties that affect how it is decoded."""
 
     height: int
     width: int
     components: int
-    """1: grey, 3: colour, 4: print colours."""
+    """1: grayscale, 3: colour, 4: print colours."""
     bits: int
     sequential: bool
-    """Baseline or extended, Huffman-coded: neither progressive nor arithmetic nor lossless."""
+    """Whether the file is baseline or extended and Huffman-coded: not progressive, arithmetic or lossless."""
     orientation: int
-    """Exif's 1 to 8; 1 where there is none."""
+    """Exif orientation, 1 to 8; 1 if there is none."""
     luminance: int
-    """Sum of the first quantisation table: the larger, the lower the quality."""
+    """Sum of the first quantisation table. A larger sum means lower quality."""
     metadata: tuple[tuple[int, int], ...]
-    """First and one past the last byte of each segment that is not needed to decode."""
+    """Start and end (exclusive), in bytes, of each segment that decoding does not need."""
     special: bool
-    """Whether Adobe's segment says what the components are, or several pictures are in the file."""
+    """Whether Adobe's segment defines the components, or the file has several images."""
 
     def is_plain(self) -> bool:
-        """Whether every decoder of photographs takes it as it is: 8 bit, three components, sequential, upright."""
+        """Return whether every common decoder reads the file in the same way: 8 bits, colour, sequential, upright."""
         upright = self.orientation == 1
         return self.components == 3 and self.bits == 8 and self.sequential and upright and not self.special
 
     def at_most(self, quality: int) -> bool:
-        """Whether its luminance is quantised at least as coarsely as libjpeg does at this quality."""
+        """Return whether luminance is quantised at least as coarsely as libjpeg does at this quality."""
         return self.luminance >= int(luminance_table(quality).sum())
 
 
 def luminance_table(quality: int) -> np.ndarray:
-    """Quantisation of luminance by libjpeg at a quality of 1 to 100 (jcparam.c)."""
+    """Return libjpeg's quantisation table of luminance for a quality of 1 to 100 (jcparam.c)."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((_LUMINANCE * scale + 50) // 100, 1, 255)
 
 
 def is_jpeg(content: bytes) -> bool:
-    """Whether the bytes start as a JPEG file does."""
+    """Return whether the content starts like a JPEG file."""
     return content[:3] == b"\xff\xd8\xff"
 
 
@@ -75,32 +75,32 @@ def read_header(content: bytes) -> Header:
     """Read the segments up to the first scan.
 
     Raises:
-        NoJpeg: There is no whole header.
+        NotAJpeg: There is no complete header.
     """
     if not is_jpeg(content):
-        raise NotAJpeg("is no JPEG file")
+        raise NotAJpeg("is not a JPEG file")
     frame: tuple[int, int, int, int, int] | None = None
     orientation, luminance, special = 1, 0, False
     metadata: list[tuple[int, int]] = []
-    at = 2
+    position = 2
     while True:
-        start = at
-        while content[at : at + 1] == b"\xff":
-            at += 1
-        if at == start or at >= len(content):
-            raise NotAJpeg(f"ends or is damaged in its header, at byte {start:,}")
-        marker = content[at]
-        at += 1
+        start = position
+        while content[position : position + 1] == b"\xff":
+            position += 1
+        if position == start or position >= len(content):
+            raise NotAJpeg(f"is truncated or damaged in its header, at byte {start:,}")
+        marker = content[position]
+        position += 1
         if marker in _STANDALONE:
             continue
         if marker == _SOS or marker == _EOI:
             break
-        if at + 2 > len(content):
-            raise NotAJpeg(f"ends in its header, after {len(content):,} bytes")
-        end = at + struct.unpack_from(">H", content, at)[0]
-        if end > len(content) or end < at + 2:
-            raise NotAJpeg(f"ends in its header, after {len(content):,} bytes")
-        body = content[at + 2 : end]
+        if position + 2 > len(content):
+            raise NotAJpeg(f"is truncated in its header, after {len(content):,} bytes")
+        end = position + struct.unpack_from(">H", content, position)[0]
+        if end > len(content) or end < position + 2:
+            raise NotAJpeg(f"is truncated in its header, after {len(content):,} bytes")
+        body = content[position + 2 : end]
         if marker in _SOF and len(body) >= 6:
             frame = (marker, *struct.unpack_from(">BHHB", body))
         elif marker == _DQT and not luminance:
@@ -111,9 +111,9 @@ def read_header(content: bytes) -> Header:
             special = True
         if _APP0 < marker <= _APP0 + 15 or marker == _COM:
             metadata.append((start, end))
-        at = end
+        position = end
     if frame is None or not frame[2] or not frame[3]:
-        raise NotAJpeg("has a header without a picture's size")
+        raise NotAJpeg("has a header without the size of the image")
     kind, bits, height, width, components = frame
     return Header(
         height, width, components, bits, kind in _SEQUENTIAL, orientation, luminance, tuple(metadata), special
@@ -121,32 +121,32 @@ def read_header(content: bytes) -> Header:
 
 
 def without_metadata(content: bytes, header: Header) -> bytes:
-    """The same picture, bit for bit, without colour profiles, previews, comments and camera data."""
-    kept, at = [], 0
+    """Return the file without colour profiles, previews, comments and camera data. Its pixels do not change."""
+    parts, position = [], 0
     for start, end in header.metadata:
-        kept.append(content[at:start])
-        at = end
-    return b"".join([*kept, content[at:]])
+        parts.append(content[position:start])
+        position = end
+    return b"".join([*parts, content[position:]])
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The tag `Orientation` of the first directory; 1 where it is missing or makes no sense."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    """Return the tag `Orientation` of the first directory; 1 if the tag is missing or invalid."""
+    byte_order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:
-        if order is None:
+        if byte_order is None:
             return 1
-        directory = struct.unpack_from(order + "I", exif, 4)[0]
-        for entry in range(struct.unpack_from(order + "H", exif, directory)[0]):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION:
+        directory = struct.unpack_from(byte_order + "I", exif, 4)[0]
+        for entry in range(struct.unpack_from(byte_order + "H", exif, directory)[0]):
+            tag, kind, _, value = struct.unpack_from(byte_order + "HHIH", exif, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
                 return value if kind == 3 and 1 <= value <= 8 else 1
     except struct.error:
-        pass  # cut off: as without the tag, as all readers take it
+        pass  # truncated Exif data: all readers treat them like a missing tag
     return 1
 
 
 def _table_sum(body: bytes) -> int:
-    """Sum of the table that a DQT segment begins with."""
+    """Return the sum of the first table of a DQT segment."""
     if not body:
         return 0
     dtype, size = (">u2", 128) if body[0] >> 4 else ("u1", 64)

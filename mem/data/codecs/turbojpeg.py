@@ -1,7 +1,8 @@
-"""libjpeg-turbo, which tells of every fault in a JPEG file that it decodes.
+"""JPEG decoding with libjpeg-turbo, which reports every fault in a file.
 
-OpenCV decodes as fast and says nothing when a file ends early: the rest of the picture is grey. Pillow says so, takes
-damaged data without a word, and is slower. The library is the one that FFCV is linked to (TurboJPEG API 2).
+OpenCV decodes at the same speed, but does not report truncation and fills the rest of the image with grey. Pillow
+reports truncation, but accepts damaged data and is slower. The library is the one that FFCV is linked to (TurboJPEG API
+2).
 """
 
 from __future__ import annotations
@@ -20,44 +21,44 @@ _WARNING = 0
 
 
 class Damaged(Exception):
-    """What libjpeg-turbo says of a picture: its first complaint.
+    """The first warning or error that libjpeg-turbo reports for an image.
 
     Attributes:
-        fatal: Whether there is no picture at all.
+        fatal: Whether nothing could be decoded.
     """
 
-    def __init__(self, said: str, fatal: bool) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, fatal: bool) -> None:
+        super().__init__(message)
         self.fatal = fatal
 
 
 def decode(content: bytes, height: int, width: int, components: int) -> UInt8[np.ndarray, "height width channels"]:
-    """Decode to red, green and blue, or to the four components of a print picture as they are stored.
+    """Decode to RGB, or to the four stored components of an image in print colours.
 
     Args:
         content: The file.
-        height: As in its header.
-        width: As in its header.
-        components: 1, 3 or 4, as in its header.
+        height: Height according to the header.
+        width: Width according to the header.
+        components: 1, 3 or 4, according to the header.
 
     Raises:
-        Damaged: The library complained, though it may have gone on.
+        Damaged: The library reported a fault, even if it continued decoding.
     """
     channels, layout = (4, _CMYK) if components == 4 else (3, _RGB)
     out = np.empty((height, width, channels), dtype=np.uint8)
-    library, handle = _library(), _handle()
+    library, decoder = _library(), _decoder()
     status = library.tjDecompress2(
-        handle, content, len(content), out.ctypes.data, width, width * channels, height, layout, 0
+        decoder, content, len(content), out.ctypes.data, width, width * channels, height, layout, 0
     )
     if status != 0:
-        said = library.tjGetErrorStr2(handle).decode(errors="replace")
-        raise Damaged(said, library.tjGetErrorCode(handle) != _WARNING)
+        message = library.tjGetErrorStr2(decoder).decode(errors="replace")
+        raise Damaged(message, library.tjGetErrorCode(decoder) != _WARNING)
     return out
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    # Found without importing ffcv, which brings numba and takes a second.
+    # Located without importing ffcv, which would import numba and take a second.
     ffcv = importlib.util.find_spec("ffcv")
     assert ffcv is not None and ffcv.origin is not None
     extension = next(Path(ffcv.origin).parent.glob("_libffcv*"))
@@ -72,11 +73,11 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-_threads = threading.local()
+_thread_state = threading.local()
 
 
-def _handle() -> int:
-    """This thread's decoder."""
-    if not hasattr(_threads, "handle"):
-        _threads.handle = _library().tjInitDecompress()
-    return _threads.handle
+def _decoder() -> int:
+    """Return this thread's decoder."""
+    if not hasattr(_thread_state, "decoder"):
+        _thread_state.decoder = _library().tjInitDecompress()
+    return _thread_state.decoder

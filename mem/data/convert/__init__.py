@@ -1,1 +1,1 @@
-"""Conversion: from the images of a data set to one .beton file per split."""
+"""Conversion of the images of a data set to one .beton file per split."""

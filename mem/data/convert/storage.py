@@ -1,9 +1,9 @@
-"""How images are kept, where the setting is a size: measured on a sample, and the same whenever it is asked."""
+"""Choice of the storage format. For `storage: fit` it is measured on a sample and therefore deterministic."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,83 +13,83 @@ from jaxtyping import Float64
 from mem.config import ImageData
 from mem.data.beton.encoding import Encoding, ImageSource
 from mem.data.convert.worker_pool import Pool, Task
-from mem.data.convert.worker_process import MEASURE, MEASURED
+from mem.data.convert.worker_process import ResultKind, TaskKind
 from mem.errors import UserError
 
 QUALITIES = (95, 90, 85, 80, 75, 70, 60, 50)
-"""What JPEG may have where `storage` is `fit`. Below 50 blocks are seen."""
+"""JPEG qualities that `storage: fit` chooses from. Below 50, block artefacts are visible."""
 SAMPLE = 512
-"""Images that are measured, evenly spread over all splits; all, where there are no more."""
-_DEVIATIONS = 2.0
-"""Of the estimate, that must fit too."""
+"""Number of images to measure, evenly spaced over all splits."""
+_STANDARD_ERRORS = 2.0
+"""Margin on the estimated size, which must fit too."""
 
 
 @dataclass(frozen=True)
-class Decision:
-    """How images are kept, and why."""
+class StorageFormat:
+    """How images are stored, and the estimate that the choice is based on."""
 
     encoding: Encoding
     estimated_bytes: int | None = None
-    """Of all splits together, where it was measured."""
+    """Estimated size of all splits; None if it was not measured."""
 
     def document(self) -> dict[str, Any]:
-        """For dataset.json."""
-        kept: dict[str, Any] = {"storage": self.encoding.storage}
+        """Return the entries of dataset.json."""
+        entries: dict[str, Any] = {"storage": self.encoding.storage}
         if self.encoding.storage == "jpeg":
-            kept["jpeg_quality"] = self.encoding.quality
-        kept |= {"short_side": self.encoding.short_side, "resample": self.encoding.resample}
+            entries["jpeg_quality"] = self.encoding.quality
+        entries |= {"short_side": self.encoding.short_side, "resample": self.encoding.resample}
         if self.estimated_bytes is not None:
-            kept["estimated_gb"] = round(self.estimated_bytes / 1e9, 3)
-        return kept
+            entries["estimated_gb"] = round(self.estimated_bytes / 1e9, 3)
+        return entries
 
 
-def decide(settings: ImageData, images: int, source: Callable[[int], ImageSource], crew: Pool) -> Decision:
-    """The settings' way of keeping images, or with `storage: fit` the best that the budget allows.
+def choose_storage(settings: ImageData, images: int, source: Callable[[int], ImageSource], pool: Pool) -> StorageFormat:
+    """Return the configured storage format or, for `storage: fit`, the best one within the size budget.
 
     Args:
-        settings: Of the data set.
-        images: How many there are in all splits.
-        source: Gives the n-th of them.
-        crew: Measures them.
+        settings: Settings of the data set.
+        images: Number of images in all splits.
+        source: Returns the image with a given number.
+        pool: Measures the images.
 
     Raises:
-        UserError: Nothing fits.
-        Lost: A worker is gone.
+        UserError: No format fits the budget.
+        WorkerLost: A worker exited.
     """
 
     def encoding(storage: str, quality: int) -> Encoding:
         return Encoding(storage, quality, settings.short_side, settings.resample)
 
     if settings.storage != "fit":
-        return Decision(encoding(settings.storage, settings.jpeg_quality))
+        return StorageFormat(encoding(settings.storage, settings.jpeg_quality))
     assert settings.size_budget_gb is not None
-    crew.settle(encoding("raw", 100), QUALITIES)
-    estimates = _estimates(images, source, crew)
+    pool.configure(encoding("raw", 100), QUALITIES)
+    estimates = _estimate_sizes(images, source, pool)
     for name, size in zip(("raw", *QUALITIES), estimates.tolist(), strict=True):
         if size <= settings.size_budget_gb * 1e9:
-            kept = encoding("raw", 100) if name == "raw" else encoding("jpeg", int(name))
-            return Decision(kept, round(size))
+            chosen = encoding("raw", 100) if name == "raw" else encoding("jpeg", int(name))
+            return StorageFormat(chosen, round(size))
     raise UserError(
-        f"dataset.size_budget_gb: {settings.size_budget_gb:g} GB is too little for {images:,} images: they take "
-        f"{_gb(estimates[0])} raw, {_gb(estimates[1])} as JPEG of quality {QUALITIES[0]} and {_gb(estimates[-1])} of "
-        f"{QUALITIES[-1]}, the lowest. Raise it, or shrink the images (short_side)."
+        f"dataset.size_budget_gb: {settings.size_budget_gb:g} GB is not enough for {images:,} images. They take "
+        f"{_gb(estimates[0])} raw, {_gb(estimates[1])} as JPEG of quality {QUALITIES[0]}, and {_gb(estimates[-1])} at "
+        f"the lowest quality, {QUALITIES[-1]}. Increase the budget or shrink the images (short_side)."
     )
 
 
-def _estimates(images: int, source: Callable[[int], ImageSource], crew: Pool) -> Float64[np.ndarray, " ways"]:
-    """Bytes of all images raw and at each quality, with a margin for the sample's chance."""
+def _estimate_sizes(images: int, source: Callable[[int], ImageSource], pool: Pool) -> Float64[np.ndarray, " formats"]:
+    """Estimate the bytes of all images, raw and at each quality, with a margin for the error of the sample."""
     numbers = np.unique(np.linspace(0, images - 1, min(images, SAMPLE)).round().astype(np.int64)).tolist()
-    tasks = (Task(MEASURE, number, source(number)) for number in numbers)
-    measured: Sequence[list[int]] = [
-        json.loads(bytes(answer.content)) for answer in crew.answers(tasks) if answer.kind == MEASURED
+    tasks = (Task(TaskKind.MEASURE, number, source(number)) for number in numbers)
+    measured: list[list[int]] = [
+        json.loads(result.text) for result in pool.results(tasks) if result.kind == ResultKind.MEASURED
     ]
     if not measured:
-        return np.zeros(1 + len(QUALITIES))  # none can be read, which the conversion will say
+        return np.zeros(1 + len(QUALITIES))  # no image is readable, which the conversion reports
     sizes = np.asarray(measured, dtype=np.float64)
     if len(numbers) == images:
         return sizes.sum(axis=0) * images / len(sizes)
-    error = sizes.std(axis=0) / np.sqrt(len(sizes))
-    return (sizes.mean(axis=0) + _DEVIATIONS * error) * images
+    standard_error = sizes.std(axis=0) / np.sqrt(len(sizes))
+    return (sizes.mean(axis=0) + _STANDARD_ERRORS * standard_error) * images
 
 
 def _gb(size: float) -> str:

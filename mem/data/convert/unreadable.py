@@ -1,4 +1,4 @@
-"""What is said and recorded of files that are no whole images."""
+"""Messages about unreadable images, and the CSV files that record them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mem import files
 from mem.errors import UserError
 
 FAILED_FILE, SKIPPED_FILE = "unreadable.csv", "skipped.csv"
-_NAMED = 10
+_SHOWN = 10
+"""Number of images that a message lists."""
 
 
 class UnreadableImage(NamedTuple):
@@ -19,25 +20,25 @@ class UnreadableImage(NamedTuple):
 
     split: str
     number: int
-    """Its place in the split, as the data set lists it."""
+    """Position in the split as the data set lists it."""
     name: str
     reason: str
 
 
-def unreadable_error(unread: Sequence[UnreadableImage], total: int, out: Path) -> UserError:
-    """Record them all in the run folder; the error to raise names the first ten."""
-    _record(out / FAILED_FILE, unread)
+def unreadable_error(unreadable: Sequence[UnreadableImage], total: int, out: Path) -> UserError:
+    """Record all images in the run folder, and return an error that lists the first ten."""
+    _record(out / FAILED_FILE, unreadable)
     return UserError(
-        f"{_counted(unread, total)}:\n{_named(unread)}\nAll are listed in {out / FAILED_FILE}. Get them again or take "
-        "them out of the data set, or leave them out with `unreadable: skip`. The other images stay converted, as far "
-        "as the first of these."
+        f"{_counted(unreadable, total)}:\n{_listed(unreadable)}\n{out / FAILED_FILE} has the complete list. Replace "
+        "these files, remove them from the data set, or leave them out with `unreadable: skip`. Images before the "
+        "first unreadable one of each split stay converted."
     )
 
 
-def report_skipped(unread: Sequence[UnreadableImage], total: int, out: Path, say: Callable[[str], None]) -> None:
-    """Record them in the run folder, and say so."""
-    _record(out / SKIPPED_FILE, unread)
-    say(f"{_counted(unread, total)} and were left out:\n{_named(unread)}\nAll are listed in {out / SKIPPED_FILE}.")
+def report_skipped(unreadable: Sequence[UnreadableImage], total: int, out: Path, say: Callable[[str], None]) -> None:
+    """Record all skipped images in the run folder, and report them to the user."""
+    _record(out / SKIPPED_FILE, unreadable)
+    say(f"{_counted(unreadable, total)}; skipped:\n{_listed(unreadable)}\n{out / SKIPPED_FILE} has the complete list.")
 
 
 def remove_failure_record(out: Path) -> None:
@@ -45,19 +46,20 @@ def remove_failure_record(out: Path) -> None:
     (out / FAILED_FILE).unlink(missing_ok=True)
 
 
-def _counted(unread: Sequence[UnreadableImage], total: int) -> str:
-    return f"{len(unread):,} of {total:,} files {'is no whole image' if len(unread) == 1 else 'are no whole images'}"
+def _counted(unreadable: Sequence[UnreadableImage], total: int) -> str:
+    verb = "is not a complete image" if len(unreadable) == 1 else "are not complete images"
+    return f"{len(unreadable):,} of {total:,} files {verb}"
 
 
-def _named(unread: Sequence[UnreadableImage]) -> str:
-    lines = [f"  {one.name} {one.reason}" for one in unread[:_NAMED]]
-    if len(unread) > _NAMED:
-        lines.append(f"  and {len(unread) - _NAMED:,} more")
+def _listed(unreadable: Sequence[UnreadableImage]) -> str:
+    lines = [f"  {image.name} {image.reason}" for image in unreadable[:_SHOWN]]
+    if len(unreadable) > _SHOWN:
+        lines.append(f"  and {len(unreadable) - _SHOWN:,} more")
     return "\n".join(lines)
 
 
-def _record(path: Path, unread: Sequence[UnreadableImage]) -> None:
+def _record(path: Path, unreadable: Sequence[UnreadableImage]) -> None:
     with files.atomic(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["split", "number", "name", "reason"])
-        table.writerows(unread)
+        table.writerows(unreadable)

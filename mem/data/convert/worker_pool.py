@@ -1,6 +1,6 @@
-"""The processes of a conversion. One that dies is noticed at once, and the image that it worked on is known.
+"""Worker processes of a conversion. The exit of a worker is detected at once, together with the image it worked on.
 
-Python's pools know neither: `multiprocessing.Pool` waits for ever, `ProcessPoolExecutor` cannot say which item it was.
+Python's pools do neither: `multiprocessing.Pool` waits forever, and `ProcessPoolExecutor` does not report the item.
 """
 
 from __future__ import annotations
@@ -22,88 +22,91 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from mem.data.beton.encoding import Encoding, ImageSource
-from mem.data.convert import worker_process
+from mem.data.beton.encoding import EncodedImage, Encoding, ImageSource
+from mem.data.convert.worker_process import RESULT_HEADER, TASK_HEADER, PayloadKind, ResultKind, TaskKind, perform
 
-_QUEUED = 8
-"""Tasks that a worker has at hand. Paths only: so many fit into a pipe, and sending never waits."""
-_WINDOW = 64
-"""Images per worker that may be asked for and not yet handed on, as their turn has not come."""
-_HELD_BYTES = 512 << 20
-"""Of answers whose turn has not come; no new image is asked for beyond."""
+_QUEUED_PER_WORKER = 8
+"""Tasks that a worker has in its queue. These are paths, and this number fits into a pipe, so that sending never
+blocks."""
+_WINDOW_PER_WORKER = 64
+"""Images per worker that may be requested and not yet returned because an earlier image is missing."""
+_MAX_HELD_BYTES = 512 << 20
+"""Total size of results that wait for an earlier one. Above it, no new image is requested."""
 _PIPE_BYTES = 1 << 20
 
 
 class Task(NamedTuple):
-    """Something to do with an image."""
+    """A task on one image."""
 
-    kind: int
-    """One of `mem.data.convert.worker_process`'s tasks."""
+    kind: TaskKind
     number: int
     source: ImageSource
 
 
 class TaskResult(NamedTuple):
-    """What became of a task."""
+    """The result of a task."""
 
-    kind: int
-    """One of `mem.data.convert.worker_process`'s answers."""
+    kind: ResultKind
     number: int
-    mode: int
-    kept: bool
-    height: int
-    width: int
-    content: bytes | bytearray | memoryview
-    """The image, a measurement as JSON, or a reason."""
+    image: EncodedImage
+
+    @property
+    def text(self) -> str:
+        """A measurement as JSON, or the reason of a failure."""
+        return bytes(self.image.content).decode()
 
 
 class WorkerLost(Exception):
-    """A worker ended, or raised what it should not.
+    """A worker exited or raised an unexpected exception.
 
     Attributes:
-        number: The image it worked on; None where it did not get so far.
-        details: More than a line, for the log.
+        number: Number of the image that it worked on; None if it had not started any.
+        details: Additional lines for the log.
     """
 
-    def __init__(self, number: int | None, said: str, details: str = "") -> None:
-        super().__init__(said)
+    def __init__(self, number: int | None, message: str, details: str = "") -> None:
+        super().__init__(message)
         self.number = number
         self.details = details
 
 
 @runtime_checkable
 class Pool(Protocol):
-    """Whoever does tasks."""
+    """Performs tasks on images."""
 
-    def settle(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
-        """How images are to be encoded from now on, and in which qualities measured."""
+    def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
+        """Set how later tasks encode images, and the JPEG qualities that they measure."""
         ...
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """Answers in the order of the tasks, which are taken as they are needed.
+    def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        """Yield results in the order of the tasks, which are consumed as needed.
 
         Raises:
-            Lost: A worker is gone.
+            WorkerLost: A worker exited or raised an unexpected exception.
         """
         ...
 
 
 class InProcess:
-    """This process alone: for pixels that are in its memory, and where processes would take longer to start."""
+    """Pool without processes: for pixels that are in memory, and for few images, where starting processes is slower."""
 
-    def settle(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
-        """See `Crew`."""
+    def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
+        """See `Pool`."""
         self._encoding, self._qualities = encoding, list(qualities)
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """See `Crew`."""
+    def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        """See `Pool`."""
         for task in tasks:
-            kind, picture, content = worker_process.answer(task.kind, task.source, self._encoding, self._qualities)
-            yield _checked(TaskResult(kind, task.number, picture[0], picture[1], picture[2], picture[3], content))
+            kind, image = perform(task.kind, task.source, self._encoding, self._qualities)
+            yield _checked(TaskResult(kind, task.number, image))
 
 
 class WorkerPool:
-    """Processes of `mem.data.convert.worker_process`, from entering to leaving the context."""
+    """Pool of processes that run `mem.data.convert.worker_process`. They live as long as the context.
+
+    Args:
+        count: Number of processes.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -114,65 +117,65 @@ class WorkerPool:
             for _ in range(self._count):
                 self._workers.append(_Worker())
         except BaseException:
-            self._end()
+            self._stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._stop()
 
-    def _end(self) -> None:
-        for one in self._workers:
-            one.process.kill()
-        for one in self._workers:
-            one.close()
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.close()
 
-    def settle(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
-        """See `Crew`."""
+    def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
+        """See `Pool`."""
         settings = json.dumps({**dataclasses.asdict(encoding), "qualities": list(qualities)}).encode()
-        for one in self._workers:
-            one.send(worker_process.SETTINGS, worker_process.CONTENT, 0, settings)
+        for worker in self._workers:
+            worker.send(TaskKind.CONFIGURE, PayloadKind.CONTENT, 0, settings)
 
-    def answers(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """See `Crew`."""
-        coming = iter(tasks)
-        asked: deque[int] = deque()
-        arrived: dict[int, TaskResult] = {}
-        held, more = 0, True
+    def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
+        """See `Pool`."""
+        remaining = iter(tasks)
+        requested: deque[int] = deque()
+        received: dict[int, TaskResult] = {}
+        held_bytes, more = 0, True
         with selectors.DefaultSelector() as selector:
-            for one in self._workers:
-                selector.register(one.output, selectors.EVENT_READ, one)
-            while more or asked:
-                while more and len(asked) < _WINDOW * self._count and held < _HELD_BYTES:
-                    idlest = min(self._workers, key=lambda one: len(one.tasks))
-                    if not idlest.has_room():
+            for worker in self._workers:
+                selector.register(worker.output, selectors.EVENT_READ, worker)
+            while more or requested:
+                while more and len(requested) < _WINDOW_PER_WORKER * self._count and held_bytes < _MAX_HELD_BYTES:
+                    least_busy = min(self._workers, key=lambda worker: len(worker.queue))
+                    if not least_busy.can_accept():
                         break
-                    task = next(coming, None)
+                    task = next(remaining, None)
                     if task is None:
                         more = False
                         break
-                    asked.append(task.number)
-                    idlest.give(task)
-                if not asked:
+                    requested.append(task.number)
+                    least_busy.submit(task)
+                if not requested:
                     return
                 for key, _ in selector.select():
-                    answer = key.data.receive()
-                    if answer is not None:
-                        arrived[answer.number] = _checked(answer)
-                        held += len(answer.content)
-                while asked and asked[0] in arrived:
-                    answer = arrived.pop(asked.popleft())
-                    held -= len(answer.content)
-                    yield answer
+                    result = key.data.receive()
+                    if result is not None:
+                        received[result.number] = _checked(result)
+                        held_bytes += len(result.image.content)
+                while requested and requested[0] in received:
+                    result = received.pop(requested.popleft())
+                    held_bytes -= len(result.image.content)
+                    yield result
 
 
 class _Worker:
-    """One process and what it was given."""
+    """One process and its queue of tasks."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mem.data.convert.worker_process"],
@@ -183,49 +186,49 @@ class _Worker:
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._input, self.output = self.process.stdin, self.process.stdout
-        with contextlib.suppress(OSError):  # a smaller pipe is slower, no more
+        with contextlib.suppress(OSError):  # a smaller pipe is only slower
             fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self.tasks: deque[int] = deque()
-        self._ready = self._holds_content = False
+        self.queue: deque[int] = deque()
+        self._ready = self._last_task_has_content = False
 
-    def has_room(self) -> bool:
-        """Whether a task can be sent without waiting for the worker, which may be waiting to send its answer."""
-        return len(self.tasks) < (1 if self._holds_content else _QUEUED)
+    def can_accept(self) -> bool:
+        """Return whether a task can be sent without blocking; a blocked worker may itself wait to send a result."""
+        return len(self.queue) < (1 if self._last_task_has_content else _QUEUED_PER_WORKER)
 
-    def give(self, task: Task) -> None:
+    def submit(self, task: Task) -> None:
         """Send a task."""
-        assert not isinstance(task.source, np.ndarray), "pixels stay in the process that has them"
-        self._holds_content = isinstance(task.source, bytes)
-        self.tasks.append(task.number)
+        assert not isinstance(task.source, np.ndarray), "pixels in memory are encoded in this process"
+        self._last_task_has_content = isinstance(task.source, bytes)
+        self.queue.append(task.number)
         if isinstance(task.source, bytes):
-            self.send(task.kind, worker_process.CONTENT, task.number, task.source)
+            self.send(task.kind, PayloadKind.CONTENT, task.number, task.source)
         else:
-            self.send(task.kind, worker_process.PATH, task.number, os.fsencode(task.source))
+            self.send(task.kind, PayloadKind.PATH, task.number, os.fsencode(task.source))
 
-    def send(self, kind: int, holds: int, number: int, body: bytes) -> None:
-        """Write a task; a worker that is gone is noticed when its answer is read."""
-        rest = memoryview(worker_process.TASK.pack(kind, holds, number, len(body)) + body)
+    def send(self, kind: TaskKind, payload: PayloadKind, number: int, body: bytes) -> None:
+        """Write a task to the worker's input. If the worker has exited, reading its result reports that."""
+        rest = memoryview(TASK_HEADER.pack(kind, payload, number, len(body)) + body)
         with contextlib.suppress(BrokenPipeError):
             while rest:
                 rest = rest[self._input.write(rest) :]
 
     def receive(self) -> TaskResult | None:
-        """Read an answer; None where the worker says that it is ready.
+        """Read a result. Returns None for the worker's message that it is ready.
 
         Raises:
-            Lost: The worker is gone.
+            WorkerLost: The worker exited.
         """
-        head = self._read(worker_process.ANSWER.size)
-        kind, number, mode, kept, height, width, size = worker_process.ANSWER.unpack(head)
-        if kind == worker_process.READY:
+        header = RESULT_HEADER.unpack(self._read(RESULT_HEADER.size))
+        kind, number, mode, copied, height, width, size = header
+        if kind == ResultKind.READY:
             self._ready = True
             return None
         content = self._read(size)
-        self.tasks.popleft()
-        return TaskResult(kind, number, mode, bool(kept), height, width, content)
+        self.queue.popleft()
+        return TaskResult(ResultKind(kind), number, EncodedImage(mode, height, width, content, bool(copied)))
 
     def close(self) -> None:
-        """Let go of the process, which has ended or is about to."""
+        """Wait for the process, which has exited or is about to, and close its pipes."""
         self.process.wait()
         self._input.close()
         self.output.close()
@@ -242,17 +245,17 @@ class _Worker:
 
     def _lost(self) -> WorkerLost:
         status = self.process.wait()
-        number = self.tasks[0] if self.tasks and self._ready else None
+        number = self.queue[0] if self.queue and self._ready else None
         if status >= 0:
-            return WorkerLost(number, f"the worker process ended with status {status}; what it said stands above")
+            return WorkerLost(number, f"the worker process exited with status {status}; its output is above")
         name = signal.Signals(-status).name
-        reason = " (as the kernel does when memory runs out)" if name == "SIGKILL" else ""
-        return WorkerLost(number, f"the worker process was ended by {name}{reason}")
+        reason = " (possibly by the kernel because memory ran out)" if name == "SIGKILL" else ""
+        return WorkerLost(number, f"the worker process was killed by {name}{reason}")
 
 
-def _checked(answer: TaskResult) -> TaskResult:
-    """The answer, unless it tells of what nobody thought of."""
-    if answer.kind == worker_process.FAILED:
-        trace = bytes(answer.content).decode()
-        raise WorkerLost(answer.number, f"its worker raised {trace.strip().splitlines()[-1]}", trace)
-    return answer
+def _checked(result: TaskResult) -> TaskResult:
+    """Return the result, or raise `WorkerLost` if it reports an unexpected exception."""
+    if result.kind == ResultKind.EXCEPTION:
+        trace = result.text
+        raise WorkerLost(result.number, f"the worker raised {trace.strip().splitlines()[-1]}", trace)
+    return result

@@ -1,4 +1,4 @@
-"""Conversions that are broken off at any moment, and go on."""
+"""Conversions that are interrupted at any moment and resume."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ import psutil
 import pytest
 import yaml
 
-from mem.data.beton.writer import PAGE_BYTES
+from mem.data.beton.format import PAGE_BYTES
 from tests.data.conversions import COUNTS, contents, converted, refusal, settings_for
+
+pytestmark = pytest.mark.stage
 
 SLOW = """
 import time
-import mem.data.codecs.decode as pictures
+import mem.data.codecs.decode as codec
 
-whole = pictures.decode
+fast_decode = codec.decode
 
 def decode(content):
     if b"raise here" in content:
-        raise ZeroDivisionError("nobody thought of this")
+        raise ZeroDivisionError("unexpected")
     time.sleep({seconds})
-    return whole(content)
+    return fast_decode(content)
 
-pictures.decode = decode
+codec.decode = decode
 """
 
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch) -> Path:
-    """Workers that take 20 ms an image, and raise at some."""
+    """Workers that take 20 ms per image, and raise an exception at marked images."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SLOW.format(seconds=0.02))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
@@ -45,99 +47,96 @@ def slow(tmp_path, monkeypatch) -> Path:
 
 
 @contextlib.contextmanager
-def once_it_works(out: Path, then: Callable[[list[psutil.Process]], None]) -> Iterator[None]:
-    """Do something to this process's workers once a conversion has written images."""
+def after_first_images(out: Path, then: Callable[[list[psutil.Process]], None]) -> Iterator[None]:
+    """Call a function with this process's workers after a conversion has written images."""
 
     def wait() -> None:
         data = out / ".train.beton.partial"
-        while not over.wait(0.02):
+        while not finished.wait(0.02):
             if data.exists() and data.stat().st_size > PAGE_BYTES:
-                then(
-                    [
-                        p
-                        for p in psutil.Process().children()
-                        if "mem.data.convert.worker_process" in " ".join(p.cmdline())
-                    ]
-                )
+                children = psutil.Process().children()
+                then([p for p in children if "mem.data.convert.worker_process" in " ".join(p.cmdline())])
                 return
 
-    over = threading.Event()
+    finished = threading.Event()
     thread = threading.Thread(target=wait)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         thread.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_dies_ends_it_with_the_reason_and_the_image(tree, unbroken, slow, tmp_path, monkeypatch, number):
+def test_a_killed_worker_stops_the_conversion_and_its_image_is_named(
+    tree, uninterrupted, slow, tmp_path, monkeypatch, number
+):
     began = time.monotonic()
-    with once_it_works(tmp_path / "out", lambda workers: workers[0].send_signal(number)):
+    with after_first_images(tmp_path / "out", lambda workers: workers[0].send_signal(number)):
         message = refusal(tree, tmp_path / "out")
     assert time.monotonic() - began < 30
-    assert f".jpg: the worker process was ended by {number.name}" in message
+    assert f".jpg: the worker process was killed by {number.name}" in message
     assert message.startswith(str(tree / "train"))
     assert not list((tmp_path / "out").glob("*.beton"))
     assert not psutil.Process().children()
     monkeypatch.delenv("PYTHONPATH")
-    said: list[str] = []
-    converted(tree, tmp_path / "out", say=said.append)
-    assert "were converted by an earlier run" in said[0]
-    assert contents(tmp_path / "out") == contents(unbroken)
+    messages: list[str] = []
+    converted(tree, tmp_path / "out", say=messages.append)
+    assert messages[0].startswith("An earlier run converted ")
+    assert contents(tmp_path / "out") == contents(uninterrupted)
 
 
-def test_a_worker_that_raises_ends_it_with_the_reason_and_the_image(own_tree, slow, tmp_path):
-    path = own_tree / "train/class2/0080.jpg"
+def test_an_exception_in_a_worker_stops_the_conversion_and_its_image_is_named(tree_copy, slow, tmp_path):
+    path = tree_copy / "train/class2/0080.jpg"
     path.write_bytes(path.read_bytes() + b"raise here")
-    message = refusal(own_tree, tmp_path / "out")
-    assert message.startswith(f"{path}: its worker raised ZeroDivisionError: nobody thought of this.")
+    message = refusal(tree_copy, tmp_path / "out")
+    assert message.startswith(f"{path}: the worker raised ZeroDivisionError: unexpected.")
     assert not psutil.Process().children()
 
 
-def test_workers_that_cannot_start_end_it(tree, tmp_path, monkeypatch, capfd):
+def test_a_worker_that_cannot_start_stops_the_conversion(tree, tmp_path, monkeypatch, capfd):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "cv2.py").write_text("raise ImportError('libGL is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    assert "before its first image: the worker process ended with status 1" in refusal(tree, tmp_path / "out")
+    assert "before the first image: the worker process exited with status 1" in refusal(tree, tmp_path / "out")
     assert "libGL is missing" in capfd.readouterr().err
 
 
-ALONE = """
+CONVERT = """
 import sys
 from pathlib import Path
-import mem.data.beton.writer as partial
+import mem.data.beton.writer as writer
 from mem.config import Folder
 from mem.data.convert.convert import convert
 from mem.data.datasets import read_dataset
 
-partial._SYNC_SECONDS = 0.1
+writer._SYNC_SECONDS = 0.1
 settings = Folder.model_validate_json(sys.argv[1])
 convert(read_dataset(settings, 0), settings, Path(sys.argv[2]), 2)
 """
 
 
-def started_alone(tree: Path, out: Path) -> subprocess.Popen:
-    """A conversion in a process of its own."""
+def started(tree: Path, out: Path) -> subprocess.Popen:
+    """Start a conversion in another process."""
     settings = settings_for(tree).model_dump_json()
     return subprocess.Popen(
-        [sys.executable, "-c", ALONE, settings, str(out)],
+        [sys.executable, "-c", CONVERT, settings, str(out)],
         cwd=Path(__file__).parents[2],
         stderr=subprocess.DEVNULL,
     )
 
 
-def journalled(out: Path) -> int:
-    """Images that the journals list."""
+def journal_count(out: Path) -> int:
+    """Return the number of images in the journals."""
     return sum(path.read_bytes().count(b"\n") - 1 for path in out.glob(".*.journal"))
 
 
-def test_after_a_kill_of_everything_it_goes_on_and_no_worker_stays(tree, unbroken, slow, tmp_path):
+def test_a_killed_conversion_leaves_no_workers_and_resumes(tree, uninterrupted, slow, tmp_path):
     out = tmp_path / "out"
-    process = started_alone(tree, out)
+    process = started(tree, out)
     deadline = time.monotonic() + 60
-    while journalled(out) < 30:
+    while journal_count(out) < 30:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
@@ -146,15 +145,15 @@ def test_after_a_kill_of_everything_it_goes_on_and_no_worker_stays(tree, unbroke
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert not alive
-    done = journalled(out)
+    done = journal_count(out)
     assert 30 <= done < sum(COUNTS.values())
-    said: list[str] = []
-    converted(tree, out, say=said.append)
-    assert said[0].startswith(f"{done} of 210 images were converted by an earlier run")
-    assert contents(out) == contents(unbroken)
+    messages: list[str] = []
+    converted(tree, out, say=messages.append)
+    assert messages[0].startswith(f"An earlier run converted {done} of 210 images")
+    assert contents(out) == contents(uninterrupted)
 
 
-def test_a_stage_that_is_asked_to_stop_goes_on_the_next_time(tree, unbroken, slow, tmp_path, mini_values):
+def test_the_stage_resumes_after_sigterm(tree, uninterrupted, slow, tmp_path, mini_values):
     study = {**mini_values, "dataset": settings_for(tree).model_dump(mode="json", exclude_defaults=True)}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     mem = [sys.executable, "-m", "mem.cli"]
@@ -169,22 +168,22 @@ def test_a_stage_that_is_asked_to_stop_goes_on_the_next_time(tree, unbroken, slo
         time.sleep(0.02)
     workers = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=20)[1]
+    output = process.communicate(timeout=20)[1]
     assert process.returncode == 143
-    assert "The same command goes on from there." in said
+    assert "(SIGTERM)" in output
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive
-    done = journalled(run)
+    done = journal_count(run)
     assert 0 < done < sum(COUNTS.values())
     finished = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=True)
-    assert f"{done} of 210 images were converted by an earlier run; going on from there." in finished.stderr
-    assert contents(run) == contents(unbroken)
+    assert f"An earlier run converted {done} of 210 images; resuming from there." in finished.stderr
+    assert contents(run) == contents(uninterrupted)
 
 
-def broken_off(tree: Path, out: Path, at: int) -> None:
-    """Leave a conversion as an end after `at` images leaves it."""
+def interrupt(tree: Path, out: Path, after: int) -> None:
+    """Interrupt a conversion after the given number of images."""
 
-    class Enough(Exception):
+    class Interrupted(Exception):
         pass
 
     from mem.data.beton.writer import BetonWriter
@@ -193,34 +192,34 @@ def broken_off(tree: Path, out: Path, at: int) -> None:
 
     def counted(self, image) -> None:
         nonlocal count
-        if count == at:
-            raise Enough
+        if count == after:
+            raise Interrupted
         count += 1
         add(self, image)
 
     BetonWriter.add = counted
     try:
         converted(tree, out)
-    except Enough:
+    except Interrupted:
         pass
     finally:
         BetonWriter.add = add
 
 
-@pytest.mark.parametrize("at", [0, 1, 149, 150, 151, 209])
-def test_broken_off_at_any_image_the_bytes_are_the_same(tree, unbroken, tmp_path, at):
-    broken_off(tree, tmp_path, at)
-    assert journalled(tmp_path) >= at
+@pytest.mark.parametrize("after", [0, 1, 149, 150, 151, 209])
+def test_the_bytes_do_not_depend_on_the_image_of_an_interruption(tree, uninterrupted, tmp_path, after):
+    interrupt(tree, tmp_path, after)
+    assert journal_count(tmp_path) >= after
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
-def test_broken_off_twice_the_bytes_are_the_same(tree, unbroken, tmp_path):
-    broken_off(tree, tmp_path, 40)
-    broken_off(tree, tmp_path, 70)
-    assert journalled(tmp_path) == 110
+def test_two_interruptions_do_not_change_the_bytes(tree, uninterrupted, tmp_path):
+    interrupt(tree, tmp_path, 40)
+    interrupt(tree, tmp_path, 70)
+    assert journal_count(tmp_path) == 110
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -234,58 +233,58 @@ def test_broken_off_twice_the_bytes_are_the_same(tree, unbroken, tmp_path):
         lambda journal, data: data.unlink(),
     ],
 )
-def test_a_torn_journal_or_file_costs_images_and_never_the_truth(tree, unbroken, tmp_path, damage):
-    broken_off(tree, tmp_path, 100)
+def test_a_truncated_journal_or_file_does_not_change_the_bytes(tree, uninterrupted, tmp_path, damage):
+    interrupt(tree, tmp_path, 100)
     damage(tmp_path / ".train.beton.journal", tmp_path / ".train.beton.partial")
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
-def test_what_other_settings_left_is_not_gone_on_with(tree, unbroken, tmp_path):
-    broken_off(tree, tmp_path, 100)
-    said: list[str] = []
-    converted(tree, tmp_path, say=said.append, jpeg_quality=60)
-    assert not said
-    assert contents(tmp_path) != contents(unbroken)
+def test_an_attempt_with_other_settings_is_discarded(tree, uninterrupted, tmp_path):
+    interrupt(tree, tmp_path, 100)
+    messages: list[str] = []
+    converted(tree, tmp_path, say=messages.append, jpeg_quality=60)
+    assert not messages
+    assert contents(tmp_path) != contents(uninterrupted)
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
-def test_an_end_between_naming_the_files_is_gone_on_with(tree, unbroken, tmp_path, monkeypatch):
+def test_an_interruption_while_files_get_their_names_is_resumed(tree, uninterrupted, tmp_path, monkeypatch):
     from mem.data.convert import convert as module
 
-    def first_only(partials) -> None:
-        partials[0].publish()
+    def publish_first(writers) -> None:
+        writers[0].publish()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "publish_all", first_only)
+        patched.setattr(module, "publish_all", publish_first)
         with pytest.raises(KeyboardInterrupt):
             converted(tree, tmp_path)
     assert (tmp_path / "train.beton").exists()
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)
 
 
-def test_a_full_disk_ends_it_with_one_message_and_the_next_run_goes_on(tree, unbroken, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_message_and_the_next_run_resumes(tree, uninterrupted, tmp_path, monkeypatch):
     import errno
 
     from mem.data.beton import writer
 
-    write, left = writer._write, 100_000
+    write, free_bytes = writer._write, 100_000
 
     def limited(descriptor, content, path, position=None) -> None:
-        nonlocal left
-        left -= len(content)
-        if left < 0:
+        nonlocal free_bytes
+        free_bytes -= len(content)
+        if free_bytes < 0:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(descriptor, content, path, position)
 
     with monkeypatch.context() as patched:
         patched.setattr(writer, "_write", limited)
         message = refusal(tree, tmp_path)
-    assert ".train.beton.partial: the disk is full, after" in message
-    assert "run the same command: it goes on from there" in message
+    assert ".train.beton.partial: the disk is full after" in message
+    assert "run the same command to resume" in message
     assert not list(tmp_path.glob("*.beton"))
     converted(tree, tmp_path)
-    assert contents(tmp_path) == contents(unbroken)
+    assert contents(tmp_path) == contents(uninterrupted)

@@ -1,4 +1,4 @@
-"""Any image file becomes the pixels that a person would see, or the reason why not."""
+"""Decoding of image files to pixels, shrinking, and JPEG headers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mem.data.codecs import decode, jpeg_header
+from mem.data.codecs import jpeg_header
 from mem.data.codecs.decode import Unreadable, decode, shrink
 
 
 def smooth(height: int = 40, width: int = 56, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """An image that JPEG keeps nearly as it is and that looks different from every side."""
+    """An image without symmetries that JPEG hardly changes."""
     slopes = np.random.default_rng(seed).uniform(-2, 2, (channels, 2))
     y, x = np.mgrid[0:height, 0:width]
     planes = [128 + a * (y - height / 2) + b * (x - width / 2) for a, b in slopes]
@@ -23,8 +23,8 @@ def smooth(height: int = 40, width: int = 56, channels: int = 3, seed: int = 0) 
 
 
 def noisy(height: int = 200, width: int = 300, seed: int = 0) -> np.ndarray:
-    rough = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
-    return np.clip(smooth(height, width) + rough, 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(seed).normal(0, 20, (height, width, 3))
+    return np.clip(smooth(height, width) + noise, 0, 255).astype(np.uint8)
 
 
 def saved(image: np.ndarray | Image.Image, kind: str, **options) -> bytes:
@@ -44,21 +44,21 @@ def reason(content: bytes) -> str:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_jpeg_gives_the_pixels_that_pillow_gives(progressive, subsampling):
+def test_jpeg_files_have_the_pixels_that_pillow_decodes(progressive, subsampling):
     content = saved(noisy(), "JPEG", quality=90, progressive=progressive, subsampling=subsampling)
     np.testing.assert_array_equal(decode(content), np.asarray(Image.open(io.BytesIO(content))))
 
 
-def test_grey_jpeg_has_three_equal_channels():
-    grey = smooth()[:, :, 0]
-    found = decode(saved(grey, "JPEG", quality=98))
-    assert np.abs(found.astype(int) - grey[:, :, None]).max() <= 3
+def test_a_grayscale_jpeg_has_three_equal_channels():
+    gray = smooth()[:, :, 0]
+    found = decode(saved(gray, "JPEG", quality=98))
+    assert np.abs(found.astype(int) - gray[:, :, None]).max() <= 3
     assert (found[:, :, 0] == found[:, :, 2]).all()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(orientation, kind):
+def test_images_are_turned_upright(orientation, kind):
     upright = smooth()
     turned = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
@@ -72,7 +72,7 @@ def test_pictures_are_turned_upright(orientation, kind):
     assert np.abs(found.astype(int) - upright).max() <= (8 if kind == "JPEG" else 0)
 
 
-def test_print_colours_become_those_on_paper():
+def test_cmyk_becomes_the_colours_on_paper():
     inks = np.zeros((16, 32, 4), dtype=np.uint8)
     inks[:, :8] = (255, 0, 0, 0)
     inks[:, 8:16] = (0, 255, 255, 0)
@@ -82,7 +82,7 @@ def test_print_colours_become_those_on_paper():
         assert np.abs(found[8, column] - colour).max() <= 3, (column, found[8, column])
 
 
-def test_ycck_is_read_as_pillow_reads_it():
+def test_ycck_is_decoded_as_pillow_decodes_it():
     content = bytearray(saved(Image.fromarray(smooth(channels=4), "CMYK"), "JPEG", quality=98))
     adobe = content.index(b"Adobe")
     content[adobe + 11] = 2  # the first three components are Y, Cb and Cr
@@ -94,36 +94,36 @@ def test_ycck_is_read_as_pillow_reads_it():
 @pytest.mark.parametrize("kept", [0.999, 0.99, 0.7, 0.3, 0.1])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_that_ends_early_is_no_picture(mode, progressive, kept):
+def test_a_truncated_jpeg_is_rejected(mode, progressive, kept):
     content = saved(Image.fromarray(noisy()).convert(mode), "JPEG", quality=90, progressive=progressive)
-    assert "damaged or ends early" in reason(content[: int(kept * len(content))])
+    assert "damaged or truncated" in reason(content[: int(kept * len(content))])
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_jpeg_without_its_end_mark_is_no_picture(cut):
-    assert "ends early" in reason(saved(noisy(), "JPEG")[:-cut])
+def test_a_jpeg_without_its_end_marker_is_rejected(cut):
+    assert "truncated" in reason(saved(noisy(), "JPEG")[:-cut])
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_whose_rest_is_zeros_is_no_picture(progressive):
-    """As a download leaves it that had reserved its room."""
+def test_a_jpeg_that_ends_in_zeros_is_rejected(progressive):
+    """Interrupted downloads that had reserved their disk space look like this."""
     content = saved(noisy(), "JPEG", quality=90, progressive=progressive)
     half = len(content) // 2
-    assert "damaged or ends early" in reason(content[:half] + bytes(len(content) - half))
+    assert "damaged or truncated" in reason(content[:half] + bytes(len(content) - half))
 
 
-def test_a_jpeg_with_a_hole_is_no_picture():
+def test_a_jpeg_with_a_hole_is_rejected():
     content = saved(noisy(), "JPEG", quality=90)
     third = len(content) // 3
-    assert "damaged or ends early" in reason(content[:third] + bytes(4096) + content[third + 4096 :])
+    assert "damaged or truncated" in reason(content[:third] + bytes(4096) + content[third + 4096 :])
 
 
-def test_a_jpeg_that_ends_in_its_header_is_no_picture():
-    assert "ends in its header" in reason(saved(noisy(), "JPEG")[:200])
+def test_a_jpeg_that_is_truncated_in_its_header_is_rejected():
+    assert "truncated in its header" in reason(saved(noisy(), "JPEG")[:200])
     assert "header" in reason(b"\xff\xd8\xff")
 
 
-def test_bytes_that_a_camera_puts_before_or_behind_the_end_do_not_matter():
+def test_padding_around_the_end_of_a_jpeg_is_ignored():
     content = saved(noisy(), "JPEG", quality=90)
     np.testing.assert_array_equal(decode(content + b"maker notes" * 100), decode(content))
     np.testing.assert_array_equal(decode(content[:-2] + bytes(20) + content[-2:]), decode(content))
@@ -133,17 +133,17 @@ def test_bytes_that_a_camera_puts_before_or_behind_the_end_do_not_matter():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_give_their_pixels(kind):
+def test_lossless_formats_keep_their_pixels(kind):
     np.testing.assert_array_equal(decode(saved(smooth(), kind)), smooth())
 
 
-def test_grey_and_two_colours():
-    grey = smooth()[:, :, 0]
-    np.testing.assert_array_equal(decode(saved(grey, "PNG")), np.repeat(grey[:, :, None], 3, axis=2))
-    np.testing.assert_array_equal(decode(saved(Image.fromarray(grey > 128), "PNG"))[:, :, 1], (grey > 128) * 255)
+def test_grayscale_and_bilevel_images_are_expanded_to_rgb():
+    gray = smooth()[:, :, 0]
+    np.testing.assert_array_equal(decode(saved(gray, "PNG")), np.repeat(gray[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(decode(saved(Image.fromarray(gray > 128), "PNG"))[:, :, 1], (gray > 128) * 255)
 
 
-def test_a_palette_gives_its_colours():
+def test_a_palette_image_has_its_palettes_colours():
     image = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8), "P")
     image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
     for kind in ("PNG", "GIF"):
@@ -151,7 +151,7 @@ def test_a_palette_gives_its_colours():
         np.testing.assert_array_equal(found, [[[255, 0, 0], [0, 255, 0]], [[10, 20, 30], [0, 255, 0]]])
 
 
-def test_transparent_parts_lie_on_white():
+def test_transparent_parts_are_composited_on_white():
     rgba = np.zeros((1, 3, 4), dtype=np.uint8)
     rgba[0] = [(255, 0, 0, 255), (0, 0, 0, 0), (0, 0, 0, 128)]
     np.testing.assert_array_equal(decode(saved(rgba, "PNG")), [[[255, 0, 0], [255, 255, 255], [127, 127, 127]]])
@@ -160,12 +160,12 @@ def test_transparent_parts_lie_on_white():
     for kind in ("PNG", "GIF"):
         content = saved(palette, kind, transparency=0)
         np.testing.assert_array_equal(decode(content), [[[255, 255, 255], [0, 255, 0]]])
-    grey = Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA")
-    np.testing.assert_array_equal(decode(saved(grey, "PNG")), [[[7, 7, 7], [255, 255, 255]]])
+    gray = Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA")
+    np.testing.assert_array_equal(decode(saved(gray, "PNG")), [[[7, 7, 7], [255, 255, 255]]])
 
 
 def png_of_16_bit(image: np.ndarray) -> bytes:
-    """A PNG file of 16 bit a channel, which Pillow does not write in colour."""
+    """A PNG file with 16 bits per channel, which Pillow cannot write in colour."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -178,7 +178,7 @@ def png_of_16_bit(image: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_is_scaled_and_not_clipped(channels):
+def test_16_bit_values_are_scaled_and_not_clipped(channels):
     values = np.linspace(0, 65_535, 24 * channels).astype(np.uint16).reshape(4, 6, channels)
     np.testing.assert_array_equal(decode(png_of_16_bit(values)), np.broadcast_to(values >> 8, (4, 6, 3)))
     if channels == 1:
@@ -187,7 +187,7 @@ def test_16_bit_is_scaled_and_not_clipped(channels):
             np.testing.assert_array_equal(found, np.broadcast_to(values >> 8, (4, 6, 3)))
 
 
-def test_16_bit_tiff_in_colour_is_scaled_too():
+def test_16_bit_values_of_a_colour_tiff_are_scaled():
     import cv2
 
     values = np.linspace(0, 65_535, 72).astype(np.uint16).reshape(4, 6, 3)
@@ -195,12 +195,12 @@ def test_16_bit_tiff_in_colour_is_scaled_too():
     np.testing.assert_array_equal(decode(content), values >> 8)
 
 
-def test_numbers_without_a_range_are_refused():
+def test_32_bit_values_are_rejected():
     assert "32-bit" in reason(saved(Image.fromarray(np.zeros((4, 4), dtype=np.float32)), "TIFF"))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_several_pictures_the_first_is_taken(kind):
+def test_the_first_of_several_frames_is_decoded(kind):
     frames = [Image.fromarray(np.full((8, 9, 3), value, dtype=np.uint8)) for value in (10, 120, 240)]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
@@ -209,33 +209,33 @@ def test_of_several_pictures_the_first_is_taken(kind):
 
 @pytest.mark.parametrize("kept", [0.95, 0.5, 0.1])
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_other_files_that_end_early_are_no_pictures(kind, kept):
+def test_truncated_files_of_other_formats_are_rejected(kind, kept):
     content = saved(noisy(), kind)
     reason(content[: int(kept * len(content))])
 
 
-def test_a_damaged_png_is_no_picture():
+def test_a_damaged_png_is_rejected():
     content = bytearray(saved(noisy(), "PNG"))
     content[len(content) // 2] ^= 0x55
     assert "damaged" in reason(bytes(content))
 
 
-# --- no pictures -------------------------------------------------------------------------------------------
+# --- no images -------------------------------------------------------------------------------------------
 
 
-def test_an_empty_file_is_no_picture():
+def test_an_empty_file_is_rejected():
     assert reason(b"") == "is empty (0 bytes)"
 
 
 @pytest.mark.parametrize("content", [b"<!DOCTYPE html><p>404", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", bytes(1000)])
-def test_other_files_are_named_by_what_they_start_with(content):
+def test_the_message_about_an_unknown_format_has_its_first_bytes(content):
     assert f"it starts with {content[:8].hex()}" in reason(content)
 
 
-def test_a_file_that_announces_a_giant_picture_is_refused(monkeypatch):
+def test_a_file_that_announces_a_giant_image_is_rejected(monkeypatch):
     monkeypatch.setattr("mem.data.codecs.decode.MAX_PIXELS", 1000)
     for kind in ("JPEG", "PNG"):
-        assert reason(saved(smooth(40, 56), kind)) == "announces 56 x 40 pixels; at most 1,000 are read"
+        assert reason(saved(smooth(40, 56), kind)) == "announces 56 x 40 pixels; the limit is 1,000"
     monkeypatch.undo()
     bomb = bytearray(saved(smooth(), "PNG"))
     bomb[16:24] = struct.pack(">II", 100_000, 100_000)
@@ -247,26 +247,26 @@ def test_a_file_that_announces_a_giant_picture_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("resample", ["area", "lanczos"])
-def test_the_shorter_side_gets_its_length_and_the_shape_stays(resample):
+def test_shrinking_sets_the_shorter_side_and_keeps_the_aspect_ratio(resample):
     assert shrink(smooth(100, 150), 50, resample).shape == (50, 75, 3)
     assert shrink(smooth(333, 100), 50, resample).shape == (166, 50, 3)
     assert shrink(smooth(1000, 3), 2, resample).shape == (667, 2, 3)
 
 
 @pytest.mark.parametrize("resample", ["area", "lanczos"])
-def test_nothing_is_enlarged(resample):
+def test_smaller_images_are_not_enlarged(resample):
     image = smooth(40, 60)
     for side in (None, 40, 41, 1000):
         assert shrink(image, side, resample) is image
 
 
-def test_area_is_the_mean_of_what_a_pixel_covers():
+def test_area_is_the_mean_of_the_area_that_a_pixel_covers():
     image = noisy(40, 60)
     means = image.reshape(20, 2, 30, 2, 3).astype(float).mean(axis=(1, 3))
     assert np.abs(shrink(image, 20, "area") - means).max() <= 0.51
 
 
-def test_lanczos_is_pillows():
+def test_lanczos_equals_pillows():
     image = noisy(40, 60)
     expected = np.asarray(Image.fromarray(image).resize((30, 20), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(shrink(image, 20, "lanczos"), expected)
@@ -276,14 +276,14 @@ def test_lanczos_is_pillows():
 # --- headers -----------------------------------------------------------------------------------------------
 
 
-def test_quality_is_read_from_the_quantisation():
+def test_the_quality_is_estimated_from_the_quantisation_table():
     for quality in (1, 10, 49, 50, 75, 90, 95, 100):
         header = jpeg_header.read_header(saved(noisy(), "JPEG", quality=quality))
         assert header.at_most(quality)
         assert quality == 1 or not header.at_most(quality - 1)
 
 
-def test_plain_files_are_told_from_others():
+def test_plain_jpeg_files_are_recognised():
     def plain(content: bytes) -> bool:
         return jpeg_header.read_header(content).is_plain()
 
@@ -296,7 +296,7 @@ def test_plain_files_are_told_from_others():
     assert not plain(saved(Image.fromarray(smooth(channels=4), "CMYK"), "JPEG"))
 
 
-def test_without_metadata_the_picture_is_the_same_and_smaller():
+def test_removing_metadata_shrinks_the_file_and_keeps_the_pixels():
     exif = Image.Exif()
     exif[0x010E] = "a long description " * 100
     content = saved(noisy(), "JPEG", exif=exif, comment=b"hello", icc_profile=b"p" * 3000)
