@@ -13,7 +13,8 @@ from mem.config.load import load_study
 from mem.errors import UserError
 from mem.models.backbones import build
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import read_config, read_record, write_configs
+from mem.runs.folder import read_record
+from mem.runs.run_config import read_config, write_configs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"

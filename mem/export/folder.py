@@ -29,7 +29,8 @@ from mem.longtail import SHOT_NAMES
 from mem.models.backbones import build
 from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights
-from mem.runs.folder import read_config, read_record
+from mem.runs.folder import read_record
+from mem.runs.run_config import read_config
 
 FORMAT = 1
 """Raised when the folder's files mean something else."""

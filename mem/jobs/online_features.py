@@ -20,7 +20,7 @@ from mem.jobs.backbone_training import fill_color_of, normalization_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.models.pixels import Pixels
-from mem.runs.folder import read_config
+from mem.runs.run_config import read_config
 
 
 def feature_sources(job: Job) -> Callable[[str], FeatureSource]:

@@ -9,7 +9,7 @@ from mem import config
 from mem.data.features.user_files import import_user_features
 from mem.jobs.backbones import require_unchanged
 from mem.jobs.job import Job
-from mem.runs.dag import index_digests
+from mem.runs.keys import index_digests
 
 
 def precomputed_features(job: Job) -> Mapping[str, Any]:

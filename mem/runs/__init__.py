@@ -1,1 +1,1 @@
-"""The runs of a study: which there are, their keys, their folders, and the difference between two of them."""
+"""The runs of a study: the DAG, keys, folders, configurations, and the difference between two runs."""

@@ -14,7 +14,7 @@ from mem.cli.main import main
 from mem.config.load import load_study
 from mem.models.weights import load_weights
 from mem.runs.dag import study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
 

@@ -20,7 +20,7 @@ from mem.data.features.writer import FeatureWriter, Part, each_rank
 from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
 from tests.stages.running import MEM, run_here

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mem.config.load import load_study
 from mem.runs.dag import study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.tracking.log import read_curve, read_events
 from mem.train.checkpoints import Checkpoints
 from tests.stages.running import MEM, MINI, run_of

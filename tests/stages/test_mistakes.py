@@ -14,7 +14,7 @@ import pytest
 from mem.config.load import load_study
 from mem.metrics.predictions import read_predictions
 from mem.runs.dag import study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from tests.conftest import REPOSITORY
 from tests.stages.running import MINI, mem, refusal, run_of
 

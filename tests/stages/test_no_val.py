@@ -15,7 +15,8 @@ from mem.data.beton.reader import Beton
 from mem.errors import UserError
 from mem.report.results import from_csv
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import RunFolder, read_record, write_configs
+from mem.runs.folder import RunFolder, read_record
+from mem.runs.run_config import write_configs
 from mem.tracking.log import read_curve
 from tests.conftest import REPOSITORY
 from tests.stages.running import refusal, run_here

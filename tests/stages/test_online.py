@@ -22,7 +22,8 @@ from mem.jobs.job import Job
 from mem.jobs.online_features import feature_sources
 from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import RunFolder, read_config, write_configs
+from mem.runs.folder import RunFolder
+from mem.runs.run_config import read_config, write_configs
 from mem.tracking.log import NullLog
 from tests.conftest import REPOSITORY
 from tests.stages.running import run_here

@@ -214,7 +214,7 @@ def test_keys_follow_what_the_files_hold(tmp_path):
 
 def broken_run(folder: Path, values: dict) -> str:
     """What the stage features says of a study."""
-    from mem.runs.folder import write_configs
+    from mem.runs.run_config import write_configs
 
     study = Study.model_validate(values)
     runs = study_runs(study)

@@ -61,7 +61,7 @@ def test_the_converted_images_are_the_files_that_the_lists_name(folder, runs):
         path, label = listed[i]
         out = np.zeros((24, 30, 3), dtype=np.uint8)
         test.crop(i, 0, 0, 24, 30, out)
-        np.testing.assert_array_equal(out, miniatures.picture(int(label), int(path[-8:-4]), 100))
+        np.testing.assert_array_equal(out, miniatures.sample_image(int(label), int(path[-8:-4]), 100))
     names = (converted / "images.csv").read_text()
     assert all(path in names for path, _ in listed)
 
@@ -86,7 +86,7 @@ def test_a_list_that_names_missing_files_ends_the_conversion_with_one_message(fo
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     from mem.config.load import load_study
     from mem.runs.dag import study_runs
-    from mem.runs.folder import write_configs
+    from mem.runs.run_config import write_configs
 
     study = load_study([tmp_path / "study.yaml"])
     convert = next(run for run in study_runs(study) if run.stage == "convert")

@@ -15,7 +15,7 @@ from mem.config.load import load_study
 from mem.errors import Stopped
 from mem.jobs.signals import SAVED_VARIABLE, WORKFLOW_VARIABLE, StopSignals
 from mem.runs.dag import study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.tracking.log import read_events
 from tests.conftest import REPOSITORY
 

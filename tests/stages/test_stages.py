@@ -50,7 +50,7 @@ def test_features_are_those_of_the_model_on_the_images(study):
     from mem.jobs.backbone_training import normalization_of
     from mem.models.backbones import build
     from mem.models.weights import load_into, load_weights
-    from mem.runs.folder import read_config
+    from mem.runs.run_config import read_config
 
     tuned = study / run_of("finetune").folder
     backbone = read_config(tuned, "finetune").union("backbone", Backbone)
@@ -167,7 +167,7 @@ def test_the_table_is_printed_with_where_to_look(study):
 def test_a_study_without_a_report_is_named_with_those_that_have_one(study):
     done = mem(study, "results", "minni", check=False)
     assert done.returncode == 2
-    assert "study minni has no report yet; run it first. Did you mean mini?" in done.stderr
+    assert "study minni has no report yet. Run the study first. Did you mean mini?" in done.stderr
 
 
 def test_the_same_run_gives_the_same_weights(study, tmp_path):

@@ -8,7 +8,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from mem.errors import UserError
 from mem.workflow_process import WorkflowProcess
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
 from mem.config.load import load_study, study_files
 

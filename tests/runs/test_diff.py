@@ -1,4 +1,4 @@
-"""What differs between two runs is said, and nothing else."""
+"""The difference between two runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mem.config.load import load_study
 from mem.errors import UserError
 from mem.runs.dag import Run, study_runs
 from mem.runs.diff import compare, find_run
-from mem.runs.folder import RunFolder, read_config, write_configs
+from mem.runs.folder import RunFolder
+from mem.runs.run_config import read_config, write_configs
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -21,7 +22,7 @@ CHANGED = {"heads": {"mem": {"xi": 35.0}}, "features": {"views": 3}, "finetune":
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Two studies' runs, all finished as far as a record tells."""
+    """The runs of two studies, all with the record of a finished run."""
     for changes in ({}, CHANGED):
         study = load_study([MINI], changes)
         runs = study_runs(study)
@@ -44,13 +45,13 @@ def finish(root: Path, run: Run) -> None:
     RunFolder(root / run.folder).record.write_text(json.dumps(record))
 
 
-def head(changes: dict | None = None, variant: str = "mem") -> Run:
+def head_run(changes: dict | None = None, variant: str = "mem") -> Run:
     runs = study_runs(load_study([MINI], changes or {}))
     return next(run for run in runs if run.stage == "train_head" and run.labels["variant"] == variant)
 
 
 def section(text: str, title: str) -> dict[str, list[str]]:
-    """The lines of a section, by their first word."""
+    """The cells of a section, by the name in the first column."""
     lines = iter(text.splitlines())
     assert any(line.split()[:1] == [title] for line in lines), text
     next(lines)
@@ -63,8 +64,8 @@ def section(text: str, title: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_settings_are_told_flat_with_the_inputs_up_the_lineage(root):
-    a, b = head(), head(CHANGED)
+def test_settings_are_compared_by_dotted_name_including_those_of_inputs(root):
+    a, b = head_run(), head_run(CHANGED)
     text = compare(str(a.folder), str(b.folder), root)
     assert section(text, "settings") == {"head.xi": ["20", "35"]}
     inputs = section(text, "inputs")
@@ -75,8 +76,8 @@ def test_settings_are_told_flat_with_the_inputs_up_the_lineage(root):
     assert text.splitlines()[:2] == [f"A  {a.folder}", f"B  {b.folder}"]
 
 
-def test_scores_of_heads_stand_beside_one_another(root):
-    a, b = head(), head(variant="crt")
+def test_scores_of_two_heads_are_compared(root):
+    a, b = head_run(), head_run(variant="crt")
     for run, score in ((a, 40.0), (b, 42.5)):
         evaluation = next(
             r for r in study_runs(load_study([MINI])) if r.stage == "evaluate" and r.inputs["head"].key == run.key
@@ -86,35 +87,37 @@ def test_scores_of_heads_stand_beside_one_another(root):
     text = compare(a.key, b.key[:8], root)
     assert section(text, "results") == {"test.all": ["40", "42.5", "+2.5"]}
     assert section(text, "settings")["head.classifier_from"] == ["ce", "-"]
-    assert text.endswith("Alike: inputs.")
+    assert text.endswith("No difference in: inputs.")
 
 
-def test_a_run_that_is_not_finished_is_compared_by_its_settings(root):
-    RunFolder(root / head(CHANGED).folder).record.unlink()
-    text = compare(head().key, head(CHANGED).key, root)
+def test_an_unfinished_run_is_compared_by_its_settings(root):
+    RunFolder(root / head_run(CHANGED).folder).record.unlink()
+    text = compare(head_run().key, head_run(CHANGED).key, root)
     assert "(not finished)" in text
     assert section(text, "settings") == {"head.xi": ["20", "35"]}
 
 
-def test_a_run_is_equal_to_itself(root):
-    assert compare(head().key, str(head().folder), root).endswith("This is one run.")
+def test_a_run_is_the_same_as_itself(root):
+    assert compare(head_run().key, str(head_run().folder), root).endswith("A and B are the same run.")
 
 
-def test_what_cannot_be_compared_is_said(root):
-    with pytest.raises(UserError, match=r"no run folder, and no key under .* begins so"):
+def test_runs_that_cannot_be_compared_are_reported(root):
+    with pytest.raises(UserError, match=r"not a run folder, and not a prefix of a key in"):
         find_run("nothing", root)
-    twin = head().folder.with_name(f"train_head-{head().key[:6]}000000")
+    twin = head_run().folder.with_name(f"train_head-{head_run().key[:6]}000000")
     (root / twin).mkdir()
     (root / twin / "config.yaml").write_text("")
-    with pytest.raises(UserError, match=rf"(?s)2 runs have keys that begin so; give more of it:\n  .*{head().key}"):
-        find_run(head().key[:6], root)
+    with pytest.raises(
+        UserError, match=rf"(?s)2 runs have keys with this prefix. Give more digits:\n  .*{head_run().key}"
+    ):
+        find_run(head_run().key[:6], root)
     with pytest.raises(UserError, match=r"is a train_head run and .* a features run"):
-        compare(head().key, head().inputs["features"].key, root)
+        compare(head_run().key, head_run().inputs["features"].key, root)
 
 
-def test_the_command_is_told_from_a_list_of_runs(root, monkeypatch, capsys):
+def test_the_command_line_distinguishes_comparing_from_listing_runs(root, monkeypatch, capsys):
     monkeypatch.chdir(root)
-    assert main(["runs", "compare", head().key, head(CHANGED).key]) == 0
+    assert main(["runs", "compare", head_run().key, head_run(CHANGED).key]) == 0
     assert "head.xi" in capsys.readouterr().out
     assert main(["runs", str(MINI)]) == 0
-    assert head().key in capsys.readouterr().out
+    assert head_run().key in capsys.readouterr().out
