@@ -7,7 +7,7 @@ results.csv in the folder with its name. A block names its table and, as KEY=VAL
 
     <!-- /table -->
 
-- `accuracy`: test accuracy of every method; with many methods, the best on val first.
+- `accuracy`: test accuracy of every method; many methods are sorted, best on val first.
 - `scores`: mean and 95 % interval of `columns` (default: the shot groups) on `split`.
 - `differences`: paired differences from `minus` on `split`. With `heads`, those methods only and no p-values;
   otherwise every method, with p-values.
@@ -24,9 +24,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mem.metrics import paired_student
-from mem.report.differences import differences, signed
-from mem.report.results import SHOTS, Row, by_variant, from_csv, summarised, table, to_markdown
-from mem.report.tables import accuracy_table, difference_text
+from mem.report.differences import format_difference, paired_differences
+from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise
+from mem.report.table_formats import markdown_table
+from mem.report.tables import accuracy_table, paired_difference_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -46,50 +47,48 @@ def regenerate(page: Path) -> str:
     def block(match: re.Match[str]) -> str:
         kind, *pairs = match[2].split()
         lines = TABLES[kind](rows, dict(pair.split("=", 1) for pair in pairs))
-        return f"{match[1]}\n{to_markdown(lines)}\n{match[3]}"
+        return f"{match[1]}\n{markdown_table(lines)}\n{match[3]}"
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
 
-def _accuracy(rows: Sequence[Row], _: Options) -> Lines:
+def _accuracy(rows: Sequence[ScoreRow], _: Options) -> Lines:
     return accuracy_table(rows)
 
 
-def _scores(rows: Sequence[Row], options: Options) -> Lines:
+def _scores(rows: Sequence[ScoreRow], options: Options) -> Lines:
     columns = options.get("columns", ",".join(SHOTS)).split(",")
-    header, *body = table(summarised(_selected(rows, options), options["split"], columns))
+    header, *body = score_table(summarise(_selected(rows, options), options["split"], columns))
     return [[name.replace("_", " ") for name in header], *body]
 
 
-def _differences(rows: Sequence[Row], options: Options) -> Lines:
+def _differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     if "heads" not in options:
-        return difference_text(rows, options["split"]) or []
+        return paired_difference_table(rows, options["split"]) or []
     reference = options["minus"]
     chosen = by_variant(_selected(rows, options), options["split"])
-    found = differences(rows, options["split"], reference)
+    differences = paired_differences(rows, options["split"], reference)
     body = [
-        [head, *[signed(found[head][shot].mean, found[head][shot].half_width) for shot in SHOTS]]
-        for head in chosen
-        if head != reference
+        [head, *[format_difference(differences[head][shot]) for shot in SHOTS]] for head in chosen if head != reference
     ]
     return [[f"minus {reference}", *SHOTS], *body]
 
 
-def _study_differences(rows: Sequence[Row], options: Options) -> Lines:
-    others = by_variant(from_csv(RESULTS / options["study"] / "results.csv"), options["split"])
+def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
+    other_rows = by_variant(from_csv(RESULTS / options["study"] / "results.csv"), options["split"])
     lines = [["method", *SHOTS]]
-    for head, mine in by_variant(rows, options["split"]).items():
-        theirs = {row.repeat: row for row in others[head]}
-        pairs = [(theirs[row.repeat], row) for row in mine]
-        shots = [
+    for head, head_rows in by_variant(rows, options["split"]).items():
+        other_row = {row.repeat: row for row in other_rows[head]}
+        pairs = [(other_row[row.repeat], row) for row in head_rows]
+        differences = [
             paired_student([getattr(a, shot) for a, _ in pairs], [getattr(b, shot) for _, b in pairs]) for shot in SHOTS
         ]
-        lines.append([head, *[signed(shot.mean, shot.half_width) for shot in shots]])
+        lines.append([head, *map(format_difference, differences)])
     return lines
 
 
-def _selected(rows: Sequence[Row], options: Options) -> list[Row]:
-    """The rows of the methods that `heads` names, all without it."""
+def _selected(rows: Sequence[ScoreRow], options: Options) -> list[ScoreRow]:
+    """Return the rows of the methods that `heads` names, or all rows without it."""
     patterns = options.get("heads", "*").split(",")
     for pattern in patterns:
         if not any(fnmatchcase(row.variant, pattern) for row in rows):
@@ -97,7 +96,7 @@ def _selected(rows: Sequence[Row], options: Options) -> list[Row]:
     return [row for row in rows if any(fnmatchcase(row.variant, pattern) for pattern in patterns)]
 
 
-TABLES: dict[str, Callable[[Sequence[Row], Options], Lines]] = {
+TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
     "accuracy": _accuracy,
     "scores": _scores,
     "differences": _differences,

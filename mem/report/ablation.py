@@ -1,4 +1,4 @@
-"""Heads that differ in one setting only: what a sweep shows, found from the heads' settings themselves."""
+"""Ablations: sets of heads that differ in exactly one setting, found by comparing the settings of all heads."""
 
 from __future__ import annotations
 
@@ -11,67 +11,66 @@ from mem.config import Head
 
 @dataclass(frozen=True)
 class Ablation:
-    """Heads that agree in everything but one setting."""
+    """Heads whose settings are equal except for one."""
 
     setting: str
-    """Its name, with dots."""
+    """Dotted name of the setting that differs."""
     variants: tuple[str, ...]
-    """The heads, in the order of `values`."""
+    """Names of the heads, in the order of `values`."""
     values: tuple[Any, ...]
-    """What each has: ascending where they are numbers."""
+    """Value of the setting for each head; ascending if all values are numbers."""
 
     @property
     def numeric(self) -> bool:
-        """Whether the values can stand on an axis."""
+        """Whether all values are numbers, so that they fit on an axis."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
 
-def ablations(heads: Mapping[str, Head], method: str = "mem") -> list[Ablation]:
-    """For each setting in which heads of a method differ, the heads that differ in it alone.
+def find_ablations(heads: Mapping[str, Head], method: str = "mem") -> list[Ablation]:
+    """Return one ablation for every setting in which heads of a method differ while all other settings are equal.
 
-    Where several sets of heads do, as in a grid, the one with the head that is named like the method is taken, else the
-    largest. Heads with equal settings count once.
+    A grid has several such sets for one setting: the set that contains the head named like the method is used,
+    otherwise the largest one. Heads with equal settings count once.
     """
-    flat = {name: flattened(head.model_dump(mode="json")) for name, head in heads.items() if head.method == method}
-    by_settings: dict[tuple, str] = {}
-    for name, settings in flat.items():
-        by_settings.setdefault(_frozen(settings), name)
-    # A head that is named like the method stands for its equals.
-    if method in flat:
-        by_settings[_frozen(flat[method])] = method
-    single = {name: flat[name] for name in by_settings.values()}
-    found: list[Ablation] = []
-    for setting in dict.fromkeys(key for settings in single.values() for key in settings):
-        families: dict[tuple, dict[str, Any]] = {}
-        for name, settings in single.items():
+    settings_of = {name: flatten(head.model_dump(mode="json")) for name, head in heads.items() if head.method == method}
+    name_by_settings: dict[tuple, str] = {}
+    for name, settings in settings_of.items():
+        name_by_settings.setdefault(_hashable(settings), name)
+    # Of several equal heads, the one named like the method is listed.
+    if method in settings_of:
+        name_by_settings[_hashable(settings_of[method])] = method
+    distinct = {name: settings_of[name] for name in name_by_settings.values()}
+    ablations: list[Ablation] = []
+    for setting in dict.fromkeys(key for settings in distinct.values() for key in settings):
+        value_sets: dict[tuple, dict[str, Any]] = {}
+        for name, settings in distinct.items():
             if setting in settings:
-                rest = {key: value for key, value in settings.items() if key != setting}
-                families.setdefault(_frozen(rest), {})[name] = settings[setting]
-        several = [family for family in families.values() if len(family) > 1]
-        if several:
-            family = max(several, key=lambda members: (method in members, len(members)))
-            found.append(_sorted(setting, family))
-    return found
+                others = {key: value for key, value in settings.items() if key != setting}
+                value_sets.setdefault(_hashable(others), {})[name] = settings[setting]
+        candidates = [values for values in value_sets.values() if len(values) > 1]
+        if candidates:
+            ablations.append(_ascending(setting, max(candidates, key=lambda values: (method in values, len(values)))))
+    return ablations
 
 
-def flattened(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists as they are."""
-    found: dict[str, Any] = {}
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted names. Lists become tuples."""
+    flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flattened(value, f"{above}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
-            found[above + name] = tuple(value) if isinstance(value, list) else value
-    return found
+            flat[prefix + name] = tuple(value) if isinstance(value, list) else value
+    return flat
 
 
-def _frozen(settings: Mapping[str, Any]) -> tuple:
+def _hashable(settings: Mapping[str, Any]) -> tuple:
     return tuple(sorted((key, repr(value)) for key, value in settings.items()))
 
 
-def _sorted(setting: str, family: Mapping[str, Any]) -> Ablation:
-    one = Ablation(setting, tuple(family), tuple(family.values()))
-    if not one.numeric:
-        return one
-    pairs = sorted(family.items(), key=lambda item: item[1])
+def _ascending(setting: str, value_of: Mapping[str, Any]) -> Ablation:
+    ablation = Ablation(setting, tuple(value_of), tuple(value_of.values()))
+    if not ablation.numeric:
+        return ablation
+    pairs = sorted(value_of.items(), key=lambda pair: pair[1])
     return Ablation(setting, tuple(name for name, _ in pairs), tuple(value for _, value in pairs))

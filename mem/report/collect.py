@@ -1,4 +1,4 @@
-"""What a report needs of a study's evaluations, read once."""
+"""Collecting the results of a study: every evaluation is read once, and the report is built from what was read."""
 
 from __future__ import annotations
 
@@ -11,74 +11,87 @@ import numpy as np
 
 from mem.errors import UserError
 from mem.report.evaluation import read_evaluation
-from mem.report.results import Row, rows_of
+from mem.report.results import ScoreRow, score_rows
 
 
 @dataclass
 class StudyResults:
-    """Scores of all evaluations; matrices are sums or means over seeds and class orders."""
+    """Scores of all evaluations of a study. Matrices are summed or averaged over seeds and class orders."""
 
-    rows: list[Row] = field(default_factory=list)
-    wrong: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of each variant: wrong test images of shot i that were predicted as shot j."""
-    norms: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of each MEM variant: mean norm on test, true group x sub-network."""
-    folders: dict[tuple[str, int, int], Path] = field(default_factory=dict)
-    """The evaluate run of each (variant, order, seed)."""
+    rows: list[ScoreRow] = field(default_factory=list)
+    wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each variant: wrong test images of true shot group i that were predicted as shot group j."""
+    mean_norms: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each MEM variant: mean norm on test, true group x sub-network."""
+    evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)
+    """Folder of the evaluate run of each (variant, class order, seed)."""
 
-    def confusion(self, variants: Iterable[str]) -> dict[str, np.ndarray]:
-        """Of the wrong test images of each shot, the percentage that landed in each shot: the paper's figure 1a."""
+    def error_shares(self, variants: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return where wrong predictions land, as in the paper's figure 1a.
+
+        Each row is a true shot group and sums to 100: the percentage of its wrong test images in each shot group.
+        """
         with np.errstate(invalid="ignore"):
-            return {v: 100 * self.wrong[v] / self.wrong[v].sum(axis=1, keepdims=True) for v in variants}
+            return {
+                variant: 100 * self.wrong_counts[variant] / self.wrong_counts[variant].sum(axis=1, keepdims=True)
+                for variant in variants
+            }
 
 
 def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -> StudyResults:
-    """Read a study's evaluate runs.
+    """Read the evaluate runs of a study.
 
     Args:
-        study: The study's name.
-        evaluations: What this study calls each run, and the run's folder. Runs are shared by studies, and keep in their
-            record what the first one called them.
+        study: Name of the study.
+        evaluations: The labels that this study gives each run, and the run's folder. Studies share runs, and a run's
+            record keeps the labels of the study that created it.
 
     Raises:
-        UserError: One is not finished or damaged, or evaluations of several data sets were mixed.
+        UserError: An evaluation is unfinished or damaged, or the evaluations are of different data sets.
     """
-    found = StudyResults()
-    first: dict[int, tuple[Path, object]] = {}
+    results = StudyResults()
+    first_of_order: dict[int, tuple[Path, object]] = {}
     norms: dict[str, list[np.ndarray]] = {}
     for labels, folder in evaluations:
         record, metrics = read_evaluation(folder)
-        _check_same_data(first.setdefault(labels["order"], (folder, _data_of(metrics))), (folder, _data_of(metrics)))
-        record = {**record, "labels": labels}
-        found.rows += rows_of(study, [(record, metrics)])
+        current = (folder, _data_summary(metrics))
+        _check_same_data(first_of_order.setdefault(labels["order"], current), current)
+        results.rows += score_rows(study, [({**record, "labels": labels}, metrics)])
         variant, test = labels["variant"], metrics["splits"]["test"]
-        found.folders[variant, labels["order"], labels["seed"]] = folder
-        found.wrong[variant] = found.wrong.get(variant, 0) + np.asarray(test["wrong_by_group"], dtype=np.float64)
+        results.evaluations[variant, labels["order"], labels["seed"]] = folder
+        counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
+        results.wrong_counts[variant] = results.wrong_counts.get(variant, 0) + counts
         if "norms" in test:
             norms.setdefault(variant, []).append(np.array(test["norms"], dtype=np.float64))
-    datasets = sorted({row.dataset for row in found.rows})
+    datasets = sorted({row.dataset for row in results.rows})
     if len(datasets) > 1:
-        raise UserError(f"Evaluations of different data sets cannot stand in one report: {', '.join(datasets)}")
-    found.norms = {variant: np.mean(several, axis=0) for variant, several in norms.items()}
-    return found
+        raise UserError(
+            f"The evaluations of study {study} are of several data sets: {', '.join(datasets)}. A report covers one "
+            f"data set. Delete the folders of the wrong evaluations and run the workflow."
+        )
+    results.mean_norms = {variant: np.mean(matrices, axis=0) for variant, matrices in norms.items()}
+    return results
 
 
-def _data_of(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
-    """What tells data sets and class orders apart: training images of each class, images of each split."""
+def _data_summary(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
+    """Return training images per class and images per split, which differ between data sets and class orders."""
     return metrics["class_counts"], {name: scores["images"] for name, scores in metrics["splits"].items()}
 
 
 def _check_same_data(first: tuple[Path, Any], other: tuple[Path, Any]) -> None:
-    """Heads of one class order were evaluated on the same images."""
+    """Require that two evaluations of one class order used the same images."""
     if first[1] != other[1]:
-        (counts, images), (other_counts, other_images) = first[1], other[1]
         raise UserError(
-            f"{first[0] / 'metrics.json'} is of {len(counts):,} classes with {sum(counts):,} training images and "
-            f"scores {_listed(images)}, {other[0] / 'metrics.json'} of {len(other_counts):,} classes with "
-            f"{sum(other_counts):,} and {_listed(other_images)}: they are of different data sets or class orders, and "
-            f"cannot stand in one report. Evaluate the wrong one again: delete its folder and run the workflow"
+            f"{_describe_data(*first)}, but {_describe_data(*other)}. They are of different data sets or class orders, "
+            f"and a report needs the same images for all heads. Delete the folder of the wrong evaluation and run the "
+            f"workflow."
         )
 
 
-def _listed(images: Mapping[str, int]) -> str:
-    return " and ".join(f"{number:,} images of {split}" for split, number in images.items())
+def _describe_data(folder: Path, data: tuple[list[int], dict[str, int]]) -> str:
+    class_counts, split_sizes = data
+    sizes = " and ".join(f"{number:,} images of {split}" for split, number in split_sizes.items())
+    return (
+        f"{folder / 'metrics.json'} has {len(class_counts):,} classes, {sum(class_counts):,} training images, and "
+        f"scores of {sizes}"
+    )

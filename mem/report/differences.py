@@ -1,4 +1,4 @@
-"""Which method is ahead of which: paired differences, and the order and choice of methods in tables."""
+"""Paired differences between methods, and which methods a table or figure shows in which order."""
 
 from __future__ import annotations
 
@@ -17,101 +17,127 @@ from mem.metrics import (
     paired_student,
     shot_accuracy,
 )
-from mem.metrics.predictions import check_same_images, read_predictions
-from mem.report.results import SHOTS, Row, by_variant
+from mem.metrics.predictions import read_predictions, require_same_images
+from mem.report.results import SHOTS, ScoreRow, by_variant
 
 MANY_VARIANTS = 12
-"""Tables of more variants than this are sorted by val."""
-MINUS = "−"
+"""Tables with more variants than this are sorted by accuracy on val."""
+MINUS_SIGN = "−"
 
 
-def reference_of(rows: Sequence[Row]) -> str:
-    """The variant that others are compared with: cRT, the paper's own reference, else the first."""
+def reference_variant(rows: Sequence[ScoreRow]) -> str:
+    """Return the variant that others are compared with: cRT, as in the paper, otherwise the first variant."""
     methods = {row.variant: row.method for row in rows}
     if methods.get("crt") == "crt":
         return "crt"
     return next((variant for variant, method in methods.items() if method == "crt"), next(iter(methods)))
 
 
-def val_means(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean accuracy on val of each variant that has one."""
-    return {v: interval([row.all for row in mine]).mean for v, mine in by_variant(rows, "val").items() if mine}
+def val_accuracy(rows: Sequence[ScoreRow]) -> dict[str, float]:
+    """Return the mean accuracy on val of every variant that was evaluated on val."""
+    return {
+        variant: interval([row.all for row in val_rows]).mean
+        for variant, val_rows in by_variant(rows, "val").items()
+        if val_rows
+    }
 
 
-def chosen_by_val(rows: Sequence[Row]) -> str | None:
-    """The variant with the highest mean accuracy on val (the first of equal ones); none without val."""
-    means = val_means(rows)
-    return max(means, key=lambda variant: means[variant]) if means else None
+def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
+    """Return the variant with the highest mean accuracy on val (the first in a tie), or `None` without val."""
+    accuracy = val_accuracy(rows)
+    return max(accuracy, key=lambda variant: accuracy[variant]) if accuracy else None
 
 
-def ordered(rows: Sequence[Row]) -> list[str]:
-    """The variants as a table should list them: as in the study, or, where they are many, the best on val first."""
+def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
+    """Return the variants in the order of the study, or best on val first if there are more than `MANY_VARIANTS`."""
     variants = list(dict.fromkeys(row.variant for row in rows))
-    means = val_means(rows)
-    if len(variants) <= MANY_VARIANTS or not means:
+    accuracy = val_accuracy(rows)
+    if len(variants) <= MANY_VARIANTS or not accuracy:
         return variants
-    return sorted(variants, key=lambda variant: -means.get(variant, float("-inf")))
+    return sorted(variants, key=lambda variant: -accuracy.get(variant, float("-inf")))
 
 
-def shown(rows: Sequence[Row], limit: int) -> list[str]:
-    """The variants that a figure has room for: all, or CE, the reference and the best on val."""
-    order = ordered(rows)
-    if len(order) <= limit:
-        return order
+def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
+    """Return at most `limit` variants for a figure: all, or CE, the reference and the best on val."""
+    variants = sorted_variants(rows)
+    if len(variants) <= limit:
+        return variants
     methods = {row.variant: row.method for row in rows}
-    always = {reference_of(rows), *[v for v in order if methods[v] == "ce"][:1]}
-    best = [variant for variant in order if variant not in always][: limit - len(always)]
-    return [variant for variant in order if variant in always or variant in best]
+    required = {reference_variant(rows), *[v for v in variants if methods[v] == "ce"][:1]}
+    best = [variant for variant in variants if variant not in required][: limit - len(required)]
+    return [variant for variant in variants if variant in required or variant in best]
 
 
 # --- over runs -----------------------------------------------------------------------------------------
 
 
-def differences(
-    rows: Sequence[Row], split: str, reference: str, columns: Sequence[str] = SHOTS
+def paired_differences(
+    rows: Sequence[ScoreRow], split: str, reference: str, columns: Sequence[str] = SHOTS
 ) -> dict[str, dict[str, PairedDifference]]:
-    """For each other variant, its score minus the reference's over the runs that both have (seed and class order)."""
+    """Return each variant's scores minus those of the reference.
+
+    Runs are paired by seed and class order. Variants without a common run are left out.
+
+    Raises:
+        UserError: There is no variant named `reference`.
+    """
     grouped = by_variant(rows, split)
     if reference not in grouped:
-        raise UserError(f"There is no head `{reference}` to compare with; there are: {', '.join(grouped)}")
-    base = {row.repeat: row for row in grouped[reference]}
-    found: dict[str, dict[str, PairedDifference]] = {}
-    for variant, mine in grouped.items():
-        pairs = [(row, base[row.repeat]) for row in mine if row.repeat in base]
-        if variant != reference and pairs:
-            found[variant] = {
-                name: paired_student([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs])
-                for name in columns
-            }
-    return found
+        raise UserError(f"There is no head `{reference}` to compare with. The study has: {', '.join(grouped)}.")
+    differences = {
+        variant: difference_of(rows, variant, reference, split, columns) for variant in grouped if variant != reference
+    }
+    return {variant: scores for variant, scores in differences.items() if any(score.pairs for score in scores.values())}
+
+
+def difference_of(
+    rows: Sequence[ScoreRow],
+    variant: str,
+    reference: str,
+    split: str = "test",
+    columns: Sequence[str] = SHOTS,
+) -> dict[str, PairedDifference]:
+    """Return the scores of one variant minus those of another over their common runs; NaN if there are none."""
+    grouped = by_variant(rows, split)
+    reference_row = {row.repeat: row for row in grouped[reference]}
+    pairs = [(row, reference_row[row.repeat]) for row in grouped[variant] if row.repeat in reference_row]
+    return {
+        name: paired_student([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs])
+        for name in columns
+    }
 
 
 def difference_table(
-    found: Mapping[str, Mapping[str, PairedDifference]], reference: str, order: Iterable[str]
+    differences: Mapping[str, Mapping[str, PairedDifference]], reference: str, order: Iterable[str]
 ) -> list[list[str]]:
-    """Header and lines: method, difference of each shot, p-value of all, its adjusted one, pairs of runs."""
-    listed = [variant for variant in order if variant in found]
-    p_values = [found[variant]["all"].p for variant in listed]
+    """Return a table with one line per method: differences by shot group, p-values for all classes, pairs of runs."""
+    variants = [variant for variant in order if variant in differences]
+    p_values = [differences[variant]["all"].p for variant in variants]
     adjusted = holm([1.0 if p is None else p for p in p_values])
     lines = [[f"minus {reference}", *SHOTS, "p", "p, adjusted", "pairs"]]
-    for variant, p, holms in zip(listed, p_values, adjusted, strict=True):
-        scores = found[variant]
-        shots = [signed(scores[shot].mean, scores[shot].half_width) for shot in SHOTS]
-        tests = ["-", "-"] if p is None else [p_text(p), p_text(holms)]
+    for variant, p, adjusted_p in zip(variants, p_values, adjusted, strict=True):
+        scores = differences[variant]
+        shots = [format_difference(scores[shot]) for shot in SHOTS]
+        tests = ["-", "-"] if p is None else [format_p_value(p), format_p_value(adjusted_p)]
         lines.append([variant, *shots, *tests, str(scores["all"].pairs)])
     return lines
 
 
-def signed(mean: float, half_width: float | None = None) -> str:
-    """A difference with its sign; `-` where there is none."""
+def format_difference(difference: PairedDifference) -> str:
+    """Return a difference with its sign and its 95 % interval."""
+    return format_signed(difference.mean, difference.half_width)
+
+
+def format_signed(mean: float, half_width: float | None = None) -> str:
+    """Return a number with its sign and, if given, the half-width of its interval; `-` for NaN."""
     if np.isnan(mean):
         return "-"
-    number = f"{mean:+.2f}".replace("-", MINUS)
+    number = f"{mean:+.2f}".replace("-", MINUS_SIGN)
     return number if half_width is None else f"{number} ± {half_width:.2f}"
 
 
-def p_text(p: float) -> str:
-    """A p-value with as many digits as it deserves."""
+def format_p_value(p: float) -> str:
+    """Return a p-value with three decimals if it is below 0.1, otherwise with two."""
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
@@ -119,38 +145,42 @@ def p_text(p: float) -> str:
 
 
 def image_difference_table(folders: Mapping[str, Path], reference: str, order: Iterable[str]) -> list[list[str]]:
-    """Differences on the test images of one run: 95 % interval by bootstrap, p-value of McNemar's test.
+    """Return a table of differences over the test images of one run.
+
+    Intervals are 95 % bootstrap intervals, p-values are those of McNemar's test.
 
     Args:
-        folders: The evaluate run of each variant.
+        folders: Folder of the evaluate run of each variant.
         reference: The variant that is subtracted.
-        order: In which to list the variants.
+        order: Variants in the order of the table.
 
     Raises:
-        UserError: Predictions are missing, or not of the same images.
+        UserError: Predictions are missing or of different images.
     """
     about, splits = read_predictions(folders[reference] / "predictions.parquet")
-    base = splits["test"]
+    reference_predictions = splits["test"]
+    labels = reference_predictions.labels
     shots = np.asarray(about.shot_of_class)
-    expected = shot_accuracy(base.predictions, base.labels, shots)
-    listed = [variant for variant in order if variant in folders and variant != reference]
+    reference_accuracy = shot_accuracy(reference_predictions.predictions, labels, shots)
+    variants = [variant for variant in order if variant in folders and variant != reference]
     cells: list[list[str]] = []
     p_values: list[float] = []
-    for variant in listed:
-        other = read_predictions(folders[variant] / "predictions.parquet")[1]["test"]
-        check_same_images(other, base, (folders[variant], folders[reference]))
-        scores = shot_accuracy(other.predictions, other.labels, shots)
-        bounds = paired_bootstrap_shots(other.right, base.right, base.labels, shots)
-        cells.append([_bounded(scores[shot] - expected[shot], bounds[shot]) for shot in SHOTS])
-        p_values.append(mcnemar(other.right, base.right)[2])
+    for variant in variants:
+        predictions = read_predictions(folders[variant] / "predictions.parquet")[1]["test"]
+        require_same_images(predictions, reference_predictions, (folders[variant], folders[reference]))
+        accuracy = shot_accuracy(predictions.predictions, predictions.labels, shots)
+        bounds = paired_bootstrap_shots(predictions.right, reference_predictions.right, labels, shots)
+        cells.append([_format_bounded(accuracy[shot] - reference_accuracy[shot], bounds[shot]) for shot in SHOTS])
+        p_values.append(mcnemar(predictions.right, reference_predictions.right)[2])
     lines = [[f"minus {reference}", *SHOTS, "p", "p, adjusted"]]
-    for variant, differences, p, holms in zip(listed, cells, p_values, holm(p_values), strict=True):
-        lines.append([variant, *differences, p_text(p), p_text(holms)])
+    for variant, differences, p, adjusted_p in zip(variants, cells, p_values, holm(p_values), strict=True):
+        lines.append([variant, *differences, format_p_value(p), format_p_value(adjusted_p)])
     return lines
 
 
-def _bounded(difference: float, bounds: tuple[float, float]) -> str:
+def _format_bounded(difference: float, bounds: tuple[float, float]) -> str:
+    """Return a share's difference in points with the bounds of its interval."""
     if np.isnan(difference):
         return "-"
-    low, high = (signed(100 * bound) for bound in bounds)
-    return f"{signed(100 * difference)} ({low} to {high})"
+    low, high = (format_signed(100 * bound) for bound in bounds)
+    return f"{format_signed(100 * difference)} ({low} to {high})"

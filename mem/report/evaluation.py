@@ -1,4 +1,4 @@
-"""An evaluate run as it was left on disk, checked before anything is computed from it."""
+"""Reading an evaluate run: its files are validated before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from mem.errors import UserError
 
 Percentage = float | None
-"""Null where there are no images to take one from."""
+"""A score in percent; null if there are no images to compute it from."""
 
 
 class _Shots(TypedDict):
@@ -28,7 +28,7 @@ class _ByNorm(TypedDict):
     all: Percentage
 
 
-_PerShot = tuple[float, float, float]
+_CountPerShot = tuple[float, float, float]
 
 
 class _Split(TypedDict):
@@ -39,7 +39,7 @@ class _Split(TypedDict):
     top5: Percentage
     balanced: Percentage
     ece: Percentage
-    wrong_by_group: tuple[_PerShot, _PerShot, _PerShot]
+    wrong_by_group: tuple[_CountPerShot, _CountPerShot, _CountPerShot]
     group_by_norm: NotRequired[_ByNorm]
     norms: NotRequired[list[list[float | None]]]
 
@@ -66,14 +66,14 @@ class _Record(TypedDict):
 
 
 _FILES = {"run.json": TypeAdapter(_Record), "metrics.json": TypeAdapter(_Metrics)}
-"""What a report reads of each file; there may be more in it."""
+"""The keys of each file that a report reads. Files may have more keys."""
 
 
 def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The `run.json` and `metrics.json` of an evaluate run.
+    """Return the contents of `run.json` and `metrics.json` of an evaluate run.
 
     Raises:
-        UserError: The run is not finished, or one of its files is damaged or lacks what a report reads.
+        UserError: The run is unfinished, or a file is damaged or lacks a key that the report needs.
     """
     record, metrics = (_read(folder, name) for name in _FILES)
     return record, metrics
@@ -84,15 +84,17 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         return _FILES[name].validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file: this evaluation was not run yet") from None
+        raise UserError(f"{path} does not exist: this evaluation is not finished. Run the workflow.") from None
     except ValidationError as error:
         fault = _first_fault(error)
     except UnicodeDecodeError as error:
         fault = str(error)
-    raise UserError(f"{path}: damaged: {fault}. Evaluate again: delete {folder / 'run.json'} and run the workflow")
+    raise UserError(
+        f"{path} is damaged: {fault}. To evaluate again, delete {folder / 'run.json'} and run the workflow."
+    )
 
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    return f"{place}: {fault['msg']}" if place else fault["msg"]
+    key = ".".join(str(part) for part in fault["loc"])
+    return f"{key}: {fault['msg']}" if key else fault["msg"]

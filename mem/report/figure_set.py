@@ -1,4 +1,4 @@
-"""Which figures a report has, from what a study's runs left."""
+"""The set of figures in a report: which figures a study has, with their titles and captions."""
 
 from __future__ import annotations
 
@@ -9,140 +9,148 @@ import numpy as np
 
 from mem import config, longtail
 from mem.report import figures
-from mem.report.ablation import ablations
+from mem.report.ablation import find_ablations
 from mem.report.collect import StudyResults
-from mem.report.cost import words
-from mem.report.differences import shown
-from mem.report.page import Figure, Photo
-from mem.report.results import SHOTS, summarised
+from mem.report.cost import run_label
+from mem.report.differences import variants_to_plot
+from mem.report.page import CaptionedFigure, CaptionedImage
+from mem.report.results import summarise
+from mem.report.tables import ORACLE
 from mem.runs.dag import Run, data_run
 from mem.runs.folder import RunFolder
 from mem.tracking.log import read_curve
 
-BARS = 12
-"""Methods of the bar chart."""
-PANELS = 9
-"""Methods of figures with a panel each."""
-ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
+MAX_BARS = 12
+"""Largest number of methods in the bar chart."""
+MAX_PANELS = 9
+"""Largest number of methods in figures with a panel per method."""
 RECONSTRUCTIONS = "reconstructions"
+"""Folder of a pretrain run that holds its reconstructed images."""
 
 
 def build_figures(
-    study: config.Study, runs: Sequence[Run], manifest: Mapping[str, Any], found: StudyResults
-) -> list[Figure]:
-    """The figures of a study's report, most wanted first."""
-    rows = found.rows
-    barred, panelled = shown(rows, BARS), shown(rows, PANELS)
-    summary = summarised(rows, "test")
-    left_out = len(summary) - len(barred)
-    of_many = f" CE, the reference and the best on val; {left_out} more are in the tables." if left_out else ""
-    drawn = [
-        Figure(
+    study: config.Study, runs: Sequence[Run], manifest: Mapping[str, Any], results: StudyResults
+) -> list[CaptionedFigure]:
+    """Return the figures of a study's report, most important first.
+
+    Args:
+        study: The study.
+        runs: All runs of the study except the report.
+        manifest: Results of the convert run.
+        results: Scores of all heads.
+    """
+    rows = results.rows
+    bar_variants, panel_variants = variants_to_plot(rows, MAX_BARS), variants_to_plot(rows, MAX_PANELS)
+    summary = summarise(rows, "test")
+    oracle = summarise(rows, "test", ORACLE)
+    omitted = len(summary) - len(bar_variants)
+    selection = f" Shown: CE, the reference and the best on val; the tables have {omitted} more." if omitted else ""
+    report_figures = [
+        CaptionedFigure(
             "shots",
-            "Accuracy by shot",
-            f"Mean over the classes of each shot ({study.shots}), and over all images of the test split (the paper's "
-            f"figure 3).{of_many}",
-            figures.shot_bars({variant: summary[variant] for variant in barred}),
+            "Accuracy by shot group",
+            f"Accuracy on test as in the paper's figure 3: for each shot group the mean over its classes "
+            f"({study.shots}), and the accuracy over all images.{selection}",
+            figures.shot_bars({variant: summary[variant] for variant in bar_variants}),
         ),
-        Figure(
+        CaptionedFigure(
             "confusion",
             "Where wrong predictions land",
-            "Of the test images of each shot that are wrong, the percentage predicted as a class of each shot "
-            "(the paper's figure 1a), summed over seeds and orders.",
-            figures.group_confusion(found.confusion(panelled)),
+            "Percentage of the wrong test images of each shot group that are predicted as a class of each shot group, "
+            "summed over seeds and class orders, as in the paper's figure 1a.",
+            figures.error_matrices(results.error_shares(panel_variants)),
         ),
-        Figure(
+        CaptionedFigure(
             "oracle",
-            "What knowing the shot would be worth",
-            "Accuracy by shot among all classes, and when the image's shot is given, so that only its classes compete "
-            "(the paper's figure 1b).",
+            "Accuracy with the shot group given",
+            "Accuracy among all classes, and when the image's shot group is given so that only its classes compete, as "
+            "in the paper's figure 1b.",
             figures.oracle_bars(
-                {variant: summary[variant] for variant in panelled},
-                {
-                    variant: scores
-                    for variant, scores in summarised(rows, "test", ORACLE).items()
-                    if variant in panelled
-                },
+                {variant: summary[variant] for variant in panel_variants},
+                {variant: oracle[variant] for variant in panel_variants},
             ),
         ),
     ]
-    if found.norms:
-        drawn.append(_norms(study, found, panelled))
-    drawn += _ablations(study, found)
-    drawn.append(_histogram(study, runs, manifest))
-    return drawn + _curves(runs)
+    if results.mean_norms:
+        report_figures.append(_norms(study, results, panel_variants))
+    report_figures += _ablations(study, results)
+    report_figures.append(_histogram(study, runs, manifest))
+    return report_figures + _curves(runs)
 
 
-def reconstruction_photos(runs: Sequence[Run]) -> list[Photo]:
-    """The first and the last picture of reconstructions of the first pretraining that kept some."""
+def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:
+    """Return the first and last image of reconstructions of the first pretrain run that has some."""
     for run in runs:
-        sheets = sorted((run.folder / RECONSTRUCTIONS).glob("step-*.png")) if run.stage == "pretrain" else []
-        if sheets:
-            where = "Original, masked and reconstructed training images"
-            chosen = dict.fromkeys((sheets[0], sheets[-1]))
+        paths = sorted((run.folder / RECONSTRUCTIONS).glob("step-*.png")) if run.stage == "pretrain" else []
+        if paths:
             return [
-                Photo(f"{where}, {sheet.stem.replace('-', ' ')}; {words(run)}.", sheet.read_bytes()) for sheet in chosen
+                CaptionedImage(
+                    f"Original, masked and reconstructed training images, {path.stem.replace('-', ' ')}; "
+                    f"{run_label(run)}.",
+                    path.read_bytes(),
+                )
+                for path in dict.fromkeys((paths[0], paths[-1]))
             ]
     return []
 
 
-def _norms(study: config.Study, found: StudyResults, preferred: Sequence[str]) -> Figure:
-    chosen = [variant for variant in preferred if variant in found.norms] or list(found.norms)[:PANELS]
-    names: dict[str, Sequence[str]] = {}
-    for variant in chosen:
+def _norms(study: config.Study, results: StudyResults, preferred: Sequence[str]) -> CaptionedFigure:
+    variants = [v for v in preferred if v in results.mean_norms] or list(results.mean_norms)[:MAX_PANELS]
+    group_names: dict[str, Sequence[str]] = {}
+    for variant in variants:
         head = study.heads[variant]
         by_shot = isinstance(head, config.Mem) and head.partition == "shot"
-        names[variant] = longtail.SHOT_NAMES if by_shot else [str(g) for g in range(len(found.norms[variant]))]
-    return Figure(
+        groups = len(results.mean_norms[variant])
+        group_names[variant] = longtail.SHOT_NAMES if by_shot else [str(group) for group in range(groups)]
+    return CaptionedFigure(
         "norms",
-        "What the sub-networks tell apart",
-        "Mean norm of each sub-network on the test images of each group of MEM's partition, over seeds and orders: "
-        "where the diagonal stands out, the norms know the group.",
-        figures.norms({variant: found.norms[variant] for variant in chosen}, names),
+        "Norms of MEM's sub-networks",
+        "Mean norm of each sub-network on the test images of each group of MEM's partition, over seeds and class "
+        "orders. A dominant diagonal means that the norms identify the group.",
+        figures.norm_matrices({variant: results.mean_norms[variant] for variant in variants}, group_names),
     )
 
 
-def _ablations(study: config.Study, found: StudyResults) -> list[Figure]:
-    summary = summarised(found.rows, "test")
+def _ablations(study: config.Study, results: StudyResults) -> list[CaptionedFigure]:
+    summary = summarise(results.rows, "test")
     panels = {
-        one.setting: (one.values, [summary[variant] for variant in one.variants]) for one in ablations(study.heads)
+        ablation.setting: (ablation.values, [summary[variant] for variant in ablation.variants])
+        for ablation in find_ablations(study.heads)
     }
     if not panels:
         return []
     caption = (
-        "MEM heads that differ in one setting only, all else as in the head that is named mem, or in the largest such "
-        "family (the paper's figure 4)."
+        "MEM heads that differ in one setting only, as in the paper's figure 4. All other settings are those of the "
+        "head `mem`, or of the largest set of such heads."
     )
-    return [Figure("ablations", "One setting at a time", caption, figures.ablation_panels(panels))]
+    return [CaptionedFigure("ablations", "One setting at a time", caption, figures.ablation_panels(panels))]
 
 
-def _histogram(study: config.Study, runs: Sequence[Run], manifest: Mapping[str, Any]) -> Figure:
+def _histogram(study: config.Study, runs: Sequence[Run], manifest: Mapping[str, Any]) -> CaptionedFigure:
     counts = np.asarray(manifest["splits"]["train"]["counts"])
-    order = data_run(runs).labels["order"]
-    several = f" Class order {order}." if len(study.orders) > 1 else ""
-    return Figure(
+    order = f" Class order {data_run(runs).labels['order']}." if len(study.orders) > 1 else ""
+    return CaptionedFigure(
         "histogram",
-        "The data",
-        f"{counts.sum():,} training images in {len(counts)} classes, imbalance {manifest['imbalance']:.0f}.{several}",
+        "Training images per class",
+        f"{counts.sum():,} training images in {len(counts)} classes, imbalance {manifest['imbalance']:.0f}.{order}",
         figures.class_histogram(counts.tolist(), longtail.shot_groups(counts, study.shots), manifest["classes"]),
     )
 
 
-def _curves(runs: Sequence[Run]) -> list[Figure]:
-    drawn: list[Figure] = []
-    for stage, metric, title, what in (
-        ("pretrain", "train/loss", "Pretraining", "reconstruction loss"),
-        ("finetune", "val/acc1", "Finetuning", "accuracy on val, %"),
+def _curves(runs: Sequence[Run]) -> list[CaptionedFigure]:
+    captioned: list[CaptionedFigure] = []
+    for stage, metric, title, caption, label in (
+        ("pretrain", "train/loss", "Pretraining", "Reconstruction loss by epoch.", "reconstruction loss"),
+        ("finetune", "val/acc1", "Finetuning", "Accuracy on val by epoch, in percent.", "accuracy on val, %"),
     ):
-        # Without val there is no curve of the accuracy on it.
-        lines = {words(run): line for run in runs if run.stage == stage and (line := _by_epoch(run, metric))}
+        # Without a val split, val/acc1 has no points.
+        lines = {run_label(run): line for run in runs if run.stage == stage and (line := _curve_by_epoch(run, metric))}
         if lines:
-            caption = f"{what[0].upper() + what[1:]} over the epochs of {title.lower()}."
-            drawn.append(Figure(stage, title, caption, figures.curves(lines, "epoch", what)))
-    return drawn
+            captioned.append(CaptionedFigure(stage, title, caption, figures.curves(lines, "epoch", label)))
+    return captioned
 
 
-def _by_epoch(run: Run, metric: str) -> list[tuple[float, float]]:
+def _curve_by_epoch(run: Run, metric: str) -> list[tuple[float, float]]:
     log = RunFolder(run.folder).log
     epochs = read_curve(log, "train/epoch")
     if not epochs:

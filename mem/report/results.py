@@ -1,4 +1,4 @@
-"""A study's scores as rows, and their means over seeds and class orders."""
+"""Scores of a study: one row per head, seed, class order and split, and their means over runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from mem.errors import UserError
 from mem.metrics import Interval, interval
 
 SHOTS = ("many", "medium", "few", "all")
+"""Columns of accuracy: the three shot groups and all classes."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One head's scores on one split: a line of results.csv. Scores are percentages."""
+class ScoreRow:
+    """Scores of one head on one split, in percent: a line of results.csv."""
 
     study: str
     dataset: str
@@ -34,42 +35,47 @@ class Row:
     few: float
     all: float
     key: str
-    """The head's run."""
+    """Key of the head's run."""
     top5: float = math.nan
     balanced: float = math.nan
-    """Mean over classes of their accuracy."""
+    """Mean over all classes of their accuracy."""
     ece: float = math.nan
     """Expected calibration error."""
     oracle_many: float = math.nan
-    """Accuracy with the group given, as are the next three."""
+    """Oracle: accuracy when the shot group is given, as in the next three columns."""
     oracle_medium: float = math.nan
     oracle_few: float = math.nan
     oracle_all: float = math.nan
     group_recall_many: float = math.nan
-    """Share of the images predicted as some class of their own group, as are the next two."""
+    """Share of the images of a shot group that are predicted as any class of it, as in the next two columns."""
     group_recall_medium: float = math.nan
     group_recall_few: float = math.nan
     group_by_norm: float = math.nan
-    """How often MEM's largest norm names the image's group; nothing for other heads."""
+    """How often the sub-network of MEM with the largest norm is that of the image's group; NaN for other heads."""
 
     @property
     def repeat(self) -> tuple[int, int]:
-        """Class order and seed: runs that agree in both stand on the same backbone and the same images."""
+        """Class order and seed. Runs that agree in both share a backbone and images."""
         return self.order, self.seed
 
 
-SCORES = tuple(field.name for field in fields(Row) if field.type == "float")
-"""Columns that are percentages; those that an older results.csv lacks are NaN."""
+SCORES = tuple(field.name for field in fields(ScoreRow) if field.type == "float")
+"""Columns that are percentages. Those that an older results.csv lacks are read as NaN."""
 
 
-def rows_of(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[Row]:
-    """The rows of evaluate runs, val and test, given their `run.json` and `metrics.json`."""
-    rows: list[Row] = []
+def score_rows(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[ScoreRow]:
+    """Return the rows of evaluate runs for all their splits.
+
+    Args:
+        study: Name of the study.
+        evaluations: Contents of `run.json` and `metrics.json` of each run.
+    """
+    rows: list[ScoreRow] = []
     for record, metrics in evaluations:
         labels = record["labels"]
         for split, scores in metrics["splits"].items():
             rows.append(
-                Row(
+                ScoreRow(
                     study=study,
                     dataset=record["dataset"],
                     backbone=record["backbone"],
@@ -80,96 +86,80 @@ def rows_of(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[s
                     split=split,
                     thresholds=metrics["thresholds"],
                     key=record["inputs"]["head"].rsplit("-", 1)[1],
-                    **_scores(scores),
+                    **_score_columns(scores),
                 )
             )
     return rows
 
 
-def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(scores["accuracy"])
-    found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
-    found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
-    found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
-    found["group_by_norm"] = scores["group_by_norm"]["all"] if "group_by_norm" in scores else None
-    return {name: math.nan if value is None else float(value) for name, value in found.items()}
+def _score_columns(scores: Mapping[str, Any]) -> dict[str, Any]:
+    columns = dict(scores["accuracy"])
+    columns |= {name: scores[name] for name in ("top5", "balanced", "ece")}
+    columns |= {f"oracle_{shot}": value for shot, value in scores["oracle"].items()}
+    columns |= {f"group_recall_{shot}": value for shot, value in scores["group_recall"].items()}
+    columns["group_by_norm"] = scores["group_by_norm"]["all"] if "group_by_norm" in scores else None
+    return {name: math.nan if value is None else float(value) for name, value in columns.items()}
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV with a header; scores with four decimals."""
+def to_csv(rows: Sequence[ScoreRow]) -> str:
+    """Return rows as CSV with a header. Scores have four decimals."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Row)]
-    table.writerow(names)
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [field.name for field in fields(ScoreRow)]
+    writer.writerow(columns)
     for row in rows:
         values = asdict(row)
-        table.writerow([_cell(values[n]) if n in SCORES else values[n] for n in names])
+        writer.writerow([_format_score(values[name]) if name in SCORES else values[name] for name in columns])
     return text.getvalue()
 
 
-def _cell(value: float) -> str:
+def _format_score(value: float) -> str:
     return "nan" if math.isnan(value) else f"{value:.4f}"
 
 
-def from_csv(path: Path) -> list[Row]:
-    """Read what `to_csv` wrote, or an older version of it.
+def from_csv(path: Path) -> list[ScoreRow]:
+    """Read a file that `to_csv` wrote, in this or an older version.
 
     Raises:
-        UserError: A column is missing that every version has, or a number is none.
+        UserError: A column that every version has is missing, or a value is not a number.
     """
-    numbers = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SCORES, float)
-    known = {field.name for field in fields(Row)}
+    types = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SCORES, float)
+    known = {field.name for field in fields(ScoreRow)}
     with open(path, encoding="utf-8", newline="") as file:
         try:
             return [
-                Row(**{name: numbers.get(name, str)(value) for name, value in line.items() if name in known})  # type: ignore[arg-type]
+                ScoreRow(**{name: types.get(name, str)(value) for name, value in line.items() if name in known})  # type: ignore[arg-type]
                 for line in csv.DictReader(file)
             ]
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: no results of a study, or damaged: {error}. Make the report again.") from None
+            raise UserError(
+                f"{path} is not a results file of a study, or it is damaged: {error}. To write it again, force the "
+                f"report: snakemake --config study=STUDY --forcerun report"
+            ) from None
 
 
-def by_variant(rows: Iterable[Row], split: str) -> dict[str, list[Row]]:
-    """The rows of a split, by variant in the order in which variants first appear."""
-    found: dict[str, list[Row]] = {}
+def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]]:
+    """Return the rows of a split for each variant. Variants are in the order of their first row on any split."""
+    grouped: dict[str, list[ScoreRow]] = {}
     for row in rows:
-        mine = found.setdefault(row.variant, [])
+        split_rows = grouped.setdefault(row.variant, [])
         if row.split == split:
-            mine.append(row)
-    return found
+            split_rows.append(row)
+    return grouped
 
 
-def summarised(rows: Sequence[Row], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
-    """For each variant, in the rows' order, the interval of each score over seeds and orders."""
+def summarise(rows: Sequence[ScoreRow], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
+    """Return for each variant the mean and interval of each score over seeds and class orders."""
     return {
-        variant: {name: interval([getattr(row, name) for row in mine]) for name in columns}
-        for variant, mine in by_variant(rows, split).items()
+        variant: {name: interval([getattr(row, name) for row in split_rows]) for name in columns}
+        for variant, split_rows in by_variant(rows, split).items()
     }
 
 
-def table(summary: Mapping[str, Mapping[str, Interval]]) -> list[list[str]]:
-    """Header and lines: method x scores."""
+def score_table(summary: Mapping[str, Mapping[str, Interval]]) -> list[list[str]]:
+    """Return a table of the result of `summarise`: one line per method, one column per score."""
     columns = list(next(iter(summary.values()))) if summary else list(SHOTS)
     return [
         ["method", *columns],
-        *[[name, *map(str, (scores[c] for c in columns))] for name, scores in summary.items()],
+        *[[variant, *(str(scores[column]) for column in columns)] for variant, scores in summary.items()],
     ]
-
-
-def to_markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line is the header."""
-    header, *body = [f"| {' | '.join(line)} |" for line in lines]
-    rule = "|" + "|".join(["---", *["---:"] * (len(lines[0]) - 1)]) + "|"
-    return "\n".join([header, rule, *body]) + "\n"
-
-
-def to_text(lines: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal."""
-    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
-    aligned = [
-        "  ".join(
-            cell.ljust(w) if c == 0 else cell.rjust(w) for c, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join([aligned[0], "-" * len(aligned[0]), *aligned[1:]])

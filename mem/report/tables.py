@@ -1,157 +1,160 @@
-"""The tables of scores of a report: accuracy, differences, everything else that was measured."""
+"""Tables of scores in the report: accuracy, differences between methods, and all other measurements."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mem.metrics import Interval
 from mem.report.collect import StudyResults
 from mem.report.differences import (
     MANY_VARIANTS,
-    chosen_by_val,
+    best_on_val,
     difference_table,
-    differences,
     image_difference_table,
-    ordered,
-    reference_of,
-    val_means,
+    paired_differences,
+    reference_variant,
+    sorted_variants,
+    val_accuracy,
 )
-from mem.report.page import Table
-from mem.report.results import SHOTS, Row, by_variant, summarised, table
+from mem.report.page import CaptionedTable
+from mem.report.results import SHOTS, ScoreRow, by_variant, score_table, summarise
 
-OTHERS = ("top5", "balanced", "ece")
+OTHER_SCORES = ("top5", "balanced", "ece")
 ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
 RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group_by_norm")
 
 
-def score_tables(found: StudyResults) -> list[Table]:
-    """The tables of scores, the method table first."""
-    rows = found.rows
-    made = [Table("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
-    if val_means(rows):
-        lines = table(_in_order(rows, "val", SHOTS))
-        made.append(Table("The same on val, where settings are chosen", choice(rows), lines, folded=True))
-    made += _difference_tables(found)
+def score_tables(results: StudyResults) -> list[CaptionedTable]:
+    """Return the tables of scores, the table of methods first."""
+    rows = results.rows
+    tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
+    if val_accuracy(rows):
+        lines = score_table(_sorted_summary(rows, "val", SHOTS))
+        tables.append(CaptionedTable("Accuracy on val", val_caption(rows), lines, folded=True))
+    tables += _difference_tables(results)
     thresholds = rows[0].thresholds
-    made += [
-        Table(
-            "Top-5, balanced accuracy, calibration",
-            "On test, in percent. Balanced: mean over all classes of their accuracy. ECE: expected calibration error, "
-            "15 bins of equal width; smaller is better.",
-            _renamed(table(_in_order(rows, "test", OTHERS)), {"top5": "top-5", "ece": "ECE"}),
+    tables += [
+        CaptionedTable(
+            "Top-5 accuracy, balanced accuracy, calibration",
+            "On test, in percent. Balanced accuracy is the mean over all classes of their accuracy. ECE is the "
+            "expected calibration error with 15 bins of equal width; smaller is better.",
+            _rename_columns(score_table(_sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
         ),
-        Table(
-            "Accuracy with the shot given",
-            "The X-shot oracle of the paper's figure 1b: only the classes of the image's own shot compete "
+        CaptionedTable(
+            "Accuracy with the shot group given",
+            "The X-shot oracle of the paper's figure 1b: only the classes of the image's true shot group compete "
             f"({thresholds}).",
-            _renamed(table(_in_order(rows, "test", ORACLE)), {name: name[7:] for name in ORACLE}),
+            _rename_columns(
+                score_table(_sorted_summary(rows, "test", ORACLE)),
+                {name: name.removeprefix("oracle_") for name in ORACLE},
+            ),
         ),
-        Table(
-            "How often the shot is recognised",
-            "Test images of each shot that are predicted as some class of it, and, for MEM, how often the largest norm "
-            "names the image's group.",
-            _renamed(
-                table(_in_order(rows, "test", RECALL)),
+        CaptionedTable(
+            "How often the shot group is recognised",
+            "Percentage of the test images of each shot group that are predicted as any class of it. For MEM also how "
+            "often the sub-network with the largest norm is that of the image's group.",
+            _rename_columns(
+                score_table(_sorted_summary(rows, "test", RECALL)),
                 {name: name.removeprefix("group_recall_") for name in RECALL} | {"group_by_norm": "by norm"},
             ),
         ),
     ]
-    return made
+    return tables
 
 
-def accuracy_table(rows: Sequence[Row]) -> list[list[str]]:
-    """Method x shots on test; where methods are many, in the order of val, which has a column then."""
-    summary = _in_order(rows, "test", SHOTS)
-    lines = table(summary)
-    means = val_means(rows)
-    if len(summary) > MANY_VARIANTS and means:
-        first = [f"{means[line[0]]:.2f}" if line[0] in means else "-" for line in lines[1:]]
-        cells = ["val, all", *first]
+def accuracy_table(rows: Sequence[ScoreRow]) -> list[list[str]]:
+    """Return a table of methods: accuracy on test for each shot group.
+
+    More than `MANY_VARIANTS` methods are sorted by val, and a column shows their accuracy on val.
+    """
+    summary = _sorted_summary(rows, "test", SHOTS)
+    lines = score_table(summary)
+    on_val = val_accuracy(rows)
+    if len(summary) > MANY_VARIANTS and on_val:
+        cells = ["val, all", *[f"{on_val[line[0]]:.2f}" if line[0] in on_val else "-" for line in lines[1:]]]
         lines = [[line[0], cell, *line[1:]] for line, cell in zip(lines, cells, strict=True)]
     return lines
 
 
-def accuracy_caption(rows: Sequence[Row]) -> str:
-    """What the method table means."""
+def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
+    """Return the caption of the table of methods."""
     repeats = len({row.repeat for row in rows})
-    over = (
+    spread = (
         f"Mean and 95 % interval (Student's t) over {repeats} runs."
         if repeats > 1
         else "One run: differences of a few points may be chance."
     )
-    chosen = (
-        "Settings were chosen on val; test was read once, after training."
+    selection = (
+        "Settings were selected on val. Test was evaluated once, after training."
         if any(row.split == "val" for row in rows)
-        else "There is no val split: settings were given, not chosen here; test was read once, after training."
+        else "There is no val split: settings are those of the study file. Test was evaluated once, after training."
     )
-    many = len({row.variant for row in rows})
-    sorted_by = f" {many} methods, the best on val first." if many > MANY_VARIANTS and val_means(rows) else ""
+    methods = len({row.variant for row in rows})
+    sorting = f" {methods} methods, best on val first." if methods > MANY_VARIANTS and val_accuracy(rows) else ""
     return (
-        f"Percentages; shots are {rows[0].thresholds} training images, and each is the mean over its classes. {over} "
-        f"{chosen}{sorted_by}"
+        f"Accuracy in percent. Shot groups are defined by training images per class ({rows[0].thresholds}); the "
+        f"accuracy of a group is the mean over its classes. {spread} {selection}{sorting}"
     )
 
 
-def choice(rows: Sequence[Row]) -> str:
-    """Which method val would choose, in words."""
-    best = chosen_by_val(rows)
-    if best is None:
-        return "There is no val split to choose a method with."
-    return f"Highest on val: {best}, {val_means(rows)[best]:.2f} % of all images. A choice is made here, not on test."
+def val_caption(rows: Sequence[ScoreRow]) -> str:
+    """Return the caption of the table of accuracies on val. The rows must include val."""
+    return (
+        f"Settings and methods are selected on val, not on test. Best on val: {best_on_val_text(rows)} of all images."
+    )
 
 
-def best_on_val(rows: Sequence[Row]) -> str:
-    """The method that val would choose, with its score there."""
-    best = chosen_by_val(rows)
-    return "no val split" if best is None else f"{best}, {val_means(rows)[best]:.2f} %"
+def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
+    """Return the method with the highest accuracy on val, and that accuracy."""
+    best = best_on_val(rows)
+    return "no val split" if best is None else f"{best}, {val_accuracy(rows)[best]:.2f} %"
 
 
-def difference_text(rows: Sequence[Row], split: str = "test") -> list[list[str]] | None:
-    """Paired differences over runs against the reference; none where nothing can be paired more than once."""
+def paired_difference_table(rows: Sequence[ScoreRow], split: str = "test") -> list[list[str]] | None:
+    """Return a table of differences from the reference, paired over runs.
+
+    `None` if there is a single run or a single method, so that nothing can be paired.
+    """
     if len({row.repeat for row in rows}) < 2 or len(by_variant(rows, split)) < 2:
         return None
-    reference = reference_of(rows)
-    return difference_table(differences(rows, split, reference), reference, ordered(rows))
+    reference = reference_variant(rows)
+    return difference_table(paired_differences(rows, split, reference), reference, sorted_variants(rows))
 
 
-def _difference_tables(found: StudyResults) -> list[Table]:
-    rows = found.rows
+def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
+    rows = results.rows
     if len(by_variant(rows, "test")) < 2:
         return []
-    reference = reference_of(rows)
-    if (lines := difference_text(rows)) is not None:
+    title = "Differences between methods"
+    reference = reference_variant(rows)
+    if (lines := paired_difference_table(rows)) is not None:
         orders = len({row.order for row in rows})
-        shared = (
-            " Runs of one class order share their images, so intervals over them are on the small side."
+        shared_images = (
+            " Runs of one class order share their images, so intervals over them are rather narrow."
             if orders > 1
             else ""
         )
         caption = (
             f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points: mean "
-            "difference and 95 % interval of the paired t-test over the pairs; p is that of all, and adjusted for the "
-            f"number of methods (Holm).{shared}"
+            "difference with the 95 % interval of the paired t-test over the pairs. p is the p-value for all classes, "
+            f"also adjusted for the number of methods (Holm).{shared_images}"
         )
-        return [Table("Differences between methods", caption, lines)]
-    folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in found.folders.items()}
+        return [CaptionedTable(title, caption, lines)]
+    folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}
     caption = (
-        f"Each method minus {reference} on the same test images of one run, in points: 95 % interval by paired "
-        "bootstrap over images; p is that of McNemar's test on all, and adjusted for the number of methods (Holm). "
-        "Other seeds may differ by more."
+        f"Each method minus {reference} on the same test images of one run, in points: difference with the 95 % "
+        "interval by paired bootstrap over images. p is the p-value of McNemar's test for all classes, also adjusted "
+        "for the number of methods (Holm). Differences between seeds can be larger."
     )
-    lines = image_difference_table(folders, reference, ordered(rows))
-    return [Table("Differences between methods", caption, lines)]
+    return [CaptionedTable(title, caption, image_difference_table(folders, reference, sorted_variants(rows)))]
 
 
-def _in_order(rows: Sequence[Row], split: str, columns: Sequence[str]) -> dict:
-    summary = summarised(rows, split, columns)
-    return {variant: summary[variant] for variant in ordered(rows)}
+def _sorted_summary(rows: Sequence[ScoreRow], split: str, columns: Sequence[str]) -> dict[str, Mapping[str, Interval]]:
+    summary = summarise(rows, split, columns)
+    return {variant: summary[variant] for variant in sorted_variants(rows)}
 
 
-def _renamed(lines: list[list[str]], names: dict[str, str]) -> list[list[str]]:
-    return [[names.get(cell, cell) for cell in lines[0]], *lines[1:]]
-
-
-def folded(part: Table) -> Table:
-    """The same table, opened by a click."""
-    return replace(part, folded=True)
+def _rename_columns(lines: list[list[str]], new_names: Mapping[str, str]) -> list[list[str]]:
+    header, *body = lines
+    return [[new_names.get(column, column) for column in header], *body]

@@ -1,4 +1,4 @@
-"""What the terminal shows when a study is done."""
+"""Results of a study in the terminal: the output of `mem results`."""
 
 from __future__ import annotations
 
@@ -8,88 +8,105 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.report.differences import MANY_VARIANTS, chosen_by_val, reference_of, val_means
-from mem.report.results import from_csv, to_text
-from mem.report.tables import accuracy_table, difference_text
+from mem.report.differences import MANY_VARIANTS, best_on_val, reference_variant, val_accuracy
+from mem.report.results import from_csv
+from mem.report.table_formats import text_table
+from mem.report.tables import accuracy_table, paired_difference_table
 
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
-"""What `mem results STUDY PART` knows."""
-COLUMNS = 100
-"""Width of text in the terminal."""
+"""Tables and figures that `mem results STUDY PART` prints."""
+TEXT_WIDTH = 100
+"""Width of captions in characters."""
 
 
 def paper_part(study: str, part: str, root: Path = Path()) -> str:
-    """One of the paper's tables or figures as a study has it: its numbers, what they are, and its files.
+    """Return one of the paper's tables or figures for a study: its numbers, its caption and the paths of its files.
 
     Raises:
         UserError: There is no such table or figure, or the study has no report.
     """
     if part not in PARTS:
-        raise UserError(f"{part}: no table or figure of the paper that is made here; there are: {', '.join(PARTS)}")
+        raise UserError(f"Unknown table or figure {part}. Choose one of: {', '.join(PARTS)}.")
     path = root / "results" / study / f"{part[:-1]}s" / part
     if not path.with_suffix(".csv").exists():
-        _check_reported(study, root)
+        _results_csv(study, root)
         raise UserError(
-            f"{path.with_suffix('.csv')}: not there, though study {study} has a report: an older one. Make it: "
+            f"{path.with_suffix('.csv')} does not exist: the report of study {study} is from an older version. Run: "
             f"snakemake --config study={study} {part}"
         )
-    title, caption = _title_and_caption(path.with_suffix(".md"), f"snakemake --config study={study} --forcerun report")
+    command = f"snakemake --config study={study} --forcerun report"
+    title, caption = _read_title_and_caption(path.with_suffix(".md"), command)
     with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
-    made = sorted(str(each) for each in path.parent.glob(f"{part}.*"))
+    paths = sorted(str(file) for file in path.parent.glob(f"{part}.*"))
     return "\n\n".join(
-        [f"{title.removeprefix('# ')} ({study})", to_text(lines), textwrap.fill(caption, COLUMNS), "\n".join(made)]
+        [
+            f"{title.removeprefix('# ')} ({study})",
+            text_table(lines),
+            textwrap.fill(caption, TEXT_WIDTH),
+            "\n".join(paths),
+        ]
     )
 
 
-def _title_and_caption(path: Path, again: str) -> tuple[str, str]:
-    """What the first and the third line of a part's text say."""
+def _read_title_and_caption(path: Path, command: str) -> tuple[str, str]:
+    """Return the first and third line of a Markdown file. `command` is what writes the file again."""
     try:
         title, _, caption, *_ = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(f"{path}: not there, though its table is. Make the report again: {again}") from None
+        raise UserError(
+            f"{path} does not exist, although its CSV file does. Write the report again: {command}"
+        ) from None
     except ValueError:
         raise UserError(
-            f"{path}: damaged: expected a title, an empty line and a caption. Make the report again: {again}"
+            f"{path} is damaged: expected a title, an empty line and a caption. Write the report again: {command}"
         ) from None
     return title, caption
 
 
-def _check_reported(study: str, root: Path) -> Path:
-    """The study's results.csv."""
+def _results_csv(study: str, root: Path) -> Path:
+    """Return the path of a study's results.csv.
+
+    Raises:
+        UserError: The study has no report.
+    """
     path = root / "results" / study / "report" / "results.csv"
     if not path.exists():
-        there = sorted(p.parent.parent.name for p in root.glob("results/*/report/results.csv"))
-        near = difflib.get_close_matches(study, there, n=1)
-        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(there)}." if there else ""
-        raise UserError(f"{path}: study {study} has no report yet; run it first.{hint}")
+        studies = sorted(p.parent.parent.name for p in root.glob("results/*/report/results.csv"))
+        similar = difflib.get_close_matches(study, studies, n=1)
+        hint = f" Studies with a report: {', '.join(studies)}." if studies else ""
+        if similar:
+            hint = f" Did you mean {similar[0]}?"
+        raise UserError(f"{path} does not exist: study {study} has no report yet. Run the study first.{hint}")
     return path
 
 
-def summary(study: str, root: Path = Path()) -> str:
-    """The method table of a study, paired differences over its runs, its report, and how to open MLflow.
+def study_summary(study: str, root: Path = Path()) -> str:
+    """Return a study's table of methods, differences over its runs, and where its report is.
 
     Raises:
-        UserError: There is no report of that name.
+        UserError: The study has no report, or its results are empty.
     """
-    path = _check_reported(study, root)
-    folder = path.parent
+    path = _results_csv(study, root)
     rows = from_csv(path)
     if not rows:
-        raise UserError(f"{path}: has no rows. Make the report again: snakemake --config study={study}")
+        raise UserError(
+            f"{path} has no rows. Write the report again: snakemake --config study={study} --forcerun report"
+        )
     runs = len({row.repeat for row in rows})
-    over = f", mean ± 95 % interval over {runs} runs" if runs > 1 else ""
-    variants = len({row.variant for row in rows})
-    order = ", the best on val first" if variants > MANY_VARIANTS and val_means(rows) else ""
+    spread = f", mean ± 95 % interval over {runs} runs" if runs > 1 else ""
+    has_val = bool(val_accuracy(rows))
+    sorting = ", best on val first" if len({row.variant for row in rows}) > MANY_VARIANTS and has_val else ""
     parts = [
-        f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in % ({rows[0].thresholds}{over}{order})",
-        to_text(accuracy_table(rows)),
+        f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in % ({rows[0].thresholds}{spread}{sorting})",
+        text_table(accuracy_table(rows)),
     ]
-    if (lines := difference_text(rows)) is not None:
+    if (lines := paired_difference_table(rows)) is not None:
         parts += [
-            f"Minus {reference_of(rows)} on the same backbone, in points (paired t-test; p adjusted by Holm)",
-            to_text(lines),
+            f"Difference from {reference_variant(rows)} on the same backbone, in points (paired t-test; p adjusted by "
+            "Holm's method)",
+            text_table(lines),
+            f"Best on val: {best_on_val(rows)}" if has_val else "There is no val split.",
         ]
-        parts.append(f"Highest on val: {chosen_by_val(rows)}" if val_means(rows) else "There is no val split.")
-    parts.append(f"Report:    {folder / 'index.html'}\nMLflow UI: mem track ui")
+    parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: mem track ui")
     return "\n\n".join(parts)

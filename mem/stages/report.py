@@ -1,8 +1,9 @@
-"""Stage `report`: a study's tables and figures, from what its runs left."""
+"""Stage `report`: computes a study's tables and figures from the outputs of its runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,25 @@ from mem import config, files
 from mem.jobs.job import Job
 from mem.report import figures
 from mem.report.collect import StudyResults, collect
-from mem.report.cost import LISTED, cost_by_run, cost_by_stage, provenance, runs_table, to_csv_text
+from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
 from mem.report.deviations import deviations
-from mem.report.figure_set import ORACLE, build_figures, reconstruction_photos
-from mem.report.page import Figure, Page, Table, table_page
-from mem.report.paper_figures import classifier_of, figures_in_numbers
-from mem.report.paper_tables import PaperTable, ResultsStore, head_for, tables
-from mem.report.results import summarised, to_csv, to_markdown
-from mem.report.tables import accuracy_table, best_on_val, difference_text, folded, score_tables
+from mem.report.figure_set import build_figures, reconstruction_images
+from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
+from mem.report.paper_figure_numbers import classifier_of
+from mem.report.paper_figures import build_figure_tables
+from mem.report.paper_format import PaperTable
+from mem.report.paper_tables import build_paper_tables
+from mem.report.plot_elements import RenderedFigure
+from mem.report.results import summarise, to_csv
+from mem.report.results_store import ResultsStore, head_for
+from mem.report.table_formats import csv_table, markdown_table
+from mem.report.tables import ORACLE, accuracy_table, best_on_val_text, paired_difference_table, score_tables
 from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import read_record
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
-"""The paper's figures that are figures of the report under another name."""
-NOTHING = "No two MEM heads of this study differ in one setting only: there is nothing to draw for figure 4."
+"""Figures of the paper that equal a figure of the report, and the name of that figure."""
+NO_ABLATION = "No two MEM heads of this study differ in exactly one setting, so there is no figure 4."
 
 
 def report(job: Job) -> Mapping[str, Any]:
@@ -34,121 +40,131 @@ def report(job: Job) -> Mapping[str, Any]:
     *runs, this = study_runs(study)
     records = {run.key: read_record(run.folder) for run in runs}
     manifest = records[data_run(runs).key]["results"]
-    found = collect(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
-    drawn = build_figures(study, runs, manifest, found)
-    library = ResultsStore(study.study, found.rows)
-    paper, in_numbers = tables(library), figures_in_numbers(library, study, found)
+    results = collect(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
+    report_figures = build_figures(study, runs, manifest, results)
+    store = ResultsStore(study.study, results.rows)
+    paper_tables, figure_tables = build_paper_tables(store), build_figure_tables(store, study, results)
     page = Page(
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
-        facts=_facts(study, manifest, records, found),
-        scores=score_tables(found),
-        figures=drawn,
-        photos=reconstruction_photos(runs),
-        paper=[
-            folded(Table(f"{kind} {one.number}: {one.title}", one.caption, one.lines))
-            for kind, several in (("Table", paper), ("Figure", in_numbers))
-            for one in several
+        facts=_facts(study, manifest, records, results),
+        score_tables=score_tables(results),
+        figures=report_figures,
+        reconstructions=reconstruction_images(runs),
+        paper_tables=[
+            *[replace(_captioned("Table", table), folded=True) for table in paper_tables],
+            *[replace(_captioned("Figure", table), folded=True) for table in figure_tables],
         ],
-        rest=_rest(study, runs, records),
+        other_tables=_other_tables(study, runs, records),
         provenance=provenance(records.values()),
-        runs=runs_table(runs)[: LISTED + 1],
+        runs=runs_table(runs)[: MAX_LISTED_RUNS + 1],
         study=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
-    results = Path("results", study.study)
-    _write_report(results / "report", page, drawn, found)
-    _write_tables(results / "tables", paper)
-    _write_figures(results / "figures", drawn, found, in_numbers)
-    files.write_text(results / "runs.csv", to_csv_text(runs_table(runs)))
-    for path in ("index.html", "results.csv", "table.md", "figures"):
-        at = results / "report" / path
-        job.log.event("artifact", path=str(at), to="report" if path != "figures" else "report/figures")
+    folder = Path("results", study.study)
+    _write_report(folder / "report", page, results)
+    _write_paper_tables(folder / "tables", paper_tables)
+    _write_paper_figures(folder / "figures", report_figures, results, figure_tables)
+    files.write_text(folder / "runs.csv", csv_table(runs_table(runs)))
+    for name in ("index.html", "results.csv", "table.md", "figures"):
+        artifact_folder = "report/figures" if name == "figures" else "report"
+        job.log.event("artifact", path=str(folder / "report" / name), to=artifact_folder)
     return {
         variant: {shot: score.mean for shot, score in scores.items()}
-        for variant, scores in summarised(found.rows, "test").items()
+        for variant, scores in summarise(results.rows, "test").items()
     }
 
 
-def _write_report(folder: Path, page: Page, drawn: Sequence[Figure], found: StudyResults) -> None:
-    for figure in drawn:
-        _write_picture(folder / "figures" / figure.name, figure.picture)
-    files.write_text(folder / "table.md", to_markdown(accuracy_table(found.rows)))
-    if (differences := difference_text(found.rows)) is not None:
-        files.write_text(folder / "differences.md", to_markdown(differences))
-    files.write_text(folder / "results.csv", to_csv(found.rows))
+def _write_report(folder: Path, page: Page, results: StudyResults) -> None:
+    for figure in page.figures:
+        _write_figure(folder / "figures" / figure.name, figure.rendered)
+    files.write_text(folder / "table.md", markdown_table(accuracy_table(results.rows)))
+    if (differences := paired_difference_table(results.rows)) is not None:
+        files.write_text(folder / "differences.md", markdown_table(differences))
+    files.write_text(folder / "results.csv", to_csv(results.rows))
     files.write_text(folder / "index.html", page.html())
 
 
-def _write_tables(folder: Path, paper: Sequence[PaperTable]) -> None:
-    """The paper's tables, each as Markdown, CSV and a page."""
-    for one in paper:
-        title = f"Table {one.number}: {one.title}"
-        path = folder / f"table{one.number}"
-        _write_lines(path, title, one)
-        files.write_text(path.with_suffix(".html"), table_page(Table(title, one.caption, one.lines)))
+def _write_paper_tables(folder: Path, tables: Sequence[PaperTable]) -> None:
+    """Write each of the paper's tables as Markdown, CSV and HTML."""
+    for table in tables:
+        path, captioned = folder / f"table{table.number}", _captioned("Table", table)
+        _write_lines(path, captioned)
+        files.write_text(path.with_suffix(".html"), table_page(captioned))
 
 
-def _write_lines(path: Path, title: str, one: PaperTable) -> None:
-    files.write_text(path.with_suffix(".md"), f"# {title}\n\n{one.caption}\n\n{to_markdown(one.lines)}")
-    files.write_text(path.with_suffix(".csv"), to_csv_text(one.lines))
-
-
-def _write_figures(
-    folder: Path, drawn: Sequence[Figure], found: StudyResults, in_numbers: Sequence[PaperTable]
+def _write_paper_figures(
+    folder: Path, report_figures: Sequence[CaptionedFigure], results: StudyResults, tables: Sequence[PaperTable]
 ) -> None:
-    """The paper's figures: 1 (both halves, of what the report shows one by one), 3 and 4; and each in numbers."""
-    by_name = {figure.name: figure.picture for figure in drawn}
+    """Write the paper's figures 1, 3 and 4 as SVG and PNG, and their numbers as Markdown and CSV."""
+    rendered = {figure.name: figure.rendered for figure in report_figures}
     for name, source in PAPER_FIGURES.items():
-        _write_picture(folder / name, by_name.get(source) or figures.nothing(NOTHING))
-    _write_picture(folder / "figure1", figure1(found))
-    for one in in_numbers:
-        _write_lines(folder / f"figure{one.number}", f"Figure {one.number}: {one.title}", one)
+        _write_figure(folder / name, rendered.get(source) or figures.placeholder(NO_ABLATION))
+    _write_figure(folder / "figure1", _figure1(results))
+    for table in tables:
+        _write_lines(folder / f"figure{table.number}", _captioned("Figure", table))
 
 
-def figure1(found: StudyResults) -> figures.Picture:
-    """Both halves of the paper's figure 1, of the classifier as it was finetuned, or of the first head."""
-    variant, mem = classifier_of(found.rows), head_for(found.rows, "mem")
-    plain, oracle = summarised(found.rows, "test"), summarised(found.rows, "test", ORACLE)
-    third = None if mem in (None, variant) else (mem, plain[mem])
-    return figures.halves(variant, found.confusion([variant])[variant], plain[variant], oracle[variant], third)
+def _figure1(results: StudyResults) -> RenderedFigure:
+    """Plot the paper's figure 1 for the finetuned classifier, or for the first head if there is none."""
+    variant, mem = classifier_of(results.rows), head_for(results.rows, "mem")
+    accuracy, oracle = summarise(results.rows, "test"), summarise(results.rows, "test", ORACLE)
+    mem_column = None if mem in (None, variant) else (mem, accuracy[mem])
+    error_shares = results.error_shares([variant])[variant]
+    return figures.paper_figure1(variant, error_shares, accuracy[variant], oracle[variant], mem_column)
 
 
-def _write_picture(path: Path, picture: figures.Picture) -> None:
-    files.write_text(path.with_suffix(".svg"), picture.svg)
+def _captioned(kind: str, table: PaperTable) -> CaptionedTable:
+    return CaptionedTable(f"{kind} {table.number}: {table.title}", table.caption, table.lines)
+
+
+def _write_lines(path: Path, table: CaptionedTable) -> None:
+    files.write_text(path.with_suffix(".md"), f"# {table.title}\n\n{table.caption}\n\n{markdown_table(table.lines)}")
+    files.write_text(path.with_suffix(".csv"), csv_table(table.lines))
+
+
+def _write_figure(path: Path, figure: RenderedFigure) -> None:
+    files.write_text(path.with_suffix(".svg"), figure.svg)
     with files.atomic(path.with_suffix(".png"), "wb") as file:
-        file.write(picture.png)
+        file.write(figure.png)
 
 
 def _facts(
-    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], found: StudyResults
+    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], results: StudyResults
 ) -> dict[str, str]:
     splits = manifest["splits"]
     seconds = sum(record["seconds"] for record in records.values())
     return {
-        "classes": " / ".join(f"{n} {name}" for name, n in manifest["groups"].items()),
-        "images (train / val / test)": " / ".join(f"{splits[s]['images']:,}" for s in ("train", "val", "test")),
-        "thresholds": str(study.shots),
+        "classes": " / ".join(f"{classes} {group}" for group, classes in manifest["groups"].items()),
+        "images (train / val / test)": " / ".join(f"{splits[name]['images']:,}" for name in ("train", "val", "test")),
+        "shot groups": str(study.shots),
         "seeds": ", ".join(map(str, study.seeds)),
         "class orders": ", ".join(map(str, study.orders)),
-        "best on val": best_on_val(found.rows),
-        "compute, all runs": f"{seconds / 60:.1f} min",
+        "best on val": best_on_val_text(results.rows),
+        "compute time, all runs": f"{seconds / 60:.1f} min",
     }
 
 
-def _rest(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    more = f" The first {LISTED} of {len(runs)}." if len(runs) > LISTED else ""
+def _other_tables(
+    study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]
+) -> list[CaptionedTable]:
+    limit = f" The first {MAX_LISTED_RUNS} of {len(runs)} runs." if len(runs) > MAX_LISTED_RUNS else ""
     return [
-        Table(
+        CaptionedTable(
             "Deviations from the paper",
-            "Settings of this study that differ from what the paper states, and what was chosen where it is silent.",
+            "Settings of this study that differ from the paper, and settings that the paper does not state.",
             deviations(study),
-            kind="words",
+            css_class="text",
         ),
-        Table(
+        CaptionedTable(
             "Cost",
-            "Wall-clock hours of all runs of a stage; images per second over all processes of a run, and the share of "
-            "the time that training waited for data (medians over runs).",
+            "For each stage: wall-clock hours of all runs, images per second over all processes of a run, and the "
+            "share of the time that training waited for data (medians over runs).",
             cost_by_stage(runs, records),
         ),
-        Table("Cost of each run", f"Wall-clock time, speed, memory.{more}", cost_by_run(runs, records), folded=True),
+        CaptionedTable(
+            "Cost of each run",
+            f"Wall-clock time, speed and memory.{limit}",
+            cost_by_run(runs, records),
+            folded=True,
+        ),
     ]

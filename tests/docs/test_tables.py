@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from docs._site.tables import BLOCK, RESULTS, regenerate
-from mem.report.paper_tables import numbers
-from mem.report.results import SHOTS, from_csv, summarised, table, to_text
+from mem.report.paper_format import paper_numbers
+from mem.report.results import SHOTS, from_csv, score_table, summarise
+from mem.report.table_formats import text_table
 from tests.conftest import REPOSITORY
 
 PAGES = sorted(RESULTS.glob("*.md"))
@@ -50,7 +51,7 @@ def test_a_block_that_names_something_unknown_is_refused(tmp_path: Path, options
 
 def test_the_readme_shows_the_scores_of_digits_lt():
     rows = from_csv(RESULTS / "digits_lt" / "results.csv")
-    assert to_text(table(summarised(rows, "test"))) in (REPOSITORY / "README.md").read_text()
+    assert text_table(score_table(summarise(rows, "test"))) in (REPOSITORY / "README.md").read_text()
 
 
 def test_the_table_of_recipes_has_the_accuracies_of_the_paper():
@@ -60,11 +61,11 @@ def test_the_table_of_recipes_has_the_accuracies_of_the_paper():
         re.MULTILINE,
     )
     paper: dict[str, dict[str, str]] = {}
-    for part in numbers()["tables"]:
+    for part in paper_numbers()["tables"]:
         for column, backbone in enumerate(part["backbones"]):
             scores = {head: f"{part[head][column]:.2f}" for head in ("ce", "crt", "mem")}
             paper[f"{part['dataset']}_{backbone}"] = scores
-    for row in numbers()["table5"]:
+    for row in paper_numbers()["table5"]:
         if row["recipe"].startswith("table5_"):
             paper[row["recipe"]] = {row["head"]: f"{row['shots'][SHOTS.index('all')]:.2f}"}
     assert len(lines) == 15

@@ -1,21 +1,24 @@
-"""A study whose runs are made up: what a report reads, without the hours that it takes."""
+"""A synthetic study: the files that a report reads, written without running anything."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from mem.cli.main import main
 from mem.config import Study
 from mem.config.load import load_study
 from mem.metrics import best_in_group
-from mem.metrics.predictions import FILE, About, Predictions, write_predictions
+from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import split_scores
+from mem.report.results import ScoreRow
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import write_configs
+from mem.runs.run_config import write_configs
 from tests.conftest import REPOSITORY
 
 COUNTS = (110, 105, 102, 60, 40, 25, 22, 12, 8, 5)
@@ -23,16 +26,16 @@ SHOTS = (0, 0, 0, 1, 1, 1, 1, 2, 2, 2)
 
 
 def study_of(folder: Path, **changes: object) -> Study:
-    """The mini study with other values, as a file in the folder."""
+    """Write the mini study with the given changes to a file in the folder, and load it."""
     values = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text()) | changes
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
     return load_study([folder / "study.yaml"])
 
 
-def made_up(
+def write_runs(
     folder: Path, study: Study, *, gain: dict[str, float] | None = None, without_few: bool = False
 ) -> list[Run]:
-    """Write what the report needs of every run of a study; accuracies are 60 % and a head's gain."""
+    """Write what the report reads of every run of a study. Accuracies are 60 % plus the gain of a head."""
     runs = study_runs(study)
     write_configs(runs, study, folder)
     for run in runs:
@@ -47,7 +50,7 @@ def made_up(
             results["classes"] = [str(k) for k in range(10)]
         (at / "log.jsonl").write_text("")
         if run.stage == "evaluate":
-            _evaluation(at, run, 0.6 + (gain or {}).get(str(run.labels["variant"]), 0.0), without_few)
+            _write_evaluation(at, run, 0.6 + (gain or {}).get(str(run.labels["variant"]), 0.0), without_few)
         record = {
             "stage": run.stage,
             "key": run.key,
@@ -68,11 +71,13 @@ def made_up(
     return runs
 
 
-def _evaluation(at: Path, run: Run, accuracy: float, without_few: bool) -> None:
+def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) -> None:
     shots = np.array(SHOTS)
     mem = run.labels["method"] == "mem"
-    about = About(run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None)
-    # The images are those of the class order; what is noise in them is shared by the heads of a seed.
+    about = PredictionMetadata(
+        run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None
+    )
+    # Images depend on the class order only; heads of one seed share their noise.
     images = np.random.default_rng(int(run.labels["order"]))
     noise = np.random.default_rng([int(run.labels["order"]), int(run.labels["seed"])])
     labels = images.permutation(np.arange(200) % (7 if without_few else 10))
@@ -90,13 +95,49 @@ def _evaluation(at: Path, run: Run, accuracy: float, without_few: bool) -> None:
         norms=norms.astype(np.float32) if mem else None,
     )
     splits = {"val": split, "test": split}
-    write_predictions(at / FILE, about, splits)
+    write_predictions(at / PREDICTIONS_FILE, about, splits)
     scores = {name: split_scores(each, about) for name, each in splits.items()}
     content = {"thresholds": about.thresholds, "class_counts": list(COUNTS), "splits": scores}
     (at / "metrics.json").write_text(json.dumps(content))
 
 
-def grid(variants: int) -> dict[str, object]:
-    """Changes that give a study so many MEM heads, over two settings of MEM."""
+def write_report(folder: Path, study: Study, **options) -> Path:
+    """Write the runs of a study, run the report stage, and return the folder of the results."""
+    runs = write_runs(folder, study, **options)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["report", "--config", str(runs[-1].folder)]) == 0
+    finally:
+        os.chdir(before)
+    return folder / "results" / study.study
+
+
+def mem_grid(variants: int) -> dict[str, object]:
+    """Return changes that give a study this number of MEM heads, over two settings of MEM."""
     xis: Sequence[float] = [20.0 + 5 * i for i in range(variants // 2)]
     return {"sweeps": {"xi": {"of": "mem", "over": {"xi": list(xis), "weight": ["free", "additive"]}}}}
+
+
+def rows_of_two_seeds(study: str, dataset: str, backbone: str, **accuracies: float) -> list[ScoreRow]:
+    """Return test rows of heads named like their methods, over two seeds one point apart."""
+    return [
+        ScoreRow(
+            study=study,
+            dataset=dataset,
+            backbone=backbone,
+            method=name.partition("_")[0],
+            variant=name,
+            seed=seed,
+            order=0,
+            split="test",
+            thresholds="many>100 few<20",
+            many=accuracy,
+            medium=accuracy,
+            few=accuracy,
+            all=accuracy + seed,
+            key="k",
+        )
+        for name, accuracy in accuracies.items()
+        for seed in (0, 1)
+    ]

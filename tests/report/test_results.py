@@ -1,4 +1,4 @@
-"""Tables of scores."""
+"""Rows of scores: reading, writing, summaries and formatted tables."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import pytest
 from scipy import stats
 
 from mem.errors import UserError
-from mem.report.results import Row, from_csv, interval, summarised, table, to_csv, to_markdown, to_text
+from mem.report.results import ScoreRow, from_csv, interval, score_table, summarise, to_csv
+from mem.report.table_formats import csv_table, markdown_table, text_table
 
 
-def row(variant: str, seed: int, accuracy: float, split: str = "test") -> Row:
-    return Row(
-        "s",
-        "d",
-        "v",
-        "mem",
-        variant,
-        seed,
-        0,
-        split,
-        "many>100 few<20",
-        accuracy,
-        accuracy - 1,
-        math.nan,
-        accuracy,
-        "k",
+def row(variant: str, seed: int, accuracy: float, split: str = "test") -> ScoreRow:
+    return ScoreRow(
+        study="s",
+        dataset="d",
+        backbone="v",
+        method="mem",
+        variant=variant,
+        seed=seed,
+        order=0,
+        split=split,
+        thresholds="many>100 few<20",
+        many=accuracy,
+        medium=accuracy - 1,
+        few=math.nan,
+        all=accuracy,
+        key="k",
     )
 
 
 ROWS = [row("ce", 0, 50.0), row("ce", 1, 52.0), row("mem", 0, 60.0), row("mem", 1, 60.5), row("ce", 0, 9.0, "val")]
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_that_of_students_t():
     values = [3.0, 4.0, 8.0]
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    found = interval(values)
-    assert found.mean == pytest.approx(5.0)
-    assert found.half_width == pytest.approx((high - low) / 2)
+    result = interval(values)
+    assert result.mean == pytest.approx(5.0)
+    assert result.half_width == pytest.approx((high - low) / 2)
 
 
 def test_a_single_run_has_no_interval():
@@ -48,40 +49,41 @@ def test_a_single_run_has_no_interval():
     assert str(interval([math.nan])) == "-"
 
 
-def test_rows_come_back_from_csv(tmp_path):
+def test_rows_written_as_csv_are_read_back(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(to_csv(ROWS))
     assert to_csv(from_csv(path)) == to_csv(ROWS)
     assert from_csv(path)[2].all == 60.0
 
 
-def test_scores_that_an_older_file_lacks_are_unknown(tmp_path):
+def test_scores_that_an_older_file_lacks_are_nan(tmp_path):
     path = tmp_path / "results.csv"
     lines = [line.split(",")[:14] for line in to_csv(ROWS).splitlines()]
     path.write_text("\n".join(",".join(line) for line in lines))
-    (found, *_) = from_csv(path)
-    assert (found.all, found.key) == (50.0, "k")
-    assert math.isnan(found.top5) and math.isnan(found.oracle_few)
+    first = from_csv(path)[0]
+    assert (first.all, first.key) == (50.0, "k")
+    assert math.isnan(first.top5) and math.isnan(first.oracle_few)
 
 
-def test_a_file_that_is_no_results_is_named(tmp_path):
+def test_a_file_without_results_is_named(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"results.csv: no results of a study, or damaged"):
+    with pytest.raises(UserError, match=r"results.csv is not a results file of a study, or it is damaged"):
         from_csv(path)
 
 
-def test_variants_are_summarised_in_the_order_of_the_study_and_by_split():
-    summary = summarised(ROWS, "test")
+def test_variants_are_summarised_by_split_in_the_order_of_the_study():
+    summary = summarise(ROWS, "test")
     assert list(summary) == ["ce", "mem"]
     assert summary["ce"]["all"].mean == pytest.approx(51.0)
-    assert summarised(ROWS, "val")["ce"]["all"].mean == pytest.approx(9.0)
+    assert summarise(ROWS, "val")["ce"]["all"].mean == pytest.approx(9.0)
 
 
-def test_tables_line_up():
-    lines = table(summarised(ROWS, "test"))
-    markdown = to_markdown(lines).splitlines()
+def test_tables_are_formatted_as_markdown_csv_and_aligned_text():
+    lines = score_table(summarise(ROWS, "test"))
+    markdown = markdown_table(lines).splitlines()
     assert markdown[0] == "| method | many | medium | few | all |"
     assert markdown[2].startswith("| ce | 51.00 ± 12.71 |")
-    text = to_text(lines).splitlines()
+    assert csv_table(lines).splitlines()[1].startswith("ce,51.00 ± 12.71,")
+    text = text_table(lines).splitlines()
     assert len({len(line) for line in text}) == 1

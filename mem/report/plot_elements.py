@@ -1,0 +1,139 @@
+"""Elements that the report's figures share: grouped bars, lines, matrices, grids of panels, and saving a figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mem.metrics import Interval
+from mem.style import MATPLOTLIB_SETTINGS, SHOT_COLOURS
+
+PNG_DPI = 160
+WIDTH = 6.4
+"""Default width of a figure in inches."""
+MAX_VALUE_TICKS = 8
+"""Up to this number of values, an axis has a tick at each value."""
+INK = "#222222"
+
+
+@dataclass(frozen=True)
+class RenderedFigure:
+    """A figure as SVG and PNG."""
+
+    svg: str
+    png: bytes
+
+
+@contextmanager
+def style(changes: Mapping[str, object] | None = None) -> Iterator[None]:
+    """Apply the style of mem.style, with the given changes, to all figures created in the context."""
+    with mpl.rc_context(MATPLOTLIB_SETTINGS | dict(changes or {})):
+        yield
+
+
+def render(figure: Figure) -> RenderedFigure:
+    """Render a figure without dates and version numbers, so that equal figures have equal files."""
+    text, pixels = io.StringIO(), io.BytesIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    content = text.getvalue()
+    return RenderedFigure(content[content.index("<svg") :], pixels.getvalue())
+
+
+def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes. Sizes are in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def panels(figure: Figure, number: int, max_columns: int = 3) -> Iterator[Axes]:
+    """Yield the given number of axes on a grid. Unused cells of the grid stay empty."""
+    columns = min(number, max_columns)
+    grid = figure.subplots(-(-number // columns), columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        if i < number:
+            yield axes
+        else:
+            axes.set_axis_off()
+
+
+def shared_labels(figure: Figure, x: str, y: str) -> None:
+    """Label the axes of all panels once; a single panel is labelled itself."""
+    if len(figure.axes) == 1:
+        figure.axes[0].set_xlabel(x, fontsize=9)
+        figure.axes[0].set_ylabel(y, fontsize=9)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
+
+
+def grouped_bars(
+    axes: Axes, positions: Sequence[str], series: Mapping[str, Sequence[Interval]], colours: Mapping[str, str]
+) -> None:
+    """Plot one bar per series at each position, with error bars for intervals. The axis is 0 to 100.
+
+    Args:
+        axes: Axes to plot on.
+        positions: Labels of the positions.
+        series: For each series its scores, one per position.
+        colours: Colour of each series.
+    """
+    width = 0.8 / len(series)
+    for i, (name, scores) in enumerate(series.items()):
+        means = np.array([score.mean for score in scores])
+        errors = np.array([score.half_width or 0.0 for score in scores])
+        at = np.arange(len(positions)) + (i - (len(series) - 1) / 2) * width
+        axes.bar(at, means, width * 0.92, color=colours[name], label=name)
+        if errors.any():
+            axes.errorbar(at, means, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    crowded = sum(map(len, positions)) > 11 * axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
+    axes.set_xticks(range(len(positions)), [str(position).replace("_", "\n") for position in positions])
+    if crowded:
+        for label in axes.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="x", visible=False)
+
+
+def lines_by_shot(axes: Axes, values: Sequence[float], scores_by_shot: Mapping[str, Sequence[Interval]]) -> None:
+    """Plot one line per shot group over the values of a setting. The axis is logarithmic from a ratio of 8."""
+    for shot, scores in scores_by_shot.items():
+        means = [score.mean for score in scores]
+        errors = [score.half_width or 0.0 for score in scores]
+        axes.errorbar(values, means, errors, color=SHOT_COLOURS[shot], marker="o", markersize=4, capsize=2, label=shot)
+    smallest, largest = min(values), max(values)
+    if smallest > 0 and largest / smallest >= 8:
+        axes.set_xscale("log")
+    if len(values) <= MAX_VALUE_TICKS:
+        axes.set_xticks(list(values), [f"{value:g}" for value in values])
+        axes.minorticks_off()
+
+
+def matrix(
+    axes: Axes,
+    title: str,
+    values: np.ndarray,
+    maximum: float,
+    number_format: str,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+) -> None:
+    """Plot a matrix as a grid of shaded cells with their values. NaN cells stay empty."""
+    axes.imshow(np.nan_to_num(values), cmap="Blues", vmin=0, vmax=maximum)
+    for i, j in np.ndindex(values.shape):
+        if not np.isnan(values[i, j]):
+            colour = "white" if values[i, j] > 0.55 * maximum else INK
+            axes.text(j, i, number_format.format(values[i, j]), ha="center", va="center", color=colour)
+    axes.set_title(title, fontsize=10 if len(title) < 18 else 7)
+    axes.set_xticks(range(len(column_names)), column_names, fontsize=8)
+    axes.set_yticks(range(len(row_names)), row_names, fontsize=8)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

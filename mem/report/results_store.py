@@ -1,0 +1,93 @@
+"""Results of this study and of other studies in the same folder, looked up by study, recipe and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mem.metrics import Interval
+from mem.report.differences import val_accuracy
+from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, interval
+
+FROM_SCRATCH = ("table5_scratch_100", "table5_scratch_500", "table5_scratch_1000")
+"""Recipes of table 5 without pretraining. They do not count as results for tables 1 to 4."""
+METHODS = ("ce", "tau", "crt", "lws", "mem")
+"""Methods of the paper's tables 2 to 4."""
+
+
+@dataclass
+class ResultsStore:
+    """Rows of this study and, if they have a report in `root`, of other studies."""
+
+    study: str
+    rows: Sequence[ScoreRow]
+    root: Path = Path("results")
+    _cache: dict[str, Sequence[ScoreRow]] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Data set of this study."""
+        return self.rows[0].dataset
+
+    @property
+    def backbone(self) -> str:
+        """Backbone of this study."""
+        return self.rows[0].backbone
+
+    def rows_of(self, study: str) -> Sequence[ScoreRow]:
+        """Return the rows of a study; empty if it has no report."""
+        if study == self.study:
+            return self.rows
+        if study not in self._cache:
+            path = self.root / study / "report" / "results.csv"
+            self._cache[study] = from_csv(path) if path.exists() else []
+        return self._cache[study]
+
+    def is_recipe(self, dataset: str, backbone: str) -> bool:
+        """Return whether this study is of the data set and backbone, with pretraining."""
+        return (self.dataset, self.backbone) == (dataset, backbone) and self.study not in FROM_SCRATCH
+
+    def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
+        """Return the rows of this study if it is of the data set and backbone, otherwise those of their recipe."""
+        return self.rows if self.is_recipe(dataset, backbone) else self.rows_of(f"{dataset}_{backbone}")
+
+    def related_studies(self) -> list[str]:
+        """Return the other studies of the same data set and backbone that have a report."""
+        names = sorted(path.parent.parent.name for path in self.root.glob("*/report/results.csv"))
+        related: list[str] = []
+        for name in names:
+            rows = self.rows_of(name)
+            if name != self.study and rows and (rows[0].dataset, rows[0].backbone) == (self.dataset, self.backbone):
+                related.append(name)
+        return related
+
+
+def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
+    """Return the variant that represents a method: the one named like it, otherwise its best on val."""
+    variants = dict.fromkeys(row.variant for row in rows if row.method == method)
+    if method in variants or any(row.variant == method for row in rows):
+        return method
+    on_val = val_accuracy([row for row in rows if row.method == method])
+    return max(variants, key=lambda variant: on_val.get(variant, 0.0), default=None)
+
+
+def methods_of(rows: Sequence[ScoreRow]) -> list[str]:
+    """Return the paper's methods, followed by all other methods of the rows."""
+    return list(dict.fromkeys([*METHODS, *(row.method for row in rows)]))
+
+
+def missing_methods(rows: Sequence[ScoreRow]) -> list[str]:
+    """Return the paper's methods that the rows do not have."""
+    return [method for method in METHODS if head_for(rows, method) is None]
+
+
+def accuracy_on_test(rows: Sequence[ScoreRow], variant: str) -> dict[str, Interval]:
+    """Return a variant's accuracy on test for each shot group, over its runs."""
+    test_rows = by_variant(rows, "test")[variant]
+    return {shot: interval([getattr(row, shot) for row in test_rows]) for shot in SHOTS}
+
+
+def run_count(rows: Sequence[ScoreRow], variant: str) -> int:
+    """Return the number of runs of a variant."""
+    return len(by_variant(rows, "test")[variant])
