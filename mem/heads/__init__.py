@@ -1,1 +1,1 @@
-"""Classifiers on frozen features: one file per method, each source named there."""
+"""Heads: classifiers on features of a frozen backbone, one file per method."""

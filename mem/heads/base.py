@@ -1,4 +1,4 @@
-"""What all heads share: from features to logits, and a loss."""
+"""Base class of all heads, and the linear classifier."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from mem.losses import cross_entropy
 
 
 class Head(nn.Module, ABC):
-    """A classifier on frozen features.
+    """A classifier on features of a frozen backbone.
 
-    Inputs are pooled features (samples, width), or (samples, 1 + tokens, width) with the pooled feature first.
+    Inputs are pooled features of shape (samples, width), or pooled features and tokens of shape
+    (samples, 1 + tokens, width) with the pooled feature first.
     """
 
     @abstractmethod
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Logits."""
+        """Return the logits."""
 
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Mean loss of a batch, and metrics; accuracies in percent, as in every stage."""
+        """Return the mean loss of a batch, and metrics to log. Accuracies are in percent."""
         logits = self(features)
         return cross_entropy(logits, labels).mean(), {"acc1": 100 * accuracy(logits, labels)}
 
@@ -39,22 +40,22 @@ class Linear(Head):
         self.bias = nn.Parameter(bias.clone()) if bias is not None else None
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Logits."""
-        return nn.functional.linear(pool_tokens(features), self.weight, self.bias)
+        """Return the logits."""
+        return nn.functional.linear(pooled_feature(features), self.weight, self.bias)
 
 
-def pool_tokens(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
-    """The pooled feature of inputs with or without tokens."""
+def pooled_feature(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
+    """Return the pooled feature of inputs with or without tokens."""
     return features if features.ndim == 2 else features[:, 0]
 
 
 def accuracy(logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " samples"]) -> Float[Tensor, ""]:
-    """Share of the samples whose largest logit is the label's."""
+    """Return the share of samples whose largest logit is that of the label, from 0 to 1."""
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
 def fresh_linear(width: int, classes: int, seed: int) -> Linear:
-    """A linear classifier with PyTorch's initial weights."""
+    """Return a linear classifier with PyTorch's default initialization. Leaves the global generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(width, classes)

@@ -1,4 +1,4 @@
-"""From settings to a head, and from a head to files and back."""
+"""Building a head from its settings, saving it and loading it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ from mem.models.weights import load_weights, save_weights
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What a head is built on."""
+    """What a head is built from, besides its settings."""
 
     classifier: Linear
-    """The linear classifier to start from: the finetuned one, or another head's."""
+    """The linear classifier to start from: the finetuned one, or that of another head."""
     class_counts: np.ndarray
-    """Training images per class."""
+    """Number of training images of each class."""
     shots: config.Shots
+    """Thresholds of the shot groups."""
     seed: int
+    """Seed of the initial weights."""
 
 
-def build_head(settings: config.Head, basis: HeadInputs) -> Head:
-    """A head before its training.
+def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
+    """Build an untrained head.
 
     Raises:
         UserError: A group of MEM's partition would be empty.
     """
-    classifier = basis.classifier
+    classifier = inputs.classifier
     classes, width = classifier.weight.shape
     assert classifier.bias is not None
     match settings:
@@ -48,44 +50,44 @@ def build_head(settings: config.Head, basis: HeadInputs) -> Head:
         case config.Tau():
             return tau_normalised(classifier.weight.detach(), 0.0)
         case config.LogitAdjustment():
-            return logit_adjusted(classifier, log_prior(basis.class_counts), 0.0)
+            return logit_adjusted(classifier, log_prior(inputs.class_counts), 0.0)
         case config.Ncm():
-            return Ncm(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(basis.class_counts > 0))
+            return Ncm(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(inputs.class_counts > 0))
         case config.Ce() | config.Crt():
-            return fresh_linear(width, classes, basis.seed)
+            return fresh_linear(width, classes, inputs.seed)
         case config.LogitAdjustedLoss():
-            offset = settings.tau * log_prior(basis.class_counts)
-            return PriorLinear(fresh_linear(width, classes, basis.seed), offset)
+            offset = settings.tau * log_prior(inputs.class_counts)
+            return PriorLinear(fresh_linear(width, classes, inputs.seed), offset)
         case config.BalancedSoftmax():
-            offset = torch.from_numpy(np.log(np.maximum(basis.class_counts, 1))).float()
-            return PriorLinear(fresh_linear(width, classes, basis.seed), offset)
+            offset = torch.from_numpy(np.log(np.maximum(inputs.class_counts, 1))).float()
+            return PriorLinear(fresh_linear(width, classes, inputs.seed), offset)
         case config.Lws():
             return Lws(classifier.weight.detach(), classifier.bias.detach())
         case config.Mem():
             groups = longtail.partition(
-                settings.partition, basis.class_counts, settings.groups, basis.shots, settings.partition_seed
+                settings.partition, inputs.class_counts, settings.groups, inputs.shots, settings.partition_seed
             )
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(basis.seed)
+                torch.manual_seed(inputs.seed)
                 return MemHead(settings, classifier, torch.from_numpy(groups))
 
 
-def save_head(folder: Path, head: Head, settings: config.Head, basis: HeadInputs) -> None:
-    """Write `head.json` and `head.safetensors`."""
-    weight = basis.classifier.weight
+def save_head(folder: Path, head: Head, settings: config.Head, inputs: HeadInputs) -> None:
+    """Write `head.json` (settings and class counts) and `head.safetensors` (weights)."""
+    weight = inputs.classifier.weight
     about = {
         "settings": settings.model_dump(mode="json"),
-        "shots": basis.shots.model_dump(mode="json"),
+        "shots": inputs.shots.model_dump(mode="json"),
         "classes": weight.shape[0],
         "width": weight.shape[1],
-        "class_counts": basis.class_counts.tolist(),
+        "class_counts": inputs.class_counts.tolist(),
     }
     files.write_text(folder / "head.json", json.dumps(about, indent=2) + "\n")
     save_weights(folder / "head.safetensors", head.state_dict(), {"method": settings.method})
 
 
 def load_head(folder: Path) -> Head:
-    """Read what `save_head` wrote.
+    """Load a head that `save_head` wrote.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -94,25 +96,25 @@ def load_head(folder: Path) -> Head:
 
 
 def load_head_and_inputs(folder: Path) -> tuple[Head, config.Head, HeadInputs]:
-    """Read what `save_head` wrote; of the classifier that the head started from, only the shape is known.
+    """Load a head with its settings and inputs. The classifier of the inputs has the saved shape, but zero weights.
 
     Raises:
-        UserError: As in `load_head`.
+        UserError: A file is missing or damaged.
     """
     try:
         about = json.loads((folder / "head.json").read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder}/head.json: no such file. `mem train_head` writes it.") from None
+        raise UserError(f"{folder}/head.json: no such file. Run `mem train_head` to write it.") from None
     settings = TypeAdapter(config.Head).validate_python(about["settings"])
     blank = Linear(torch.zeros(about["classes"], about["width"]), torch.zeros(about["classes"]))
-    basis = HeadInputs(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
-    head = build_head(settings, basis)
+    inputs = HeadInputs(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
+    head = build_head(settings, inputs)
     tensors = load_weights(folder / "head.safetensors")
     head.load_state_dict(tensors)
-    return head.eval(), settings, basis
+    return head.eval(), settings, inputs
 
 
 def load_linear(path: Path) -> Linear:
-    """A linear classifier from a safetensors file with `weight` and `bias`."""
+    """Load a linear classifier from a safetensors file with the tensors `weight` and `bias`."""
     tensors = load_weights(path)
     return Linear(tensors["weight"], tensors["bias"])

@@ -1,4 +1,4 @@
-"""Learnable weight scaling (Kang et al. 2020, section 4.2): one factor a class on the frozen classifier."""
+"""Learnable weight scaling (Kang et al. 2020, section 4.2)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mem.heads.base import Head, pool_tokens
+from mem.heads.base import Head, pooled_feature
 
 
 class Lws(Head):
-    """Logits s_k (W_k z + b_k); W and b are frozen, s starts at 1 and is learnt with class-balanced sampling."""
+    """Logits s_k (W_k z + b_k). W and b are frozen; one factor s_k per class starts at 1 and is learned."""
 
     def __init__(self, weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"]) -> None:
         super().__init__()
@@ -19,5 +19,5 @@ class Lws(Head):
         self.scale = nn.Parameter(torch.ones(len(weight)))
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Logits."""
-        return self.scale * nn.functional.linear(pool_tokens(features), self.weight, self.bias)  # type: ignore[arg-type]
+        """Return the logits."""
+        return self.scale * nn.functional.linear(pooled_feature(features), self.weight, self.bias)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Nearest class mean (Kang et al. 2020, section 4.2): no training, no setting.
+"""Nearest class mean (Kang et al. 2020, section 4.2). It has no settings and is not trained by gradients.
 
-Source of the details: facebookresearch/classifier-balancing, `models/KNNClassifier.py` with `cl2n` features.
+Source: facebookresearch/classifier-balancing, `models/KNNClassifier.py` with `cl2n` features.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mem.heads.base import Head, pool_tokens
+from mem.heads.base import Head, pooled_feature
 
 
 class Ncm(Head):
-    """Logits are minus the squared distances to the class means of centred, L2-normalised features.
+    """Negative squared distances to the class means of centred, L2-normalised features.
 
-    A class without a training image has no mean and is never predicted: its logit is minus infinity.
+    A class without training images has no mean and is never predicted: its logit is minus infinity.
+
+    Args:
+        mean: Mean of all training features.
+        centres: Mean of the centred and normalised features of each class.
+        present: Whether a class has training images.
     """
 
     def __init__(
@@ -29,24 +34,24 @@ class Ncm(Head):
         self.register_buffer("present", present)
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Minus the squared distances."""
-        z = normalised(pool_tokens(features), self.get_buffer("mean"))
+        """Return the negative squared distances as logits."""
+        z = _centre_and_normalise(pooled_feature(features), self.get_buffer("mean"))
         squared = torch.cdist(z, self.get_buffer("centres"), compute_mode="donot_use_mm_for_euclid_dist").square()
         return (-squared).masked_fill(~self.get_buffer("present"), -torch.inf)
 
 
-def normalised(
+def _centre_and_normalise(
     features: Float[Tensor, "samples width"], mean: Float[Tensor, " width"]
 ) -> Float[Tensor, "samples width"]:
-    """Features minus the training mean, of length 1."""
+    """Subtract the training mean and scale to length 1."""
     return torch.nn.functional.normalize(features - mean, dim=1)
 
 
 def nearest_class_mean(batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[Tensor, " _"]]], classes: int) -> Ncm:
-    """The head of training features, which are gone through twice.
+    """Compute the class means of training features in two passes.
 
     Args:
-        batches: Features and labels; must give the same each time it is iterated over.
+        batches: Features and labels. Is iterated twice and must yield the same batches each time.
         classes: Number of classes.
     """
     total, images = torch.zeros(()), 0
@@ -56,6 +61,6 @@ def nearest_class_mean(batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[T
     sums = torch.zeros(classes, len(mean), dtype=torch.float64)
     counts = torch.zeros(classes, dtype=torch.float64)
     for features, labels in batches:
-        sums.index_add_(0, labels, normalised(features, mean).double())
+        sums.index_add_(0, labels, _centre_and_normalise(features, mean).double())
         counts += torch.bincount(labels, minlength=classes)
     return Ncm(mean, (sums / counts.clamp(min=1)[:, None]).float(), counts > 0)

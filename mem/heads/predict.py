@@ -1,4 +1,4 @@
-"""What a head says of every image of a split: its class, the runners-up, and MEM's signals."""
+"""Predictions of a head for every image of a split, and the signals of MEM."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mem.data.features.files import FeatureSource
 from mem.heads.base import Head
 from mem.heads.mem.head import MemHead
 from mem.longtail import SHOT_NAMES
-from mem.metrics.predictions import TOP, Predictions
+from mem.metrics.predictions import TOP_CLASSES, Predictions
 
-BATCH = 1024
+_BATCH_SIZE = 1024
 
 
 @torch.no_grad()
@@ -26,25 +26,33 @@ def predict(
     device: torch.device,
     names: Sequence[str] | None = None,
 ) -> Predictions:
-    """The head's answers on the plain view of a split's images."""
-    tokens = isinstance(head, MemHead) and head.settings.input == "tokens"
-    parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(split), BATCH):
-        inputs = split.inputs(0, np.arange(start, min(start + BATCH, len(split))), tokens=tokens).to(device)
-        part: dict[str, np.ndarray] = {}
+    """Predict the images of a split from their plain view.
+
+    Args:
+        head: The head, on `device`.
+        split: Features of the split.
+        shot_of_class: Shot group of each class: 0 many, 1 medium, 2 few.
+        device: Device of the computation.
+        names: Name of each image, if known.
+    """
+    with_tokens = isinstance(head, MemHead) and head.settings.input == "tokens"
+    batches: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(split), _BATCH_SIZE):
+        indices = np.arange(start, min(start + _BATCH_SIZE, len(split)))
+        inputs = split.inputs(0, indices, tokens=with_tokens).to(device)
+        batch: dict[str, np.ndarray] = {}
         if isinstance(head, MemHead):
             logits, weights, norms = head.modulate(inputs)
-            part |= {"weights": weights.cpu().numpy(), "norms": norms.cpu().numpy()}
+            batch |= {"weights": weights.cpu().numpy(), "norms": norms.cpu().numpy()}
         else:
             logits = head(inputs)
-        top = logits.topk(min(TOP, logits.shape[1]), dim=1).indices
-        numbers = logits.float().cpu().numpy()
-        part |= {
+        top = logits.topk(min(TOP_CLASSES, logits.shape[1]), dim=1).indices
+        batch |= {
             "predictions": logits.argmax(dim=1).cpu().numpy(),
             "top": top.cpu().numpy(),
             "top_probabilities": logits.float().softmax(dim=1).gather(1, top).cpu().numpy(),
-            "best_in_shot": metrics.best_in_group(numbers, shot_of_class, len(SHOT_NAMES)),
+            "best_in_shot": metrics.best_in_group(logits.float().cpu().numpy(), shot_of_class, len(SHOT_NAMES)),
         }
-        parts.append(part)
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Predictions(labels=np.asarray(split.labels, dtype=np.int64), names=names, **whole)
+        batches.append(batch)
+    columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return Predictions(labels=np.asarray(split.labels, dtype=np.int64), names=names, **columns)

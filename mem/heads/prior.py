@@ -1,4 +1,4 @@
-"""Methods that know the class counts: logit adjustment (Menon et al. 2021) and balanced softmax (Ren et al. 2020)."""
+"""Methods that use the class counts: logit adjustment (Menon et al. 2021) and balanced softmax (Ren et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from mem.losses import cross_entropy
 
 
 def log_prior(class_counts: np.ndarray) -> Float[Tensor, " classes"]:
-    """Logarithm of each class's share of the training images. A class without any counts as having one."""
+    """Return log pi: the log of each class's share of the training images. An empty class counts as one image."""
     counts = np.maximum(class_counts, 1)
     return torch.from_numpy(np.log(counts / counts.sum())).float()
 
 
 def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: float) -> Linear:
-    """The classifier with logits W_k z + b_k - tau log pi_k (Menon et al. 2021, eq. 9)."""
+    """Return the classifier with logits W_k z + b_k - tau log pi_k (Menon et al. 2021, eq. 9).
+
+    `mem.heads.selection` chooses tau on val.
+    """
     weight = classifier.weight.detach()
     bias = torch.zeros(len(weight)) if classifier.bias is None else classifier.bias.detach()
     return Linear(weight, bias - tau * prior)
 
 
 class PriorLinear(Linear):
-    """A linear classifier whose loss adds an offset to the logits that prediction does without.
+    """A linear classifier whose loss adds an offset to the logits. Predictions use the logits without offset.
 
     Args:
         start: The classifier before training.
@@ -42,7 +45,7 @@ class PriorLinear(Linear):
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Mean cross-entropy of the adjusted logits; the accuracy is that of the plain ones."""
+        """Return the mean cross-entropy of the logits plus offset, and the accuracy of the logits without it."""
         logits = self(features)
         adjusted = cross_entropy(logits + self.get_buffer("offset"), labels).mean()
         return adjusted, {"acc1": 100 * accuracy(logits, labels)}

@@ -1,4 +1,4 @@
-"""The choice of one number on val, for methods that are not trained."""
+"""Selection of tau on val, for heads without training: tau-normalisation and post-hoc logit adjustment."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from mem.heads.base import Linear, accuracy
 
 @torch.no_grad()
 def choose_on_val(
-    made: Callable[[float], Linear],
-    candidates: Sequence[float],
+    head_of_tau: Callable[[float], Linear],
+    taus: Sequence[float],
     features: Float[Tensor, "samples width"],
     labels: Int64[Tensor, " samples"],
 ) -> tuple[float, dict[float, float]]:
-    """The candidate whose head has the highest accuracy (the smallest of equal ones), and the accuracy of each."""
-    scores = {number: float(accuracy(made(number)(features), labels)) for number in sorted(candidates)}
-    return max(scores, key=lambda number: scores[number]), scores
+    """Return the tau with the highest accuracy, the smallest one in a tie, and the accuracy of each tau.
+
+    Args:
+        head_of_tau: Returns the head for a value of tau.
+        taus: Candidates.
+        features: Pooled features of val.
+        labels: Labels of val.
+    """
+    scores = {tau: float(accuracy(head_of_tau(tau)(features), labels)) for tau in sorted(taus)}
+    return max(scores, key=lambda tau: scores[tau]), scores

@@ -1,4 +1,4 @@
-"""Tau-normalised classifier (Kang et al. 2020, section 4.2): no training, one number chosen on val."""
+"""Tau-normalised classifier (Kang et al. 2020, section 4.2). `mem.heads.selection` chooses tau on val."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from mem.heads.base import Linear
 
 
 def tau_normalised(weight: Float[Tensor, "classes width"], tau: float) -> Linear:
-    """The classifier W_k / ||W_k||^tau, without bias."""
+    """Return the classifier with weights W_k / ||W_k||^tau and no bias."""
     norms = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
     return Linear(weight / norms**tau, None)

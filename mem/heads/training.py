@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mem import config
+from mem.data.batch import Batch
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.blocks import BlockSampler
 from mem.data.features.files import FeatureSource
-from mem.data.loading.batch import Batch
 from mem.data.loading.samplers import build_sampler
 from mem.errors import UserError
 from mem.heads.base import Head, Linear
@@ -86,7 +86,7 @@ def make_head(
         case _:
             assert settings.training is not None
             head = build_head(settings, inputs).to(context.world.device)
-            return head, _train(head, settings, inputs, features, context)
+            return head, _train(head, settings.training, inputs, features, wants_tokens(settings), context)
 
 
 def _heads_by_tau(settings: config.Tau | config.LogitAdjustment, inputs: HeadInputs) -> Callable[[float], Linear]:
@@ -116,11 +116,15 @@ def _choose_tau(
 
 
 def _train(
-    head: Head, settings: config.Head, inputs: HeadInputs, features: HeadFeatures, context: FitContext
+    head: Head,
+    training: config.HeadTraining,
+    inputs: HeadInputs,
+    features: HeadFeatures,
+    tokens: bool,
+    context: FitContext,
 ) -> dict[str, Any]:
-    training, train, val = settings.training, features.train, features.validation
-    assert training is not None
-    tokens = wants_tokens(settings)
+    """Train a head in place and return the results to record."""
+    train, val = features.train, features.validation
     sampler = build_sampler(training.sampler, train.labels, len(inputs.class_counts), inputs.seed)
     if training.blocks:
         sampler = BlockSampler(len(train), inputs.seed, training.blocks.images, training.blocks.window)

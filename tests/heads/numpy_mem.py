@@ -1,4 +1,4 @@
-"""The whole modulator in numpy, sample by sample and group by group: written from the paper, not from our code."""
+"""The complete MEM head in numpy, sample by sample and group by group. Written from the paper, not from `mem`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 State = Mapping[str, np.ndarray]
-"""A head's parameters by name."""
+"""Parameters of a head by name."""
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -26,32 +26,32 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
 
 
 def embedding(state: State, g: int, tokens: np.ndarray, depth: int, heads: int) -> np.ndarray:
-    """The embedding of one sample (tokens, features) by sub-network g."""
+    """Return the embedding of one sample of shape (tokens, features) by sub-network g."""
 
-    def of(name: str) -> np.ndarray:
+    def parameter(name: str) -> np.ndarray:
         return state[f"subnetworks.{name}"][g]
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
-        return x @ of(f"{name}.weight") + of(f"{name}.bias")
+        return x @ parameter(f"{name}.weight") + parameter(f"{name}.bias")
 
     x = linear(tokens, "embed")
     for block in range(depth):
         at = f"blocks.{block}."
-        normed = layer_norm(x, of(at + "norm1.weight").ravel(), of(at + "norm1.bias").ravel())
+        normed = layer_norm(x, parameter(at + "norm1.weight").ravel(), parameter(at + "norm1.bias").ravel())
         query, key, value = np.split(linear(normed, at + "qkv"), 3, axis=1)
         mixed = np.empty_like(value)
         size = value.shape[1] // heads
         for h in range(heads):
-            own = slice(h * size, (h + 1) * size)
-            attention = softmax(query[:, own] @ key[:, own].T / math.sqrt(size))
-            mixed[:, own] = attention @ value[:, own]
+            channels = slice(h * size, (h + 1) * size)
+            attention = softmax(query[:, channels] @ key[:, channels].T / math.sqrt(size))
+            mixed[:, channels] = attention @ value[:, channels]
         x = x + linear(mixed, at + "proj")
-        normed = layer_norm(x, of(at + "norm2.weight").ravel(), of(at + "norm2.bias").ravel())
+        normed = layer_norm(x, parameter(at + "norm2.weight").ravel(), parameter(at + "norm2.bias").ravel())
         x = x + linear(gelu(linear(normed, at + "fc1")), at + "fc2")
     return x.mean(axis=0)
 
 
-def activated(output: np.ndarray, kind: str) -> np.ndarray:
+def activate(output: np.ndarray, kind: str) -> np.ndarray:
     match kind:
         case "softplus":
             return np.log1p(np.exp(output))
@@ -63,33 +63,37 @@ def activated(output: np.ndarray, kind: str) -> np.ndarray:
 
 
 def mem(
-    state: State, groups: np.ndarray, number: int, features: np.ndarray, *, tokens: bool, depth: int, heads: int,
-    top_k: int, xi: float, weight: str,
+    state: State, group_of_class: np.ndarray, groups: int, features: np.ndarray, *, tokens: bool, depth: int,
+    heads: int, top_k: int, xi: float, weight: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Data-aware logits, group weights and norms of (samples, width) or (samples, 1 + tokens, width) features."""
+    """Return data-aware logits, group weights and norms.
+
+    Features have shape (samples, width) or (samples, 1 + tokens, width).
+    """
     logits, weights, norms = [], [], []
     for sample in features:
-        pooled, seen = (sample[0], sample[1:]) if tokens else (sample, sample[None])
+        pooled, inputs = (sample[0], sample[1:]) if tokens else (sample, sample[None])
         plain = state["classifier.weight"] @ pooled + state["classifier.bias"]
-        norm = np.array([np.linalg.norm(embedding(state, g, seen, depth, heads)) for g in range(number)])
-        top = [np.sort(plain[groups == g])[::-1][:top_k] for g in range(number)]
+        norm = np.array([np.linalg.norm(embedding(state, g, inputs, depth, heads)) for g in range(groups)])
+        top = [np.sort(plain[group_of_class == g])[::-1][:top_k] for g in range(groups)]
         hidden = gelu(state["fusion.hidden.weight"] @ np.concatenate([norm / xi, *top]) + state["fusion.hidden.bias"])
-        w = activated(state["fusion.out.weight"] @ hidden + state["fusion.out.bias"], weight)
-        logits.append(plain + w[groups] if weight == "additive" else plain * w[groups])
+        w = activate(state["fusion.out.weight"] @ hidden + state["fusion.out.bias"], weight)
+        logits.append(plain + w[group_of_class] if weight == "additive" else plain * w[group_of_class])
         weights.append(w)
         norms.append(norm)
     return np.array(logits), np.array(weights), np.array(norms)
 
 
 def loss(
-    logits: np.ndarray, norms: np.ndarray, labels: np.ndarray, groups: np.ndarray, xi: float, mu: float, share: float
-) -> float:
-    """L_DAC + share * L_REO (eq. 9 and 10)."""
+    logits: np.ndarray, norms: np.ndarray, labels: np.ndarray, group_of_class: np.ndarray, xi: float, mu: float,
+    reo_weight: float,
+) -> float:  # fmt: skip
+    """Return L_DAC + reo_weight * L_REO (eq. 9 and 10)."""
     total = -float(np.mean(np.log(softmax(logits)[np.arange(len(labels)), labels])))
     for g in range(norms.shape[1]):
-        own = groups[labels] == g
-        if own.any():
-            total += share * float(np.mean(np.maximum(xi - norms[own, g], 0) ** 2))
-        if (~own).any():
-            total += share * float(np.mean(np.maximum(norms[~own, g] - mu, 0) ** 2))
+        positive = group_of_class[labels] == g
+        if positive.any():
+            total += reo_weight * float(np.mean(np.maximum(xi - norms[positive, g], 0) ** 2))
+        if (~positive).any():
+            total += reo_weight * float(np.mean(np.maximum(norms[~positive, g] - mu, 0) ** 2))
     return total

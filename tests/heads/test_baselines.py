@@ -1,4 +1,4 @@
-"""The compared methods against numpy, and heads in files."""
+"""Baseline heads against numpy, and saving and loading of every head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mem.heads.build import HeadInputs, build_head, load_head, save_head
 from mem.heads.lws import Lws
 from mem.heads.selection import choose_on_val
 from mem.heads.tau import tau_normalised
-from tests.heads.test_mem_equations import settings_of
+from tests.heads.mem_heads import mem_settings
 
 TRAINING = config.HeadTraining(
     epochs=1, global_batch=8, optimizer="sgd", lr=0.1, weight_decay=0, sampler="class_balanced"
@@ -32,12 +32,12 @@ HEADS: dict[str, config.Head] = {
     "logit_adjustment": config.LogitAdjustment(method="logit_adjustment", taus=(1.0,)),
     "logit_adjusted_loss": config.LogitAdjustedLoss(method="logit_adjusted_loss", tau=1.5, training=TRAINING),
     "balanced_softmax": config.BalancedSoftmax(method="balanced_softmax", training=TRAINING),
-    "mem": settings_of(),
-    "mem_random": settings_of(partition="random_even", groups=4, input="tokens", classifier="trained"),
+    "mem": mem_settings(),
+    "mem_random": mem_settings(partition="random_even", groups=4, input="tokens", classifier="trained"),
 }
 
 
-def basis(seed: int = 0) -> HeadInputs:
+def head_inputs(seed: int = 0) -> HeadInputs:
     torch.manual_seed(seed)
     counts = np.array([500, 200, 50, 30, 10, 5, 300])
     return HeadInputs(Linear(torch.randn(7, 6), torch.randn(7)), counts, config.Shots(), seed)
@@ -53,18 +53,18 @@ def test_tau_normalisation_equals_numpy(seed, tau):
     np.testing.assert_allclose(found, expected)
 
 
-def test_tau_is_the_best_on_val_and_the_smallest_of_equals():
-    # Class 0 has a long weight and takes everything until tau takes its length away.
+def test_the_chosen_tau_is_the_smallest_with_the_highest_accuracy_on_val():
+    # The weight of class 0 is so long that class 0 is always predicted, until a larger tau normalises it.
     weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
     features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
-    made = functools.partial(tau_normalised, weight)
-    tau, scores = choose_on_val(made, [0.0, 0.5, 1.0, 1.5], features, labels)
+    head_of_tau = functools.partial(tau_normalised, weight)
+    tau, scores = choose_on_val(head_of_tau, [0.0, 0.5, 1.0, 1.5], features, labels)
     assert scores[0.0] == 0.5
     assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
     assert max(scores.values()) == 1.0
 
 
-def test_lws_equals_numpy_and_learns_only_its_scales():
+def test_lws_equals_numpy_and_trains_only_its_scales():
     rng = np.random.default_rng(0)
     weight, bias, scale = rng.normal(size=(5, 4)), rng.normal(size=5), rng.uniform(0.5, 2, 5)
     head = Lws(torch.from_numpy(weight), torch.from_numpy(bias))
@@ -76,31 +76,31 @@ def test_lws_equals_numpy_and_learns_only_its_scales():
     assert [name for name, p in head.named_parameters() if p.requires_grad] == ["scale"]
 
 
-def test_crt_starts_from_a_fresh_classifier_that_its_seed_decides():
+def test_the_initial_classifier_of_crt_depends_only_on_the_seed():
     one, again, other = fresh_linear(6, 7, 0), fresh_linear(6, 7, 0), fresh_linear(6, 7, 1)
     assert torch.equal(one.weight, again.weight)
     assert not torch.equal(one.weight, other.weight)
-    assert not torch.equal(one.weight, basis().classifier.weight)
+    assert not torch.equal(one.weight, head_inputs().classifier.weight)
 
 
-def test_building_a_head_leaves_the_global_generator_alone():
+def test_building_a_head_does_not_change_the_global_generator():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    b = HeadInputs(Linear(torch.ones(7, 6), torch.ones(7)), basis().class_counts, config.Shots(), 3)
+    inputs = HeadInputs(Linear(torch.ones(7, 6), torch.ones(7)), head_inputs().class_counts, config.Shots(), 3)
     torch.manual_seed(5)
-    build_head(HEADS["mem"], b)
-    build_head(HEADS["crt"], b)
+    build_head(HEADS["mem"], inputs)
+    build_head(HEADS["crt"], inputs)
     assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_comes_back_from_its_files_as_it_was(tmp_path, name):
-    head = build_head(HEADS[name], basis())
+def test_a_loaded_head_equals_the_saved_head(tmp_path, name):
+    head = build_head(HEADS[name], head_inputs())
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(torch.randn_like(parameter))
-    save_head(tmp_path, head, HEADS[name], basis())
+    save_head(tmp_path, head, HEADS[name], head_inputs())
     z = torch.randn(4, 3, 6)
     loaded = load_head(tmp_path)
     assert loaded.state_dict().keys() == head.state_dict().keys()
@@ -108,20 +108,20 @@ def test_a_head_comes_back_from_its_files_as_it_was(tmp_path, name):
     torch.testing.assert_close(loaded(z), head(z), rtol=1e-4, atol=1e-4)
 
 
-def test_a_missing_head_is_refused(tmp_path):
+def test_loading_a_missing_head_fails_with_its_path(tmp_path):
     with pytest.raises(UserError, match=r"head\.json: no such file"):
         load_head(tmp_path)
 
 
-def test_an_empty_group_is_refused_when_the_head_is_built():
-    all_many = HeadInputs(basis().classifier, np.full(7, 500), config.Shots(), 0)
+def test_building_mem_with_an_empty_group_fails():
+    all_many = HeadInputs(head_inputs().classifier, np.full(7, 500), config.Shots(), 0)
     with pytest.raises(UserError, match="leaves a group empty: medium, few"):
         build_head(HEADS["mem"], all_many)
 
 
-def test_ce_is_the_finetuned_classifier_and_with_training_a_fresh_one():
-    given = basis().classifier
-    assert build_head(HEADS["ce"], basis()).get_parameter("weight").equal(given.weight)
-    probe, crt = build_head(HEADS["probe"], basis()), build_head(HEADS["crt"], basis())
-    assert not probe.get_parameter("weight").equal(given.weight)
+def test_ce_is_the_finetuned_classifier_and_with_training_a_new_classifier():
+    finetuned = head_inputs().classifier
+    assert build_head(HEADS["ce"], head_inputs()).get_parameter("weight").equal(finetuned.weight)
+    probe, crt = build_head(HEADS["probe"], head_inputs()), build_head(HEADS["crt"], head_inputs())
+    assert not probe.get_parameter("weight").equal(finetuned.weight)
     assert probe.get_parameter("weight").equal(crt.get_parameter("weight"))

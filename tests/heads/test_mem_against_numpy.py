@@ -1,4 +1,4 @@
-"""The whole modulator against numpy, in every reading: values, and the gradient of each kind of parameter."""
+"""The complete MEM head against numpy in every reading: values, and the gradient of every kind of parameter."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from mem.heads.base import Linear
 from mem.heads.mem.head import MemHead
 from tests.heads import numpy_mem
-from tests.heads.test_mem_equations import settings_of
+from tests.heads.mem_heads import mem_settings
 
 WIDTH, FEATURES = 8, 5
 
 
-def pair(groups: np.ndarray, samples: int, labels: np.ndarray | None = None, **changes):
-    """A head of random parameters in float64, features, labels, and the numpy loss of a state."""
+def head_and_numpy(groups: np.ndarray, samples: int, labels: np.ndarray | None = None, **changes):
+    """Return a random float64 head, features, labels, and the numpy versions of its outputs and its loss."""
     number = int(groups.max()) + 1
     shared = {"width": WIDTH, "fusion_width": 4, "xi": 3.0, "mu": 0.5, "reo_weight": 0.3, "groups": number}
     partition = {"partition": "shot" if number == 3 else "random_even"}
-    settings = settings_of(**{**shared, **partition, **changes})
+    settings = mem_settings(**{**shared, **partition, **changes})
     rng = np.random.default_rng(7)
     classes = len(groups)
     start = Linear(torch.zeros(classes, FEATURES), torch.zeros(classes))
@@ -30,7 +30,7 @@ def pair(groups: np.ndarray, samples: int, labels: np.ndarray | None = None, **c
     tokens = settings.input == "tokens"
     features = rng.normal(size=(samples, 4, FEATURES) if tokens else (samples, FEATURES))
     labels = rng.integers(0, classes, samples) if labels is None else labels
-    heads = head.subnetworks.blocks[0].heads if settings.depth else 1
+    heads = head.subnetworks.blocks[0].attention_heads if settings.depth else 1
 
     def run(state):
         return numpy_mem.mem(
@@ -64,7 +64,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_reading_equals_numpy_in_values_and_gradients(case):
     groups, changes = CASES[case]
-    head, features, labels, run, numpy_loss = pair(groups, 6, classifier="trained", **changes)
+    head, features, labels, run, numpy_loss = head_and_numpy(groups, 6, classifier="trained", **changes)
     found = [part.detach().numpy() for part in head.modulate(features)]
     state = {name: p.detach().numpy().copy() for name, p in head.named_parameters()}
     for ours, expected in zip(found, run(state), strict=True):
@@ -89,12 +89,12 @@ def test_every_reading_equals_numpy_in_values_and_gradients(case):
     [
         (EVEN, [1, 4, 1]),  # two groups absent from the batch
         (EVEN, [2]),  # one image
-        (np.array([0, 1, 2]), [0, 1, 2, 2]),  # one class a group
+        (np.array([0, 1, 2]), [0, 1, 2, 2]),  # one class per group
         (np.zeros(1, dtype=np.int64), [0, 0]),  # one class
     ],
 )
-def test_edges_equal_numpy(groups, labels):
-    head, features, target, _, numpy_loss = pair(groups, len(labels), np.array(labels), classifier="trained")
+def test_edge_cases_equal_numpy(groups, labels):
+    head, features, target, _, numpy_loss = head_and_numpy(groups, len(labels), np.array(labels), classifier="trained")
     loss, _ = head.loss(features, target)
     state = {name: p.detach().numpy() for name, p in head.named_parameters()}
     assert float(loss.detach()) == pytest.approx(numpy_loss(state), rel=1e-9)

@@ -1,4 +1,4 @@
-"""Logit adjustment, balanced softmax and nearest class means against numpy, values and gradients."""
+"""Logit adjustment, balanced softmax and nearest class mean against numpy: values and gradients."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_post_hoc_adjustment_subtracts_tau_log_prior(seed, tau):
 @pytest.mark.parametrize("kind", ["logit_adjusted_loss", "balanced_softmax"])
 @given(seed=seeds, n=st.integers(1, 6))
 @settings(deadline=None, max_examples=10)
-def test_losses_that_know_the_counts_equal_numpy_with_their_gradient(kind, seed, n):
+def test_losses_with_class_counts_and_their_gradients_equal_numpy(kind, seed, n):
     weight, bias, classifier = linear(seed)
     counts = np.array([500, 40, 7, 2, 3])
-    # Balanced softmax as Ren et al. write it: n_j exp(z_j) / sum n_i exp(z_i).
+    # Ren et al. define balanced softmax as n_j exp(z_j) / sum n_i exp(z_i).
     offset = 1.5 * np.log(counts / counts.sum()) if kind == "logit_adjusted_loss" else np.log(counts)
     head = PriorLinear(classifier, torch.from_numpy(offset))
     rng = np.random.default_rng(seed + 1)
@@ -62,7 +62,7 @@ def test_losses_that_know_the_counts_equal_numpy_with_their_gradient(kind, seed,
         assert float(head.weight.grad[i, j]) == pytest.approx(slope, rel=1e-4, abs=1e-6)
 
 
-def test_balanced_softmax_is_the_adjusted_loss_with_tau_1():
+def test_balanced_softmax_equals_the_logit_adjusted_loss_with_tau_1():
     _, _, classifier = linear()
     z, labels = torch.randn(6, 4).double(), torch.arange(6) % 5
     counts = np.array([500, 40, 7, 2, 3])
@@ -73,11 +73,11 @@ def test_balanced_softmax_is_the_adjusted_loss_with_tau_1():
 
 @given(seed=seeds, batch=st.integers(1, 40))
 @settings(deadline=None, max_examples=20)
-def test_nearest_class_mean_equals_numpy_and_never_predicts_an_absent_class(seed, batch):
+def test_nearest_class_mean_equals_numpy_and_never_predicts_an_empty_class(seed, batch):
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(30, 4)).astype(np.float32)
     labels = np.concatenate([np.arange(4), rng.integers(0, 4, 26)])
-    labels[labels == 2] = 4  # class 2 has no image
+    labels[labels == 2] = 4  # class 2 has no images
     mean = z.mean(axis=0)
 
     def unit(x: np.ndarray) -> np.ndarray:

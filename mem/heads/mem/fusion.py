@@ -1,4 +1,4 @@
-"""The fusion module and the data-aware classifier of the paper, eq. 6 to 8."""
+"""The fusion module and the data-aware classifier of the paper (eq. 6 to 8)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from torch.nn import functional as F
 
 
 class TopLogits(nn.Module):
-    """The largest `k` logits of each group (eq. 6), in falling order, group after group.
+    """The `k` largest logits of each group in descending order, concatenated over groups (eq. 6).
 
-    A group with fewer than `k` classes gives all it has, so that the width is the sum of min(k, classes of g).
+    A group with fewer than `k` classes contributes all its logits. The output width is therefore the sum of
+    min(k, number of classes) over the groups.
+
+    Args:
+        members: Whether a class belongs to a group.
+        k: Number of logits per group.
     """
 
     def __init__(self, members: Bool[Tensor, "groups classes"], k: int) -> None:
         super().__init__()
         sizes = members.sum(dim=1)
         columns = torch.zeros(len(members), int(sizes.max()), dtype=torch.long)
-        for g, own in enumerate(members):
-            columns[g, : sizes[g]] = own.nonzero()[:, 0]
+        for g, is_member in enumerate(members):
+            columns[g, : sizes[g]] = is_member.nonzero()[:, 0]
         present = torch.arange(columns.shape[1]) < sizes[:, None]
         self.k = min(k, columns.shape[1])
         self.register_buffer("columns", columns, persistent=False)
@@ -30,15 +35,16 @@ class TopLogits(nn.Module):
         self.width = len(self.get_buffer("kept"))
 
     def forward(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples kept"]:
-        """The paper's T_i."""
-        values, classes = self._search(logits)
+        """Return the top logits T_i."""
+        values, classes = self._largest(logits)
+        # A logit of minus infinity can tie with the padding, whose class belongs to another group.
         return logits.gather(1, classes).where(values.isfinite(), values)
 
     @torch.no_grad()
-    def _search(
+    def _largest(
         self, logits: Float[Tensor, "samples classes"]
     ) -> tuple[Float[Tensor, "samples kept"], Int64[Tensor, "samples kept"]]:
-        """The kept logits and their classes. Searched apart, so that a gradient passes through `kept` logits only."""
+        """Return the largest logits and their classes, without gradient. `forward` gathers them with gradient."""
         columns, present = self.get_buffer("columns"), self.get_buffer("present")
         by_group = logits.index_select(1, columns.view(-1)).view(-1, *columns.shape)
         values, largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2)
@@ -48,10 +54,17 @@ class TopLogits(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Group weights from group norms and top logits: a two-layer perceptron (eq. 7).
+    """A two-layer perceptron that computes the group weights from the norms and the top logits (eq. 7).
 
-    Norms enter divided by xi, so that both kinds of input have a like scale. The last layer starts at zero weights and
-    such a bias that the weights start neutral: 1 where they multiply, 0 where they are added.
+    Norms are divided by xi, so that they have a similar scale to the logits. The last layer starts with zero weights
+    and a bias that makes the group weights neutral: 1 if they multiply the logits, 0 if they are added.
+
+    Args:
+        groups: Number of groups.
+        top_logits: Number of top logits, over all groups.
+        width: Width of the hidden layer.
+        xi: Margin of the regularisation objective for images of the group.
+        kind: Mapping from the output to the weights: `free`, `softplus`, `exp`, `residual` or `additive`.
     """
 
     def __init__(self, groups: int, top_logits: int, width: int, xi: float, kind: str) -> None:
@@ -67,7 +80,7 @@ class Fusion(nn.Module):
     def forward(
         self, norms: Float[Tensor, "samples groups"], top: Float[Tensor, "samples kept"]
     ) -> Float[Tensor, "samples groups"]:
-        """The paper's w_i."""
+        """Return the group weights w_i."""
         output = self.out(F.gelu(self.hidden(torch.cat([norms / self.xi, top], dim=1))))
         match self.kind:
             case "softplus":
@@ -87,10 +100,14 @@ def data_aware_logits(
     *,
     additive: bool = False,
 ) -> Float[Tensor, "samples classes"]:
-    """The argument of eq. 8's softmax: each logit times its group's weight (`additive`: plus it)."""
+    """Multiply each logit with the weight of its group: the argument of the softmax in eq. 8.
+
+    With `additive`, the weight is added instead.
+    """
     if torch.is_grad_enabled():
-        # The same by a product with the groups' membership, whose gradient is one too, not a sum entry by entry.
-        own = weights @ F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
+        # Equal to indexing, but the gradient is a matrix product instead of a scatter of single entries.
+        membership = F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
+        weight_of_class = weights @ membership
     else:
-        own = weights[:, group_of_class]
-    return logits + own if additive else logits * own
+        weight_of_class = weights[:, group_of_class]
+    return logits + weight_of_class if additive else logits * weight_of_class

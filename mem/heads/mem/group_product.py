@@ -1,4 +1,4 @@
-"""A linear map for each group, of all groups at once."""
+"""A linear map per group of classes, for all groups at once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def group_linear(
+def groupwise_linear(
     x: Float[Tensor, "groups rows inputs"],
     weight: Float[Tensor, "groups inputs outputs"],
     bias: Float[Tensor, "groups 1 outputs"],
 ) -> Float[Tensor, "groups rows outputs"]:
-    """`x @ weight + bias`, group by group.
+    """Return `x @ weight + bias` for each group.
 
-    On a GPU, and where nothing is to be learnt, one batched product. On a CPU that is as slow as if each core took
-    whole groups, of which two cores can share three badly (docs/performance/heads.md has the figures); so there each
-    group's product has all cores, forward and backward, and writes its part of one result. That way has no second
-    derivatives, and is left to the batched product under autocast.
+    This is one batched product, except in training on a CPU. There a batched product uses the cores badly: it assigns
+    complete groups to cores, and two cores cannot share three groups evenly (docs/performance/heads.md). Therefore
+    each group is multiplied in turn with all cores, forward and backward. That path has no second derivatives and does
+    not support autocast, under which the batched product is used.
     """
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     if batched or not torch.is_grad_enabled():
         return torch.baddbmm(bias, x, weight)
-    return _ProductOfGroups.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return _GroupByGroupLinear.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
-class _ProductOfGroups(torch.autograd.Function):
+class _GroupByGroupLinear(torch.autograd.Function):
+    """`groupwise_linear` as one product after the other. Each writes its slice of a shared result."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -42,13 +44,13 @@ class _ProductOfGroups(torch.autograd.Function):
         ctx: Any, *grads: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_grad_x, needs_grad_weight, needs_grad_bias = ctx.needs_input_grad
         grad = grads[0].contiguous()
-        grad_x = x.new_empty(x.shape) if of_x else None
-        grad_weight = weight.new_empty(weight.shape) if of_weight else None
+        grad_x = x.new_empty(x.shape) if needs_grad_x else None
+        grad_weight = weight.new_empty(weight.shape) if needs_grad_weight else None
         for g in range(len(x)):
             if grad_x is not None:
                 torch.mm(grad[g], weight[g].T, out=grad_x[g])
             if grad_weight is not None:
                 torch.mm(x[g].T, grad[g], out=grad_weight[g])
-        return grad_x, grad_weight, grad.sum(dim=1, keepdim=True) if of_bias else None
+        return grad_x, grad_weight, grad.sum(dim=1, keepdim=True) if needs_grad_bias else None

@@ -1,4 +1,4 @@
-"""The whole modulator on a linear classifier: the paper's figure 2."""
+"""The modulator on a linear classifier: figure 2 of the paper, and the training loss (eq. 9 and 10)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mem import config, longtail
-from mem.heads.base import Head, Linear, accuracy, pool_tokens
+from mem.heads.base import Head, Linear, accuracy, pooled_feature
 from mem.heads.mem.fusion import Fusion, TopLogits, data_aware_logits
 from mem.heads.mem.objective import regularisation_objective
-from mem.heads.mem.subnetworks import SubNetworks, magnitudes
+from mem.heads.mem.subnetworks import SubNetworks, embedding_norms
 from mem.losses import cross_entropy
 
 
 class MemHead(Head):
-    """Sub-networks, fusion and data-aware classifier.
+    """A linear classifier whose logits are adjusted by one weight per group of classes.
 
     Args:
         settings: The reading of the paper; see docs/explanation/mem.md.
-        classifier: The linear classifier that is modulated.
-        group_of_class: Group of each class.
+        classifier: The linear classifier to modulate. It does not train with `classifier: frozen`.
+        group_of_class: Group of each class, from 0 to `settings.groups` - 1.
     """
 
     def __init__(self, settings: config.Mem, classifier: Linear, group_of_class: Int64[Tensor, " classes"]) -> None:
@@ -31,7 +31,7 @@ class MemHead(Head):
         self.classifier = classifier
         if settings.classifier == "frozen":
             classifier.requires_grad_(False)
-        members = torch.from_numpy(longtail.members(group_of_class.numpy(), settings.groups))
+        members = torch.from_numpy(longtail.group_membership(group_of_class.numpy(), settings.groups))
         self.register_buffer("group_of_class", group_of_class)
         self.subnetworks = SubNetworks(settings.groups, classifier.weight.shape[1], settings.width, settings.depth)
         self.top_logits = TopLogits(members, settings.top_k)
@@ -40,16 +40,16 @@ class MemHead(Head):
         )
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Data-aware logits."""
+        """Return the data-aware logits."""
         return self.modulate(features)[0]
 
     def modulate(
         self, features: Float[Tensor, "samples *sequence width"]
     ) -> tuple[Float[Tensor, "samples classes"], Float[Tensor, "samples groups"], Float[Tensor, "samples groups"]]:
-        """Data-aware logits, group weights w and group norms Q."""
+        """Return the data-aware logits (eq. 8), the group weights w (eq. 7) and the norms Q of the sub-networks."""
         logits = self.classifier(features)
-        tokens = features[:, 1:] if self.settings.input == "tokens" else pool_tokens(features)[:, None]
-        norms = magnitudes(self.subnetworks(tokens))
+        tokens = features[:, 1:] if self.settings.input == "tokens" else pooled_feature(features)[:, None]
+        norms = embedding_norms(self.subnetworks(tokens))
         weights = self.fusion(norms, self.top_logits(logits))
         modulated = data_aware_logits(
             logits, weights, self.get_buffer("group_of_class"), additive=self.settings.weight == "additive"
@@ -59,11 +59,15 @@ class MemHead(Head):
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """L_DAC + reo_weight * L_REO (eq. 9 and 10), both over the batch."""
+        """Return L_DAC + `reo_weight` * L_REO over the batch (eq. 9 and 10), and metrics to log.
+
+        `acc1` and `group_by_norm` are in percent. `group_by_norm` is the share of samples whose largest norm is that
+        of their group.
+        """
         logits, _, norms = self.modulate(features)
-        group_of = self.get_buffer("group_of_class")[labels]
+        group_of_sample = self.get_buffer("group_of_class")[labels]
         dac = cross_entropy(logits, labels).mean()
-        reo = regularisation_objective(norms, group_of, self.settings.xi, self.settings.mu)
-        right_group = 100 * (norms.argmax(dim=1) == group_of).float().mean()
-        metrics = {"dac": dac, "reo": reo, "acc1": 100 * accuracy(logits, labels), "group_by_norm": right_group}
+        reo = regularisation_objective(norms, group_of_sample, self.settings.xi, self.settings.mu)
+        group_accuracy = 100 * (norms.argmax(dim=1) == group_of_sample).float().mean()
+        metrics = {"dac": dac, "reo": reo, "acc1": 100 * accuracy(logits, labels), "group_by_norm": group_accuracy}
         return dac + self.settings.reo_weight * reo, metrics

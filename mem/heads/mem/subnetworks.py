@@ -1,6 +1,6 @@
-"""The sub-networks Q_1 ... Q_G of the paper's section 3.1, all groups computed together.
+"""The sub-networks Q_1 ... Q_G of section 3.1 of the paper, computed for all groups at once.
 
-Every parameter has a leading dimension for the group, every activation too.
+Every parameter and every activation has a leading dimension for the group.
 """
 
 from __future__ import annotations
@@ -10,75 +10,82 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mem.heads.mem.group_product import group_linear
+from mem.heads.mem.group_product import groupwise_linear
 
-HEAD_WIDTH = 32
-"""Channels of one attention head, as far as the width has that many."""
+_ATTENTION_HEAD_WIDTH = 32
+"""Channels per attention head. Narrower blocks, and widths that do not divide evenly, have one head."""
 
 
 class SubNetworks(nn.Module):
-    """Maps a feature to one embedding a group; an embedding's L2 norm is the group's signal.
+    """One embedding of the image per group. The L2 norm of an embedding signals whether the image is of the group.
 
-    A linear embedding, `depth` transformer blocks with norms before their layers, and the mean over tokens. There is
-    no norm after the last block: a normalised embedding would have a nearly constant length, where eq. 3 wants
-    lengths from mu up to xi.
+    A sub-network consists of a linear layer, `depth` pre-norm transformer blocks and the mean over tokens. There is no
+    norm after the last block, because it would fix the length of the embedding, which eq. 3 trains.
+
+    Args:
+        groups: Number of groups.
+        features: Width of the backbone's features.
+        width: Width of the sub-networks.
+        depth: Number of transformer blocks.
     """
 
     def __init__(self, groups: int, features: int, width: int, depth: int) -> None:
         super().__init__()
-        self.embed = GroupLinear(groups, features, width)
-        self.blocks = nn.Sequential(*[GroupBlock(groups, width) for _ in range(depth)])
+        self.embed = GroupwiseLinear(groups, features, width)
+        self.blocks = nn.Sequential(*[GroupwiseBlock(groups, width) for _ in range(depth)])
 
     def forward(self, tokens: Float[Tensor, "samples tokens features"]) -> Float[Tensor, "groups samples width"]:
-        """The embeddings."""
+        """Return the embeddings."""
         embedded = self.blocks(self.embed(tokens.expand(len(self.embed.weight), *tokens.shape)))
         return embedded[:, :, 0] if embedded.shape[2] == 1 else embedded.mean(dim=2)
 
 
-class GroupBlock(nn.Module):
-    """A transformer block (Vaswani et al. 2017) for each group, with norms before attention and perceptron."""
+class GroupwiseBlock(nn.Module):
+    """A pre-norm transformer block (Vaswani et al. 2017) per group."""
 
     def __init__(self, groups: int, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // HEAD_WIDTH)
-        if width % self.heads:
-            self.heads = 1
-        self.norm1 = GroupNorm(groups, width)
-        self.qkv = GroupLinear(groups, width, 3 * width)
-        self.proj = GroupLinear(groups, width, width)
-        self.norm2 = GroupNorm(groups, width)
-        self.fc1 = GroupLinear(groups, width, 4 * width)
-        self.fc2 = GroupLinear(groups, 4 * width, width)
+        self.attention_heads = max(1, width // _ATTENTION_HEAD_WIDTH)
+        if width % self.attention_heads:
+            self.attention_heads = 1
+        self.norm1 = GroupwiseLayerNorm(groups, width)
+        self.qkv = GroupwiseLinear(groups, width, 3 * width)
+        self.proj = GroupwiseLinear(groups, width, width)
+        self.norm2 = GroupwiseLayerNorm(groups, width)
+        self.fc1 = GroupwiseLinear(groups, width, 4 * width)
+        self.fc2 = GroupwiseLinear(groups, 4 * width, width)
 
     def forward(self, x: Float[Tensor, "groups samples tokens width"]) -> Float[Tensor, "groups samples tokens width"]:
-        """The block's output."""
+        """Apply the block."""
         x = x + self.attention(self.norm1(x))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
     def attention(
         self, x: Float[Tensor, "groups samples tokens width"]
     ) -> Float[Tensor, "groups samples tokens width"]:
-        """Self-attention among a sample's tokens. Of a single token it is its own value."""
+        """Apply self-attention over the tokens of each sample. The attention of a single token is its value."""
         groups, samples, tokens, width = x.shape
         if tokens == 1:
             return self._value(x)
-        split = self.qkv(x).view(groups * samples, tokens, 3, self.heads, width // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)
+        heads = self.attention_heads
+        qkv = self.qkv(x).view(groups * samples, tokens, 3, heads, width // heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.proj(mixed.reshape(groups, samples, tokens, width))
 
     def _value(self, x: Float[Tensor, "groups samples 1 width"]) -> Float[Tensor, "groups samples 1 width"]:
-        """Attention of a token to itself: two linear maps in a row. A training's batch multiplies them first."""
+        """Apply the value and output projections, which is attention for a single token."""
         width = x.shape[3]
         weight, bias = self.qkv.weight[..., 2 * width :], self.qkv.bias[..., 2 * width :]
         if not self.training or x.shape[1] <= width:
-            return self.proj(group_linear(x[:, :, 0], weight, bias)[:, :, None])
+            return self.proj(groupwise_linear(x[:, :, 0], weight, bias)[:, :, None])
+        # For a large batch it is cheaper to multiply the two projections first.
         bias = torch.baddbmm(self.proj.bias, bias, self.proj.weight)
-        return group_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
+        return groupwise_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
 
 
-class GroupLinear(nn.Module):
-    """A linear layer for each group."""
+class GroupwiseLinear(nn.Module):
+    """A linear layer per group."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -90,14 +97,14 @@ class GroupLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "groups samples tokens inputs"]
     ) -> Float[Tensor, "groups samples tokens outputs"]:
-        """The layer's output."""
+        """Apply the layer."""
         groups, samples, tokens, inputs = x.shape
-        product = group_linear(x.reshape(groups, samples * tokens, inputs), self.weight, self.bias)
+        product = groupwise_linear(x.reshape(groups, samples * tokens, inputs), self.weight, self.bias)
         return product.view(groups, samples, tokens, -1)
 
 
-class GroupNorm(nn.Module):
-    """A layer norm (Ba et al. 2016) for each group."""
+class GroupwiseLayerNorm(nn.Module):
+    """A layer norm (Ba et al. 2016) per group."""
 
     def __init__(self, groups: int, width: int) -> None:
         super().__init__()
@@ -105,10 +112,10 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups, 1, 1, width))
 
     def forward(self, x: Float[Tensor, "groups samples tokens width"]) -> Float[Tensor, "groups samples tokens width"]:
-        """The normalised tokens."""
+        """Normalise each token."""
         return F.layer_norm(x, x.shape[-1:], eps=1e-6) * self.weight + self.bias
 
 
-def magnitudes(embeddings: Float[Tensor, "groups samples width"]) -> Float[Tensor, "samples groups"]:
-    """The L2 norm of each group's embedding: the paper's Q_g(z; theta_g)."""
+def embedding_norms(embeddings: Float[Tensor, "groups samples width"]) -> Float[Tensor, "samples groups"]:
+    """Return the L2 norm of each group's embedding: Q_g(z; theta_g) of the paper."""
     return torch.linalg.vector_norm(embeddings, dim=2).T
