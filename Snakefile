@@ -1,9 +1,9 @@
-"""The DAG: a study's runs, one rule per stage.
+"""The workflow: the runs of a study, with one rule per stage.
 
-snakemake --cores 2                                      the embedded study, Digits-LT
+snakemake --cores 2                                      the default study, Digits-LT
 snakemake --cores 2 --configfile config/fashion_lt.yaml  another study
 snakemake --profile local                                this machine, one rank per GPU
-snakemake --profile slurm                                every stage a SLURM job
+snakemake --profile slurm                                every run as a SLURM job
 """
 
 from snakemake.utils import min_version
@@ -40,11 +40,11 @@ include: "workflow/rules/targets.smk"
 
 
 onstart:
-    HEAD.start()
+    WORKFLOW_PROCESS.start()
 
 
 onsuccess:
-    HEAD.stop()
+    WORKFLOW_PROCESS.stop()
     report = Path("results", STUDY.study, "report", "index.html")
     print(
         f"\nReport: {report}    MLflow UI: mem track ui\n"
@@ -54,7 +54,7 @@ onsuccess:
 
 
 onerror:
-    HEAD.stop()
+    WORKFLOW_PROCESS.stop()
     print(
-        "\nWhat was finished or saved stays; the same command goes on from there.\n"
+        "\nFinished runs and checkpoints are kept. Run the same command to resume.\n"
     )

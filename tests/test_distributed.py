@@ -1,4 +1,4 @@
-"""Several ranks on this machine, as real processes that talk over gloo."""
+"""Several ranks on this machine, as real processes that communicate over gloo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def run_ranks(code: str, ranks: int, folder: Path) -> list[str]:
-    """Run a program once per rank; returns what each printed."""
+    """Run a program once per rank and return what each one printed."""
     script = folder / "rank.py"
     script.write_text(textwrap.dedent(code))
     port = str(free_port())
@@ -44,7 +44,7 @@ def run_ranks(code: str, ranks: int, folder: Path) -> list[str]:
     return [out for out, _ in outputs]
 
 
-def test_one_process_is_a_world_of_its_own(monkeypatch):
+def test_a_single_process_has_a_world_of_size_one(monkeypatch):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     with world_from_environment() as world:
@@ -58,11 +58,11 @@ def test_one_process_is_a_world_of_its_own(monkeypatch):
     ("variables", "expected"),
     [
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE is 2"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', expected a whole number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; expected a whole number"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT is not set"),
     ],
 )
-def test_a_broken_environment_is_refused_in_words(monkeypatch, variables, expected):
+def test_an_invalid_environment_raises_an_error_with_the_variable(monkeypatch, variables, expected):
     for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -71,7 +71,8 @@ def test_a_broken_environment_is_refused_in_words(monkeypatch, variables, expect
         pass
 
 
-def test_ranks_agree(tmp_path):
+@pytest.mark.stage
+def test_collective_operations_agree_on_all_ranks(tmp_path):
     outputs = run_ranks(
         """
         import torch
@@ -129,8 +130,9 @@ with world_from_environment() as world:
     groups = layer_decay_groups(model, settings.weight_decay, 0.8, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     images = Beton(FOLDER / "train.beton")
-    data = TrainingImages(images, InstanceSampler(len(images), 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True),
-                          0, 1, RankShard(world.rank, world.size))
+    augmentation = Augmentation(crop_scale=(0.4, 1.0), flip=True)
+    shard = RankShard(world.rank, world.size)
+    data = TrainingImages(images, InstanceSampler(len(images), 0), 12, 8, augmentation, 0, 1, shard)
     pixels = Pixels((0.5,) * 3, (0.25,) * 3, torch.float64)
     context = FitContext("test", world, Checkpoints(FOLDER / "checkpoints-{name}", "key", 1e9, print, world))
     fit(state, data, classification(pixels, 0.1, model.branches), Schedule(10, 3.0, cosine(1e-2, 10)), context,
@@ -142,20 +144,21 @@ with world_from_environment() as world:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Holds some images, and the weights that one process learns from them."""
+    """Return a folder with images and with the weights that one process learns from them."""
     import numpy as np
 
     from tests.beton_files import write_beton
 
-    made = tmp_path_factory.mktemp("ranks")
-    pictures = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    write_beton(made / "train.beton", list(pictures), np.arange(37) % 5)
+    folder = tmp_path_factory.mktemp("ranks")
+    images = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
+    write_beton(folder / "train.beton", list(images), np.arange(37) % 5)
     for norm_batch in (None, 6, 12):
         name = f"one-{norm_batch}"
-        run_ranks(TRAIN.format(folder=made, name=name, micro_batch=None, norm_batch=norm_batch), 1, made)
-    return made
+        run_ranks(TRAIN.format(folder=folder, name=name, micro_batch=None, norm_batch=norm_batch), 1, folder)
+    return folder
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize(
     ("ranks", "micro_batch", "norm_batch"),
     [
@@ -164,12 +167,12 @@ def folder(tmp_path_factory) -> Path:
         (2, 4, None),
         (4, None, None),
         (1, 6, 6),
-        (2, None, 6),  # a group is a rank's part of the batch
-        (4, None, 6),  # a group lies on two ranks
-        (4, None, 12),  # on all
+        (2, None, 6),  # each BatchNorm group is one rank's part of the batch
+        (4, None, 6),  # a group spans two ranks
+        (4, None, 12),  # a group spans all ranks
     ],
 )
-def test_ranks_learn_what_one_process_does(folder, ranks, micro_batch, norm_batch):
+def test_several_ranks_learn_the_same_weights_as_one_process(folder, ranks, micro_batch, norm_batch):
     name = f"{ranks}-{micro_batch}-{norm_batch}"
     code = TRAIN.format(folder=folder, name=name, micro_batch=micro_batch, norm_batch=norm_batch)
     run_ranks(code, ranks, folder)
@@ -181,6 +184,6 @@ def test_ranks_learn_what_one_process_does(folder, ranks, micro_batch, norm_batc
 LAST = {True: "backbone.head.weight", False: "backbone.fc.weight"}
 
 
-def test_a_world_says_who_writes():
+def test_rank_0_is_the_main_rank():
     assert World(0, 4).is_main
     assert not World(3, 4).is_main

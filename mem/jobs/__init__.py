@@ -1,1 +1,1 @@
-"""What stages share: the life of a run, signals, backbone training, features computed online or read from files."""
+"""Code shared by the stages: execution of a run, signals, training of backbones, sources of features."""

@@ -1,4 +1,4 @@
-"""What every stage run shares: configuration, folder, lock, log, world, provenance, and how it ends."""
+"""Execution of a stage run: configuration, folder lock, inputs, log, provenance, run record and exit status."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from mem import files, provenance
 from mem.distributed import World, world_from_environment
 from mem.errors import Stopped, UserError
 from mem.jobs.signals import StopSignals, watch_workflow_process
-from mem.runs.folder import RunConfig, RunFolder, read_config
+from mem.runs.folder import RunFolder
+from mem.runs.run_config import RunConfig, read_config
 from mem.tracking.log import JsonLines, Log, NullLog
-from mem.tracking.system import SystemMetrics, watched
+from mem.tracking.system import SystemMetrics, has_system_metrics
 from mem.train.checkpoints import Checkpoints
 from mem.train.context import FitContext
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
-"""As after SIGTERM: the run is not done, and goes on when started again."""
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+"""The status of a process that SIGTERM ended. The run is not finished; it resumes when it is started again."""
+_PERMISSION_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 logger = logging.getLogger("mem")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage run at work."""
+    """Everything that the function of a stage needs about its run."""
 
     run: RunConfig
     folder: RunFolder
@@ -45,12 +46,12 @@ class Job:
     stop: StopSignals
 
     def say(self, text: str) -> None:
-        """Tell the user, on the terminal and in the log file; rank 0 only."""
+        """Show a message on the terminal and in the log file. Only rank 0 does."""
         if self.world.is_main:
             logger.info(text)
 
     def checkpoints(self) -> Checkpoints:
-        """The run's checkpoints."""
+        """Return the run's checkpoints."""
         return Checkpoints(
             self.folder.checkpoints,
             self.run.key,
@@ -60,7 +61,7 @@ class Job:
         )
 
     def fit_context(self, name: str = "") -> FitContext:
-        """Return the surroundings of a training in this run; `name` is the trained model's name in messages."""
+        """Return the context of a training in this run. `name` is the model's name in error messages."""
         return FitContext(
             title=self.run.title,
             world=self.world,
@@ -78,29 +79,50 @@ class Job:
         return self.run.seed
 
 
-Stage = Callable[[Job], Mapping[str, Any]]
-"""Does the work; returns what run.json should say of it."""
+StageFunction = Callable[[Job], Mapping[str, Any]]
+"""Computes a stage and returns the results to record in run.json."""
 
 
 def run_stage(
-    stage: str, work: Stage, config: Path, out: Path | None, log_file: Path | None, inputs: Mapping[str, Path]
+    stage: str,
+    function: StageFunction,
+    config: Path,
+    out: Path | None,
+    log_file: Path | None,
+    inputs: Mapping[str, Path],
 ) -> int:
-    """Run a stage from its configuration to its run.json.
+    """Run a stage, from reading its configuration to writing its run.json.
+
+    Args:
+        stage: Name of the stage.
+        function: Computes the stage.
+        config: The run's config.yaml, or its folder.
+        out: Run folder. None: the folder of `config`.
+        log_file: File for messages. Ranks other than 0 append `.rankN` to its name.
+        inputs: Folders of input runs by name, instead of those in the configuration.
 
     Returns:
-        The exit status: 0, or `EXIT_USER_ERROR`, or `EXIT_STOPPED`.
+        The exit status: 0, `EXIT_USER_ERROR`, `EXIT_STOPPED`, 130 for a second SIGINT, or 1 for an unexpected error.
     """
-    began = time.time()
+    start_time = time.time()
     rank = int(os.environ.get("RANK", "0") or 0)
     try:
-        with _log_to(log_file, rank):
-            return _guarded(stage, work, config, out, inputs, began)
+        with _message_handlers(log_file, rank):
+            return _exit_status(stage, function, config, out, inputs, start_time)
     except OSError as error:
-        print(f"mem {stage}: {_explained(error)}", file=sys.stderr)
+        print(f"mem {stage}: {_describe_os_error(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
-def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Mapping[str, Path], began: float) -> int:
+def _exit_status(
+    stage: str,
+    function: StageFunction,
+    config: Path,
+    out: Path | None,
+    inputs: Mapping[str, Path],
+    start_time: float,
+) -> int:
+    """Run the stage, report an error as a message, and return the exit status."""
     stop = StopSignals()
     try:
         run = read_config(config, stage)
@@ -110,13 +132,13 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
             if world.is_main:
                 stack.enter_context(folder.locked(say=logger.info))
             world.barrier()
-            found = _resolve_inputs(run, inputs)
+            input_folders = _resolve_inputs(run, inputs)
             log = _open_log(folder, world, stack)
-            _begin(log, run)
+            _log_start(log, run)
             logger.debug("%s, key %s, in %s", run.title, run.key, folder.path)
             try:
-                _watch(folder, run.stage, world, log, stack)
-                results = work(Job(run, folder, found, world, log, stop))
+                _start_system_metrics(folder, run.stage, world, log, stack)
+                results = function(Job(run, folder, input_folders, world, log, stop))
             except Stopped:
                 log.event("end", status="stopped", reason=stop.reason)
                 raise
@@ -125,56 +147,64 @@ def _guarded(stage: str, work: Stage, config: Path, out: Path | None, inputs: Ma
                 raise
             world.barrier()
             if world.is_main:
-                _finish(folder, run, log, results, began)
+                _write_record(folder, run, log, results, start_time)
         return 0
     except Stopped as stopped:
-        logger.warning("%s (%s) The same command goes on from there.", stopped, stop.reason)
+        logger.warning("%s (%s) Run the same command to resume.", stopped, stop.reason)
         return EXIT_STOPPED
     except UserError as error:
         logger.error("mem %s: %s", stage, error)
     except OSError as error:
-        if error.errno not in files.DISK_FULL_ERRORS | _FORBIDDEN:
+        if error.errno not in files.DISK_FULL_ERRORS | _PERMISSION_ERRORS:
             logger.exception("mem %s failed", stage)
             return 1
-        logger.error("mem %s: %s", stage, _explained(error))
+        logger.error("mem %s: %s", stage, _describe_os_error(error))
     except KeyboardInterrupt:
         logger.error("mem %s: interrupted", stage)
         return 130
     except Exception:
-        logger.exception("mem %s failed; this is a fault of the program, not of your settings", stage)
+        logger.exception(
+            "mem %s failed with an unexpected error. This is a bug in mem, not an error in your settings", stage
+        )
         return 1
     return EXIT_USER_ERROR
 
 
 def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path]:
-    """Folder of each input: the one given, else the one in the configuration; each must be finished."""
+    """Return the folder of each input: the given one, or the one in the configuration.
+
+    Raises:
+        UserError: An input is unknown, is not finished, or belongs to another run than the configured one.
+    """
     unknown = set(given) - set(run.inputs)
     if unknown:
         raise UserError(
-            f"{run.path}: this run has no input {', '.join(sorted(unknown))}; it has {', '.join(run.inputs)}"
+            f"{run.path}: this run has no input {', '.join(sorted(unknown))}. Its inputs: {', '.join(run.inputs)}."
         )
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for name, recorded in run.inputs.items():
         folder = given.get(name, Path(recorded))
         folder = folder.parent if folder.is_file() else folder
         if not RunFolder(folder).finished():
             state = "is not finished" if folder.is_dir() else "does not exist"
             raise UserError(
-                f"{folder}: the {name} of this run {state}. Make it first: mem {folder.name.rsplit('-', 1)[0]}"
+                f"{folder}: input {name} of this run {state}. Run it first: mem {folder.name.rsplit('-', 1)[0]}"
             )
         key = json.loads(RunFolder(folder).record.read_text())["key"]
         expected = recorded.rsplit("-", 1)[1]
         if key != expected:
-            raise UserError(f"{folder}: is run {key}, but this run was configured for {name} {expected}")
-        found[name] = folder
-    return found
+            raise UserError(
+                f"{folder}: this is run {key}, but this run needs {name} {expected}. Pass the folder of that run."
+            )
+        folders[name] = folder
+    return folders
 
 
 def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> Log:
+    """Open the run's log on rank 0. If the run is finished already, mark it unfinished and rename its old log."""
     if not world.is_main:
         return NullLog()
     if folder.finished():
-        # A finished run that is made once more begins a new log; the old one stays.
         if folder.log.exists():
             number = len(list(folder.path.glob("log-*.jsonl"))) + 1
             folder.log.rename(folder.path / f"log-{number}.jsonl")
@@ -182,23 +212,23 @@ def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> L
     return stack.enter_context(JsonLines(folder.log))
 
 
-def _watch(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
-    """Log what this rank's node and GPU do: rank 0 into the run's own log, others beside it."""
+def _start_system_metrics(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
+    """Log system metrics of this rank's node and GPU: rank 0 in the run's log, other ranks in files of their own."""
     log_id = world.from_main(log.id if isinstance(log, JsonLines) else None)
-    if not watched(world):
+    if not has_system_metrics(world):
         return
     if not isinstance(log, JsonLines):
         try:
             log = stack.enter_context(JsonLines(folder.rank_log(world.rank, log_id)))
             log.event("beside", log=log_id)
         except (OSError, ValueError) as error:
-            logger.warning("Rank %d logs no system metrics: %s", world.rank, error)
+            logger.warning("Rank %d does not log system metrics: %s", world.rank, error)
             return
-    # An evaluation's log goes into its head's run in MLflow.
+    # In MLflow an evaluation belongs to the run of its head, so its metrics get a prefix.
     stack.enter_context(SystemMetrics(log, folder.path, world, stage if stage == "evaluate" else ""))
 
 
-def _begin(log: Log, run: RunConfig) -> None:
+def _log_start(log: Log, run: RunConfig) -> None:
     log.event(
         "start",
         stage=run.stage,
@@ -215,8 +245,9 @@ def _begin(log: Log, run: RunConfig) -> None:
     )
 
 
-def _finish(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, Any], began: float) -> None:
-    seconds = time.time() - began
+def _write_record(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, Any], start_time: float) -> None:
+    """Write run.json, which marks the run as finished."""
+    seconds = time.time() - start_time
     attempts = log.attempts + 1 if isinstance(log, JsonLines) else 1
     record = {
         "stage": run.stage,
@@ -231,7 +262,7 @@ def _finish(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, A
         "git": provenance.git_state(),
         "versions": provenance.versions(),
         "machine": provenance.machine(),
-        "started": round(began, 3),
+        "started": round(start_time, 3),
         "seconds": round(seconds, 3),
         "attempts": attempts,
         "peak_memory_gb": round(provenance.peak_memory_gb(), 3),
@@ -243,16 +274,16 @@ def _finish(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, A
 
 
 @contextlib.contextmanager
-def _log_to(path: Path | None, rank: int) -> Iterator[None]:
-    """Messages go to the terminal, and with details to the log file; other ranks write beside it."""
+def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
+    """Send messages to the terminal and, with details, to the log file. Other ranks use a log file of their own."""
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
-        own = path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
-        own.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(own, mode="a", encoding="utf-8")
+        rank_path = path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
+        rank_path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(rank_path, mode="a", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         handlers.append(file)
     logger.setLevel(logging.DEBUG)
@@ -267,10 +298,11 @@ def _log_to(path: Path | None, rank: int) -> Iterator[None]:
             handler.close()
 
 
-def _explained(error: OSError) -> str:
-    where = error.filename or "the file"
+def _describe_os_error(error: OSError) -> str:
+    """Return a message for the user about a full disk, a missing permission or another file error."""
+    path = error.filename or "the file"
     if error.errno in files.DISK_FULL_ERRORS:
-        return f"{where}: the disk is full. Nothing half-written was left; free some space and run the same command."
-    if error.errno in _FORBIDDEN:
-        return f"{where}: no permission to write there."
+        return f"{path}: the disk is full. No incomplete output was left. Free some space and run the same command."
+    if error.errno in _PERMISSION_ERRORS:
+        return f"{path}: no permission to write. Change the permissions, or use another folder."
     return str(error)

@@ -1,4 +1,4 @@
-"""Reconstructions of a few training images while a masked autoencoder learns, as PNG files and MLflow artifacts."""
+"""Reconstructions of a few training images during pretraining, as PNG files and MLflow artifacts."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from mem.data.loading.images import plain_batches
 from mem.jobs.job import Job
 from mem.models.autoencoder import Autoencoder
 from mem.models.pixels import Pixels
-from mem.models.reconstructions import reconstruction_sheet
+from mem.models.reconstruction_sheet import reconstruction_sheet
 from mem.train.state import TrainState
 
-SHOWN = 8
-"""Images of a sheet."""
+SHEET_IMAGES = 8
+"""Number of images in a sheet."""
 FOLDER = "reconstructions"
 
 
 def reconstruction_logger(
     job: Job, state: TrainState, train: Beton, side: int, center_crop: float, pixels: Pixels
 ) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Draws `reconstructions/step-N.png` in the run's folder: always the same images under the same masks."""
+    """Return a validation function that writes `reconstructions/step-N.png` in the run folder.
+
+    Every sheet shows the same images under the same masks.
+    """
     indices = images_to_show(train.labels)
     (batch,) = plain_batches(train, indices, len(indices), side, center_crop, workers=1)
 
-    def draw(model: nn.Module) -> Mapping[str, float]:
+    def write_sheet(model: nn.Module) -> Mapping[str, float]:
         if not job.world.is_main:
             return {}
         assert isinstance(model, Autoencoder)
@@ -46,11 +49,11 @@ def reconstruction_logger(
         job.log.artifact(path, FOLDER, state.step)
         return {}
 
-    return draw
+    return write_sheet
 
 
 def images_to_show(labels: Int64[np.ndarray, " images"]) -> Int64[np.ndarray, " shown"]:
-    """The first image of each of a few classes, spread over the classes from the most to the least frequent."""
+    """Return the first image of each of a few classes, spread evenly from the most to the least frequent class."""
     classes, first, counts = np.unique(labels, return_index=True, return_counts=True)
     by_frequency = first[np.argsort(-counts, kind="stable")]
-    return by_frequency[np.linspace(0, len(classes) - 1, min(SHOWN, len(classes))).round().astype(int)]
+    return by_frequency[np.linspace(0, len(classes) - 1, min(SHEET_IMAGES, len(classes))).round().astype(int)]

@@ -1,4 +1,4 @@
-"""What the outside asks of a running stage: signals, and the death of the workflow's head."""
+"""Requests to a running stage: signals, and the end of the workflow process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,41 +18,42 @@ import psutil
 from mem.errors import Stopped
 
 WORKFLOW_VARIABLE = "MEM_HEAD"
-"""Set by the Snakefile for jobs on its own machine: `host pid start-time slurm-job` of the head."""
+"""Set by the Snakefile for jobs on its own machine: `host pid start-time slurm-job` of the workflow process."""
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
-"""Set by the executor plugin: the file to write once a checkpoint that SIGUSR2 asked for is on disk."""
+"""Set by the executor plugin: the file to create when a checkpoint requested by SIGUSR2 is on disk."""
 _POLL_SECONDS = 1.0
 
 
 class StopSignals:
-    """SIGTERM and SIGINT stop a stage, SIGUSR2 asks for a checkpoint.
+    """Signal handlers of a stage: SIGTERM and SIGINT stop it, SIGUSR2 requests a checkpoint.
 
-    While a training runs (`deferred`) a stop is noted, and the training saves and stops at its next step. At any other
-    time it is raised at once, and SIGUSR2 is ignored: there is nothing to save. A second SIGINT ends all at once.
+    Within `deferred` a stop only sets `requested`, and the training saves and stops after its current step. Elsewhere a
+    stop raises `Stopped` immediately, and SIGUSR2 is ignored because there is nothing to save. A second SIGINT raises
+    KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.reason = ""
         self._deferred = False
-        self._save = threading.Event()
-        self._before: dict[signal.Signals, Any] = {}
+        self._save_requested = threading.Event()
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._stop)
-        self._before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            self._previous_handlers[number] = signal.signal(number, self._on_stop)
+        self._previous_handlers[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Leave it to the body to look at `requested` and `take_save`."""
+        """Defer requests to the body, which reads `requested` and `take_save`."""
         self._deferred = True
-        signal.signal(signal.SIGUSR2, self._save_asked)
+        signal.signal(signal.SIGUSR2, self._on_save)
         try:
             yield
         finally:
@@ -59,17 +61,17 @@ class StopSignals:
             self._deferred = False
 
     def take_save(self) -> bool:
-        """Whether a checkpoint was asked for since the last time."""
-        asked = self._save.is_set()
-        self._save.clear()
-        return asked
+        """Return whether a checkpoint was requested since the last call."""
+        requested = self._save_requested.is_set()
+        self._save_requested.clear()
+        return requested
 
     def saved(self) -> None:
-        """Tell whoever asked for a checkpoint that it is on disk."""
+        """Acknowledge that the requested checkpoint is on disk, by creating the file that `SAVED_VARIABLE` names."""
         if path := os.environ.get(SAVED_VARIABLE):
             Path(path).touch()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -77,39 +79,41 @@ class StopSignals:
         self.requested = True
         self.reason = self.reason or signal.Signals(number).name
         if not self._deferred:
-            raise Stopped("Stopped, as asked; nothing half-written was left.")
+            raise Stopped("Stopped on request. No incomplete output was left.")
 
-    def _save_asked(self, number: int, frame: FrameType | None) -> None:
-        self._save.set()
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        self._save_requested.set()
 
 
 def describe_this_process() -> str:
-    """This process, as the value of `HEAD_VARIABLE`."""
+    """Return the value of `WORKFLOW_VARIABLE` for this process."""
     started = psutil.Process().create_time()
     return f"{socket.gethostname()} {os.getpid()} {started} {os.environ.get('SLURM_JOB_ID', '-')}"
 
 
 def watch_workflow_process(stop: StopSignals) -> None:
-    """Ask to stop once the head that started this job is gone: an orphan must not train on beside its successor."""
-    described = os.environ.get(WORKFLOW_VARIABLE, "").split()
-    if len(described) != 4:
+    """Stop the stage when the workflow process that started it has exited.
+
+    Otherwise an orphaned job would continue while the restarted workflow runs the same stage.
+    """
+    description = os.environ.get(WORKFLOW_VARIABLE, "").split()
+    if len(description) != 4:
         return
-    host, pid, started, job = described
+    host, pid, started, job = description
     if host != socket.gethostname() or job != os.environ.get("SLURM_JOB_ID", "-"):
         return
 
-    def wait() -> None:
+    def wait_and_stop() -> None:
         while _alive(int(pid), float(started)):
-            if gone.wait(_POLL_SECONDS):
-                return
-        stop.reason = f"the end of the workflow's head (process {pid})"
+            time.sleep(_POLL_SECONDS)
+        stop.reason = f"workflow process {pid} exited"
         os.kill(os.getpid(), signal.SIGTERM)
 
-    gone = threading.Event()
-    threading.Thread(target=wait, name="head watch", daemon=True).start()
+    threading.Thread(target=wait_and_stop, name="workflow watch", daemon=True).start()
 
 
 def _alive(pid: int, started: float) -> bool:
+    """Return whether the process still runs; its start time excludes a reused process number."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE

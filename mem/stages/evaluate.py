@@ -1,4 +1,4 @@
-"""Stage `evaluate`: a head's predictions and scores, on val if there is one, and, once, on test."""
+"""Stage `evaluate`: predictions and scores of a head on val, if there is a val split, and on test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mem.heads.mem.head import MemHead
 from mem.heads.predict import predict
 from mem.jobs.job import Job
 from mem.jobs.online_features import feature_sources
-from mem.metrics.predictions import FILE, About, Predictions, write_predictions
+from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import classes_without_images, scalars, split_scores
 from mem.runs.folder import read_record
 
@@ -34,93 +34,98 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     groups = longtail.shot_groups(counts, shots)
     head = load_head(job.inputs["head"])
     _check_classes(job, len(counts))
-    about = About(
+    metadata = PredictionMetadata(
         dataset=job.run.dataset,
         variant=job.run.labels["variant"],
         head=job.run.inputs["head"].rsplit("-", 1)[1],
         thresholds=str(shots),
         shot_of_class=tuple(groups.tolist()),
-        group_of_class=_partition(head),
+        group_of_class=_mem_partition(head),
     )
-    splits = _splits(job, len(counts))
-    names = _names(folder)
+    splits = _splits_with_images(job, len(counts))
+    names = _image_names(folder)
     head = head.to(job.world.device)
-    answered: dict[str, Predictions] = {}
+    predictions: dict[str, Predictions] = {}
     scores: dict[str, dict[str, Any]] = {}
     for name, split in splits.items():
-        known = names.get(name)
-        known = known if known is not None and len(known) == len(split) else None
-        answered[name] = predict(head, split, groups, job.world.device, known)
-        scores[name] = split_scores(answered[name], about)
+        image_names = names.get(name)
+        if image_names is not None and len(image_names) != len(split):
+            image_names = None
+        predictions[name] = predict(head, split, groups, job.world.device, image_names)
+        scores[name] = split_scores(predictions[name], metadata)
         job.log.scalars({f"{name}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
-        if absent := classes_without_images(answered[name], len(counts)):
+        if absent := classes_without_images(predictions[name], len(counts)):
             job.say(
-                f"{name} has no image of {len(absent)} of {len(counts)} classes ({_first(absent)}): they are left out "
-                "of every mean over classes."
+                f"{name} has no images of {len(absent)} of {len(counts)} classes ({_first(absent)}). Means over "
+                "classes exclude them."
             )
     if job.world.is_main:
-        write_predictions(job.folder.path / FILE, about, answered)
+        write_predictions(job.folder.path / PREDICTIONS_FILE, metadata, predictions)
         content = {"thresholds": str(shots), "class_counts": counts.tolist(), "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
-    words = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]
-    job.say(f"{job.run.labels['variant']}, test: {', '.join(words)}")
+    scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]
+    job.say(f"{job.run.labels['variant']}, test: {', '.join(scores_text)}")
     return accuracy
 
 
 def _check_classes(job: Job, classes: int) -> None:
-    """The head and the features must know the same classes."""
+    """Check that the head and the features have the same number of classes.
+
+    Raises:
+        UserError: They belong to different data sets.
+    """
     head = job.inputs["head"]
-    known = json.loads((head / "head.json").read_text(encoding="utf-8"))["classes"]
-    if known != classes:
+    head_classes = json.loads((head / "head.json").read_text(encoding="utf-8"))["classes"]
+    if head_classes != classes:
         raise UserError(
-            f"{head}: this head knows {known} classes, but {job.inputs['features']} has features of {classes}: they "
-            "are of different data sets. Train the head on these features: mem train_head"
+            f"{head}: this head has {head_classes} classes, but {job.inputs['features']} has features of {classes}. "
+            "They belong to different data sets. Train the head on these features: mem train_head"
         )
 
 
-def _splits(job: Job, classes: int) -> dict[str, FeatureSource]:
-    """The splits that have images.
+def _splits_with_images(job: Job, classes: int) -> dict[str, FeatureSource]:
+    """Return the features of the splits that have images.
 
     Raises:
-        UserError: Test has none, or a label is no class.
+        UserError: The test split has no images, or a label is not a class number.
     """
     folder, split_of = job.inputs["features"], feature_sources(job)
     splits = {name: split for name in SPLITS if len(split := split_of(name))}
     if "test" not in splits:
         raise UserError(
-            f"{folder}: the test split has no images, so there is nothing to report. Give the data set one: "
-            "docs/how-to/data.md says how (`dataset.test`)"
+            f"{folder}: the test split has no images, so there is nothing to evaluate. Set `dataset.test`; see "
+            "docs/how-to/data.md."
         )
     for name, split in splits.items():
         labels = np.asarray(split.labels)
         if labels.min() < 0 or labels.max() >= classes:
             raise UserError(
                 f"{folder}: {name} has labels from {labels.min()} to {labels.max()}, but there are {classes} classes "
-                f"(0 to {classes - 1}). Make the features again: mem features"
+                f"(0 to {classes - 1}). Recompute the features: mem features"
             )
     return splits
 
 
-def _partition(head: Head) -> tuple[int, ...] | None:
-    """Group of each class under MEM's partition; nothing for other heads."""
+def _mem_partition(head: Head) -> tuple[int, ...] | None:
+    """Return the group of each class in the partition of a MEM head, or None for other heads."""
     if not isinstance(head, MemHead):
         return None
     return tuple(head.get_buffer("group_of_class").tolist())
 
 
-def _names(features: Path) -> dict[str, list[str]]:
-    """Name of each image by split, where the features are of converted images and their list is still there."""
+def _image_names(features: Path) -> dict[str, list[str]]:
+    """Return the image names of each split. Empty if the features come from files or `images.csv` is missing."""
     images = read_record(features)["inputs"].get("images")
     path = Path(images, "images.csv") if images is not None else None
     if path is None or not path.is_file():
         return {}
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for line in csv.DictReader(file):
             if line["split"] in SPLITS:
-                found.setdefault(line["split"], []).append(line["name"])
-    return found
+                names.setdefault(line["split"], []).append(line["name"])
+    return names
 
 
 def _first(numbers: list[int]) -> str:

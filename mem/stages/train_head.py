@@ -1,4 +1,4 @@
-"""Stage `train_head`: one head on cached features."""
+"""Stage `train_head`: trains one head on stored or online features."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mem.jobs.online_features import feature_sources
 
 
 def train_head(job: Job) -> Mapping[str, Any]:
-    """Train, choose or copy the head, and keep it as `head.safetensors` and `head.json`."""
+    """Train, select or copy the head, and write `head.safetensors` and `head.json`."""
     if job.world.size > 1:
-        raise UserError("Heads train in one process: give train_head one task.")
+        raise UserError(f"Heads train in one process, but {job.world.size} were started. Start one process.")
     settings = job.run.union("head", config.Head)
     shots = config.Shots(**job.run.settings.get("shots", {}))
     about = read_about(job.inputs["features"])
     counts = np.asarray(about["class_counts"], dtype=np.int64)
-    inputs = HeadInputs(_classifier(job, len(counts), about), counts, shots, job.seed)
+    inputs = HeadInputs(_initial_classifier(job, len(counts), about), counts, shots, job.seed)
     name = str(job.run.labels["variant"])
     splits = feature_sources(job)
     features = HeadFeatures(splits("train"), splits("val"))
@@ -36,8 +36,8 @@ def train_head(job: Job) -> Mapping[str, Any]:
     return results
 
 
-def _classifier(job: Job, classes: int, about: Mapping[str, Any]) -> Linear:
-    """The classifier to start from: another head's, else the finetuned one, else none, which only says its shape."""
+def _initial_classifier(job: Job, classes: int, about: Mapping[str, Any]) -> Linear:
+    """Return the classifier to start from: another head's, the finetuned one, or zeros, which only give the shape."""
     if "head" in job.inputs:
         return load_linear(job.inputs["head"] / "head.safetensors")
     path = job.inputs["features"] / "classifier.safetensors"

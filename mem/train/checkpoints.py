@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the newest valid one found again, few kept."""
+"""Checkpoints of a run: written atomically, verified by checksum, restored newest first."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ import torch
 from typing_extensions import Buffer
 
 from mem import files
-from mem.distributed import ALONE, World
+from mem.distributed import SINGLE_PROCESS, World
 
 KEPT = 2
-"""Checkpoints that stay: the newest, and the one before it in case the newest is damaged."""
+"""Number of checkpoints to keep: the newest, and the one before it in case the newest is damaged."""
 EPOCH_SECONDS = 20
-"""At an epoch's end a checkpoint is written if the last one is older than this, or than its own interval."""
+"""At the end of an epoch, a checkpoint is due when the last one is older than this number of seconds, or than the
+configured interval if that is shorter."""
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """What can be saved and restored; see `mem.train.loop.TrainState`."""
+    """Interface of a state that can be saved and restored; see `mem.train.state.TrainState`."""
 
     step: int
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Everything there is to restore."""
+        """Return everything that `restore` needs."""
         ...
 
     def restore(self, snapshot: Any) -> None:
-        """Become what `snapshot` describes."""
+        """Restore the state that `snapshot` describes."""
         ...
 
 
@@ -41,65 +42,66 @@ class Resumable(Protocol):
 class Checkpoints:
     """The checkpoints of one run.
 
-    Each is a file `step-N.pt` and, written after it, a note `step-N.json` with its size, checksum and the run's key.
+    A checkpoint is a file `step-N.pt` and a description `step-N.json` with its size, checksum and the run's key. The
+    description is written last, so a checkpoint without one is incomplete and is ignored.
     """
 
     folder: Path
     key: str
     every_seconds: float
     warn: Callable[[str], None]
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
-        self._last = time.monotonic()
+        self._last_saved = time.monotonic()
 
     def restore_latest(self, state: Resumable) -> bool:
-        """Restore the newest valid checkpoint, on all ranks; damaged ones are named and passed over.
+        """Restore the newest valid checkpoint on all ranks. Skip damaged ones with a warning.
 
         Returns:
-            Whether there was one.
+            Whether a checkpoint was restored.
         """
-        found = self.world.from_main(self._newest_valid() if self.world.is_main else None)
-        if found is None:
+        path = self.world.from_main(self._newest_valid() if self.world.is_main else None)
+        if path is None:
             return False
-        snapshot = torch.load(found, map_location="cpu", weights_only=True)
+        snapshot = torch.load(path, map_location="cpu", weights_only=True)
         state.restore(snapshot)
-        self._last = time.monotonic()
+        self._last_saved = time.monotonic()
         return True
 
     def due(self, *, epoch_ended: bool) -> bool:
-        """Whether it is time to save. Only rank 0 saves, so only its clock counts."""
-        age = time.monotonic() - self._last
+        """Return whether it is time to save. Always False on ranks other than 0, which do not save."""
+        age = time.monotonic() - self._last_saved
         limit = min(self.every_seconds, EPOCH_SECONDS) if epoch_ended else self.every_seconds
         return self.world.is_main and age >= limit
 
     def save(self, state: Resumable) -> None:
-        """Write a checkpoint and remove old ones. Rank 0 alone does it; the other ranks may go on.
+        """Write a checkpoint and remove old ones. Only rank 0 writes; the other ranks return at once.
 
         Raises:
-            OSError: It could not be written; the older ones stay.
+            OSError: The checkpoint could not be written. The older ones are kept.
         """
         if not self.world.is_main:
             return
         path = self.folder / f"step-{state.step:09d}.pt"
         with files.atomic(path, "wb") as file:
-            writer = _Checked(file)
+            writer = _ChecksumWriter(file)
             try:
                 torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
             except RuntimeError:
-                # torch complains anew when it closes the archive, and hides what the file system said.
+                # After a failed write torch raises a second error on closing the archive, which hides the first.
                 if writer.failure is not None:
                     raise writer.failure from None
                 raise
-        note = {"step": state.step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
-        files.write_text(path.with_suffix(".json"), json.dumps(note) + "\n")
+        description = {"step": state.step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
+        files.write_text(path.with_suffix(".json"), json.dumps(description) + "\n")
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".pt").unlink(missing_ok=True)
-        self._last = time.monotonic()
+        self._last_saved = time.monotonic()
 
     def clear(self) -> None:
-        """Remove all checkpoints: the run has its final weights."""
+        """Remove all checkpoints. Call this when the final weights are written."""
         if self.world.is_main and self.folder.is_dir():
             for path in self.folder.iterdir():
                 path.unlink()
@@ -109,54 +111,55 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.json"), reverse=True)
 
     def _newest_valid(self) -> Path | None:
-        for note in self._newest_first():
-            path = note.with_suffix(".pt")
-            fault = self._fault(note, path)
-            if fault is None:
+        for description in self._newest_first():
+            path = description.with_suffix(".pt")
+            problem = self._problem(description, path)
+            if problem is None:
                 return path
-            self.warn(f"Checkpoint {path} is not used: {fault}. The next older one is tried.")
+            self.warn(f"Skipping checkpoint {path}: {problem}. Trying the next older checkpoint.")
         return None
 
-    def _fault(self, note: Path, path: Path) -> str | None:
+    def _problem(self, description: Path, path: Path) -> str | None:
+        """Return why a checkpoint cannot be used, or None if it is valid."""
         try:
-            expected = json.loads(note.read_text())
+            expected = json.loads(description.read_text())
             size, crc32, key = expected["bytes"], expected["crc32"], expected["key"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"its note {note.name} cannot be read ({error})"
+            return f"cannot read {description.name} ({error})"
         if key != self.key:
             return f"it belongs to run {key}, not {self.key}"
         try:
-            if path.stat().st_size != size:
-                return f"it has {path.stat().st_size} bytes and should have {size}"
+            if (actual_size := path.stat().st_size) != size:
+                return f"its size is {actual_size} bytes, expected {size}"
             with open(path, "rb") as file:
-                found = 0
+                actual_crc32 = 0
                 while block := file.read(1 << 22):
-                    found = zlib.crc32(block, found)
+                    actual_crc32 = zlib.crc32(block, actual_crc32)
         except OSError as error:
-            return f"it cannot be read ({error})"
-        return None if found == crc32 else "its checksum is wrong"
+            return f"cannot read it ({error})"
+        return None if actual_crc32 == crc32 else "its checksum is wrong"
 
 
 class NoCheckpoints(Checkpoints):
-    """For a training that is over in one call: nothing is saved and nothing is looked for."""
+    """Disabled checkpoints, for short trainings that are not resumed."""
 
     def __init__(self) -> None:
         super().__init__(Path(), "", float("inf"), lambda text: None)
 
     def restore_latest(self, state: Resumable) -> bool:
-        """There is none."""
+        """Restore nothing and return False."""
         return False
 
     def due(self, *, epoch_ended: bool) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def save(self, state: Resumable) -> None:
         """Save nothing."""
 
 
-class _Checked:
-    """Counts and checksums what passes through to a file."""
+class _ChecksumWriter:
+    """File writer that counts and checksums the bytes, and keeps the error of a failed write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

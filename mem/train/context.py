@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mem.distributed import ALONE, World
+from mem.distributed import SINGLE_PROCESS, World
 from mem.tracking.log import Log, NullLog
 from mem.train.checkpoints import Checkpoints, NoCheckpoints
 from mem.train.stop import NeverStop, StopRequests
@@ -17,7 +17,7 @@ class FitContext:
 
     title: str
     """Label of the progress bar."""
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     log: Log = field(default_factory=NullLog)
     stop: StopRequests = field(default_factory=NeverStop)

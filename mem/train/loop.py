@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mem import provenance
-from mem.data.loading.batch import Batch
+from mem.data.batch import Batch
 from mem.errors import Stopped
 from mem.models.batch_norm import configure_batch_norms
 from mem.progress import Progress
@@ -155,7 +155,7 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
     asked = context.stop.take_save()
     due = state.step < schedule.steps and (asked or context.checkpoints.due(epoch_ended=epoch_ended))
     # Only rank 0 saves. If it must not because a value is not finite, all ranks stop together.
-    stopping = context.world.any(context.stop.requested or (due and watch.trouble() is not None))
+    stopping = context.world.any(context.stop.requested or (due and watch.problem() is not None))
     if state.step < schedule.steps and (due or stopping):
         watch.check()
         context.checkpoints.save(state)

@@ -1,4 +1,4 @@
-"""What a training measures while it runs, without making a step wait for the device."""
+"""Mean metrics, non-finite values and speed of a training, measured without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from mem.distributed import World
 from mem.errors import UserError
 
-SKIPPED_IN_A_ROW = 20
-"""So many steps without a finite gradient end a training that skips them: nothing is learned any more."""
+MAX_CONSECUTIVE_SKIPS = 20
+"""Number of consecutive skipped steps after which a training that skips non-finite steps stops."""
 
 
 @dataclass
@@ -24,91 +24,98 @@ class Meter:
     steps: int = 0
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Count one step's metrics."""
+        """Add the metrics of one step."""
         self.steps += 1
         for name, value in metrics.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self, world: World) -> dict[str, float]:
-        """Means over the steps and ranks; starts anew. Waits for the device.
+        """Return the means over steps and ranks, and reset the meter. Waits for the device.
 
-        Where steps were skipped, means are those of the others, and `skipped` is how many were.
+        Skipped steps do not count in the means; `skipped` is their number.
         """
         if not self.steps:
             return {}
         names = sorted(self.sums)
-        means = world.mean(torch.stack([self.sums[name] for name in names]) / self.steps).tolist()
-        found = dict(zip(names, means, strict=True))
-        if skipped := round(found.pop("skipped", 0.0) * self.steps):
+        values = world.mean(torch.stack([self.sums[name] for name in names]) / self.steps).tolist()
+        means = dict(zip(names, values, strict=True))
+        if skipped := round(means.pop("skipped", 0.0) * self.steps):
             counted = self.steps - skipped
-            found = {name: value * self.steps / counted for name, value in found.items()} if counted else {}
-            found["skipped"] = float(skipped)
+            means = {name: value * self.steps / counted for name, value in means.items()} if counted else {}
+            means["skipped"] = float(skipped)
         self.sums, self.steps = {}, 0
-        return found
+        return means
 
 
 @dataclass
 class FiniteWatch:
-    """Notes, on the device, the steps whose loss or gradient is not a finite number."""
+    """Record, on the device, of the steps whose loss or gradient is not finite."""
 
     skip: bool = False
-    """Whether such steps are left out; otherwise the first one ends the training."""
+    """Whether such steps are skipped. Otherwise the first one ends the training."""
     first: Tensor | None = None
-    """Number of the first such step; -1 for none."""
+    """Number of the first such step, or -1."""
     streak: Tensor | None = None
-    """How many of them have followed one another, and the longest such row."""
+    """Lengths of the current and of the longest run of consecutive non-finite steps."""
     in_loss: Tensor | None = None
-    """Whether this rank's loss was at fault in the first of them."""
+    """Whether this rank's loss was non-finite in the first of them."""
 
-    def see(self, step: int, bad: Bool[Tensor, ""], loss: Bool[Tensor, ""]) -> None:
-        """Note whether a step was bad, the steps counted from 1."""
+    def record(self, step: int, bad: Bool[Tensor, ""], bad_loss: Bool[Tensor, ""]) -> None:
+        """Record a step.
+
+        Args:
+            step: Number of the step, counted from 1.
+            bad: Whether its gradient is not finite.
+            bad_loss: Whether this rank's loss is not finite.
+        """
         if self.first is None or self.streak is None or self.in_loss is None:
             self.first = torch.full((), -1, device=bad.device)
             self.streak = torch.zeros(2, dtype=torch.int64, device=bad.device)
             self.in_loss = torch.zeros((), dtype=torch.bool, device=bad.device)
-        new = bad & (self.first < 0)
-        self.first = torch.where(new, step, self.first)
-        self.in_loss = torch.where(new, loss, self.in_loss)
-        row = (self.streak[0] + 1) * bad
-        self.streak = torch.stack([row, torch.maximum(row, self.streak[1])])
+        is_first = bad & (self.first < 0)
+        self.first = torch.where(is_first, step, self.first)
+        self.in_loss = torch.where(is_first, bad_loss, self.in_loss)
+        current = (self.streak[0] + 1) * bad
+        self.streak = torch.stack([current, torch.maximum(current, self.streak[1])])
 
-    def trouble(self) -> str | None:
-        """What ends the training, in words; None where nothing does. Waits for the device."""
+    def problem(self) -> str | None:
+        """Return the message that ends the training, or None if it can continue. Waits for the device."""
         if self.first is None or self.streak is None or self.in_loss is None:
             return None
         first, longest = int(self.first), int(self.streak[1])
-        if first < 0 or (self.skip and longest < SKIPPED_IN_A_ROW):
+        if first < 0 or (self.skip and longest < MAX_CONSECUTIVE_SKIPS):
             return None
-        what = "loss is not a finite number" if self.in_loss else "gradient is not a finite number, though the loss is"
+        what = "loss is not finite" if self.in_loss else "gradient is not finite, although the loss is"
         remedy = "Try a smaller base_lr, a longer warm-up or clip_grad"
         if self.skip:
             return (
-                f"{longest} steps in a row had to be skipped, the first bad one is step {first}: its {what}. The last "
-                f"checkpoint is good. {remedy}."
+                f"{longest} consecutive steps were skipped. The first non-finite step is step {first}: its {what}. The "
+                f"last checkpoint is valid. {remedy}."
             )
         return (
-            f"The {what} at step {first}. The last checkpoint is from before that. {remedy}; with on_nonfinite: skip, "
-            "single steps of this kind are left out."
+            f"The {what} at step {first}. The last checkpoint is from an earlier step. {remedy}, or skip such steps "
+            "with on_nonfinite: skip."
         )
 
     def check(self) -> None:
-        """Raise what `trouble` says.
+        """Raise the message of `problem`, if any.
 
         Raises:
-            UserError: There is trouble; the step is named.
+            UserError: The training cannot continue. The message names the step.
         """
-        if said := self.trouble():
-            raise UserError(said)
+        if message := self.problem():
+            raise UserError(message)
 
 
 @dataclass
 class Speed:
-    """How fast a training went since it was (re)started."""
+    """Speed of a training since its start or restart."""
 
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    """Seconds that rank 0 waited for data."""
 
     def count(self, images: int, seconds: float, waited: float) -> None:
         """Add a step."""
@@ -118,10 +125,10 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """Over all ranks."""
+        """Images per second over all ranks."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def data_wait(self) -> float:
-        """Share of the time that rank 0 waited for its data."""
+        """Share of the time that rank 0 waited for data."""
         return self.waited / self.seconds if self.seconds else 0.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mem.data.loading.batch import Batch
+from mem.data.batch import Batch
 from mem.distributed import World
 from mem.errors import UserError
-from mem.models.batch_norm import discard_batch_norm_statistics, norm_granule
+from mem.models.batch_norm import discard_batch_norm_statistics, micro_batch_multiple
 from mem.train.state import TrainState
 from mem.train.step import Objective
 
@@ -59,7 +59,7 @@ def find_micro_batch(trial: Trial, say: Callable[[str], None]) -> int:
     """
     trial.state.model.train()
     samples = len(trial.batch)
-    size = fitting_micro_batch(trial.run, samples, norm_granule(trial.state.model, samples), trial.world.any)
+    size = fitting_micro_batch(trial.run, samples, micro_batch_multiple(trial.state.model, samples), trial.world.any)
     if size < samples and trial.world.is_main:
         say(f"{samples} images do not fit into the GPU's memory at once. The micro-batch is {size}.")
     return size

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mem.data.loading.batch import Batch
+from mem.data.batch import Batch
 from mem.distributed import World
 from mem.models.batch_norm import update_batch_norm_statistics
 from mem.train.meters import FiniteWatch
@@ -78,7 +78,7 @@ def train_step(
         for name, value in {"loss": loss, **metrics}.items():
             totals[name] = totals.get(name, torch.zeros((), device=world.device)) + value.detach() * share
     bad, norm = _gradient_norm(state.optimizer, options.clip_grad)
-    context.watch.see(state.step + 1, bad, bad_loss)
+    context.watch.record(state.step + 1, bad, bad_loss)
     totals["grad_norm"] = norm
     skipped = bad if options.skip_nonfinite else None
     if skipped is not None:

@@ -125,7 +125,7 @@ def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_pat
     folder = RunFolder(tmp_path)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(JsonLines(folder.log)) if world.is_main else NullLog()
-        job._watch(folder, "pretrain", world, log, stack)
+        job._start_system_metrics(folder, "pretrain", world, log, stack)
         if file is not None:
             wait(lambda: (tmp_path / file).exists() and samples(tmp_path / file))
     assert {path.name for path in tmp_path.iterdir()} == ({file} if file else set())
@@ -138,7 +138,7 @@ def test_a_rank_whose_log_is_damaged_goes_on_without_metrics(tmp_path, monkeypat
     folder = RunFolder(tmp_path)
     folder.rank_log(2, "01234567").write_text('{"event": "log", "id": "a"}\n{"event": "met\n')
     with contextlib.ExitStack() as stack:
-        job._watch(folder, "pretrain", World(2, 4, local_size=2), NullLog(), stack)
+        job._start_system_metrics(folder, "pretrain", World(2, 4, local_size=2), NullLog(), stack)
     assert "Rank 2 logs no system metrics" in caplog.text
 
 

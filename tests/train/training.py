@@ -1,4 +1,4 @@
-"""A small training for the tests of the loop."""
+"""A small training for tests of the training loop."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Stop:
         return nullcontext()
 
 
-def write_pictures(path: Path) -> Beton:
-    """37 pictures of 8 x 8 pixels in five classes."""
+def write_random_images(path: Path) -> Beton:
+    """Write 37 images of 8 x 8 pixels in five classes."""
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    write_beton(path, list(pictures), np.arange(37) % 5)
+    images = rng.integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
+    write_beton(path, list(images), np.arange(37) % 5)
     return Beton(path)
 
 
@@ -134,7 +134,7 @@ def dtype_of(state: TrainState) -> torch.dtype:
 
 
 def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """The logged metrics, without those that depend on the clock."""
+    """Return the logged metrics, without those that depend on the clock."""
     return [
         (e["step"], {k: v for k, v in e["metrics"].items() if k not in ("train/images_per_s", "train/data_wait")})
         for e in read_events(folder / "log.jsonl")

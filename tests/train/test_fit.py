@@ -1,4 +1,4 @@
-"""The training loop: resuming, accumulating, curves, checkpoints on request, validation, schedules."""
+"""The training loop: resume, gradient accumulation, curves, requested checkpoints, validation, schedules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
 from mem.train.schedules import Schedule, cosine, warmup_cosine
 from mem.train.state import TrainState
-from tests.fit.training import (
+from tests.train.training import (
     BACKBONE,
     PIXELS,
     STEPS,
@@ -67,17 +67,19 @@ def test_masks_are_the_same_after_resuming(images, tmp_path):
         return TrainState(model, torch.optim.AdamW(model.parameters(), fused=True))
 
     def run(folder: Path, steps: int) -> nn.Module:
-        made = state()
+        trained_state = state()
         data = TrainingImages(
             images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=False), 0, 1
         )
-        context = FitContext("test", checkpoints=Checkpoints(folder, "key", 1e9, print), stop=Stop(made, steps))
+        context = FitContext(
+            "test", checkpoints=Checkpoints(folder, "key", 1e9, print), stop=Stop(trained_state, steps)
+        )
         objective = reconstruction(PIXELS, BACKBONE.tokens)
         try:
-            fit(made, data, objective, Schedule(12, 3.0, cosine(1e-3, 12)), context)
+            fit(trained_state, data, objective, Schedule(12, 3.0, cosine(1e-3, 12)), context)
         except Stopped:
             pass
-        return made.model
+        return trained_state.model
 
     uninterrupted = run(tmp_path / "uninterrupted", 99)
     run(tmp_path / "interrupted", 5)
@@ -93,12 +95,12 @@ def test_accumulation_changes_nothing(images, tmp_path, micro_batch):
     assert_same(states[0].model, states[1].model, rtol=1e-10, atol=1e-10)
 
 
-def test_workers_change_nothing(images, tmp_path):
+def test_the_number_of_workers_changes_nothing(images, tmp_path):
     one, many = (trained(images, tmp_path / str(n), workers=n, steps=8) for n in (1, 3))
     assert_same(one.model, many.model)
 
 
-def test_the_curves_hold_loss_learning_rate_speed_and_epoch(images, tmp_path):
+def test_the_curves_contain_loss_learning_rate_speed_and_epoch(images, tmp_path):
     trained(images, tmp_path)
     events = [e for e in read_events(tmp_path / "log.jsonl") if e["event"] == "metrics"]
     expected = {"loss", "acc1", "grad_norm", "lr", "epoch", "images_per_s", "data_wait"}
@@ -139,7 +141,7 @@ def test_validation_runs_at_its_interval_and_at_the_end(images, tmp_path):
     assert state.model.training
 
 
-def test_the_schedule_warms_up_and_ends_at_the_minimum():
+def test_the_learning_rate_warms_up_and_ends_at_its_minimum():
     lr = warmup_cosine(1.0, 0.1, warmup_epochs=2, epochs=10, steps_per_epoch=5)
     assert lr(0) == 0
     assert lr(5) == pytest.approx(0.5)

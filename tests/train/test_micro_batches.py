@@ -1,4 +1,4 @@
-"""Micro-batches that fit into a device's memory, and compilation."""
+"""The search for a micro-batch that fits into the device's memory, and torch.compile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from mem.config import Augmentation
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
-from mem.distributed import ALONE
+from mem.distributed import SINGLE_PROCESS
 from mem.errors import UserError
 from mem.stages.finetune import classification
 from mem.train.micro_batch import Trial, find_micro_batch, fitting_micro_batch
 from tests.conftest import REPOSITORY
-from tests.fit.training import (
+from tests.train.training import (
     PIXELS,
     assert_same,
     sgd_on_a_cnn_with_averages,
@@ -25,7 +25,7 @@ from tests.fit.training import (
 )
 
 
-def test_micro_batches_are_halved_until_they_fit_on_every_rank():
+def test_the_micro_batch_is_halved_until_it_fits_on_every_rank():
     tried: list[int] = []
 
     def attempt(size: int) -> None:
@@ -33,48 +33,48 @@ def test_micro_batches_are_halved_until_they_fit_on_every_rank():
         if size > 13:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert fitting_micro_batch(attempt, 100, 1, lambda full: full) == 13
+    assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory) == 13
     assert tried == [100, 50, 25, 13]
-    # Another rank has less memory left.
-    assert fitting_micro_batch(attempt, 100, 1, lambda full: full or tried[-1] > 7) == 7
-    assert fitting_micro_batch(attempt, 96, 12, lambda full: full) == 12
+    # Another rank has less free memory.
+    assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory or tried[-1] > 7) == 7
+    assert fitting_micro_batch(attempt, 96, 12, lambda out_of_memory: out_of_memory) == 12
     with pytest.raises(UserError, match=r"A micro-batch of 16 image\(s\) does not fit"):
-        fitting_micro_batch(attempt, 64, 16, lambda full: full)
+        fitting_micro_batch(attempt, 64, 16, lambda out_of_memory: out_of_memory)
 
 
-def test_an_error_that_is_not_about_memory_is_not_taken_for_one():
+def test_other_errors_than_out_of_memory_are_raised():
     def attempt(size: int) -> None:
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        fitting_micro_batch(attempt, 8, 1, lambda full: full)
+        fitting_micro_batch(attempt, 8, 1, lambda out_of_memory: out_of_memory)
 
 
-def test_the_trial_for_a_micro_batch_changes_nothing(images, tmp_path, monkeypatch):
-    plain = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
+def test_the_trial_of_a_micro_batch_leaves_the_state_unchanged(images, tmp_path, monkeypatch):
+    untried = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
     state = sgd_on_a_cnn_with_averages()
-    said: list[str] = []
-    usual = classification(PIXELS, 0.1, state.model.branches)
+    messages: list[str] = []
+    cross_entropy = classification(PIXELS, 0.1, state.model.branches)
 
     def objective(replica, batch):
         if len(batch) > 6:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return usual(replica, batch)
+        return cross_entropy(replica, batch)
 
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
-    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), ALONE, bf16=False)
-    micro_batch = find_micro_batch(trial, said.append)
+    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), SINGLE_PROCESS, bf16=False)
+    micro_batch = find_micro_batch(trial, messages.append)
     assert micro_batch == 6
-    assert said == ["12 images do not fit into the GPU's memory at once. The micro-batch is 6."]
+    assert messages == ["12 images do not fit into the GPU's memory at once. The micro-batch is 6."]
     trained(images, tmp_path / "tried", state=state, micro_batch=micro_batch, steps=4)
-    assert_same(state.model, plain.model)
+    assert_same(state.model, untried.model)
 
 
 COMPILED = """
 from pathlib import Path
 import torch
 from mem.data.beton.reader import Beton
-from tests.fit.training import assert_same, finetuning, trained
+from tests.train.training import assert_same, finetuning, trained
 
 folder = Path("{folder}")
 plain, compiled = (
@@ -85,8 +85,9 @@ assert_same(compiled.model, plain.model, rtol=1e-9, atol=1e-9)
 """
 
 
-def test_a_compiled_training_learns_the_same_to_rounding(images, tmp_path):
-    # In a process of its own: torch.compile cannot see through the shape checks that tests put around functions.
+@pytest.mark.stage
+def test_a_compiled_training_equals_an_uncompiled_one_up_to_rounding(images, tmp_path):
+    # A separate process, because torch.compile cannot trace the shape checks that the tests add to functions.
     shutil.copy(images.path, tmp_path / "train.beton")
     run = [sys.executable, "-c", COMPILED.format(folder=tmp_path)]
     done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)

@@ -1,4 +1,4 @@
-"""The finetuning recipe with everything on: RandAugment, erasing, mixup, CutMix."""
+"""Finetuning with every augmentation enabled: RandAugment, erasing, mixup, CutMix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mem.train.schedules import Schedule, cosine
 from mem.train.state import TrainState
 from mem.train.step import StepOptions
 from tests.data.test_loaders import EVERYTHING
-from tests.fit.training import PIXELS, Stop, assert_same, finetuning
+from tests.train.training import PIXELS, Stop, assert_same, finetuning
 
 STEPS, BATCH = 12, 12
 MIXING = Mixing(0.8, 1.0, 1.0, 0.5)
@@ -58,19 +58,19 @@ def trained(
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 8])
 def test_accumulation_changes_nothing(images, tmp_path, micro_batch):
-    whole = trained(images, tmp_path / "whole")
-    parts = trained(images, tmp_path / "parts", micro_batch=micro_batch, workers=2)
-    assert_same(parts.model, whole.model, rtol=1e-10, atol=1e-10)
+    one_pass = trained(images, tmp_path / "one_pass")
+    accumulated = trained(images, tmp_path / "accumulated", micro_batch=micro_batch, workers=2)
+    assert_same(accumulated.model, one_pass.model, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("broken_at", [1, 7])
-def test_an_interrupted_training_ends_where_an_unbroken_one_does(images, tmp_path, broken_at):
-    unbroken = trained(images, tmp_path / "unbroken")
+@pytest.mark.parametrize("stopped_at", [1, 7])
+def test_an_interrupted_training_equals_an_uninterrupted_one(images, tmp_path, stopped_at):
+    uninterrupted = trained(images, tmp_path / "uninterrupted")
     with pytest.raises(Stopped):
-        trained(images, tmp_path / "broken", stop_after=broken_at)
-    assert_same(trained(images, tmp_path / "broken", workers=4).model, unbroken.model)
+        trained(images, tmp_path / "interrupted", stop_after=stopped_at)
+    assert_same(trained(images, tmp_path / "interrupted", workers=4).model, uninterrupted.model)
 
 
-def test_mixing_changes_what_is_learnt(images, tmp_path):
+def test_mixing_changes_the_trained_weights(images, tmp_path):
     mixed, plain = trained(images, tmp_path / "mixed"), trained(images, tmp_path / "plain", mixing=None)
-    assert (mixed.model.linear.weight - plain.model.linear.weight).abs().max() > 1e-4  # far beyond rounding in float64
+    assert (mixed.model.linear.weight - plain.model.linear.weight).abs().max() > 1e-4  # far above rounding in float64

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: torn, foreign, old."""
+"""Checkpoints on disk: truncated, damaged, of another run, outdated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mem.train.checkpoints import KEPT, Checkpoints
 
 @dataclass
 class State:
-    """A state that is one tensor."""
+    """A state of one tensor."""
 
     step: int = 0
     value: torch.Tensor = field(default_factory=lambda: torch.zeros(1000))
@@ -27,13 +27,13 @@ class State:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
 @pytest.fixture
-def checkpoints(tmp_path, said) -> Checkpoints:
-    return Checkpoints(tmp_path / "checkpoints", "abc", 60, said.append)
+def checkpoints(tmp_path, warnings) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", "abc", 60, warnings.append)
 
 
 def save(checkpoints: Checkpoints, *steps: int) -> None:
@@ -50,7 +50,7 @@ def data(checkpoints: Checkpoints, step: int) -> Path:
     return checkpoints.folder / f"step-{step:09d}.pt"
 
 
-def test_the_newest_is_restored(checkpoints):
+def test_the_newest_checkpoint_is_restored(checkpoints):
     save(checkpoints, 9, 10, 100)
     state = restored(checkpoints)
     assert state is not None
@@ -58,17 +58,17 @@ def test_the_newest_is_restored(checkpoints):
     assert (state.value == 100).all()
 
 
-def test_without_any_there_is_nothing_to_restore(checkpoints):
+def test_nothing_is_restored_without_a_checkpoint(checkpoints):
     assert restored(checkpoints) is None
 
 
-def test_few_are_kept(checkpoints):
+def test_only_the_newest_checkpoints_are_kept(checkpoints):
     save(checkpoints, *range(1, 8))
     assert sorted(p.name for p in checkpoints.folder.glob("*.pt")) == [f"step-{s:09d}.pt" for s in (6, 7)]
     assert len(list(checkpoints.folder.iterdir())) == 2 * KEPT
 
 
-def test_on_a_full_disk_the_file_is_named_and_the_older_one_stays(checkpoints, file_limit):
+def test_a_full_disk_raises_an_error_with_the_file_name_and_keeps_the_older_checkpoint(checkpoints, file_limit):
     save(checkpoints, 1)
     path = data(checkpoints, 2)
     with file_limit(2000), pytest.raises(OSError, match="File too large") as error:
@@ -80,18 +80,18 @@ def test_on_a_full_disk_the_file_is_named_and_the_older_one_stays(checkpoints, f
     assert state.step == 1
 
 
-def test_a_torn_one_is_passed_over_with_a_warning(checkpoints, said):
+def test_a_truncated_checkpoint_is_skipped_with_a_warning(checkpoints, warnings):
     save(checkpoints, 1, 2)
     path = data(checkpoints, 2)
     path.write_bytes(path.read_bytes()[:-100])
     state = restored(checkpoints)
     assert state is not None
     assert state.step == 1
-    assert f"{path} is not used: it has {path.stat().st_size} bytes and should have" in said[0]
-    assert "next older one" in said[0]
+    assert f"Skipping checkpoint {path}: its size is {path.stat().st_size} bytes, expected" in warnings[0]
+    assert "Trying the next older checkpoint." in warnings[0]
 
 
-def test_a_flipped_bit_is_found(checkpoints, said):
+def test_a_checkpoint_with_a_flipped_bit_is_skipped(checkpoints, warnings):
     save(checkpoints, 1, 2)
     path = data(checkpoints, 2)
     content = bytearray(path.read_bytes())
@@ -100,34 +100,34 @@ def test_a_flipped_bit_is_found(checkpoints, said):
     state = restored(checkpoints)
     assert state is not None
     assert state.step == 1
-    assert "its checksum is wrong" in said[0]
+    assert "its checksum is wrong" in warnings[0]
 
 
-def test_one_that_belongs_to_another_run_is_not_used(checkpoints, said):
+def test_a_checkpoint_of_another_run_is_skipped(checkpoints, warnings):
     save(checkpoints, 3)
-    stranger = Checkpoints(checkpoints.folder, "other", 60, said.append)
-    assert restored(stranger) is None
-    assert "it belongs to run abc, not other" in said[0]
+    of_other_run = Checkpoints(checkpoints.folder, "other", 60, warnings.append)
+    assert restored(of_other_run) is None
+    assert "it belongs to run abc, not other" in warnings[0]
 
 
-def test_one_whose_data_are_missing_is_not_used(checkpoints, said):
+def test_a_checkpoint_without_its_data_file_is_skipped(checkpoints, warnings):
     save(checkpoints, 1, 2)
     data(checkpoints, 2).unlink()
     state = restored(checkpoints)
     assert state is not None
     assert state.step == 1
-    assert "it cannot be read" in said[0]
+    assert "cannot read it" in warnings[0]
 
 
-def test_a_note_that_is_no_json_is_not_used(checkpoints, said):
+def test_a_checkpoint_with_an_invalid_description_is_skipped(checkpoints, warnings):
     save(checkpoints, 1)
     data(checkpoints, 1).with_suffix(".json").write_text("{")
     assert restored(checkpoints) is None
-    assert "cannot be read" in said[0]
+    assert "cannot read step-000000001.json" in warnings[0]
 
 
-def test_data_without_a_note_are_not_used(checkpoints):
-    # As when the process is killed between the two files.
+def test_a_data_file_without_a_description_is_ignored(checkpoints):
+    # This is what a process leaves that is killed between writing the two files.
     save(checkpoints, 1)
     data(checkpoints, 2).write_bytes(data(checkpoints, 1).read_bytes())
     state = restored(checkpoints)
@@ -135,37 +135,37 @@ def test_data_without_a_note_are_not_used(checkpoints):
     assert state.step == 1
 
 
-def test_a_save_that_fails_leaves_the_older_ones_alone(checkpoints, monkeypatch):
+def test_a_failed_save_keeps_the_older_checkpoints(checkpoints, monkeypatch):
     save(checkpoints, 1)
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="No space left"):
         save(checkpoints, 2)
     assert sorted(p.name for p in checkpoints.folder.iterdir()) == ["step-000000001.json", "step-000000001.pt"]
 
 
-def test_one_is_due_after_its_interval_and_at_an_epochs_end_sooner(checkpoints, monkeypatch):
+def test_a_checkpoint_is_due_after_its_interval_and_sooner_at_the_end_of_an_epoch(checkpoints, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     checkpoints = Checkpoints(checkpoints.folder, "abc", 60, print)
-    for age, within, at_end in ((5, False, False), (25, False, True), (61, True, True)):
+    for age, within_epoch, at_epoch_end in ((5, False, False), (25, False, True), (61, True, True)):
         now = 1000.0 + age
-        assert checkpoints.due(epoch_ended=False) is within
-        assert checkpoints.due(epoch_ended=True) is at_end
+        assert checkpoints.due(epoch_ended=False) is within_epoch
+        assert checkpoints.due(epoch_ended=True) is at_epoch_end
 
 
-def test_the_note_says_what_was_written(checkpoints):
+def test_the_description_has_step_key_and_size(checkpoints):
     save(checkpoints, 4)
-    note = json.loads(data(checkpoints, 4).with_suffix(".json").read_text())
-    assert note["step"] == 4
-    assert note["key"] == "abc"
-    assert note["bytes"] == data(checkpoints, 4).stat().st_size
+    description = json.loads(data(checkpoints, 4).with_suffix(".json").read_text())
+    assert description["step"] == 4
+    assert description["key"] == "abc"
+    assert description["bytes"] == data(checkpoints, 4).stat().st_size
 
 
-def test_a_finished_run_clears_them(checkpoints):
+def test_clear_removes_all_checkpoints_and_can_be_repeated(checkpoints):
     save(checkpoints, 1, 2)
     checkpoints.clear()
     assert not checkpoints.folder.exists()
