@@ -12,8 +12,8 @@ import torch
 from mem import rng
 from mem.config import Augmentation, RandAugment
 from mem.data.augment import crop
-from mem.data.augment.erasing import erased
-from mem.data.augment.mixing import Mixing, mixed
+from mem.data.augment.erasing import random_erase
+from mem.data.augment.mixing import Mixing, mix
 from mem.data.beton.reader import Beton
 from mem.data.loading.images import ImageViews, TrainingImages, plain_batches
 from mem.data.loading.prefetch import prefetch
@@ -59,8 +59,9 @@ def finetuning(images: Beton, workers: int = 1, part: RankShard | None = None) -
 def seen(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
     """What a model in finetuning sees: images, labels, partners, shares."""
     parts = [part for batch in batches for part in batch.split(micro_batch)]
-    samples = [mixed(erased(PIXELS.normalise(part.inputs), part, EVERYTHING.erasing), part, MIXING) for part in parts]
-    return [torch.cat([getattr(s, name) for s in samples]) for name in ("images", "labels", "partners", "shares")]
+    erased = [random_erase(PIXELS.normalise(part.inputs), part, EVERYTHING.erasing) for part in parts]
+    samples = [mix(images, part, MIXING) for images, part in zip(erased, parts, strict=True)]
+    return [torch.cat([getattr(s, name) for s in samples]) for name in ("images", "labels", "partner_labels", "shares")]
 
 
 def pixels(batches) -> torch.Tensor:

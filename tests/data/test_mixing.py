@@ -1,4 +1,4 @@
-"""Mixup and CutMix."""
+"""Mixup and CutMix: timm's distribution and loss, and independence of ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from timm.loss import SoftTargetCrossEntropy
 
 from mem import rng
 from mem.config import Finetune
-from mem.data.augment.mixing import NUMBERS, Mixing, choices, mixed
-from mem.data.loading.batch import Batch
+from mem.data.augment.mixing import UNIFORMS, Mixing, mix, sample_mixing
+from mem.data.batch import Batch
 from mem.data.loading.shard import RankShard
 from mem.losses import mixed_cross_entropy
 
 RECIPE = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5)
-DRAWN = 4000
+SAMPLES = 4000
 
 
 def batch(samples: int, first: int = 0, group_size: int = 2) -> Batch:
@@ -27,25 +27,25 @@ def batch(samples: int, first: int = 0, group_size: int = 2) -> Batch:
 @pytest.mark.parametrize(
     "mixing", [RECIPE, Mixing(0.8, 0, 0.7, 0.5), Mixing(0, 1.0, 1.0, 0.5), Mixing(0.2, 0.5, 0.6, 0.8)]
 )
-def test_shares_and_boxes_are_distributed_like_timms(mixing):
+def test_shares_are_distributed_like_timms(mixing):
     np.random.seed(0)
     rows, columns = 30, 40
     theirs = Mixup(mixing.mixup, mixing.cutmix, prob=mixing.probability, switch_prob=mixing.switch, mode="elem")
-    images = torch.zeros(DRAWN, 1, rows, columns)
-    images[DRAWN // 2 :] = 1
+    images = torch.zeros(SAMPLES, 1, rows, columns)
+    images[SAMPLES // 2 :] = 1
     shares = theirs._mix_elem(images)[:, 0].numpy()
-    own, _, cut = choices(rng.uniforms(0, "mixing", 0, DRAWN, NUMBERS), mixing, rows, columns)
+    own, _, cut = sample_mixing(rng.uniforms(0, "mixing", 0, SAMPLES, UNIFORMS), mixing, rows, columns)
     for quantile in (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95):
         assert abs(np.quantile(shares, quantile) - np.quantile(own, quantile)) < 0.04, quantile
-    values = images[: DRAWN // 2, 0].flatten(1)
+    values = images[: SAMPLES // 2, 0].flatten(1)
     theirs_cut = ((values == 0) | (values == 1)).all(1) & (values == 1).any(1)
     assert abs(float(theirs_cut.float().mean()) - (cut & (own < 1)).mean()) < 0.04
 
 
-def test_a_share_is_what_the_picture_shows():
+def test_the_share_is_that_of_the_mixed_image():
     images = torch.zeros(200, 3, 20, 24)
     images[1::2] = 1
-    result = mixed(images, batch(200), RECIPE)
+    result = mix(images, batch(200), RECIPE)
     own = torch.where(torch.arange(200) % 2 == 1, result.images.mean((1, 2, 3)), 1 - result.images.mean((1, 2, 3)))
     torch.testing.assert_close(own, result.shares)
     flat = result.images.flatten(1)
@@ -53,22 +53,22 @@ def test_a_share_is_what_the_picture_shows():
     assert 70 < is_cut.sum() < 130
 
 
-def test_partners_are_neighbours_and_each_has_a_share_of_its_own():
-    result = mixed(torch.randn(8, 3, 64, 64), batch(8), RECIPE)
-    assert result.partners.tolist() == [1, 0, 3, 2, 0, 4, 2, 1]
+def test_neighbours_are_mixed_with_different_shares():
+    result = mix(torch.randn(8, 3, 64, 64), batch(8), RECIPE)
+    assert result.partner_labels.tolist() == [1, 0, 3, 2, 0, 4, 2, 1]
     assert len(set(result.shares.tolist())) == 8
-    assert torch.equal(result.main, torch.where(result.shares < 0.5, result.partners, result.labels))
+    assert torch.equal(result.main_labels, torch.where(result.shares < 0.5, result.partner_labels, result.labels))
 
 
 def test_nothing_is_mixed_at_probability_zero():
     images = torch.randn(6, 3, 5, 5)
-    result = mixed(images, batch(6), Mixing(0.8, 1.0, 0.0, 0.5))
+    result = mix(images, batch(6), Mixing(0.8, 1.0, 0.0, 0.5))
     assert torch.equal(result.images, images)
     assert result.shares.tolist() == [1.0] * 6
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_timms_for_soft_targets(smoothing):
+def test_the_loss_equals_timms_loss_for_soft_targets(smoothing):
     logits = torch.randn(12, 5, dtype=torch.float64)
     labels, shares = torch.randint(5, (12,)), torch.rand(12, dtype=torch.float64)
     target = mixup_target(labels, 5, shares[:, None], smoothing).double()
@@ -81,24 +81,24 @@ def test_the_loss_is_timms_for_soft_targets(smoothing):
 @pytest.mark.parametrize("micro_batch", [None, 1, 3, 4])
 def test_mixing_does_not_depend_on_ranks_and_micro_batches(ranks, micro_batch):
     images, labels = torch.randn(20, 3, 6, 6), torch.randint(9, (20,))
-    whole = mixed(images, Batch(images, labels, 40, 0, 2), RECIPE)
+    whole = mix(images, Batch(images, labels, 40, 0, 2), RECIPE)
     parts = []
     for rank in range(ranks):
         low, high = RankShard(rank, ranks).bounds(20, group_size=2)
         part = Batch(images[low:high], labels[low:high], 40 + low, 0, 2)
-        parts += [mixed(p.inputs, p, RECIPE) for p in part.split(micro_batch)]
+        parts += [mix(p.inputs, p, RECIPE) for p in part.split(micro_batch)]
     torch.testing.assert_close(whole.images, torch.cat([p.images for p in parts]), rtol=1e-6, atol=1e-6)
-    assert torch.equal(whole.partners, torch.cat([p.partners for p in parts]))
+    assert torch.equal(whole.partner_labels, torch.cat([p.partner_labels for p in parts]))
     assert torch.equal(whole.shares, torch.cat([p.shares for p in parts]))
 
 
 @pytest.mark.parametrize(("samples", "first"), [(5, 0), (4, 3)])
-def test_half_a_pair_is_refused(samples, first):
-    with pytest.raises(ValueError, match="whole pairs"):
-        mixed(torch.zeros(samples, 3, 4, 4), batch(samples, first), RECIPE)
+def test_a_batch_with_half_a_pair_is_rejected(samples, first):
+    with pytest.raises(ValueError, match="complete pairs"):
+        mix(torch.zeros(samples, 3, 4, 4), batch(samples, first), RECIPE)
 
 
-def test_an_odd_batch_cannot_be_mixed(mini_values):
+def test_mixing_requires_an_even_global_batch(mini_values):
     values = mini_values["finetune"] | {"global_batch": 15}
     assert Finetune(**values).mixes is False
     with pytest.raises(ValidationError, match=r"global_batch \(15\) must be even"):

@@ -1,4 +1,4 @@
-"""Changes of pictures, against Pillow's by timm's functions."""
+"""Image operations compared with Pillow's, which timm calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.data.augment import rand_augment
 
 FILL = (124, 116, 104)
 RECIPE = RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True)
-TIMMS = {
+TIMM_NAMES = {
     "Posterize": ("Posterize", "PosterizeIncreasing"),
     "Solarize": ("Solarize", "SolarizeIncreasing"),
     "Color": ("Color", "ColorIncreasing"),
@@ -29,8 +29,8 @@ GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 ROUNDED = ("Color", "Sharpness")
 
 
-def picture(rows: int = 96, columns: int = 128) -> np.ndarray:
-    """Smooth shapes with some noise, as photographs have."""
+def photo_like(rows: int = 96, columns: int = 128) -> np.ndarray:
+    """Smooth shapes with some noise, like a photograph."""
     rng = np.random.default_rng(3)
     layers = [
         cv2.resize(rng.normal(size=(s, s, 3)) * 100 / s**0.7, (columns, rows), interpolation=cv2.INTER_CUBIC)
@@ -39,29 +39,31 @@ def picture(rows: int = 96, columns: int = 128) -> np.ndarray:
     return np.clip(120 + sum(layers) + rng.normal(size=(rows, columns, 3)) * 2, 0, 255).astype(np.uint8)
 
 
-def timms(name: str, increasing: bool, magnitude: float, monkeypatch: pytest.MonkeyPatch, sign: float) -> Callable:
-    """timm's operation at a magnitude and a sign that are not drawn."""
+def timm_operation(
+    name: str, increasing: bool, magnitude: float, monkeypatch: pytest.MonkeyPatch, sign: float
+) -> Callable:
+    """Return timm's operation with a fixed magnitude and sign."""
     monkeypatch.setattr(auto_augment.random, "random", lambda: 0.25 if sign > 0 else 0.75)
-    full = TIMMS.get(name, (name, name))[increasing]
+    full_name = TIMM_NAMES.get(name, (name, name))[increasing]
     hparams = {"img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
-    return auto_augment.AugmentOp(full, prob=1.0, magnitude=magnitude, hparams=hparams)
+    return auto_augment.AugmentOp(full_name, prob=1.0, magnitude=magnitude, hparams=hparams)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("magnitude", [0.0, 3.3, 7.5, 9.0, 9.7])
 @pytest.mark.parametrize("increasing", [True, False])
 @pytest.mark.parametrize("name", list(rand_augment.OPERATIONS))
-def test_each_operation_does_what_timms_does(name, increasing, magnitude, sign, monkeypatch):
+def test_each_operation_matches_timms(name, increasing, magnitude, sign, monkeypatch):
     if name == "Posterize" and not increasing and magnitude < 2.5:
-        pytest.skip("Pillow refuses 0 bits")
-    image = picture()
-    operation = timms(name, increasing, magnitude, monkeypatch, sign)
+        pytest.skip("Pillow rejects 0 bits")
+    image = photo_like()
+    operation = timm_operation(name, increasing, magnitude, monkeypatch, sign)
     expected = np.asarray(operation(Image.fromarray(image))).astype(int)
     strength = rand_augment.Strength(magnitude / 10, sign, increasing, FILL)
     found = rand_augment.OPERATIONS[name](image.copy(), strength).astype(int)
     difference = np.abs(found - expected)
     if name in GEOMETRIC:
-        # Pillow's bicubic kernel is a = -1 and cuts fractions off, OpenCV's is a = -0.75; seams are blended.
+        # Pillow's bicubic kernel has a = -1 and truncates, OpenCV's has a = -0.75; OpenCV blends borders with the fill.
         assert difference.mean() < 1.2
         assert (difference > 8).mean() < 0.02
     elif name in ROUNDED:
@@ -70,25 +72,25 @@ def test_each_operation_does_what_timms_does(name, increasing, magnitude, sign, 
         assert difference.max() == 0
 
 
-def test_no_bits_are_black():
+def test_posterizing_to_zero_bits_is_black():
     strength = rand_augment.Strength(1.0, 1.0, True, FILL)
-    assert not rand_augment.OPERATIONS["Posterize"](picture(), strength).any()
+    assert not rand_augment.OPERATIONS["Posterize"](photo_like(), strength).any()
 
 
 @pytest.mark.parametrize("name", list(rand_augment.OPERATIONS))
-@pytest.mark.parametrize("image", [np.full((5, 7, 3), 200, np.uint8), np.zeros((2, 2, 3), np.uint8), picture(1, 1)])
-def test_flat_and_tiny_pictures_are_no_special_case(name, image, monkeypatch):
+@pytest.mark.parametrize("image", [np.full((5, 7, 3), 200, np.uint8), np.zeros((2, 2, 3), np.uint8), photo_like(1, 1)])
+def test_flat_and_tiny_images_work(name, image, monkeypatch):
     strength = rand_augment.Strength(0.9, 1.0, True, FILL)
     found = rand_augment.OPERATIONS[name](image.copy(), strength).astype(int)
     assert found.shape == image.shape
     if name not in GEOMETRIC:
-        operation = timms(name, True, 9.0, monkeypatch, 1.0)
+        operation = timm_operation(name, True, 9.0, monkeypatch, 1.0)
         if min(image.shape[:2]) > 2:
             assert np.abs(found - np.asarray(operation(Image.fromarray(image)))).max() <= 1
 
 
-def test_an_operation_leaves_its_input_alone():
+def test_operations_do_not_change_their_input():
     for name, operation in rand_augment.OPERATIONS.items():
-        image = picture()
+        image = photo_like()
         operation(image, rand_augment.Strength(0.9, -1.0, True, FILL))
-        assert np.array_equal(image, picture()), name
+        assert np.array_equal(image, photo_like()), name

@@ -1,4 +1,4 @@
-"""What RandAugment and colour jitter draw, against timm and torchvision."""
+"""RandAugment and colour jitter compared with timm and torchvision."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torchvision.transforms import ColorJitter
 
 from mem import rng
 from mem.data.augment import color, rand_augment
-from tests.data.test_pixel_ops import FILL, RECIPE, picture
+from tests.data.test_pixel_ops import FILL, RECIPE, photo_like
 
-DRAWN = 6000
+SAMPLES = 6000
 NAMES = tuple(rand_augment.OPERATIONS)
 
 
-def ours() -> rand_augment.Choices:
-    width = RECIPE.layers * rand_augment.NUMBERS_PER_LAYER
-    return rand_augment.choices(rng.uniforms(0, "rand augment", 0, DRAWN, width), RECIPE)
+def ours() -> rand_augment.SampledOperations:
+    width = RECIPE.layers * rand_augment.UNIFORMS_PER_LAYER
+    return rand_augment.sample_operations(rng.uniforms(0, "rand augment", 0, SAMPLES, width), RECIPE)
 
 
 def theirs(monkeypatch) -> list[tuple[str, float]]:
-    """Names and magnitudes of the operations that timm applies to as many images."""
+    """Return names and magnitudes of the operations that timm applies to the same number of images."""
     random.seed(0)
     np.random.seed(0)
     transform = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": FILL})
@@ -40,19 +40,19 @@ def theirs(monkeypatch) -> list[tuple[str, float]]:
 
         operation.level_fn = record
         operation.aug_fn = lambda image, *_, **__: image
-    for _ in range(DRAWN):
+    for _ in range(SAMPLES):
         transform(None)
     return applied
 
 
 def test_operations_and_magnitudes_are_distributed_like_timms(monkeypatch):
     chosen, applied = ours(), theirs(monkeypatch)
-    mine = Counter(NAMES[k] for k in chosen.operations[chosen.applied])
-    yours = Counter(name for name, _ in applied)
-    assert mine.keys() == yours.keys() == set(NAMES)
+    our_counts = Counter(NAMES[k] for k in chosen.operations[chosen.applied])
+    their_counts = Counter(name for name, _ in applied)
+    assert our_counts.keys() == their_counts.keys() == set(NAMES)
     for name in NAMES:
-        # Both counts are binomial about 400: five standard deviations of their difference.
-        assert abs(mine[name] - yours[name]) < 5 * (2 * DRAWN * RECIPE.layers / 30) ** 0.5, name
+        # Both counts are binomial with a mean of about 400: five standard deviations of their difference.
+        assert abs(our_counts[name] - their_counts[name]) < 5 * (2 * SAMPLES * RECIPE.layers / 30) ** 0.5, name
     magnitudes = np.array([magnitude for _, magnitude in applied])
     for quantile in (0.01, 0.1, 0.5, 0.9, 0.95):
         found = np.quantile(chosen.magnitudes[chosen.applied], quantile)
@@ -61,40 +61,42 @@ def test_operations_and_magnitudes_are_distributed_like_timms(monkeypatch):
     assert abs(chosen.signs.mean()) < 0.05
 
 
-def test_the_number_of_applied_operations_is_that_of_independent_coins():
-    counts = np.bincount(ours().applied.sum(axis=1), minlength=3) / DRAWN
+def test_layers_are_applied_independently_of_each_other():
+    counts = np.bincount(ours().applied.sum(axis=1), minlength=3) / SAMPLES
     assert np.abs(counts - [0.25, 0.5, 0.25]).max() < 0.03
 
 
-def test_the_smallest_number_draws_a_finite_magnitude():
-    chosen = rand_augment.choices(np.zeros((1, 8)), RECIPE)
+def test_the_magnitude_of_a_uniform_number_of_zero_is_finite():
+    chosen = rand_augment.sample_operations(np.zeros((1, 8)), RECIPE)
     assert np.isfinite(chosen.magnitudes).all()
 
 
-def test_layers_are_applied_one_after_the_other():
+def test_layers_are_applied_in_sequence():
     numbers = np.array([[2.5 / 15, 0.1, 0.5, 0.1, 6.5 / 15, 0.1, 0.5, 0.1]])  # Invert, then SolarizeAdd
-    image = picture()
-    found = rand_augment.choices(numbers, RECIPE).apply(0, image.copy(), RECIPE, FILL)
+    image = photo_like()
+    found = rand_augment.sample_operations(numbers, RECIPE).apply(0, image.copy(), RECIPE, FILL)
     inverted = 255 - image.astype(int)
     assert np.array_equal(found, np.where(inverted < 128, inverted + 99, inverted))
     numbers[0, [1, 5]] = 0.5  # not below the probability
-    assert np.array_equal(rand_augment.choices(numbers, RECIPE).apply(0, image, RECIPE, FILL), picture())
+    assert np.array_equal(rand_augment.sample_operations(numbers, RECIPE).apply(0, image, RECIPE, FILL), photo_like())
 
 
-def test_colour_jitter_does_what_torchvisions_does(monkeypatch):
-    image, strengths = picture(), (0.4, 0.4, 0.4)
+def test_colour_jitter_matches_torchvisions(monkeypatch):
+    image, strengths = photo_like(), (0.4, 0.4, 0.4)
     for number in np.linspace(0, 0.999, 13):
         uniforms = np.array([number, 0.9, 0.2, 0.75])
-        order = list(color._ORDERS[int(number * 6)])
-        drawn = (torch.tensor([*order, 3]), *(1 + 0.4 * (2 * u - 1) for u in uniforms[1:]), None)
-        monkeypatch.setattr(ColorJitter, "get_params", staticmethod(lambda *_, drawn=drawn: drawn))
+        sequence = list(color._SEQUENCES[int(number * 6)])
+        parameters = (torch.tensor([*sequence, 3]), *(1 + 0.4 * (2 * u - 1) for u in uniforms[1:]), None)
+        monkeypatch.setattr(ColorJitter, "get_params", staticmethod(lambda *_, parameters=parameters: parameters))
         expected = np.asarray(ColorJitter(*strengths)(Image.fromarray(image))).astype(int)
-        found = color.jittered(image.copy(), uniforms, strengths).astype(int)
-        assert np.abs(found - expected).max() <= 3  # one grey level, through a contrast and a brightness of up to 1.4
+        found = color.jitter_colors(image.copy(), uniforms, strengths).astype(int)
+        assert (
+            np.abs(found - expected).max() <= 3
+        )  # one gray level, amplified by contrast and brightness factors of up to 1.4
 
 
-def test_the_orders_of_the_jitter_are_equally_frequent():
-    firsts = rng.uniforms(0, "color jitter", 0, 6000, color.NUMBERS)[:, 0]
+def test_the_sequences_of_colour_jitter_are_equally_frequent():
+    firsts = rng.uniforms(0, "color jitter", 0, 6000, color.UNIFORMS)[:, 0]
     counts = np.bincount((firsts * 6).astype(int), minlength=6)
-    assert len(set(color._ORDERS)) == 6
+    assert len(set(color._SEQUENCES)) == 6
     assert all(abs(a - b) < 200 for a, b in pairwise(counts))

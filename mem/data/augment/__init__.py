@@ -1,1 +1,1 @@
-"""Augmentation: every choice a function of numbers that belong to the sample, never of a generator's history."""
+"""Augmentation. Every random choice is a function of numbers that belong to the sample, not of a generator's state."""

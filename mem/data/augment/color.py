@@ -1,4 +1,4 @@
-"""Colour jitter: brightness, contrast and saturation, in an order that is drawn too, as torchvision's `ColorJitter`."""
+"""Colour jitter of brightness, contrast and saturation in random sequence, like torchvision's `ColorJitter`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from jaxtyping import Float64
 
 from mem.data.augment import pixel_ops
-from mem.data.augment.pixel_ops import Picture
+from mem.data.augment.pixel_ops import ImageArray
 
-NUMBERS = 4
-"""Order, and one factor each."""
-_CHANGES = (pixel_ops.brightness, pixel_ops.contrast, pixel_ops.saturation)
-_ORDERS = tuple(permutations(range(len(_CHANGES))))
+UNIFORMS = 4
+"""Uniform numbers per sample: the sequence, and one factor for each property."""
+_ADJUSTMENTS = (pixel_ops.adjust_brightness, pixel_ops.adjust_contrast, pixel_ops.adjust_saturation)
+_SEQUENCES = tuple(permutations(range(len(_ADJUSTMENTS))))
 
 
-def jittered(
-    picture: Picture, uniforms: Float64[np.ndarray, " numbers"], strengths: tuple[float, float, float]
-) -> Picture:
-    """The picture with each property scaled by a factor from `1 - strength` to `1 + strength`."""
-    for change in _ORDERS[int(uniforms[0] * len(_ORDERS))]:
-        if strengths[change]:
-            factor = 1 + strengths[change] * (2 * float(uniforms[1 + change]) - 1)
-            picture = _CHANGES[change](picture, factor)
-    return picture
+def jitter_colors(
+    image: ImageArray, uniforms: Float64[np.ndarray, " numbers"], strengths: tuple[float, float, float]
+) -> ImageArray:
+    """Scale each property by a factor between `1 - strength` and `1 + strength`."""
+    for adjustment in _SEQUENCES[int(uniforms[0] * len(_SEQUENCES))]:
+        if strengths[adjustment]:
+            factor = 1 + strengths[adjustment] * (2 * float(uniforms[1 + adjustment]) - 1)
+            image = _ADJUSTMENTS[adjustment](image, factor)
+    return image

@@ -1,4 +1,4 @@
-"""Crops and flips: every choice a function of uniform numbers, so that a sample looks the same wherever it is made."""
+"""Crops and flips as functions of uniform numbers, so that a sample looks the same wherever it is computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64, Int64
 
 _TRIES = 10
 UNIFORMS = 2 * _TRIES + 3
-"""Numbers that one sample's crop and flip take."""
+"""Uniform numbers per sample: area and aspect ratio of each try, top, left, flip."""
 
 
 def random_resized_crops(
@@ -17,10 +17,10 @@ def random_resized_crops(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Int64[np.ndarray, "samples 4"]:
-    """Top, left, height and width of each sample's crop.
+    """Return top, left, height and width of each sample's crop.
 
-    The distribution is torchvision's (`RandomResizedCrop.get_params`): ten tries to draw an area and an aspect
-    ratio that fit, then the largest central crop with an allowed ratio.
+    The distribution is that of torchvision (`RandomResizedCrop.get_params`): ten tries to sample an area and an aspect
+    ratio that fit into the image; if none fits, the largest central crop with an allowed aspect ratio.
     """
     area = (heights * widths)[:, None]
     target = area * (scale[0] + (scale[1] - scale[0]) * uniforms[:, :_TRIES])
@@ -37,24 +37,24 @@ def random_resized_crops(
     top = np.floor(uniforms[:, 2 * _TRIES] * (heights - height + 1)).astype(np.int64)
     left = np.floor(uniforms[:, 2 * _TRIES + 1] * (widths - width + 1)).astype(np.int64)
 
-    none = ~fits.any(axis=1)
-    if none.any():
+    none_fits = ~fits.any(axis=1)
+    if none_fits.any():
         image_ratio = widths / heights
-        height = np.where(none, np.where(image_ratio < ratio[0], np.round(widths / ratio[0]), heights), height)
-        width = np.where(none, np.where(image_ratio > ratio[1], np.round(heights * ratio[1]), widths), width)
-        top = np.where(none, (heights - height) // 2, top)
-        left = np.where(none, (widths - width) // 2, left)
+        height = np.where(none_fits, np.where(image_ratio < ratio[0], np.round(widths / ratio[0]), heights), height)
+        width = np.where(none_fits, np.where(image_ratio > ratio[1], np.round(heights * ratio[1]), widths), width)
+        top = np.where(none_fits, (heights - height) // 2, top)
+        left = np.where(none_fits, (widths - width) // 2, left)
     return np.stack([top, left, height, width], axis=1).astype(np.int64)
 
 
 def flips(uniforms: Float64[np.ndarray, "samples uniforms"]) -> Bool[np.ndarray, " samples"]:
-    """Which samples are mirrored: half of them."""
+    """Return which samples are flipped horizontally: half of them on average."""
     return uniforms[:, 2 * _TRIES + 2] < 0.5
 
 
 def center_crops(
     heights: Int64[np.ndarray, " samples"], widths: Int64[np.ndarray, " samples"], share: float
 ) -> Int64[np.ndarray, "samples 4"]:
-    """The central square whose side is `share` of the shorter side: top, left, height, width."""
+    """Return top, left, height and width of the central square whose side is `share` of the shorter side."""
     side = np.maximum(1, np.round(np.minimum(heights, widths) * share)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)

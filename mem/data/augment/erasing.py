@@ -1,8 +1,8 @@
-"""Random erasing (Zhong et al. 2020) as timm's mode `pixel`: a rectangle of noise in the normalised picture.
+"""Random erasing (Zhong et al. 2020) like timm's mode `pixel`: a rectangle of noise in the normalised image.
 
-The rectangle follows from the sample's numbers, and so does the noise: it is a hash of a key of the sample and the
-pixel's place, computed where the picture is. So it is the same for any division into ranks and micro-batches, and no
-noise travels to the device.
+The rectangle and its noise depend only on the sample's random numbers. The noise is a hash of the sample's key and the
+pixel's position, computed on the device of the image. It is therefore the same for any division into ranks and
+micro-batches, and is never copied to the device.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mem.data.loading.batch import Batch
+from mem.data.batch import Batch
 
 _TRIES = 10
-NUMBERS = 1 + 2 * _TRIES + 2 + 2
-"""Whether; areas and aspects; top and left; two keys of the noise."""
+UNIFORMS = 1 + 2 * _TRIES + 2 + 2
+"""Uniform numbers per sample: whether to erase, area and aspect ratio of each try, top and left, two keys of the
+noise."""
 _AREA = (0.02, 1 / 3)
-"""Smallest and largest share of the picture (timm's defaults, as in MAE's recipe)."""
+"""Minimum and maximum share of the image (timm's defaults, which MAE's recipe uses)."""
 _ASPECT = 0.3
-"""Smallest height over width; the largest is its inverse."""
+"""Minimum height over width. The maximum is its inverse."""
 
 
 def rectangles(
     uniforms: Float64[np.ndarray, "samples numbers"], probability: float, rows: int, columns: int
 ) -> Int64[np.ndarray, "samples 4"]:
-    """Top, left, height and width of what is erased from each sample; zeros where nothing is."""
+    """Return top, left, height and width of each sample's rectangle; zeros for samples that are not erased."""
     area = rows * columns * (_AREA[0] + (_AREA[1] - _AREA[0]) * uniforms[:, 1 : 1 + _TRIES])
     aspect = np.exp(math.log(_ASPECT) * (1 - 2 * uniforms[:, 1 + _TRIES : 1 + 2 * _TRIES]))
     heights = np.round(np.sqrt(area * aspect)).astype(np.int64)
@@ -43,26 +44,32 @@ def rectangles(
     return np.where(erased[:, None], np.stack([top, left, height, width], axis=1), 0)
 
 
-def erased(
+def random_erase(
     images: Float[Tensor, "samples channels rows columns"], batch: Batch, probability: float
 ) -> Float[Tensor, "samples channels rows columns"]:
-    """The normalised images of a batch, a share of them with a rectangle of standard normal noise."""
+    """Fill a rectangle of some of a batch's normalised images with standard normal noise.
+
+    Args:
+        images: The normalised images.
+        batch: The batch that they belong to, for its random numbers.
+        probability: Probability that an image is erased.
+    """
     if probability == 0:
         return images
-    numbers = batch.numbers("erasing", NUMBERS)
-    boxes = rectangles(numbers, probability, *images.shape[2:])
+    uniforms = batch.numbers("erasing", UNIFORMS)
+    boxes = rectangles(uniforms, probability, *images.shape[2:])
     chosen = np.flatnonzero(boxes[:, 2] * boxes[:, 3])
     if not len(chosen):
         return images
-    keys = np.floor(numbers[chosen, -2:] * 2**32).astype(np.uint32).view(np.int32)
+    keys = np.floor(uniforms[chosen, -2:] * 2**32).astype(np.uint32).view(np.int32)
     inside = inside_boxes(boxes[chosen], images)
-    places = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+    indices = torch.from_numpy(chosen).to(images.device, non_blocking=True)
     noise = normal_noise(torch.from_numpy(keys).to(images.device, non_blocking=True), images.shape[1:])
-    return images.index_copy(0, places, torch.where(inside, noise.to(images.dtype), images[places]))
+    return images.index_copy(0, indices, torch.where(inside, noise.to(images.dtype), images[indices]))
 
 
 def inside_boxes(boxes: Int64[np.ndarray, "samples 4"], images: Tensor) -> Tensor:
-    """Which pixels lie in each sample's box, (samples, 1, rows, columns), on the images' device."""
+    """Return which pixels are in each sample's box: (samples, 1, rows, columns), on the images' device."""
     top, left, height, width = torch.from_numpy(boxes).to(images.device, non_blocking=True).T[:, :, None]
     row, column = (torch.arange(length, device=images.device) for length in images.shape[2:])
     in_rows = (row >= top) & (row < top + height)
@@ -71,15 +78,15 @@ def inside_boxes(boxes: Int64[np.ndarray, "samples 4"], images: Tensor) -> Tenso
 
 
 def normal_noise(keys: Tensor, shape: torch.Size) -> Tensor:
-    """Standard normal numbers of shape (samples, *shape) from two keys a sample, (samples, 2), int32."""
-    place = torch.arange(math.prod(shape), dtype=torch.int32, device=keys.device)
-    bits = _scrambled(_scrambled(place + keys[:, :1]) ^ keys[:, 1:])
+    """Return standard normal noise of shape (samples, *shape) from two keys per sample, (samples, 2), int32."""
+    position = torch.arange(math.prod(shape), dtype=torch.int32, device=keys.device)
+    bits = _mix_bits(_mix_bits(position + keys[:, :1]) ^ keys[:, 1:])
     uniform = ((bits >> 8) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
     return torch.special.ndtri(uniform).view(len(keys), *shape)
 
 
-def _scrambled(x: Tensor) -> Tensor:
-    """MurmurHash3's finaliser on 32 bits (Appleby; public domain): every bit depends on every other."""
+def _mix_bits(x: Tensor) -> Tensor:
+    """Apply MurmurHash3's 32-bit finaliser (Appleby; public domain): every bit depends on every other."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789  # 0x85EBCA6B
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387  # 0xC2B2AE35
     return x ^ ((x >> 16) & 0xFFFF)

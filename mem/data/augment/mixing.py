@@ -1,9 +1,9 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), each sample with a share and a place of its own.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a separate share and box for each sample.
 
-What is drawn is drawn as in timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py). A sample's partner is its
-neighbour: sample 2k of a training mixes with 2k + 1 and 2k + 1 with 2k, where timm takes the mirrored place in the
-batch. The mirrored place depends on how large the part of the batch is that a device sees; neighbours stay together
-in every part with even bounds, so that ranks and micro-batches change nothing (see `Batch.together`).
+The distributions are those of timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py), but the partners differ: sample
+2k of a training is mixed with sample 2k + 1 and vice versa, while timm mixes with the mirrored position in the batch.
+The mirrored position depends on the size of the part of the batch that a device processes. Neighbours stay in the same
+part if its bounds are even, so that ranks and micro-batches do not change the result (see `Batch.group_size`).
 """
 
 from __future__ import annotations
@@ -17,92 +17,97 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from mem.data.augment.erasing import inside_boxes
-from mem.data.loading.batch import Batch
+from mem.data.batch import Batch
 
 PAIR = 2
-"""Samples that must be in the same part of a batch."""
-NUMBERS = 5
-"""Whether; which of the two; how much; the box's middle."""
+"""Number of consecutive samples that must be in the same part of a batch."""
+UNIFORMS = 5
+"""Uniform numbers per sample: whether to mix, mixup or CutMix, the share, row and column of the box's centre."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How samples are mixed."""
+    """Settings of mixup and CutMix."""
 
     mixup: float
-    """Parameter of the Beta distribution that mixup's shares come from; 0 is no mixup."""
+    """Parameter of the Beta distribution of mixup's shares; 0 disables mixup."""
     cutmix: float
-    """Likewise for CutMix."""
+    """Parameter of the Beta distribution of CutMix's shares; 0 disables CutMix."""
     probability: float
-    """That a sample is mixed at all."""
+    """Probability that a sample is mixed."""
     switch: float
-    """That it is CutMix, where both are on."""
+    """Probability that a mixed sample uses CutMix, if both are enabled."""
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """Samples after mixing: images, and labels of which each counts with a share."""
+class MixedSamples:
+    """Mixed images, each with two labels and the share of the first."""
 
     images: Float[Tensor, "samples channels rows columns"]
     labels: Int64[Tensor, " samples"]
-    partners: Int64[Tensor, " samples"]
-    """The other picture's label."""
+    partner_labels: Int64[Tensor, " samples"]
+    """The labels of the other images."""
     shares: Float[Tensor, " samples"]
-    """What `labels` counts; `partners` counts the rest."""
+    """Weight of `labels`; `partner_labels` have the remaining weight."""
 
     @property
-    def main(self) -> Int64[Tensor, " samples"]:
-        """The label that counts more."""
-        return torch.where(self.shares >= 0.5, self.labels, self.partners)
+    def main_labels(self) -> Int64[Tensor, " samples"]:
+        """The label of each sample with the larger weight."""
+        return torch.where(self.shares >= 0.5, self.labels, self.partner_labels)
 
 
-def mixed(images: Float[Tensor, "samples channels rows columns"], batch: Batch, mixing: Mixing) -> Mixed:
+def mix(images: Float[Tensor, "samples channels rows columns"], batch: Batch, mixing: Mixing) -> MixedSamples:
     """Mix the normalised images of a batch.
 
     Raises:
-        ValueError: The batch has half a pair.
+        ValueError: The batch starts or ends within a pair.
     """
     if batch.first % PAIR or len(batch) % PAIR:
-        raise ValueError(f"samples {batch.first} to {batch.first + len(batch) - 1} are not whole pairs")
-    shares, boxes, cut = choices(batch.numbers("mixing", NUMBERS), mixing, *images.shape[2:])
+        raise ValueError(f"samples {batch.first} to {batch.first + len(batch) - 1} are not complete pairs")
+    shares, boxes, uses_cutmix = sample_mixing(batch.numbers("mixing", UNIFORMS), mixing, *images.shape[2:])
     on_device = {"device": images.device, "non_blocking": True}
     share = torch.from_numpy(shares).to(images.dtype).to(**on_device)
-    whole = share[:, None, None, None]
-    is_cut = torch.from_numpy(cut).to(**on_device)[:, None, None, None]
-    weight = torch.where(is_cut, (~inside_boxes(boxes, images)).to(images.dtype), whole)
-    return Mixed(torch.lerp(_partners(images), images, weight), batch.labels, _partners(batch.labels), share)
+    mixup_weight = share[:, None, None, None]
+    is_cutmix = torch.from_numpy(uses_cutmix).to(**on_device)[:, None, None, None]
+    weight = torch.where(is_cutmix, (~inside_boxes(boxes, images)).to(images.dtype), mixup_weight)
+    mixed = torch.lerp(_swap_neighbours(images), images, weight)
+    return MixedSamples(mixed, batch.labels, _swap_neighbours(batch.labels), share)
 
 
-def choices(
+def sample_mixing(
     uniforms: Float64[np.ndarray, "samples 5"], mixing: Mixing, rows: int, columns: int
 ) -> tuple[Float64[np.ndarray, " samples"], Int64[np.ndarray, "samples 4"], Bool[np.ndarray, " samples"]]:
-    """Each sample's share of itself; the box (top, left, height, width) for its partner; whether it has that box."""
+    """Sample how each image is mixed.
+
+    Returns:
+        The share of the image itself, the box (top, left, height, width) of CutMix, and whether CutMix is used.
+    """
     apply, switch, amount, y, x = uniforms.T
     cut = (switch < mixing.switch) if mixing.mixup and mixing.cutmix else np.full(len(uniforms), bool(mixing.cutmix))
     share = np.where(cut, _beta(amount, mixing.cutmix), _beta(amount, mixing.mixup))
     share = np.where(apply < mixing.probability, share, 1.0)
     boxes = _boxes(share, y, x, rows, columns)
-    # The borders cut boxes off, so that the share is what the box leaves.
+    # The image borders clip boxes, so the share follows from the clipped box.
     share = np.where(cut, 1 - boxes[:, 2] * boxes[:, 3] / (rows * columns), share)
     return share, boxes, cut
 
 
 def _beta(uniforms: Float64[np.ndarray, " samples"], alpha: float) -> Float64[np.ndarray, " samples"]:
-    """Numbers of the distribution Beta(alpha, alpha), by its inverse; ones for alpha 0."""
+    """Sample the distribution Beta(alpha, alpha) by its inverse; ones if alpha is 0."""
     return betaincinv(alpha, alpha, uniforms) if alpha else np.ones(len(uniforms))
 
 
 def _boxes(share: np.ndarray, y: np.ndarray, x: np.ndarray, rows: int, columns: int) -> Int64[np.ndarray, "samples 4"]:
     ratio = np.sqrt(1 - share)
     edges: list[np.ndarray] = []
-    for middle, length in ((np.floor(y * rows), rows), (np.floor(x * columns), columns)):
+    for center, length in ((np.floor(y * rows), rows), (np.floor(x * columns), columns)):
         side = np.floor(length * ratio)
-        low = np.clip(middle - side // 2, 0, length)
-        edges += [low, np.clip(middle + (side + 1) // 2, 0, length) - low]
+        low = np.clip(center - side // 2, 0, length)
+        edges += [low, np.clip(center + (side + 1) // 2, 0, length) - low]
     top, height, left, width = edges
     return np.stack([top, left, height, width], axis=1).astype(np.int64)
 
 
-def _partners(values: Tensor) -> Tensor:
-    """Neighbours in each other's place."""
+def _swap_neighbours(values: Tensor) -> Tensor:
+    """Swap samples 2k and 2k + 1."""
     return values.unflatten(0, (-1, PAIR)).flip(1).flatten(0, 1)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mem.config import Augmentation
-from mem.data.augment.pixel_ops import Color, Picture
+from mem.data.augment.pixel_ops import Color, ImageArray
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.loading.builder import BatchBuilder, BatchRequest
@@ -87,7 +87,7 @@ class ImageViews:
 
     def _transform(self, views: np.ndarray, indices: np.ndarray) -> BatchTransform:
         crops = np.empty((len(indices), 4), dtype=np.int64)
-        changes: dict[int, tuple[Callable[[int, Picture], None], int]] = {}
+        changes: dict[int, tuple[Callable[[int, ImageArray], None], int]] = {}
         for view in np.unique(views).tolist():
             positions = np.flatnonzero(views == view)
             transform = self._transform_of_view(indices[positions], view)
@@ -95,7 +95,7 @@ class ImageViews:
             if transform.change:
                 changes |= {position: (transform.change, i) for i, position in enumerate(positions.tolist())}
 
-        def change(i: int, image: Picture) -> None:
+        def change(i: int, image: ImageArray) -> None:
             if i in changes:
                 change_in_view, number = changes[i]
                 change_in_view(number, image)

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from mem import rng
 from mem.config import Augmentation
 from mem.data.augment import color, crop, rand_augment
-from mem.data.augment.pixel_ops import Color, Picture
+from mem.data.augment.pixel_ops import Color, ImageArray
 from mem.data.beton.reader import Beton
 
 GREY: Color = (128, 128, 128)
@@ -28,7 +28,7 @@ class BatchTransform:
 
     crops: Int64[np.ndarray, "samples 4"]
     """Top, left, height and width of the part that is cut out and resized."""
-    change: Callable[[int, Picture], None] | None = None
+    change: Callable[[int, ImageArray], None] | None = None
     """Changes the i-th resized image in place."""
 
 
@@ -68,18 +68,18 @@ class Augmenter:
         settings = augmentation.rand_augment
         chosen = None
         if settings:
-            width = settings.layers * rand_augment.NUMBERS_PER_LAYER
-            chosen = rand_augment.choices(numbers("rand augment", width), settings)
-        jitter = numbers("color jitter", color.NUMBERS) if any(augmentation.color_jitter) else None
+            width = settings.layers * rand_augment.UNIFORMS_PER_LAYER
+            chosen = rand_augment.sample_operations(numbers("rand augment", width), settings)
+        jitter = numbers("color jitter", color.UNIFORMS) if any(augmentation.color_jitter) else None
 
-        def change(i: int, image: Picture) -> None:
+        def change(i: int, image: ImageArray) -> None:
             if mirrored[i]:
                 cv2.flip(image, 1, image)
             result = image
             if chosen and settings:
                 result = chosen.apply(i, result, settings, self.fill)
             if jitter is not None:
-                result = color.jittered(result, jitter[i], augmentation.color_jitter)
+                result = color.jitter_colors(result, jitter[i], augmentation.color_jitter)
             if result is not image:
                 np.copyto(image, result)
 
