@@ -1,4 +1,4 @@
-"""The head of a workflow: one per folder, with the MLflow mirror beside it while it runs."""
+"""The workflow process: the Snakemake process that drives a workflow, with its lock and the MLflow mirror."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 
 _MIRROR_SECONDS = 120
-"""How long the mirror may take to send the rest."""
+"""Time for the mirror to send the remaining points before it is killed."""
 
 
 class WorkflowProcess:
-    """Takes the folder's lock and starts the mirror when jobs are to run; stops the mirror when they have.
+    """Lock of the working folder and the MLflow mirror, from the first job of a workflow to the last.
 
-    The lock is the kernel's and goes with the process, so that a head that was killed leaves nothing to unlock.
-    Snakemake's own lock stays behind in that case; profiles/default turns it off.
+    The kernel releases the lock when the process ends, so nothing has to be unlocked after it was killed. Snakemake's own
+    lock would remain; profiles/default turns it off.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,12 +32,12 @@ class WorkflowProcess:
         self._mirror: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Take the lock, tell jobs who their head is, start the mirror.
+        """Take the lock, describe this process to its jobs, and start the mirror.
 
         Raises:
-            UserError: Another head is alive in this folder; says which.
+            UserError: Another workflow process holds the lock. The message names it.
         """
-        self._take_lock()
+        self._lock_folder()
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
         log = self.root / "logs" / "mlflow-mirror.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ class WorkflowProcess:
             )
 
     def stop(self) -> None:
-        """Let the mirror send the rest and end; say so where it could not."""
+        """Let the mirror send the remaining points and stop it. Print a warning if it fails."""
         if self._mirror is None:
             return
         self._mirror.send_signal(signal.SIGTERM)
@@ -64,12 +64,12 @@ class WorkflowProcess:
         self._mirror = None
         if status != 0:
             print(
-                "MLflow does not have everything yet (see logs/mlflow-mirror.log). The runs' logs do; "
-                "`mem track sync` sends what is missing.",
+                "Some points were not sent to MLflow (see logs/mlflow-mirror.log). They are in the logs of the runs; "
+                "run `mem track sync` to send them.",
                 file=sys.stderr,
             )
 
-    def _take_lock(self) -> None:
+    def _lock_folder(self) -> None:
         folder = self.root / ".snakemake"
         folder.mkdir(exist_ok=True)
         file = open(folder / "mem-head.lock", "a+", encoding="utf-8")
@@ -80,8 +80,8 @@ class WorkflowProcess:
             holder = file.read().strip()
             file.close()
             raise UserError(
-                f"A workflow runs in this folder already: {holder}. Two heads would start every job twice. "
-                "Wait for it, stop it (Ctrl-C there), or work in another folder with --directory."
+                f"Another workflow process works in this folder: {holder}. Two of them would start every job twice. "
+                "Wait until it ends, stop it with Ctrl-C, or use another folder with --directory."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")

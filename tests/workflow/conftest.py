@@ -1,4 +1,4 @@
-"""Running the workflow as a user does: the snakemake command, in a folder of its own."""
+"""Running the workflow as a user does: with the snakemake command, in a separate folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(*arguments: str) -> list[str]:
 def snakemake(
     folder: Path, *arguments: str, check: bool = True, timeout: float = 900, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run snakemake in a folder; its output, both streams, is in `stdout`."""
+    """Run snakemake in a folder. `stdout` contains both output streams."""
     done = subprocess.run(
         command(*arguments),
         cwd=folder,
@@ -44,17 +44,17 @@ def snakemake(
 
 
 def jobs(folder: Path, *arguments: str) -> Counter[str]:
-    """Jobs that a dry run would do, by rule."""
-    out = snakemake(folder, "--dry-run", "--cores", "2", *arguments).stdout
-    return Counter(re.findall(r"^(?:local)?rule (\w+):", out, re.MULTILINE))
+    """Return the number of jobs of each rule that a dry run plans."""
+    output = snakemake(folder, "--dry-run", "--cores", "2", *arguments).stdout
+    return Counter(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start snakemake and whatever it starts; all of it is gone after the test."""
+    """Start snakemake in the background. After the test, it and all its child processes are killed."""
     running: list[subprocess.Popen] = []
 
-    def begin(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    def start_snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
         process = subprocess.Popen(
             command(*arguments),
             cwd=folder,
@@ -67,7 +67,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
         running.append(process)
         return process
 
-    yield begin
+    yield start_snakemake
     for process in running:
         try:
             os.killpg(process.pid, 9)
@@ -76,8 +76,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
         process.communicate()
 
 
-def assert_learnt_alike(run: Path, one: Path, other: Path) -> None:
-    """A pretraining in two folders ended with the same weights by the same curve, but for rounding."""
+def assert_same_training(run: Path, one: Path, other: Path) -> None:
+    """Check that a pretraining in two folders has equal weights and an equal loss curve, except for rounding."""
     weights = [load_file(folder / run / "autoencoder.safetensors") for folder in (one, other)]
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
     curves = [dict(read_curve(folder / run / "log.jsonl", "train/loss")) for folder in (one, other)]

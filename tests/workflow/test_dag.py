@@ -1,4 +1,4 @@
-"""The DAG as it stands before anything runs."""
+"""The DAG of a study, in dry runs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
-def test_every_shipped_study_plans_one_job_a_run(tmp_path, path):
+def test_every_shipped_study_plans_one_job_per_run(tmp_path, path):
     expected = {}
     for run in study_runs(load_study([path])):
         expected[run.stage] = expected.get(run.stage, 0) + 1
     assert jobs(tmp_path, "--config", f"study={path}") == {**expected, "all": 1}
 
 
-def test_the_embedded_study_is_digits_lt(tmp_path):
+def test_the_default_study_is_digits_lt(tmp_path):
     assert "results/digits_lt/report/index.html" in snakemake(tmp_path, "--dry-run", "--cores", "1").stdout
 
 
-def test_configfile_works_as_everywhere(tmp_path):
-    out = snakemake(tmp_path, "--dry-run", "--cores", "1", "--configfile", str(MINI)).stdout
-    assert "results/mini/report/index.html" in out
+def test_configfile_selects_a_study(tmp_path):
+    output = snakemake(tmp_path, "--dry-run", "--cores", "1", "--configfile", str(MINI)).stdout
+    assert "results/mini/report/index.html" in output
 
 
 def test_seeds_and_orders_multiply_the_runs(tmp_path):
@@ -37,18 +37,20 @@ def test_seeds_and_orders_multiply_the_runs(tmp_path):
     assert (counted["convert"], counted["pretrain"], counted["evaluate"], counted["report"]) == (2, 4, 24, 1)
 
 
-def test_training_from_scratch_leaves_pretraining_out(tmp_path):
+def test_a_study_without_pretraining_plans_none(tmp_path):
     assert "pretrain" not in jobs(tmp_path, "--config", f"study={MINI}", "pretrain=null")
 
 
 @pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_the_profiles_plan_the_same_jobs(tmp_path, profile):
     plain = jobs(tmp_path, "--config", f"study={MINI}")
-    out = snakemake(tmp_path, "--dry-run", "--profile", str(REPOSITORY / profile), "--config", f"study={MINI}").stdout
-    assert sum(plain.values()) == out.count("rule ") - out.count("rules")
+    output = snakemake(
+        tmp_path, "--dry-run", "--profile", str(REPOSITORY / profile), "--config", f"study={MINI}"
+    ).stdout
+    assert sum(plain.values()) == output.count("rule ") - output.count("rules")
 
 
-def test_a_faulty_study_ends_with_the_message_alone(tmp_path):
+def test_an_invalid_study_ends_with_only_the_message(tmp_path):
     done = snakemake(tmp_path, "-n", "--config", f"study={MINI}", 'heads={"mem": {"xii": 1}}', check=False)
     assert done.returncode == 2
     assert "mem: --config: unknown key `heads.mem.xii`; did you mean `xi`?" in done.stdout
@@ -56,21 +58,21 @@ def test_a_faulty_study_ends_with_the_message_alone(tmp_path):
     assert "common.smk" not in done.stdout
 
 
-def test_a_study_that_is_not_there_ends_with_the_message_alone(tmp_path):
+def test_a_missing_study_ends_with_only_the_message(tmp_path):
     done = snakemake(tmp_path, "-n", "--config", "study=digits_tl", check=False)
     assert done.returncode == 2
     assert "no such study; did you mean" in done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_an_environment_that_snakemake_cannot_make_is_refused_with_what_to_do(tmp_path):
+def test_software_deployment_by_conda_is_refused_with_the_command_to_run(tmp_path):
     done = snakemake(tmp_path, "-n", "--sdm", "conda", check=False)
     assert done.returncode == 2
     assert "conda env create -f envs/environment.yaml && conda activate mem" in done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_snakemakes_linter_is_content(tmp_path):
+def test_the_workflow_passes_snakemakes_linter(tmp_path):
     assert "Congratulations" in snakemake(tmp_path, "--lint").stdout
 
 

@@ -15,7 +15,7 @@ from mem.config.load import load_study
 from mem.data.beton.reader import Beton
 from mem.longtail import SHOT_NAMES
 from mem.plan.hours import Rates
-from mem.plan.text import estimated
+from mem.plan.text import estimate_study
 from mem.report.results import to_csv
 from mem.runs.dag import study_runs
 from mem.runs.folder import read_record
@@ -184,13 +184,13 @@ def test_the_report_is_an_artifact(folder):
 
 
 def test_the_plan_says_what_the_runs_took(folder):
-    _, estimates = estimated(load_study([STUDY]), {}, Rates(core_gflops=50))
+    _, estimates = estimate_study(load_study([STUDY]), {}, Rates(core_gflops=50))
     for estimate in estimates:
         run = folder / estimate.run.folder
         found = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
         if estimate.run.stage == "report":
             found = sum(p.stat().st_size for p in (folder / "results" / "digits_lt").rglob("*") if p.is_file())
-        assert estimate.disk.stays == pytest.approx(found, rel=0.1), estimate.run.stage
+        assert estimate.disk.final_bytes == pytest.approx(found, rel=0.1), estimate.run.stage
         if estimate.steps is not None:
             assert estimate.steps == read_record(run)["results"]["steps"], estimate.run.stage
 

@@ -20,7 +20,7 @@ from mem.config.load import load_study
 from mem.data.datasets.fashion_mnist import DEBIAN, FILES, read_idx
 from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
-from mem.tracking.mirror import sync
+from mem.tracking.commands import sync
 from tests.conftest import REPOSITORY
 from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
 

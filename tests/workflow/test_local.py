@@ -7,7 +7,7 @@ import pytest
 from mem.config.load import load_study
 from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
-from tests.workflow.conftest import assert_learnt_alike, snakemake
+from tests.workflow.conftest import assert_same_training, snakemake
 
 pytestmark = pytest.mark.workflow
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -23,4 +23,4 @@ def test_two_ranks_of_this_machine_learn_what_one_process_does(tmp_path):
     run = next(run for run in study_runs(load_study([MINI])) if run.stage == "pretrain").folder
     ranks = sorted(path.name for path in (together / "logs").rglob("pretrain-*.log.ranks/*"))
     assert ranks == ["rank0.txt", "rank1.txt"]
-    assert_learnt_alike(run, alone, together)
+    assert_same_training(run, alone, together)

@@ -16,7 +16,7 @@ from mem.tracking import server
 from mem.tracking.log import read_curve, read_events
 from tests.conftest import REPOSITORY
 from tests.waiting import wait
-from tests.workflow.conftest import assert_learnt_alike, snakemake
+from tests.workflow.conftest import assert_same_training, snakemake
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -70,7 +70,7 @@ def test_the_metrics_of_the_second_node_are_in_the_pretraining_run(folder):
 
 def test_two_nodes_learn_the_same_as_one_process(folder, tmp_path):
     snakemake(tmp_path, "--cores", "2", "--until", "pretrain", "--config", f"study={MINI}")
-    assert_learnt_alike(run_of("pretrain").folder, tmp_path, folder)
+    assert_same_training(run_of("pretrain").folder, tmp_path, folder)
 
 
 def test_the_report_contains_every_head(folder):

@@ -1,4 +1,4 @@
-"""The study and its runs; what the rules ask of them."""
+"""The study, its runs, and the functions that rules use to look them up."""
 
 import sys
 from pathlib import Path
@@ -16,8 +16,8 @@ ENVIRONMENT = "../../envs/environment.yaml"
 
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     print(
-        "mem: --software-deployment-method conda cannot make this environment, which holds mem itself.\n"
-        "Make it once and activate it: conda env create -f envs/environment.yaml && conda activate mem",
+        "mem: --software-deployment-method conda cannot create this environment, because it contains mem itself.\n"
+        "Create and activate it first: conda env create -f envs/environment.yaml && conda activate mem",
         file=sys.stderr,
     )
     sys.exit(2)
@@ -30,15 +30,15 @@ try:
             Path(workflow.basedir, "config"),
         )
     )
-    PLAN = study_runs(STUDY)
-    write_configs(PLAN, STUDY)
+    STUDY_RUNS = study_runs(STUDY)
+    write_configs(STUDY_RUNS, STUDY)
 except UserError as error:
     print(f"mem: {error}", file=sys.stderr)
     sys.exit(2)
 
-RUNS = {run.key: run for run in PLAN}
-REPORT = PLAN[-1]
-HEAD = WorkflowProcess(Path())
+RUNS = {run.key: run for run in STUDY_RUNS}
+REPORT = STUDY_RUNS[-1]
+WORKFLOW_PROCESS = WorkflowProcess(Path())
 RESULTS = f"results/{STUDY.study}"
 
 
@@ -50,34 +50,34 @@ wildcard_constraints:
 
 
 def inputs(wildcards):
-    """The finished runs that a run builds on, by name."""
+    """Return the records of the input runs of a run, by name."""
     run = RUNS.get(wildcards.key)
     if run is None:
         raise WorkflowError(
-            f"No run of study {STUDY.study} has the key {wildcards.key}; `mem runs` lists them."
+            f"Study {STUDY.study} has no run with the key {wildcards.key}. `mem runs STUDY` lists its runs."
         )
     return {name: f"{parent.folder}/run.json" for name, parent in run.inputs.items()}
 
 
 def compute(stage):
-    """Resources of a stage, from the study; `--set-resources STAGE:NAME=VALUE` overrides them."""
-    asked = getattr(STUDY.compute, stage)
+    """Return the resources of a stage from the study. `--set-resources STAGE:NAME=VALUE` overrides them."""
+    settings = getattr(STUDY.compute, stage)
     return {
-        "mem_mb": round(1000 * asked.memory_gb),
-        "runtime": max(1, round(60 * asked.hours)),
-        "nodes": asked.nodes,
-        "tasks_per_node": asked.ranks_per_node,
-        "gpus_per_node": asked.gpus_per_node,
+        "mem_mb": round(1000 * settings.memory_gb),
+        "runtime": max(1, round(60 * settings.hours)),
+        "nodes": settings.nodes,
+        "tasks_per_node": settings.ranks_per_node,
+        "gpus_per_node": settings.gpus_per_node,
     }
 
 
 def threads_of(stage):
-    """Cores of a stage, from the study."""
+    """Return the number of cores of a stage from the study."""
     return getattr(STUDY.compute, stage).threads
 
 
 def shown(path, caption, category):
-    """An output of the report that `snakemake --report` shows too."""
+    """Return an output of the report that `snakemake --report` includes."""
     return report(
         update(f"{RESULTS}/{path}"),
         caption=f"../report/{caption}.rst",

@@ -1,4 +1,4 @@
-"""A head's predictions and scores on val and test."""
+"""Compute the predictions and scores of a head on val and test."""
 
 
 rule evaluate:

@@ -1,4 +1,4 @@
-"""What the frozen backbone makes of every image, once per view; of an online study, labels only."""
+"""Compute the features of the frozen backbone once per view; only labels if `features.online` is set."""
 
 ONLINE = STUDY.features is not None and STUDY.features.online
 FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]

@@ -1,4 +1,4 @@
-"""The whole backbone with cross-entropy, from the encoder or from scratch."""
+"""Finetune the complete backbone with cross-entropy, from the encoder or from random weights."""
 
 
 rule finetune:

@@ -1,4 +1,4 @@
-"""A masked autoencoder on the long-tailed training images."""
+"""Pretrain a masked autoencoder on the long-tailed training images."""
 
 
 rule pretrain:

@@ -1,4 +1,4 @@
-"""Tables and figures of the study. `update` keeps the last report until the new one is whole."""
+"""Draw the tables and figures of the study. `update` keeps the last report until the new one is complete."""
 
 
 rule report:

@@ -1,4 +1,7 @@
-"""The paper's tables and figures by name: `snakemake table2`. The report makes them all at once; a target prints its own."""
+"""The tables and figures of the paper as targets, for example `snakemake table2`.
+
+The report creates all of them; a target prints the requested one.
+"""
 
 KINDS = {"table": ["md", "csv", "html"], "figure": ["svg", "png", "md", "csv"]}
 PARTS = [("table", number) for number in range(1, 6)]

@@ -1,4 +1,4 @@
-"""One head on the cached features."""
+"""Train one head on the stored features."""
 
 
 rule train_head:

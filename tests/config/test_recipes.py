@@ -1,4 +1,4 @@
-"""The recipes of the paper's tables: there is one for each, and none drifts from docs/reference/recipes.md."""
+"""The recipes of the paper's tables: they are complete and agree with docs/reference/recipes.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NO_HYPERPARAMETERS = (
     "dataset.root",
     "dataset.*_list",
 )
-"""Names, places and machines."""
+"""Settings that are names, paths or resources."""
 
 
 @cache
@@ -48,7 +48,7 @@ def study(recipe: str) -> Study:
 
 @cache
 def settings(recipe: str) -> dict[str, Any]:
-    """What a recipe says, by dotted name."""
+    """Return the hyperparameters of a recipe by dotted name."""
     found: dict[str, Any] = {}
 
     def walk(value: Any, name: str) -> None:
@@ -63,17 +63,17 @@ def settings(recipe: str) -> dict[str, Any]:
 
 
 def documented() -> list[tuple[str, Any, list[str]]]:
-    """The page's lines: a pattern of settings, their value, patterns of recipes."""
+    """Return the rows of the page: a pattern of settings, their value, and patterns of recipes."""
     lines = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
     return [(name, yaml.safe_load(value), [p.strip() for p in recipes.split(",")]) for name, value, recipes in lines]
 
 
-def concerns(patterns: list[str], recipe: str) -> bool:
+def matches(patterns: list[str], recipe: str) -> bool:
     return any(fnmatch(recipe, pattern) for pattern in patterns)
 
 
-def head(recipe: str) -> str:
-    """The comment at a recipe's top."""
+def top_comment(recipe: str) -> str:
+    """Return the comment at the top of a recipe."""
     lines = (FOLDER / f"{recipe}.yaml").read_text().splitlines()
     return "\n".join(takewhile(lambda line: line.startswith("#"), lines))
 
@@ -84,60 +84,62 @@ def test_every_data_set_and_backbone_of_the_tables_has_a_recipe():
 
 
 @pytest.mark.parametrize(("recipe", "method", "score"), SCORES)
-def test_a_recipe_has_the_heads_of_its_table_and_says_what_to_expect_of_them(recipe, method, score):
+def test_a_recipe_has_the_heads_of_its_table_and_states_their_expected_accuracy(recipe, method, score):
     assert study(recipe).heads[method].method == method
-    assert f"{method} {score:.2f}" in head(recipe)
+    assert f"{method} {score:.2f}" in top_comment(recipe)
     assert f"{method} {score:.2f}" in study(recipe).description
 
 
 @pytest.mark.parametrize("row", PAPER["table5"], ids=lambda row: f"{row['recipe']} {row['head']}")
-def test_table_5_has_its_heads_and_says_what_to_expect(row):
+def test_recipes_of_table_5_have_its_heads_and_state_their_expected_accuracy(row):
     assert row["head"] in study(row["recipe"]).heads
-    assert f"{row['shots'][3]}" in head(row["recipe"])
+    assert f"{row['shots'][3]}" in top_comment(row["recipe"])
 
 
-def test_the_page_holds_a_line_for_each_setting_of_the_paper():
+def test_every_row_of_the_page_applies_to_a_recipe():
     assert len(documented()) > 100
     for name, _, recipes in documented():
-        used = [r for r in RECIPES if concerns(recipes, r)]
-        assert used, f"the line for {name} names no recipe"
-        assert any(fnmatch(key, name) for r in used for key in settings(r)), f"{name} is no setting of {used}"
+        used = [r for r in RECIPES if matches(recipes, r)]
+        assert used, f"the row for {name} matches no recipe"
+        assert any(fnmatch(key, name) for r in used for key in settings(r)), f"{name} is not a setting of {used}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_setting_of_a_recipe_stands_on_the_page_with_its_value_and_source(recipe):
-    lines = [(name, value) for name, value, recipes in documented() if concerns(recipes, recipe)]
+def test_every_setting_of_a_recipe_is_on_the_page_with_its_value(recipe):
+    lines = [(name, value) for name, value, recipes in documented() if matches(recipes, recipe)]
     for key, value in settings(recipe).items():
         matching = [expected for name, expected in lines if fnmatch(key, name)]
-        assert matching, f"{recipe}: {key} = {value} stands in no line of docs/reference/recipes.md"
-        assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page says {matching}"
+        assert matching, f"{recipe}: {key} = {value} is in no row of docs/reference/recipes.md"
+        assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page has {matching}"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_says_how_it_is_run_what_it_takes_and_how_it_differs(recipe):
+def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
     _, estimates = estimated(study(recipe), {}, Rates(core_gflops=50))
     gpu_hours = sum(e.hours * e.gpus for e in estimates)
-    said = re.search(rf"snakemake --profile slurm --config study=paper/{recipe} +GPU-hours: ([\d.]+)\n", head(recipe))
-    assert said, head(recipe)
-    assert float(said[1]) == pytest.approx(gpu_hours, rel=0.02, abs=0.06)
-    assert "# Differs from the paper" in head(recipe)
+    stated = re.search(
+        rf"snakemake --profile slurm --config study=paper/{recipe} +GPU-hours: ([\d.]+)\n", top_comment(recipe)
+    )
+    assert stated, top_comment(recipe)
+    assert float(stated[1]) == pytest.approx(gpu_hours, rel=0.02, abs=0.06)
+    assert "# Differs from the paper" in top_comment(recipe)
     row = re.search(rf"^\| \[{recipe}\]\(\S+\) \| [^|]+ \| ([\d.]+) \|", PAGE.read_text(), re.MULTILINE)
-    assert row, f"{recipe} is missing in the first table of docs/reference/recipes.md"
-    assert row[1] == said[1]
+    assert row, f"{recipe} is missing from the first table of docs/reference/recipes.md"
+    assert row[1] == stated[1]
 
 
-def test_the_holdout_gives_val_to_data_that_have_none():
-    chosen = load_study([FOLDER / "inat18_vit_base.yaml", FOLDER / "holdout.yaml"])
-    assert chosen.dataset.has_val()
+def test_the_holdout_adds_a_val_split():
+    with_holdout = load_study([FOLDER / "inat18_vit_base.yaml", FOLDER / "holdout.yaml"])
+    assert with_holdout.dataset.has_val()
     assert not study("inat18_vit_base").dataset.has_val()
-    assert len(chosen.heads["tau"].taus) == 21  # type: ignore[union-attr]
+    assert len(with_holdout.heads["tau"].taus) == 21  # type: ignore[union-attr]
 
 
-def test_recipes_of_one_data_set_share_its_images():
+def test_recipes_of_one_data_set_share_its_conversion():
     for dataset in ("imagenet_lt", "inat18", "places_lt"):
         assert len({study(r).dataset for r in RECIPES if r.startswith(dataset)}) == 1
 
 
-def test_a_recipe_is_a_file_to_read_from_top_to_bottom():
+def test_a_recipe_has_fewer_than_150_lines():
     for recipe in RECIPES:
         assert len(Path(FOLDER / f"{recipe}.yaml").read_text().splitlines()) < 150
