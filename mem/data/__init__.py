@@ -1,1 +1,1 @@
-"""Images: readers of data sets, conversion to FFCV's format, loaders, cached features."""
+"""Data: readers of image data sets, checks, conversion to `.beton` files, data loading and cached features."""

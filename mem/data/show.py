@@ -1,4 +1,4 @@
-"""Pictures of a data set: its class histogram and a contact sheet, as PNG."""
+"""Figures of a data set: class histogram and contact sheet, as PNG files."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ from mem.data.datasets import ImageSplit, read_dataset
 from mem.data.datasets.problems import printable
 from mem.errors import UserError
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
-from mem.style import MATPLOTLIB, SHOT_COLOURS
+from mem.style import MATPLOTLIB_SETTINGS, SHOT_COLOURS
 
-ROWS_PER_SHOT = 4
-"""Classes of each group on a contact sheet."""
+ROWS_PER_GROUP = 4
+"""Classes of each shot group on a contact sheet."""
 COLUMNS = 10
 """Images of each class on a contact sheet."""
 TILE = 96
 """Side of an image on a contact sheet, in pixels."""
 _GAP = 6
+"""Pixels between images on a contact sheet."""
 _DPI = 150
-_NAMED_CLASSES = 20
-"""Up to so many classes have their names below the histogram."""
-_BARS = 60
-"""Up to so many classes have a bar of their own; more are one outline a group."""
+_MAX_CLASS_NAMES = 20
+"""With more classes, the histogram has no class names."""
+_MAX_BARS = 60
+"""With more classes, the histogram has one outline per shot group instead of a bar per class."""
 Tile = UInt8[np.ndarray, "side side 3"]
 
 
 def show(study: Study, order: int | None) -> list[Path]:
-    """Draw a study's data set from its files, into `results/<study>/data/`.
+    """Plot a study's data set from its image files, into `results/<study>/data/`.
 
     Args:
         study: The study.
-        order: Order of the classes along the tail; without it the study's first.
+        order: Class order; the study's first by default.
 
     Returns:
         Paths of the PNG files.
 
     Raises:
-        UserError: The data set cannot be read, or an image that is shown cannot.
+        UserError: The data set or a shown image cannot be read.
     """
     images = read_dataset(study.dataset, study.orders[0] if order is None else order)
 
     def tile(i: int) -> Tile:
-        return thumbnail(_pixels(images.train, i))
+        return thumbnail(_read_image(images.train, i))
 
     suffix = "" if order is None else f"-order{order}"
-    return _write(Path("results", study.study, "data"), suffix, images.classes, images.train.labels, study.shots, tile)
+    return _plot(Path("results", study.study, "data"), suffix, images.classes, images.train.labels, study.shots, tile)
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Draw a converted data set from its `.beton` file, into its own folder.
+    """Plot a converted data set from its `.beton` file, into its run folder.
 
     Returns:
         Paths of the PNG files.
@@ -75,10 +76,10 @@ def write_figures(folder: Path) -> list[Path]:
         train.crop(i, 0, 0, height, width, image)
         return thumbnail(image)
 
-    return _write(folder, "", classes, train.labels, Shots(), tile)
+    return _plot(folder, "", classes, train.labels, Shots(), tile)
 
 
-def _write(
+def _plot(
     folder: Path,
     suffix: str,
     classes: Sequence[str],
@@ -88,10 +89,10 @@ def _write(
 ) -> list[Path]:
     counts = class_counts(labels, len(classes))
     groups = shot_groups(counts, shots)
-    with mpl.rc_context(MATPLOTLIB):
+    with mpl.rc_context(MATPLOTLIB_SETTINGS):
         figures = {
             "histogram": histogram(counts, groups, classes),
-            "contact_sheet": contact_sheet(chosen_rows(labels, counts, groups, classes, tile)),
+            "contact_sheet": contact_sheet(select_rows(labels, counts, groups, classes, tile)),
         }
         paths = [folder / f"{name}{suffix}.png" for name in figures]
         for path, figure in zip(paths, figures.values(), strict=True):
@@ -100,12 +101,12 @@ def _write(
     return paths
 
 
-def _pixels(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"]:
+def _read_image(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"]:
     try:
         content = split.read(i)
     except OSError as error:
         raise UserError(
-            f"{split.names[i]}: {error.strerror}. `mem data check` says which files are not there."
+            f"{split.names[i]}: {error.strerror}. Run `mem data check` to list the missing files."
         ) from None
     if isinstance(content, np.ndarray):
         return content
@@ -114,27 +115,27 @@ def _pixels(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"]:
     try:
         return decode(content)
     except Unreadable as error:
-        raise UserError(f"{split.names[i]}: {error}. `mem data check --deep` names all unreadable images.") from None
+        raise UserError(f"{split.names[i]}: {error}. Run `mem data check --deep` to list them.") from None
 
 
 # --- histogram -----------------------------------------------------------------------------------------
 
 
 def histogram(counts: Int64[np.ndarray, " classes"], groups: np.ndarray, names: Sequence[str]) -> Figure:
-    """Training images per class, most frequent first, coloured by shot, on a logarithmic axis."""
+    """Plot training images per class, most frequent first, coloured by shot group, on a logarithmic axis."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
-    order = np.argsort(-counts, kind="stable")
+    by_frequency = np.argsort(-counts, kind="stable")
     for g, shot in enumerate(SHOT_NAMES):
-        places = np.flatnonzero(groups[order] == g)
-        if not len(places):
+        positions = np.flatnonzero(groups[by_frequency] == g)
+        if not len(positions):
             continue
-        heights = counts[order][places]
-        label = f"{shot}: {len(places):,} classes,\n{heights.sum():,} images"
-        if len(counts) <= _BARS:
-            axes.bar(places, heights, width=0.85, color=SHOT_COLOURS[shot], label=label)
+        heights = counts[by_frequency][positions]
+        label = f"{shot}: {len(positions):,} classes,\n{heights.sum():,} images"
+        if len(counts) <= _MAX_BARS:
+            axes.bar(positions, heights, width=0.85, color=SHOT_COLOURS[shot], label=label)
         else:
-            edges = np.append(places, places[-1] + 1) - 0.5
+            edges = np.append(positions, positions[-1] + 1) - 0.5
             axes.stairs(heights, edges, baseline=0.7, fill=True, color=SHOT_COLOURS[shot], label=label)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
@@ -142,9 +143,9 @@ def histogram(counts: Int64[np.ndarray, " classes"], groups: np.ndarray, names: 
     axes.set_ylabel("training images")
     axes.margins(x=0.01)
     axes.grid(axis="x", visible=False)
-    if len(names) <= _NAMED_CLASSES:
+    if len(names) <= _MAX_CLASS_NAMES:
         long = max(map(len, names)) > 2
-        axes.set_xticks(range(len(names)), [_plain(names[int(k)]) for k in order])
+        axes.set_xticks(range(len(names)), [_escape_math(names[int(k)]) for k in by_frequency])
         for text in axes.get_xticklabels():
             text.set(
                 rotation=35 if long else 0, horizontalalignment="right" if long else "center", rotation_mode="anchor"
@@ -170,32 +171,35 @@ class Row:
     tiles: tuple[Tile, ...]
 
 
-def chosen_rows(
+def select_rows(
     labels: Int64[np.ndarray, " images"],
     counts: Int64[np.ndarray, " classes"],
     groups: np.ndarray,
     classes: Sequence[str],
     tile: Callable[[int], Tile],
 ) -> list[Row]:
-    """Some classes of each group, from its most to its least frequent, and some images of each; no draw is made."""
+    """Select classes of each shot group, from the most to the least frequent, and images of each class.
+
+    Classes and images are evenly spaced, so the selection is always the same.
+    """
     rows: list[Row] = []
     by_class = np.argsort(labels, kind="stable")
     starts = np.append(0, np.cumsum(counts))
     for g, shot in enumerate(SHOT_NAMES):
         ranked = [int(k) for k in np.argsort(-counts, kind="stable") if groups[k] == g and counts[k]]
-        for k in _spread(ranked, ROWS_PER_SHOT):
+        for k in _evenly_spaced(ranked, ROWS_PER_GROUP):
             members = by_class[starts[k] : starts[k + 1]].tolist()
-            rows.append(Row(classes[k], shot, int(counts[k]), tuple(map(tile, _spread(members, COLUMNS)))))
+            rows.append(Row(classes[k], shot, int(counts[k]), tuple(map(tile, _evenly_spaced(members, COLUMNS)))))
     return rows
 
 
-def _spread(items: Sequence[int], number: int) -> list[int]:
-    """So many of the items, evenly spaced, with the first and the last; all where there are no more."""
+def _evenly_spaced(items: Sequence[int], number: int) -> list[int]:
+    """Return `number` evenly spaced items with the first and the last, or all if there are fewer."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))] if items else []
 
 
 def contact_sheet(rows: Sequence[Row]) -> Figure:
-    """One row of images a class, with its name and its number of training images, coloured by shot."""
+    """Plot one row of images per class, with its name and number of training images, coloured by shot group."""
     step = TILE + _GAP
     sheet = np.full((len(rows) * step - _GAP, COLUMNS * step - _GAP, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
@@ -233,18 +237,18 @@ def contact_sheet(rows: Sequence[Row]) -> Figure:
 
 def _shortened(name: str, characters: int = 26) -> str:
     name = printable(name)
-    return _plain(name if len(name) <= characters else f"…{name[1 - characters :]}")
+    return _escape_math(name if len(name) <= characters else f"…{name[1 - characters :]}")
 
 
-def _plain(name: str) -> str:
-    """A name as matplotlib draws it as it is, without formulas."""
+def _escape_math(name: str) -> str:
+    """Return a name that matplotlib draws literally, not as a formula."""
     return printable(name).replace("$", r"\$")
 
 
 def thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> Tile:
-    """The central square of an image at the sheet's size; small images keep their pixels' edges."""
+    """Return the central square of an image, resized to `TILE`. Small images are enlarged without smoothing."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = np.ascontiguousarray(image[top : top + side, left : left + side])
-    way = cv2.INTER_AREA if side >= TILE else cv2.INTER_NEAREST if side <= TILE // 2 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(square, (TILE, TILE), interpolation=way), dtype=np.uint8)
+    interpolation = cv2.INTER_AREA if side >= TILE else cv2.INTER_NEAREST if side <= TILE // 2 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (TILE, TILE), interpolation=interpolation), dtype=np.uint8)

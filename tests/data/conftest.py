@@ -1,15 +1,15 @@
-"""A tree of pictures, what a conversion makes of it that nothing disturbs, and the files of a data set to check."""
+"""Fixtures of the data tests: a tree of image files, its reference conversion, and a data set to check."""
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from mem.data.datasets import cifar
+from mem.data.datasets import cifar, fashion_mnist
 from tests.data import miniatures
 from tests.data.conversions import CLASSES, COUNTS, converted, photo
 from tests.data.twelve_classes import write_files
@@ -17,7 +17,7 @@ from tests.data.twelve_classes import write_files
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A folder per class in a folder per split; JPEG files of quality 95."""
+    """JPEG files of quality 95, in a folder per class in a folder per split."""
     root = tmp_path_factory.mktemp("tree")
     for s, (split, count) in enumerate(COUNTS.items()):
         for i in range(count):
@@ -28,28 +28,35 @@ def tree(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def own_tree(tree, tmp_path) -> Path:
-    """A copy whose files may be spoiled."""
-    subprocess.run(["cp", "-r", str(tree), str(tmp_path / "tree")], check=True)
-    return tmp_path / "tree"
+def tree_copy(tree, tmp_path) -> Path:
+    """A copy of `tree` that a test may modify."""
+    return shutil.copytree(tree, tmp_path / "tree")
 
 
 @pytest.fixture(scope="module")
-def unbroken(tree, tmp_path_factory) -> Path:
-    """What an unbroken conversion by one worker makes of the tree."""
-    out = tmp_path_factory.mktemp("unbroken")
+def uninterrupted(tree, tmp_path_factory) -> Path:
+    """The result of converting `tree` with one worker and without an interruption."""
+    out = tmp_path_factory.mktemp("uninterrupted")
     converted(tree, out, workers=1)
     return out
 
 
 @pytest.fixture
 def small_cifar(monkeypatch) -> Callable[[int], None]:
-    """Let the reader expect the miniature's totals."""
-    return lambda classes: monkeypatch.setattr(cifar, "_EXPECTED", miniatures.cifar_totals(classes))
+    """Make the reader accept the number of images of a miniature of CIFAR."""
+    return lambda classes: monkeypatch.setattr(cifar, "_EXPECTED", miniatures.cifar_counts(classes))
+
+
+@pytest.fixture
+def small_fashion_mnist(tmp_path, monkeypatch) -> Path:
+    """The folder of a miniature of Fashion-MNIST, which the reader accepts."""
+    monkeypatch.setattr(fashion_mnist, "_EXPECTED", miniatures.FASHION_MNIST_COUNTS)
+    miniatures.write_fashion_mnist(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """The files of `tests.data.twelve_classes.image_set`, whole."""
+    """The folder of all files of `tests.data.twelve_classes.image_set`."""
     write_files(tmp_path)
     return tmp_path

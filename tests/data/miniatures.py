@@ -1,11 +1,12 @@
-"""Data sets in miniature, each in the form in which it lies on disk: a few classes, small real image files.
+"""Miniatures of data sets: few classes and small image files, in the same layout on disk as the real data set.
 
-Every builder writes below a folder and gives the `dataset` section of a study that reads what it wrote.
+Each builder writes files below a folder and returns the `dataset` section of a study that reads them.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import struct
@@ -27,12 +28,12 @@ Row = tuple[str, int]
 
 
 def settings(values: Mapping[str, Any]) -> Any:
-    """A `dataset` section, checked."""
+    """Return the validated settings of a `dataset` section."""
     return TypeAdapter(Dataset).validate_python(dict(values))
 
 
-def picture(label: int, number: int, classes: int = 12, side: int = 24) -> np.ndarray:
-    """An image whose colours tell its class: (side, side + 6, 3), uint8."""
+def sample_image(label: int, number: int, classes: int = 12, side: int = 24) -> np.ndarray:
+    """Return an image whose colours depend on its class: (side, side + 6, 3), uint8."""
     rng = np.random.default_rng([label, number])
     y, x = np.mgrid[0:side, 0 : side + 6] / side
     waves = [np.sin(2 * np.pi * (x * (1 + label % 3) + y * (label % 4) + label / classes * (c + 1))) for c in range(3)]
@@ -41,19 +42,19 @@ def picture(label: int, number: int, classes: int = 12, side: int = 24) -> np.nd
 
 
 def write_image(path: Path, label: int, number: int, classes: int = 12) -> None:
-    """An image file; its ending says which format."""
+    """Write an image file. Its suffix determines the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(label, number, classes)).save(path, format="JPEG" if "." not in path.name else None)
+    Image.fromarray(sample_image(label, number, classes)).save(path, format="JPEG" if "." not in path.name else None)
 
 
 def write_list(path: Path, rows: Iterable[tuple[str, int | str]], separator: str = " ") -> None:
-    """A list file."""
+    """Write a list file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{image}{separator}{label}\n" for image, label in rows))
 
 
 def tail(classes: int, largest: int, smallest: int = 2) -> list[int]:
-    """Images per class of a long tail."""
+    """Return the number of images per class of a long tail."""
     return [round(largest * (smallest / largest) ** (k / (classes - 1))) for k in range(classes)]
 
 
@@ -61,7 +62,7 @@ def tail(classes: int, largest: int, smallest: int = 2) -> list[int]:
 
 
 def imagenet_lt(folder: Path, synset_folders: bool = True) -> dict[str, Any]:
-    """ImageNet-LT with 12 synsets; its val images lie in synsets' folders, or in one."""
+    """ImageNet-LT with 12 synsets. ILSVRC's val images are in synset folders, or all in one folder."""
     root = folder / "imagenet"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, (synset, count) in enumerate(zip(SYNSETS, tail(12, 30), strict=True)):
@@ -73,7 +74,7 @@ def imagenet_lt(folder: Path, synset_folders: bool = True) -> dict[str, Any]:
 
 
 def places_lt(folder: Path, easy: bool = True) -> dict[str, Any]:
-    """Places-LT with 4 categories, in the "easy" layout or in the other; both hold the same images."""
+    """Places-LT with 4 categories, in the "easy" layout or the other one. Both have the same images."""
     root = folder / "places"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, (category, count) in enumerate(zip(PLACES, tail(4, 20), strict=True)):
@@ -97,7 +98,7 @@ def _listed(folder: Path, root: Path, name: str, splits: Mapping[str, list[Row]]
 
 
 def _number(image: str) -> int:
-    """A number of the image's own, the same in every layout."""
+    """Return a number that identifies the image, the same in every layout."""
     return int("".join(c for c in image.rsplit("/", 1)[-1] if c.isdigit())[-9:] or 0)
 
 
@@ -105,7 +106,7 @@ def _number(image: str) -> int:
 
 
 def inaturalist_2018(folder: Path, json_form: bool = True, classes: int = 12) -> dict[str, Any]:
-    """iNaturalist 2018 with as many categories that string order is another one; given as JSON or as lists."""
+    """iNaturalist 2018, as JSON or lists. It has more than ten categories, so that ids sort differently as strings."""
     root = folder / "inaturalist"
     kingdoms = ("Animalia", "Plantae", "Fungi")
     splits: dict[str, list[Row]] = {"train": [], "val": []}
@@ -127,7 +128,7 @@ def inaturalist_2018(folder: Path, json_form: bool = True, classes: int = 12) ->
 
 
 def coco(rows: Sequence[Row], classes: int, first: int = 1) -> dict[str, Any]:
-    """Annotations in the form of the official JSON files."""
+    """Return annotations in the format of the official JSON files."""
     return {
         "info": {"year": 2018, "contributor": "a miniature"},
         "licenses": [{"id": 1, "name": "CC BY-NC 4.0", "url": ""}],
@@ -147,7 +148,7 @@ def coco(rows: Sequence[Row], classes: int, first: int = 1) -> dict[str, Any]:
 
 
 def write_coco(path: Path, rows: Sequence[Row], classes: int, first: int = 1) -> None:
-    """An annotation file."""
+    """Write an annotation file."""
     path.write_text(json.dumps(coco(rows, classes, first)))
 
 
@@ -155,9 +156,9 @@ def write_coco(path: Path, rows: Sequence[Row], classes: int, first: int = 1) ->
 
 
 def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True, per_class: int = 6) -> dict[str, Any]:
-    """CIFAR with `per_class` training images a class and two test images; an archive, or its unpacked folder.
+    """CIFAR with `per_class` training images and two test images per class, as an archive or its unpacked folder.
 
-    The reader's `_EXPECTED` must be set to the totals: `cifar_totals`.
+    The reader accepts it if its `_EXPECTED` is patched with `cifar_counts` (fixture `small_cifar`).
     """
     rng = np.random.default_rng(classes)
     parts = {}
@@ -201,8 +202,8 @@ def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True,
     return PIXELS | {"source": f"cifar{classes}", "name": f"cifar{classes}_lt", "root": str(root), "cut": cut}
 
 
-def cifar_totals(classes: int, per_class: int = 6) -> dict[str, int]:
-    """Images of the miniature's splits, before the cut."""
+def cifar_counts(classes: int, per_class: int = 6) -> dict[str, int]:
+    """Return the number of images in each split before the cut."""
     return {"train": classes * per_class, "test": 2 * classes}
 
 
@@ -221,7 +222,7 @@ def _batch(pixels: np.ndarray, labels: list[int], classes: int) -> bytes:
 
 
 def python2_pickle(value: Any) -> bytes:
-    """A pickle as Python 2 wrote it (protocol 2, its strings are bytes), which Python 3 cannot write itself."""
+    """Return a pickle as Python 2 writes it (protocol 2, strings are bytes), which Python 3 cannot write."""
     return b"\x80\x02" + _opcodes(value) + b"."
 
 
@@ -250,11 +251,45 @@ def _opcodes(value: Any) -> bytes:
     raise TypeError(type(value))
 
 
-# --- anyone's own ------------------------------------------------------------------------------------------
+# --- Fashion-MNIST -----------------------------------------------------------------------------------------
+
+FASHION_MNIST_COUNTS = {"train": 40, "t10k": 20}
+
+
+def write_idx(path: Path, array: np.ndarray, zipped: bool = True) -> None:
+    """Write an IDX file of bytes."""
+    content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    if zipped:
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
+    else:
+        path.write_bytes(content)
+
+
+def write_fashion_mnist(folder: Path) -> None:
+    """Write the four files of Fashion-MNIST with 40 training and 20 test images.
+
+    The reader accepts them if its `_EXPECTED` is patched (fixture `small_fashion_mnist`).
+    """
+    rng = np.random.default_rng(0)
+    for part, n in FASHION_MNIST_COUNTS.items():
+        write_idx(folder / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), dtype=np.uint8))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+
+
+def fashion_mnist(
+    root: Path | None, counts: Sequence[int] = (3, 3, 3, 2, 2, 2, 2, 1, 1, 1), val_per_class: int = 1
+) -> dict[str, Any]:
+    """Return a `dataset` section for Fashion-MNIST."""
+    cut = {"counts": list(counts), "seed": 0, "val_per_class": val_per_class}
+    values = {"source": "fashion_mnist", "name": "fashion", "cut": cut}
+    return PIXELS | values | {"root": None if root is None else str(root)}
+
+
+# --- user-provided images ----------------------------------------------------------------------------------
 
 
 def folder_tree(folder: Path, classes: int = 11, split_folders: bool = True, largest: int = 12) -> dict[str, Any]:
-    """A folder per class, `class1` to `class11`; with folders of splits above them, or one tree."""
+    """A folder per class, `class1` to `class11`, in a folder per split or in a single tree."""
     root = folder / "tree"
     for k, count in enumerate(tail(classes, largest, 3)):
         splits = {"train": count, "val": 2, "test": 2} if split_folders else {".": count}
@@ -268,8 +303,8 @@ def folder_tree(folder: Path, classes: int = 11, split_folders: bool = True, lar
 
 
 def long_tailed_png(folder: Path, classes: int = 100, largest: int = 130) -> dict[str, Any]:
-    """An image set that no reader knows: PNG files with spaces in their paths, long-tailed by nature, in list files."""
-    root = folder / "pictures"
+    """A naturally long-tailed set of PNG files with spaces in their paths, given as list files."""
+    root = folder / "images"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, count in enumerate(tail(classes, largest)):
         for split, images in (("train", count), ("val", 1), ("test", 2)):
@@ -281,11 +316,11 @@ def long_tailed_png(folder: Path, classes: int = 100, largest: int = 130) -> dic
         order = np.random.default_rng(len(split)).permutation(len(rows))
         write_list(folder / f"{split}.txt", [rows[i] for i in order])
     lists = {f"{split}_list": str(folder / f"{split}.txt") for split in splits}
-    return PIXELS | {"source": "lists", "name": "pictures", "root": str(root)} | lists
+    return PIXELS | {"source": "lists", "name": "images", "root": str(root)} | lists
 
 
 def table(folder: Path, parquet: bool = False, classes: int = 6, split_column: bool = True) -> dict[str, Any]:
-    """A table of images with names of classes, other columns, and by setting one of splits."""
+    """A table with class names, a column that is not used and, optionally, a column of splits."""
     root = folder / "images"
     rows: list[dict[str, str]] = []
     for k, count in enumerate(tail(classes, 9, 3)):

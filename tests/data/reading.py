@@ -1,4 +1,4 @@
-"""What a reader makes of a miniature, in a form that tests compare."""
+"""Reading of miniatures, comparison of what was read, and messages for invalid data sets."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mem.data.datasets import ImageSet, ImageSplit, read_dataset
+from mem.errors import UserError
 from tests.data import miniatures
 
 
 def read(values: dict[str, Any], order: int = 0) -> ImageSet:
     return read_dataset(miniatures.settings(values), order)
+
+
+def refusal(values: dict[str, Any]) -> str:
+    """Return the error message for an invalid data set."""
+    with pytest.raises(UserError) as error:
+        read(values)
+    message = str(error.value)
+    message.encode()  # the message can be printed
+    return message
 
 
 def counts_of(split: ImageSplit, classes: int) -> list[int]:
@@ -25,8 +36,8 @@ def pixels(split: ImageSplit, i: int) -> np.ndarray:
     return content if isinstance(content, np.ndarray) else np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
-def same(one: ImageSet, other: ImageSet) -> None:
-    """Names, labels, order and the content of images are equal."""
+def assert_same(one: ImageSet, other: ImageSet) -> None:
+    """Compare classes, names, labels and the pixels of some images."""
     assert one.classes == other.classes
     for split, found in one.splits.items():
         expected = other.splits[split]

@@ -1,4 +1,4 @@
-"""The check of a data set: each fault is told, with how many and which, and all of them in one go."""
+"""`mem data check`: all problems of a data set are reported at once, with numbers and examples."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mem.data.check.findings import Severity
 from mem.data.datasets import read_unchecked
 from tests.conftest import REPOSITORY
 from tests.data import miniatures
-from tests.data.twelve_classes import JPEG, PER_CLASS, entries, image_set, known, told
+from tests.data.twelve_classes import JPEG, all_entries, image_set, printed, reference
 
 
-def test_a_whole_data_set_is_fine(root):
+def test_a_complete_data_set_passes(root):
     findings = check(image_set(root))
     assert findings.status == 0
     assert findings.found == []
     text = "\n".join(findings.lines())
-    assert "84 files in 36 folders are all there, none is empty" in text
-    assert "84 files that were looked into begin as images do" in text
-    assert "each of 12 folders holds one label, the same one in every split" in text
+    assert "all 84 files in 36 folders exist and are not empty" in text
+    assert "84 sampled files start like images" in text
+    assert "each of 12 folders has one label, the same in every split" in text
 
 
-# --- data sets in miniature ----------------------------------------------------------------------------
+# --- miniatures of data sets ----------------------------------------------------------------------------
 
 PUBLISHED = {
     "imagenet_lt": miniatures.imagenet_lt,
@@ -36,7 +36,7 @@ PUBLISHED = {
     "inaturalist_2018": miniatures.inaturalist_2018,
     "inaturalist_2018, lists": lambda folder: miniatures.inaturalist_2018(folder, json_form=False),
 }
-OWN = {
+CUSTOM = {
     "folders": miniatures.folder_tree,
     "one tree": lambda folder: miniatures.folder_tree(folder, split_folders=False),
     "lists": lambda folder: miniatures.long_tailed_png(folder, classes=20),
@@ -44,75 +44,75 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("build", OWN.values(), ids=OWN)
-def test_own_data_in_every_form_are_fine(tmp_path, build):
+@pytest.mark.parametrize("build", CUSTOM.values(), ids=CUSTOM)
+def test_user_provided_images_in_every_format_pass(tmp_path, build):
     findings = check(read_unchecked(miniatures.settings(build(tmp_path)), 0))
     assert findings.status == 0
-    assert any("are all there, none is empty" in line for line in findings.fine)
+    assert any("exist and are not empty" in line for line in findings.passed)
 
 
 @pytest.mark.parametrize("build", PUBLISHED.values(), ids=PUBLISHED)
-def test_a_miniature_of_a_published_data_set_has_its_files_but_not_its_counts(tmp_path, build):
+def test_a_miniature_of_a_published_data_set_has_its_files_but_other_counts(tmp_path, build):
     findings = check(read_unchecked(miniatures.settings(build(tmp_path)), 0))
-    assert not findings.of(Severity.WRONG)
-    assert "Counts are not those of" in told(findings, Severity.DOUBTFUL)
-    assert "images of train:" in told(findings, Severity.DOUBTFUL)
+    assert not findings.of(Severity.ERROR)
+    assert "The counts differ from" in printed(findings, Severity.WARNING)
+    assert "images of train:" in printed(findings, Severity.WARNING)
 
 
-def test_the_lists_of_one_layout_of_places_over_the_files_of_the_other_say_so(tmp_path):
+def test_lists_for_the_other_layout_of_places_are_recognised(tmp_path):
     values = miniatures.places_lt(tmp_path / "easy")
     other = miniatures.places_lt(tmp_path / "other", easy=False)
-    text = told(check(read_unchecked(miniatures.settings(values | {"root": other["root"]}), 0)))
-    assert "The lists say train/, val/; on disk there is data_256/, val_256/: another archive of Places" in text
-    text = told(check(read_unchecked(miniatures.settings(other | {"root": values["root"]}), 0)))
-    assert "The lists say data_256/, val_256/; on disk there is train/, val/: another archive of Places" in text
+    text = printed(check(read_unchecked(miniatures.settings(values | {"root": other["root"]}), 0)))
+    assert "The lists refer to train/, val/, but data_256/, val_256/ is on disk: another archive of Places" in text
+    text = printed(check(read_unchecked(miniatures.settings(other | {"root": values["root"]}), 0)))
+    assert "The lists refer to data_256/, val_256/, but train/, val/ is on disk: another archive of Places" in text
 
 
-# --- the whole -----------------------------------------------------------------------------------------
+# --- the complete check -----------------------------------------------------------------------------------------
 
 
-def test_everything_is_told_in_one_go_the_gravest_first(root):
+def test_all_problems_are_reported_at_once_most_serious_first(root):
     shutil.rmtree(root / "train/c11")
     (root / "val/c03/000.jpg").write_bytes(b"")
     (root / "train/c00/000.jpg").write_bytes(b"<html>")
     (root / "train/c00/more.jpg").write_bytes(JPEG)
-    lists = {split: entries(split) for split in PER_CLASS}
+    lists = all_entries()
     lists["test"] += lists["train"][:1]
-    findings = check(image_set(root, lists, reference=known(), notes=("Two lines were empty.",)))
+    findings = check(image_set(root, lists, reference=reference(), notes=("Two lines were empty.",)))
     text = "\n".join(findings.lines())
     for part in (
-        "stands in train and in test",
+        "listed in both train and test",
         "c11",
         "empty (0 bytes)",
-        "is no image",
-        "Counts are not",
+        "is not an image",
+        "The counts differ",
         "in no list",
     ):
         assert part in text
-    assert text.index("WRONG") < text.index("DOUBTFUL") < text.index("NOTED") < text.index("FINE")
+    assert text.index("ERRORS") < text.index("WARNINGS") < text.index("NOTES") < text.index("PASSED")
     assert "Two lines were empty." in text
 
 
-def test_the_command_checks_a_study_and_says_what_to_do_next(capsys, tmp_path):
+def test_the_command_checks_a_study_and_suggests_the_next_step(capsys, tmp_path):
     mini = str(REPOSITORY / "tests" / "mini.yaml")
     assert main(["data", "check", mini, "--labels", str(tmp_path / "labels.csv")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("mini_digits: 489 train, 100 val, 200 test images in 10 classes\n  110 to 5 training images")
-    assert out.splitlines()[-1].startswith("Next: mem data show")
+    assert out.splitlines()[-1].startswith("Next: run `mem data show ")
     assert (tmp_path / "labels.csv").is_file()
 
 
-def test_data_that_cannot_be_read_end_with_status_2(capsys, tmp_path):
+def test_a_data_set_that_cannot_be_read_gives_status_2(capsys, tmp_path):
     over = tmp_path / "over.yaml"
     over.write_text("dataset: {cut: {counts: [1000, 5, 5, 5, 5, 5, 5, 5, 5, 5]}}\n")
     assert main(["data", "check", str(REPOSITORY / "tests" / "mini.yaml"), str(over)]) == 2
     assert "class 0 has" in capsys.readouterr().err
 
 
-# --- deep ----------------------------------------------------------------------------------------------
+# --- with --deep ----------------------------------------------------------------------------------------------
 
 
-def test_deep_names_every_image_that_does_not_decode(tmp_path):
+def test_deep_reports_every_image_that_cannot_be_decoded(tmp_path):
     values = miniatures.places_lt(tmp_path)
     root = Path(values["root"])
     cut, text, empty = sorted((root / "train").rglob("*.jpg"))[:3]
@@ -120,17 +120,17 @@ def test_deep_names_every_image_that_does_not_decode(tmp_path):
     text.write_bytes(b"<html>not found</html>")
     empty.write_bytes(b"")
     images = read_unchecked(miniatures.settings(values), 0)
-    looked: list[int] = []
-    findings = check(images, deep=True, done=looked.append)
+    decoded: list[int] = []
+    findings = check(images, deep=True, done=decoded.append)
     total = sum(map(len, images.splits.values()))
-    assert sum(looked) == total
-    assert f"2 of {total - 1} images that are there cannot be decoded" in told(findings)
-    assert f"train/airfield/{cut.name} (" in told(findings)
-    assert f"train/airfield/{text.name} (is not in a supported image format" in told(findings)
-    assert "1 listed file is empty (0 bytes)" in told(findings)
+    assert sum(decoded) == total
+    assert f"2 of {total - 1} existing images cannot be decoded" in printed(findings)
+    assert f"train/airfield/{cut.name} (" in printed(findings)
+    assert f"train/airfield/{text.name} (is not in a supported image format" in printed(findings)
+    assert "1 listed file is empty (0 bytes)" in printed(findings)
 
 
-def test_deep_finds_the_same_picture_in_train_and_test(tmp_path):
+def test_deep_finds_the_same_image_in_train_and_test(tmp_path):
     values = miniatures.imagenet_lt(tmp_path)
     train = sorted((Path(values["root"]) / "train").rglob("*.JPEG"))
     test = sorted((Path(values["root"]) / "val").rglob("*.JPEG"))
@@ -140,17 +140,20 @@ def test_deep_finds_the_same_picture_in_train_and_test(tmp_path):
     shutil.copy(first, test[5])
     shutil.copy(second, third)
     findings = check(images, deep=True)
-    text = told(findings, Severity.DOUBTFUL)
-    assert f"1 image of test has the content of an image of train: val/{test[5].name} = {images.train.names[0]}" in text
-    assert "1 image of train has the content of an earlier one" in told(findings, Severity.NOTE)
+    text = printed(findings, Severity.WARNING)
+    assert (
+        f"1 image of test has the same content as an image of train: val/{test[5].name} = {images.train.names[0]}"
+        in text
+    )
+    assert "1 image of train has the same content as an earlier one" in printed(findings, Severity.NOTE)
 
 
-def test_the_digest_of_contents_changes_with_one_image_and_that_of_names_does_not(tmp_path):
+def test_a_changed_image_changes_the_digest_of_contents_only(tmp_path):
     values = miniatures.folder_tree(tmp_path, classes=3)
 
     def digests() -> dict[str, str]:
         findings = check(read_unchecked(miniatures.settings(values), 0), deep=True)
-        return dict(line.split(": ") for line in findings.fine if line.startswith("digest"))
+        return dict(line.split(": ") for line in findings.passed if line.startswith("digest"))
 
     before = digests()
     assert digests() == before

@@ -1,4 +1,4 @@
-"""The check of a data set's files: missing, empty, of another archive, under another root or name."""
+"""Checks of image files: missing, empty, from another archive, below another root, or with another name."""
 
 from __future__ import annotations
 
@@ -6,133 +6,134 @@ import shutil
 
 import pytest
 
-from mem.data.check.check import check, require_files
-from mem.data.check.contents import image_format
+from mem.data.check.check import check
+from mem.data.check.contents import non_image_format
 from mem.data.check.findings import Severity
+from mem.data.datasets.file_listing import require_files
 from mem.errors import UserError
-from tests.data.twelve_classes import JPEG, PER_CLASS, entries, image_set, told
+from tests.data.twelve_classes import JPEG, image_set, printed
 
 
-def test_missing_files_are_counted_and_the_first_named(root):
+def test_missing_files_are_reported_with_examples(root):
     for k in (2, 5, 9):
         (root / f"train/c{k:02d}/001.jpg").unlink()
     findings = check(image_set(root))
     assert findings.status == 1
-    assert "3 listed files are missing in 3 folders that are there" in told(findings)
-    assert f"{root}/train/c02/001.jpg" in told(findings)
+    assert "3 listed files are missing in 3 existing folders" in printed(findings)
+    assert f"{root}/train/c02/001.jpg" in printed(findings)
 
 
-def test_empty_files_are_counted_and_named(root):
+def test_empty_files_are_reported_with_examples(root):
     (root / "val/c03/000.jpg").write_bytes(b"")
     findings = check(image_set(root))
-    assert f"1 listed file is empty (0 bytes): {root}/val/c03/000.jpg" in told(findings)
+    assert f"1 listed file is empty (0 bytes): {root}/val/c03/000.jpg" in printed(findings)
 
 
-def test_files_that_are_no_images_are_told_with_what_they_are(root):
+def test_files_that_are_not_images_are_reported_with_their_format(root):
     (root / "train/c00/000.jpg").write_bytes(b"<html>not found</html>")
     (root / "test/c01/001.jpg").write_bytes(bytes(100))
-    text = told(check(image_set(root)))
-    assert "Of 84 files that were looked into, 2 are no images" in text
+    text = printed(check(image_set(root)))
+    assert "2 of 84 sampled files are not images" in text
     assert "train/c00/000.jpg (HTML, XML or JSON text)" in text
     assert "test/c01/001.jpg (zeros)" in text
 
 
-def test_a_folder_or_a_dead_link_of_the_name_is_no_file(root):
+def test_a_folder_or_dead_link_in_place_of_a_file_is_a_missing_file(root):
     (root / "train/c00/000.jpg").unlink()
     (root / "train/c00/000.jpg").mkdir()
     (root / "train/c00/001.jpg").unlink()
     (root / "train/c00/001.jpg").symlink_to(root / "nowhere")
-    assert "2 listed files are missing" in told(check(image_set(root)))
+    assert "2 listed files are missing" in printed(check(image_set(root)))
 
 
-def test_surplus_images_are_a_note(root):
+def test_unlisted_images_give_a_note(root):
     for i in range(7):
         (root / f"train/c04/new{i}.JPEG").write_bytes(JPEG)
-    (root / "train/c04/readme.txt").write_text("no image")
+    (root / "train/c04/readme.txt").write_text("not an image")
     findings = check(image_set(root))
     assert findings.status == 0
-    assert "7 image files in 1 of the listed folders are in no list" in told(findings, Severity.NOTE)
-    assert "c04 (7: new" in told(findings, Severity.NOTE)
+    assert "7 image files are in no list, in 1 folder: " in printed(findings, Severity.NOTE)
+    assert "c04 (7: new" in printed(findings, Severity.NOTE)
 
 
-def test_a_half_unpacked_archive_is_recognised_by_its_alphabetical_end(root):
+def test_a_partly_unpacked_archive_is_recognised_by_its_missing_last_folders(root):
     for k in (10, 11):
         shutil.rmtree(root / f"train/c{k}")
-    text = told(check(image_set(root)))
-    assert f"2 of 12 folders in {root}/train/ are missing, with 8 listed images: c10, c11" in text
-    assert "last ones in alphabetical order. The archive was unpacked or copied only in part" in text
+    text = printed(check(image_set(root)))
+    assert f"2 of 12 folders in {root}/train/ with 8 listed images do not exist: c10, c11" in text
+    assert "last ones in alphabetical order. The archive was only partly unpacked or copied" in text
 
 
-def test_a_folder_that_breaks_off_in_the_middle_is_recognised(root):
+def test_a_partly_unpacked_folder_is_recognised_by_its_missing_last_files(root):
     for path in sorted((root / "train/c05").iterdir())[1:]:
         path.unlink()
-    text = told(check(image_set(root)))
+    text = printed(check(image_set(root)))
     assert "3 listed files are missing" in text
-    assert "last ones in alphabetical order are missing: the archive was unpacked or copied only in part" in text
+    assert "last ones in alphabetical order in" in text
+    assert "The archive was only partly unpacked or copied" in text
 
 
-def test_missing_class_folders_in_the_middle_are_counted(root):
+def test_other_missing_class_folders_are_counted(root):
     for k in (1, 4):
         shutil.rmtree(root / f"test/c{k:02d}")
-    text = told(check(image_set(root)))
-    assert f"2 of 12 folders in {root}/test/ are missing, with 4 listed images: c01, c04" in text
+    text = printed(check(image_set(root)))
+    assert f"2 of 12 folders in {root}/test/ with 4 listed images do not exist: c01, c04" in text
     assert "alphabetical" not in text
 
 
-def test_archives_beside_the_missing_folders_are_named(root):
+def test_packed_archives_of_missing_folders_are_reported(root):
     for k in (1, 4):
         shutil.rmtree(root / f"train/c{k:02d}")
         (root / f"train/c{k:02d}.tar").write_bytes(b"x")
-    assert f"Not unpacked: c01.tar, c04.tar in {root}/train/" in told(check(image_set(root)))
+    assert f"Not unpacked: c01.tar, c04.tar in {root}/train/" in printed(check(image_set(root)))
 
 
-def test_the_other_archive_of_places_is_recognised(root):
+def test_another_archive_of_places_is_recognised(root):
     (root / "train").rename(root / "data_256")
     (root / "val").rename(root / "val_256")
-    text = told(check(image_set(root)))
+    text = printed(check(image_set(root)))
     assert "2 of 3 folders" in text
-    assert "The lists say train/, val/; on disk there is data_256/, val_256/: another archive of Places" in text
+    assert "The lists refer to train/, val/, but data_256/, val_256/ is on disk: another archive of Places" in text
 
 
-def test_a_root_that_lies_too_high_is_recognised(root, tmp_path_factory):
+def test_a_root_that_is_too_high_is_recognised(root, tmp_path_factory):
     above = tmp_path_factory.mktemp("above")
     (above / "ILSVRC/Data").mkdir(parents=True)
     shutil.move(root, above / "ILSVRC/Data/CLS-LOC")
-    text = told(check(image_set(above)))
-    assert f"set the root in the study to {above}/ILSVRC/Data/CLS-LOC" in text
+    text = printed(check(image_set(above)))
+    assert f"Set the root in the study to {above}/ILSVRC/Data/CLS-LOC" in text
 
 
-def test_a_root_that_lies_too_low_is_recognised(root):
-    lists = {split: entries(split) for split in PER_CLASS}
-    text = told(check(image_set(root / "train", lists)))
-    assert f"set the root in the study to {root}" in text
+def test_a_root_that_is_too_low_is_recognised(root):
+    text = printed(check(image_set(root / "train")))
+    assert f"Set the root in the study to {root}" in text
 
 
-def test_a_root_that_is_not_there_says_so(tmp_path):
-    text = told(check(image_set(tmp_path / "nowhere")))
-    assert f"84 listed images lie in {tmp_path}/nowhere/, which does not exist" in text
+def test_a_missing_root_is_reported(tmp_path):
+    text = printed(check(image_set(tmp_path / "nowhere")))
+    assert f"The folder {tmp_path}/nowhere/ with 84 listed images does not exist" in text
 
 
-def test_flat_images_are_recognised(root):
+def test_images_without_class_folders_are_recognised(root):
     for path in sorted((root / "val").glob("*/*.jpg")):
         path.rename(root / "val" / path.name)
         path.parent.rmdir()
-    text = told(check(image_set(root)))
-    assert f"The images lie in {root}/val/ itself" in text
+    text = printed(check(image_set(root)))
+    assert f"The images are directly in {root}/val/" in text
 
 
 def test_other_suffixes_are_recognised(root):
     for path in sorted((root / "test/c00").iterdir()):
         path.rename(path.with_suffix(".JPEG"))
-    assert "nearly the same name (000.JPEG for 000.jpg)" in told(check(image_set(root)))
+    assert "Files with a similar name exist (000.JPEG for 000.jpg)" in printed(check(image_set(root)))
 
 
-def test_other_capitals_are_recognised(root):
+def test_different_capitalisation_is_recognised(root):
     (root / "train/c00").rename(root / "train/C00")
-    assert "with other capitals" in told(check(image_set(root)))
+    assert "with different capitalisation" in printed(check(image_set(root)))
 
 
-def test_a_conversion_is_refused_with_all_that_is_not_there(root):
+def test_a_conversion_is_refused_with_all_missing_and_empty_files(root):
     require_files(image_set(root))
     shutil.rmtree(root / "train/c11")
     (root / "train/c02/001.jpg").unlink()
@@ -140,9 +141,9 @@ def test_a_conversion_is_refused_with_all_that_is_not_there(root):
     with pytest.raises(UserError) as error:
         require_files(image_set(root))
     text = str(error.value)
-    assert f"1 files are missing: {root}/train/c02/001.jpg" in text
-    assert f"4 files are missing with their folder: {root}/train/c11/000.jpg" in text
-    assert f"1 files are empty (0 bytes): {root}/val/c03/000.jpg" in text
+    assert f"missing files (1): {root}/train/c02/001.jpg" in text
+    assert f"files in missing folders (4): {root}/train/c11/000.jpg" in text
+    assert f"empty files (1): {root}/val/c03/000.jpg" in text
     (root / "train/c02/001.jpg").write_bytes(JPEG)
     (root / "train/c11").mkdir()
     for i in range(4):
@@ -159,9 +160,9 @@ def test_a_conversion_is_refused_with_all_that_is_not_there(root):
         (b"PK\x03\x04", "zip archive"),
         (b"version https://git-lfs.github.com", "Git LFS pointer"),
         (b"\n<!DOCTYPE html>", "HTML, XML or JSON text"),
-        (b"PNG", "no image format"),
+        (b"PNG", "unknown format"),
         (b"", "empty"),
     ],
 )
-def test_first_bytes_say_what_a_file_is(start, expected):
-    assert image_format(start) == expected
+def test_the_first_bytes_determine_the_format(start, expected):
+    assert non_image_format(start) == expected

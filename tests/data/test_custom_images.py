@@ -1,4 +1,4 @@
-"""Anyone's own images: folders, tables and lists; names in natural order."""
+"""User-provided images: folders, tables and lists, and the natural order of class names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mem.data.datasets.labels import natural_sort
 from tests.data import miniatures
-from tests.data.reading import counts_of, read, same
+from tests.data.reading import assert_same, counts_of, read
 
 
-def test_folders_of_classes_are_in_natural_order_or_as_listed(tmp_path):
+def test_class_folders_are_in_natural_order_or_as_in_class_names(tmp_path):
     values = miniatures.folder_tree(tmp_path)
     assert read(values).classes == tuple(f"class{k}" for k in range(1, 12))
     listed = [f"class{k}" for k in range(11, 0, -1)]
@@ -27,30 +27,30 @@ def test_folders_of_classes_are_in_natural_order_or_as_listed(tmp_path):
     }
 
 
-def test_files_that_are_no_images_are_left_out_and_said(tmp_path):
+def test_files_without_an_image_suffix_are_left_out_and_noted(tmp_path):
     values = miniatures.folder_tree(tmp_path)
     before = read(values)
     (tmp_path / "tree" / "train" / "class3" / "README.txt").write_text("hello")
     (tmp_path / "tree" / "train" / "class3" / ".hidden.png").write_text("")
     images = read(values)
-    same(before, images)
+    assert_same(before, images)
     assert images.notes == (
-        f"{tmp_path}/tree/train: 1 files are no images by their names and were left out (train/class3/README.txt)",
+        f"{tmp_path}/tree/train: 1 file without an image suffix was left out (train/class3/README.txt)",
     )
 
 
-def test_a_test_split_is_set_aside_from_one_tree(tmp_path):
+def test_a_test_split_is_set_aside_from_a_single_tree(tmp_path):
     values = miniatures.folder_tree(tmp_path, split_folders=False)
-    whole = miniatures.tail(11, 12, 3)
+    all_counts = miniatures.tail(11, 12, 3)
     images = read(values)
     assert counts_of(images.test, 11) == [1] * 11
-    assert counts_of(images.train, 11) == [count - 1 for count in whole]
+    assert counts_of(images.train, 11) == [count - 1 for count in all_counts]
     shared = read(values | {"test": {"share": 0.25, "seed": 0}})
-    assert counts_of(shared.test, 11) == [int(count * 0.25 + 0.5) for count in whole]
+    assert counts_of(shared.test, 11) == [int(count * 0.25 + 0.5) for count in all_counts]
     assert read(values | {"test": {"per_class": 1, "seed": 1}}).test.names != images.test.names
 
 
-def test_any_balanced_set_can_be_cut(tmp_path):
+def test_a_balanced_folder_can_be_cut_to_a_long_tail(tmp_path):
     values = miniatures.folder_tree(tmp_path, classes=4, largest=12)
     root = Path(values["root"])
     for k in range(1, 5):
@@ -59,12 +59,12 @@ def test_any_balanced_set_can_be_cut(tmp_path):
     values |= {"cut": {"imbalance": 6, "seed": 0, "val_per_class": 0}}
     assert counts_of(read(values).train, 4) == [12, 6, 3, 2]
     assert counts_of(read(values).val, 4) == [2] * 4
-    turned = counts_of(read(values, order=1).train, 4)
-    assert sorted(turned) == [2, 3, 6, 12]
+    other_order = counts_of(read(values, order=1).train, 4)
+    assert sorted(other_order) == [2, 3, 6, 12]
 
 
 @pytest.mark.parametrize("parquet", [False, True])
-def test_tables_have_columns_by_any_name_and_names_of_classes(tmp_path, parquet):
+def test_tables_may_have_any_column_names_and_class_names(tmp_path, parquet):
     images = read(miniatures.table(tmp_path, parquet))
     assert images.classes == tuple(f"Species, number {k}" for k in range(1, 7))
     assert counts_of(images.train, 6) == miniatures.tail(6, 9, 3)
@@ -73,13 +73,13 @@ def test_tables_have_columns_by_any_name_and_names_of_classes(tmp_path, parquet)
     assert images.test.names[images.test.labels.tolist().index(label)] == "test_2_0.jpg"
 
 
-def test_a_table_without_splits_has_its_test_split_set_aside(tmp_path):
+def test_a_test_split_is_set_aside_from_a_table_without_splits(tmp_path):
     images = read(miniatures.table(tmp_path, split_column=False))
     assert len(images.val) == 0
     assert len(images.test) == sum(int(0.2 * (count + 2) + 0.5) for count in miniatures.tail(6, 9, 3))
 
 
-def test_integer_labels_of_a_parquet_table_are_numbers(tmp_path):
+def test_a_parquet_table_may_have_integer_labels(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -93,7 +93,7 @@ def test_integer_labels_of_a_parquet_table_are_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(("separator", "mark"), [("space", " "), ("tab", "\t"), ("comma", ",")])
-def test_lists_have_any_separator_and_names_or_numbers(tmp_path, separator, mark):
+def test_lists_may_have_any_separator_and_class_names_or_numbers(tmp_path, separator, mark):
     plain = miniatures.long_tailed_png(tmp_path, classes=12, largest=8)
     expected = read(plain)
     names = [f"kind-{k}" for k in range(12)]
@@ -107,18 +107,18 @@ def test_lists_have_any_separator_and_names_or_numbers(tmp_path, separator, mark
     assert images.train.names == expected.train.names
     np.testing.assert_array_equal(images.train.labels, expected.train.labels)
     del values["class_names"]
-    same(images, read(values))
+    assert_same(images, read(values))
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30, unique=True))
 @hypothesis_settings(deadline=None)
-def test_natural_order_is_the_order_of_the_numbers(numbers):
+def test_natural_order_sorts_by_number(numbers):
     assert natural_sort([f"class{n}" for n in numbers]) == [f"class{n}" for n in sorted(numbers)]
     assert natural_sort(list(map(str, numbers))) == list(map(str, sorted(numbers)))
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=20))
 @hypothesis_settings(deadline=None)
-def test_natural_order_takes_any_names_and_loses_none(names):
+def test_natural_order_accepts_any_names_and_keeps_all(names):
     assert sorted(natural_sort(names)) == sorted(names)
     assert natural_sort(names[::-1]) == natural_sort(names)

@@ -1,4 +1,4 @@
-"""The pictures of a data set: which images they show, and that they come out for few and for thousands of classes."""
+"""`mem data show`: histogram and contact sheet, for few and for thousands of classes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mem.config.load import load_study
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
 from mem.data.show import (
     COLUMNS,
-    ROWS_PER_SHOT,
+    ROWS_PER_GROUP,
     TILE,
-    chosen_rows,
     contact_sheet,
     histogram,
+    select_rows,
     show,
     thumbnail,
     write_figures,
@@ -51,14 +51,14 @@ def rows_of(counts: np.ndarray, shown: list[int] | None = None):
         return np.full((TILE, TILE, 3), labels[i] % 256, dtype=np.uint8)
 
     groups = shot_groups(counts, Shots())
-    return labels, chosen_rows(labels, counts, groups, [f"class {k}" for k in range(len(counts))], tile)
+    return labels, select_rows(labels, counts, groups, [f"class {k}" for k in range(len(counts))], tile)
 
 
-def test_a_sheet_shows_each_groups_most_and_least_frequent_class_and_no_image_of_another_class():
+def test_a_sheet_shows_the_most_and_least_frequent_class_of_each_group_with_their_own_images():
     counts = long_tail(1000, 1280, 5)
     shown: list[int] = []
     labels, rows = rows_of(counts, shown)
-    assert [row.shot for row in rows] == [shot for shot in SHOT_NAMES for _ in range(ROWS_PER_SHOT)]
+    assert [row.shot for row in rows] == [shot for shot in SHOT_NAMES for _ in range(ROWS_PER_GROUP)]
     assert (rows[0].name, rows[0].count, rows[-1].name, rows[-1].count) == ("class 0", 1280, "class 999", 5)
     assert len(rows[0].tiles) == COLUMNS
     assert len(rows[-1].tiles) == 5
@@ -67,7 +67,7 @@ def test_a_sheet_shows_each_groups_most_and_least_frequent_class_and_no_image_of
         assert {f"class {labels[next(of_row)]}" for _ in row.tiles} == {row.name}
 
 
-def test_the_choice_is_the_same_every_time():
+def test_the_selection_is_always_the_same():
     first, second = [], []
     rows_of(long_tail(50, 300, 2), first)
     rows_of(long_tail(50, 300, 2), second)
@@ -80,14 +80,14 @@ def test_a_group_without_classes_has_no_rows():
 
 
 @pytest.mark.parametrize("classes", [3, 10, 100, 1000, 8142])
-def test_every_class_stands_in_the_histogram_and_the_legend_has_the_groups(classes):
+def test_the_histogram_has_every_class_and_its_legend_every_group(classes):
     counts = long_tail(classes, 1280, 2)
     groups = shot_groups(counts, Shots())
     with mpl.rc_context(MATPLOTLIB_SETTINGS):
         figure = histogram(counts, groups, [f"class {k}" for k in range(classes)])
         figure.canvas.draw()
-    drawn = sum(len(patch.get_data().values) if hasattr(patch, "get_data") else 1 for patch in figure.axes[0].patches)
-    assert drawn == classes
+    bars = sum(len(patch.get_data().values) if hasattr(patch, "get_data") else 1 for patch in figure.axes[0].patches)
+    assert bars == classes
     legend = figure.legends[0]
     for g, shot in enumerate(SHOT_NAMES):
         chosen = counts[groups == g]
@@ -97,7 +97,7 @@ def test_every_class_stands_in_the_histogram_and_the_legend_has_the_groups(class
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
-def test_names_of_classes_are_no_formulas_and_may_hold_any_bytes(tmp_path):
+def test_class_names_are_drawn_literally_and_may_have_any_bytes(tmp_path):
     labels, names = np.repeat(np.arange(2), 3), ["50 $ a $", os.fsdecode(b"caf\xe9")]
 
     def tile(i: int) -> np.ndarray:
@@ -105,10 +105,10 @@ def test_names_of_classes_are_no_formulas_and_may_hold_any_bytes(tmp_path):
 
     counts = class_counts(labels, 2)
     groups = shot_groups(counts, Shots())
-    rows = chosen_rows(labels, counts, groups, names, tile)
+    rows = select_rows(labels, counts, groups, names, tile)
     for texts in (histogram(counts, groups, names).axes[0].get_xticklabels(), contact_sheet(rows).axes[0].texts[::2]):
-        drawn = [cbook.is_math_text(text.get_text()) for text in texts]
-        assert drawn == [False, False]
+        formulas = [cbook.is_math_text(text.get_text()) for text in texts]
+        assert formulas == [False, False]
         assert [text.get_text().replace(r"\$", "$") for text in texts] == ["50 $ a $", "caf\\xe9"]
 
 
@@ -118,7 +118,7 @@ def test_a_thumbnail_is_the_central_square():
     assert (thumbnail(image) == 255).all()
 
 
-def test_the_command_draws_a_study(capsys, tmp_path, monkeypatch):
+def test_the_command_plots_a_study(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["data", "show", str(REPOSITORY / "tests" / "mini.yaml"), "--order", "3"]) == 0
     printed = capsys.readouterr().out.split()
@@ -127,7 +127,7 @@ def test_the_command_draws_a_study(capsys, tmp_path, monkeypatch):
         assert matplotlib.image.imread(tmp_path / path).shape[0] > 400
 
 
-def test_a_converted_data_set_is_drawn_from_its_beton_file(tmp_path):
+def test_a_converted_data_set_is_plotted_from_its_beton_file(tmp_path):
     labels = np.repeat(np.arange(3), (30, 8, 3))
     (tmp_path / "dataset.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
     images = [np.full((20, 30, 3), 40 * label, dtype=np.uint8) for label in labels]
@@ -139,15 +139,16 @@ def test_a_converted_data_set_is_drawn_from_its_beton_file(tmp_path):
         assert (sheet == 40 * k).all(axis=2).sum() > 3 * 0.9 * TILE**2
 
 
-def test_an_image_that_is_not_there_is_named(tmp_path, monkeypatch, mini):
+def test_a_missing_image_is_reported(tmp_path, monkeypatch, mini):
     split = split_of_files(str(tmp_path), ["a.jpg"], ["a.jpg"], np.zeros(1, dtype=np.int64))
     images = ImageSet(("x",), split, empty_split(), empty_split())
     monkeypatch.setattr("mem.data.show.read_dataset", lambda settings, order: images)
-    with pytest.raises(UserError, match=r"a\.jpg: No such file or directory. `mem data check` says"):
+    with pytest.raises(UserError, match=r"a\.jpg: No such file or directory. Run `mem data check`"):
         show(mini, None)
 
 
-def test_a_conversion_sends_both_pictures_to_mlflow(tmp_path, monkeypatch):
+@pytest.mark.stage
+def test_a_conversion_sends_both_figures_to_mlflow(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mini = str(REPOSITORY / "tests" / "mini.yaml")
     assert main(["runs", mini, "--write"]) == 0

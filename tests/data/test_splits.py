@@ -1,4 +1,4 @@
-"""Where val comes from: a share held out of train, or what a cut discards; the exponential tail."""
+"""Splits made from train: val held out or taken from discarded images, and the exponential tail."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mem.config import LongTailCut
-from mem.longtail import cut_share, tail_counts
+from mem.longtail import hold_out_share, tail_counts
 from tests.data import miniatures
 from tests.data.reading import counts_of, read
 
@@ -21,26 +21,26 @@ from tests.data.reading import counts_of, read
     seed=st.integers(0, 5),
 )
 @hypothesis_settings(deadline=None)
-def test_a_share_leaves_every_class_an_image_and_loses_none(counts, share, seed):
+def test_a_share_keeps_an_image_of_every_class_and_loses_no_image(counts, share, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    parts = cut_share(labels, len(counts), share, seed, "holdout")
+    parts = hold_out_share(labels, len(counts), share, seed, "holdout")
     assert sorted([*parts.train.tolist(), *parts.rest.tolist()]) == list(range(len(labels)))
     for k, count in enumerate(counts):
         assert (labels[parts.rest] == k).sum() == min(int(share * count + 0.5), count - 1)
-    again = cut_share(labels, len(counts), share, seed, "holdout")
+    again = hold_out_share(labels, len(counts), share, seed, "holdout")
     np.testing.assert_array_equal(parts.rest, again.rest)
 
 
-def test_a_holdout_is_taken_out_of_train_and_is_the_same_each_time(tmp_path):
+def test_a_holdout_is_taken_out_of_train_and_is_the_same_every_time(tmp_path):
     values = miniatures.inaturalist_2018(tmp_path)
-    whole = read(values)
+    complete = read(values)
     held = read(values | {"holdout": {"share": 0.2, "seed": 0}})
     assert held.held_out
-    assert not whole.held_out
-    assert set(held.train.names) | set(held.val.names) == set(whole.train.names)
-    assert len(held.train) + len(held.val) == len(whole.train)
+    assert not complete.held_out
+    assert set(held.train.names) | set(held.val.names) == set(complete.train.names)
+    assert len(held.train) + len(held.val) == len(complete.train)
     assert min(counts_of(held.train, 12)) >= 1
-    assert held.test.names == whole.test.names
+    assert held.test.names == complete.test.names
     assert read(values | {"holdout": {"share": 0.2, "seed": 0}}).val.names == held.val.names
     assert read(values | {"holdout": {"share": 0.2, "seed": 1}}).val.names != held.val.names
     for i in range(len(held.val)):
@@ -48,7 +48,7 @@ def test_a_holdout_is_taken_out_of_train_and_is_the_same_each_time(tmp_path):
         assert held.val.files[i].endswith(held.val.names[i])
 
 
-def test_val_of_a_set_that_is_cut_comes_from_the_discarded_images(tmp_path, small_cifar):
+def test_val_of_a_cut_data_set_is_taken_from_the_discarded_images(tmp_path, small_cifar):
     small_cifar(10)
     values = miniatures.cifar(tmp_path, 10)
     without = read(values | {"cut": {"imbalance": 2, "largest": 4, "seed": 0, "val_per_class": 0}})
@@ -60,10 +60,10 @@ def test_val_of_a_set_that_is_cut_comes_from_the_discarded_images(tmp_path, smal
 
 @given(imbalance=st.floats(1, 200), largest=st.integers(200, 5000), classes=st.integers(2, 100))
 @hypothesis_settings(deadline=None)
-def test_the_exponential_tail_falls_from_the_largest_class_to_the_smallest(imbalance, largest, classes):
+def test_the_exponential_tail_decreases_from_the_largest_class_to_the_smallest(imbalance, largest, classes):
     cut = LongTailCut(imbalance=imbalance, largest=largest, seed=0, val_per_class=0)
     counts = tail_counts(cut, np.full(classes, 5000))
     by_formula = [int(largest * (1 / imbalance) ** (i / (classes - 1))) for i in range(classes)]
-    assert np.abs(np.subtract(counts, by_formula)).max() <= 1  # where the product is a whole number, rounding decides
+    assert np.abs(np.subtract(counts, by_formula)).max() <= 1  # rounding decides if the product is an integer
     assert counts[0] == largest
     assert list(counts) == sorted(counts, reverse=True)

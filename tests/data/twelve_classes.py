@@ -1,4 +1,4 @@
-"""Twelve classes of files that are images by their first bytes, and what a check tells of them."""
+"""A data set of twelve classes, with files that start like images, for tests of the check."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ PER_CLASS = {"train": 4, "val": 1, "test": 2}
 
 
 def entries(split: str) -> list[tuple[str, int]]:
-    """Twelve classes; class k has its images in the folder ck."""
+    """Return the listed paths and labels of a split. Class k has its images in the folder `ck`."""
     return [(f"{split}/c{k:02d}/{i:03d}.jpg", k) for k in range(CLASSES) for i in range(PER_CLASS[split])]
 
 
+def all_entries() -> dict[str, list[tuple[str, int]]]:
+    return {split: entries(split) for split in PER_CLASS}
+
+
 def image_set(root: Path, lists: dict[str, Sequence[tuple[str, int]]] | None = None, **more) -> ImageSet:
-    lists = lists or {split: entries(split) for split in PER_CLASS}
     splits: dict[str, ImageSplit] = {}
-    for split, rows in lists.items():
+    for split, rows in (lists or all_entries()).items():
         paths = [path for path, _ in rows]
         splits[split] = split_of_files(str(root), paths, paths, np.array([label for _, label in rows], dtype=np.int64))
     return ImageSet(tuple(f"class {k}" for k in range(CLASSES)), **splits, **more)
 
 
 def write_files(folder: Path) -> None:
-    """The files of `image_set`, whole."""
-    for split in PER_CLASS:
-        for path, _ in entries(split):
+    """Write all files of `image_set`."""
+    for rows in all_entries().values():
+        for path, _ in rows:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(JPEG + path.encode())
 
 
-def known(**changes) -> ReferenceCounts:
-    """What is published of the twelve classes, with changes."""
+def reference(**changes) -> ReferenceCounts:
+    """Return the counts of the twelve classes as if they were published, with changes."""
     values = {
         "title": "Twelve (2026)",
         "images": {"train": 48, "val": 12, "test": 24},
@@ -52,5 +55,6 @@ def known(**changes) -> ReferenceCounts:
     return ReferenceCounts(**{**values, **changes})
 
 
-def told(findings: Findings, gravity: Severity = Severity.WRONG) -> str:
-    return "\n".join(line for finding in findings.of(gravity) for line in finding.lines())
+def printed(findings: Findings, severity: Severity = Severity.ERROR) -> str:
+    """Return the lines of the findings of one severity, as printed."""
+    return "\n".join(line for finding in findings.of(severity) for line in finding.lines())

@@ -1,4 +1,4 @@
-"""What files hold: whether their first bytes are an image's, and, where all are decoded, whether they are whole."""
+"""Checks of file contents: the first bytes of a sample of files, or the decoding of all."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from mem.data.check.findings import Findings, Severity, number
+from mem.data.check.findings import Findings, Severity, counted
 from mem.data.datasets import ImageSet, ImageSplit
 from mem.data.datasets.file_listing import THREADS
 
-SAMPLE = 1_000
-"""Files of each split whose first bytes are read, evenly spaced."""
-_IMAGES = (
+SAMPLED_FILES = 1_000
+"""Number of files of each split whose first bytes are read, evenly spaced."""
+_IMAGE_STARTS = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
     b"GIF8",
@@ -26,18 +26,19 @@ _IMAGES = (
     b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
-_OTHERS = (
+_OTHER_STARTS = (
     (b"\x1f\x8b", "gzip archive"),
     (b"PK\x03\x04", "zip archive"),
     (b"%PDF", "PDF"),
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 _IN_FLIGHT = 32
+"""Images in memory per worker thread."""
 
 
-def image_format(start: bytes) -> str:
-    """What a file is that is no image, by its first 64 bytes; empty for an image."""
-    if start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+def non_image_format(start: bytes) -> str:
+    """Return what a file is if it is not an image, by its first 64 bytes; "" for an image."""
+    if start.startswith(_IMAGE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return ""
     if start[4:8] == b"ftyp" or (start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()):
         return ""  # AVIF and HEIC; PNM
@@ -47,106 +48,113 @@ def image_format(start: bytes) -> str:
         return "zeros"
     if start.lstrip().startswith((b"<", b"{")):
         return "HTML, XML or JSON text"
-    return next((name for magic, name in _OTHERS if start.startswith(magic)), "no image format")
+    return next((name for magic, name in _OTHER_STARTS if start.startswith(magic)), "unknown format")
 
 
-def check_some_headers(images: ImageSet, absent: set[str], findings: Findings) -> None:
-    """Read the first bytes of some files of each split.
+def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) -> None:
+    """Check that a sample of the files of each split are images, by their first bytes.
 
     Args:
-        images: The data set; splits without files are passed over.
+        images: The data set. Splits whose images are not single files are skipped.
         absent: Files that are known to be missing or empty.
-        findings: Takes what is found.
+        findings: Receives the findings.
     """
     sampled = dict.fromkeys(file for split in images.splits.values() for file in _sample(split))
-    chosen = [file for file in sampled if file not in absent]
-    if not chosen:
+    files = [file for file in sampled if file not in absent]
+    if not files:
         return
     with ThreadPoolExecutor(THREADS) as pool:
-        kinds = list(pool.map(lambda file: _kind_of(file), chosen))
-    wrong = [f"{file} ({found})" for file, found in zip(chosen, kinds, strict=True) if found]
+        formats = list(pool.map(_non_image_format_of, files))
+    wrong = [f"{file} ({found})" for file, found in zip(files, formats, strict=True) if found]
     if wrong:
+        are_not_images = "is not an image" if len(wrong) == 1 else "are not images"
         findings.add(
-            Severity.WRONG,
-            f"Of {len(chosen):,} files that were looked into, {number(len(wrong), 'is no image', 'are no images')}",
+            Severity.ERROR,
+            f"{len(wrong):,} of {len(files):,} sampled files {are_not_images}",
             wrong,
-            advice="--deep decodes every file and names all that are unreadable.",
+            advice="Get them again. To find all unreadable files, run the check with --deep.",
         )
     else:
-        findings.fine.append(f"{len(chosen):,} files that were looked into begin as images do (--deep decodes all)")
+        findings.passed.append(f"{len(files):,} sampled files start like images (--deep decodes all)")
 
 
 def _sample(split: ImageSplit) -> list[str]:
     if not split.files:
         return []
-    chosen = np.unique(np.linspace(0, len(split.files) - 1, SAMPLE).astype(np.int64))
-    return [str(split.files[i]) for i in chosen.tolist()]
+    positions = np.unique(np.linspace(0, len(split.files) - 1, SAMPLED_FILES).astype(np.int64))
+    return [str(split.files[i]) for i in positions.tolist()]
 
 
-def _kind_of(file: str) -> str:
+def _non_image_format_of(file: str) -> str:
     try:
         with open(file, "rb") as content:
-            return image_format(content.read(64))
+            return non_image_format(content.read(64))
     except OSError as error:
         return error.strerror or str(error)
 
 
-# --- all of them ---------------------------------------------------------------------------------------
+# --- decoding of all images ----------------------------------------------------------------------------
 
 
 def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Callable[[int], None]) -> None:
-    """Decode every image; find unreadable ones, and the same content twice.
+    """Decode every image. Find unreadable images and images with the same content.
 
     Args:
         images: The data set.
-        absent: Files that are known to be missing or empty, which are passed over.
-        findings: Takes what is found, and a digest of all contents.
-        done: Told of each image.
+        absent: Files that are known to be missing or empty. They are skipped.
+        findings: Receives the findings and a digest of all contents.
+        done: Called with 1 for each image.
     """
-    whole = hashlib.sha256()
+    all_contents = hashlib.sha256()
     unreadable: list[str] = []
     seen: dict[bytes, tuple[str, str]] = {}
-    twins: dict[tuple[str, str], list[str]] = {}
+    duplicates: dict[tuple[str, str], list[str]] = {}
     total = 0
     for split_name, split in images.splits.items():
-        for i, (content, reason) in enumerate(_contents(split, absent)):
+        for i, (content, reason) in enumerate(_content_digests(split, absent)):
             done(1)
             total += 1
             name = split.names[i]
-            whole.update(content)
+            all_contents.update(content)
             if reason:
                 unreadable.append(f"{name} ({reason})")
             if not content:
                 continue
-            first, other = seen.setdefault(content, (split_name, name))
-            if other != name:
-                twins.setdefault((first, split_name), []).append(f"{name} = {other}")
-    there = total - len(absent)
+            first_split, first_name = seen.setdefault(content, (split_name, name))
+            if first_name != name:
+                duplicates.setdefault((first_split, split_name), []).append(f"{name} = {first_name}")
+    present = total - len(absent)
     if unreadable:
         findings.add(
-            Severity.WRONG,
-            f"{len(unreadable):,} of {there:,} images that are there cannot be decoded",
+            Severity.ERROR,
+            f"{len(unreadable):,} of {present:,} existing images cannot be decoded",
             unreadable,
-            advice="Get them again; or leave them out with `unreadable: skip` in the study's dataset.",
+            advice="Get them again, or set `unreadable: skip` in the study's dataset section to leave them out.",
         )
     else:
-        findings.fine.append(f"all {there:,} images that are there decode")
-    for (first, second), names in twins.items():
-        inside = first == second
-        has = number(len(names), f"image of {second} has", f"images of {second} have")
-        findings.add(
-            Severity.NOTE if inside else Severity.DOUBTFUL,
-            f"{has} the content of {'an earlier one' if inside else f'an image of {first}'}",
-            names,
-            advice="" if inside else f"Scores on {second} may be too high: take these images out of one of the lists.",
-        )
-    findings.fine.append(f"digest of contents: {whole.hexdigest()[:16]}")
+        findings.passed.append(f"all {present:,} existing images can be decoded")
+    _report_duplicate_contents(duplicates, findings)
+    findings.passed.append(f"digest of contents: {all_contents.hexdigest()[:16]}")
 
 
-def _contents(split: ImageSplit, absent: set[str]) -> Iterator[tuple[bytes, str]]:
-    """Of each image, in order: the digest of its content and why it cannot be decoded, if so."""
+def _report_duplicate_contents(duplicates: dict[tuple[str, str], list[str]], findings: Findings) -> None:
+    for (first, second), names in duplicates.items():
+        have = counted(len(names), f"image of {second} has", f"images of {second} have")
+        if first == second:
+            findings.add(Severity.NOTE, f"{have} the same content as an earlier one", names)
+        else:
+            findings.add(
+                Severity.WARNING,
+                f"{have} the same content as an image of {first}",
+                names,
+                advice=f"Scores on {second} may be too high. Remove the images from one of the lists.",
+            )
 
-    def look(i: int) -> tuple[bytes, str]:
+
+def _content_digests(split: ImageSplit, absent: set[str]) -> Iterator[tuple[bytes, str]]:
+    """Yield the digest of each image's content and, if it cannot be decoded, the reason."""
+
+    def digest(i: int) -> tuple[bytes, str]:
         from mem.data.codecs.decode import Unreadable, decode
 
         if split.files and split.files[i] in absent:
@@ -164,15 +172,15 @@ def _contents(split: ImageSplit, absent: set[str]) -> Iterator[tuple[bytes, str]
         return hashlib.sha256(content).digest(), ""
 
     workers = len(os.sched_getaffinity(0))
-    waiting: deque[Future[tuple[bytes, str]]] = deque()
+    pending: deque[Future[tuple[bytes, str]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for i in range(len(split)):
-                waiting.append(pool.submit(look, i))
-                if len(waiting) >= workers * _IN_FLIGHT:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(digest, i))
+                if len(pending) >= workers * _IN_FLIGHT:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

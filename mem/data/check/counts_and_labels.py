@@ -1,4 +1,4 @@
-"""What the lists of a data set say, before any file is looked for: counts, classes, duplicates, labels of folders."""
+"""Checks of index files, without looking at image files: counts, empty classes, duplicates, labels of folders."""
 
 from __future__ import annotations
 
@@ -8,124 +8,129 @@ from itertools import chain
 
 import numpy as np
 
-from mem.data.check.findings import Findings, Severity, few, number
+from mem.data.check.findings import Findings, Severity, counted, first_few
 from mem.data.datasets import ImageSet
 from mem.data.datasets.manifest import count_differences, first_folders
 from mem.data.datasets.problems import MAX_EXAMPLES
 from mem.longtail import class_counts
 
-_MIXED = 0.1
-"""Where more of a split's folders than this hold several labels, they are no classes."""
+_MAX_MIXED = 0.1
+"""If a larger share of a split's folders have several labels, its folders are not class folders."""
 
 
 def check_counts(images: ImageSet, findings: Findings) -> None:
-    """Counts that are not those of the data set's publication."""
-    facts = images.reference
-    if facts is None:
+    """Compare the counts with the published ones."""
+    reference = images.reference
+    if reference is None:
         return
     differences = count_differences(images)
     if not differences:
-        findings.fine.append(f"counts are those of {facts.title}: per split, per class and by group")
+        findings.passed.append(f"counts per split, class and shot group agree with {reference.title}")
         return
     findings.add(
-        Severity.DOUBTFUL,
-        f"Counts are not those of {facts.title}",
+        Severity.WARNING,
+        f"The counts differ from {reference.title}",
         differences,
-        advice="Get the published lists again; results on other counts are not comparable with published ones.",
+        advice="Get the published lists again. Results on other data cannot be compared with published results.",
     )
 
 
 def check_empty_classes(images: ImageSet, findings: Findings) -> None:
-    """Classes without a training image."""
+    """Find classes without training images."""
     counts = class_counts(images.train.labels, len(images.classes))
     empty = [images.classes[k] for k in np.flatnonzero(counts == 0)]
     if empty:
         findings.add(
-            Severity.WRONG,
-            f"{number(len(empty), 'class has', 'classes have')} no training image",
+            Severity.ERROR,
+            f"{counted(len(empty), 'class has', 'classes have')} no training images",
             empty,
-            advice="Are the training list and the list of classes of the same data set?",
+            advice="Check that the training list and the list of classes are of the same data set. Add images or "
+            "remove the classes.",
         )
 
 
 def check_duplicates(images: ImageSet, findings: Findings) -> None:
-    """Images that stand twice in a split, or in two: by name, else by file."""
+    """Find images that occur twice in a split or in two splits, by name, otherwise by file."""
     splits = images.splits.items()
     for columns in ({name: split.names for name, split in splits}, {name: split.files or () for name, split in splits}):
-        places: dict[tuple[str, str], list[str]] = {}
-        for first, second, entry in _twice(columns):
-            places.setdefault((first, second), []).append(entry)
-        for (first, second), entries in places.items():
-            where = f"twice in {first}" if first == second else f"in {first} and in {second}"
+        by_splits: dict[tuple[str, str], list[str]] = {}
+        for first, second, entry in _duplicates(columns):
+            by_splits.setdefault((first, second), []).append(entry)
+        for (first, second), entries in by_splits.items():
+            where = f"twice in {first}" if first == second else f"in both {first} and {second}"
             findings.add(
-                Severity.WRONG,
-                f"{number(len(entries), 'image stands', 'images stand')} {where}",
+                Severity.ERROR,
+                f"{counted(len(entries), 'image is', 'images are')} listed {where}",
                 entries,
-                advice="An image stands once, and splits are disjoint: take these out of one of the lists.",
+                advice="Each image must be in one split, once. Remove the duplicates from a list.",
             )
-        if places:
+        if by_splits:
             return
-    findings.fine.append("no image stands twice, none in two splits")
+    findings.passed.append("no image is listed twice")
 
 
-def _twice(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
-    """First place, second place and entry of each that stands twice."""
+def _duplicates(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield first split, second split and entry of each entry that occurs twice."""
     if len(set(chain(*columns.values()))) == sum(map(len, columns.values())):
         return
-    seen: dict[str, str] = {}
+    first_split: dict[str, str] = {}
     for split, column in columns.items():
         for entry in column:
-            if entry in seen:
-                yield seen[entry], split, entry
+            if entry in first_split:
+                yield first_split[entry], split, entry
             else:
-                seen[entry] = split
+                first_split[entry] = split
 
 
 def check_labels(images: ImageSet, findings: Findings) -> None:
-    """Folders whose images have several labels, in one split or between them, where folders are classes at all."""
+    """Find class folders whose images have several labels, in one split or across splits.
+
+    Splits whose folders are not classes are skipped.
+    """
     codes: dict[str, int] = {}
     pairs: list[np.ndarray] = []
     for split in images.splits.values():
-        at = np.fromiter((codes.setdefault(_class_folder(name), len(codes)) for name in split.names), np.int64)
-        found = np.unique(at * len(images.classes) + split.labels)
-        labels = np.unique(found // len(images.classes), return_counts=True)[1]
-        if (labels > 1).sum() <= _MIXED * len(labels):
-            pairs.append(found)
+        code = np.fromiter((codes.setdefault(_class_folder(name), len(codes)) for name in split.names), np.int64)
+        folder_label_pairs = np.unique(code * len(images.classes) + split.labels)
+        labels = np.unique(folder_label_pairs // len(images.classes), return_counts=True)[1]
+        if (labels > 1).sum() <= _MAX_MIXED * len(labels):
+            pairs.append(folder_label_pairs)
     folder_of, label_of = np.divmod(np.unique(np.concatenate([*pairs, np.empty(0, np.int64)])), len(images.classes))
     labels = np.bincount(folder_of, minlength=len(codes))
     mixed = np.flatnonzero(labels > 1)
     if (labels > 0).sum() < 2:
         return
     names = list(codes)
-    _tell_text_order(images, findings)
+    _note_labels_sorted_as_text(images, findings)
     if len(mixed):
-        examples = [f"{names[k]} (labels {few(label_of[folder_of == k].tolist())})" for k in mixed[:MAX_EXAMPLES]]
+        examples = [f"{names[k]} (labels {first_few(label_of[folder_of == k].tolist())})" for k in mixed[:MAX_EXAMPLES]]
         findings.add(
-            Severity.DOUBTFUL,
-            f"{number(len(mixed), 'folder holds', 'folders hold')} images of several labels",
+            Severity.WARNING,
+            f"{counted(len(mixed), 'folder has', 'folders have')} images with several labels",
             examples,
             count=len(mixed),
-            advice="All other folders are one class each: are the labels of train, val and test numbered alike?",
+            advice="All other folders have one label. Check that train, val and test number their labels the same way.",
         )
     else:
-        findings.fine.append(f"each of {(labels > 0).sum():,} folders holds one label, the same one in every split")
+        findings.passed.append(f"each of {(labels > 0).sum():,} folders has one label, the same in every split")
 
 
 def _class_folder(name: str) -> str:
-    """The folders of a name without the first, which is the split's or the archive's."""
+    """Return the folders of a name without the first, which is that of the split or archive."""
     folder = posixpath.dirname(name)
     return folder.partition("/")[2] or folder
 
 
-def _tell_text_order(images: ImageSet, findings: Findings) -> None:
-    """Numbered folders whose labels follow them as text, so that label and number differ."""
+def _note_labels_sorted_as_text(images: ImageSet, findings: Findings) -> None:
+    """Note that numbered folders are sorted as text, so that labels differ from the folders' numbers."""
     numbers = [posixpath.basename(folder) for folder in first_folders(images)]
     if all(number.isdecimal() for number in numbers) and numbers == sorted(numbers):
-        differs = [k for k, number in enumerate(numbers) if int(number) != k]
-        if numbers != sorted(numbers, key=int) and differs:
-            k = differs[0]
+        different = [k for k, number in enumerate(numbers) if int(number) != k]
+        if numbers != sorted(numbers, key=int) and different:
+            k = different[0]
             findings.add(
                 Severity.NOTE,
-                f"Labels follow the numbers of the folders sorted as text: label {k} is folder {numbers[k]}",
-                advice="Weights trained elsewhere with label = number of the folder do not fit these labels.",
+                f"Labels follow the numbered folders sorted as text: label {k} is folder {numbers[k]}",
+                advice="Classifiers that were trained elsewhere with the folder's number as label do not fit these "
+                "labels.",
             )

@@ -1,4 +1,4 @@
-"""What a check of a data set finds: sentences, ordered by gravity, with what to do about each."""
+"""Findings of a check, sorted by severity, with advice for each."""
 
 from __future__ import annotations
 
@@ -10,76 +10,79 @@ from mem.data.datasets.problems import MAX_EXAMPLES, printable
 
 
 class Severity(IntEnum):
-    """How much a finding matters."""
+    """Severity of a finding."""
 
-    WRONG = 0
-    """The data set cannot be used as it is."""
-    DOUBTFUL = 1
-    """It can be used, but may be another one than was meant."""
+    ERROR = 0
+    """The data set cannot be used."""
+    WARNING = 1
+    """The data set can be used, but may not be the intended one."""
     NOTE = 2
-    """Worth knowing; nothing to do."""
+    """For information; no action is needed."""
+
+
+HEADINGS = {Severity.ERROR: "ERRORS", Severity.WARNING: "WARNINGS", Severity.NOTE: "NOTES"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """One finding of a check."""
 
-    gravity: Severity
+    severity: Severity
     text: str
-    """What was found and how many, in one sentence."""
+    """One sentence: the problem and the number of cases."""
     examples: tuple[str, ...] = ()
-    """The first few of them."""
+    """The first cases."""
     advice: str = ""
-    """What to do about it."""
+    """What to do."""
 
     def lines(self) -> list[str]:
-        """As printed."""
+        """Return the printed lines."""
         separator = "; " if any(", " in example for example in self.examples) else ", "
-        named = f": {separator.join(map(printable, self.examples))}" if self.examples else "."
-        return [f"  {self.text}{named}", *([f"    {self.advice}"] if self.advice else [])]
+        examples = f": {separator.join(map(printable, self.examples))}" if self.examples else "."
+        return [f"  {self.text}{examples}", *([f"    {self.advice}"] if self.advice else [])]
 
 
 @dataclass
 class Findings:
-    """All that a check found, and what it found in order."""
+    """All findings of a check, and the checks that passed."""
 
     found: list[Finding] = field(default_factory=list)
-    fine: list[str] = field(default_factory=list)
-    """What was looked at and is as it should be."""
+    passed: list[str] = field(default_factory=list)
+    """One line per check without a finding."""
 
     def add(
-        self, gravity: Severity, text: str, examples: Sequence[str] = (), *, advice: str = "", count: int | None = None
+        self, severity: Severity, text: str, examples: Sequence[str] = (), *, advice: str = "", count: int | None = None
     ) -> None:
-        """Take up a finding; of its examples the first few are kept, `count` says how many there are in all."""
-        named = list(examples[:MAX_EXAMPLES])
-        more = (len(examples) if count is None else count) - len(named)
-        if named and more > 0:
-            named[-1] += f" and {more:,} more"
-        self.found.append(Finding(gravity, text, tuple(named), advice))
+        """Add a finding. The first examples are kept; `count` is the number of cases if `examples` has only some."""
+        kept = list(examples[:MAX_EXAMPLES])
+        more = (len(examples) if count is None else count) - len(kept)
+        if kept and more > 0:
+            kept[-1] += f" and {more:,} more"
+        self.found.append(Finding(severity, text, tuple(kept), advice))
 
-    def of(self, gravity: Severity) -> list[Finding]:
-        """Findings of one gravity."""
-        return [finding for finding in self.found if finding.gravity == gravity]
+    def of(self, severity: Severity) -> list[Finding]:
+        """Return the findings of one severity."""
+        return [finding for finding in self.found if finding.severity == severity]
 
     @property
     def status(self) -> int:
-        """Exit status: 1 where something is wrong or doubtful."""
-        return int(any(finding.gravity != Severity.NOTE for finding in self.found))
+        """Exit status: 1 if there are errors or warnings, else 0."""
+        return int(any(finding.severity != Severity.NOTE for finding in self.found))
 
     def lines(self) -> list[str]:
-        """The gravest first, then what is fine."""
+        """Return the printed lines: findings, most serious first, then the checks that passed."""
         lines: list[str] = []
-        for gravity, title in zip(Severity, ("WRONG", "DOUBTFUL", "NOTED"), strict=True):
-            if findings := self.of(gravity):
-                lines += [title, *(line for finding in findings for line in finding.lines())]
-        return [*lines, *(["FINE", *(f"  {text}" for text in self.fine)] if self.fine else [])]
+        for severity, heading in HEADINGS.items():
+            if findings := self.of(severity):
+                lines += [heading, *(line for finding in findings for line in finding.lines())]
+        return [*lines, *(["PASSED", *(f"  {text}" for text in self.passed)] if self.passed else [])]
 
 
-def number(count: int, one: str, many: str) -> str:
-    """A count with its noun and verb."""
-    return f"{count:,} {one if count == 1 else many}"
+def counted(count: int, singular: str, plural: str) -> str:
+    """Return a count with the singular or plural of what is counted."""
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
-def few(values: Sequence[object], named: int = 3) -> str:
-    """The first of some values."""
-    return ", ".join(map(str, values[:named])) + (", …" if len(values) > named else "")
+def first_few(values: Sequence[object], limit: int = 3) -> str:
+    """Return the first values, separated by commas."""
+    return ", ".join(map(str, values[:limit])) + (", …" if len(values) > limit else "")

@@ -1,4 +1,4 @@
-"""Readers: one file per data set, each from its files on disk to an `ImageSet`."""
+"""Readers of data sets, one file each: from the files on disk to an `ImageSet`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,16 @@ __all__ = ["ImageSet", "ImageSplit", "read_dataset", "read_unchecked"]
 
 
 def read_dataset(settings: Dataset, order: int) -> ImageSet:
-    """Read the data set that the settings describe, with its classes in the given order along the tail.
+    """Read the data set that the settings describe.
 
-    Indexes are read, images are not: that they exist and are whole is for `mem data check` and the conversion to say.
+    Only index files are read. `mem data check` and the conversion find missing and damaged images.
+
+    Args:
+        settings: The `dataset` section of a study.
+        order: Class order of the cut to a long tail.
 
     Raises:
-        UserError: The files are missing or wrong, a class has too few images, or splits overlap.
+        UserError: Files are missing or invalid, a class has too few images, or splits overlap.
     """
     images = read_unchecked(settings, order)
     images.require_disjoint()
@@ -45,10 +49,10 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
 
 
 def read_unchecked(settings: Dataset, order: int) -> ImageSet:
-    """Read the data set without the proof that splits are disjoint, to find all that is wrong with it at once.
+    """Read the data set without requiring disjoint splits, so that `mem data check` can report duplicates.
 
     Raises:
-        UserError: The files are missing or wrong, or a class has too few images.
+        UserError: Files are missing or invalid, or a class has too few images.
     """
     match settings:
         case Digits():
@@ -64,17 +68,18 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
         case INaturalist2018():
             images = read_inaturalist(settings)
         case Folder():
-            images = _arranged(read_folder(settings), settings, order)
+            images = _split_and_cut(read_folder(settings), settings, order)
         case Lists():
-            images = _arranged(read_lists(settings), settings, order)
+            images = _split_and_cut(read_lists(settings), settings, order)
         case Table():
-            images = _arranged(read_table_rows(settings), settings, order)
+            images = _split_and_cut(read_table_rows(settings), settings, order)
         case FeatureFiles():
-            raise UserError(f"{settings.name} has features and no images (dataset.source: features): none can be read")
+            raise UserError(f"{settings.name}: dataset.source is `features`, so the study has no images to read")
     return images if settings.holdout is None else hold_out(images, settings.holdout)
 
 
-def _arranged(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
+def _split_and_cut(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
+    """Set the test split aside and cut train, as far as the settings ask for it."""
     if settings.test is not None:
         images.require_disjoint()
         images = set_aside(images, settings.test)

@@ -1,4 +1,4 @@
-"""Files of a published archive: from the .tar.gz as it was downloaded, or from the folder that it unpacks to."""
+"""Access to the files of a published archive, packed (`.tar.gz`) or unpacked."""
 
 from __future__ import annotations
 
@@ -13,27 +13,32 @@ from mem.errors import UserError
 
 @dataclass(frozen=True)
 class Archive:
-    """Some files by name."""
+    """The files of an archive or of the folder that it unpacks to."""
 
     origin: Path
-    """The archive, or the folder."""
+    """The archive or the folder."""
     read: Callable[[str], bytes]
+    """Returns the content of a file."""
 
-    def where(self, name: str) -> str:
-        """A file, for messages."""
+    def path(self, name: str) -> str:
+        """Return the path of a file, for error messages."""
         return f"{self.origin}/{name}"
 
 
 def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) -> Archive | None:
-    """The `wanted` files from `root`, which is the archive, its unpacked folder, or the folder that holds one of them.
+    """Open an archive, or preferably the folder that it unpacks to.
 
-    An unpacked folder is preferred.
+    Args:
+        root: The archive, the unpacked folder, or the folder that contains either.
+        folder: Name of the unpacked folder.
+        archive: File name of the archive.
+        wanted: Names of the files that are read.
 
     Returns:
-        Nothing where neither is there.
+        The files, or None if neither exists.
 
     Raises:
-        UserError: The archive or the folder is there, but not whole.
+        UserError: The archive or the folder is incomplete.
     """
     given = Path(root).expanduser()
     for unpacked in (given / folder, given):
@@ -41,22 +46,22 @@ def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) ->
         if present and (unpacked.name == folder or len(present) == len(wanted)):
             if missing := [name for name in wanted if name not in present]:
                 raise UserError(
-                    f"{unpacked}: half unpacked, or half copied: {', '.join(missing)} missing. Unpack {archive} again, "
-                    "or name it as it is."
+                    f"{unpacked}: the folder is incomplete, {', '.join(missing)} missing. Unpack {archive} again, or "
+                    "set dataset.root to the archive itself."
                 )
-            return _unpacked(unpacked)
+            return _open_folder(unpacked)
     for packed in (given / archive, given):
         if packed.is_file() and (packed != given or packed.name == archive):
-            return _packed(packed, folder, wanted)
+            return _open_tar(packed, folder, wanted)
     return None
 
 
-def _unpacked(folder: Path) -> Archive:
+def _open_folder(folder: Path) -> Archive:
     return Archive(folder, lambda name: (folder / name).read_bytes())
 
 
-def _packed(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
-    """Read the wanted files in one pass, without writing anything."""
+def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
+    """Read the wanted files into memory, in a single pass."""
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as tar:
@@ -68,7 +73,8 @@ def _packed(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
                         raise EOFError(f"{name} has {len(content)} of {member.size} bytes")
                     contents[name] = content
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{path}: no whole archive: {error}. Download it again.") from None
+        raise UserError(f"{path}: the archive is damaged or incomplete: {error}. Download it again.") from None
     if missing := [name for name in wanted if name not in contents]:
-        raise UserError(f"{path}: has no {', '.join(f'{folder}/{name}' for name in missing)}: another archive, or half")
+        absent = ", ".join(f"{folder}/{name}" for name in missing)
+        raise UserError(f"{path}: the archive does not contain {absent}. Download it again.")
     return Archive(path, contents.__getitem__)

@@ -1,4 +1,4 @@
-"""What a reader of a data set gives: splits of labelled images, each with a name."""
+"""Data structures that readers of data sets return: splits of labelled images, each image with a name."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split of a data set. Its reader has seen indexes only: no image was opened, nor looked for."""
+    """One split of a data set. Readers create it from index files, without opening or looking for images."""
 
     labels: Int64[np.ndarray, " images"]
     names: tuple[str, ...]
-    """Where each image came from, in a form that is the same wherever and however the data set is stored; unique over
-    all splits. Names of files that are not UTF-8 hold surrogates (`os.fsdecode`)."""
+    """Name of each image: where it comes from, independent of where and how the data set is stored.
+
+    Names are unique over all splits. Bytes that are not valid UTF-8 are surrogates (`os.fsdecode`).
+    """
     read: Callable[[int], np.ndarray | bytes]
-    """The i-th image: its pixels, (height, width, 3), uint8, or the content of an image file."""
+    """Returns image `i`: its pixels, (height, width, 3), uint8, or the content of its file."""
     files: Sequence[str] | None = None
-    """Path of each image's file, where there is one an image; absolute or relative to the working folder."""
+    """Path of each image's file, absolute or relative to the working folder; None if images are not single files."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, positions: Int64[np.ndarray, " chosen"]) -> ImageSplit:
-        """The images at `positions`, in that order."""
+        """Return a split of the images at `positions`, in that sequence."""
         return ImageSplit(
             labels=self.labels[positions],
             names=tuple(self.names[i] for i in positions.tolist()),
@@ -42,10 +44,10 @@ class ImageSplit:
 
 
 class PrefixedPaths(Sequence[str]):
-    """Paths below a folder, joined only when asked for: a million of them cost no memory of their own."""
+    """A view of relative paths, joined to a folder on access, so that a million paths need no memory of their own."""
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
-        self._start = folder if folder.endswith("/") else f"{folder}/"
+        self._prefix = folder if folder.endswith("/") else f"{folder}/"
         self._paths = paths
 
     def __len__(self) -> int:
@@ -56,20 +58,20 @@ class PrefixedPaths(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> PrefixedPaths: ...
     def __getitem__(self, index: int | slice) -> str | PrefixedPaths:
-        """The path at a position, or those of a stretch."""
+        """Return the path at a position, or a view of a slice."""
         if isinstance(index, slice):
-            return PrefixedPaths(self._start, self._paths[index])
-        return self._start + self._paths[index]
+            return PrefixedPaths(self._prefix, self._paths[index])
+        return self._prefix + self._paths[index]
 
     def __iter__(self) -> Iterator[str]:
-        return (self._start + path for path in self._paths)
+        return (self._prefix + path for path in self._paths)
 
 
 class SelectedItems(Sequence[str]):
-    """Some of a sequence's entries, in another order."""
+    """A view of the items of a sequence at given positions."""
 
-    def __init__(self, entries: Sequence[str], positions: np.ndarray) -> None:
-        self._entries = entries
+    def __init__(self, items: Sequence[str], positions: np.ndarray) -> None:
+        self._items = items
         self._positions = positions
 
     def __len__(self) -> int:
@@ -80,28 +82,28 @@ class SelectedItems(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> SelectedItems: ...
     def __getitem__(self, index: int | slice) -> str | SelectedItems:
-        """The entry at a position, or those of a stretch."""
+        """Return the item at a position, or a view of a slice."""
         if isinstance(index, slice):
-            return SelectedItems(self._entries, self._positions[index])
-        return self._entries[int(self._positions[index])]
+            return SelectedItems(self._items, self._positions[index])
+        return self._items[int(self._positions[index])]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A long-tailed data set, as its reader found it."""
+    """A data set as its reader returns it."""
 
     classes: tuple[str, ...]
-    """Names of the classes; a label is a position in this list."""
+    """Class names; a label is a position in this tuple."""
     train: ImageSplit
     val: ImageSplit
-    """Empty where the data set has none and none was made."""
+    """Empty if the data set has no val split and none was made."""
     test: ImageSplit
     reference: ReferenceCounts | None = None
-    """What is known of a published data set."""
+    """Published counts, if the data set has any."""
     held_out: bool = False
-    """Whether val was taken out of train by `holdout`: `facts` speak of both together as train."""
+    """Whether val was taken out of train by `holdout`. The published training counts are then those of both."""
     notes: tuple[str, ...] = ()
-    """What the reader found and left out, in sentences for the user."""
+    """Messages for the user, such as which files were left out."""
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
@@ -109,31 +111,31 @@ class ImageSet:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def require_disjoint(self) -> None:
-        """Raise where an image stands in two splits, or twice in one.
+        """Raise an error if an image occurs more than once.
 
-        Names are made of normalised paths, so a file that is spelt in two ways is found too.
+        Images are compared by name. Names are made from normalised paths, so different spellings of one path are found.
 
         Raises:
-            UserError: How many images, the first of them, and the splits they stand in.
+            UserError: The number of duplicates, the first of them, and their splits.
         """
         distinct = {name for split in self.splits.values() for name in split.names}
         if len(distinct) == sum(map(len, self.splits.values())):
             return
-        faults = Problems("Splits must be disjoint, and no image may stand twice in one")
-        seen: dict[str, str] = {}
+        problems = Problems("Each image must be in one split, once")
+        first_split: dict[str, str] = {}
         for split_name, split in self.splits.items():
             for name in split.names:
-                first = seen.setdefault(name, "")
+                first = first_split.setdefault(name, "")
                 if first:
-                    where = f"twice in {first}" if first == split_name else f"in {first} and in {split_name}"
-                    faults.add(f"images stand {where}", name)
+                    where = f"twice in {first}" if first == split_name else f"in both {first} and {split_name}"
+                    problems.add(f"images listed {where}", name)
                 else:
-                    seen[name] = split_name
-        faults.raise_if_any()
+                    first_split[name] = split_name
+        problems.raise_if_any()
 
 
 def empty_split() -> ImageSplit:
-    """A split without images."""
+    """Return a split without images."""
 
     def read(i: int) -> np.ndarray:
         raise IndexError(f"image {i} of an empty split")
@@ -142,7 +144,7 @@ def empty_split() -> ImageSplit:
 
 
 def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> ImageSplit:
-    """A split whose images are files: `paths` below `folder`."""
+    """Return a split whose images are the files at `paths`, relative to `folder`."""
     files = PrefixedPaths(folder, paths)
 
     def read(i: int) -> bytes:
@@ -152,6 +154,6 @@ def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labe
     return ImageSplit(labels, tuple(names), read, files)
 
 
-def grey_to_rgb(image: np.ndarray) -> np.ndarray:
-    """Three equal channels of a grey image."""
+def gray_to_rgb(image: np.ndarray) -> np.ndarray:
+    """Return a grayscale image as three equal channels."""
     return np.repeat(image[:, :, None], 3, axis=2)

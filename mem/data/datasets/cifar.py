@@ -1,6 +1,6 @@
 """CIFAR-10-LT and CIFAR-100-LT: the official archives (Krizhevsky 2009), cut to a long tail.
 
-Source of both formats: https://www.cs.toronto.edu/~kriz/cifar.html.
+Source of both archive formats: https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 from __future__ import annotations
@@ -14,35 +14,38 @@ from jaxtyping import Int64, UInt8
 from mem.config import Cifar10, Cifar100
 from mem.data.datasets.archives import Archive, open_archive
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split
-from mem.data.datasets.index_files import distinct_names
+from mem.data.datasets.index_files import require_distinct_names
 from mem.data.datasets.pickles import load_pickle
-from mem.data.datasets.reference_counts import CIFAR_LT, ReferenceCounts
+from mem.data.datasets.reference_counts import CIFAR, CIFAR_LT, ReferenceCounts
 from mem.data.datasets.splits import cut_train
 from mem.errors import UserError
 
 PIXELS = 3 * 32 * 32
-_EXPECTED = {"train": 50_000, "test": 10_000}
+_EXPECTED = {"train": CIFAR[10].train, "test": CIFAR[10].test}
+"""Images of each split, the same in CIFAR-10 and CIFAR-100."""
 
 
 @dataclass(frozen=True)
-class Version:
-    """One of the forms in which a data set is published."""
+class ArchiveFormat:
+    """One of the archive formats in which CIFAR is published."""
 
     folder: str
-    """Folder in the archive."""
+    """Name of the folder that the archive unpacks to."""
     archive: str
+    """File name of the archive."""
     train: tuple[str, ...]
     test: tuple[str, ...]
     names: str
-    """File with the names of the classes."""
+    """File with the class names."""
     pickled: bool
+    """Whether files are Python pickles rather than binary records."""
 
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
-VERSIONS: Mapping[int, tuple[Version, Version]] = {
+ARCHIVE_FORMATS: Mapping[int, tuple[ArchiveFormat, ArchiveFormat]] = {
     10: (
-        Version("cifar-10-batches-py", "cifar-10-python.tar.gz", _BATCHES, ("test_batch",), "batches.meta", True),
-        Version(
+        ArchiveFormat("cifar-10-batches-py", "cifar-10-python.tar.gz", _BATCHES, ("test_batch",), "batches.meta", True),
+        ArchiveFormat(
             "cifar-10-batches-bin",
             "cifar-10-binary.tar.gz",
             tuple(f"{name}.bin" for name in _BATCHES),
@@ -52,82 +55,90 @@ VERSIONS: Mapping[int, tuple[Version, Version]] = {
         ),
     ),
     100: (
-        Version("cifar-100-python", "cifar-100-python.tar.gz", ("train",), ("test",), "meta", True),
-        Version(
+        ArchiveFormat("cifar-100-python", "cifar-100-python.tar.gz", ("train",), ("test",), "meta", True),
+        ArchiveFormat(
             "cifar-100-binary", "cifar-100-binary.tar.gz", ("train.bin",), ("test.bin",), "fine_label_names.txt", False
         ),
     ),
 }
 
 Part = tuple[UInt8[np.ndarray, "images 3072"], Int64[np.ndarray, " images"]]
-"""Pixels, as a red, a green and a blue plane, row by row; labels."""
+"""Pixels (a red, a green and a blue plane, each row by row) and labels."""
 
 
 def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
-    """Cut the 50,000 training images; the test split is the official one, as it is.
+    """Cut the 50,000 training images to a long tail. The test split is the official one.
 
     Raises:
-        UserError: The archive is missing, incomplete or another, or a class has too few images.
+        UserError: The archive is missing, incomplete or not CIFAR's, or a class has too few images.
     """
     classes = settings.CLASSES
-    version, archive = _find(settings.root, classes)
-    names = _class_names(version, archive, classes)
+    form, archive = _open(settings.root, classes)
+    names = _class_names(form, archive, classes)
     splits = {
-        split: _split(_read(version, archive, files, classes, _EXPECTED[split]), f"cifar-{classes}/{split}")
-        for split, files in (("train", version.train), ("test", version.test))
+        split: _split(_read(form, archive, files, classes, _EXPECTED[split]), f"cifar-{classes}/{split}")
+        for split, files in (("train", form.train), ("test", form.test))
     }
-    whole = ImageSet(names, splits["train"], empty_split(), splits["test"], _facts(settings))
-    return cut_train(whole, settings.cut, order)
+    complete = ImageSet(names, splits["train"], empty_split(), splits["test"], _reference(settings))
+    return cut_train(complete, settings.cut, order)
 
 
-def _facts(settings: Cifar10 | Cifar100) -> ReferenceCounts | None:
-    """The field's totals, where the cut is the field's."""
+def _reference(settings: Cifar10 | Cifar100) -> ReferenceCounts | None:
+    """Return the published counts if the settings cut all training images by the usual rule."""
     cut = settings.cut
-    if cut.imbalance is None or (cut.largest or _EXPECTED["train"] // settings.CLASSES - cut.val_per_class) != (
-        _EXPECTED["train"] // settings.CLASSES
-    ):
+    per_class = _EXPECTED["train"] // settings.CLASSES
+    if cut.imbalance is None or (cut.largest or per_class - cut.val_per_class) != per_class:
         return None
     return CIFAR_LT.get((settings.CLASSES, cut.imbalance))
 
 
-def _find(root: str, classes: int) -> tuple[Version, Archive]:
-    versions = VERSIONS[classes]
-    for version in versions:
-        wanted = (*version.train, *version.test, version.names)
-        if archive := open_archive(root, version.folder, version.archive, wanted):
-            return version, archive
-    python, binary = versions
+def _open(root: str, classes: int) -> tuple[ArchiveFormat, Archive]:
+    forms = ARCHIVE_FORMATS[classes]
+    for form in forms:
+        wanted = (*form.train, *form.test, form.names)
+        if archive := open_archive(root, form.folder, form.archive, wanted):
+            return form, archive
+    python, binary = forms
     raise UserError(
-        f"CIFAR-{classes} was not found at {root}. Looked there for {python.archive} or its folder {python.folder}, "
-        f"then for {binary.archive} or its folder {binary.folder}.\n"
+        f"{root}: CIFAR-{classes} was not found. Expected {python.archive} or the folder {python.folder}, or "
+        f"{binary.archive} or the folder {binary.folder}.\n"
         f"Download https://www.cs.toronto.edu/~kriz/{python.archive} and set dataset.root in the study to the archive "
-        "or to its folder; it need not be unpacked."
+        "or to the folder that contains it. You do not need to unpack it."
     )
 
 
-def _class_names(version: Version, archive: Archive, classes: int) -> tuple[str, ...]:
-    content, origin = archive.read(version.names), archive.where(version.names)
-    if version.pickled:
+def _class_names(form: ArchiveFormat, archive: Archive, classes: int) -> tuple[str, ...]:
+    content, origin = archive.read(form.names), archive.path(form.names)
+    if form.pickled:
         meta = load_pickle(content, origin)
         found = meta.get("fine_label_names" if classes == 100 else "label_names") if isinstance(meta, dict) else None
         names = [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
     else:
         names = content.decode("ascii", "replace").split()
     if len(names) != classes:
-        raise UserError(f"{origin}: names {len(names)} classes, CIFAR-{classes} has {classes}: this is another file")
-    distinct_names(names, origin)
+        raise UserError(
+            f"{origin}: lists {len(names)} class names, expected {classes}. Download CIFAR-{classes} again."
+        )
+    require_distinct_names(names, origin)
     return tuple(names)
 
 
-def _read(version: Version, archive: Archive, files: tuple[str, ...], classes: int, expected: int) -> Part:
-    load = _from_pickle if version.pickled else _from_records
-    parts = [load(archive.read(name), archive.where(name), classes) for name in files]
+def _read(form: ArchiveFormat, archive: Archive, files: tuple[str, ...], classes: int, expected: int) -> Part:
+    """Read and join the files of a split, which must have the `expected` number of images."""
+    load = _from_pickle if form.pickled else _from_records
+    parts = [load(archive.read(name), archive.path(name), classes) for name in files]
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    where = archive.where(files[0] if len(files) == 1 else f"{files[0]} to {files[-1]}")
+    where = archive.path(files[0] if len(files) == 1 else f"{files[0]} to {files[-1]}")
     if len(labels) != expected:
-        raise UserError(f"{where}: {len(labels):,} images, CIFAR-{classes} has {expected:,}: other files, or a part")
+        raise UserError(
+            f"{where}: {len(labels):,} images, CIFAR-{classes} has {expected:,}. The files are incomplete or from "
+            "another data set. Download the archive again."
+        )
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{where}: labels go from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+        raise UserError(
+            f"{where}: labels range from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}. Download "
+            f"CIFAR-{classes} again."
+        )
     return pixels, labels
 
 
@@ -135,20 +146,23 @@ def _from_pickle(content: bytes, origin: str, classes: int) -> Part:
     batch = load_pickle(content, origin)
     key = "fine_labels" if classes == 100 else "labels"
     if not isinstance(batch, dict) or not {"data", key} <= batch.keys():
-        raise UserError(f"{origin}: expected a dictionary with `data` and `{key}`: this is another file")
+        raise UserError(f"{origin}: not a batch of CIFAR-{classes}; expected a dictionary with `data` and `{key}`")
     pixels, labels = batch["data"], batch[key]
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (PIXELS,):
-        raise UserError(f"{origin}: `data` is no array of bytes of shape (images, {PIXELS})")
+        raise UserError(f"{origin}: `data` must be an array of bytes of shape (images, {PIXELS})")
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(k) is int for k in labels):
-        raise UserError(f"{origin}: `{key}` is no list of a whole number for each of the {len(pixels):,} images")
+        raise UserError(f"{origin}: `{key}` must be a list of {len(pixels):,} integers, one per image")
     return pixels, np.asarray(labels, dtype=np.int64)
 
 
 def _from_records(content: bytes, origin: str, classes: int) -> Part:
-    """Records of one label byte, or of a coarse and a fine one, and 3072 bytes of pixels."""
+    """Parse records: a label byte (CIFAR-100: a coarse and a fine one), then 3072 bytes of pixels."""
     size = PIXELS + (2 if classes == 100 else 1)
     if len(content) % size:
-        raise UserError(f"{origin}: {len(content):,} bytes are no whole number of records of {size}: it is incomplete")
+        raise UserError(
+            f"{origin}: incomplete: {len(content):,} bytes are not a multiple of the record size, {size} bytes. "
+            "Download it again."
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
     return records[:, -PIXELS:], records[:, -PIXELS - 1].astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Anyone's own images, given as list files or as a table."""
+"""User-provided images, given as list files or as a table. `folder.py` reads a folder per class."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mem.config.custom_sources import Labelled, Lists, Table
-from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
-from mem.data.datasets.index_files import Rows, read_list, read_names
+from mem.data.datasets.index_files import Rows, read_class_names, read_list
+from mem.data.datasets.labels import count_classes, named_labels, natural_sort, numeric_labels
 from mem.data.datasets.table import read_table
 
 
 def read_lists(settings: Lists) -> ImageSet:
-    """Read a list for each split; images stay in the order of the lists.
+    """Read one list file per split. Images keep the sequence of the lists.
 
     Raises:
-        UserError: A list is missing or wrong, or a class has no training image.
+        UserError: A list is missing or invalid, or a class has no training images.
     """
     files = {name: path for name, path in settings.index_files().items() if name != "class_names"}
     rows = {split: read_list(path, settings.separator) for split, path in files.items()}
@@ -24,25 +24,25 @@ def read_lists(settings: Lists) -> ImageSet:
 
 
 def read_table_rows(settings: Table) -> ImageSet:
-    """Read a table; images stay in the order of its rows.
+    """Read a table. Images keep the sequence of its rows.
 
     Raises:
-        UserError: The table is missing or wrong, or a class has no training image.
+        UserError: The table is missing or invalid, or a class has no training images.
     """
     return _image_set(settings, read_table(settings), str(settings.index_files()["table"]))
 
 
 def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> ImageSet:
-    given = None if settings.class_names is None else read_names(Path(settings.class_names).expanduser())
+    given = None if settings.class_names is None else read_class_names(Path(settings.class_names).expanduser())
     if settings.labels == "names":
-        classes = given or tuple(labels.natural_sort(sorted({label for listed in rows.values() for label in listed.labels})))
-        numbers = {split: labels.named_labels(listed, classes) for split, listed in rows.items()}
-        count = labels.check_classes(numbers, len(classes), origin, classes)
+        classes = given or tuple(natural_sort(sorted({name for listed in rows.values() for name in listed.labels})))
+        labels = {split: named_labels(listed, classes) for split, listed in rows.items()}
+        count_classes(labels, len(classes), origin, classes)
     else:
-        numbers = {split: labels.numeric_labels(listed) for split, listed in rows.items()}
-        count = labels.check_classes(numbers, None if given is None else len(given), origin)
+        labels = {split: numeric_labels(listed) for split, listed in rows.items()}
+        count = count_classes(labels, None if given is None else len(given), origin)
         classes = given or tuple(map(str, range(count)))
     root = str(Path(settings.root).expanduser())
-    splits = {split: split_of_files(root, listed.paths, listed.paths, numbers[split]) for split, listed in rows.items()}
+    splits = {split: split_of_files(root, listed.paths, listed.paths, labels[split]) for split, listed in rows.items()}
     empty = empty_split()
     return ImageSet(classes, splits["train"], splits.get("val", empty), splits.get("test", empty))

@@ -6,33 +6,34 @@ import numpy as np
 
 from mem import longtail
 from mem.config import Digits
-from mem.data.datasets.base import ImageSet, ImageSplit, grey_to_rgb
+from mem.data.datasets.base import ImageSet, ImageSplit, gray_to_rgb
+from mem.data.datasets.reference_counts import DIGITS_CLASSES, DIGITS_SIDE
 
 _TEST_SEED = 0
-"""The test split is the same for every cut and every order of the classes."""
+"""Constant, so that the test split is the same for every cut and class order."""
 
 
 def read_digits(settings: Digits, order: int) -> ImageSet:
-    """Set a balanced test split aside, then cut the rest.
+    """Set a balanced test split aside, then cut the remaining images.
 
     Raises:
         UserError: A class has fewer images than train, val and test need.
     """
-    from sklearn.datasets import load_digits  # seconds, which no other data set needs to wait
+    from sklearn.datasets import load_digits  # takes seconds, and no other data set needs it
 
     pixels, target = load_digits(return_X_y=True)
-    # Values go from 0 to 16.
-    images = np.round(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    pixels = np.asarray(pixels).reshape(-1, DIGITS_SIDE, DIGITS_SIDE)  # 0 to 16
+    images = np.round(pixels * (255 / 16)).astype(np.uint8)
     labels = np.asarray(target, dtype=np.int64)
-    aside = longtail.cut(labels, np.full(10, settings.test_per_class), 0, _TEST_SEED)
-    pool = np.setdiff1d(np.arange(len(labels)), aside.train)
-    kept = longtail.cut_to_tail(labels[pool], 10, settings.cut, order)
+    held_aside = longtail.cut(labels, np.full(DIGITS_CLASSES, settings.test_per_class), 0, _TEST_SEED)
+    pool = np.setdiff1d(np.arange(len(labels)), held_aside.train)
+    kept = longtail.cut_to_tail(labels[pool], DIGITS_CLASSES, settings.cut, order)
 
     def split(positions: np.ndarray) -> ImageSplit:
         return ImageSplit(
             labels=labels[positions],
             names=tuple(f"digits/{i}" for i in positions),
-            read=lambda i: grey_to_rgb(images[positions[i]]),
+            read=lambda i: gray_to_rgb(images[positions[i]]),
         )
 
-    return ImageSet(tuple("0123456789"), split(pool[kept.train]), split(pool[kept.rest]), split(aside.train))
+    return ImageSet(tuple("0123456789"), split(pool[kept.train]), split(pool[kept.rest]), split(held_aside.train))

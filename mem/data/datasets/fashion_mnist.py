@@ -1,4 +1,4 @@
-"""Fashion-MNIST-LT: Fashion-MNIST (Xiao et al. 2017) in its IDX files, cut to a long tail."""
+"""Fashion-MNIST-LT: the IDX files of Fashion-MNIST (Xiao et al. 2017), cut to a long tail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 
 from mem import longtail
 from mem.config import FashionMnist
-from mem.data.datasets.base import ImageSet, ImageSplit, grey_to_rgb
+from mem.data.datasets.base import ImageSet, ImageSplit, gray_to_rgb
+from mem.data.datasets.reference_counts import FASHION_MNIST
 from mem.errors import UserError
 
 CLASSES = (
@@ -34,14 +35,16 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-_EXPECTED = {"train": 60_000, "t10k": 10_000}
+"""Folder that Debian's package `dataset-fashion-mnist` installs."""
+_EXPECTED = {"train": FASHION_MNIST.train, "t10k": FASHION_MNIST.test}
+"""Images of each split, by the first part of its file names."""
 
 
 def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
-    """Cut the 60,000 training images; the test split is the official one, as it is.
+    """Cut the 60,000 training images to a long tail. The test split is the official one.
 
     Raises:
-        UserError: The files are missing, incomplete or no IDX files, or a class has too few images.
+        UserError: The files are missing, incomplete or not IDX files, or a class has too few images.
     """
     folder = find_folder(settings.root)
     train_images, train_labels = _read_pair(folder, "train")
@@ -52,7 +55,7 @@ def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
         return ImageSplit(
             labels=labels[positions],
             names=tuple(f"fashion-mnist/{part}/{i}" for i in positions),
-            read=lambda i: grey_to_rgb(images[positions[i]]),
+            read=lambda i: gray_to_rgb(images[positions[i]]),
         )
 
     return ImageSet(
@@ -64,10 +67,10 @@ def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
 
 
 def find_folder(root: str | None) -> Path:
-    """The folder of the four files: the one given, else Debian's, else torchvision's.
+    """Return the folder of the four files: below `root` if it is given, else Debian's, else torchvision's.
 
     Raises:
-        UserError: No folder holds all four files.
+        UserError: No folder contains all four files.
     """
     if root is not None:
         given = Path(root).expanduser()
@@ -75,24 +78,24 @@ def find_folder(root: str | None) -> Path:
     else:
         candidates = [DEBIAN, Path("data/FashionMNIST/raw")]
     for folder in candidates:
-        if all(_find(folder, name) for name in FILES):
+        if all(_find_file(folder, name) for name in FILES):
             return folder
-    looked = "\n".join(f"  {folder}: {_found(folder)}" for folder in candidates)
+    searched = "\n".join(f"  {folder}: {_describe(folder)}" for folder in candidates)
     raise UserError(
-        f"Fashion-MNIST was not found. Looked for {', '.join(FILES)} (with or without .gz) in\n{looked}\n"
+        f"Fashion-MNIST was not found. Expected {', '.join(FILES)} (with or without .gz) in one of\n{searched}\n"
         "Install Debian's package (apt install dataset-fashion-mnist), or download the four files and set\n"
-        "dataset.root in the study to their folder; torchvision's download folder works too."
+        "dataset.root in the study to their folder. torchvision's download folder works too."
     )
 
 
-def _found(folder: Path) -> str:
+def _describe(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
-    missing = [name for name in FILES if not _find(folder, name)]
-    return f"missing {', '.join(missing)}" if len(missing) < len(FILES) else "none of them"
+    missing = [name for name in FILES if not _find_file(folder, name)]
+    return f"missing {', '.join(missing)}" if len(missing) < len(FILES) else "none of the files"
 
 
-def _find(folder: Path, name: str) -> Path | None:
+def _find_file(folder: Path, name: str) -> Path | None:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -105,42 +108,45 @@ def _read_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     expected = (_EXPECTED[part], 28, 28)
     if images.shape != expected or labels.shape != expected[:1]:
         raise UserError(
-            f"{folder}: the {part} files hold images of shape {images.shape} and labels of shape {labels.shape}; "
-            f"Fashion-MNIST has {expected} and {expected[:1]}. These are other files, or half of them."
+            f"{folder}: the {part} files contain images of shape {images.shape} and labels of shape {labels.shape}; "
+            f"Fashion-MNIST has {expected} and {expected[:1]}. Download its files again."
         )
     if labels.max() >= len(CLASSES):
-        raise UserError(f"{folder}: the {part} labels go up to {labels.max()}; Fashion-MNIST has classes 0 to 9")
+        raise UserError(f"{folder}: the {part} labels go up to {labels.max()}, expected 0 to 9. Download them again.")
     return images, labels
 
 
 def _path(folder: Path, name: str) -> Path:
-    path = _find(folder, name)
+    path = _find_file(folder, name)
     if path is None:
-        raise UserError(f"{folder}: {name} has gone while it was read")
+        raise UserError(f"{folder}: {name} was removed while it was read")
     return path
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, ...]:
-    """An array of bytes from an IDX file, gzipped or not.
+    """Read an array of bytes from an IDX file, gzipped or not.
 
-    Source: the format's description on LeCun's MNIST page: two zero bytes, a type (8 is unsigned byte), the number
+    Source: the description of the format on LeCun's MNIST page: two zero bytes, a type (8 is unsigned byte), the number
     of dimensions, each dimension as a big-endian 32-bit integer, the data.
 
     Raises:
-        UserError: The file is truncated or no IDX file of bytes.
+        UserError: The file is truncated or not an IDX file of bytes.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read, the file may be incomplete: {error}") from None
+        raise UserError(f"{path}: cannot be read: {error}. The file may be truncated. Download it again.") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path}: no IDX file of bytes (it starts with {data[:4].hex() or 'nothing'})")
+        raise UserError(f"{path}: not an IDX file of bytes: it starts with {data[:4].hex() or 'nothing'}")
     dimensions = data[3]
     start = 4 + 4 * dimensions
     if len(data) < start:
-        raise UserError(f"{path}: ends in its header, after {len(data)} bytes")
+        raise UserError(f"{path}: truncated in the header, after {len(data)} bytes. Download it again.")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     expected = start + int(np.prod(shape, dtype=np.int64))
     if len(data) != expected:
-        raise UserError(f"{path}: has {len(data)} bytes, its header announces {expected}: the file is incomplete")
+        raise UserError(
+            f"{path}: has {len(data)} bytes, but its header specifies {expected}. The file is incomplete. Download it "
+            "again."
+        )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

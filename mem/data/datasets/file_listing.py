@@ -1,7 +1,7 @@
-"""Which of the listed files are on disk: one directory listing a folder, many folders at a time.
+"""Search for the listed image files on disk: one directory listing per folder, many folders at a time.
 
-A data set of a million files in ten thousand folders is ten thousand listings. Sizes cost a call a file more; they are
-asked for in the same threads, and only as long as there is time.
+A data set of a million files in ten thousand folders takes ten thousand listings. File sizes need one more call per
+file. They are read in the same threads, and only up to a time limit.
 """
 
 from __future__ import annotations
@@ -13,122 +13,120 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from mem.data.codecs.suffixes import is_image_name
 from mem.data.datasets import ImageSet, ImageSplit
 from mem.data.datasets.problems import MAX_EXAMPLES, Problems
 
 THREADS = 16
-"""Listings at a time: network file systems answer late, but many at once."""
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-)
-"""Of image files, in lower case."""
+"""Concurrent listings. Network file systems have a high latency, but serve many requests at once."""
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """What a folder holds of the files that are listed in it."""
+    """The listed files of one folder, compared with the files on disk."""
 
     folder: str
     listed: frozenset[str]
+    """Names of the listed files."""
     exists: bool = True
-    closed: str = ""
-    """Why it cannot be listed, where it is there."""
+    unreadable: str = ""
+    """Why the folder exists but cannot be read."""
     missing: tuple[str, ...] = ()
-    """Listed names that are no file on disk, sorted."""
+    """Listed names that are not files on disk, sorted."""
     empty: tuple[str, ...] = ()
     """Listed files of 0 bytes, sorted."""
-    surplus: int = 0
-    """Image files that are not listed."""
-    surplus_named: tuple[str, ...] = ()
+    unlisted: int = 0
+    """Number of image files on disk that are not listed."""
+    unlisted_examples: tuple[str, ...] = ()
     unsized: int = 0
-    """Listed files whose size was not asked for, the time being over."""
+    """Number of listed files whose size was not read because of the time limit."""
 
 
 def list_folders(splits: Iterable[ImageSplit], seconds: float | None = None) -> list[FolderListing]:
-    """Look for the files of the splits; folders in sorted order.
+    """Look for the files of the splits. Folders are sorted.
 
     Args:
-        splits: Those without files of their own are left out.
-        seconds: After so long sizes are no longer asked for. Without it, all are.
+        splits: The splits. Those whose images are not single files are skipped.
+        seconds: Time limit for reading file sizes; None reads all.
     """
     folders: dict[str, set[str]] = {}
     for split in splits:
         for file in split.files or ():
             folder, _, name = file.rpartition("/")
             folders.setdefault(folder or ("/" if file.startswith("/") else "."), set()).add(name)
-    until = None if seconds is None else time.monotonic() + seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda folder: _look(folder, folders[folder], until), sorted(folders)))
+        return list(pool.map(lambda folder: _list_folder(folder, folders[folder], deadline), sorted(folders)))
 
 
-def _look(folder: str, names: set[str], until: float | None) -> FolderListing:
+def _list_folder(folder: str, names: set[str], deadline: float | None) -> FolderListing:
     listed = frozenset(names)
     missing = set(names)
     empty: list[str] = []
-    surplus, surplus_named, unsized = 0, [], 0
+    unlisted, unlisted_examples, unsized = 0, [], 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
                 if name in missing:
-                    if until is not None and time.monotonic() > until:
+                    if deadline is not None and time.monotonic() > deadline:
                         unsized += 1
                     else:
-                        size = _size(entry)
+                        size = _file_size(entry)
                         if size is None:
                             continue
                         if size == 0:
                             empty.append(name)
                     missing.discard(name)
-                elif name not in listed and os.path.splitext(name)[1].lower() in SUFFIXES:
-                    surplus += 1
-                    if len(surplus_named) < MAX_EXAMPLES:
-                        surplus_named.append(name)
+                elif name not in listed and is_image_name(name):
+                    unlisted += 1
+                    if len(unlisted_examples) < MAX_EXAMPLES:
+                        unlisted_examples.append(name)
     except (FileNotFoundError, NotADirectoryError):
         return FolderListing(folder, listed, exists=False, missing=tuple(sorted(names)))
     except OSError as error:
-        return FolderListing(folder, listed, closed=error.strerror or str(error), missing=tuple(sorted(names)))
+        return FolderListing(folder, listed, unreadable=error.strerror or str(error), missing=tuple(sorted(names)))
     return FolderListing(
         folder,
         listed,
         missing=tuple(sorted(missing)),
         empty=tuple(sorted(empty)),
-        surplus=surplus,
-        surplus_named=tuple(sorted(surplus_named)),
+        unlisted=unlisted,
+        unlisted_examples=tuple(sorted(unlisted_examples)),
         unsized=unsized,
     )
 
 
-def _size(entry: os.DirEntry[str]) -> int | None:
-    """Bytes of a file; nothing for a folder or a link that leads nowhere."""
+def _file_size(entry: os.DirEntry[str]) -> int | None:
+    """Return the bytes of a file; None for folders and dead links."""
     try:
-        state = entry.stat()
+        status = entry.stat()
     except OSError:
         return None
-    return state.st_size if stat.S_ISREG(state.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def require_files(images: ImageSet, *, empty_too: bool = True) -> None:
-    """Refuse a data set whose files are not all there, before any work is done on it.
+    """Raise an error if image files are missing or empty.
 
     Args:
-        images: Its splits; nothing is asked of those without files.
-        empty_too: Whether files of 0 bytes are refused as well.
+        images: The data set. Splits whose images are not single files are skipped.
+        empty_too: Whether files of 0 bytes are an error.
 
     Raises:
-        UserError: How many files are missing and how many are empty, the first few by name.
+        UserError: The numbers of missing and empty files, with the first names.
     """
-    faults = Problems("Images that are listed are not on disk")
+    problems = Problems("Listed images are not on disk")
     for listing in list_folders(images.splits.values()):
-        if listing.closed:
-            where = f"{listing.folder} ({listing.closed})"
-            faults.add_all("images in folders that cannot be read", [where], len(listing.listed))
+        if listing.unreadable:
+            folder = f"{listing.folder} ({listing.unreadable})"
+            problems.add_many("images in folders that cannot be read", [folder], len(listing.listed))
             continue
-        kind = "files are missing" if listing.exists else "files are missing with their folder"
+        kind = "missing files" if listing.exists else "files in missing folders"
         for name in listing.missing:
-            faults.add(kind, os.path.join(listing.folder, name))
+            problems.add(kind, os.path.join(listing.folder, name))
         for name in listing.empty if empty_too else ():
-            faults.add("files are empty (0 bytes)", os.path.join(listing.folder, name))
-    if faults:
-        faults.subject += " (`mem data check` on the study says more)"
-    faults.raise_if_any()
+            problems.add("empty files", os.path.join(listing.folder, name))
+    if problems:
+        problems.subject += ". Run `mem data check` on the study for details"
+    problems.raise_if_any()

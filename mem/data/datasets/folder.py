@@ -1,4 +1,4 @@
-"""A tree with a folder per class."""
+"""User-provided images in a tree with one folder per class."""
 
 from __future__ import annotations
 
@@ -9,43 +9,41 @@ from pathlib import Path
 import numpy as np
 
 from mem.config import Folder
-from mem.data.datasets import labels
+from mem.data.codecs.suffixes import is_image_name
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
-from mem.data.datasets.index_files import read_names
+from mem.data.datasets.index_files import read_class_names
+from mem.data.datasets.labels import count_classes, natural_sort
 from mem.data.datasets.problems import Problems, printable
 from mem.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
-"""Files that end otherwise are no images; capitals do not matter."""
-
 
 def read_folder(settings: Folder) -> ImageSet:
-    """Find the images of each split. Folders may be nested below a class's; hidden files and folders are passed over.
+    """Find the images of each split. Class folders may have subfolders. Hidden files and folders are skipped.
 
     Raises:
-        UserError: A folder is missing or has no images, or a class of `class_names` has no folder, or the other way.
+        UserError: A folder is missing or has no images, or class folders do not match the classes.
     """
     root = Path(settings.root).expanduser()
     if not root.is_dir():
         raise UserError(f"dataset.root: {root}: no such folder")
     folders = {"train": settings.train_folder, "val": settings.val_folder, "test": settings.test_folder}
-    found = {split: _ClassFolders(root, name) for split, name in folders.items() if name is not None}
+    trees = {split: _ClassFolders(root, name) for split, name in folders.items() if name is not None}
     if settings.class_names is not None:
-        classes = read_names(Path(settings.class_names).expanduser())
+        classes = read_class_names(Path(settings.class_names).expanduser())
     else:
-        classes = tuple(labels.natural_sort(list(found["train"].classes)))
-    faults = Problems(str(root))
-    for split, tree in found.items():
+        classes = tuple(natural_sort(list(trees["train"].classes)))
+    problems = Problems(str(root))
+    for split, tree in trees.items():
         for name in sorted(tree.classes - set(classes)):
-            known = "class_names" if settings.class_names else "the training split"
-            faults.add(f"folders of classes in {split} that are none in {known}", f"{tree.start}{name}")
+            expected = "class_names" if settings.class_names else "the training split"
+            problems.add(f"class folders in {split} that are not in {expected}", f"{tree.prefix}{name}")
     for name in classes:
-        if name not in found["train"].classes:
-            faults.add("classes without a folder of training images", name)
-    faults.raise_if_any()
-    splits = {split: tree.split(classes) for split, tree in found.items()}
-    labels.check_classes({split: data.labels for split, data in splits.items()}, len(classes), str(root), classes)
-    notes = tuple(note for tree in found.values() if (note := tree.note()))
+        if name not in trees["train"].classes:
+            problems.add("classes without a folder of training images", name)
+    problems.raise_if_any()
+    splits = {split: tree.split(classes) for split, tree in trees.items()}
+    count_classes({split: data.labels for split, data in splits.items()}, len(classes), str(root), classes)
+    notes = tuple(note for tree in trees.values() if (note := tree.note()))
     empty = empty_split()
     return ImageSet(classes, splits["train"], splits.get("val", empty), splits.get("test", empty), notes=notes)
 
@@ -57,44 +55,46 @@ class _ClassFolders:
         self.root = root
         self.folder = root / name
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder; the study names it as a split of {root}")
-        self.start = "" if self.folder == root else f"{self.folder.relative_to(root)}/"
+            raise UserError(f"{self.folder}: no such folder, but the study names it as a split of {root}")
+        self.prefix = "" if self.folder == root else f"{self.folder.relative_to(root)}/"
         with os.scandir(self.folder) as entries:
             self.classes = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         if not self.classes:
-            raise UserError(f"{self.folder}: has no folders; expected one for each class, with its images")
-        self._left: list[str] = []
+            raise UserError(f"{self.folder}: has no subfolders. Expected one folder of images per class.")
+        self._left_out: list[str] = []
 
     def split(self, classes: tuple[str, ...]) -> ImageSplit:
-        """The images, class by class, in the order of their names."""
+        """Return the images class by class, sorted by path."""
         paths: list[str] = []
-        numbers: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         for k, name in enumerate(classes):
-            images = sorted(self._images(f"{self.start}{name}")) if name in self.classes else []
+            images = sorted(self._images(f"{self.prefix}{name}")) if name in self.classes else []
             paths += images
-            numbers.append(np.full(len(images), k, dtype=np.int64))
-        return split_of_files(str(self.root), paths, paths, np.concatenate(numbers))
+            labels.append(np.full(len(images), k, dtype=np.int64))
+        return split_of_files(str(self.root), paths, paths, np.concatenate(labels))
 
-    def _images(self, below: str) -> Iterator[str]:
-        """Paths of images under a folder, relative to the root.
+    def _images(self, folder: str) -> Iterator[str]:
+        """Yield the images below a folder, relative to the root.
 
-        Links to folders are not followed: they may lead in circles.
+        Links to folders are not followed, because they may form cycles.
         """
-        with os.scandir(self.root / below) as entries:
+        with os.scandir(self.root / folder) as entries:
             for entry in entries:
-                path = f"{below}/{entry.name}"
+                path = f"{folder}/{entry.name}"
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._images(path)
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif is_image_name(entry.name):
                     yield path
                 else:
-                    self._left.append(path)
+                    self._left_out.append(path)
 
     def note(self) -> str:
-        """What was passed over, if anything."""
-        if not self._left:
+        """Return a note on the files that were left out; empty if there are none."""
+        if not self._left_out:
             return ""
-        first = ", ".join(printable(path) for path in sorted(self._left)[:3])
-        return f"{self.folder}: {len(self._left):,} files are no images by their names and were left out ({first})"
+        count = len(self._left_out)
+        examples = ", ".join(printable(path) for path in sorted(self._left_out)[:3])
+        files, were = ("file", "was") if count == 1 else ("files", "were")
+        return f"{self.folder}: {count:,} {files} without an image suffix {were} left out ({examples})"

@@ -1,4 +1,4 @@
-"""iNaturalist 2018: lists or the official JSON. A label is a category id; the official val is the test split."""
+"""iNaturalist 2018: lists or the official JSON files. A label is a category id. The official val is the test split."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mem.config import INaturalist2018
-from mem.data.datasets import labels
 from mem.data.datasets.base import ImageSet, empty_split
 from mem.data.datasets.coco import read_coco
-from mem.data.datasets.index_files import distinct_names, read_list
+from mem.data.datasets.index_files import read_list, require_distinct_names
+from mem.data.datasets.labels import count_classes, numeric_labels
 from mem.data.datasets.problems import Problems
-from mem.data.datasets.published_lists import in_name_order
+from mem.data.datasets.published_lists import sort_by_name
 from mem.data.datasets.reference_counts import INATURALIST_2018
 from mem.errors import UserError
 
@@ -23,62 +23,67 @@ _EXPECTED = "train_val2018/Plantae/7291/NAME.jpg, with the category id as folder
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One list or JSON file."""
+class _IndexFile:
+    """Content of one list or JSON file."""
 
     paths: list[str]
     names: list[str]
-    numbers: np.ndarray
+    labels: np.ndarray
     classes: tuple[str, ...] | None
+    """Category names; None for a list."""
 
 
 def read_inaturalist(settings: INaturalist2018) -> ImageSet:
-    """Read both splits, each from a list or from a JSON file; images are put in the order of their names.
+    """Read both splits, each from a list or a JSON file. Images are sorted by name.
 
-    An `ImageFolder` over the folders of categories sorts them as strings, so that its labels are not category ids:
-    lists that were made with one are refused, for heads trained on them cannot be compared with others.
+    torchvision's `ImageFolder` sorts the category folders as strings, so its labels are not category ids. Lists that
+    were created with it are refused, because heads trained on them cannot be compared with others.
 
     Raises:
-        UserError: A file is missing or wrong, or a label is not the category id that its path says.
+        UserError: A file is missing or invalid, or a label is not the category id in its path.
     """
     files = settings.index_files()
     parts = {split: _read(path) for split, path in files.items()}
-    named = [part.classes for part in parts.values() if part.classes is not None]
-    if len(set(named)) > 1:
-        raise UserError(f"{files['train']} and {files['test']} have different categories: they are of different sets.")
-    numbers = {split: part.numbers for split, part in parts.items()}
-    count = labels.check_classes(numbers, len(named[0]) if named else None, f"{files['train']} and {files['test']}")
-    classes = named[0] if named else tuple(map(str, range(count)))
+    class_names = [part.classes for part in parts.values() if part.classes is not None]
+    if len(set(class_names)) > 1:
+        raise UserError(
+            f"{files['train']} and {files['test']} have different categories. Use train2018.json and val2018.json."
+        )
+    labels = {split: part.labels for split, part in parts.items()}
+    origin = f"{files['train']} and {files['test']}"
+    count = count_classes(labels, len(class_names[0]) if class_names else None, origin)
+    classes = class_names[0] if class_names else tuple(map(str, range(count)))
     train, test = (
-        in_name_order(settings.root, parts[split].paths, parts[split].names, numbers[split])
+        sort_by_name(settings.root, parts[split].paths, parts[split].names, labels[split])
         for split in ("train", "test")
     )
     return ImageSet(classes, train, empty_split(), test, INATURALIST_2018)
 
 
-def _read(path: Path) -> _Part:
+def _read(path: Path) -> _IndexFile:
     if path.suffix == ".json":
         found = read_coco(path)
-        paths, numbers, lines, classes = found.paths, found.categories, found.images, found.classes
-        distinct_names(classes, str(path))
+        paths, labels, positions, classes = found.paths, found.categories, found.images, found.classes
+        require_distinct_names(classes, str(path))
         unit = "image"
     else:
         rows = read_list(path)
-        paths, numbers, lines, classes = rows.paths, labels.numeric_labels(rows), rows.lines, None
+        paths, labels, positions, classes = rows.paths, numeric_labels(rows), rows.lines, None
         unit = "line"
-    faults = Problems(str(path))
+    problems = Problems(str(path))
     names: list[str] = []
-    for number, image, label in zip(lines, paths, numbers.tolist(), strict=True):
+    for position, image, label in zip(positions, paths, labels.tolist(), strict=True):
         match = _PATH.fullmatch(image)
         if match is None:
-            faults.add("paths that are none of iNaturalist 2018", f"{unit} {number}: {image}", f"Expected {_EXPECTED}")
+            example = f"{unit} {position}: {image}"
+            problems.add("paths that do not belong to iNaturalist 2018", example, f"Expected {_EXPECTED}")
         elif int(match[2]) != label:
-            faults.add(
+            problems.add(
                 "labels that are not the category id of their folder",
-                f"{unit} {number}: {image} {label}",
-                "Folders sorted as strings (as by ImageFolder) give such labels; use a list with category ids",
+                f"{unit} {position}: {image} {label}",
+                "Sorting folders as strings (as ImageFolder does) gives such labels. Use a list with category ids",
             )
         else:
             names.append(match[1])
-    faults.raise_if_any()
-    return _Part(paths, names, numbers, classes)
+    problems.raise_if_any()
+    return _IndexFile(paths, names, labels, classes)

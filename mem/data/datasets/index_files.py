@@ -1,6 +1,6 @@
-"""Rows of an index, path and label, as text: from list files, without a look at the images.
+"""Reading of index files: lists of image paths and labels.
 
-A list of a million lines takes seconds: it is read in one go, and no object is made of a path but its string.
+Lists may have a million lines. A list is therefore read at once, and each path is kept as a plain string.
 """
 
 from __future__ import annotations
@@ -15,81 +15,84 @@ from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ","}
-_FOREIGN = {
-    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
-    b"\x1f\x8b": "is compressed; unpack it first (gunzip)",
-    b"PK\x03\x04": "is a zip archive; unpack it first",
-    b"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull` where it came from",
-    b"<!DOCTYPE": "is a web page, not the file; download it again",
-    b"<html": "is a web page, not the file; download it again",
+_OTHER_FORMATS = {
+    b"\xff\xfe": "is UTF-16 text. Save it as UTF-8.",
+    b"\xfe\xff": "is UTF-16 text. Save it as UTF-8.",
+    b"\x1f\x8b": "is compressed. Unpack it with gunzip.",
+    b"PK\x03\x04": "is a zip archive. Unpack it.",
+    b"version https://git-lfs": "is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository.",
+    b"<!DOCTYPE": "is a web page, not the expected file. Download it again.",
+    b"<html": "is a web page, not the expected file. Download it again.",
 }
+"""First bytes of files that are often saved in place of an index file."""
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Paths and labels as they were written."""
+    """Paths and labels of an index file, as text."""
 
     origin: str
-    """The file, for messages."""
+    """The index file, for error messages."""
     paths: list[str]
-    """Relative and normalised."""
+    """Relative, normalised paths."""
     labels: list[str]
     lines: Sequence[int]
-    """Line of each row, counted from 1."""
+    """Number of each row in the index file, from 1."""
     unit: str = "line"
-    """What `lines` count."""
+    """What `lines` counts."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def where(self, i: int) -> str:
-        """The i-th row, for messages."""
+    def describe(self, i: int) -> str:
+        """Return position, path and label of row `i`, for error messages."""
         return f"{self.unit} {self.lines[i]}: {self.paths[i]} {self.labels[i]}"
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of an index file.
+    """Return the content of an index file.
 
     Raises:
-        UserError: There is no such file, or it is something else than an index.
+        UserError: The file does not exist, cannot be read, or has another format.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file. The study names it; docs/how-to/data.md says what should be there."
+            f"{path}: no such file, but the study refers to it. See docs/how-to/data.md for the files that each "
+            "source needs."
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    for start, what in _FOREIGN.items():
+    for start, problem in _OTHER_FORMATS.items():
         if content.startswith(start):
-            raise UserError(f"{path}: {what}.")
+            raise UserError(f"{path}: {problem}")
     return content
 
 
 def read_text(path: Path) -> str:
-    """An index file's text: UTF-8, with or without a byte-order mark, with line ends of any system.
+    r"""Return the text of an index file, with `\n` line endings and without a byte-order mark.
 
-    Bytes that are no UTF-8 stay in it as surrogates, as in file names that Python gives.
+    Bytes that are not valid UTF-8 become surrogates, as in `os.fsdecode`.
 
     Raises:
-        UserError: As `read_bytes`.
+        UserError: See `read_bytes`.
     """
     text = read_bytes(path).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def read_list(path: Path, separator: str = "space") -> Rows:
-    """A list file: in each line a path, a separator and a label, which is the last field. Blank lines are skipped.
+    """Read a list file. Each line is a path, a separator and a label; blank lines are skipped.
+
+    The label is the last field, so paths may contain the separator.
 
     Raises:
-        UserError: There is no such file, it is empty, or lines have no label or a path that leads elsewhere. All are
-            counted, the first few named.
+        UserError: The file is missing or empty, or lines have no label, no path or an invalid path.
     """
-    mark = SEPARATORS[separator]
-    faults = Problems(str(path))
+    delimiter = SEPARATORS[separator]
+    problems = Problems(str(path))
     paths: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
@@ -97,68 +100,67 @@ def read_list(path: Path, separator: str = "space") -> Rows:
         line = line.rstrip(" \t")
         if not line:
             continue
-        image, found, label = line.rpartition(mark)
+        image, found, label = line.rpartition(delimiter)
         image, label = image.rstrip(" \t"), label.strip(" \t")
         if not found or not label:
-            faults.add("lines without a label", f"line {number}: {line}", f"Expected a path, a {separator} and a label")
+            advice = f"Expected a path, a {separator} and a label"
+            problems.add("lines without a label", f"line {number}: {line}", advice)
             continue
         if not image:
-            faults.add("lines without a path", f"line {number}: {line}")
+            problems.add("lines without a path", f"line {number}: {line}")
             continue
         paths.append(image)
         labels.append(label)
         lines.append(number)
-    if not paths and not faults:
-        raise UserError(
-            f"{path}: the list is empty. Expected a line for each image: its path, a {separator}, its label."
-        )
-    normalised = normalised_paths(paths, lines, faults)
-    faults.raise_if_any()
+    if not paths and not problems:
+        raise UserError(f"{path}: the list is empty. Expected one line per image: a path, a {separator} and a label.")
+    normalised = normalise_paths(paths, lines, problems)
+    problems.raise_if_any()
     return Rows(str(path), normalised, labels, lines)
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """Names of classes, one a line.
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read a file with one class name per line.
 
     Raises:
-        UserError: There is no such file, it is empty, or a name stands twice.
+        UserError: The file is missing or empty, or classes have the same name.
     """
     names = [name for line in read_text(path).split("\n") if (name := line.strip())]
     if not names:
-        raise UserError(f"{path}: the file is empty. Expected the name of a class in each line.")
-    distinct_names(names, str(path))
+        raise UserError(f"{path}: the file is empty. Expected one class name per line.")
+    require_distinct_names(names, str(path))
     return tuple(names)
 
 
-def distinct_names(names: Sequence[str], origin: str) -> None:
-    """Raise where two classes have one name.
+def require_distinct_names(names: Sequence[str], origin: str) -> None:
+    """Raise an error if classes have the same name.
 
     Raises:
-        UserError: The names.
+        UserError: The duplicate names and their classes.
     """
     if len(set(names)) < len(names):
-        faults = Problems(origin)
+        problems = Problems(origin)
         first: dict[str, int] = {}
         for i, name in enumerate(names):
             if name in first:
-                faults.add("names of classes that stand twice", f"{name} (classes {first[name]} and {i})")
+                problems.add("duplicate class names", f"{name} (classes {first[name]} and {i})")
             first.setdefault(name, i)
-        faults.raise_if_any()
+        problems.raise_if_any()
 
 
-def normalised_paths(paths: list[str], lines: Sequence[int], faults: Problems, unit: str = "line") -> list[str]:
-    """Paths without `.` and doubled slashes, so that one file is spelt one way.
+def normalise_paths(paths: list[str], lines: Sequence[int], problems: Problems, unit: str = "line") -> list[str]:
+    """Return the paths without `.` and double slashes, so that each file has one spelling.
 
-    Absolute paths, paths with `..` and paths that no file can have are added to `faults`.
+    Absolute paths, paths with `..` and paths with a null byte are added to `problems`.
     """
     normalised: list[str] = []
     for number, path in zip(lines, paths, strict=True):
         if path[0] == "/" or (path[1:2] == ":" and _DRIVE.match(path)):
-            faults.add("absolute paths", f"{unit} {number}: {path}", "Paths are relative to `root`")
+            problems.add("absolute paths", f"{unit} {number}: {path}", "Paths must be relative to `root`")
         elif ".." in path and ".." in path.split("/"):
-            faults.add("paths with `..`", f"{unit} {number}: {path}", "Images must lie inside `root`")
+            problems.add("paths with `..`", f"{unit} {number}: {path}", "Images must be inside `root`")
         elif "\0" in path:
-            faults.add("paths with a zero byte", f"{unit} {number}")
+            problems.add("paths with a null byte", f"{unit} {number}")
         elif "//" in path or path.startswith("./") or "/./" in path or path.endswith("/."):
             path = posixpath.normpath(path)
         normalised.append(path)

@@ -1,4 +1,4 @@
-"""From labels as they are written to labels 0 to K - 1 without gaps, each with a training image."""
+"""Conversion of written labels to integers from 0 to K - 1, and the check that every class has training images."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from mem.errors import UserError
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _NEGATIVE = re.compile(r"-[0-9]+")
-_BY_NAME = "Labels are whole numbers from 0; where they are names, set `labels: names`"
 
 
 def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
-    """Labels that are written as numbers.
+    """Return the labels of rows that give them as numbers.
 
     Raises:
-        UserError: Some are negative or no numbers.
+        UserError: Labels are negative or not numbers.
     """
     joined = "".join(rows.labels)
     if joined.isascii() and joined.isdigit() and all(rows.labels) and max(map(len, rows.labels)) <= 18:
         return np.fromiter(map(int, rows.labels), np.int64, len(rows))
-    faults = Problems(rows.origin)
+    problems = Problems(rows.origin)
     for i, label in enumerate(rows.labels):
         if _NEGATIVE.fullmatch(label):
-            faults.add("labels that are negative", rows.where(i), "Labels are whole numbers from 0")
+            problems.add("negative labels", rows.describe(i), "Expected integers from 0")
         elif not _DIGITS.fullmatch(label):
-            faults.add("labels that are no numbers", rows.where(i), _BY_NAME)
-    faults.raise_if_any()
+            advice = "Expected integers from 0. If the labels are class names, set `labels: names`"
+            problems.add("labels that are not numbers", rows.describe(i), advice)
+    problems.raise_if_any()
     return np.zeros(0, np.int64)
 
 
 def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
-    """Labels that are written as names, as positions in `classes`.
+    """Return the labels of rows that give them as class names: positions in `classes`.
 
     Raises:
-        UserError: Some are no name of a class.
+        UserError: Labels are not in `classes`.
     """
-    place = {name: k for k, name in enumerate(classes)}
-    found = [place.get(label, -1) for label in rows.labels]
-    faults = Problems(rows.origin)
-    for i, k in enumerate(found):
-        if k < 0:
-            faults.add("labels that are no name of a class", rows.where(i))
-    faults.raise_if_any()
-    return np.asarray(found, dtype=np.int64)
+    label_of = {name: k for k, name in enumerate(classes)}
+    labels = [label_of.get(name, -1) for name in rows.labels]
+    problems = Problems(rows.origin)
+    for i, label in enumerate(labels):
+        if label < 0:
+            problems.add("labels that are not class names", rows.describe(i), "Correct them or extend `class_names`")
+    problems.raise_if_any()
+    return np.asarray(labels, dtype=np.int64)
 
 
 def natural_sort(names: Sequence[str]) -> list[str]:
-    """Names in natural order: numbers in them count as numbers, so that `class2` comes before `class10`."""
+    """Sort names so that the numbers in them count as numbers: `class2` comes before `class10`."""
 
     def key(part: str) -> tuple[int, int, str]:
         digits = part.lstrip("0")
@@ -62,42 +62,40 @@ def natural_sort(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: ([key(part) for part in re.split(r"([0-9]+)", name) if part], name))
 
 
-def check_classes(labels: Mapping[str, np.ndarray], classes: int | None, origin: str, names: Sequence[str] = ()) -> int:
-    """Raise where a class has no training image.
+def count_classes(labels: Mapping[str, np.ndarray], classes: int | None, origin: str, names: Sequence[str] = ()) -> int:
+    """Return the number of classes, after checking that each has a training image.
 
     Args:
-        labels: Labels of each split; `train` among them.
-        classes: Number of classes, where it is known otherwise; else the largest label says it.
-        origin: What the labels are of, for the message.
-        names: What the message calls the classes; numbers without it.
-
-    Returns:
-        The number of classes.
+        labels: Labels of each split, with `train`.
+        classes: Number of classes if it is known. Otherwise the largest label determines it.
+        origin: Where the labels come from, for error messages.
+        names: Class names for error messages; labels are used without it.
 
     Raises:
-        UserError: Labels have gaps or go beyond the classes, or a class has no training image. How many and which.
+        UserError: Labels have gaps or are out of range, or classes have no training images.
     """
     present = {split: set(np.unique(values).tolist()) for split, values in labels.items()}
     anywhere = set().union(*present.values())
     if not present["train"]:
-        raise UserError(f"{origin}: the training split is empty")
-    faults = Problems(origin)
+        raise UserError(f"{origin}: the training split is empty. Add training images.")
+    problems = Problems(origin)
 
-    def named(k: int) -> str:
-        return names[k] if names else str(k)
+    def name_of(label: int) -> str:
+        return names[label] if names else str(label)
 
     number = max(anywhere) + 1 if classes is None else classes
     if beyond := sorted(label for label in anywhere if label >= number):
-        faults.add_all("labels beyond the classes", map(str, beyond), len(beyond), f"Classes are 0 to {number - 1}")
+        advice = f"Expected 0 to {number - 1}"
+        problems.add_many("labels out of range", map(str, beyond), len(beyond), advice)
     inside = [label for label in anywhere if label < number]
     if gaps := number - len(inside):
         advice = "" if names else f"Labels must be 0 to {number - 1} without gaps"
-        kind = "classes that no image has" if names else "classes that no image has (labels with gaps)"
         if classes is None:
-            advice += "; `labels: names` takes any numbers, as names of classes"
-        absent = (named(k) for k in range(number) if k not in anywhere)
-        faults.add_all(kind, absent, gaps, advice)
+            advice += "; to use any numbers as labels, set `labels: names`"
+        absent = (name_of(k) for k in range(number) if k not in anywhere)
+        problems.add_many("classes without images", absent, gaps, advice)
     if untrained := sorted(label for label in inside if label not in present["train"]):
-        faults.add_all("classes without a training image", map(named, untrained), len(untrained))
-    faults.raise_if_any()
+        advice = "Add images or remove the classes"
+        problems.add_many("classes without training images", map(name_of, untrained), len(untrained), advice)
+    problems.raise_if_any()
     return number

@@ -1,4 +1,4 @@
-"""What a data set is, in figures: classes, label map, counts, groups, digests. No image is opened for it."""
+"""Manifest of a data set: classes, label map, counts, shot groups and digests, without opening an image."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mem.data.datasets import ImageSet, ImageSplit
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 
 _CHUNK = 10_000
-"""Lines that are hashed or written at a time."""
+"""Number of lines that are hashed at once."""
 
 
 def describe(images: ImageSet) -> dict[str, Any]:
-    """The manifest of an image set, as in `dataset.json`: a label is a position in `classes`, `folders`, `counts`."""
+    """Return the manifest of an image set, as in `dataset.json`. `classes`, `folders` and `counts` are by label."""
     classes = len(images.classes)
     shots = Shots()
     counts = class_counts(images.train.labels, classes)
@@ -39,12 +39,12 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "imbalance": float(counts.max() / max(counts.min(), 1)),
         "shots": str(shots),
         "groups": {name: int((groups == g).sum()) for g, name in enumerate(SHOT_NAMES)},
-        "published": _verdict(images),
+        "published": _comparison(images),
     }
 
 
-def _verdict(images: ImageSet) -> dict[str, Any] | None:
-    """How the counts stand to the published ones, where there are any."""
+def _comparison(images: ImageSet) -> dict[str, Any] | None:
+    """Compare the counts with the published ones; None if there are none."""
     if images.reference is None:
         return None
     differences = count_differences(images)
@@ -52,39 +52,39 @@ def _verdict(images: ImageSet) -> dict[str, Any] | None:
 
 
 def count_differences(images: ImageSet) -> list[str]:
-    """Where the counts are not those of the data set's publication, in sentences; nothing where none is known."""
-    facts = images.reference
-    if facts is None:
+    """Return one line per difference from the published counts; nothing if there are no published counts."""
+    reference = images.reference
+    if reference is None:
         return []
     classes = len(images.classes)
     counts = {name: class_counts(split.labels, classes) for name, split in images.splits.items()}
     if images.held_out:
         counts["train"] = counts["train"] + counts["val"]
         counts["val"] = np.zeros_like(counts["val"])
-    found: list[str] = []
+    differences: list[str] = []
 
     def compare(what: str, here: int, published: int) -> None:
         if here != published:
-            found.append(f"{what}: {here:,} here, {published:,} published")
+            differences.append(f"{what}: {here:,} here, {published:,} published")
 
-    compare("classes", classes, facts.classes)
-    for name, published in facts.images.items():
+    compare("classes", classes, reference.classes)
+    for name, published in reference.images.items():
         compare(f"images of {name}", int(counts[name].sum()), published)
-    compare("training images of the most frequent class", int(counts["train"].max()), facts.largest)
-    compare("training images of the rarest class", int(counts["train"].min()), facts.smallest)
-    for name, published in facts.per_class.items():
+    compare("training images of the most frequent class", int(counts["train"].max()), reference.largest)
+    compare("training images of the rarest class", int(counts["train"].min()), reference.smallest)
+    for name, published in reference.per_class.items():
         uneven = int((counts[name] != published).sum())
         if uneven:
-            found.append(f"classes of {name} without the published {published:,} images: {uneven:,}")
-    if facts.groups is not None:
+            differences.append(f"classes of {name} without the published {published:,} images: {uneven:,}")
+    if reference.groups is not None:
         groups = shot_groups(counts["train"], Shots())
-        for g, (name, published) in enumerate(zip(SHOT_NAMES, facts.groups, strict=True)):
+        for g, (name, published) in enumerate(zip(SHOT_NAMES, reference.groups, strict=True)):
             compare(f"{name}-shot classes ({Shots()})", int((groups == g).sum()), published)
-    return found
+    return differences
 
 
 def first_folders(images: ImageSet) -> list[str]:
-    """Folder of each class's first image, in the order train, val, test; empty where a class has none."""
+    """Return the folder of each class's first image in train, else val, else test; "" for a class without images."""
     folders = [""] * len(images.classes)
     missing = np.ones(len(images.classes), dtype=bool)
     for split in images.splits.values():
@@ -97,7 +97,7 @@ def first_folders(images: ImageSet) -> list[str]:
 
 
 def names_digest(split: ImageSplit) -> str:
-    """SHA-256 of a split's names and labels, in order."""
+    """Return the SHA-256 digest of a split's names and labels, in sequence."""
     content = hashlib.sha256()
     labels = split.labels.tolist()
     for start in range(0, len(split), _CHUNK):
@@ -108,7 +108,7 @@ def names_digest(split: ImageSplit) -> str:
 
 
 def write_image_list(images: ImageSet, path: Path) -> None:
-    """Write the list of all images as CSV: split, position in it, label, name."""
+    """Write a CSV list of all images: split, position in the split, label, name."""
     with files.atomic(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["split", "position", "label", "name"])
@@ -120,7 +120,7 @@ def write_image_list(images: ImageSet, path: Path) -> None:
 
 
 def write_label_map(images: ImageSet, path: Path) -> None:
-    """Write the label map as CSV: label, name of the class, folder of its first image, images of each split."""
+    """Write the label map as CSV: label, class name, folder of its first image, number of images in each split."""
     classes = len(images.classes)
     counts = [class_counts(split.labels, classes).tolist() for split in images.splits.values()]
     with files.atomic(path) as file:

@@ -1,7 +1,7 @@
-"""Reading pickles that came from elsewhere: a pickle is a program, and a foreign one is not to be run.
+"""Safe reading of pickles from downloaded archives.
 
-Only what an array of numbers is made of can be called; all else is refused (docs.python.org, pickle, "Restricting
-Globals").
+Loading a pickle can run any code. Here, a pickle can call only what is needed to build an array of numbers (see
+"Restricting Globals" in the documentation of Python's `pickle`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from mem.errors import UserError
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the pickle protocols of Python 2."""
+def _encode(text: str, encoding: str) -> bytes:
+    """Rebuild bytes, which Python 3 writes as encoded text in the pickle protocols of Python 2."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding}")
+        raise pickle.UnpicklingError(f"it contains bytes in the encoding {encoding}")
     return text.encode("latin1")
 
 
@@ -28,29 +28,28 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _bytes,
+    ("_codecs", "encode"): _encode,
 }
 
 
-class _Restricted(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which data do not need") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed") from None
 
 
 def load_pickle(content: bytes, origin: str) -> Any:
-    """Numbers, text, lists, dictionaries and arrays from a pickle of Python 2 or 3; its bytes become text (Latin-1).
+    """Load numbers, text, lists, dictionaries and arrays from a pickle of Python 2 or 3. Bytes become Latin-1 text.
 
     Raises:
-        UserError: The pickle is truncated, or asks for anything else.
+        UserError: The pickle is truncated or refers to anything else.
     """
     try:
-        return _Restricted(io.BytesIO(content), encoding="latin1").load()
-    # A torn pickle can raise nearly anything.
-    except Exception as error:
+        return _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # a truncated pickle can raise nearly anything
         raise UserError(
-            f"{origin}: cannot be read as a pickle of arrays: {error or type(error).__name__}. "
-            "It is incomplete, or not the official file."
+            f"{origin}: cannot be read as a pickle of arrays: {error or type(error).__name__}. The file is incomplete "
+            "or not the official one. Download it again."
         ) from None

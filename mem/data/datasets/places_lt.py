@@ -1,6 +1,6 @@
-"""Places-LT (Liu et al. 2019): lists over Places365-Standard.
+"""Places-LT (Liu et al. 2019): lists of images of Places365-Standard.
 
-Its val split is taken from Places' train, its test split is Places' val.
+Its val split is a subset of Places' train. Its test split is Places' val.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 
 from mem.config import PlacesLt
 from mem.data.datasets.base import ImageSet
-from mem.data.datasets.published_lists import read_published
+from mem.data.datasets.published_lists import read_published_lists
 from mem.data.datasets.reference_counts import PLACES_LT
 
 _TRAIN = re.compile(r"(?:.*/)?(?:train|(?:data_256|data_large)/[a-z])/(.+)/([^/]+)")
@@ -19,18 +19,18 @@ _VAL = re.compile(r"(?:.*/)?(?:val|val_256|val_large)/(?:(.+)/)?([^/]+)")
 def read_places_lt(settings: PlacesLt) -> ImageSet:
     """Read the three lists, in either layout of Places365-Standard.
 
-    The "easy" layout has `train/airfield/FILE`, `train/apartment_building-outdoor/FILE` and `val/airfield/FILE`, the
-    other `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and a flat `val_256/FILE`.
+    The "easy" layout has `train/airfield/FILE`, `train/apartment_building-outdoor/FILE` and `val/airfield/FILE`. The
+    other has `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and a flat `val_256/FILE`.
 
     Raises:
-        UserError: A list is missing, wrong or of another data set.
+        UserError: A list is missing, invalid or from another data set.
     """
     expected = "train/airfield/NAME.jpg and val/airfield/NAME.jpg, or data_256/a/airfield/NAME.jpg and val_256/NAME.jpg"
-    return read_published(settings, canonical, expected, PLACES_LT)
+    return read_published_lists(settings, canonical_name, expected, PLACES_LT)
 
 
-def canonical(path: str) -> tuple[str, str] | None:
-    """Name and category: `train/CATEGORY/FILE`, or `val/FILE`."""
+def canonical_name(path: str) -> tuple[str, str] | None:
+    """Return name (`train/CATEGORY/FILE` or `val/FILE`) and category of a path. See `published_lists.CanonicalName`."""
     if found := _TRAIN.fullmatch(path):
         category = found[1].replace("/", "-")
         return f"train/{category}/{found[2]}", category

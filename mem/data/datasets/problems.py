@@ -1,4 +1,4 @@
-"""Everything that is wrong with an input, in one message: each kind counted, the first few named."""
+"""One error message for all problems of an input: each kind with its count and first examples."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from itertools import islice
 from mem.errors import UserError
 
 MAX_EXAMPLES = 5
-"""Examples of each kind of fault that a message names."""
+"""Number of examples that a message lists for each kind of problem."""
 
 
 class Problems:
-    """Faults of one input, by kind.
+    """The problems of one input, grouped by kind.
 
-    >>> faults = Faults("list.txt")
-    >>> faults.add("lines without a label", "line 3: a.jpg")
-    >>> faults.raise_if_any()
+    >>> problems = Problems("list.txt")
+    >>> problems.add("lines without a label", "line 3: a.jpg")
+    >>> problems.raise_if_any()
     Traceback (most recent call last):
-    mem.errors.UserError: list.txt: 1 lines without a label: line 3: a.jpg
+    mem.errors.UserError: list.txt: lines without a label (1): line 3: a.jpg
     """
 
     def __init__(self, subject: str) -> None:
@@ -28,21 +28,27 @@ class Problems:
         self._advice: dict[str, str] = {}
 
     def add(self, kind: str, example: str, advice: str = "") -> None:
-        """Count a fault; `kind` is a plural ("lines without a label"), `advice` says what to do about it."""
-        self.add_all(kind, [example], 1, advice)
+        """Count one problem.
 
-    def add_all(self, kind: str, examples: Iterable[str], count: int, advice: str = "") -> None:
-        """Count faults of one kind, of which no more examples are taken than are named."""
+        Args:
+            kind: A plural noun phrase, such as "lines without a label".
+            example: Where the problem is.
+            advice: What was expected, or what to do.
+        """
+        self.add_many(kind, [example], 1, advice)
+
+    def add_many(self, kind: str, examples: Iterable[str], count: int, advice: str = "") -> None:
+        """Count `count` problems of one kind. Only as many examples are consumed as a message lists."""
         self._counts[kind] = self._counts.get(kind, 0) + count
-        named = self._examples.setdefault(kind, [])
-        named += [printable(example) for example in islice(examples, MAX_EXAMPLES - len(named))]
+        kept = self._examples.setdefault(kind, [])
+        kept += [printable(example) for example in islice(examples, MAX_EXAMPLES - len(kept))]
         self._advice[kind] = advice
 
     def __bool__(self) -> bool:
         return bool(self._counts)
 
     def raise_if_any(self) -> None:
-        """End here if there is a fault.
+        """Raise an error if any problem was added.
 
         Raises:
             UserError: All kinds, with their counts and first examples.
@@ -54,12 +60,12 @@ class Problems:
             examples = self._examples[kind]
             more = f" and {count - len(examples):,} more" if count > len(examples) else ""
             advice = f". {self._advice[kind]}" if self._advice[kind] else ""
-            lines.append(f"{count:,} {kind}: {', '.join(examples)}{more}{advice}")
+            lines.append(f"{kind} ({count:,}): {', '.join(examples)}{more}{advice}")
         if len(lines) == 1:
             raise UserError(f"{self.subject}: {lines[0]}")
         raise UserError("\n".join([f"{self.subject}:", *(f"  {line}" for line in lines)]))
 
 
 def printable(text: str) -> str:
-    """A name that may hold bytes that are no UTF-8, as a terminal can show it."""
+    """Return `text` with bytes that are not valid UTF-8 (surrogates) escaped, so that it can be printed."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

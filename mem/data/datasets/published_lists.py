@@ -1,4 +1,8 @@
-"""What the readers of published lists share: names in one form, classes checked against folders, one order."""
+"""Reading of published lists, shared by ImageNet-LT and Places-LT.
+
+Names and sequence of the images do not depend on how a list spells and sorts its paths. Labels are checked against
+class folders.
+"""
 
 from __future__ import annotations
 
@@ -7,94 +11,96 @@ from pathlib import Path
 
 import numpy as np
 
-from mem.config.sources import Published
-from mem.data.datasets import labels
+from mem.config.sources import PublishedLists
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
 from mem.data.datasets.index_files import Rows, read_list
+from mem.data.datasets.labels import count_classes, numeric_labels
 from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
 
-Canonical = Callable[[str], tuple[str, str] | None]
-"""From a listed path to the image's name and its class's folder ("" where the path does not tell); nothing where the
-path is none of this data set."""
+CanonicalName = Callable[[str], tuple[str, str] | None]
+"""From a listed path to the image's name and its class folder ("" if the path has none); None if the path does not
+belong to the data set."""
 
 
-def read_published(settings: Published, canonical: Canonical, expected: str, facts: ReferenceCounts) -> ImageSet:
-    """Read a data set given as one list a split.
+def read_published_lists(
+    settings: PublishedLists, canonical_name: CanonicalName, expected: str, reference: ReferenceCounts
+) -> ImageSet:
+    """Read a data set given as one list per split.
 
-    Images are put in the order of their names, so that lists with other spellings or another order give the same
-    data set.
+    Images are sorted by name. Lists with another spelling or sequence therefore give the same data set.
 
     Args:
-        settings: Says where the lists and the images are.
-        canonical: Understands a path.
-        expected: What paths look like, for messages.
-        facts: Known totals.
+        settings: Where the lists and the images are.
+        canonical_name: Parses a listed path.
+        expected: What paths look like, for error messages.
+        reference: Published counts.
 
     Raises:
-        UserError: A list is missing or wrong, a path is none of this data set, or labels disagree with folders.
+        UserError: A list is missing or invalid, a path does not belong to the data set, or labels contradict folders.
     """
     rows = {split: read_list(path) for split, path in settings.index_files().items()}
-    numbers = {split: labels.numeric_labels(listed) for split, listed in rows.items()}
-    named = {split: _understood(listed, canonical, expected) for split, listed in rows.items()}
-    classes = _classes(rows, numbers, {split: folders for split, (_, folders) in named.items()})
+    labels = {split: numeric_labels(listed) for split, listed in rows.items()}
+    parsed = {split: _parse_paths(listed, canonical_name, expected) for split, listed in rows.items()}
+    classes = _class_names(rows, labels, {split: folders for split, (_, folders) in parsed.items()})
     splits = {
-        split: in_name_order(settings.root, listed.paths, named[split][0], numbers[split])
+        split: sort_by_name(settings.root, listed.paths, parsed[split][0], labels[split])
         for split, listed in rows.items()
     }
-    return ImageSet(classes, splits["train"], splits.get("val", empty_split()), splits["test"], facts)
+    return ImageSet(classes, splits["train"], splits.get("val", empty_split()), splits["test"], reference)
 
 
-def in_name_order(root: str, paths: list[str], names: list[str], numbers: np.ndarray) -> ImageSplit:
-    """A split of files, sorted by name."""
-    order = sorted(range(len(names)), key=names.__getitem__)
+def sort_by_name(root: str, paths: list[str], names: list[str], labels: np.ndarray) -> ImageSplit:
+    """Return a split of files below `root`, sorted by name."""
+    by_name = sorted(range(len(names)), key=names.__getitem__)
     return split_of_files(
-        str(Path(root).expanduser()), [paths[i] for i in order], [names[i] for i in order], numbers[order]
+        str(Path(root).expanduser()), [paths[i] for i in by_name], [names[i] for i in by_name], labels[by_name]
     )
 
 
-def _understood(rows: Rows, canonical: Canonical, expected: str) -> tuple[list[str], list[str]]:
-    """Name and class folder of each row."""
-    faults = Problems(rows.origin)
+def _parse_paths(rows: Rows, canonical_name: CanonicalName, expected: str) -> tuple[list[str], list[str]]:
+    """Return name and class folder of each row."""
+    problems = Problems(rows.origin)
     names: list[str] = []
     folders: list[str] = []
     for i, path in enumerate(rows.paths):
-        found = canonical(path)
-        if found is None:
-            faults.add("paths that are none of this data set", f"line {rows.lines[i]}: {path}", f"Expected {expected}")
+        parsed = canonical_name(path)
+        if parsed is None:
+            example = f"line {rows.lines[i]}: {path}"
+            problems.add("paths that do not belong to this data set", example, f"Expected {expected}")
         else:
-            names.append(found[0])
-            folders.append(found[1])
-    faults.raise_if_any()
+            names.append(parsed[0])
+            folders.append(parsed[1])
+    problems.raise_if_any()
     return names, folders
 
 
-def _classes(
-    rows: Mapping[str, Rows], numbers: Mapping[str, np.ndarray], folders: Mapping[str, list[str]]
+def _class_names(
+    rows: Mapping[str, Rows], labels: Mapping[str, np.ndarray], folders: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    """Names of the classes, which are their folders'.
+    """Return the class names, which are those of the class folders.
 
-    Each label has one folder in all lists, and each folder one label.
+    Each label must have one folder in all lists, and each folder one label.
 
     Raises:
-        UserError: Labels and folders disagree, or a class has no training image.
+        UserError: Labels and folders are inconsistent, or a class has no training images.
     """
     origin = ", ".join(listed.origin for listed in rows.values())
-    number = labels.check_classes(numbers, None, origin)
+    classes = count_classes(labels, None, origin)
     folder_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
-    faults = Problems(origin)
+    problems = Problems(origin)
     for split, listed in rows.items():
-        for i, (label, folder) in enumerate(zip(numbers[split].tolist(), folders[split], strict=True)):
+        for i, (label, folder) in enumerate(zip(labels[split].tolist(), folders[split], strict=True)):
             if not folder:
                 continue
             first_folder, first_label = folder_of.setdefault(label, folder), label_of.setdefault(folder, label)
             if first_folder != folder or first_label != label:
-                before = f"{first_folder} is {label}" if first_folder != folder else f"{folder} is {first_label}"
-                faults.add(
-                    "images whose folder and label disagree with an earlier line",
-                    f"{split}, {listed.where(i)} ({before} there)",
-                    "The lists are of different versions, or labels were numbered in another order",
+                earlier = f"{first_folder} is {label}" if first_folder != folder else f"{folder} is {first_label}"
+                problems.add(
+                    "images whose folder and label contradict an earlier line",
+                    f"{split}, {listed.describe(i)} (earlier: {earlier})",
+                    "The lists are of different versions, or their labels are numbered differently",
                 )
-    faults.raise_if_any()
-    return tuple(folder_of.get(label, str(label)) for label in range(number))
+    problems.raise_if_any()
+    return tuple(folder_of.get(label, str(label)) for label in range(classes))

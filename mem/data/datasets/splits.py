@@ -1,4 +1,4 @@
-"""Splits made out of others: a test split set aside, a long tail cut, a val split held out."""
+"""Splits made from train: a test split set aside, a cut to a long tail, a val split held out."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
     """Take a test split out of train.
 
     Raises:
-        UserError: There is a test split, or a class has too few images.
+        UserError: There is a test split already, or a class has too few images.
     """
     if len(images.test):
-        raise UserError(f"The data set has a test split of {len(images.test):,} images; leave dataset.test out.")
+        raise UserError(f"The data set already has a test split of {len(images.test):,} images. Remove dataset.test.")
     labels, classes = images.train.labels, len(images.classes)
     if settings.share is not None:
-        parts = longtail.cut_share(labels, classes, settings.share, settings.seed, "test")
+        parts = longtail.hold_out_share(labels, classes, settings.share, settings.seed, "test")
         train, test = parts.train, parts.rest
         if not len(test):
-            raise UserError(f"dataset.test.share: {settings.share:g} of any class's images rounds to none.")
+            raise UserError(
+                f"dataset.test.share: {settings.share:g} is less than one image of every class. Increase it."
+            )
     else:
         assert settings.per_class is not None
         short = np.flatnonzero(longtail.class_counts(labels, classes) <= settings.per_class)
         if len(short):
             raise UserError(
-                f"dataset.test.per_class: {settings.per_class} would leave {len(short):,} classes without a training "
-                f"image, {', '.join(images.classes[k] for k in short[:5])} among them. Use a `share`, or fewer."
+                f"dataset.test.per_class: {settings.per_class} leaves no training images in {len(short):,} classes, "
+                f"such as {', '.join(images.classes[k] for k in short[:5])}. Decrease it, or use `share`."
             )
         test = longtail.cut(labels, np.full(classes, settings.per_class), 0, settings.seed).train
         train = np.setdiff1d(np.arange(len(labels)), test)
@@ -41,14 +43,14 @@ def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
 
 
 def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
-    """Cut train to a long tail; val comes from what the cut discards, if it asks for one.
+    """Cut train to a long tail. If `cut.val_per_class` is set, val is taken from the discarded images.
 
     Raises:
         UserError: There is a val split already, or a class has too few images.
     """
     if len(images.val) and cut.val_per_class:
         raise UserError(
-            f"The data set has a val split of {len(images.val):,} images; set dataset.cut.val_per_class to 0."
+            f"The data set already has a val split of {len(images.val):,} images. Set dataset.cut.val_per_class to 0."
         )
     kept = longtail.cut_to_tail(images.train.labels, len(images.classes), cut, order)
     val = images.train.take(kept.rest) if cut.val_per_class else images.val
@@ -56,14 +58,16 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
 
 
 def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
-    """Take a val split out of train; every class keeps at least one training image.
+    """Take a val split out of train. Every class keeps at least one training image.
 
     Raises:
-        UserError: There is a val split already, or nothing would be held out.
+        UserError: There is a val split already, or val would be empty.
     """
     if len(images.val):
-        raise UserError(f"The data set has a val split of {len(images.val):,} images; leave dataset.holdout out.")
-    parts = longtail.cut_share(images.train.labels, len(images.classes), settings.share, settings.seed, "holdout")
+        raise UserError(f"The data set already has a val split of {len(images.val):,} images. Remove dataset.holdout.")
+    parts = longtail.hold_out_share(images.train.labels, len(images.classes), settings.share, settings.seed, "holdout")
     if not len(parts.rest):
-        raise UserError(f"dataset.holdout.share: {settings.share:g} of any class's images rounds to none.")
+        raise UserError(
+            f"dataset.holdout.share: {settings.share:g} is less than one image of every class. Increase it."
+        )
     return replace(images, train=images.train.take(parts.train), val=images.train.take(parts.rest), held_out=True)
