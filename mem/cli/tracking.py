@@ -23,13 +23,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from mem.tracking.mirror import sync
+    from mem.tracking.commands import sync
 
     return sync(Path())
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from mem.tracking.mirror import follow
+    from mem.tracking.commands import follow
 
     return follow(Path(), options.parent)
 

@@ -58,7 +58,7 @@ def register(study_files: Sequence[Path], name: str | None, alias: str, variant:
         log.event("model", path=str(out / "mlflow"), name=name, alias=alias, key=choice.run.key, tags=tags)
     print(f"{name}@{alias} is {choice.run.folder} ({choice.reason})")
     from mem.tracking import server
-    from mem.tracking.mirror import sync
+    from mem.tracking.commands import sync
 
     with server.sole_writer(root, 0) as alone:
         pass

@@ -1,1 +1,1 @@
-"""Metrics: jobs append to a log in their run folder; one mirror sends the logs to MLflow."""
+"""Tracking: stages append to a log in their run folder, and one mirror sends the logs to MLflow."""

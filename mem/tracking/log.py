@@ -1,10 +1,10 @@
-"""The log of a run: JSON lines, appended by the stage alone, read by the MLflow mirror and the report.
+"""The log of a run: JSON lines that the stage writes, and that the MLflow mirror and the report read.
 
-What other ranks than the first see of their nodes and GPUs stands in files of their own beside it.
+Rank 0 writes `log.jsonl`. Other ranks write the system metrics of their node and GPU to files of their own next to it.
 
-Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. A step's metrics
-are written once: what a resumed training computes again, between its checkpoint and where it broke off, is the same
-to the bit on a CPU and is passed over.
+Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. Each metric is
+written once per step. A resumed training recomputes the steps between its checkpoint and its interruption; on a CPU the
+recomputed values are bitwise equal, and they are not written again.
 """
 
 from __future__ import annotations
@@ -17,54 +17,56 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from mem.progress import clock
+from mem.progress import format_duration
 
 SYSTEM = "system/"
-"""Begins the names of what a machine does, which counts its own steps; MLflow's UI has a page for them."""
+"""Prefix of system metrics, which have a step counter of their own. MLflow's UI shows them on a separate page."""
 
 
 @runtime_checkable
 class Log(Protocol):
-    """Where a stage puts its numbers."""
+    """Receives the metrics and events of a stage."""
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics at a step."""
+        """Log metrics of a step."""
         ...
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """A file that shows how things stood at a step, and the folder of MLflow's artifacts that it belongs to."""
+        """Log a file of a step, and the folder of MLflow's artifacts that it belongs in."""
         ...
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Anything else that happened."""
+        """Log an event of another kind."""
         ...
 
 
 class NullLog:
-    """A log that keeps nothing: for ranks other than the first."""
+    """A log that discards everything, for ranks other than 0."""
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Forget the metrics."""
+        """Discard the metrics."""
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """Forget the file."""
+        """Discard the file."""
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Forget the event."""
+        """Discard the event."""
 
 
 class JsonLines:
-    """A log file. An existing one is continued; a half-written last line is cut off. Threads may share it."""
+    """A log file. An existing file is continued, after removing a truncated last line. Threads may share a log."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._last_step: dict[str, int] = {}
+        """Last logged step by name of a metric, or of a folder of artifacts."""
         self.attempts = 0
+        """Number of "start" events in the file when it was opened."""
         self.id = uuid.uuid4().hex
-        whole = 0
+        complete_bytes = 0
         if path.exists():
-            whole = _whole_lines(path)
+            complete_bytes = _complete_bytes(path)
             for event in read_events(path):
                 self.id = event["id"] if event["event"] == "log" else self.id
                 self.attempts += event["event"] == "start"
@@ -74,12 +76,12 @@ class JsonLines:
                     name = _artifacts(event["to"])
                     self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
         self._file = open(path, "ab")
-        self._file.truncate(whole)
-        if whole == 0:
+        self._file.truncate(complete_bytes)
+        if complete_bytes == 0:
             self._write({"event": "log", "id": self.id})
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append the metrics that were not yet logged at this step."""
+        """Append the metrics that were not logged at this step or a later one."""
         with self._lock:
             new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
             if new:
@@ -87,12 +89,12 @@ class JsonLines:
                 self._write({"event": "metrics", "step": step, "metrics": new})
 
     def next_step(self, prefix: str) -> int:
-        """The step after the last one at which a metric of such a name was logged: for what counts its own steps."""
+        """Return the step after the last one of all metrics whose name starts with `prefix`."""
         with self._lock:
             return 1 + max((step for name, step in self._last_step.items() if name.startswith(prefix)), default=-1)
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """Append the file, unless one of this step or a later one was logged for the same folder."""
+        """Append the file, unless the same folder already has a file of this step or a later one."""
         with self._lock:
             if step > self._last_step.get(_artifacts(to), -1):
                 self._last_step[_artifacts(to)] = step
@@ -120,15 +122,57 @@ class JsonLines:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log; a half-written last one is left out."""
+    """Yield the events of a log, without a truncated last line."""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield json.loads(line)
 
 
+def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the id of a log and its first event, each None if it is not written yet.
+
+    The first event is "start", or "beside" in a log that belongs to another one.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = [line for line in (file.readline(), file.readline()) if line.endswith(b"\n")]
+    except FileNotFoundError:
+        return None, None
+    if not lines:
+        return None, None
+    return json.loads(lines[0]).get("id"), json.loads(lines[1]) if len(lines) > 1 else None
+
+
+def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """Yield the events after a position in chunks, each with the position of its end.
+
+    Args:
+        path: The log.
+        start: Position in bytes.
+        metrics_per_chunk: Largest number of metrics in a chunk. A single event may exceed it.
+    """
+    with open(path, "rb") as file:
+        file.seek(start)
+        events: list[dict[str, Any]] = []
+        metrics, end = 0, start
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            event = json.loads(line)
+            count = len(event.get("metrics", {}))
+            if events and metrics + count > metrics_per_chunk:
+                yield events, end
+                events, metrics = [], 0
+            events.append(event)
+            metrics += count
+            end += len(line)
+        if events:
+            yield events, end
+
+
 def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
-    """Step and value of a metric, as logged."""
+    """Return the steps and values of a metric, in the order of the log."""
     return [
         (event["step"], event["metrics"][metric])
         for event in read_events(path)
@@ -137,13 +181,13 @@ def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def run_status(path: Path, now: float) -> str:
-    """Where an unfinished run stands, in words: how far its training is, how fast, and when it last said so."""
+    """Describe the state of an unfinished run: progress of its training, its speed, and the age of its last event."""
     if not path.exists():
         return "-"
     steps, step, rate, last = 0, 0, None, {"event": "log", "time": now}
     for event in read_events(path):
         if event["event"] == "metrics" and all(name.startswith(SYSTEM) for name in event["metrics"]):
-            continue  # the machine lives; that says nothing of the run
+            continue  # system metrics show that the machine is running, not that the stage makes progress
         last = event
         steps = event["steps"] if event["event"] == "training" else steps
         if event["event"] == "metrics":
@@ -151,17 +195,17 @@ def run_status(path: Path, now: float) -> str:
             rate = event["metrics"].get("train/images_per_s", rate)
     if last["event"] == "end" and last["status"] != "finished":
         return last["status"] + (f" at {100 * step // steps} %" if steps else "")
-    parts = [f"{100 * step // steps} %"] if steps else ["begun"]
+    parts = [f"{100 * step // steps} %"] if steps else ["started"]
     parts += [f"{rate:,.0f} img/s"] if rate else []
-    return ", ".join([*parts, f"{clock(now - last['time'])} ago"])
+    return ", ".join([*parts, f"{format_duration(now - last['time'])} ago"])
 
 
 def _artifacts(folder: str) -> str:
-    """Stands among the metrics' names for a folder of artifacts."""
+    """Return the key of a folder of artifacts among the last steps."""
     return f"artifacts in {folder}"
 
 
-def _whole_lines(path: Path) -> int:
-    """Bytes up to and with the last line break."""
+def _complete_bytes(path: Path) -> int:
+    """Return the number of bytes up to the last line break."""
     content = path.read_bytes()
     return content.rfind(b"\n") + 1

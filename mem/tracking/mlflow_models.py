@@ -1,4 +1,4 @@
-"""MLflow's models: a folder that MLflow's own command serves, and the folder that a registered name stands for."""
+"""MLflow models: writing a model folder that MLflow can serve, and downloading a registered model."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any
 from mem.errors import UserError
 from mem.tracking import server
 
-import mlflow.artifacts  # isort: skip  # after `server`, which sets what MLflow reads when it is imported
+import mlflow.artifacts  # isort: skip  # after `server`, which sets variables that MLflow reads on import
 import mlflow.pyfunc  # isort: skip
 from mlflow.models import ModelSignature  # isort: skip
 from mlflow.types import ColSpec, Schema  # isort: skip
 from mlflow.types.schema import AnyType  # isort: skip
 
 LOADER = "mem.export.served"
-"""Module with `_load_pyfunc`. Named, not imported: it stands above this one."""
+"""Module that defines `_load_pyfunc`. It is in a higher layer and therefore not imported here."""
 SCHEME = "models:/"
-"""What an address in the registry begins with: models:/NAME@ALIAS or models:/NAME/VERSION."""
+"""Prefix of registry addresses: models:/NAME@ALIAS or models:/NAME/VERSION."""
 
 
 def write_model(data: Path, out: Path, requirements: list[str], metadata: Mapping[str, Any]) -> None:
     """Write an MLflow model folder.
 
     Args:
-        data: What the loader reads; it is copied into the model.
-        out: The folder; one that is there is replaced.
-        requirements: Of pip, for those who let MLflow make an environment.
-        metadata: Noted in the model.
+        data: Folder that the loader reads. It is copied into the model.
+        out: The model folder. An existing one is replaced.
+        requirements: pip requirements, for environments that MLflow creates.
+        metadata: Metadata of the model.
     """
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # MLflow asks for an example, which would put somebody's image into the model, and for a type of the column,
-        # where arrays and text are both meant.
+        # MLflow recommends an input example, which would store a user's image in the model, and a specific column type,
+        # but the column accepts both arrays and text.
         warnings.simplefilter("ignore", UserWarning)
-        made = Path(temporary) / "model"
+        model = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
-            made,
+            model,
             loader_module=LOADER,
             data_path=str(data),
             pip_requirements=requirements,
@@ -47,11 +47,19 @@ def write_model(data: Path, out: Path, requirements: list[str], metadata: Mappin
             metadata=dict(metadata),
         )
         shutil.rmtree(out, ignore_errors=True)
-        shutil.move(made, out)
+        shutil.move(model, out)
 
 
 def fetch(address: str, root: Path, into: Path) -> Path:
-    """The folder of a registered model, copied to `into`.
+    """Download a registered model.
+
+    Args:
+        address: models:/NAME@ALIAS or models:/NAME/VERSION.
+        root: Parent folder of `runs/`.
+        into: Destination folder.
+
+    Returns:
+        The folder of the model in `into`.
 
     Raises:
         UserError: There is no such model, or the server cannot be used.
@@ -62,16 +70,17 @@ def fetch(address: str, root: Path, into: Path) -> Path:
         raise UserError(f"{address}: expected {SCHEME}NAME@ALIAS or {SCHEME}NAME/VERSION")
     uri = server.tracking_uri(root)
     try:
-        own = server.client(uri)
-        known = [f"{model.name}@{alias}" for model in own.search_registered_models() for alias in sorted(model.aliases)]
-    except server.unreachable() as error:
+        mlflow_client = server.client(uri)
+        models = mlflow_client.search_registered_models()
+        registered = [f"{model.name}@{alias}" for model in models for alias in sorted(model.aliases)]
+    except server.tracking_errors() as error:
         raise UserError(server.explain(uri, error)) from None
     try:
-        version = own.get_model_version_by_alias(name, alias).version if alias else number
-        source = own.get_model_version_download_uri(name, version)
+        version = mlflow_client.get_model_version_by_alias(name, alias).version if alias else number
+        source = mlflow_client.get_model_version_download_uri(name, version)
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=uri))
-    except (*server.unreachable(), OSError) as error:
+    except (*server.tracking_errors(), OSError) as error:
         raise UserError(
-            f"{address}: cannot be had from {uri}: {' '.join(str(error).split())[:200]}. Registered are: "
-            f"{', '.join(known) or 'none'}. `mem register STUDY` registers the best model of a study."
+            f"{address}: cannot be downloaded from {uri}: {' '.join(str(error).split())[:200]}. Registered models: "
+            f"{', '.join(registered) or 'none'}. `mem register STUDY` registers the best head of a study."
         ) from None

@@ -1,4 +1,4 @@
-"""MLflow's registry: the mirror's answer to a `model` event in a head's log."""
+"""Registration of a head's model in MLflow, which the mirror does for a `model` event in the head's log."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from typing import Any
 ARTIFACT = "model"
 """Folder of the model among a run's artifacts."""
 _KEY = "mem.key"
-"""Tag of a version: which head's run it is."""
+"""Tag of a version: key of the head's run."""
 
 
-def register(own: Any, run_id: str, model: Path, name: str, alias: str, key: str, tags: Mapping[str, str]) -> None:
-    """Log a model to the run of its head and let an alias of a registered name stand for it.
+def register(
+    mlflow_client: Any, run_id: str, model: Path, name: str, alias: str, key: str, tags: Mapping[str, str]
+) -> None:
+    """Log a model to the run of its head, register it, and set an alias on its version.
 
-    Done twice it changes nothing, so that a mirror that died in between can do it again.
+    Registering a model twice has no further effect. A mirror that was killed before the end can repeat it.
 
     Args:
-        own: MLflow's client.
-        run_id: MLflow's run of the head.
+        mlflow_client: MLflow's client.
+        run_id: Id of the head's MLflow run.
         model: Folder of the MLflow model.
-        name: Under which it is registered.
-        alias: Stands for this version from now on, whatever it stood for before.
-        key: Of the head's run.
-        tags: Of the version.
+        name: Name of the registered model.
+        alias: Alias to set on this version. It is removed from the version that had it before.
+        key: Key of the head's run.
+        tags: Tags of a new version.
     """
-    if not any(found.name == name for found in own.search_registered_models(filter_string=f"name = '{name}'")):
-        own.create_registered_model(name)
-    versions = own.search_model_versions(f"name = '{name}'")
+    registered = mlflow_client.search_registered_models(filter_string=f"name = '{name}'")
+    registered = mlflow_client.search_registered_models(filter_string=f"name = '{name}'")
+    if not any(found.name == name for found in registered):
+        mlflow_client.create_registered_model(name)
+    versions = mlflow_client.search_model_versions(f"name = '{name}'")
     version = next((v for v in versions if v.tags.get(_KEY) == key), None)
     if version is None:
-        own.log_artifacts(run_id, str(model), ARTIFACT)
-        source = f"{own.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
-        version = own.create_model_version(name, source, run_id=run_id, tags={**tags, _KEY: key})
-    own.set_registered_model_alias(name, alias, version.version)
+        mlflow_client.log_artifacts(run_id, str(model), ARTIFACT)
+        source = f"{mlflow_client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+        version = mlflow_client.create_model_version(name, source, run_id=run_id, tags={**tags, _KEY: key})
+    mlflow_client.set_registered_model_alias(name, alias, version.version)

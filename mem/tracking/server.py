@@ -1,4 +1,4 @@
-"""MLflow's side of the mirror; with `models.py` the only file that imports mlflow."""
+"""MLflow's client, as the mirror uses it. Only this module and `mlflow_models.py` import mlflow."""
 
 from __future__ import annotations
 
@@ -24,88 +24,92 @@ import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
-_ITEMS = 100
-"""Params and tags that one request takes."""
+_PARAMS_PER_REQUEST = 100
+"""MLflow accepts at most this number of params in one request."""
 
 Point = tuple[str, float, int, int]
 """Name, value, time in milliseconds, step."""
 
 
 def tracking_uri(root: Path) -> str:
-    """`MLFLOW_TRACKING_URI`, or the database embedded in `root`/runs."""
+    """Return `MLFLOW_TRACKING_URI`, or the address of the embedded database in `root`/runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'runs' / 'mlflow.db').resolve()}"
 
 
 def is_embedded(uri: str) -> bool:
-    """Whether the store is a file of this machine."""
+    """Return whether the tracking store is a file on this machine."""
     return urlsplit(uri).scheme in ("sqlite", "", "file")
 
 
 def client(uri: str) -> MlflowClient:
-    """A client; an embedded database is made if it is not there."""
+    """Return a client. An embedded database is created if it does not exist."""
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
 
 
-def experiment(own: MlflowClient, name: str, root: Path, uri: str) -> str:
-    """Id of the experiment of a data set, made if it is not there."""
-    found = own.get_experiment_by_name(name)
+def experiment(mlflow_client: MlflowClient, name: str, root: Path, uri: str) -> str:
+    """Return the id of a data set's experiment, which is created or restored if necessary."""
+    found = mlflow_client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            own.restore_experiment(found.experiment_id)
+            mlflow_client.restore_experiment(found.experiment_id)
         return found.experiment_id
     location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
-    # The UI shows the views for training where it would else guess at those for language models.
+    # With this tag, MLflow's UI shows its views for training. Otherwise it may show those for language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
-    return own.create_experiment(name, artifact_location=location, tags=tags)
+    return mlflow_client.create_experiment(name, artifact_location=location, tags=tags)
 
 
-def all_runs(own: MlflowClient) -> Iterator[Any]:
-    """Every run of every experiment, deleted ones too."""
-    ids = [e.experiment_id for e in own.search_experiments()]
+def all_runs(mlflow_client: MlflowClient) -> Iterator[Any]:
+    """Yield every run of every experiment, including deleted runs."""
+    ids = [e.experiment_id for e in mlflow_client.search_experiments()]
     token: str | None = None
     while True:
-        page = own.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
+        page = mlflow_client.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
 
 
-def points(own: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
-    """Name, time in milliseconds and step of the points that a run has of some metrics."""
+def points(mlflow_client: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
+    """Return the name, time in milliseconds and step of each point of the named metrics of a run."""
     return {
-        (name, point.timestamp, point.step) for name in sorted(names) for point in own.get_metric_history(run_id, name)
+        (name, point.timestamp, point.step)
+        for name in sorted(names)
+        for point in mlflow_client.get_metric_history(run_id, name)
     }
 
 
 def send(
-    own: MlflowClient,
+    mlflow_client: MlflowClient,
     run_id: str,
     metrics: Sequence[Point],
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> None:
-    """Send metrics and params, and last the tags, which say how far the log was sent."""
+    """Send params and metrics, and finally the tags, which record how much of the log was sent."""
     entries = [Param(name, value) for name, value in params.items()]
-    for start in range(0, len(entries), _ITEMS):
-        own.log_batch(run_id, params=entries[start : start + _ITEMS])
+    for start in range(0, len(entries), _PARAMS_PER_REQUEST):
+        mlflow_client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_REQUEST])
     if metrics:
-        own.log_batch(run_id, metrics=[Metric(*point) for point in metrics])
-    own.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        mlflow_client.log_batch(run_id, metrics=[Metric(*point) for point in metrics])
+    mlflow_client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
-def log_dataset(own: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Note the data set that a run sees; done twice it changes nothing.
+def log_dataset(
+    mlflow_client: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]
+) -> None:
+    """Log the data set that a run uses as its input. Logging it twice has no further effect.
 
     Args:
-        own: The client.
-        run_id: MLflow's run.
-        name: Of the data set.
-        key: Of its conversion.
-        folder: Of its conversion.
-        manifest: Its `dataset.json`.
+        mlflow_client: MLflow's client.
+        run_id: Id of the MLflow run.
+        name: Name of the data set.
+        key: Key of its convert run.
+        folder: Folder of its convert run.
+        manifest: Content of its `dataset.json`.
     """
     profile = {
         "classes": len(manifest["classes"]),
@@ -114,11 +118,11 @@ def log_dataset(own: MlflowClient, run_id: str, name: str, key: str, folder: Pat
         "imbalance": manifest["imbalance"],
     }
     dataset = Dataset(name, key, "local", json.dumps({"uri": str(folder)}), profile=json.dumps(profile))
-    own.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    mlflow_client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
-def unreachable() -> tuple[type[Exception], ...]:
-    """What is raised where the server does not answer or refuses."""
+def tracking_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that are raised if the server is unavailable or refuses a request."""
     return (
         mlflow.exceptions.MlflowException,
         requests.exceptions.RequestException,
@@ -127,29 +131,26 @@ def unreachable() -> tuple[type[Exception], ...]:
 
 
 def explain(uri: str, error: Exception) -> str:
-    """A message for the user."""
+    """Return a message that tells the user what is wrong with the tracking server and what to do."""
     text = " ".join(str(error).split())
+    nothing_lost = "Nothing is lost: the logs of the runs contain everything, and `mem track sync` sends it later."
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
-            f"The database {uri} has the schema of another MLflow version. Upgrade it (`mlflow db upgrade {uri}`, "
-            "after a copy), or use the MLflow that made it. The runs' logs keep everything; `mem track sync` sends it "
-            "afterwards."
+            f"The database {uri} has the schema of another MLflow version. Use the MLflow version that created it, or "
+            f"copy the database and then upgrade it (`mlflow db upgrade {uri}`). {nothing_lost}"
         )
     if not is_embedded(uri) and ("error code 404" in text or "Not Found" in text):
         return (
-            f"The tracking server {uri} does not know a request that is made of it: it is older than the MLflow here "
-            f"({mlflow.__version__}), or no MLflow server. Upgrade it, or give another (MLFLOW_TRACKING_URI). "
-            "The runs' logs keep everything; `mem track sync` sends it afterwards."
+            f"The tracking server {uri} does not support a request. It is older than the installed MLflow "
+            f"({mlflow.__version__}), or it is not an MLflow server. Upgrade it, or set MLFLOW_TRACKING_URI to another "
+            f"server. {nothing_lost}"
         )
-    return (
-        f"The tracking server {uri} cannot be used: {text[:300]}. Training does not need it: the runs' logs keep "
-        "everything, and `mem track sync` sends it afterwards."
-    )
+    return f"The tracking server {uri} cannot be used: {text[:300]}. Training is not affected. {nothing_lost}"
 
 
 @contextlib.contextmanager
 def sole_writer(root: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock of the only mirror under `root`; gives whether it was had."""
+    """Hold the lock of the only mirror under `root`. Yields whether the lock was acquired."""
     (root / "runs").mkdir(parents=True, exist_ok=True)
     with open(root / "runs" / "mlflow.lock", "w", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_seconds

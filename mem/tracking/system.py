@@ -1,4 +1,4 @@
-"""What a rank's node and GPU do while a stage runs, under MLflow's own names."""
+"""System metrics: usage of a rank's node and GPU while a stage runs, under MLflow's names."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from mem.tracking.log import SYSTEM, JsonLines
 
 logger = logging.getLogger("mem")
 
-_INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
-_SECONDS = 10.0
-_PATIENCE = 5.0
-"""Seconds that a stage's end waits for a sample that a driver or a network disk holds up."""
+_INTERVAL_VARIABLE = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
+_DEFAULT_INTERVAL_SECONDS = 10.0
+_JOIN_SECONDS = 5.0
+"""How long the end of a stage waits for a measurement that a driver or a network file system delays."""
 
-Question = Callable[[], Mapping[str, float]]
+Probe = Callable[[], Mapping[str, float]]
+"""Measures some metrics and returns them by name."""
 
 
 class SystemMetrics:
-    """Logs a rank's metrics every ten seconds from a thread, between entering and leaving.
+    """Logs the system metrics of a rank from a thread while the context is active.
 
-    The first rank of a node watches the node, each rank its GPU. A stage that is over sooner has no metrics. What
-    cannot be told is left out, with a word, once.
+    The first rank of a node measures the node, and each rank measures its GPU. A stage that is shorter than the
+    interval has no metrics. A metric that cannot be measured is omitted after one warning.
 
     Args:
-        log: Takes them, each with the number of the sample as its step; a stage that goes on counts on.
-        folder: Whose file system is watched.
+        log: Receives the metrics. The step is the number of the sample; a resumed stage continues counting.
+        folder: Its file system is measured.
         world: This rank.
-        part: Stands in the names, where a run in MLflow takes the metrics of several stages.
-        seconds: Between two samples.
+        part: Part of the metrics' names, for an MLflow run that contains metrics of several stages.
+        seconds: Interval between samples. None: see `interval_seconds`.
     """
 
     def __init__(
@@ -45,9 +46,9 @@ class SystemMetrics:
     ) -> None:
         self._log = log
         self._prefix = SYSTEM + (f"{part}/" if part else "") + (f"node_{world.node}/" if world.nodes > 1 else "")
-        self._questions = questions(folder, world)
-        self._seconds = interval() if seconds is None else seconds
-        self._over = threading.Event()
+        self._probes = probes(folder, world)
+        self._seconds = interval_seconds() if seconds is None else seconds
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
 
     def __enter__(self) -> SystemMetrics:
@@ -55,60 +56,62 @@ class SystemMetrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(_PATIENCE)
+        self._stop.set()
+        self._thread.join(_JOIN_SECONDS)
 
     def _run(self) -> None:
-        self._sample()  # shares of time are those since the last question
+        self._measure()  # psutil measures CPU utilisation since the previous call
         try:
-            while not self._over.wait(self._seconds):
-                found = {self._prefix + name: round(value, 1) for name, value in self._sample().items()}
-                if not self._over.is_set():  # a driver may have held the sample up until after the stage's end
-                    self._log.scalars(found, self._log.next_step(self._prefix))
+            while not self._stop.wait(self._seconds):
+                metrics = {self._prefix + name: round(value, 1) for name, value in self._measure().items()}
+                if not self._stop.is_set():  # a driver may have delayed the measurement beyond the end of the stage
+                    self._log.scalars(metrics, self._log.next_step(self._prefix))
         except OSError as error:
-            logger.warning("No more system metrics are logged by this attempt: %s", error)
+            logger.warning("System metrics are no longer logged in this attempt: %s", error)
 
-    def _sample(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, question in list(self._questions.items()):
+    def _measure(self) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, probe in list(self._probes.items()):
             try:
-                found.update(question())
-            except Exception as error:  # drivers and systems raise what they like; none of it may end a stage
-                logger.warning("System metrics are without %s: %s: %s", name, type(error).__name__, error)
-                del self._questions[name]
-        return found
+                metrics.update(probe())
+            except Exception as error:  # drivers raise exceptions of many types; none of them may stop a stage
+                logger.warning("System metrics of %s are not available: %s: %s", name, type(error).__name__, error)
+                del self._probes[name]
+        return metrics
 
 
-def watched(world: World) -> bool:
-    """Whether a rank has anything to watch."""
+def has_system_metrics(world: World) -> bool:
+    """Return whether a rank measures anything."""
     return world.local_rank == 0 or world.device.type == "cuda"
 
 
-def interval() -> float:
-    """Seconds between two samples: ten, or what MLflow's variable says.
+def interval_seconds() -> float:
+    """Return the seconds between two samples: ten, or the value of MLflow's variable.
 
     Raises:
-        UserError: The variable is no positive number.
+        UserError: The value of the variable is not a positive number.
     """
-    given = os.environ.get(_INTERVAL)
+    value = os.environ.get(_INTERVAL_VARIABLE)
     try:
-        seconds = float(given) if given else _SECONDS
+        seconds = float(value) if value else _DEFAULT_INTERVAL_SECONDS
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise UserError(f"{_INTERVAL} is {given!r}; it is the seconds between two samples, a number above 0.")
+        raise UserError(
+            f"{_INTERVAL_VARIABLE} is {value!r}. Set it to the number of seconds between two samples, above 0."
+        )
     return seconds
 
 
-def questions(folder: Path, world: World) -> dict[str, Question]:
-    """What is asked at each sample, by what it is about."""
-    asked: dict[str, Question] = {}
+def probes(folder: Path, world: World) -> dict[str, Probe]:
+    """Return the probes of a rank, by the name of what they measure."""
+    found: dict[str, Probe] = {}
     if world.local_rank == 0:
-        asked = {"processor": _processor, "memory": _memory, "disk": lambda: _disk(folder), "network": _Network()}
+        found = {"processor": _processor, "memory": _memory, "disk": lambda: _disk(folder), "network": _Network()}
     if world.device.type == "cuda":
         gpu = f"gpu_{world.local_rank}"
-        asked |= {f"{gpu}'s {name}": _of_gpu(gpu, ask, world.device) for name, ask in _GPU.items()}
-    return asked
+        found |= {f"{gpu}'s {name}": _gpu_probe(gpu, measure, world.device) for name, measure in _GPU.items()}
+    return found
 
 
 def _processor() -> Mapping[str, float]:
@@ -133,7 +136,7 @@ def _disk(folder: Path) -> Mapping[str, float]:
 
 
 class _Network:
-    """Traffic since the first question; a container may have no network."""
+    """Measures the network traffic since its first call. A container may have no network."""
 
     def __init__(self) -> None:
         self._first: Any = None
@@ -154,7 +157,7 @@ def _gpu_memory(device: torch.device) -> Mapping[str, float]:
     return {"memory_usage_percentage": 100 * used / total, "memory_usage_megabytes": used / 1e6}
 
 
-def _gpu_use(device: torch.device) -> Mapping[str, float]:
+def _gpu_utilization(device: torch.device) -> Mapping[str, float]:
     return {"utilization_percentage": float(torch.cuda.utilization(device))}
 
 
@@ -162,8 +165,8 @@ def _gpu_power(device: torch.device) -> Mapping[str, float]:
     return {"power_usage_watts": torch.cuda.power_draw(device) / 1000}
 
 
-_GPU = {"memory": _gpu_memory, "use": _gpu_use, "power": _gpu_power}
+_GPU = {"memory": _gpu_memory, "utilization": _gpu_utilization, "power": _gpu_power}
 
 
-def _of_gpu(gpu: str, ask: Callable[[torch.device], Mapping[str, float]], device: torch.device) -> Question:
-    return lambda: {f"{gpu}_{name}": value for name, value in ask(device).items()}
+def _gpu_probe(gpu: str, measure: Callable[[torch.device], Mapping[str, float]], device: torch.device) -> Probe:
+    return lambda: {f"{gpu}_{name}": value for name, value in measure(device).items()}

@@ -1,4 +1,4 @@
-"""Opening the MLflow UI on the embedded database."""
+"""The command `mem track ui`, which opens the MLflow UI on the embedded database."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import sys
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.tracking.server import client, explain, is_embedded, tracking_uri, unreachable
+from mem.tracking.server import client, explain, is_embedded, tracking_errors, tracking_uri
 
 
 def open_ui(root: Path, host: str, port: int) -> int:
     """Replace this process by `mlflow ui`.
 
     Raises:
-        UserError: There is no database yet or one that this MLflow cannot read, the port is in use, or runs go to a
-            server that has a UI of its own.
+        UserError: There is no database, this MLflow version cannot read it, the port is in use, or runs are tracked on
+            a server, which has its own UI.
     """
     uri = tracking_uri(root)
     if not is_embedded(uri):
-        raise UserError(f"Runs are tracked at {uri}; open that address in a browser.")
+        raise UserError(f"Runs are tracked on the server {uri}. Open this address in a browser.")
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise UserError(f"{uri}: no database yet. Run a study first, or `mem track sync`.")
+        raise UserError(f"{uri}: there is no database yet. Run a study first, or run `mem track sync`.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another: --port"
+                f"Port {port} on {host} cannot be used ({error.strerror}). Choose another one with --port."
             ) from None
     try:
         client(uri).search_experiments(max_results=1)
-    except unreachable() as error:
+    except tracking_errors() as error:
         raise UserError(explain(uri, error)) from None
-    print(f"MLflow UI at http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow UI at http://{host}:{port} (press Ctrl-C to stop it)", flush=True)
     command = [
         sys.executable,
         "-m",
@@ -47,8 +47,8 @@ def open_ui(root: Path, host: str, port: int) -> int:
         host,
         "--port",
         str(port),
-        # One reader needs one worker, and several are killed and started for ever where a busy machine is slow to start
-        # them: uvicorn gives each five seconds.
+        # One worker is enough for one user. uvicorn kills a worker that does not start within five seconds, so several
+        # workers on a busy machine are killed and restarted endlessly.
         "--workers",
         "1",
     ]

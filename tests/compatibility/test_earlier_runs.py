@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from mem.cli.main import main
 from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
+from mem.tracking.commands import sync
 from mem.tracking.log import read_curve, read_events
-from mem.tracking.mirror import sync
 from mem.tracking.server import tracking_uri
 from tests.compatibility.conftest import BEFORE
 

@@ -1,4 +1,4 @@
-"""The log of a run."""
+"""The log of a run: JSON lines that survive interruptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from mem.tracking.log import JsonLines, NullLog, read_curve, read_events, run_status
 
 
-def test_metrics_and_events_read_back(tmp_path):
+def test_metrics_and_events_are_read_as_written(tmp_path):
     log = JsonLines(tmp_path / "log.jsonl")
     log.event("start", stage="pretrain")
     log.scalars({"train/loss": 0.5, "train/lr": 1e-3}, step=10)
@@ -18,7 +18,7 @@ def test_metrics_and_events_read_back(tmp_path):
     assert read_curve(tmp_path / "log.jsonl", "train/loss") == [(10, 0.5)]
 
 
-def test_a_step_is_logged_once_for_each_metric(tmp_path):
+def test_each_metric_is_logged_once_per_step(tmp_path):
     log = JsonLines(tmp_path / "log.jsonl")
     for step in (1, 2, 3, 2, 3, 4):
         log.scalars({"train/loss": step}, step)
@@ -28,7 +28,7 @@ def test_a_step_is_logged_once_for_each_metric(tmp_path):
     assert read_curve(tmp_path / "log.jsonl", "val/acc1") == [(2, 7.0)]
 
 
-def test_a_log_that_is_opened_again_goes_on_where_it_was(tmp_path):
+def test_a_reopened_log_continues_after_its_last_step(tmp_path):
     for steps in (range(1, 5), range(3, 8)):
         log = JsonLines(tmp_path / "log.jsonl")
         log.event("start", stage="pretrain")
@@ -42,7 +42,7 @@ def test_a_log_that_is_opened_again_goes_on_where_it_was(tmp_path):
         assert log.attempts == 2
 
 
-def test_an_artifact_of_a_step_is_logged_once_though_the_step_is_made_again(tmp_path):
+def test_an_artifact_is_logged_once_even_if_its_step_is_recomputed(tmp_path):
     for steps in ((10, 20), (20, 30)):
         with JsonLines(tmp_path / "log.jsonl") as log:
             for step in steps:
@@ -53,7 +53,7 @@ def test_an_artifact_of_a_step_is_logged_once_though_the_step_is_made_again(tmp_
     assert sorted(found) == sorted([*expected, ("other.png", "elsewhere")])
 
 
-def test_a_half_written_line_is_cut_off(tmp_path):
+def test_a_truncated_line_is_removed(tmp_path):
     path = tmp_path / "log.jsonl"
     log = JsonLines(path)
     log.scalars({"train/loss": 1.0}, 1)
@@ -68,19 +68,19 @@ def test_a_half_written_line_is_cut_off(tmp_path):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_a_silent_log_keeps_nothing():
+def test_a_null_log_accepts_everything():
     log = NullLog()
     log.scalars({"train/loss": 1.0}, 1)
     log.event("start")
 
 
-def test_where_a_run_stands_is_said_in_words(tmp_path):
+def test_the_status_of_an_unfinished_run_names_progress_speed_and_age(tmp_path):
     path = tmp_path / "log.jsonl"
     assert run_status(path, 0) == "-"
     with JsonLines(path) as log:
         log.event("start", stage="pretrain")
-        began = list(read_events(path))[-1]["time"]
-        assert run_status(path, began + 65) == "begun, 1:05 ago"
+        start_time = list(read_events(path))[-1]["time"]
+        assert run_status(path, start_time + 65) == "started, 1:05 ago"
         log.event("training", steps=200)
         log.scalars({"train/loss": 1.0, "train/images_per_s": 1234.4}, step=50)
         assert run_status(path, list(read_events(path))[-1]["time"] + 2) == "25 %, 1,234 img/s, 0:02 ago"

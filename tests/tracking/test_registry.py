@@ -28,17 +28,19 @@ from mem.runs.dag import Run
 from mem.tracking import server
 from mem.tracking.log import JsonLines, read_events
 from mem.tracking.mirror import Mirror
-from tests.stages.test_no_val import MINI, ran
-from tests.tracking.test_server_dies import free_port
+from tests.stages.running import MINI_VALUES, run_study
+from tests.tracking.test_server_failures import free_port
 
-HEADS = {name: MINI["heads"][name] for name in ("ce", "mem")}
+HEADS = {name: MINI_VALUES["heads"][name] for name in ("ce", "mem")}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> tuple[Path, list[Run]]:
     """A folder where a study was run and its MEM head registered, and the runs."""
     folder = tmp_path_factory.mktemp("registered")
-    runs = ran(folder, MINI | {"pretrain": None, "finetune": MINI["finetune"] | {"epochs": 2}, "heads": HEADS})
+    runs = run_study(
+        folder, MINI_VALUES | {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}, "heads": HEADS}
+    )
     before = Path.cwd()
     os.chdir(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -1,4 +1,4 @@
-"""What nodes and GPUs do, beside the curves."""
+"""System metrics: usage of nodes and GPUs, logged next to the curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mem.tracking.log import JsonLines, NullLog, read_events
 from mem.tracking.system import SystemMetrics
 from tests.waiting import wait
 
-OF_HOST = {
+NODE_METRICS = {
     "cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage",
     "disk_usage_percentage", "disk_usage_megabytes", "disk_available_megabytes",
 }  # fmt: skip
@@ -31,40 +31,40 @@ def samples(path: Path) -> list[dict]:
     return [event for event in read_events(path) if event["event"] == "metrics"]
 
 
-def watch(path: Path, world: World | None = None, part: str = "", count: int = 1) -> dict[str, float]:
-    """The metrics of the last of `count` samples."""
+def measure(path: Path, world: World | None = None, part: str = "", count: int = 1) -> dict[str, float]:
+    """Log `count` samples and return the metrics of the last one."""
     with JsonLines(path) as log, SystemMetrics(log, path.parent, world or World(), part, seconds=0.05):
-        wanted = len(samples(path)) + count
-        wait(lambda: len(samples(path)) >= wanted)
+        expected = len(samples(path)) + count
+        wait(lambda: len(samples(path)) >= expected)
     return samples(path)[-1]["metrics"]
 
 
-def test_a_node_is_watched_under_mlflows_names_and_counts_on_when_it_goes_on(tmp_path):
+def test_a_node_has_mlflows_metric_names_and_a_resumed_log_continues_counting(tmp_path):
     path = tmp_path / "log.jsonl"
-    watch(path, count=3)
-    found = watch(path, count=2)
+    measure(path, count=3)
+    found = measure(path, count=2)
     assert [event["step"] for event in samples(path)] == list(range(len(samples(path))))
-    assert {f"system/{name}" for name in OF_HOST} <= set(found)
+    assert {f"system/{name}" for name in NODE_METRICS} <= set(found)
 
 
-def test_what_psutil_says_is_logged(tmp_path, monkeypatch):
+def test_values_of_psutil_are_logged(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_percent", lambda: 37.04)
     monkeypatch.setattr(psutil, "net_io_counters", lambda: None)
-    found = watch(tmp_path / "log.jsonl")
+    found = measure(tmp_path / "log.jsonl")
     assert found["system/cpu_utilization_percentage"] == 37.0
-    assert set(found) == {f"system/{name}" for name in OF_HOST}
+    assert set(found) == {f"system/{name}" for name in NODE_METRICS}
     assert found["system/disk_available_megabytes"] == pytest.approx(psutil.disk_usage(str(tmp_path)).free / 1e6, 0.05)
 
 
-def test_several_nodes_and_an_evaluation_have_names_of_their_own(tmp_path):
+def test_names_contain_the_node_if_there_are_several_and_the_part_of_an_evaluation(tmp_path):
     second = World(rank=2, size=4, local_rank=0, local_size=2)
-    assert all(name.startswith("system/node_1/") for name in watch(tmp_path / "log.jsonl", second))
-    assert all(name.startswith("system/evaluate/") for name in watch(tmp_path / "e.jsonl", part="evaluate"))
+    assert all(name.startswith("system/node_1/") for name in measure(tmp_path / "log.jsonl", second))
+    assert all(name.startswith("system/evaluate/") for name in measure(tmp_path / "e.jsonl", part="evaluate"))
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A driver whose second GPU does not tell its power."""
+    """A driver whose second GPU does not report its power."""
 
     def power(device: torch.device) -> int:
         if device.index == 1:
@@ -77,8 +77,8 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "power_draw", power)
 
 
-def test_each_rank_watches_its_own_gpu_and_the_first_the_node_too(gpus, tmp_path):
-    first = watch(tmp_path / "0.jsonl", World(0, 2, torch.device("cuda", 0), 0, 2))
+def test_each_rank_measures_its_gpu_and_the_first_also_the_node(gpus, tmp_path):
+    first = measure(tmp_path / "0.jsonl", World(0, 2, torch.device("cuda", 0), 0, 2))
     assert {name: value for name, value in first.items() if "gpu" in name} == {
         "system/gpu_0_memory_usage_percentage": 25.0,
         "system/gpu_0_memory_usage_megabytes": 20000.0,
@@ -86,26 +86,26 @@ def test_each_rank_watches_its_own_gpu_and_the_first_the_node_too(gpus, tmp_path
         "system/gpu_0_power_usage_watts": 350.0,
     }
     assert "system/cpu_utilization_percentage" in first
-    assert watch(tmp_path / "1.jsonl", World(1, 2, CUDA, 1, 2)) == {
+    assert measure(tmp_path / "1.jsonl", World(1, 2, CUDA, 1, 2)) == {
         "system/gpu_1_memory_usage_percentage": 50.0,
         "system/gpu_1_memory_usage_megabytes": 40000.0,
         "system/gpu_1_utilization_percentage": 96.0,
     }
 
 
-def test_what_cannot_be_told_is_left_out_with_one_word(gpus, tmp_path, caplog):
-    watch(tmp_path / "log.jsonl", World(1, 2, CUDA, 1, 2), count=3)
+def test_a_metric_that_is_not_available_is_omitted_after_one_warning(gpus, tmp_path, caplog):
+    measure(tmp_path / "log.jsonl", World(1, 2, CUDA, 1, 2), count=3)
     assert [r.getMessage() for r in caplog.records] == [
-        "System metrics are without gpu_1's power: RuntimeError: Not Supported"
+        "System metrics of gpu_1's power are not available: RuntimeError: Not Supported"
     ]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_real_gpu_tells_its_memory_and_use(tmp_path):
-    held = torch.ones(2**28, device="cuda")
-    found = watch(tmp_path / "log.jsonl", World(device=torch.device("cuda", 0)))
-    assert found["system/gpu_0_memory_usage_megabytes"] > held.nbytes / 1e6
+def test_a_real_gpu_reports_memory_and_utilisation(tmp_path):
+    tensor = torch.ones(2**28, device="cuda")
+    found = measure(tmp_path / "log.jsonl", World(device=torch.device("cuda", 0)))
+    assert found["system/gpu_0_memory_usage_megabytes"] > tensor.nbytes / 1e6
     assert 0 <= found["system/gpu_0_utilization_percentage"] <= 100
 
 
@@ -119,7 +119,7 @@ def test_a_real_gpu_tells_its_memory_and_use(tmp_path):
         (World(3, 4, local_rank=1, local_size=2), None),
     ],
 )
-def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_path, monkeypatch):
+def test_only_ranks_that_measure_something_write_a_log(world, file, gpus, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "SystemMetrics", partial(SystemMetrics, seconds=0.05))
     monkeypatch.setattr(World, "from_main", lambda self, value: value or "0123456789abcdef")
     folder = RunFolder(tmp_path)
@@ -133,58 +133,58 @@ def test_ranks_log_where_they_have_something_to_watch(world, file, gpus, tmp_pat
         assert list(read_events(tmp_path / file))[1]["log"] == "0123456789abcdef"
 
 
-def test_a_rank_whose_log_is_damaged_goes_on_without_metrics(tmp_path, monkeypatch, caplog):
+def test_a_rank_with_a_damaged_log_continues_without_metrics(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(World, "from_main", lambda self, value: "0123456789abcdef")
     folder = RunFolder(tmp_path)
     folder.rank_log(2, "01234567").write_text('{"event": "log", "id": "a"}\n{"event": "met\n')
     with contextlib.ExitStack() as stack:
         job._start_system_metrics(folder, "pretrain", World(2, 4, local_size=2), NullLog(), stack)
-    assert "Rank 2 logs no system metrics" in caplog.text
+    assert "Rank 2 does not log system metrics" in caplog.text
 
 
-def test_a_full_disk_ends_the_watching_with_a_word_and_not_the_stage(tmp_path, monkeypatch, caplog):
-    def full(*_: object) -> None:
+def test_a_full_disk_stops_the_metrics_with_a_warning_but_not_the_stage(tmp_path, monkeypatch, caplog):
+    def raise_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with JsonLines(tmp_path / "log.jsonl") as log:
-        monkeypatch.setattr(log, "scalars", full)
+        monkeypatch.setattr(log, "scalars", raise_disk_full)
         with SystemMetrics(log, tmp_path, World(), seconds=0.01):
             wait(lambda: "No space left on device" in caplog.text)
-    assert "No more system metrics are logged by this attempt" in caplog.text
+    assert "System metrics are no longer logged in this attempt" in caplog.text
 
 
-def test_a_driver_that_hangs_does_not_hold_up_the_end_and_its_late_answer_is_not_logged(tmp_path, monkeypatch):
-    asked, answer = threading.Event(), threading.Event()
+def test_a_hanging_driver_does_not_delay_the_end_and_its_late_result_is_not_logged(tmp_path, monkeypatch):
+    called, release = threading.Event(), threading.Event()
     calls = iter(range(100))
 
     def hang() -> float:
-        if next(calls):  # the first question only sets the clock
-            asked.set()
-            answer.wait(60)
+        if next(calls):  # the first call only sets psutil's reference
+            called.set()
+            release.wait(60)
         return 0.0
 
     monkeypatch.setattr(psutil, "cpu_percent", hang)
-    monkeypatch.setattr(system, "_PATIENCE", 0.1)
+    monkeypatch.setattr(system, "_JOIN_SECONDS", 0.1)
     path = tmp_path / "log.jsonl"
     with JsonLines(path) as log:
-        with SystemMetrics(log, tmp_path, World(), seconds=0.01) as watching:
-            assert asked.wait(30)
-        assert watching._thread.is_alive()
-        answer.set()
-        watching._thread.join(30)
+        with SystemMetrics(log, tmp_path, World(), seconds=0.01) as metrics:
+            assert called.wait(30)
+        assert metrics._thread.is_alive()
+        release.set()
+        metrics._thread.join(30)
     assert not samples(path)
 
 
 @pytest.mark.parametrize(("given", "seconds"), [(None, 10.0), ("", 10.0), ("0.5", 0.5)])
-def test_mlflows_variable_sets_the_interval(given, seconds, monkeypatch):
+def test_the_interval_is_that_of_mlflows_variable(given, seconds, monkeypatch):
     monkeypatch.delenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", raising=False)
     if given is not None:
         monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", given)
-    assert system.interval() == seconds
+    assert system.interval_seconds() == seconds
 
 
 @pytest.mark.parametrize("given", ["often", "0", "-1", "nan"])
-def test_an_interval_that_is_none_is_refused(given, monkeypatch):
+def test_an_invalid_interval_is_refused(given, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", given)
-    with pytest.raises(UserError, match="seconds between two samples"):
-        system.interval()
+    with pytest.raises(UserError, match="Set it to the number of seconds between two samples"):
+        system.interval_seconds()

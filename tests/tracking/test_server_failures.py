@@ -1,4 +1,4 @@
-"""The tracking server dies, is old, or its database is of a newer schema: nothing is lost, nothing doubled."""
+"""If the tracking server is killed, too old, or has another schema, nothing is lost and nothing is duplicated."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import requests
 from mlflow.tracking import MlflowClient
 
 from mem.errors import UserError
-from mem.tracking.mirror import sync
+from mem.tracking.commands import sync
 from mem.tracking.ui import open_ui
-from tests.tracking.test_mirror import close_logs, empty_database, open_log, root, send, steps  # noqa: F401
+from tests.tracking.logs import open_log, send, steps
 
 START_SECONDS = 120
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen]:
-    """A real tracking server on the folder's database, answering; its whole process group is killed at the end."""
+    """A real tracking server on the folder's database. Its process group is killed at the end."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/runs/mlflow.db"]
     command += ["--default-artifact-root", str(folder / "artifacts")]
@@ -57,14 +57,15 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def found_steps(uri: str) -> list[int]:
+def sent_steps(uri: str) -> list[int]:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("set")
     runs = client.search_runs([experiment.experiment_id]) if experiment else []
     return sorted(p.step for run in runs for p in client.get_metric_history(run.info.run_id, "train/loss"))
 
 
-def test_a_server_that_is_killed_in_the_middle_of_training_has_every_point_once_afterwards(root, monkeypatch):  # noqa: F811
+@pytest.mark.stage
+def test_after_a_server_was_killed_during_training_every_point_arrives_once(root, monkeypatch):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -86,29 +87,29 @@ def test_a_server_that_is_killed_in_the_middle_of_training_has_every_point_once_
     try:
         with mlflow_server(root, port):
             deadline = time.monotonic() + START_SECONDS
-            while not found_steps(uri):
+            while not sent_steps(uri):
                 train(0.5)
                 assert time.monotonic() < deadline, (root / "mirror.log").read_text()
             train(2)
-        train(6)  # the server is gone
+        train(6)  # without a server
         assert mirror.poll() is None
         with mlflow_server(root, port):
             deadline = time.monotonic() + START_SECONDS
-            while len(found_steps(uri)) < step:
+            while len(sent_steps(uri)) < step:
                 assert time.monotonic() < deadline, (root / "mirror.log").read_text()
                 time.sleep(0.5)
             log.event("end", status="finished")
             mirror.terminate()
             assert mirror.wait(60) == 0, (root / "mirror.log").read_text()
-            assert found_steps(uri) == list(range(1, step + 1))
+            assert sent_steps(uri) == list(range(1, step + 1))
         assert f"The tracking server {uri} cannot be used" in (root / "mirror.log").read_text()
     finally:
         mirror.kill()
         mirror.wait()
 
 
-class Old(BaseHTTPRequestHandler):
-    """A server of a time before the requests that are made of it."""
+class OldServer(BaseHTTPRequestHandler):
+    """A server that supports none of the requests."""
 
     def do_POST(self) -> None:
         self.send_response(404)
@@ -122,25 +123,26 @@ class Old(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_old_server_is_named_and_nothing_is_lost(root, monkeypatch):  # noqa: F811
+@pytest.mark.stage
+def test_an_old_server_is_reported_and_nothing_is_lost(root, monkeypatch):
     log = open_log(root, "pretrain")
     log.scalars({"train/loss": 1.0}, 1)
-    with HTTPServer(("127.0.0.1", 0), Old) as old:
-        thread = threading.Thread(target=old.serve_forever)
+    with HTTPServer(("127.0.0.1", 0), OldServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{old.server_port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
         try:
-            with pytest.raises(UserError, match=r"does not know a request .* is older than .*keep everything"):
+            with pytest.raises(UserError, match=r"does not support a request.* is older than .*Nothing is lost"):
                 sync(root)
         finally:
-            old.shutdown()
+            server.shutdown()
             thread.join()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     send(root)
     assert steps(root, "pretrain") == [1]
 
 
-def test_a_database_of_a_newer_schema_is_named_and_left_alone(root):  # noqa: F811
+def test_a_database_with_a_newer_schema_is_reported_and_not_changed(root):
     log = open_log(root, "pretrain")
     log.scalars({"train/loss": 1.0}, 1)
     path = root / "runs" / "mlflow.db"
@@ -148,7 +150,7 @@ def test_a_database_of_a_newer_schema_is_named_and_left_alone(root):  # noqa: F8
         (before,) = database.execute("select version_num from alembic_version").fetchone()
         database.execute("update alembic_version set version_num = 'ffffffffffff'")
         database.commit()
-    with pytest.raises(UserError, match=r"has the schema of another MLflow version.*The runs' logs keep everything"):
+    with pytest.raises(UserError, match=r"has the schema of another MLflow version.*Nothing is lost"):
         sync(root)
     with pytest.raises(UserError, match=r"has the schema of another MLflow version"):
         open_ui(root, "127.0.0.1", free_port())

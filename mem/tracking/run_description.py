@@ -1,0 +1,65 @@
+"""Name, tags and params of an MLflow run, from the start event of its log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+LOG_ID = "mem.log_id"
+"""Tag of an MLflow run: id of the log that it was created for."""
+
+
+def run_name(start: Mapping[str, Any]) -> str:
+    """Return the name that MLflow's UI shows: variant or stage, class order, seed and the first digits of the key."""
+    labels = start["labels"]
+    words = [str(labels.get("variant") or start["stage"])]
+    words += [f"{name[0]}{labels[name]}" for name in ("order", "seed") if name in labels]
+    return " ".join([*words, start["key"][:4]])
+
+
+def run_tags(log_id: str, folder: str, start: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags that are set when the run is created.
+
+    Args:
+        log_id: Id of the log.
+        folder: Run folder, relative to the root.
+        start: The log's start event.
+    """
+    return {
+        LOG_ID: log_id,
+        "stage": start["stage"],
+        "dataset": start["dataset"],
+        "backbone": start["backbone"],
+        "config_digest": start["key"],
+        "folder": folder,
+        **{name: str(value) for name, value in start["labels"].items()},
+    }
+
+
+def attempt_tags(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags that can differ between attempts at the same run."""
+    slurm = start["machine"]["slurm"] or {}
+    return {
+        "git_sha": str(start["git"]["commit"]),
+        "git_dirty": str(start["git"]["dirty"]),
+        "host": start["machine"]["host"],
+        "slurm_job_id": slurm.get("job_id", ""),
+        "restarts": slurm.get("restart_count", "0"),
+    }
+
+
+def run_params(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a run as flat params, and its labels. A report has labels only."""
+    flat: dict[str, str] = {}
+
+    def flatten(value: Any, name: str) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                flatten(inner, f"{name}.{key}" if name else key)
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list) else str(value)
+
+    if start["stage"] != "report":
+        flatten(start["settings"], "")
+    return {**flat, **{name: str(value) for name, value in start["labels"].items()}}
