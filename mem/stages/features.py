@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from mem import config, provenance
+from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
 from mem.data.features import files as store
-from mem.data.features.writer import FeatureWriter, Part, Piece, each_rank
-from mem.data.loading.batch import Batch
+from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_of_rank
 from mem.data.loading.images import ImageViews
 from mem.errors import Stopped, UserError
 from mem.jobs.backbone_training import fill_color_of, normalization_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.jobs.precomputed_features import precomputed_features
-from mem.models.backbones import Classifier, Frozen
+from mem.models.backbones import BackboneClassifier, FrozenBackbone
 from mem.models.weights import save_weights
 from mem.progress import Progress
 
@@ -29,7 +29,7 @@ from mem.progress import Progress
 def features(job: Job) -> Mapping[str, Any]:
     """Write the pooled features (and, by setting, the tokens) of all splits, and the finetuned classifier if any.
 
-    Each rank computes a contiguous part of the missing pieces and writes them into the shared files. With `online`,
+    Each rank computes a contiguous part of the missing chunks and writes them into the shared files. With `online`,
     only the labels and the classifier are written.
     """
     if "dataset" in job.run.settings:
@@ -47,7 +47,7 @@ def features(job: Job) -> Mapping[str, Any]:
         online = {"online": True} if settings.online else {}
         store.write_about(out, {"class_counts": counts.tolist(), "width": model.width, **online})
         if "classifier" in job.inputs:
-            assert isinstance(model, Classifier)
+            assert isinstance(model, BackboneClassifier)
             linear = {"weight": model.linear.weight, "bias": model.linear.bias}
             save_weights(out / "classifier.safetensors", linear, {"key": job.run.key})
     if settings.online:
@@ -60,25 +60,25 @@ def _compute(
     job: Job,
     settings: config.Features,
     backbone: config.ImageBackbone,
-    model: Classifier | Frozen,
+    model: BackboneClassifier | FrozenBackbone,
     betons: Mapping[str, Beton],
 ) -> dict[str, Any]:
     pixels = normalization_of(job.inputs["images"])
     shapes = {"pooled": (model.width,), **({"tokens": (model.tokens, model.width)} if settings.tokens else {})}
     dtypes = {"pooled": "float32", "tokens": settings.dtype}
-    parts = {
-        split: Part(1 + (settings.views if split == "train" else 0), len(images), shapes, dtypes)
+    layouts = {
+        split: SplitLayout(1 + (settings.views if split == "train" else 0), len(images), shapes, dtypes)
         for split, images in betons.items()
     }
     save_seconds = 60 * job.run.compute.checkpoint_minutes
-    writer = FeatureWriter(job.folder.path, job.run.key, parts, FEATURE_BATCH, save_seconds)
-    present = job.world.from_main(writer.begin() if job.world.is_main else None)
+    writer = FeatureWriter(job.folder.path, job.run.key, layouts, FEATURE_BATCH, save_seconds)
+    present = job.world.from_main(writer.create_or_resume() if job.world.is_main else None)
     if present:
         job.say(f"Resuming: the features of {present:,} images (times views) are present.")
         job.log.event("resumed", step=present)
-    total = sum(piece.count for piece in writer.pieces())
-    # Every rank must have read the map of missing pieces before any rank changes it.
-    missing = writer.missing()
+    total = sum(chunk.count for chunk in writer.chunks())
+    # Every rank must have read the map of missing chunks before any rank changes it.
+    missing = writer.missing_chunks()
     job.world.barrier()
     quiet = not job.world.is_main
     with (
@@ -87,12 +87,12 @@ def _compute(
         torch.inference_mode(),
     ):
         try:
-            own_pieces = each_rank(missing, job.world.rank, job.world.size)
-            for piece, batch in _batches(job, betons, own_pieces, backbone, settings):
+            chunks_to_write = chunks_of_rank(missing, job.world.rank, job.world.size)
+            for chunk, batch in _batches(job, betons, chunks_to_write, backbone, settings):
                 vector, sequence = model.features(pixels.normalise(batch.to(job.world.device).inputs))
                 computed = {"pooled": vector, "tokens": sequence}
-                writer.write(piece, {kind: computed[kind].float().cpu().numpy() for kind in shapes})
-                betons[piece.split].release()
+                writer.write(chunk, {kind: computed[kind].float().cpu().numpy() for kind in shapes})
+                betons[chunk.split].release()
                 progress.advance(len(batch) * job.world.size)
                 if job.stop.take_save():
                     writer.save()
@@ -103,23 +103,23 @@ def _compute(
             writer.close()
     job.world.barrier()
     if job.world.is_main:
-        writer.done()
+        writer.finish()
     return {"images": total, "images_per_s": round(progress.rate, 1)}
 
 
 def _batches(
     job: Job,
     betons: Mapping[str, Beton],
-    pieces: Sequence[Piece],
+    chunks: Sequence[Chunk],
     backbone: config.ImageBackbone,
     settings: config.Features,
-) -> Iterator[tuple[Piece, Batch]]:
-    """Yield each piece with its images."""
+) -> Iterator[tuple[Chunk, Batch]]:
+    """Yield each chunk with its images."""
     workers, side = provenance.cpus(), backbone.image_size
     fill = fill_color_of(job.inputs["images"])
-    for (split, view), group in itertools.groupby(pieces, lambda piece: (piece.split, piece.view)):
-        pieces_of_view = list(group)
-        indices = np.concatenate([np.arange(piece.first, piece.first + piece.count) for piece in pieces_of_view])
+    for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
+        chunks_of_view = list(group)
+        indices = np.concatenate([np.arange(chunk.first, chunk.first + chunk.count) for chunk in chunks_of_view])
         views = ImageViews(betons[split], side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
-        # Every piece is a full batch, except the last one of a view.
-        yield from zip(pieces_of_view, views.of_view(indices, view, FEATURE_BATCH), strict=True)
+        # Every chunk is a full batch, except the last one of a view.
+        yield from zip(chunks_of_view, views.of_view(indices, view, FEATURE_BATCH), strict=True)

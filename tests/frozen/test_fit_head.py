@@ -119,7 +119,7 @@ def test_tau_is_chosen_on_val_and_says_so():
     features, labels = made()
     head = fit_head("tau", features, labels, val=made(seed=1), quiet=True)
     assert set(head.results) == {"tau", "val_accuracy_by_tau"}
-    with pytest.raises(UserError, match="taus has 21 values to choose from, but the data set has no val split"):
+    with pytest.raises(UserError, match="taus has 21 candidates, but the data set has no val split"):
         fit_head("tau", features, labels, quiet=True)
 
 
@@ -148,16 +148,16 @@ FEATURES, LABELS = made()
 @pytest.mark.parametrize(
     ("features", "labels", "expected"),
     [
-        (FEATURES[:-1], LABELS, r"train: there are features of 354 images, and labels of shape \(355,\)"),
+        (FEATURES[:-1], LABELS, r"train: features of 354 images, but labels of shape \(355,\)"),
         (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label for each image"),
         (FEATURES[:, 0], LABELS, r"features have shape \(355,\); expected \(images, width\)"),
-        (FEATURES[:0], LABELS[:0], "train: there is no image"),
+        (FEATURES[:0], LABELS[:0], "train: has no images"),
         (with_nan(FEATURES, 77), LABELS, "train: the features of image 77 .* not finite"),
         (FEATURES.astype(np.float64) * 1e300, LABELS, "features of image 0 .* not finite in float32"),
         (FEATURES.astype(np.int64), LABELS, "features are of type int64"),
-        (FEATURES, LABELS.astype(np.float64), "labels are of type float64; expected whole numbers"),
-        (FEATURES, LABELS - 1, "image 0 has the label -1; labels start at 0"),
-        (FEATURES, np.where(LABELS == 3, 2, LABELS), "1 of 6 classes have no training image: 3. A class cannot be"),
+        (FEATURES, LABELS.astype(np.float64), "labels are of type float64; expected integers"),
+        (FEATURES, LABELS - 1, "image 0 has label -1; expected 0 or more"),
+        (FEATURES, np.where(LABELS == 3, 2, LABELS), "train: class 3 has no training images. Add images"),
     ],
     ids=["length", "shape", "one number", "nothing", "nan", "too large", "integers", "floats", "negative", "absent"],
 )
@@ -168,9 +168,9 @@ def test_features_and_labels_that_do_not_fit_are_refused_in_words(features, labe
 
 def test_a_split_of_another_backbone_or_with_other_classes_is_refused():
     features, labels = made()
-    with pytest.raises(UserError, match=r"val: features of an image have shape \(5,\), those of training \(12,\)"):
+    with pytest.raises(UserError, match=r"val: the features of an image have shape \(5,\), those of train \(12,\)"):
         fit_head("crt", features, labels, val=(features[:, :5], labels), quiet=True)
-    with pytest.raises(UserError, match="val: image 0 has the label 9, and training has 6 classes"):
+    with pytest.raises(UserError, match="val: image 0 has label 9, but train has 6 classes"):
         fit_head("crt", features, labels, val=(features[:1], np.array([9])), quiet=True)
     head = fit_head(quick("crt"), features, labels, quiet=True)
     with pytest.raises(UserError, match="features: have a width of 5, the head was fitted on 12"):
@@ -181,7 +181,7 @@ def test_a_split_of_another_backbone_or_with_other_classes_is_refused():
 
 def test_tokens_that_are_not_there_are_missed():
     features, labels = made()
-    with pytest.raises(UserError, match="mem: its input is `tokens`, and these features are pooled only"):
+    with pytest.raises(UserError, match="mem: its input is `tokens`, but these features are pooled only"):
         fit_head(quick("mem", input="tokens"), features, labels, quiet=True)
     head = fit_head(quick("mem", input="tokens"), *made(tokens=True), quiet=True)
     with pytest.raises(UserError, match="this head sees tokens"):

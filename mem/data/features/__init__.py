@@ -1,1 +1,1 @@
-"""Features of a frozen backbone: files, reading, writing."""
+"""Features of a frozen backbone: files, writing, reading and batches."""

@@ -1,4 +1,4 @@
-"""Features that somebody else computed, as arrays: what they must be like, and how they become a split."""
+"""Features that users computed themselves, as arrays: checks, and conversion to a split."""
 
 from __future__ import annotations
 
@@ -12,50 +12,53 @@ from mem.data.features.files import FeatureSplit
 from mem.errors import UserError
 
 Array: TypeAlias = Any
-"""A numpy array, a torch tensor, or anything that numpy can make one of."""
-CHECKED_AT_ONCE = 4096
-"""Images whose features are looked through at a time."""
-NAMED = 10
-"""A message names so many images or classes."""
+"""A numpy array, a torch tensor, or anything that `np.asarray` accepts."""
+IMAGES_PER_READ = 4096
+"""Number of images whose features are read at a time."""
+_MAX_LISTED_CLASSES = 10
+"""Maximum number of classes that a message lists."""
 
 
 def in_memory_split(features: Array, labels: Array, name: str, like: FeatureSplit | None = None) -> FeatureSplit:
-    """A split of features that are in memory.
+    """Return a split with one view from features in memory.
 
     Args:
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
-        labels: (images,), whole numbers from 0.
-        name: What the split is called in messages.
-        like: A split of the same backbone, with whose sizes this one must agree.
+        labels: (images,), integers from 0.
+        name: Name of the split in messages.
+        like: A split of the same backbone. The features must have the same width and number of tokens.
 
     Raises:
-        UserError: As in `check_features` and `checked_labels`.
+        UserError: Features or labels are invalid; see `check_features` and `checked_labels`.
     """
-    found = as_features(features, name)
-    split = split_of(found, checked_labels(as_numpy(labels), len(found), name))
+    checked = as_features(features, name)
+    split = _as_split(checked, checked_labels(as_numpy(labels), len(checked), name))
     if like is not None:
         require_same_shape(split, like, name)
     return split
 
 
-def split_of(
+def _as_split(
     features: Float32[np.ndarray, "images *sequence width"], labels: Int64[np.ndarray, " images"]
 ) -> FeatureSplit:
-    """The split of arrays that were checked; there is one view."""
     if features.ndim == 2:
         return FeatureSplit(features[None], None, labels)
     return FeatureSplit(features[None, :, 0], features[None, :, 1:], labels)
 
 
 def as_features(features: Array, name: str) -> Float32[np.ndarray, "images *sequence width"]:
-    """Features as float32 in memory, checked."""
-    found = as_numpy(features)
-    check_features(found, name)
-    return np.ascontiguousarray(found, dtype=np.float32)
+    """Check features and return them as a contiguous float32 array.
+
+    Raises:
+        UserError: Features are invalid; see `check_features`.
+    """
+    array = as_numpy(features)
+    check_features(array, name)
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def as_numpy(values: Array) -> np.ndarray:
-    """Any array as one of numpy's; torch's may lie on a GPU or be bfloat16."""
+    """Return any array as a numpy array. Tensors may be on a GPU; bfloat16 becomes float32."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -64,72 +67,77 @@ def as_numpy(values: Array) -> np.ndarray:
 
 @runtime_checkable
 class SliceableArray(Protocol):
-    """An array of which pieces are read."""
+    """An array that can be read in slices along its first dimension."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of any array."""
+        """Shape of the array."""
         ...
 
     def __getitem__(self, part: slice, /) -> np.ndarray: ...
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Refuse what are no features by their shape.
+    """Check that a shape is one of features.
 
     Raises:
-        UserError: Another number of dimensions, or no image.
+        UserError: The number of dimensions is wrong, or there are no images.
     """
     if len(shape) not in (2, 3) or 0 in shape[1:]:
         raise UserError(
             f"{name}: features have shape {shape}; expected (images, width), or (images, 1 + tokens, width) with the "
-            "pooled feature first"
+            "pooled feature first. Reshape them."
         )
     if not shape[0]:
-        raise UserError(f"{name}: there is no image. Leave a split out that has none")
+        raise UserError(f"{name}: has no images. Leave out a split without images.")
 
 
 def check_features(features: SliceableArray, name: str) -> None:
-    """Refuse what are no features.
+    """Check that an array contains features.
 
     Raises:
-        UserError: As in `check_shape`; or they are no numbers, or not finite.
+        UserError: The shape is wrong, or values are not floats or not finite in float32.
     """
     check_shape(features.shape, name)
-    for start in range(0, features.shape[0], CHECKED_AT_ONCE):
-        part = features[start : start + CHECKED_AT_ONCE]
+    for start in range(0, features.shape[0], IMAGES_PER_READ):
+        part = features[start : start + IMAGES_PER_READ]
         if not np.issubdtype(part.dtype, np.floating):
-            raise UserError(f"{name}: features are of type {part.dtype}; expected float32, float16 or float64")
+            raise UserError(
+                f"{name}: features are of type {part.dtype}; expected float32, float16 or float64. Convert them."
+            )
         with np.errstate(over="ignore"):
             finite = np.isfinite(part.astype(np.float32, copy=False)).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             image = start + int(np.flatnonzero(~finite)[0])
             raise UserError(
-                f"{name}: the features of image {image} (from 0) hold numbers that are not finite in float32. "
-                "Compute them again, or take the image out"
+                f"{name}: the features of image {image} (counted from 0) contain values that are not finite in "
+                "float32. Compute them again or remove the image."
             )
 
 
 def checked_labels(labels: np.ndarray, images: int, name: str) -> Int64[np.ndarray, " images"]:
-    """Labels as whole numbers, one for each image.
+    """Check labels and return them as int64.
 
     Raises:
-        UserError: There are more or fewer than images, some are negative, or they are no whole numbers.
+        UserError: The shape is not (images,), or labels are not integers or negative.
     """
     if labels.shape != (images,):
         raise UserError(
-            f"{name}: there are features of {images:,} images, and labels of shape {labels.shape}; expected one label "
-            f"for each image, ({images},)"
+            f"{name}: features of {images:,} images, but labels of shape {labels.shape}; expected one label for each "
+            f"image, ({images},). Provide features and labels of the same images in the same order."
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"{name}: labels are of type {labels.dtype}; expected whole numbers from 0, one for each class")
+        raise UserError(f"{name}: labels are of type {labels.dtype}; expected integers. Number the classes from 0.")
     if labels.min() < 0:
-        raise UserError(f"{name}: image {int(labels.argmin())} has the label {labels.min()}; labels start at 0")
+        raise UserError(
+            f"{name}: image {int(labels.argmin())} has label {labels.min()}; expected 0 or more. Number the classes "
+            "from 0."
+        )
     return labels.astype(np.int64)
 
 
 def require_same_shape(split: FeatureSplit, like: FeatureSplit, name: str) -> None:
-    """Refuse features of another backbone than the training features'.
+    """Check that a split has features of the same shape as the training features.
 
     Raises:
         UserError: Width or number of tokens differ.
@@ -140,35 +148,38 @@ def require_same_shape(split: FeatureSplit, like: FeatureSplit, name: str) -> No
 
     if shape(split) != shape(like):
         raise UserError(
-            f"{name}: features of an image have shape {shape(split)}, those of training {shape(like)}. Both must come "
-            "from the same backbone"
+            f"{name}: the features of an image have shape {shape(split)}, those of train {shape(like)}. Compute all "
+            "splits with the same backbone."
         )
 
 
 def require_every_class(counts: Int64[np.ndarray, " classes"], name: str = "train") -> None:
-    """Refuse a class that no training image shows.
+    """Check that every class has training images.
 
     Raises:
-        UserError: There is one; says which.
+        UserError: A class has none. The message lists the classes.
     """
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        more = f" and {len(empty) - NAMED:,} more" if len(empty) > NAMED else ""
-        raise UserError(
-            f"{name}: {len(empty):,} of {len(counts):,} classes have no training image: "
-            f"{', '.join(map(str, empty[:NAMED].tolist()))}{more}. A class cannot be learned from nothing: add images, "
-            "or take it out and number the others from 0 without gaps"
-        )
+    empty = np.flatnonzero(counts == 0).tolist()
+    if not empty:
+        return
+    advice = "and number the remaining classes from 0 without gaps."
+    if len(empty) == 1:
+        raise UserError(f"{name}: class {empty[0]} has no training images. Add images, or remove the class {advice}")
+    more = f" and {len(empty) - _MAX_LISTED_CLASSES:,} more" if len(empty) > _MAX_LISTED_CLASSES else ""
+    raise UserError(
+        f"{name}: {len(empty):,} of {len(counts):,} classes have no training images: "
+        f"{', '.join(map(str, empty[:_MAX_LISTED_CLASSES]))}{more}. Add images, or remove these classes {advice}"
+    )
 
 
 def require_known_labels(labels: np.ndarray, classes: int, name: str) -> None:
-    """Refuse a label beyond the classes.
+    """Check that all labels are classes of the training split.
 
     Raises:
-        UserError: There is one.
+        UserError: A label is not.
     """
     if labels.max(initial=0) >= classes:
         raise UserError(
-            f"{name}: image {int(labels.argmax())} has the label {labels.max()}, and training has {classes} classes, "
-            f"0 to {classes - 1}"
+            f"{name}: image {int(labels.argmax())} has label {labels.max()}, but train has {classes} classes (0 to "
+            f"{classes - 1}). Correct the label or remove the image."
         )

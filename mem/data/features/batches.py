@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from mem import rng
+from mem.data.batch import Batch
 from mem.data.features.blocks import THREADS, BlockCache, BlockSampler, RowReader
 from mem.data.features.files import FeatureSource, FeatureSplit, StreamedFeatureSource
-from mem.data.loading.batch import Batch
 from mem.data.loading.buffer_pool import BufferPool
 from mem.data.loading.prefetch import prefetch
 from mem.data.loading.samplers import Sampler
@@ -59,8 +59,8 @@ class TrainingFeatures:
     def _from_stream(self, split: StreamedFeatureSource, step: int, until: int) -> Iterator[Batch]:
         """Compute the features from the images."""
         samples = (self._samples(s) for s in range(step, until))
-        with closing(split.stream(samples, tokens=self.tokens)) as made:  # type: ignore[type-var]
-            for s, inputs in zip(range(step, until), made, strict=True):
+        with closing(split.stream(samples, tokens=self.tokens)) as stream:  # type: ignore[type-var]
+            for s, inputs in zip(range(step, until), stream, strict=True):
                 yield self._batch(s, self._samples(s)[1], inputs)
 
     def _from_memory(self, step: int, until: int) -> Iterator[Batch]:
@@ -89,7 +89,7 @@ class TrainingFeatures:
         assert isinstance(self._stored.tokens, np.memmap)
         with closing(RowReader(self._stored.tokens)) as rows, ThreadPoolExecutor(THREADS, "features") as pool:
             buffers = BufferPool()
-            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+            in_progress: deque[tuple[Batch, list[Future[None]]]] = deque()
             for s in range(step, until):
                 views, indices = self._samples(s)
                 inputs = buffers.tensor((len(indices), *self.split.shape(tokens=True)), torch.float32)
@@ -99,18 +99,18 @@ class TrainingFeatures:
                     pool.submit(rows.read, view, index, out[i, 1:])
                     for i, (view, index) in enumerate(zip(views.tolist(), indices.tolist(), strict=True))
                 ]
-                waiting.append((self._batch(s, indices, inputs), tasks))
-                if len(waiting) > 1:
-                    yield _read(*waiting.popleft())
-            while waiting:
-                yield _read(*waiting.popleft())
+                in_progress.append((self._batch(s, indices, inputs), tasks))
+                if len(in_progress) > 1:
+                    yield _wait(*in_progress.popleft())
+            while in_progress:
+                yield _wait(*in_progress.popleft())
 
     def _from_blocks(self, step: int, until: int) -> Iterator[Batch]:
-        """Read complete blocks, up to one window ahead."""
+        """Read complete blocks, one window in advance."""
         assert isinstance(self.sampler, BlockSampler)
         block, window = self.sampler.block, self.sampler.window
         sources = [self._stored.pooled, *([self._stored.tokens] if self.tokens else [])]
-        # Blocks of one batch, of the prefetched window and batch, and of the windows at both ends.
+        # Enough for the blocks of the current batch, the prefetched window and batch, and the windows at both ends.
         slots = 2 * (-(-self.global_batch // block) + 2 * window + 1)
         with ExitStack() as stack:
             arrays = [stack.enter_context(closing(RowReader(s))) for s in sources if isinstance(s, np.memmap)]
@@ -120,11 +120,11 @@ class TrainingFeatures:
             requested = step * self.global_batch
             end = until * self.global_batch
             for s in range(step, until):
-                goal = min(end, (s + 1) * self.global_batch + block * window)
-                while requested < goal:
-                    step_of = requested // self.global_batch
-                    cache.request(*self._samples(step_of))
-                    requested = (step_of + 1) * self.global_batch
+                request_until = min(end, (s + 1) * self.global_batch + block * window)
+                while requested < request_until:
+                    next_step = requested // self.global_batch
+                    cache.request(*self._samples(next_step))
+                    requested = (next_step + 1) * self.global_batch
                 inputs = buffers.tensor((self.global_batch, *self.split.shape(tokens=self.tokens)), torch.float32)
                 out = inputs.numpy()
                 views, indices = self._samples(s)
@@ -132,7 +132,8 @@ class TrainingFeatures:
                 yield self._batch(s, indices, inputs)
 
 
-def _read(batch: Batch, tasks: list[Future[None]]) -> Batch:
+def _wait(batch: Batch, tasks: list[Future[None]]) -> Batch:
+    """Return the batch when its rows have been read. Raises the exception of a thread that failed."""
     for task in tasks:
         task.result()
     return batch

@@ -1,15 +1,16 @@
-"""Features that are larger than memory, read in large pieces and ahead of their use.
+"""Sampling and reading of features that are larger than memory.
 
-A disk is slow where it must look for every image by itself. So there are two ways, which a head's settings choose:
+A disk is slow if it has to seek for every image. The settings of a head choose one of two ways to read:
 
-- rows in any order, each read by one of many threads, so that the disk always has the next ones at hand. Fast enough
-  for tokens, of which an image has half a megabyte.
-- blocks of neighbouring images, in an order that is shuffled by block and then by image within a window of blocks
-  (`BlockOrder`). Fast for rows of any size; neighbours on disk then come within the same window.
+- Rows in any order, each read by one of many threads, so that the disk always has requests in its queue. This is fast
+  enough for tokens, which take about half a megabyte per image.
+- Blocks of neighbouring images. `BlockSampler` shuffles the blocks, and then the images within each window of blocks.
+  This is fast for rows of any size.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,23 +24,29 @@ from mem import rng
 from mem.errors import UserError
 
 THREADS = 16
-"""Requests that the disk has at a time."""
-_LARGE = 1 << 16
-"""Bytes of a row from which on a copy costs more than Python's call of it."""
+"""Number of concurrent reads."""
+_LARGE_ROW_BYTES = 1 << 16
+"""Rows of at least this size are copied one by one: the copy takes longer than the call from Python."""
 
 
 class BlockSampler:
-    """Each image once in every `images` samples: blocks shuffled anew each time, then images within windows of them.
+    """Every image once per epoch: blocks are reshuffled each epoch, then the images within each window of blocks.
 
-    Sample number n is the same image wherever one begins; batches may straddle windows and epochs.
+    Random access: sample number n is the same image from any starting point. Batches may span windows and epochs.
+
+    Args:
+        images: Number of images.
+        seed: Seed of the shuffling.
+        block: Number of neighbouring images per block.
+        window: Number of blocks per window.
     """
 
     def __init__(self, images: int, seed: int, block: int, window: int) -> None:
         self.images, self.block, self.window = images, block, window
         self._seed = seed
-        self._epoch = lru_cache(maxsize=3)(self._shuffled)
+        self._epoch = lru_cache(maxsize=3)(self._shuffle)
 
-    def _shuffled(self, epoch: int) -> Int64[np.ndarray, " images"]:
+    def _shuffle(self, epoch: int) -> Int64[np.ndarray, " images"]:
         blocks = rng.permutation(self._seed, "block order", epoch, -(-self.images // self.block))
         indices = (blocks[:, None] * self.block + np.arange(self.block)).ravel()
         indices = indices[indices < self.images]
@@ -51,57 +58,66 @@ class BlockSampler:
         return indices
 
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
-        """Image index of the samples `start` to `start + count - 1`."""
+        """Return the image indices of the samples `start` to `start + count - 1`."""
         parts: list[np.ndarray] = []
         while count > 0:
-            epoch, place = divmod(start, self.images)
-            parts.append(self._epoch(epoch)[place : place + count])
+            epoch, position = divmod(start, self.images)
+            parts.append(self._epoch(epoch)[position : position + count])
             start, count = start + len(parts[-1]), count - len(parts[-1])
         return np.concatenate(parts)
 
     def views(self, start: int, count: int, views: int, seed: int) -> Int64[np.ndarray, " {count}"]:
-        """View of each sample: one for all images of a block in an epoch, since they are read together."""
+        """Return the view of each sample. All images of a block have the same view in an epoch: one read gets them."""
         if views == 1:
             return np.zeros(count, dtype=np.int64)
         blocks = -(-self.images // self.block)
         epochs = np.arange(start, start + count) // self.images
-        chosen = epochs * blocks + self.indices(start, count) // self.block
-        low = int(chosen.min())
-        numbers = rng.uniforms(seed, "view of block", low, int(chosen.max()) - low + 1, 1)[chosen - low, 0]
-        return np.floor(numbers * views).astype(np.int64)
+        numbers = epochs * blocks + self.indices(start, count) // self.block
+        low, high = int(numbers.min()), int(numbers.max())
+        uniforms = rng.uniforms(seed, "view of block", low, high - low + 1, 1)[numbers - low, 0]
+        return np.floor(uniforms * views).astype(np.int64)
 
 
 class RowReader:
-    """Rows of an array of shape (views, images, ...) in a file."""
+    """Reads rows of a file with an array of shape (views, images, ...)."""
 
     def __init__(self, array: np.memmap) -> None:
         self.shape, self.dtype = array.shape, array.dtype
-        self.bytes = int(np.prod(array.shape[2:])) * array.dtype.itemsize
+        self.row_bytes = math.prod(array.shape[2:]) * array.dtype.itemsize
         self._path = array.filename
-        self._start = array.offset
+        self._offset = array.offset
         self._file = os.open(str(array.filename), os.O_RDONLY)
         if hasattr(os, "posix_fadvise"):
-            # Requests are as large as they should be: the system is to read them whole, and nothing beside them.
+            # Disable read-ahead: a request covers exactly what is needed.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, view: int, first: int, out: np.ndarray) -> None:
-        """Fill `out`, (rows, ...) and contiguous, with the rows from `first` on.
+        """Fill `out` with the rows from `first` on.
+
+        Args:
+            view: The view.
+            first: First image.
+            out: Contiguous array of shape (rows, ...), of any float type.
 
         Raises:
-            UserError: The file ends before them.
+            UserError: The file is truncated.
         """
         if out.dtype != self.dtype:
-            kept = np.empty(out.shape, dtype=self.dtype)
-            self.read(view, first, kept)
-            out[:] = kept
+            stored = np.empty(out.shape, dtype=self.dtype)
+            self.read(view, first, stored)
+            out[:] = stored
             return
-        left = out.data.cast("B")
-        position = self._start + (view * self.shape[1] + first) * self.bytes
-        while left:
-            count = os.preadv(self._file, [left], position)
+        remaining = out.data.cast("B")
+        position = self._offset + (view * self.shape[1] + first) * self.row_bytes
+        while remaining:
+            count = os.preadv(self._file, [remaining], position)
             if not count:
-                raise UserError(f"{self._path}: ends in the middle of image {first}. Compute the features again.")
-            left, position = left[count:], position + count
+                expected = self._offset + math.prod(self.shape[:2]) * self.row_bytes
+                raise UserError(
+                    f"{self._path}: is truncated: it has {os.fstat(self._file).st_size:,} bytes, expected "
+                    f"{expected:,}. Delete the folder and run `mem features` again."
+                )
+            remaining, position = remaining[count:], position + count
 
     def close(self) -> None:
         """Close the file."""
@@ -109,18 +125,25 @@ class RowReader:
 
 
 class BlockCache:
-    """Blocks of rows of some arrays, requested ahead and kept until as many others were requested."""
+    """Blocks of rows that are read in advance. When the cache is full, the least recently requested block is dropped.
+
+    Args:
+        arrays: Readers of the arrays, all with the same views and images.
+        block: Number of images per block.
+        slots: Number of blocks to keep.
+        pool: Threads that read.
+    """
 
     def __init__(self, arrays: Sequence[RowReader], block: int, slots: int, pool: ThreadPoolExecutor) -> None:
         self._arrays, self._block, self._pool = arrays, block, pool
         self._memory = [np.empty((slots, block, *rows.shape[2:]), dtype=rows.dtype) for rows in arrays]
         self._slots: OrderedDict[int, tuple[int, list[Future[None]]]] = OrderedDict()
-        self._count = slots
+        self._capacity = slots
         self._images = arrays[0].shape[1]
         self._blocks = -(-self._images // block)
 
     def request(self, views: Int64[np.ndarray, " samples"], indices: Int64[np.ndarray, " samples"]) -> None:
-        """Begin to read the samples' blocks, if they are not there."""
+        """Start reading the blocks of the samples, unless they are in the cache."""
         keys = views * self._blocks + indices // self._block
         _, first = np.unique(keys, return_index=True)
         for key in keys[np.sort(first)].tolist():
@@ -128,9 +151,9 @@ class BlockCache:
                 self._slots.move_to_end(key)
                 continue
             slot = len(self._slots)
-            if slot == self._count:
-                _, (slot, reading) = self._slots.popitem(last=False)
-                for task in reading:  # its memory is free when nobody writes to it any more
+            if slot == self._capacity:
+                _, (slot, pending) = self._slots.popitem(last=False)
+                for task in pending:  # the memory must not be reused while a thread writes to it
                     task.result()
             view, number = divmod(key, self._blocks)
             images = slice(number * self._block, (number + 1) * self._block)
@@ -147,18 +170,24 @@ class BlockCache:
         indices: Int64[np.ndarray, " samples"],
         outs: Sequence[np.ndarray],
     ) -> None:
-        """Copy the samples' rows of each array to `outs`, (samples, ...); they must have been requested."""
+        """Copy the rows of samples that were requested.
+
+        Args:
+            views: View of each sample.
+            indices: Image of each sample.
+            outs: For each array, the destination of shape (samples, ...).
+        """
         numbers, within = np.divmod(indices, self._block)
         keys, inverse = np.unique(views * self._blocks + numbers, return_inverse=True)
-        slots = np.empty(len(keys), dtype=np.int64)
+        slot_of_key = np.empty(len(keys), dtype=np.int64)
         for k, key in enumerate(keys.tolist()):
-            slots[k], tasks = self._slots[key]
+            slot_of_key[k], tasks = self._slots[key]
             for task in tasks:
                 task.result()
-        places = slots[inverse]
+        slots = slot_of_key[inverse]
         for rows, memory, out in zip(self._arrays, self._memory, outs, strict=True):
-            if rows.bytes < _LARGE:
-                out[:] = memory[places, within]
-            else:  # row by row, so that nothing is copied twice
-                for i, (place, row) in enumerate(zip(places.tolist(), within.tolist(), strict=True)):
-                    out[i] = memory[place, row]
+            if rows.row_bytes < _LARGE_ROW_BYTES:
+                out[:] = memory[slots, within]
+            else:  # fancy indexing would copy twice
+                for i, (slot, row) in enumerate(zip(slots.tolist(), within.tolist(), strict=True)):
+                    out[i] = memory[slot, row]

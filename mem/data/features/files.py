@@ -130,11 +130,14 @@ def open_split(folder: Path, split: str) -> FeatureSplit:
             ) from None
         raise UserError(f"{error.filename}: no such file. Run `mem features` to write it.") from None
     except ValueError as error:
-        raise UserError(f"{folder}: the features of {split} cannot be read: {error}") from None
+        raise UserError(
+            f"{folder}: the features of {split} cannot be read: {error}. Delete the folder and run `mem features` "
+            "again."
+        ) from None
     if pooled.ndim != 3 or pooled.shape[1] != len(labels):
         raise UserError(
             f"{folder}: {split} has {len(labels)} labels and features of shape {pooled.shape}; "
-            "expected (views, images, width)"
+            "expected (views, images, width). Delete the folder and run `mem features` again."
         )
     if not _finite(pooled):
         raise UserError(f"{folder}: the features of {split} contain non-finite values. Compute the features again.")
@@ -151,15 +154,14 @@ def read_labels(folder: Path, split: str) -> Int64[np.ndarray, " images"]:
     return np.load(feature_file(folder, split, "labels"))
 
 
-_CHECKED_AT_ONCE = 1 << 20
-"""Values per read."""
+_VALUES_PER_READ = 1 << 20
 
 
 def _finite(array: np.memmap) -> bool:
     """Return whether all values are finite. Uses reads, because pages of a mapping count as memory of the process."""
     with open(str(array.filename), "rb", buffering=0) as file:
         file.seek(array.offset)
-        while len(part := np.fromfile(file, array.dtype, _CHECKED_AT_ONCE)):
+        while len(part := np.fromfile(file, array.dtype, _VALUES_PER_READ)):
             if not np.isfinite(part).all():
                 return False
     return True

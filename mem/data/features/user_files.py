@@ -1,4 +1,4 @@
-"""Features of a split in one's own files, read piece by piece and written where heads read them."""
+"""Import of features from user-provided files into a run folder."""
 
 from __future__ import annotations
 
@@ -16,62 +16,66 @@ from mem.errors import UserError
 
 
 def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]:
-    """Check the features of all splits and copy them into a run's folder, float32, by pieces.
+    """Check the features of all splits and copy them into a run folder as float32, a few thousand images at a time.
 
     Returns:
-        Classes, counts and groups, as a conversion's results.
+        Class names, class counts and shot groups, as in the results of a conversion.
 
     Raises:
-        UserError: A file is missing or damaged, or as in `mem.data.features.arrays`.
+        UserError: A file is missing or damaged, or its content is invalid; see `mem.data.features.arrays`.
     """
-    sources: dict[str, FeatureArrayReader] = {}
+    features: dict[str, FeatureArrayReader] = {}
     labels: dict[str, np.ndarray] = {}
     for split in settings.splits():
-        path, path_of_labels = settings.files_of(split)
-        sources[split] = FeatureArrayReader(path, "features")
-        found = arrays.as_numpy(FeatureArrayReader(path_of_labels, "labels").all())
-        arrays.check_shape(sources[split].shape, f"{split} ({path})")
-        labels[split] = arrays.checked_labels(found, len(sources[split]), f"{split} ({path_of_labels})")
-    counts = longtail.class_counts(labels["train"], int(labels["train"].max()) + 1)
-    names = _class_names(settings, len(counts))
+        features_path, labels_path = settings.files_of(split)
+        features[split] = FeatureArrayReader(features_path, "features")
+        values = arrays.as_numpy(FeatureArrayReader(labels_path, "labels").all())
+        arrays.check_shape(features[split].shape, f"{split} ({features_path})")
+        labels[split] = arrays.checked_labels(values, len(features[split]), f"{split} ({labels_path})")
+    names = _class_names(settings, int(labels["train"].max()) + 1)
     counts = longtail.class_counts(labels["train"], len(names))
     arrays.require_every_class(counts)
-    for split, source in sources.items():
+    for split, array in features.items():
         arrays.require_known_labels(labels[split], len(counts), split)
-        if source.shape[1:] != sources["train"].shape[1:]:
+        if array.shape[1:] != features["train"].shape[1:]:
             raise UserError(
-                f"{split} ({source.path}): features of an image have shape {source.shape[1:]}, those of train "
-                f"{sources['train'].shape[1:]}. All splits must come from the same backbone"
+                f"{split} ({array.path}): the features of an image have shape {array.shape[1:]}, those of train "
+                f"{features['train'].shape[1:]}. Compute all splits with the same backbone."
             )
     for split in ("train", "val", "test"):
-        _copy(sources.get(split), sources["train"].shape, folder, split)
+        _copy(features.get(split), features["train"].shape, folder, split)
         np.save(feature_file(folder, split, "labels"), labels.get(split, np.zeros(0, np.int64)))
-    write_about(folder, {"class_counts": counts.tolist(), "width": sources["train"].shape[-1]})
-    return _described(names, counts, labels)
+    write_about(folder, {"class_counts": counts.tolist(), "width": features["train"].shape[-1]})
+    return _summary(names, counts, labels)
 
 
 class FeatureArrayReader:
-    """An array in a `.npy` file, or a tensor in a `.safetensors` file, of which pieces are read.
+    """Reads slices of the array in a `.npy` file, or of a tensor in a `.safetensors` file.
 
     Raises:
-        UserError: There is no such file, it is damaged, or it has no such tensor.
+        UserError: The file does not exist, is damaged, or does not contain the tensor.
     """
 
     def __init__(self, path: Path, tensor: str) -> None:
         self.path = path
         try:
-            self._array = self._safe(tensor) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
+            self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file (dataset: features and labels)") from None
+            raise UserError(f"{path}: no such file. Correct the path in the section `dataset` of the study.") from None
         except (ValueError, EOFError, OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read as {path.suffix} with one array of numbers: {error}") from None
+            raise UserError(
+                f"{path}: cannot be read as an array of numbers in {path.suffix} format: {error}. Write the file again."
+            ) from None
 
-    def _safe(self, tensor: str) -> Any:
+    def _open_tensor(self, tensor: str) -> Any:
         file = safe_open(str(self.path), framework="pt")
         names = list(file.keys())
         if tensor not in names:
-            raise UserError(f"{self.path}: has no tensor `{tensor}`; it has {', '.join(names) or 'none'}")
+            raise UserError(
+                f"{self.path}: has no tensor `{tensor}`; it contains {', '.join(names) or 'none'}. Save the array "
+                f"under the name `{tensor}`."
+            )
         return file.get_slice(tensor)
 
     def __len__(self) -> int:
@@ -81,25 +85,25 @@ class FeatureArrayReader:
         return arrays.as_numpy(self._array[part])
 
     def all(self) -> np.ndarray:
-        """The whole array."""
+        """Return the complete array."""
         return self[:] if self.shape else np.asarray(0)
 
 
-def _copy(source: FeatureArrayReader | None, like: tuple[int, ...], folder: Path, split: str) -> None:
-    """Write a split's pooled features and tokens; none of them where there is no such split."""
+def _copy(source: FeatureArrayReader | None, train_shape: tuple[int, ...], folder: Path, split: str) -> None:
+    """Write the pooled features and tokens of a split; files with 0 images if there is no source."""
     if source is not None:
         arrays.check_features(source, f"{split} ({source.path})")
     images = 0 if source is None else len(source)
-    width = like[-1]
+    _, *sequence, width = train_shape
     pooled = create_feature_file(folder, split, "pooled", (1, images, width))
-    tokens = create_feature_file(folder, split, "tokens", (1, images, like[1] - 1, width)) if len(like) == 3 else None
-    for start in range(0, images, arrays.CHECKED_AT_ONCE):
+    tokens = create_feature_file(folder, split, "tokens", (1, images, sequence[0] - 1, width)) if sequence else None
+    for start in range(0, images, arrays.IMAGES_PER_READ):
         assert source is not None
-        place = slice(start, start + arrays.CHECKED_AT_ONCE)
-        part = source[place]
-        pooled[0, place] = part if tokens is None else part[:, 0]
+        rows = slice(start, start + arrays.IMAGES_PER_READ)
+        values = source[rows]
+        pooled[0, rows] = values if tokens is None else values[:, 0]
         if tokens is not None:
-            tokens[0, place] = part[:, 1:]
+            tokens[0, rows] = values[:, 1:]
     for array in (pooled, tokens):
         if isinstance(array, np.memmap):
             array.flush()
@@ -112,13 +116,18 @@ def _class_names(settings: FeatureFiles, classes: int) -> list[str]:
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as the names of the classes: {error}") from None
+        raise UserError(
+            f"{path}: class names cannot be read: {error}. Provide a UTF-8 text file with one name per line."
+        ) from None
     if len(names) < classes:
-        raise UserError(f"{path}: has {len(names)} names, and the training labels go up to {classes - 1}")
+        raise UserError(
+            f"{path}: has {len(names)} class names, but the training labels go up to {classes - 1}. Add a line for "
+            "each class."
+        )
     return names
 
 
-def _described(names: list[str], counts: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, Any]:
+def _summary(names: list[str], counts: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, Any]:
     groups = longtail.shot_groups(counts, Shots())
     return {
         "classes": names,

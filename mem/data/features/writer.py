@@ -1,9 +1,11 @@
-"""Writing features in pieces: bounded memory, any number of processes, and going on where it was broken off.
+"""Writer of feature files: bounded memory, any number of processes, and resumable.
 
-Pieces are written through the file, not through a mapping: pages of a mapping count as the process's memory, and a full
-disk would kill it where a write says what is wrong. Until all is there the files are in a folder of their own, which no
-workflow declares as an output and so none removes; a map beside them has a byte for each piece, which is set once the
-piece is on disk.
+Features are written in chunks. While the writer works, the files are in the folder `unfinished`. Workflows do not
+declare this folder as an output, so that Snakemake does not delete it after an interruption. The file `map` in it has
+one byte per chunk, which becomes 1 when the chunk is on disk.
+
+The writer does not use a memory map, because its pages count as memory of the process, and because a full disk would
+end the process with SIGBUS instead of an error.
 """
 
 from __future__ import annotations
@@ -22,142 +24,152 @@ from mem import files
 from mem.data.features.files import create_feature_file, feature_file
 from mem.errors import UserError
 
-UNFINISHED = "unfinished"
-"""Folder of what is in the making."""
+UNFINISHED_FOLDER = "unfinished"
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Neighbouring images of a split, seen in one view."""
+class Chunk:
+    """Consecutive images of a split in one view."""
 
     split: str
     view: int
     first: int
+    """First image."""
     count: int
+    """Number of images."""
     number: int
-    """Its place in the map."""
+    """Position among all chunks, and in the file `map`."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """The features of one split that there are to be."""
+class SplitLayout:
+    """Shapes and types of the feature files of a split. The field names are keys of plan.json."""
 
     views: int
     images: int
     shapes: Mapping[str, tuple[int, ...]]
-    """Shape of an image's features, by kind."""
+    """Shape of the features of one image, by kind (`pooled`, `tokens`)."""
     dtypes: Mapping[str, str]
-    """Type of numbers, by kind."""
+    """Numpy dtype, by kind."""
 
 
 class FeatureWriter:
-    """Features of all splits in the making.
+    """Writes the features of all splits.
+
+    One process calls `create_or_resume`. All processes then write their chunks and call `close`. Afterwards one
+    process calls `finish`.
 
     Args:
-        folder: Where they are to be.
-        key: Of the run. What was made under another key is not gone on from.
-        parts: What there is to be, by split.
-        size: Images of a piece.
-        save_seconds: How much work is lost at most, beside the piece in hand.
+        folder: Folder of the finished files.
+        key: Key of the run. Files of another key are discarded instead of resumed.
+        layouts: The files to write, by split.
+        chunk_images: Number of images per chunk.
+        save_seconds: Interval between saves. An interruption loses the chunks that were written since the last save.
     """
 
-    def __init__(self, folder: Path, key: str, parts: Mapping[str, Part], size: int, save_seconds: float) -> None:
-        self._target, self._folder, self._parts = folder, folder / UNFINISHED, parts
-        self._plan = {"key": key, "size": size, "parts": {name: vars(part) for name, part in parts.items()}}
-        self._size, self._save_seconds = size, save_seconds
+    def __init__(
+        self, folder: Path, key: str, layouts: Mapping[str, SplitLayout], chunk_images: int, save_seconds: float
+    ) -> None:
+        self._target, self._folder, self._layouts = folder, folder / UNFINISHED_FOLDER, layouts
+        # Runs that were interrupted with an earlier version are resumed only if this content does not change.
+        parts = {split: vars(layout) for split, layout in layouts.items()}
+        self._plan = {"key": key, "size": chunk_images, "parts": parts}
+        self._chunk_images, self._save_seconds = chunk_images, save_seconds
         self._open: dict[tuple[str, str], tuple[int, int]] = {}
         self._unsaved: list[int] = []
-        self._saved = time.monotonic()
+        self._saved_at = time.monotonic()
 
     @property
     def plan_file(self) -> Path:
-        """Says what is in the making."""
+        """Path of the description of the unfinished files."""
         return self._folder / "plan.json"
 
     @property
     def map_file(self) -> Path:
-        """A byte for each piece: whether it is there."""
+        """Path of the file with one byte per chunk: 1 if the chunk is on disk."""
         return self._folder / "map"
 
-    def begin(self) -> int:
-        """Make the files, or keep those that are half-written; by one process, before others `open`.
+    def create_or_resume(self) -> int:
+        """Create the files, or keep the unfinished ones of this run. Must run before other processes use the writer.
 
         Returns:
-            Images (times views) that are there already.
+            The number of images (times views) that are already on disk.
         """
         plan = json.dumps(self._plan, sort_keys=True)
-        if not self._goes_on(plan):
+        if not self._can_resume(plan):
             shutil.rmtree(self._folder, ignore_errors=True)
-            for split, part in self._parts.items():
-                for kind, shape in part.shapes.items():
-                    create_feature_file(self._folder, split, kind, (part.views, part.images, *shape), part.dtypes[kind])
+            for split, layout in self._layouts.items():
+                for kind, shape in layout.shapes.items():
+                    full_shape = (layout.views, layout.images, *shape)
+                    create_feature_file(self._folder, split, kind, full_shape, layout.dtypes[kind])
             with files.atomic(self.map_file, "wb") as file:
-                file.write(bytes(len(list(self.pieces()))))
+                file.write(bytes(len(list(self.chunks()))))
             files.write_text(self.plan_file, plan)
-        done = self._map()
-        return sum(piece.count for piece in self.pieces() if done[piece.number])
+        saved = self._read_map()
+        return sum(chunk.count for chunk in self.chunks() if saved[chunk.number])
 
-    def _goes_on(self, plan: str) -> bool:
-        """Whether the files that are there are this run's, and whole but for their content."""
+    def _can_resume(self, plan: str) -> bool:
+        """Return whether the unfinished files belong to this run and have the right shapes."""
         try:
-            if self.plan_file.read_text() != plan or len(self._map()) != len(list(self.pieces())):
+            if self.plan_file.read_text() != plan or len(self._read_map()) != len(list(self.chunks())):
                 return False
-            for split, part in self._parts.items():
-                for kind, shape in part.shapes.items():
-                    found = np.load(feature_file(self._folder, split, kind), mmap_mode="r")
-                    if found.shape != (part.views, part.images, *shape) or found.dtype != part.dtypes[kind]:
+            for split, layout in self._layouts.items():
+                for kind, shape in layout.shapes.items():
+                    array = np.load(feature_file(self._folder, split, kind), mmap_mode="r")
+                    if array.shape != (layout.views, layout.images, *shape) or array.dtype != layout.dtypes[kind]:
                         return False
         except (OSError, ValueError):
             return False
         return True
 
-    def _map(self) -> bytes:
+    def _read_map(self) -> bytes:
         return self.map_file.read_bytes()
 
-    def pieces(self) -> Iterator[Piece]:
-        """All pieces, in order."""
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all chunks in order."""
         number = 0
-        for split, part in self._parts.items():
-            for view in range(part.views):
-                for first in range(0, part.images, self._size):
-                    yield Piece(split, view, first, min(self._size, part.images - first), number)
+        for split, layout in self._layouts.items():
+            for view in range(layout.views):
+                for first in range(0, layout.images, self._chunk_images):
+                    yield Chunk(split, view, first, min(self._chunk_images, layout.images - first), number)
                     number += 1
 
-    def missing(self) -> list[Piece]:
-        """The pieces that are not there."""
-        done = self._map()
-        return [piece for piece in self.pieces() if not done[piece.number]]
+    def missing_chunks(self) -> list[Chunk]:
+        """Return the chunks that are not on disk, in order."""
+        saved = self._read_map()
+        return [chunk for chunk in self.chunks() if not saved[chunk.number]]
 
-    def write(self, piece: Piece, features: Mapping[str, np.ndarray]) -> None:
-        """Write a piece, and save now and then.
+    def write(self, chunk: Chunk, features: Mapping[str, np.ndarray]) -> None:
+        """Write a chunk. Saves if the last save was `save_seconds` ago.
 
         Args:
-            piece: The piece.
-            features: Of its images, by kind.
+            chunk: The chunk.
+            features: Features of its images, by kind, each of shape (images, ...).
 
         Raises:
-            UserError: They are not finite, or too large for the type that they are kept in.
-            OSError: The disk is full, and the like.
+            UserError: Values are not finite, or too large for the dtype of the file.
+            OSError: Writing failed, for example because the disk is full.
         """
+        layout = self._layouts[chunk.split]
         for kind, values in features.items():
-            descriptor, start = self._file(piece.split, kind)
-            dtype = np.dtype(self._parts[piece.split].dtypes[kind])
+            descriptor, offset = self._file(chunk.split, kind)
+            dtype = np.dtype(layout.dtypes[kind])
             with np.errstate(over="ignore"):
                 content = np.ascontiguousarray(values, dtype=dtype)
             if not np.isfinite(content).all():
-                raise UserError(_not_finite(piece, kind, values, dtype))
-            images = piece.view * self._parts[piece.split].images + piece.first
-            left = content.data.cast("B")
-            position = start + images * (content.nbytes // len(content))
-            while left:
-                count = os.pwrite(descriptor, left, position)
-                left, position = left[count:], position + count
-        self._unsaved.append(piece.number)
-        if time.monotonic() - self._saved >= self._save_seconds:
+                raise UserError(_not_finite_message(chunk, kind, values, dtype))
+            row = chunk.view * layout.images + chunk.first
+            remaining = content.data.cast("B")
+            position = offset + row * (content.nbytes // len(content))
+            while remaining:
+                count = os.pwrite(descriptor, remaining, position)
+                remaining, position = remaining[count:], position + count
+        self._unsaved.append(chunk.number)
+        if time.monotonic() - self._saved_at >= self._save_seconds:
             self.save()
 
     def save(self) -> None:
-        """Make what was written durable, then say so in the map."""
+        """Flush the written chunks to disk, then mark them in the map."""
         for descriptor, _ in self._open.values():
             os.fdatasync(descriptor)
         descriptor = os.open(self.map_file, os.O_WRONLY)
@@ -168,7 +180,7 @@ class FeatureWriter:
         finally:
             os.close(descriptor)
         self._unsaved = []
-        self._saved = time.monotonic()
+        self._saved_at = time.monotonic()
 
     def close(self) -> None:
         """Save, and close the files."""
@@ -178,37 +190,39 @@ class FeatureWriter:
             os.close(descriptor)
         self._open = {}
 
-    def done(self) -> None:
-        """All is there: let it take its names; by one process, after all have closed."""
-        for split, part in self._parts.items():
-            for kind in part.shapes:
+    def finish(self) -> None:
+        """Move the complete files to their final place. Must run after all processes have called `close`."""
+        for split, layout in self._layouts.items():
+            for kind in layout.shapes:
                 os.replace(feature_file(self._folder, split, kind), feature_file(self._target, split, kind))
         files.sync_folder(self._target)
         shutil.rmtree(self._folder)
 
     def _file(self, split: str, kind: str) -> tuple[int, int]:
-        """Descriptor of a file, and where its numbers begin."""
+        """Return the descriptor of a file and the offset of its first value, in bytes."""
         if (split, kind) not in self._open:
             path = feature_file(self._folder, split, kind)
-            start = np.load(path, mmap_mode="r").offset
-            self._open[split, kind] = os.open(path, os.O_WRONLY), start
+            offset = np.load(path, mmap_mode="r").offset
+            self._open[split, kind] = os.open(path, os.O_WRONLY), offset
         return self._open[split, kind]
 
 
-def each_rank(pieces: list[Piece], rank: int, ranks: int) -> list[Piece]:
-    """A rank's stretch of the pieces."""
-    return pieces[rank * len(pieces) // ranks : (rank + 1) * len(pieces) // ranks]
+def chunks_of_rank(chunks: list[Chunk], rank: int, ranks: int) -> list[Chunk]:
+    """Return the contiguous part of the chunks that a rank writes."""
+    return chunks[rank * len(chunks) // ranks : (rank + 1) * len(chunks) // ranks]
 
 
-def _not_finite(piece: Piece, kind: str, values: np.ndarray, dtype: np.dtype) -> str:
-    rows = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-    if rows.all():
+def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.dtype) -> str:
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if finite.all():
+        last = chunk.first + chunk.count - 1
         return (
-            f"features.dtype: {kind} of the images from {piece.first} of {piece.split} reach "
-            f"{np.abs(values).max():.3g}, and {dtype} ends at {np.finfo(dtype).max:.3g}. Set features.dtype to float32"
+            f"features.dtype: {kind} features of images {chunk.first} to {last} of {chunk.split} reach "
+            f"{np.abs(values).max():.3g}, but the maximum of {dtype} is {np.finfo(dtype).max:.3g}. Set features.dtype "
+            "to float32."
         )
-    image = piece.first + int(np.flatnonzero(~rows)[0])
+    image = chunk.first + int(np.flatnonzero(~finite)[0])
     return (
-        f"The backbone's {kind} feature of image {image} of {piece.split} (view {piece.view}) is not finite: its "
-        "training went wrong. Finetune it again, with a lower base_lr"
+        f"The {kind} feature of image {image} of {chunk.split} (view {chunk.view}) is not finite: the training of the "
+        "backbone diverged. Finetune it again with a lower base_lr."
     )

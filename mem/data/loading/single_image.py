@@ -1,8 +1,7 @@
-"""One image, from wherever, to the pixels that evaluation would have seen of it.
+"""Preprocessing of a single image, identical to that of an image of the test split.
 
-A picture is kept as the data set's conversion keeps pictures (shrunk, and through JPEG where that is how they are
-stored), and then cropped and resized as evaluation does it, by the same code. So a model sees of a file what it would
-have seen had the file been an image of the test split.
+The image is encoded as in the conversion of the data set (shrunk, and compressed if the data set stores JPEG), and then
+cropped and resized as in evaluation. A model therefore gets the same pixels as if the image were in the test split.
 """
 
 from __future__ import annotations
@@ -19,32 +18,33 @@ from mem.data.codecs.decode import Unreadable
 def prepare_image(
     source: ImageSource, encoding: Encoding, side: int, center_crop: float
 ) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """The central square of an image.
+    """Return the central square of an image, resized.
 
     Args:
-        source: Path of a file, content of a file, or pixels (height, width, 3), uint8.
-        encoding: How the data set keeps images.
+        source: Path of a file, content of a file, or pixels of shape (height, width, 3), uint8.
+        encoding: How the data set stores images.
         side: Height and width of the result, in pixels.
-        center_crop: Side of the square, as a share of the image's shorter side.
+        center_crop: Side of the square as a share of the shorter side of the image.
 
     Raises:
-        Unreadable: The source is no whole picture.
-        OSError: Its file cannot be read.
+        Unreadable: The source is not a complete image.
+        OSError: The file cannot be read.
     """
-    kept = encode(source, encoding)
-    stored = np.frombuffer(kept.content, dtype=np.uint8)
-    top, left, height, width = center_crops(np.array([kept.height]), np.array([kept.width]), center_crop)[0].tolist()
+    encoded = encode(source, encoding)
+    content = np.frombuffer(encoded.content, dtype=np.uint8)
+    is_jpeg = encoded.mode == JPEG
+    crops = center_crops(np.array([encoded.height]), np.array([encoded.width]), center_crop)
+    top, left, height, width = crops[0].tolist()
+    scratch = np.empty(encoded.height * encoded.width * 3 if is_jpeg else 0, dtype=np.uint8)
     out = np.empty((side, side, 3), dtype=np.uint8)
-    is_jpeg = kept.mode == JPEG
-    scratch = np.empty(kept.height * kept.width * 3 if is_jpeg else 0, dtype=np.uint8)
-    done = resize_part(
-        stored.ctypes.data,
-        len(stored) if is_jpeg else None,
-        (kept.height, kept.width),
+    decoded = resize_part(
+        content.ctypes.data,
+        len(content) if is_jpeg else None,
+        (encoded.height, encoded.width),
         (top, left, height, width),
         scratch.ctypes.data,
         out,
     )
-    if not done:
-        raise Unreadable("is damaged: its JPEG data do not decode")
+    if not decoded:
+        raise Unreadable("is damaged: its JPEG data cannot be decoded")
     return out
