@@ -22,8 +22,8 @@ _MIRROR_SECONDS = 120
 class WorkflowProcess:
     """Lock of the working folder and the MLflow mirror, from the first job of a workflow to the last.
 
-    The kernel releases the lock when the process ends, so nothing has to be unlocked after it was killed. Snakemake's own
-    lock would remain; profiles/default turns it off.
+    The kernel releases the lock when the process ends, so nothing has to be unlocked after it was killed. Snakemake's
+    own lock would remain; profiles/default turns it off.
     """
 
     def __init__(self, root: Path) -> None:
