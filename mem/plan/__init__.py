@@ -1,1 +1,1 @@
-"""What a study takes before anything has run: FLOPs, memory, disk, hours, and the longest chain of runs."""
+"""Estimated cost of a study before anything has run: FLOPs, memory, disk, hours, and the longest chain of runs."""

@@ -1,83 +1,117 @@
-"""What a run leaves on disk, and what it needs while it runs."""
+"""Disk space of a run: the files that it leaves, and its checkpoints while it runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mem.config import FeatureFiles, Study
-from mem.plan.arithmetic import Arithmetic
-from mem.plan.image_counts import Images, beton_bytes
-from mem.plan.memory import FLOAT, STATES
+from mem.plan.cost_counter import ModelCost
+from mem.plan.image_counts import ImageCounts, beton_bytes
+from mem.plan.memory import FLOAT_BYTES, OPTIMIZER_STATES
 from mem.train.checkpoints import KEPT
 from mem.train.loop import LOGGED_POINTS
 
-RECORDS = 3_000.0
+RECORD_BYTES = 3_000.0
 """config.yaml, site.yaml and run.json."""
-POINT = {"backbone": 310.0, "head": 330.0, "mem": 425.0}
-"""What log.jsonl takes for a point of a training's curves."""
-CANDIDATE = 185.0
-"""What log.jsonl and run.json take for a candidate of tau."""
-NAME = 40.0
-"""A line of images.csv."""
-PREDICTION = 31.0
-"""An image's row of predictions.parquet."""
-PARQUET = 3_000.0
-"""What else stands in that file."""
-REPORT = 750_000.0
+LOG_POINT_BYTES = {"backbone": 310.0, "head": 330.0, "mem": 425.0}
+"""One point of the training curves in log.jsonl."""
+CANDIDATE_BYTES = 185.0
+"""One candidate of tau in log.jsonl and run.json."""
+IMAGE_NAME_BYTES = 40.0
+"""One line of images.csv."""
+PREDICTION_BYTES = 31.0
+"""One image in predictions.parquet."""
+PARQUET_BYTES = 3_000.0
+"""predictions.parquet without its rows."""
+REPORT_BYTES = 750_000.0
 """Page, tables, and figures as SVG and PNG."""
+TOKEN_BYTES = {"float32": 4, "float16": 2}
+"""One number of a stored token, by `features.dtype`."""
 
 
 @dataclass(frozen=True)
-class Disk:
-    """Bytes of a run."""
+class DiskUse:
+    """Disk space of a run in bytes."""
 
-    stays: float
-    while_running: float = 0.0
-    """Checkpoints, which go when the run is done."""
+    final_bytes: float
+    """Files that the run leaves."""
+    running_bytes: float = 0.0
+    """Checkpoints, which are deleted when the run is finished."""
 
 
-def convert(study: Study, images: Images) -> Disk:
-    """.beton files and the list of images. `fit` keeps within its budget."""
-    betons = sum(beton_bytes(number, images.picture_bytes) for number in images.splits.values())
+def convert(study: Study, images: ImageCounts) -> DiskUse:
+    """Return the space of the .beton files and the list of images. Storage `fit` stays within `size_budget_gb`."""
+    betons = sum(beton_bytes(number, images.bytes_per_image) for number in images.splits.values())
     assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:
         betons = min(betons, 1e9 * study.dataset.size_budget_gb)
-    return Disk(betons + NAME * images.total + 30 * images.classes + RECORDS)
+    return DiskUse(betons + IMAGE_NAME_BYTES * images.total + 30 * images.classes + RECORD_BYTES)
 
 
-def training(model: Arithmetic, weights: int, optimizer: str, steps: int, *, average: bool) -> Disk:
-    """Final files with so many `weights`, the curves, and while it trains the newest checkpoints."""
-    checkpoint = FLOAT * (model.parameters * (1 + average) + STATES[optimizer] * model.trained)
-    return Disk(FLOAT * weights + POINT["backbone"] * _points(steps) + RECORDS, (KEPT + 1) * checkpoint)
+def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *, average: bool) -> DiskUse:
+    """Return the space of a training: its weights and curves, and its checkpoints while it runs.
+
+    Args:
+        model: The trained model.
+        saved_weights: Number of weights in the final files.
+        optimizer: A key of `OPTIMIZER_STATES`.
+        steps: Optimizer steps.
+        average: Whether a moving average of the weights is kept.
+    """
+    checkpoint = FLOAT_BYTES * (
+        model.parameters * (1 + average) + OPTIMIZER_STATES[optimizer] * model.trained_parameters
+    )
+    final = FLOAT_BYTES * saved_weights + LOG_POINT_BYTES["backbone"] * _logged_points(steps) + RECORD_BYTES
+    return DiskUse(final, (KEPT + 1) * checkpoint)
 
 
-TOKEN_BYTES = {"float32": 4, "float16": 2}
-"""Of each number of a stored token, by `features.dtype`."""
+def features(study: Study, images: ImageCounts, width: int, tokens: int, *, online: bool) -> DiskUse:
+    """Return the space of the features of every view of every image, and of the classifier.
 
-
-def features(study: Study, images: Images, width: int, tokens: int, *, online: bool) -> Disk:
-    """Features of every view of every image, and the classifier; `online` leaves the features out."""
+    Args:
+        study: The study.
+        images: Numbers of images.
+        width: Dimension of a feature.
+        tokens: Tokens per image.
+        online: Whether features are computed when heads need them, and not stored.
+    """
     views = study.features.views if study.features else 0
-    seen = 0 if online else images.total + views * images.train
-    each_token = TOKEN_BYTES[study.features.dtype] if study.features else FLOAT
-    each = width * (FLOAT + each_token * tokens * study.may_have_tokens)
-    return Disk(seen * each + 8 * images.total + FLOAT * images.classes * (width + 1) + RECORDS)
+    stored_images = 0 if online else images.total + views * images.train
+    token_bytes = TOKEN_BYTES[study.features.dtype] if study.features else FLOAT_BYTES
+    image_bytes = width * (FLOAT_BYTES + token_bytes * tokens * study.may_have_tokens)
+    classifier_bytes = FLOAT_BYTES * images.classes * (width + 1)
+    return DiskUse(stored_images * image_bytes + 8 * images.total + classifier_bytes + RECORD_BYTES)
 
 
 def head(
-    model: Arithmetic, classes: int, optimizer: str, steps: int, candidates: int = 0, *, kind: str = "head"
-) -> Disk:
-    """Weights, counts per class, curves where it learns, the score of each candidate where one is chosen."""
-    state = FLOAT * (model.parameters + model.trained * STATES[optimizer])
-    stays = FLOAT * model.parameters + 9 * classes + POINT[kind] * _points(steps) + CANDIDATE * candidates + RECORDS
-    return Disk(stays, (KEPT + 1) * state if steps else 0.0)
+    model: ModelCost, classes: int, optimizer: str, steps: int, candidates: int = 0, *, kind: str = "head"
+) -> DiskUse:
+    """Return the space of a head: weights, class counts, curves of its training, and scores of its candidates.
+
+    Args:
+        model: The head.
+        classes: Number of classes.
+        optimizer: A key of `OPTIMIZER_STATES`.
+        steps: Optimizer steps; 0 if it is not trained.
+        candidates: Candidates of tau, if one is selected.
+        kind: A key of `LOG_POINT_BYTES`.
+    """
+    checkpoint = FLOAT_BYTES * (model.parameters + model.trained_parameters * OPTIMIZER_STATES[optimizer])
+    curves = LOG_POINT_BYTES[kind] * _logged_points(steps)
+    final = FLOAT_BYTES * model.parameters + 9 * classes + curves + CANDIDATE_BYTES * candidates + RECORD_BYTES
+    return DiskUse(final, (KEPT + 1) * checkpoint if steps else 0.0)
 
 
-def evaluate(images: Images, groups: int = 0) -> Disk:
-    """Predictions (compressed) and scores per class of val and test; with MEM's weights and norms of its `groups`."""
-    rows = (PREDICTION + 2 * FLOAT * groups) * (images.val + images.test)
-    return Disk(rows + 60.0 * images.classes + PARQUET + 2.1 * RECORDS)
+def evaluate(images: ImageCounts, groups: int = 0) -> DiskUse:
+    """Return the space of the compressed predictions and per-class scores on val and test.
+
+    Args:
+        images: Numbers of images.
+        groups: Groups of a MEM head, whose weights and norms are stored for every image.
+    """
+    rows = (PREDICTION_BYTES + 2 * FLOAT_BYTES * groups) * (images.val + images.test)
+    return DiskUse(rows + 60.0 * images.classes + PARQUET_BYTES + 2.1 * RECORD_BYTES)
 
 
-def _points(steps: int) -> float:
+def _logged_points(steps: int) -> float:
     return steps / max(1, steps // LOGGED_POINTS)

@@ -1,4 +1,4 @@
-"""How long runs take on the devices that a study asks for, and the chain of runs that takes longest."""
+"""Time: rates of the devices that a study requests, and the chain of runs that takes longest."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from mem.runs.dag import Run
 PEAK_TFLOPS = 790.0
 """bfloat16 matrix rate of an H200, measured."""
 UTILISATION = 0.40
-"""Share of the peak that a training reaches."""
+"""Share of the peak rate that training reaches."""
 FP32_SHARE = 1 / 12
-"""float32 rate of such a GPU over its bfloat16 rate (67 against 790 TFLOP/s)."""
+"""float32 rate of such a GPU divided by its bfloat16 rate (67 and 790 TFLOP/s)."""
 CPU_UTILISATION = 0.25
 """Share of a CPU's matrix rate that small models reach: see docs/how-to/plan.md."""
 READ_GB_PER_S = 1.0
-"""How fast cached features come from disk."""
+"""Rate of reading stored features from disk."""
 CONVERT_SECONDS = {"photo": 1 / 300, "small": 1 / 2000}
-"""Seconds of a core for a picture: a photo is decoded, shrunk and encoded (docs/explanation/convert.md); a small one is copied."""
-START_SECONDS = 10.0
-"""What each job takes before and after its work: Python, torch, FFCV, records."""
+"""Core seconds to convert an image. A photo is decoded, shrunk and encoded (docs/explanation/convert.md); a small image
+is copied."""
+JOB_OVERHEAD_SECONDS = 10.0
+"""Time of a job outside its work: starting Python, importing torch and FFCV, writing records."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast the devices are, and how large."""
+    """Speed and memory of the devices."""
 
     peak_tflops: float = PEAK_TFLOPS
-    """Of one GPU, in bfloat16."""
+    """Matrix rate of one GPU in bfloat16."""
     utilisation: float = UTILISATION
-    """Share of it that is reached."""
+    """Share of the peak rate that is reached."""
     core_gflops: float = 0.0
     """float32 matrix rate of a CPU core."""
     device_gb: float = 80.0
     """Memory of a GPU."""
 
     def flops_per_second(self, compute: Compute, *, bf16: bool) -> float:
-        """Of a stage, over all its devices."""
+        """Return the rate of a stage over all its devices."""
         gpus = compute.nodes * compute.gpus_per_node
         if gpus:
             return gpus * self.peak_tflops * 1e12 * self.utilisation * (1 if bf16 else FP32_SHARE)
@@ -50,40 +51,40 @@ class Rates:
 
 
 def core_gflops(seconds: float = 0.4) -> float:
-    """float32 matrix rate of one core of this machine, measured on the spot."""
+    """Measure the float32 matrix rate of one core of this machine, in GFLOP/s."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         side = 768
         a, b = torch.rand(side, side), torch.rand(side, side)
         torch.mm(a, b)
-        began, products = time.perf_counter(), 0
-        while (spent := time.perf_counter() - began) < seconds:
+        start, products = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
             torch.mm(a, b)
             products += 1
-        return 2 * side**3 * products / spent / 1e9
+        return 2 * side**3 * products / elapsed / 1e9
     finally:
         torch.set_num_threads(threads)
 
 
 def critical_path(runs: Sequence[Run], hours: Mapping[str, float]) -> tuple[float, list[Run]]:
-    """Hours and runs of the chain that takes longest: how long a study takes with as many jobs at once as it likes.
+    """Return the hours and runs of the longest chain: the duration of a study if all jobs that can run in parallel do.
 
     Args:
-        runs: Each after its inputs.
-        hours: Of each run, by key.
+        runs: Runs, each after its inputs.
+        hours: Hours of each run, by key.
     """
-    done: dict[str, float] = {}
-    before: dict[str, Run | None] = {}
+    finished_after: dict[str, float] = {}
+    predecessor: dict[str, Run | None] = {}
     for run in runs:
-        last = max(run.inputs.values(), key=lambda r: done[r.key], default=None)
-        before[run.key] = last
-        done[run.key] = hours[run.key] + (done[last.key] if last else 0.0)
-    if not done:
+        last_input = max(run.inputs.values(), key=lambda r: finished_after[r.key], default=None)
+        predecessor[run.key] = last_input
+        finished_after[run.key] = hours[run.key] + (finished_after[last_input.key] if last_input else 0.0)
+    if not finished_after:
         return 0.0, []
-    run: Run | None = max(runs, key=lambda r: done[r.key])
-    total, chain = done[run.key], []
+    run: Run | None = max(runs, key=lambda r: finished_after[r.key])
+    total, chain = finished_after[run.key], []
     while run is not None:
         chain.append(run)
-        run = before[run.key]
+        run = predecessor[run.key]
     return total, chain[::-1]

@@ -1,4 +1,4 @@
-"""How many images a study has, and how large they are, where the data need not be there."""
+"""Number and size of a study's images, known before the data are on this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from mem import config
 from mem.config import FeatureFiles, ImageData, LongTailCut, Study
@@ -17,82 +19,84 @@ from mem.longtail import tail_counts
 from mem.runs.dag import Run
 
 PHOTO_PIXELS = (500, 375)
-"""Sides of a photo in ImageNet, where they are not shrunk."""
+"""Typical width and height of a photo in ImageNet, if it is not shrunk."""
 PHOTO_RATIO = 4 / 3
-"""Longer side over shorter side of a photo."""
+"""Longer side of a photo divided by its shorter side."""
 JPEG_BYTES_PER_PIXEL = {100: 0.97, 95: 0.50, 90: 0.36, 80: 0.25, 70: 0.20, 0: 0.15}
-"""At this quality and above: the richer of scikit-learn's two sample photographs, shrunk to 256 pixels."""
+"""By least quality: the larger of scikit-learn's two sample photographs, shrunk to 256 pixels."""
 IMAGE_RECORD_BYTES = 60
-"""A picture's entry in the tables of a .beton file."""
+"""Entry of one image in the tables of a .beton file."""
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageCounts:
     """Images of each split of a data set."""
 
     train: int
     val: int
     test: int
     classes: int
-    picture_bytes: float
-    """Mean size of a picture in a .beton file."""
+    bytes_per_image: float
+    """Mean size of an image in a .beton file."""
     source: str
     """Where the numbers come from."""
 
     @property
     def splits(self) -> dict[str, int]:
-        """The three splits by name."""
+        """Images of each split, by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @property
     def total(self) -> int:
-        """All images."""
+        """Images of all splits."""
         return self.train + self.val + self.test
 
 
-def images_of(study: Study, convert: Run, given: Mapping[str, int], root: Path = Path()) -> Images:
-    """Images of a study.
+def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Path = Path()) -> ImageCounts:
+    """Return the images of a study.
 
-    Those given, else those of the finished conversion, else what the settings and the published totals say.
+    The numbers are those given, otherwise those of the finished conversion, otherwise those that follow from the
+    settings and the published totals.
 
     Args:
-        study: Any study.
-        convert: Its conversion.
-        given: `train`, `val`, `test` and `classes`, any of them: for data that nothing else is known of.
-        root: Folder that `runs/` is in.
+        study: The study.
+        convert: Its convert run.
+        given: Any of `train`, `val`, `test` and `classes`, for data sets that are unknown before their conversion.
+        root: Folder that contains `runs/`.
 
     Raises:
-        UserError: The number cannot be known without the data.
+        UserError: A number is neither given nor known.
     """
     if isinstance(study.dataset, FeatureFiles):
-        return _of_features(study.dataset)
-    found = _converted(root / convert.folder) or _described(study.dataset)
-    numbers, source = ({}, "") if found is None else found
-    missing = [name for name in ("train", "test", "classes") if name not in {**numbers, **given}]
+        return _counts_of_features(study.dataset)
+    counts, source = _converted_counts(root / convert.folder) or _expected_counts(study.dataset) or ({}, "")
+    missing = [name for name in ("train", "test", "classes") if name not in {**counts, **given}]
     if missing:
         raise UserError(
-            f"How many images `{study.dataset.source}` has is not known before it is converted. "
-            f"Say it: --images {' '.join(f'{name}=N' for name in ('train', 'val', 'test', 'classes'))}"
+            f"The number of images of `{study.dataset.source}` is not known before its conversion. Give it as "
+            f"--images {' '.join(f'{name}=N' for name in ('train', 'val', 'test', 'classes'))}."
         )
-    numbers = {"val": 0, **numbers, **given}
-    where = ", ".join(part for part in (source, f"given: {', '.join(sorted(given))}" if given else "") if part)
-    return Images(
-        numbers["train"],
-        numbers["val"],
-        numbers["test"],
-        numbers["classes"],
-        picture_bytes(study.dataset),
-        where,
+    counts = {"val": 0, **counts, **given}
+    sources = [source, f"given: {', '.join(sorted(given))}" if given else ""]
+    return ImageCounts(
+        train=counts["train"],
+        val=counts["val"],
+        test=counts["test"],
+        classes=counts["classes"],
+        bytes_per_image=_bytes_per_image(study.dataset),
+        source=", ".join(filter(None, sources)),
     )
 
 
-def _of_features(dataset: FeatureFiles) -> Images:
+def _counts_of_features(dataset: FeatureFiles) -> ImageCounts:
     labels = {split: FeatureArrayReader(dataset.files_of(split)[1], "labels").all() for split in dataset.splits()}
     sizes = {split: len(labels.get(split, ())) for split in ("train", "val", "test")}
-    return Images(**sizes, classes=int(labels["train"].max()) + 1, picture_bytes=0.0, source="counted in its files")
+    classes = int(labels["train"].max()) + 1
+    return ImageCounts(**sizes, classes=classes, bytes_per_image=0.0, source="counted in its files")
 
 
-def _converted(folder: Path) -> tuple[dict[str, int], str] | None:
+def _converted_counts(folder: Path) -> tuple[dict[str, int], str] | None:
+    """Return the counts of a finished conversion and their source."""
     try:
         manifest = json.loads((folder / "dataset.json").read_text())
         if not (folder / "run.json").exists():
@@ -103,77 +107,72 @@ def _converted(folder: Path) -> tuple[dict[str, int], str] | None:
         return None
 
 
-def _described(dataset: ImageData) -> tuple[dict[str, int], str] | None:
+def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
+    """Return the counts that follow from published totals or the cut, and their source."""
     source: str = getattr(dataset, "source", "")
-    known = LONG_TAILED.get(source)
-    if known is not None:
-        return _held_out({**known.images, "classes": known.classes}, dataset), f"published totals of {known.title}"
+    if (published := LONG_TAILED.get(source)) is not None:
+        counts = {**published.images, "classes": published.classes}
+        return _after_holdout(counts, dataset), f"published totals of {published.title}"
     cut: LongTailCut | None = getattr(dataset, "cut", None)
     if cut is None:
         return None
     if isinstance(dataset, config.Digits):
         if cut.counts is None:
             return None
-        val, test = DIGITS_CLASSES * cut.val_per_class, DIGITS_CLASSES * dataset.test_per_class
-        numbers = {"train": sum(cut.counts), "val": val, "test": test, "classes": DIGITS_CLASSES}
-        return _held_out(numbers, dataset), "the cut's counts"
-    if source in BALANCED:
-        known = BALANCED[source]
-        train = sum(_kept(cut, known.classes, known.train_per_class))
-        val = known.classes * cut.val_per_class
-        numbers = {"train": train, "val": val, "test": known.test, "classes": known.classes}
-        return _held_out(numbers, dataset), "the cut's counts"
-    return None
+        train, classes = sum(cut.counts), DIGITS_CLASSES
+        test = classes * dataset.test_per_class
+    elif (balanced := BALANCED.get(source)) is not None:
+        classes, test = balanced.classes, balanced.test
+        train = sum(tail_counts(cut, np.full(classes, balanced.train_per_class)))
+    else:
+        return None
+    counts = {"train": train, "val": classes * cut.val_per_class, "test": test, "classes": classes}
+    return _after_holdout(counts, dataset), "class counts of the cut"
 
 
-def _kept(cut: LongTailCut, classes: int, each: int) -> tuple[int, ...]:
-    import numpy as np
+def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]:
+    """Move the share of the holdout from train to val.
 
-    return tail_counts(cut, np.full(classes, each))
-
-
-def _held_out(numbers: dict[str, int], dataset: ImageData) -> dict[str, int]:
-    """After the holdout: each class gives its share, so the sum is right to about half an image a class."""
+    The holdout takes its share of each class, so the result is correct to about half an image per class.
+    """
     if dataset.holdout is None:
-        return numbers
-    held = round(dataset.holdout.share * numbers["train"])
-    return {**numbers, "train": numbers["train"] - held, "val": held}
+        return counts
+    held_out = round(dataset.holdout.share * counts["train"])
+    return {**counts, "train": counts["train"] - held_out, "val": held_out}
 
 
-def picture_bytes(dataset: ImageData) -> float:
-    """Mean size of a picture as it is stored."""
-    width, height = _sides(dataset)
+def _bytes_per_image(dataset: ImageData) -> float:
+    """Return the mean size of a stored image. For storage `fit`, `mem.plan.disk` applies `size_budget_gb`."""
+    width, height = _stored_pixels(dataset)
     raw = 3.0 * width * height
-    match dataset.storage:
-        case "raw":
-            return raw
-        case "jpeg":
-            return min(raw, width * height * jpeg_bytes_per_pixel(dataset.jpeg_quality))
-        case _:
-            return raw  # `fit` stays within size_budget_gb, which `mem.plan.disk` applies
+    if dataset.storage == "jpeg":
+        return min(raw, width * height * _jpeg_bytes_per_pixel(dataset.jpeg_quality))
+    return raw
 
 
-def jpeg_bytes_per_pixel(quality: int) -> float:
-    """Of a photo, about."""
+def _jpeg_bytes_per_pixel(quality: int) -> float:
     return next(size for least, size in JPEG_BYTES_PER_PIXEL.items() if quality >= least)
 
 
-def _sides(dataset: ImageData) -> tuple[float, float]:
+def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
+    """Return width and height of a stored image."""
     source: str = getattr(dataset, "source", "")
     side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
     if side is not None:
-        kept = min(side, dataset.short_side or side)
-        return kept, kept
+        stored_side = min(side, dataset.short_side or side)
+        return stored_side, stored_side
     if dataset.short_side is not None:
         return dataset.short_side * PHOTO_RATIO, dataset.short_side
     return PHOTO_PIXELS
 
 
-def beton_bytes(images: int, each: float) -> float:
-    """Size of a .beton file: a page for the header and the table, the pictures, the table of where they are."""
+def beton_bytes(images: int, bytes_per_image: float) -> float:
+    """Return the size of a .beton file: pages for header and tables, images, and the table of their positions."""
     if not images:
         return 0.0
     header = -(-images * IMAGE_RECORD_BYTES // PAGE_BYTES) * PAGE_BYTES
-    per_page = max(1, PAGE_BYTES // max(int(each), 1))
-    filled = images * each * (PAGE_BYTES / (per_page * each)) if images > per_page else images * each
-    return header + filled + 24 * images
+    per_page = max(1, PAGE_BYTES // max(int(bytes_per_image), 1))
+    content = images * bytes_per_image
+    if images > per_page:
+        content *= PAGE_BYTES / (per_page * bytes_per_image)
+    return header + content + 24 * images

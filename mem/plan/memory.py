@@ -1,4 +1,4 @@
-"""Memory of a process that trains: weights, gradients, optimizer, and what the backward pass needs of a micro-batch."""
+"""Memory of a training process: weights, gradients, optimizer states, and activations of a micro-batch."""
 
 from __future__ import annotations
 
@@ -6,42 +6,44 @@ import math
 from dataclasses import dataclass, replace
 
 from mem.config import Compute
-from mem.plan.arithmetic import Arithmetic
+from mem.plan.cost_counter import ModelCost
 
-FLOAT = 4
-"""Bytes of a float32: weights, gradients and optimizer states are float32 also where the forward pass is bfloat16."""
-STATES = {"adamw": 2, "sgd": 1}
+FLOAT_BYTES = 4
+"""Bytes of a float32. Weights, gradients and optimizer states are float32 even if the forward pass is bfloat16."""
+OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 """Numbers that an optimizer keeps for each weight."""
-TRANSIENT = 1.15
-"""Gradients of activations, and room that an allocator cannot use, as a factor on the activations; docs/how-to/plan.md has
-what was measured."""
+ACTIVATION_FACTOR = 1.15
+"""Allowance on the activations for their gradients and for fragmentation. docs/how-to/plan.md compares with
+measurements."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, on its GPU or in main memory."""
+    """Memory of one process, on its GPU or in main memory."""
 
-    state: float
-    """Weights, gradients, optimizer states, average, buckets of the gradients' exchange."""
-    fixed: float
+    state_bytes: float
+    """Weights, gradients, optimizer states, moving average, buckets for exchanging gradients."""
+    weight_copy_bytes: float
     """bfloat16 copies of the weights."""
-    each: float
-    """Activations of an image."""
+    bytes_per_image: float
+    """Activations of one image."""
     batch: int
-    """Images that go through the device at once."""
+    """Images that pass through the device at once."""
 
     @property
     def bytes(self) -> float:
-        """All of it."""
-        return self.state + self.fixed + self.batch * self.each
+        """Total memory."""
+        return self.state_bytes + self.weight_copy_bytes + self.batch * self.bytes_per_image
 
-    def largest_batch(self, room: float) -> int:
-        """How many images at once would fit into so many bytes."""
-        return max(0, int((room - self.state - self.fixed) // self.each)) if self.each else self.batch
+    def largest_batch(self, available_bytes: float) -> int:
+        """Return the number of images that can pass at once within the given memory."""
+        if not self.bytes_per_image:
+            return self.batch
+        return max(0, int((available_bytes - self.state_bytes - self.weight_copy_bytes) // self.bytes_per_image))
 
 
 def training_memory(
-    model: Arithmetic,
+    model: ModelCost,
     optimizer: str,
     compute: Compute,
     global_batch: int,
@@ -49,24 +51,26 @@ def training_memory(
     average: bool,
     device_bytes: float = math.inf,
 ) -> Memory:
-    """Memory of one rank in training.
+    """Return the memory of one rank in training.
 
-    Where no micro-batch is set, a GPU halves the batch until it fits (see `mem.train.micro_batch`); so does this.
+    Without `micro_batch`, a GPU halves the batch until it fits (see `mem.train.micro_batch`), and so does this.
 
     Args:
-        model: What it trains.
-        optimizer: A key of `STATES`.
+        model: The trained model.
+        optimizer: A key of `OPTIMIZER_STATES`.
         compute: Ranks and micro-batch.
         global_batch: Images per step over all ranks.
         average: Whether a moving average of the weights is kept.
         device_bytes: Memory of a GPU.
     """
     ranks = compute.nodes * compute.ranks_per_node
-    numbers = model.parameters + model.trained * (1 + STATES[optimizer] + (ranks > 1)) + model.parameters * average
+    # Gradients, optimizer states and, with several ranks, a bucket of gradients.
+    per_trained_parameter = 1 + OPTIMIZER_STATES[optimizer] + (ranks > 1)
+    numbers = model.parameters * (1 + average) + model.trained_parameters * per_trained_parameter
     batch = -(-global_batch // ranks)
     if compute.micro_batch is not None:
         batch = min(batch, compute.micro_batch)
-    memory = Memory(FLOAT * numbers, model.fixed_bytes, TRANSIENT * model.kept_bytes, batch)
+    memory = Memory(FLOAT_BYTES * numbers, model.weight_copy_bytes, ACTIVATION_FACTOR * model.activation_bytes, batch)
     while compute.gpus_per_node and compute.micro_batch is None and memory.batch > 1 and memory.bytes > device_bytes:
         memory = replace(memory, batch=-(-memory.batch // 2))
     return memory

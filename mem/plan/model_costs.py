@@ -1,4 +1,4 @@
-"""Which model each stage runs, and what that model computes."""
+"""Cost of the model that each stage runs: the model is built from the study's settings and its FLOPs are counted."""
 
 from __future__ import annotations
 
@@ -13,97 +13,101 @@ from mem.config import Pretrain, Study
 from mem.data.features.user_files import FeatureArrayReader
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, build_head
-from mem.models.backbones import Classifier, build, build_frozen
+from mem.models.backbones import BackboneClassifier, build, build_frozen
 from mem.models.mae import build_autoencoder
-from mem.plan.arithmetic import NOTHING, Arithmetic, count
+from mem.plan.cost_counter import NO_MODEL, ModelCost, count_cost
 
 
-def autoencoder(study: Study, pretrain: Pretrain) -> tuple[Arithmetic, int]:
-    """The masked autoencoder of a study, and how many weights its encoder has."""
+def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
+    """Return the cost of a study's masked autoencoder, and the number of weights of its encoder."""
     backbone = study.backbone
-    # The schema allows no masked autoencoder around others.
+    # The schema allows pretraining for these backbones only.
     assert isinstance(backbone, config.VisionTransformer | config.ConvMae)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
-        return _images(samples, backbone.image_size), torch.zeros(samples, backbone.tokens)
+        return _zero_images(samples, backbone.image_size), torch.zeros(samples, backbone.tokens)
 
-    def made() -> nn.Module:
+    def build_model() -> nn.Module:
         return build_autoencoder(backbone, pretrain)
 
     with torch.device("meta"):
-        encoder = sum(p.numel() for p in build_autoencoder(backbone, pretrain).encoder.parameters())
-    return count(made, inputs, bf16=pretrain.precision == "bf16"), encoder
+        encoder_weights = sum(p.numel() for p in build_autoencoder(backbone, pretrain).encoder.parameters())
+    return count_cost(build_model, inputs, bf16=pretrain.precision == "bf16"), encoder_weights
 
 
 @dataclass(frozen=True)
-class CountedClassifier:
-    """A backbone with its linear classifier."""
+class ClassifierCost:
+    """Cost of a backbone with its linear classifier."""
 
-    arithmetic: Arithmetic
+    cost: ModelCost
     width: int
-    """Dimension of its pooled feature."""
+    """Dimension of the pooled feature."""
     tokens: int
     """Tokens of an image."""
 
 
-def classifier(study: Study, classes: int) -> CountedClassifier:
-    """The backbone of a study with its linear classifier, or as it comes; of features in files only their shape."""
+def classifier_cost(study: Study, classes: int) -> ClassifierCost:
+    """Return the cost of a study's backbone with its linear classifier, finetuned or frozen.
+
+    For features in files, the cost is zero and only their shape is returned.
+    """
     if isinstance(study.dataset, config.FeatureFiles):
         _, *sequence, width = FeatureArrayReader(study.dataset.files_of("train")[0], "features").shape
-        return CountedClassifier(NOTHING, width, sequence[0] - 1 if sequence else 0)
+        return ClassifierCost(NO_MODEL, width, sequence[0] - 1 if sequence else 0)
     backbone, finetune = study.backbone, study.finetune
     assert not isinstance(backbone, config.NoBackbone)
     if finetune is None:
-        return _frozen(backbone, classes)
+        return _frozen_cost(backbone, classes)
 
-    def made() -> Classifier:
+    def build_model() -> BackboneClassifier:
         return build(backbone, classes, finetune.drop_path)
 
     with torch.device("meta"):
-        model = made()
+        model = build_model()
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
-        images = _images(samples, backbone.image_size)
+        images = _zero_images(samples, backbone.image_size)
         return (images, torch.zeros(samples, model.branches)) if model.branches else (images,)
 
-    return CountedClassifier(count(made, inputs, bf16=finetune.precision == "bf16"), model.width, model.tokens)
+    cost = count_cost(build_model, inputs, bf16=finetune.precision == "bf16")
+    return ClassifierCost(cost, model.width, model.tokens)
 
 
-def _frozen(backbone: config.ImageBackbone, classes: int) -> CountedClassifier:
-    # One's own module is made for real: its function may read weights from files.
-    with torch.device("cpu" if isinstance(backbone, config.OwnModule) else "meta"):
+def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost:
+    # A custom module is built on the CPU because its function may read weights from files.
+    with torch.device("cpu" if isinstance(backbone, config.CustomModule) else "meta"):
         model = build_frozen(backbone, classes)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
-        return (_images(samples, backbone.image_size),)
+        return (_zero_images(samples, backbone.image_size),)
 
-    return CountedClassifier(count(lambda: model, inputs, bf16=False, backward=False), model.width, model.tokens)
+    return ClassifierCost(count_cost(lambda: model, inputs, bf16=False, backward=False), model.width, model.tokens)
 
 
-def head(study: Study, settings: config.Head, classes: int, backbone: CountedClassifier) -> Arithmetic:
-    """A head on features; some learn nothing."""
+def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
+    """Return the cost of a head on features."""
     tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
-    blank = Linear(torch.zeros(classes, backbone.width), torch.zeros(classes))
-    made = build_head(settings, HeadInputs(blank, _some_counts(study, classes), study.shots, 0))
+    classifier = Linear(torch.zeros(classes, backbone.width), torch.zeros(classes))
+    model = build_head(settings, HeadInputs(classifier, _example_counts(study, classes), study.shots, 0))
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
         shape = (samples, 1 + backbone.tokens, backbone.width) if tokens else (samples, backbone.width)
         return (torch.zeros(shape),)
 
-    return count(lambda: made, inputs, bf16=False, backward=learns(settings))
+    return count_cost(lambda: model, inputs, bf16=False, backward=is_trained(settings))
 
 
-def learns(settings: config.Head) -> bool:
-    """Whether a head is trained: CE without `training` is the finetuned classifier, others are chosen or computed."""
+def is_trained(settings: config.Head) -> bool:
+    """Return whether a head is trained. CE without `training` is the finetuned classifier; others are computed."""
     return getattr(settings, "training", None) is not None
 
 
-def _images(samples: int, side: int) -> Tensor:
+def _zero_images(samples: int, side: int) -> Tensor:
     return torch.zeros(samples, 3, side, side)
 
 
-def _some_counts(study: Study, classes: int) -> np.ndarray:
-    """Training images per class such that a third of the classes is many-shot, a third medium- and a third few-shot."""
+def _example_counts(study: Study, classes: int) -> np.ndarray:
+    """Return training images per class with a third of the classes in each shot group."""
     shots = study.shots
     levels = [shots.many_above + 1, shots.many_above, max(shots.few_below - 1, 0)]
     return np.asarray([levels[3 * i // classes] for i in range(classes)])

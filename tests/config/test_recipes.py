@@ -15,7 +15,7 @@ import yaml
 from mem.config import Study
 from mem.config.load import load_study
 from mem.plan.hours import Rates
-from mem.plan.text import estimated
+from mem.plan.text import estimate_study
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "config" / "paper"
@@ -115,7 +115,7 @@ def test_every_setting_of_a_recipe_is_on_the_page_with_its_value(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
-    _, estimates = estimated(study(recipe), {}, Rates(core_gflops=50))
+    _, estimates = estimate_study(study(recipe), {}, Rates(core_gflops=50))
     gpu_hours = sum(e.hours * e.gpus for e in estimates)
     stated = re.search(
         rf"snakemake --profile slurm --config study=paper/{recipe} +GPU-hours: ([\d.]+)\n", top_comment(recipe)

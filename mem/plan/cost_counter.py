@@ -1,0 +1,115 @@
+"""Counting the FLOPs and activations of a model by running it on tensors without content.
+
+The model is built on the device `meta` and run under `FakeTensorMode` as if on a CPU. Every operation takes the path
+that it takes in training (fused attention, autocast to bfloat16), but allocates and computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from mem.models.flops import convolution_backward
+
+aten = torch.ops.aten
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+FLOP_FORMULAS = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten.convolution_backward: convolution_backward,
+}
+"""Formulas for operations that PyTorch's counter lacks or counts incorrectly. PyTorch's formula for the backward pass
+of fused attention includes the scores a second time because they are recomputed."""
+
+Inputs = Callable[[int], tuple[Tensor, ...]]
+"""Returns the arguments of a model for a number of samples."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """FLOPs and bytes of a model. A multiplication and an addition are two FLOPs. Only matrix products are counted."""
+
+    forward_flops: float
+    """FLOPs of the forward pass of one sample."""
+    training_flops: float
+    """FLOPs of the forward and backward pass of one sample."""
+    parameters: int
+    trained_parameters: int
+    """Parameters that receive gradients."""
+    activation_bytes: float
+    """Bytes that are kept per sample for the backward pass."""
+    weight_copy_bytes: float
+    """Bytes that are kept for the backward pass independently of the batch: bfloat16 copies of the weights."""
+
+
+NO_MODEL = ModelCost(0.0, 0.0, 0, 0, 0.0, 0.0)
+"""Cost of a stage without a model."""
+
+
+def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, backward: bool = True) -> ModelCost:
+    """Count the FLOPs of a model and the bytes that its forward pass keeps for the backward pass.
+
+    Args:
+        build: Builds the model.
+        inputs: Returns its arguments.
+        bf16: Whether the forward pass runs under autocast to bfloat16.
+        backward: Whether the model is trained.
+    """
+    with torch.device("meta"):
+        model = build()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = model.to_empty(device="cpu").train(backward)
+        parameters = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if backward else 0
+        bytes_of_one, forward_flops, training_flops = _run(model, inputs(1), bf16, backward)
+        bytes_of_two = _run(model, inputs(2), bf16, backward, flops=False)[0] if backward else bytes_of_one
+    # Kept bytes are linear in the number of samples: the slope is per sample, the intercept independent of the batch.
+    per_sample, constant = bytes_of_two - bytes_of_one, max(0.0, 2 * bytes_of_one - bytes_of_two)
+    return ModelCost(forward_flops, training_flops, parameters, trained, per_sample, constant)
+
+
+def _run(
+    model: nn.Module, arguments: tuple[Tensor, ...], bf16: bool, backward: bool, *, flops: bool = True
+) -> tuple[float, float, float]:
+    """Return bytes kept for the backward pass, FLOPs of the forward pass, and FLOPs of both passes."""
+    model_storages = {_storage(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    saved: dict[int, Tensor] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in model_storages:
+            saved[_storage(tensor)] = tensor
+        return tensor
+
+    counter = FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS)
+    with counter, torch.set_grad_enabled(backward):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        ):
+            result = model(*arguments)
+        forward_flops = counter.get_total_flops()
+        saved_bytes = float(sum(tensor.untyped_storage().nbytes() for tensor in saved.values()))
+        if backward and flops:
+            result.float().sum().backward()
+            model.zero_grad()
+    return saved_bytes, float(forward_flops), float(counter.get_total_flops())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,201 @@
+"""The output of `mem plan`: a table with one line per kind of run, totals, the longest chain, and what does not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from mem.config import Study
+from mem.plan.estimate import Estimate
+from mem.plan.hours import CPU_UTILISATION, FP32_SHARE, Rates, critical_path
+from mem.plan.image_counts import ImageCounts
+from mem.runs.dag import STAGES, Run
+
+HEADER = ("stage", "runs", "steps", "images", "FLOP/image", "FLOPs", "memory", "disk", "+ while running", "on", "hours")
+LOADER_IMAGES_PER_CORE = 800.0
+"""Images per second that a core decodes and crops from JPEGs of 256 pixels, roughly. Notes on FFCV give 900 to 1,060
+without further augmentation."""
+
+
+def render_plan(
+    study: Study, images: ImageCounts, estimates: Sequence[Estimate], rates: Rates, free_bytes: float
+) -> str:
+    """Return the complete output of `mem plan`."""
+    lines = [_headline(study, images), ""]
+    lines += _align([HEADER, *(_line(group) for group in _by_kind(estimates))])
+    lines += ["", *_totals(estimates), *_assumptions(estimates, rates)]
+    if notes := [*_notes(study, estimates, rates, free_bytes)]:
+        lines += ["", *notes]
+    return "\n".join(lines)
+
+
+def _headline(study: Study, images: ImageCounts) -> str:
+    seeds, orders = len(study.seeds), len(study.orders)
+    return (
+        f"{study.study}: {study.dataset.name} x {study.backbone.name}, {seeds} seed{'s' * (seeds != 1)}, "
+        f"{orders} class order{'s' * (orders != 1)}\n"
+        f"{images.train:,} training, {images.val:,} val and {images.test:,} test images of {images.classes:,} classes "
+        f"({images.source})"
+    )
+
+
+def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
+    """Group estimates by stage, and those of heads also by head."""
+    groups: dict[str, list[Estimate]] = {}
+    for estimate in sorted(estimates, key=lambda e: STAGES.index(e.run.stage)):
+        groups.setdefault(_kind(estimate.run), []).append(estimate)
+    return list(groups.values())
+
+
+def _kind(run: Run) -> str:
+    return f"{run.stage} {run.labels['variant']}" if run.stage == "train_head" else run.stage
+
+
+def _longest(group: Sequence[Estimate]) -> Estimate:
+    return max(group, key=lambda e: e.hours)
+
+
+def _line(group: Sequence[Estimate]) -> tuple[str, ...]:
+    """Return the line of one kind of run. FLOPs and disk are sums over its runs; all else is of the longest run."""
+    longest = _longest(group)
+    flops = sum(e.flops for e in group)
+    running_bytes = longest.disk.running_bytes
+    return (
+        _kind(longest.run),
+        str(len(group)),
+        f"{longest.steps:,}" if longest.steps else "",
+        f"{longest.images:,.0f}" if longest.images else "",
+        format_si(longest.flops_per_image, "") if flops else "",
+        format_si(flops, "") if flops else "",
+        format_si(longest.memory.bytes, "B") if longest.memory else "",
+        format_si(sum(e.disk.final_bytes for e in group), "B"),
+        format_si(running_bytes, "B") if running_bytes else "",
+        _device(longest),
+        f"{_format_hours(longest.hours)}" + (f" x {len(group)}" if len(group) > 1 else ""),
+    )
+
+
+def _device(estimate: Estimate) -> str:
+    if estimate.gpus:
+        return f"{estimate.compute.nodes} x {estimate.compute.gpus_per_node} GPU"
+    return f"{estimate.cores} core{'s' if estimate.cores > 1 else ''}"
+
+
+def _align(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    return [text[0], "-" * max(map(len, text)), *text[1:]]
+
+
+def _totals(estimates: Sequence[Estimate]) -> list[str]:
+    flops = format_si(sum(e.flops for e in estimates), "FLOP")
+    gpu_hours = _format_hours(sum(e.hours * e.gpus for e in estimates))
+    core_hours = _format_hours(sum(e.hours * e.cores for e in estimates))
+    disk = format_si(sum(e.disk.final_bytes for e in estimates), "B")
+    chain_hours, chain = critical_path([e.run for e in estimates], {e.run.key: e.hours for e in estimates})
+    lines = [
+        f"all runs:       {flops}, {gpu_hours} of GPU time, {core_hours} of core time, {disk} on disk",
+        f"one at a time:  {_format_hours(sum(e.hours for e in estimates))}",
+        f"longest chain:  {_format_hours(chain_hours)} with enough jobs in parallel: "
+        f"{' > '.join(_kind(run) for run in chain)}",
+    ]
+    if saved_bytes := sum(e.saved_bytes for e in estimates):
+        added_hours = sum(e.added_hours for e in estimates)
+        lines.append(
+            f"online features: {format_si(saved_bytes, 'B')} less on disk, {_format_hours(abs(added_hours))} "
+            f"{'more' if added_hours > 0 else 'less'} one at a time, since heads run the backbone"
+        )
+    return lines
+
+
+def _assumptions(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
+    lines: list[str] = []
+    if any(e.gpus for e in estimates):
+        lines.append(
+            f"assumed GPU:    {100 * rates.utilisation:g} % of {rates.peak_tflops:g} TFLOP/s in bfloat16, "
+            f"1/{1 / FP32_SHARE:.0f} of that in float32 (--utilisation, --peak-tflops)"
+        )
+    if any(not e.gpus for e in estimates):
+        lines.append(
+            f"assumed core:   {100 * CPU_UTILISATION:g} % of {rates.core_gflops:.0f} GFLOP/s in float32 (--core-gflops)"
+        )
+    return lines
+
+
+def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, free_bytes: float) -> Iterator[str]:
+    """Yield a line for every limit that the study exceeds."""
+    for group in _by_kind(estimates):
+        longest = _longest(group)
+        yield from _time_note(longest)
+        yield from _memory_note(longest, rates)
+        yield from _loader_note(longest)
+    final_bytes = sum(e.disk.final_bytes for e in estimates)
+    needed = final_bytes + max((e.disk.running_bytes for e in estimates), default=0)
+    if needed > free_bytes:
+        note = f"! disk: the study needs {format_si(needed, 'B')}, but {format_si(free_bytes, 'B')} are free here."
+        if study.features and study.features.tokens:
+            note += " `features.tokens: false` saves most of it."
+        if study.features and not study.features.online:
+            note += " `features.online: true` stores no features."
+        yield f"{note} To use another disk, run snakemake --directory DIR."
+
+
+def _time_note(estimate: Estimate) -> Iterator[str]:
+    limit = estimate.compute.hours
+    if estimate.hours > limit:
+        requeues = math.ceil(estimate.hours / limit) - 1
+        resumes = estimate.steps is not None and estimate.run.stage != "train_head"
+        yield (
+            f"! {_kind(estimate.run)}: takes {_format_hours(estimate.hours)}, but its limit is {limit:g} h "
+            f"(compute.{estimate.run.stage}.hours). "
+            + (f"On SLURM it is requeued {requeues} x and resumes each time." if resumes else "Raise the limit.")
+        )
+
+
+def _memory_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
+    memory, compute, stage = estimate.memory, estimate.compute, estimate.run.stage
+    if memory is None:
+        return
+    processes = 1 if estimate.gpus else compute.ranks_per_node
+    if estimate.gpus:
+        available, limit = 1e9 * rates.device_gb, "of a GPU (--device-gb)"
+    else:
+        available, limit = 1e9 * compute.memory_gb, f"of compute.{stage}.memory_gb"
+    needed = processes * memory.bytes
+    if needed <= available:
+        return
+    if stage in ("pretrain", "finetune"):
+        batch = memory.largest_batch(available / processes)
+        hint = f"compute.{stage}.micro_batch: {batch} would fit." if batch else "Not even one image would fit."
+    else:
+        hint = "Request more memory."
+    yield (
+        f"! {_kind(estimate.run)}: needs {format_si(needed, 'B')} of memory, more than the {format_si(available, 'B')} "
+        f"{limit}. {hint}"
+    )
+
+
+def _loader_note(estimate: Estimate) -> Iterator[str]:
+    if estimate.run.stage not in ("pretrain", "finetune", "features") or not estimate.gpus:
+        return
+    rate, cores = estimate.images / (3600 * estimate.hours), estimate.cores
+    if rate > LOADER_IMAGES_PER_CORE * cores:
+        yield (
+            f"! {_kind(estimate.run)}: {rate:,.0f} images/s on {cores} cores are {rate / cores:,.0f} per core, but a "
+            f"core decodes about {LOADER_IMAGES_PER_CORE:,.0f}. Raise compute.{estimate.run.stage}.threads."
+        )
+
+
+def format_si(value: float, unit: str) -> str:
+    """Return a value with three digits and an SI prefix: 58.8 G, 4.3 PFLOP, 870 MB."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+    power = min(max(0, int(math.log10(value) // 3)) if value >= 1 else 0, len(prefixes) - 1)
+    scaled = value / 1000**power
+    digits = max(0, 2 - int(math.log10(scaled))) if scaled >= 1 else 2
+    return f"{scaled:.{digits}f} {prefixes[power]}{unit}".rstrip()
+
+
+def _format_hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} s"
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h"
