@@ -28,8 +28,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.reference_mae import Reference, reference_step
 from mem import config, provenance
-from mem.data.loading.batch import Batch
-from mem.distributed import ALONE
+from mem.data.batch import Batch
+from mem.distributed import SINGLE_PROCESS
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
@@ -142,9 +142,11 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
         theirs = reference_step(reference, optimizer, images, noise, LR)
         times["reference"].append(CLOCKS[options.clock]() - began)
         began = CLOCKS[options.clock]()
-        train_step(state, state.model, batch, objective, LR, StepContext(ALONE, options.batch, StepOptions(), watch))
+        train_step(
+            state, state.model, batch, objective, LR, StepContext(SINGLE_PROCESS, options.batch, StepOptions(), watch)
+        )
         times["ours"].append(CLOCKS[options.clock]() - began)
-        mine = state.meter.read(ALONE)["loss"]
+        mine = state.meter.read(SINGLE_PROCESS)["loss"]
         if abs(mine - theirs) > 1e-4 * abs(theirs):
             raise SystemExit(
                 f"The computations differ: at step {step} our loss is {mine} and the reference's {theirs}."
@@ -153,7 +155,7 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
     for step in range(1, options.pairs + 1):
         batch = random_batch(step, options.batch, backbone.image_size)
         began = CLOCKS[options.clock]()
-        context = StepContext(ALONE, options.batch, StepOptions(bf16=True), watch)
+        context = StepContext(SINGLE_PROCESS, options.batch, StepOptions(bf16=True), watch)
         train_step(state, state.model, batch, objective, LR, context)
         times["bf16"].append(CLOCKS[options.clock]() - began)
     return Comparison(times["reference"][1:], times["ours"][1:], times["bf16"])

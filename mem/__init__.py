@@ -1,3 +1,3 @@
-"""Long-tailed recognition, from images to compared classifiers, as one resumable workflow."""
+"""Long-tailed image classification as one resumable workflow, from images to compared classifiers."""
 
 __version__ = "0.1.0"

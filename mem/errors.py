@@ -1,13 +1,13 @@
-"""The exceptions whose message is meant for the user."""
+"""Exceptions whose messages address the user."""
 
 
 class UserError(Exception):
-    """Something the user can mend: a setting, a path, a full disk.
+    """A problem that the user can fix, such as a wrong setting, a missing path or a full disk.
 
-    The message says what was found, where, what was expected and what to do next. The command line
-    prints it without a traceback and exits with status 2.
+    The message states what was found, where, what was expected and what to do next. The command line prints it without
+    a traceback and exits with status 2.
     """
 
 
 class Stopped(Exception):
-    """A stage stopped because it was asked to; what it had saved stays."""
+    """A stage stopped on request, after saving a checkpoint where it can."""

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever takes half a file for a whole one."""
+"""Atomic writing of files: a reader never sees a partly written file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on leaving it is flushed to disk and takes the name.
+    """Open a temporary file next to `path`; on exit, flush it to disk and rename it to `path`.
 
-    Where the body raises, or the disk is full, the temporary file goes and what stood at `path` stays. An error of the
-    file system names `path`.
+    If the body raises or the disk is full, the temporary file is deleted, and an existing file at `path` stays as it
+    is. An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Names of files that are no UTF-8 are written as the bytes they are (see os.fsdecode).
+        # File names that are not UTF-8 are written with their original bytes (see os.fsdecode).
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
         with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
@@ -39,13 +39,13 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file atomically."""
+    """Write a text file atomically."""
     with atomic(path) as file:
         file.write(text)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the new name durable; some network file systems cannot, and need not."""
+    """Flush a folder to disk, so that a rename in it is durable, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

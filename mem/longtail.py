@@ -1,6 +1,6 @@
-"""The long-tail protocol: class orders, cuts, groups of classes and partitions.
+"""The long-tail protocol: class orders, long-tailed cuts, shot groups and partitions of the classes.
 
-It stands at the bottom because the data, the heads and the metrics all need it.
+The data, the heads and the metrics all import this module.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SHOT_NAMES = ("many", "medium", "few")
 
 
 def class_counts(labels: np.ndarray, classes: int) -> Int64[np.ndarray, " {classes}"]:
-    """Images of each class."""
+    """Return the number of images of each class."""
     return np.bincount(labels, minlength=classes).astype(np.int64)
 
 
 def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes"]:
-    """Group of each class by its training images: 0 many-shot, 1 medium-shot, 2 few-shot.
+    """Return the shot group of each class by its number of training images: 0 many, 1 medium, 2 few.
 
     Source: Liu et al. 2019 (the paper's section 4.1), with exclusive thresholds.
     """
@@ -32,19 +32,20 @@ def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes
 
 
 def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
-    """Training images per class that a cut asks for, most frequent first where it is made by `imbalance`.
+    """Return the number of training images per class of a long-tailed cut.
 
     Args:
-        cut: By `counts`, or by the exponential rule of Cui et al. 2019: int(largest * imbalance^(-i / (K - 1))).
-        sizes: Images of each class before the cut.
+        cut: Specifies `counts`, or `imbalance` for the exponential rule of Cui et al. 2019, most frequent class first:
+            int(largest * imbalance^(-i / (K - 1))).
+        sizes: Number of images of each class before the cut.
 
     Raises:
-        UserError: `counts` has another number of classes, or a class would keep no image.
+        UserError: `counts` has the wrong number of classes, or a class would have no image.
     """
     classes = len(sizes)
     if cut.counts is not None:
         if len(cut.counts) != classes:
-            raise UserError(f"cut.counts: needs one count for each of the {classes} classes, got {len(cut.counts)}")
+            raise UserError(f"cut.counts: found {len(cut.counts)} counts; expected one for each of {classes} classes")
         return cut.counts
     assert cut.imbalance is not None
     largest = cut.largest or int(sizes.min()) - cut.val_per_class
@@ -52,16 +53,16 @@ def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
     counts = (largest * (1 / cut.imbalance) ** steps).astype(np.int64)
     if counts.min() < 1:
         raise UserError(
-            f"cut.imbalance: {cut.imbalance:g} leaves the smallest class without an image where the largest has "
-            f"{largest}"
+            f"cut.imbalance: with {cut.imbalance:g}, the smallest class has no image if the largest has {largest}. "
+            "Choose a smaller imbalance."
         )
     return tuple(counts.tolist())
 
 
 def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " classes"]:
-    """Training images per class, when `order` says which class stands where along the tail.
+    """Return the number of training images per class for a class order.
 
-    Order 0 is the data set's own: class k gets `counts[k]`. Any other number seeds a permutation of the classes.
+    Order 0 is the data set's order: class k gets `counts[k]`. Any other number seeds a permutation of the classes.
     """
     values = np.asarray(counts, dtype=np.int64)
     if order == 0:
@@ -73,16 +74,16 @@ def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " cla
 
 @dataclass(frozen=True)
 class Cut:
-    """Positions, in a pool of images, of a long-tailed training split and a balanced one from what was discarded."""
+    """Indices into a pool of images: the training images, and the images set aside for another split."""
 
     train: Int64[np.ndarray, " images"]
     rest: Int64[np.ndarray, " others"]
 
 
 def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) -> Cut:
-    """Cut a balanced pool to `counts` images a class, and take `rest_per_class` from what the cut discards.
+    """Choose `counts` training images per class from a pool, and `rest_per_class` of the remaining images.
 
-    Both splits are in the pool's order.
+    Both parts keep the order of the pool.
 
     Raises:
         UserError: A class has too few images.
@@ -91,22 +92,23 @@ def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) 
     rest: list[np.ndarray] = []
     short: list[str] = []
     for k, count in enumerate(counts):
-        members = np.flatnonzero(labels == k)
-        if count + rest_per_class > len(members):
-            short.append(f"class {k} has {len(members)}, {count} + {rest_per_class} are asked for")
+        images = np.flatnonzero(labels == k)
+        if count + rest_per_class > len(images):
+            short.append(f"class {k} has {len(images)}, needs {count} + {rest_per_class}")
             continue
-        members = members[rng.permutation(seed, "long-tail cut", k, len(members))]
-        train.append(members[:count])
-        rest.append(members[count : count + rest_per_class])
+        images = images[rng.permutation(seed, "long-tail cut", k, len(images))]
+        train.append(images[:count])
+        rest.append(images[count : count + rest_per_class])
     if short:
         raise UserError(
-            "The data set has too few images for `counts` plus the images set aside per class: " + "; ".join(short)
+            "The data set has too few images for the counts of the cut plus the images set aside per class: "
+            f"{'; '.join(short)}. Reduce the counts or the images set aside."
         )
     return Cut(np.sort(np.concatenate(train)), np.sort(np.concatenate(rest)))
 
 
 def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: int) -> Cut:
-    """Cut a balanced pool as the settings say, with the classes in the given order along the tail.
+    """Cut a balanced pool to a long tail, with the given settings and class order.
 
     Raises:
         UserError: As in `tail_counts` and `cut`.
@@ -115,26 +117,26 @@ def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: 
     return cut(labels, counts, settings.val_per_class, settings.seed)
 
 
-def cut_share(labels: np.ndarray, classes: int, share: float, seed: int, stream: str) -> Cut:
-    """Take a share of each class out, rounded to the nearest; every class keeps at least one image.
+def hold_out_share(labels: np.ndarray, classes: int, share: float, seed: int, stream: str) -> Cut:
+    """Hold out a share of the images of each class, rounded to the nearest number. Every class keeps at least one.
 
-    The rest of the cut is what was taken out. Both parts are in the pool's order.
+    The held-out images are the `rest` of the cut. Both parts keep the order of the pool.
     """
-    taken = np.zeros(len(labels), dtype=bool)
+    held_out = np.zeros(len(labels), dtype=bool)
     by_class = np.argsort(labels, kind="stable")
     ends = np.cumsum(class_counts(labels, classes))
     for k, (start, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
         number = min(int(share * (end - start) + 0.5), end - start - 1)
         if number > 0:
-            taken[by_class[start:end][rng.permutation(seed, stream, k, end - start)[:number]]] = True
-    return Cut(np.flatnonzero(~taken), np.flatnonzero(taken))
+            held_out[by_class[start:end][rng.permutation(seed, stream, k, end - start)[:number]]] = True
+    return Cut(np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
 def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed: int) -> Int64[np.ndarray, " classes"]:
-    """Group of each class, by one of the paper's three strategies (section 4.3).
+    """Return the group of each class, by one of the paper's three strategies (section 4.3).
 
-    `shot` is strategy 1, `random_even` strategy 2 and `cardinality_even` strategy 3: classes sorted by training
-    images, the most frequent first (equal ones in class order), cut into even parts.
+    `shot` is strategy 1, `random_even` strategy 2, and `cardinality_even` strategy 3: classes are sorted by their
+    number of training images, most frequent first and ties by class, and divided into groups of equal size.
 
     Raises:
         UserError: A group would be empty.
@@ -153,12 +155,12 @@ def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed
     if empty:
         names = [SHOT_NAMES[g] if strategy == "shot" else str(g) for g in empty]
         raise UserError(
-            f"Partition `{strategy}` of {classes} classes into {groups} groups leaves a group empty: "
-            f"{', '.join(names)}. Choose other thresholds (`shots`), fewer groups or another partition."
+            f"The partition `{strategy}` of {classes} classes into {groups} groups leaves a group empty: "
+            f"{', '.join(names)}. Change the thresholds (`shots`), or choose fewer groups or another partition."
         )
     return assigned
 
 
-def members(groups: np.ndarray, number: int) -> Bool[np.ndarray, "{number} classes"]:
-    """Which classes belong to which group."""
-    return groups[None, :] == np.arange(number)[:, None]
+def group_membership(group_of_class: np.ndarray, groups: int) -> Bool[np.ndarray, "{groups} classes"]:
+    """Return whether each class (column) belongs to each group (row)."""
+    return group_of_class[None, :] == np.arange(groups)[:, None]

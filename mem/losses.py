@@ -1,4 +1,4 @@
-"""Loss functions, one value per sample."""
+"""Loss functions that return one value per sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def cross_entropy(
     logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " samples"], smoothing: float = 0.0
 ) -> Float[Tensor, " samples"]:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016); autocast computes it in float32."""
+    """Return the cross-entropy with label smoothing (Szegedy et al. 2016). Autocast computes it in float32."""
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
 
 
@@ -21,6 +21,14 @@ def mixed_cross_entropy(
     shares: Float[Tensor, " samples"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, " samples"]:
-    """Cross-entropy of samples that are mixed of two; equal to that with a target that is mixed likewise."""
-    own, other = (cross_entropy(logits, target, smoothing) for target in (labels, partners))
-    return shares * own + (1 - shares) * other
+    """Return the cross-entropy of mixed samples. It equals the cross-entropy with equally mixed soft targets.
+
+    Args:
+        logits: Logits of the mixed samples.
+        labels: Label of the first image of each sample.
+        partners: Label of the second image.
+        shares: Share of the first image.
+        smoothing: Label smoothing.
+    """
+    first, second = (cross_entropy(logits, target, smoothing) for target in (labels, partners))
+    return shares * first + (1 - shares) * second

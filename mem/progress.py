@@ -1,4 +1,4 @@
-"""What the user sees while a stage works: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a stage: a bar on a terminal, and occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 20
-"""Time between lines where there is no terminal."""
+"""Time between lines without a terminal."""
 
 
 class Progress:
-    """Counts items towards a total and shows their rate and the time left.
+    """Counts items towards a total, and shows the rate and the remaining time.
 
     Args:
-        title: What is going on.
-        total: Items in all.
-        start: Items that an earlier attempt has done already.
+        title: Name of the work.
+        total: Total number of items.
+        start: Items that an earlier attempt completed.
         unit: Name of an item.
-        quiet: Show nothing (all ranks but the first).
-        stream: Where to show it.
+        quiet: Show nothing, for all ranks but the first.
+        stream: Output stream; stderr by default.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Progress:
             )
 
     def advance(self, count: int, note: str = "") -> None:
-        """Count `count` more items; `note` stands behind the figures."""
+        """Count `count` more items. `note` is shown after the numbers."""
         self._done += count
         if self._bar is not None:
             if note:
@@ -66,14 +66,14 @@ class Progress:
             print(self.line(note), file=self._stream, flush=True)
 
     def line(self, note: str = "") -> str:
-        """The state as one line."""
+        """Return the state as one line."""
         rate = self.rate
-        left = (self._total - self._done) / rate if rate else 0
+        seconds_left = (self._total - self._done) / rate if rate else 0
         parts = [
             f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %",
             f"{self._done:,} of {self._total:,} {self._unit}",
             f"{rate:,.0f} {self._unit}/s",
-            f"{clock(left)} left",
+            f"{format_duration(seconds_left)} left",
             note,
         ]
         return " · ".join(part for part in parts if part)
@@ -93,8 +93,8 @@ class Progress:
             self._bar.close()
 
 
-def clock(seconds: float) -> str:
-    """A duration as 5:07 or 2:05:07."""
+def format_duration(seconds: float) -> str:
+    """Return a duration as text, such as 5:07 or 2:05:07."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, machine, job."""
+"""Provenance of a result: commit, package versions, machine and SLURM job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflo
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the code that runs, and whether it was changed since; empty outside a checkout."""
+    """Return the commit of the running code, and whether files differ from it; None for both outside a checkout."""
     here = Path(mem.__file__).parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:
@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this project and the packages that compute."""
+    """Return the versions of Python, this project and its main packages."""
     found = {"python": platform.python_version(), "mem": mem.__version__}
     for package in PACKAGES:
         try:
@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Host, processor, SLURM job."""
+    """Return the host, the system, the number of cores and the SLURM job."""
     job = {
         name.removeprefix("SLURM_").lower(): os.environ[name]
         for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpus() -> int:
-    """Cores that this process may use: what Snakemake or SLURM gave it, else its affinity."""
+    """Return the number of cores that this process may use, as assigned by Snakemake or SLURM, or from its affinity."""
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if os.environ.get(name, "").isdigit():
             return max(1, int(os.environ[name]))
@@ -65,10 +65,10 @@ def cpus() -> int:
 
 
 def peak_memory_gb() -> float:
-    """Largest main memory of this process so far, in GB (10^9 bytes)."""
+    """Return the peak main memory of this process so far, in GB (10^9 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def peak_gpu_memory_gb() -> float:
-    """Largest memory of this process on its GPU so far, in GB (10^9 bytes); 0 without a GPU."""
+    """Return the peak GPU memory of this process so far, in GB (10^9 bytes); 0 without a GPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0

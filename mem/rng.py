@@ -1,8 +1,8 @@
-"""Random numbers by position, not by history.
+"""Random numbers that depend on the position of a sample, not on the generator's history.
 
-A draw is named by (seed, stream, sample number): the n-th sample that a training consumes gets the same numbers
-on any count of workers, ranks and micro-batches, and after any interruption. Philox (Salmon et al. 2011) is a
-counter-based generator, so that any stretch of its sequence can be had without the stretch before it.
+Numbers are determined by (seed, stream, index of the sample): the n-th sample that a training consumes gets the same
+numbers with any number of workers, ranks and micro-batches, and after any interruption. Philox (Salmon et al. 2011) is
+a counter-based generator, which can start at any position of its sequence.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ import hashlib
 import numpy as np
 from jaxtyping import Float64, Int64
 
-_PER_COUNT = 4
+_NUMBERS_PER_COUNT = 4
 """Doubles that one step of Philox's counter yields."""
-_NEAR = 200
-"""A stretch of so many samples is drawn in the time that starting for one of them takes."""
+_CONTIGUOUS_PER_START = 200
+"""Number of consecutive samples that take as long to generate as starting the generator once."""
 
 
 def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Float64[np.ndarray, "{count} {width}"]:
-    """`width` uniform numbers in [0, 1) for each of the samples `start` to `start + count - 1`.
+    """Return `width` uniform numbers in [0, 1) for each of the samples `start` to `start + count - 1`.
 
     Args:
         seed: The run's seed.
-        stream: What the numbers are for; streams are independent of one another.
-        start: Number of the first sample, counted from 0 over the whole training.
-        count: How many consecutive samples.
+        stream: Purpose of the numbers. Streams are independent of each other.
+        start: Index of the first sample, counted from 0 over the complete training.
+        count: Number of consecutive samples.
         width: Numbers per sample. A stream must always be read with the same width.
     """
-    steps = -(-width // _PER_COUNT)
+    steps = -(-width // _NUMBERS_PER_COUNT)
     bits = np.random.Philox(counter=start * steps, key=_key(seed, stream))
-    numbers = np.random.Generator(bits).random((count, steps * _PER_COUNT))
+    numbers = np.random.Generator(bits).random((count, steps * _NUMBERS_PER_COUNT))
     return np.ascontiguousarray(numbers[:, :width])
 
 
 def uniforms_at(
     seed: int, stream: str, samples: Int64[np.ndarray, " samples"], width: int
 ) -> Float64[np.ndarray, "samples {width}"]:
-    """The numbers that `uniforms` has for these samples, in any order."""
+    """Return the numbers of `uniforms` for the given samples, which may be in any order."""
     if not len(samples):
         return np.empty((0, width))
     low, high = int(samples.min()), int(samples.max()) + 1
-    if high - low <= _NEAR * len(samples):
+    if high - low <= _CONTIGUOUS_PER_START * len(samples):
         return uniforms(seed, stream, low, high - low, width)[samples - low]
     return np.concatenate([uniforms(seed, stream, sample, 1, width) for sample in samples.tolist()])
 
 
 def permutation(seed: int, stream: str, number: int, length: int) -> Int64[np.ndarray, " {length}"]:
-    """The `number`-th permutation of 0 to `length - 1` of a stream."""
-    return np.random.default_rng([seed, number, _name(stream)]).permutation(length)
+    """Return permutation number `number` of 0 to `length - 1` of a stream."""
+    return np.random.default_rng([seed, number, _stream_hash(stream)]).permutation(length)
 
 
 def generator(seed: int, stream: str) -> np.random.Generator:
-    """A generator of its own for draws that are made once, in one go."""
-    return np.random.default_rng([seed, _name(stream)])
+    """Return a new generator, for random numbers that are needed only once."""
+    return np.random.default_rng([seed, _stream_hash(stream)])
 
 
 def _key(seed: int, stream: str) -> int:
-    return (seed << 64) | _name(stream)
+    return (seed << 64) | _stream_hash(stream)
 
 
-def _name(stream: str) -> int:
-    """The stream's name as 64 bits."""
+def _stream_hash(stream: str) -> int:
+    """Return a 64-bit hash of the stream's name."""
     return int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""How figures look. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Style of figures. The colours are those of Okabe and Ito, which colour-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 SHOT_COLOURS = {"many": "#0072B2", "medium": "#E69F00", "few": "#CC79A7", "all": "#4D4D4D"}
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-MATPLOTLIB: Any = {
+MATPLOTLIB_SETTINGS: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -19,4 +19,4 @@ MATPLOTLIB: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mem",
 }
-"""Settings of matplotlib."""
+"""Settings for `matplotlib.rc_context`."""

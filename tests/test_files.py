@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mem import files
 
 
-def test_a_file_appears_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     with files.atomic(tmp_path / "deep" / "a.txt") as file:
         file.write("half")
         assert not (tmp_path / "deep" / "a.txt").exists()
@@ -19,7 +19,7 @@ def test_a_file_appears_whole(tmp_path):
     assert len(list((tmp_path / "deep").iterdir())) == 1
 
 
-def test_what_stood_there_stays_where_writing_fails(tmp_path):
+def test_an_existing_file_stays_if_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
     with pytest.raises(RuntimeError), files.atomic(path) as file:
@@ -29,11 +29,12 @@ def test_what_stood_there_stays_where_writing_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+@pytest.mark.stage
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system requires root")
+def test_a_full_disk_leaves_only_the_old_file(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip("mounting is not permitted")
     try:
         files.write_text(tmp_path / "a.txt", "old")
         with pytest.raises(OSError, match="No space left on device"):

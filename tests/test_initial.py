@@ -1,4 +1,4 @@
-"""Studies that start from weights of others: their keys, their stages, and CNNs through all stages."""
+"""Studies that start from external weights: their run keys and their stages, with a CNN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_of(stage: str, changes: dict) -> Run:
     return next(run for run in study_runs(load_study([MINI], changes)) if run.stage == stage)
 
 
-def test_an_official_name_or_a_files_content_names_the_run_and_its_path_does_not(tmp_path):
+def test_the_run_key_contains_the_content_of_a_file_of_weights_and_not_its_path(tmp_path):
     plain = run_of("finetune", {"pretrain": None})
     paths = [tmp_path / "a.pth", tmp_path / "b.pth"]
     for path in paths:
@@ -39,8 +39,8 @@ def test_an_official_name_or_a_files_content_names_the_run_and_its_path_does_not
     assert "initial" not in run_of("finetune", with_pretraining).settings
 
 
-def test_official_weights_of_another_backbone_are_refused_when_the_study_is_read():
-    with pytest.raises(UserError, match="mae_pretrain_vit_base requires a backbone with patch_size 16, but backbone.patch_size is 4"):
+def test_official_weights_of_another_backbone_are_rejected_when_the_study_is_loaded():
+    with pytest.raises(UserError, match=r"requires a backbone with patch_size 16, but backbone\.patch_size is 4"):
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_base"}})
     with pytest.raises(UserError, match=r"unknown official weights mae_pretrain_vit_bas; did you mean"):
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_bas"}})
@@ -60,7 +60,8 @@ def cnn_study(tmp_path) -> Path:
     return path
 
 
-def test_a_cnn_goes_through_all_stages_from_a_file_of_weights(cnn_study, tmp_path, monkeypatch):
+@pytest.mark.stage
+def test_a_cnn_runs_through_all_stages_from_a_file_of_weights(cnn_study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     backbone: Backbone = load_study([cnn_study]).backbone
@@ -71,13 +72,14 @@ def test_a_cnn_goes_through_all_stages_from_a_file_of_weights(cnn_study, tmp_pat
     done = {run.stage: run for run in reversed(runs) if run.stage != "report"}
     for stage in ("convert", "finetune", "features", "train_head", "evaluate"):
         assert main([stage, "--config", str(done[stage].folder)]) == 0
-    said = read_record(done["finetune"].folder)["results"]["initial"]
-    assert said["missing"] == ["fc.weight", "fc.bias"]
-    assert said["left_over"] == []
-    assert len(said["matched"]) > 50
+    report = read_record(done["finetune"].folder)["results"]["initial"]
+    assert report["missing"] == ["fc.weight", "fc.bias"]
+    assert report["left_over"] == []
+    assert len(report["matched"]) > 50
 
 
-def test_a_file_that_changed_since_the_study_was_planned_is_refused(cnn_study, tmp_path, monkeypatch, capsys):
+@pytest.mark.stage
+def test_a_file_of_weights_that_changed_after_planning_is_rejected(cnn_study, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.pth").write_bytes(b"then")
     study = load_study([cnn_study], {"initial": {"file": "mine.pth"}})
@@ -87,11 +89,11 @@ def test_a_file_that_changed_since_the_study_was_planned_is_refused(cnn_study, t
     convert, finetune = (next(run for run in runs if run.stage == stage) for stage in ("convert", "finetune"))
     assert main(["convert", "--config", str(convert.folder)]) == 0
     assert main(["finetune", "--config", str(finetune.folder)]) == 2
-    assert "mine.pth: has another content than when this run was planned" in capsys.readouterr().err
+    assert "mine.pth: changed after this run was planned" in capsys.readouterr().err
     assert read_config(finetune.folder, "finetune").settings["initial"]["file"] == "mine.pth"
 
 
-def test_pretraining_a_cnn_and_a_batch_that_cuts_a_group_are_refused_when_the_study_is_read(cnn_study):
+def test_pretraining_a_cnn_and_a_batch_that_splits_a_norm_group_are_rejected_when_the_study_is_loaded(cnn_study):
     text = MINI.read_text()
     section = text[text.index("pretrain:") : text.index("finetune:")]
     cnn_study.write_text(cnn_study.read_text().replace("pretrain: null\n", section))

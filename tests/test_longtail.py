@@ -17,7 +17,7 @@ def test_thresholds_are_exclusive():
     assert longtail.shot_groups(counts, Shots()).tolist() == [0, 1, 1, 2]
 
 
-def test_the_papers_sums_come_out_with_exclusive_thresholds():
+def test_exclusive_thresholds_reproduce_the_papers_overall_accuracy():
     # Table 1, ImageNet-LT, MEM: 76.0 / 62.0 / 43.7 and 64.9 over all, with 385 / 479 / 136 classes.
     groups = np.array([385, 479, 136])
     assert round(float(groups @ [76.0, 62.0, 43.7]) / 1000, 1) == 64.9
@@ -27,14 +27,14 @@ def test_the_papers_sums_come_out_with_exclusive_thresholds():
 
 @given(order=st.integers(0, 50))
 @settings(deadline=None)
-def test_an_order_permutes_the_counts(order):
+def test_a_class_order_permutes_the_counts(order):
     counts = [50, 40, 30, 20, 10]
     ordered = longtail.ordered_counts(counts, order)
     assert sorted(ordered) == sorted(counts)
     assert order != 0 or ordered.tolist() == counts
 
 
-def test_orders_differ():
+def test_class_orders_differ():
     assert len({tuple(longtail.ordered_counts(range(1, 11), order)) for order in range(6)}) == 6
 
 
@@ -44,7 +44,7 @@ def test_orders_differ():
     data=st.data(),
 )
 @settings(deadline=None)
-def test_a_cut_has_the_counts_asked_for_and_disjoint_parts(sizes, seed, data):
+def test_a_cut_has_the_requested_counts_and_disjoint_parts(sizes, seed, data):
     counts = [data.draw(st.integers(1, size - 1)) for size in sizes]
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     cut = longtail.cut(labels, np.array(counts), 1, seed)
@@ -53,18 +53,18 @@ def test_a_cut_has_the_counts_asked_for_and_disjoint_parts(sizes, seed, data):
     assert not set(cut.train) & set(cut.rest)
 
 
-def test_a_smaller_cut_keeps_a_part_of_the_larger_one():
+def test_a_smaller_cut_is_a_subset_of_a_larger_one():
     labels = np.repeat([0, 1], 50)
     large, small = (longtail.cut(labels, np.array([n, n]), 1, seed=0).train for n in (40, 10))
     assert set(small) < set(large)
 
 
-def test_too_few_images_are_named_class_by_class():
-    with pytest.raises(UserError, match=r"class 1 has 5, 5 \+ 1 are asked for; class 2 has 5, 7 \+ 1"):
+def test_every_class_with_too_few_images_is_named():
+    with pytest.raises(UserError, match=r"class 1 has 5, needs 5 \+ 1; class 2 has 5, needs 7 \+ 1"):
         longtail.cut(np.repeat([0, 1, 2], 5), np.array([4, 5, 7]), 1, seed=0)
 
 
-def test_partitions_follow_the_papers_three_strategies():
+def test_partitions_follow_the_three_strategies_of_the_paper():
     counts = np.array([5, 500, 50, 300, 15, 200])
     shots = Shots()
     assert longtail.partition("shot", counts, 3, shots, 0).tolist() == [2, 0, 1, 0, 2, 0]
@@ -87,6 +87,6 @@ def test_even_partitions_differ_by_at_most_one_class(classes, groups, seed):
         assert sizes.max() - sizes.min() <= 1
 
 
-def test_an_empty_group_is_refused_by_name():
+def test_an_empty_group_is_named():
     with pytest.raises(UserError, match="leaves a group empty: few"):
         longtail.partition("shot", np.array([500, 50]), 3, Shots(), 0)

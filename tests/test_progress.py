@@ -1,11 +1,11 @@
-"""What the user sees of long work."""
+"""Progress on a terminal and in a log."""
 
 from __future__ import annotations
 
 import io
 import time
 
-from mem.progress import Progress, clock
+from mem.progress import Progress, format_duration
 
 
 class Terminal(io.StringIO):
@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left(monkeypatch):
+def test_a_log_gets_occasional_lines_with_rate_and_remaining_time(monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     stream = io.StringIO()
@@ -29,7 +29,7 @@ def test_a_log_gets_a_line_now_and_then_with_rate_and_time_left(monkeypatch):
     ]
 
 
-def test_a_terminal_gets_a_bar_with_rate_and_time_left():
+def test_a_terminal_gets_a_bar_with_rate_and_remaining_time():
     stream = Terminal()
     with Progress("pretrain", 100, stream=stream) as progress:
         progress.advance(40)
@@ -48,5 +48,5 @@ def test_other_ranks_show_nothing():
     assert stream.getvalue() == ""
 
 
-def test_durations_read_like_a_clock():
-    assert [clock(s) for s in (7, 65, 3600 + 125)] == ["0:07", "1:05", "1:02:05"]
+def test_durations_are_written_in_hours_minutes_and_seconds():
+    assert [format_duration(s) for s in (7, 65, 3600 + 125)] == ["0:07", "1:05", "1:02:05"]

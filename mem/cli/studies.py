@@ -130,7 +130,8 @@ def _runs(options: argparse.Namespace) -> int:
 
     from mem.config.load import load_study
     from mem.runs.dag import study_runs
-    from mem.runs.folder import RunFolder, write_configs
+    from mem.runs.folder import RunFolder
+    from mem.runs.run_config import write_configs
     from mem.tracking.log import run_status
 
     study = load_study(options.study)
@@ -181,16 +182,16 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _weights_list(options: argparse.Namespace) -> int:
-    from mem.models.weights.official import listing
+    from mem.models.weights.official import list_official
 
-    print(listing())
+    print(list_official())
     return 0
 
 
 def _weights_get(options: argparse.Namespace) -> int:
-    from mem.models.weights.official import get
+    from mem.models.weights.official import fetch_official
 
-    get(options.name, options.source, print)
+    fetch_official(options.name, options.source, print)
     return 0
 
 

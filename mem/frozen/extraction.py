@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mem.data.features.arrays import Array, as_numpy
 from mem.errors import UserError
-from mem.models.backbones.frozen import Frozen, frozen_timm
-from mem.models.weights.foreign import read_checkpoint, start_frozen
+from mem.models.backbones.frozen import FrozenBackbone, frozen_timm
+from mem.models.weights.external import read_checkpoint
+from mem.models.weights.initialise import initialise_from
 
 
 class Extracted(NamedTuple):
@@ -64,7 +65,7 @@ def extract(
     elif weights is not None:
         raise UserError("weights: go with a name of timm's; load them into your own module by load_state_dict")
     else:
-        model = Frozen(network, side, type(network).__name__)
+        model = FrozenBackbone(network, side, type(network).__name__)
     training = model.backbone.training
     model.to(device).eval()
     if tokens and not model.tokens:
@@ -81,13 +82,13 @@ def extract(
     return Extracted(np.concatenate(features), np.concatenate(labels) if labels else None)
 
 
-def _named(name: str, side: int, weights: str | Path | None) -> Frozen:
+def _named(name: str, side: int, weights: str | Path | None) -> FrozenBackbone:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(f"timm has no model {name}" + (f"; near it are {', '.join(near)}" if near else ""))
     model = frozen_timm(name, side)
     if weights is not None:
-        start_frozen(model, read_checkpoint(Path(weights)), str(weights))
+        initialise_from(model, read_checkpoint(Path(weights)), str(weights))
     return model
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
-
-from torch import Tensor
 
 from mem import config
 from mem.errors import UserError
 from mem.jobs.job import Job
-from mem.models.backbones import Classifier, Frozen, build, build_frozen, seed_torch
-from mem.models.weights import LoadReport, load_into, load_weights
-from mem.models.weights.foreign import read_checkpoint, start_frozen
-from mem.models.weights.official import local_file
-from mem.runs.dag import INITIAL_DIGEST, MODULE_DIGEST, file_digest
-from mem.runs.folder import read_config
+from mem.models.autoencoder import Autoencoder
+from mem.models.backbones import BackboneClassifier, FrozenBackbone, build, build_frozen, seed_torch
+from mem.models.weights import load_into, load_weights
+from mem.models.weights.external import read_checkpoint
+from mem.models.weights.initialise import initialise_from
+from mem.models.weights.official import weights_file
+from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
+from mem.runs.run_config import read_config
 
 FEATURE_BATCH = 256
 """Images per forward pass of a frozen backbone."""
 
 
-def backbone_of(job: Job, classes: int) -> tuple[config.ImageBackbone, Classifier | Frozen, dict[str, Any]]:
+def backbone_of(
+    job: Job, classes: int
+) -> tuple[config.ImageBackbone, BackboneClassifier | FrozenBackbone, dict[str, Any]]:
     """Build the backbone that computes a run's features, on the job's device: finetuned, or frozen as it is.
 
     Returns:
@@ -41,7 +42,9 @@ def read_finetuned_backbone(job: Job) -> config.ImageBackbone:
     return read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
 
 
-def frozen_backbone(job: Job, classes: int) -> tuple[config.ImageBackbone, Classifier | Frozen, dict[str, Any]]:
+def frozen_backbone(
+    job: Job, classes: int
+) -> tuple[config.ImageBackbone, BackboneClassifier | FrozenBackbone, dict[str, Any]]:
     """Build a backbone that is not finetuned.
 
     Returns:
@@ -55,37 +58,33 @@ def frozen_backbone(job: Job, classes: int) -> tuple[config.ImageBackbone, Class
         require_unchanged(job, backbone.module, MODULE_DIGEST, file_digest(backbone.file))
     seed_torch(job.seed)
     model = build_frozen(backbone, classes)
-    record = load_initial_weights(job, lambda tensors, origin: start_frozen(model, tensors, origin))
-    if "encoder" in job.inputs:
-        assert isinstance(model, Classifier)
-        record = load_encoder(job, model)
-    return backbone, model, record
+    return backbone, model, load_starting_weights(job, model)
 
 
-def load_encoder(job: Job, model: Classifier) -> dict[str, Any]:
-    """Load the encoder that the job's pretraining run saved; return what to record in run.json."""
-    weights = load_weights(job.inputs["encoder"] / "encoder.safetensors")
-    fresh = (*model.encoder_fresh, model.head_prefix)
-    report = load_into(model.backbone, weights, fresh=fresh, unused=model.encoder_unused)
-    job.say(f"Loaded {job.inputs['encoder']}: {report}.")
-    return {"encoder": report.document()}
+def load_starting_weights(
+    job: Job, model: BackboneClassifier | FrozenBackbone | Autoencoder
+) -> dict[str, dict[str, Any]]:
+    """Load the pretrained weights that the run starts from, if any; return what to record in run.json.
 
-
-def load_initial_weights(job: Job, load: Callable[[Mapping[str, Tensor], str], LoadReport]) -> dict[str, Any]:
-    """Pass the weights that the run's section `initial` names to `load`; return what to record in run.json.
+    They are the encoder of the job's pretraining run, or the weights of the run's section `initial`.
 
     Raises:
         UserError: The weights are missing, changed after the run was planned, or do not fit.
     """
+    if "encoder" in job.inputs:
+        path = job.inputs["encoder"] / "encoder.safetensors"
+        report = initialise_from(model, load_weights(path), str(path))
+        job.say(f"Loaded {job.inputs['encoder']}: {report}.")
+        return {"encoder": report.document()}
     if "initial" not in job.run.settings:
         return {}
     initial = job.run.section("initial", config.Initial)
-    path = local_file(initial)
+    path = weights_file(initial)
     if initial.weights is None:
         digest, planned = file_digest(path), job.run.settings.get(INITIAL_DIGEST)
         if digest != planned:
             raise UserError(changed_since_planning(str(path), digest, planned))
-    report = load(read_checkpoint(path), initial.weights or str(path))
+    report = initialise_from(model, read_checkpoint(path), initial.weights or str(path))
     job.say(f"Loaded {initial.weights or path}: {report}.")
     return {"initial": {"file": str(path), **report.document()}}
 

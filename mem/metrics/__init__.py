@@ -1,4 +1,4 @@
-"""Metrics of classification on long-tailed data: pure functions of predictions and labels."""
+"""Metrics for classification on long-tailed data: pure functions of predictions and labels."""
 
 from mem.metrics.accuracy import (
     balanced_accuracy,

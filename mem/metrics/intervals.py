@@ -1,4 +1,4 @@
-"""How sure a score is, and a difference of two: bootstrap over images, McNemar's test, Student's t over runs."""
+"""Confidence intervals and significance tests: bootstrap over images, McNemar's test, Student's t over runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mem.longtail import SHOT_NAMES
 
 RESAMPLES = 1000
 _CHUNK_CELLS = 4_000_000
-"""Counts that are drawn at a time."""
+"""Number of counts that are sampled at once."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the half-width of its 95 % interval."""
+    """A mean with the half-width of its 95 % confidence interval."""
 
     mean: float
     half_width: float | None
-    """Student's t over runs; nothing for a single run."""
+    """By Student's t over runs; None for a single run."""
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -33,7 +33,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval of independent runs (Student's t)."""
+    """Return the mean and the 95 % interval of independent runs (Student's t)."""
     numbers = np.asarray(values, dtype=np.float64)
     mean = float(numbers.mean()) if len(numbers) else math.nan
     if len(numbers) < 2:
@@ -47,20 +47,20 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A mean difference over pairs of runs."""
+    """The mean difference over pairs of runs."""
 
     mean: float
     half_width: float | None
-    """Of the 95 % interval; nothing for a single pair."""
+    """Half-width of the 95 % interval; None for a single pair."""
     p: float | None
-    """Two-sided p-value of the paired t-test; nothing for a single pair."""
+    """Two-sided p-value of the paired t-test; None for a single pair."""
     pairs: int
 
 
 def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Difference first - second of two methods on the same runs, by the paired t-test.
+    """Return the difference first - second of two methods over the same runs, tested with the paired t-test.
 
-    Where all differences are equal there is no spread to test with: p is 1 for no difference, else 0.
+    If all differences are equal, their variance is zero: p is 1 if they are zero, and 0 otherwise.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     found = interval(differences.tolist())
@@ -74,25 +74,25 @@ def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDif
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, so that a grid of methods is not mined for chance (Holm 1979).
+    """Return p-values adjusted for multiple comparisons (Holm 1979).
 
-    The i-th smallest of m (from 0) is multiplied by m - i, and none becomes smaller than one before it.
+    The i-th smallest of m values (from 0) is multiplied by m - i, and no value becomes smaller than the one before it.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for i, place in enumerate(sorted(range(len(p_values)), key=lambda k: p_values[k])):
-        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - i)))
-        adjusted[place] = largest
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda k: p_values[k])):
+        largest = max(largest, min(1.0, p_values[i] * (len(p_values) - rank)))
+        adjusted[i] = largest
     return adjusted
 
 
-def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int, float]:
-    """Images that only the first and only the second method gets right, and the exact two-sided p-value.
+def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[int, int, float]:
+    """Return how many images only the first and only the second method classifies correctly, and the p-value.
 
-    Under the null hypothesis either is as likely: a binomial test with one half (McNemar 1947, in its exact form).
+    The test is McNemar's (1947) in its exact two-sided form: a binomial test with probability one half.
     """
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
     if only_first + only_second == 0:
         return 0, 0, 1.0
     fewer = min(only_first, only_second)
@@ -104,60 +104,70 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> tuple[int, int
 
 
 def bootstrap_shots(
-    right: np.ndarray,
+    correct: np.ndarray,
     labels: Int64[np.ndarray, " images"],
     groups: Int64[np.ndarray, " classes"],
     resamples: int = RESAMPLES,
     stream: str = "bootstrap",
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval (percentiles) of the accuracy by shot and of all images, by bootstrap over images.
+    """Return the 95 % percentile interval of the accuracy per shot group and over all images, by bootstrap over images.
 
-    Which images a resample draws matters only by how many of each class are right and wrong, and those counts are
-    multinomial: they are drawn instead. A class that a resample lacks is left out of its shot's mean. A shot
+    A resample's accuracy depends only on the numbers of correct and wrong images per class. These are multinomial and
+    are sampled directly. A class that a resample lacks is excluded from the mean of its shot group. A shot group
     without images is NaN.
     """
-    values = np.stack([right, ~right]).astype(np.int64)
-    return _percentiles(_resampled(values, np.array([1.0, 0.0]), labels, groups, resamples, stream))
+    values = np.stack([correct, ~correct]).astype(np.int64)
+    return _percentiles(_resample(values, np.array([1.0, 0.0]), labels, groups, resamples, stream))
 
 
 def paired_bootstrap_shots(
-    first_right: np.ndarray,
-    second_right: np.ndarray,
+    first_correct: np.ndarray,
+    second_correct: np.ndarray,
     labels: Int64[np.ndarray, " images"],
     groups: Int64[np.ndarray, " classes"],
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval of the difference first - second in accuracy by shot, by bootstrap over the images both saw."""
-    only_first, only_second = first_right & ~second_right, second_right & ~first_right
+    """Return the 95 % interval of the difference first - second in accuracy, by bootstrap over their common images."""
+    only_first, only_second = first_correct & ~second_correct, second_correct & ~first_correct
     values = np.stack([only_first, only_second, ~(only_first | only_second)]).astype(np.int64)
-    worth = np.array([1.0, -1.0, 0.0])
-    return _percentiles(_resampled(values, worth, labels, groups, resamples, "paired bootstrap"))
+    scores = np.array([1.0, -1.0, 0.0])
+    return _percentiles(_resample(values, scores, labels, groups, resamples, "paired bootstrap"))
 
 
-def _resampled(
+def _resample(
     outcomes: Int64[np.ndarray, "outcomes images"],
-    worth: Float64[np.ndarray, " outcomes"],
+    scores: Float64[np.ndarray, " outcomes"],
     labels: np.ndarray,
     groups: np.ndarray,
     resamples: int,
     stream: str,
 ) -> Float64[np.ndarray, "resamples shots"]:
-    """Mean worth by shot and over all images in each resample; `outcomes` is one-hot over its first dimension."""
+    """Return the mean score per shot group and over all images in each resample.
+
+    Args:
+        outcomes: Outcome of each image, one-hot over the first dimension.
+        scores: Score of each outcome.
+        labels: True classes.
+        groups: Shot group of each class.
+        resamples: Number of resamples.
+        stream: Name of the random stream.
+    """
     images, classes = len(labels), len(groups)
     shots = len(SHOT_NAMES)
     if not images:
         return np.full((resamples, shots + 1), np.nan)
     cells = np.stack([np.bincount(labels, row, minlength=classes) for row in outcomes])
-    members = (groups[:, None] == np.arange(shots)).astype(np.float64)
+    membership = (groups[:, None] == np.arange(shots)).astype(np.float64)
     generator = rng.generator(0, stream)
     means: list[np.ndarray] = []
     for count in _chunks(resamples, cells.size):
-        drawn = generator.multinomial(images, (cells / images).ravel(), size=count).reshape(count, len(worth), classes)
-        total = np.einsum("o,roc->rc", worth, drawn.astype(np.float64))
-        seen = drawn.sum(axis=1)
-        by_class = np.divide(total, seen, out=np.zeros_like(total), where=seen > 0)
-        present = (seen > 0) @ members
-        by_shot = np.divide(by_class @ members, present, out=np.full((count, shots), np.nan), where=present > 0)
+        sampled = generator.multinomial(images, (cells / images).ravel(), size=count)
+        sampled = sampled.reshape(count, len(scores), classes)
+        total = np.einsum("o,roc->rc", scores, sampled.astype(np.float64))
+        class_images = sampled.sum(axis=1)
+        by_class = np.divide(total, class_images, out=np.zeros_like(total), where=class_images > 0)
+        present = (class_images > 0) @ membership
+        by_shot = np.divide(by_class @ membership, present, out=np.full((count, shots), np.nan), where=present > 0)
         means.append(np.concatenate([by_shot, total.sum(axis=1, keepdims=True) / images], axis=1))
     return np.concatenate(means)
 
@@ -169,9 +179,9 @@ def _chunks(resamples: int, cells: int) -> Iterator[int]:
 
 
 def _percentiles(means: Float64[np.ndarray, "resamples shots"]) -> dict[str, tuple[float, float]]:
-    found: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for name, column in zip((*SHOT_NAMES, "all"), means.T, strict=True):
         present = column[~np.isnan(column)]
         low, high = np.percentile(present, [2.5, 97.5]) if len(present) else (np.nan, np.nan)
-        found[name] = (float(low), float(high))
-    return found
+        intervals[name] = (float(low), float(high))
+    return intervals

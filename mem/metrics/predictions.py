@@ -1,4 +1,4 @@
-"""What a head answered, image by image, kept so that any figure can be made again without the model."""
+"""Files of a head's predictions per image, from which every figure can be recomputed without the model."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from jaxtyping import Float32, Int64
 from mem import files
 from mem.errors import UserError
 
-FILE = "predictions.parquet"
-TOP = 5
-"""So many of the most probable classes are kept."""
+PREDICTIONS_FILE = "predictions.parquet"
+TOP_CLASSES = 5
+"""Number of most probable classes that are saved per image."""
 _ABOUT = b"mem"
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers on one split."""
+    """A head's predictions on one split."""
 
     labels: Int64[np.ndarray, " images"]
     predictions: Int64[np.ndarray, " images"]
     top: Int64[np.ndarray, "images top"]
-    """The most probable classes, the first first."""
+    """The most probable classes, in descending order."""
     top_probabilities: Float32[np.ndarray, "images top"]
     best_in_shot: Int64[np.ndarray, "images shots"]
-    """The best class among those of each shot (-1: the shot has none), from which the oracle chooses."""
+    """The best class within each shot group, for the oracle; -1 for a shot group without classes."""
     weights: Float32[np.ndarray, "images groups"] | None = None
-    """Group weights w of MEM (eq. 7)."""
+    """MEM's group weights w (equation 7)."""
     norms: Float32[np.ndarray, "images groups"] | None = None
     """Norms of MEM's sub-networks."""
     names: Sequence[str] | None = None
-    """Name of each image, where it is known."""
+    """Names of the images, if they are known."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def right(self) -> np.ndarray:
-        """Whether each prediction is right."""
+    def correct(self) -> np.ndarray:
+        """Whether each prediction is correct."""
         return self.predictions == self.labels
 
 
 @dataclass(frozen=True)
-class About:
-    """What is true of all predictions of a file."""
+class PredictionMetadata:
+    """Metadata of a file of predictions."""
 
     dataset: str
     variant: str
@@ -61,32 +61,34 @@ class About:
     thresholds: str
     shot_of_class: tuple[int, ...]
     group_of_class: tuple[int, ...] | None = None
-    """MEM's partition, to which norms and weights belong."""
+    """MEM's partition, which defines the groups of norms and weights."""
     version: int = _VERSION
 
 
-def write_predictions(path: Path, about: About, splits: Mapping[str, Predictions]) -> None:
-    """Write the answers on all splits as one Parquet file, a row an image."""
+def write_predictions(path: Path, about: PredictionMetadata, splits: Mapping[str, Predictions]) -> None:
+    """Write the predictions on all splits to one Parquet file with a row per image."""
     table = pa.concat_tables([_table(name, split) for name, split in splits.items()])
     table = table.replace_schema_metadata({_ABOUT: json.dumps(vars(about)).encode()})
     with files.atomic(path, "wb") as file:
-        # Probabilities hardly repeat: a dictionary of them would be larger than they are.
+        # Probabilities rarely repeat: a dictionary would be larger than the values.
         pq.write_table(table, file, compression="zstd", use_dictionary=["split", "label", "prediction"])  # type: ignore[arg-type]
 
 
-def read_predictions(path: Path) -> tuple[About, dict[str, Predictions]]:
-    """Read what `write_predictions` wrote.
+def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predictions]]:
+    """Read a file that `write_predictions` wrote.
 
     Raises:
-        UserError: The file is missing, damaged, or was written by something else.
+        UserError: The file is missing or damaged, or is not a file of predictions.
     """
     try:
         table = pq.read_table(path)
         about = _about(json.loads(table.schema.metadata[_ABOUT]))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. `mem evaluate` writes it.") from None
+        raise UserError(f"{path}: file not found. Run `mem evaluate` to write it.") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path}: no predictions of `mem evaluate`, or damaged: {error}. Run evaluate again.") from None
+        raise UserError(
+            f"{path}: not a file of predictions by `mem evaluate`, or damaged: {error}. Run evaluate again."
+        ) from None
     split_of = np.asarray(table["split"].to_pylist())
     splits = {}
     for name in dict.fromkeys(split_of.tolist()):
@@ -105,25 +107,28 @@ def read_predictions(path: Path) -> tuple[About, dict[str, Predictions]]:
     return about, splits
 
 
-def check_same_images(first: Predictions, second: Predictions, names: tuple[object, object]) -> None:
-    """Two methods can be paired only where they answered for the same images.
+def require_same_images(first: Predictions, second: Predictions, names: tuple[object, object]) -> None:
+    """Check that the predictions of two methods are for the same images.
 
     Raises:
-        UserError: They did not: another number of images, other labels, or other names.
+        UserError: The numbers, labels or names of the images differ.
     """
     if len(first) != len(second):
         raise UserError(
-            f"{names[0]} has predictions of {len(first):,} images and {names[1]} of {len(second):,}: they are of "
-            "different data sets or class orders, and cannot be paired"
+            f"{names[0]} has predictions for {len(first):,} images and {names[1]} for {len(second):,}. Methods can "
+            "only be compared on the same data set and class order."
         )
     differing = int((first.labels != second.labels).sum())
     if differing:
         raise UserError(
-            f"{names[0]} and {names[1]} have different labels for {differing:,} of {len(first):,} images: they are of "
-            "different data sets or class orders, and cannot be paired"
+            f"{names[0]} and {names[1]} have different labels for {differing:,} of {len(first):,} images. Methods can "
+            "only be compared on the same data set and class order."
         )
     if first.names is not None and second.names is not None and list(first.names) != list(second.names):
-        raise UserError(f"{names[0]} and {names[1]} are of different images with equal labels, and cannot be paired")
+        raise UserError(
+            f"{names[0]} and {names[1]} have predictions for different images with equal labels. Methods can only be "
+            "compared on the same images."
+        )
 
 
 def _table(name: str, split: Predictions) -> pa.Table:
@@ -145,13 +150,13 @@ def _table(name: str, split: Predictions) -> pa.Table:
     return pa.table(columns)
 
 
-def _about(content: dict[str, Any]) -> About:
+def _about(content: dict[str, Any]) -> PredictionMetadata:
     listed = {name: tuple(content[name]) for name in ("shot_of_class", "group_of_class") if content[name] is not None}
-    return About(**{**content, **listed})
+    return PredictionMetadata(**{**content, **listed})
 
 
 def _printable(name: str) -> str:
-    """Names of files that are no UTF-8 are kept as escapes."""
+    """Escape the bytes of file names that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

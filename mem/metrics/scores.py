@@ -1,4 +1,4 @@
-"""From a split's predictions to its scores: what `metrics.json` says, to be had again from the predictions alone."""
+"""Scores of a split, computed from its predictions: the content of `metrics.json`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from mem import metrics
 from mem.longtail import SHOT_NAMES
-from mem.metrics.predictions import About, Predictions
+from mem.metrics.predictions import PredictionMetadata, Predictions
 
 
-def split_scores(predictions: Predictions, about: About) -> dict[str, Any]:
-    """Scores as JSON data: percentages, null where there are no images to take one from."""
+def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[str, Any]:
+    """Return the scores as JSON data: percentages, and null for scores over no images."""
     shots = np.asarray(about.shot_of_class, dtype=np.int64)
-    labels, predicted, right = predictions.labels, predictions.predictions, predictions.right
+    labels, predicted, correct = predictions.labels, predictions.predictions, predictions.correct
     number = len(SHOT_NAMES)
-    wrong = metrics.group_confusion(predicted[~right], labels[~right], shots, number)
-    landed = metrics.group_confusion(predicted, labels, shots, number)
+    wrong = metrics.group_confusion(predicted[~correct], labels[~correct], shots, number)
+    confusion = metrics.group_confusion(predicted, labels, shots, number)
     scores: dict[str, Any] = {
         "images": len(predictions),
         "accuracy": _percentages(metrics.shot_accuracy(predicted, labels, shots)),
         "per_class": [_percentage(v) for v in metrics.per_class_accuracy(predicted, labels, len(shots))],
         "wrong_by_group": wrong.tolist(),
-        "interval": _intervals(metrics.bootstrap_shots(right, labels, shots)),
+        "interval": _intervals(metrics.bootstrap_shots(correct, labels, shots)),
         "top5": _percentage(metrics.top_k_accuracy(predictions.top, labels)),
         "balanced": _percentage(metrics.balanced_accuracy(predicted, labels, len(shots))),
-        "ece": _percentage(metrics.expected_calibration_error(predictions.top_probabilities[:, 0], right)),
-        "by_group": landed.tolist(),
-        "group_recall": _percentages(dict(zip(SHOT_NAMES, metrics.group_recall(landed), strict=True))),
+        "ece": _percentage(metrics.expected_calibration_error(predictions.top_probabilities[:, 0], correct)),
+        "by_group": confusion.tolist(),
+        "group_recall": _percentages(dict(zip(SHOT_NAMES, metrics.group_recall(confusion), strict=True))),
         "oracle": _percentages(metrics.oracle_accuracy(predictions.best_in_shot, labels, shots)),
     }
     if predictions.norms is not None and predictions.weights is not None and about.group_of_class is not None:
@@ -38,7 +38,7 @@ def split_scores(predictions: Predictions, about: About) -> dict[str, Any]:
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
-    """The scores that are single numbers, by the names that all stages log them under."""
+    """Return the scores that are single numbers, by the names under which all stages log them."""
     found = {**scores["accuracy"], "acc1": scores["accuracy"]["all"]}
     found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
     found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
@@ -49,29 +49,29 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def classes_without_images(predictions: Predictions, classes: int) -> list[int]:
-    """Classes that the split has no image of; their accuracy is unknown, and left out of every mean."""
+    """Return the classes without images in the split. Their accuracy is unknown, and every mean excludes them."""
     return np.flatnonzero(np.bincount(predictions.labels, minlength=classes) == 0).tolist()
 
 
 def _modulator(
     norms: np.ndarray, weights: np.ndarray, labels: np.ndarray, group_of_class: tuple[int, ...]
 ) -> dict[str, Any]:
-    """What MEM's sub-networks know: how often the largest norm names the image's group; mean norms and weights.
+    """Return the scores of MEM's sub-networks: how often the largest norm is the true group's; mean norms and weights.
 
-    Groups are those of MEM's own partition, rows the true ones, columns the sub-networks.
+    The groups are those of MEM's partition. Rows are true groups, columns are sub-networks.
     """
     groups = np.asarray(group_of_class, dtype=np.int64)
     true_groups = groups[labels]
     named = metrics.group_by_norm(norms, true_groups)
-    # One class, so that every image counts alike.
-    one = np.zeros(len(labels), dtype=np.int64)
-    low, high = metrics.bootstrap_shots(named, one, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
+    # A single class gives every image the same weight.
+    one_class = np.zeros(len(labels), dtype=np.int64)
+    low, high = metrics.bootstrap_shots(named, one_class, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
     by_group = [named[true_groups == g] for g in range(norms.shape[1])]
     return {
         "group_by_norm": {
             "all": _percentage(named.mean()) if len(named) else None,
             "interval": [_percentage(low), _percentage(high)],
-            "by_group": [_percentage(mine.mean()) if len(mine) else None for mine in by_group],
+            "by_group": [_percentage(images.mean()) if len(images) else None for images in by_group],
         },
         "norms": _matrix(metrics.mean_by_group(norms, true_groups)),
         "weights": _matrix(metrics.mean_by_group(weights, true_groups)),

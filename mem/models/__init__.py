@@ -1,1 +1,1 @@
-"""Backbones and masked autoencoders, on timm's modules."""
+"""Backbones and masked autoencoders, built from timm modules."""

@@ -1,7 +1,7 @@
-"""What all masked autoencoders share: which patches are visible, the light decoder, and the error on the masked ones.
+"""Parts that all masked autoencoders share: visible patches, the light decoder, and the loss on masked patches.
 
-Key names are those of facebookresearch/mae, models_mae.py, and of Alpha-VL/ConvMAE, models_convmae.py, with the
-encoder's under `encoder.`.
+Parameters are named as in facebookresearch/mae, models_mae.py, and Alpha-VL/ConvMAE, models_convmae.py. The encoder's
+parameters have the additional prefix `encoder.`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 
 class Autoencoder(nn.Module, ABC):
-    """Encodes the visible patches, and predicts the pixels of the masked ones (He et al. 2022).
+    """Encodes the visible patches and predicts the pixels of the masked patches (He et al. 2022).
 
-    A subclass says how to `encode`, and initialises in the order that its seeds are used to.
+    A subclass implements `encode`, and calls `initialise_decoder` at the point of its initialisation where the decoder
+    consumes random numbers: moving the call changes the weights that a seed gives.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class Autoencoder(nn.Module, ABC):
         class_tokens: int,
     ) -> None:
         super().__init__()
-        self.patch = backbone.patch_size
+        self.patch_size = backbone.patch_size
         self.grid = backbone.image_size // backbone.patch_size
-        self.visible = int(backbone.tokens * (1 - mask_ratio))
+        self.visible_patches = int(backbone.tokens * (1 - mask_ratio))
         self.norm_pix_loss = norm_pix_loss
         self.class_tokens = class_tokens
         self.encoder = encoder
@@ -49,10 +50,10 @@ class Autoencoder(nn.Module, ABC):
             ]
         )
         self.decoder_norm = layer_norm(decoder.width)
-        self.decoder_pred = nn.Linear(decoder.width, self.patch**2 * 3)
+        self.decoder_pred = nn.Linear(decoder.width, self.patch_size**2 * 3)
 
     def initialise_decoder(self) -> None:
-        """Xavier's uniform weights, and a mask token of small normal numbers."""
+        """Initialise the mask token from a normal distribution and the linear layers with Xavier's uniform weights."""
         nn.init.normal_(self.mask_token, std=0.02)
         for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             module.apply(init_linear)
@@ -60,11 +61,11 @@ class Autoencoder(nn.Module, ABC):
     def forward(
         self, images: Float[Tensor, "samples 3 rows columns"], noise: Float[Tensor, "samples tokens"]
     ) -> Float[Tensor, " samples"]:
-        """Mean squared error over the masked patches of each image.
+        """Return the mean squared error over the masked patches of each image.
 
         Args:
             images: Normalised images.
-            noise: One number a patch; the patches with the smallest numbers stay visible.
+            noise: One random number per patch. The patches with the smallest numbers stay visible.
         """
         prediction, visible = self.reconstruct(images, noise)
         target = self.target(images)
@@ -75,8 +76,8 @@ class Autoencoder(nn.Module, ABC):
     def reconstruct(
         self, images: Float[Tensor, "samples 3 rows columns"], noise: Float[Tensor, "samples tokens"]
     ) -> tuple[Float[Tensor, "samples tokens pixels"], Int64[Tensor, "samples visible"]]:
-        """Predicted pixels of every patch, and which patches were visible."""
-        visible = noise.argsort(dim=1)[:, : self.visible]
+        """Return the predicted pixels of every patch and the indices of the visible patches."""
+        visible = noise.argsort(dim=1)[:, : self.visible_patches]
         latent = self.encode(images, visible)
         return self.decode(latent, visible), visible
 
@@ -84,45 +85,45 @@ class Autoencoder(nn.Module, ABC):
     def encode(
         self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible_and_class width"]:
-        """Latent of the class token, where there is one, and of the visible patches."""
+        """Return the latents of the class token, if there is one, and of the visible patches."""
 
     def decode(
         self,
         latent: Float[Tensor, "samples visible_and_class width"],
         visible: Int64[Tensor, "samples visible"],
     ) -> Float[Tensor, "samples tokens pixels"]:
-        """Predicted pixels of every patch, with mask tokens where nothing was visible."""
+        """Return the predicted pixels of every patch. Masked patches enter the decoder as mask tokens."""
         embedded = self.decoder_embed(latent)
-        width, own = embedded.shape[2], self.class_tokens
+        width, prefix = embedded.shape[2], self.class_tokens
         tokens = self.mask_token.to(embedded.dtype).expand(len(latent), self.grid**2, -1)
-        tokens = tokens.scatter(1, visible[:, :, None].expand(-1, -1, width), embedded[:, own:])
-        if own:
-            tokens = torch.cat([embedded[:, :own], tokens], dim=1)
+        tokens = tokens.scatter(1, visible[:, :, None].expand(-1, -1, width), embedded[:, prefix:])
+        if prefix:
+            tokens = torch.cat([embedded[:, :prefix], tokens], dim=1)
         tokens = tokens + self.decoder_pos_embed
-        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, own:]
+        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, prefix:]
 
     def target(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
-        """The pixels of each patch, row by row with channels last, normalised per patch by setting."""
+        """Return the pixels of each patch as `patches` does; with `norm_pix_loss`, normalised per patch."""
         patches = self.patches(images)
         if self.norm_pix_loss:
-            mean, scale = statistics(patches)
+            mean, scale = patch_statistics(patches)
             patches = (patches - mean) / scale
         return patches
 
     def patches(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
-        """The pixels of each patch, row by row with channels last."""
-        samples, p, g = len(images), self.patch, self.grid
+        """Return the pixels of each patch, row by row, channels last."""
+        samples, p, g = len(images), self.patch_size, self.grid
         return images.view(samples, 3, g, p, g, p).permute(0, 2, 4, 3, 5, 1).reshape(samples, g * g, p * p * 3)
 
     def images(self, patches: Float[Tensor, "samples tokens pixels"]) -> Float[Tensor, "samples 3 rows columns"]:
-        """The inverse of `patches`."""
-        samples, p, g = len(patches), self.patch, self.grid
+        """Return the images that consist of these patches: the inverse of `patches`."""
+        samples, p, g = len(patches), self.patch_size, self.grid
         return patches.view(samples, g, g, p, p, 3).permute(0, 5, 1, 3, 2, 4).reshape(samples, 3, g * p, g * p)
 
 
-def statistics(
+def patch_statistics(
     patches: Float[Tensor, "samples tokens pixels"],
 ) -> tuple[Float[Tensor, "samples tokens 1"], Float[Tensor, "samples tokens 1"]]:
-    """Mean of each patch's pixels, and what they are divided by to have variance one."""
+    """Return the mean of each patch's pixels, and the divisor that gives them a variance of one."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + 1e-6).sqrt()

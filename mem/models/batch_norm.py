@@ -1,8 +1,8 @@
-"""BatchNorm (Ioffe & Szegedy 2015) over a batch that is a setting, however it lies on ranks and micro-batches.
+"""BatchNorm (Ioffe & Szegedy 2015) with a configured batch size, independent of ranks and micro-batches.
 
-The statistics of a sample are those of the `norm_batch` consecutive samples of the global batch that it belongs to.
-Running statistics move once a step, by the mean of the groups' statistics. With `norm_batch` equal to the global batch
-that is PyTorch's BatchNorm in one process.
+Samples are normalised in groups of `norm_batch` consecutive samples of the global batch. The running statistics change
+once per step, by the mean of the groups' statistics. If `norm_batch` equals the global batch, this is PyTorch's
+BatchNorm in a single process.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mem.distributed import Neighbours, World
+from mem.distributed import RankGroup, World
 from mem.errors import UserError
 
 
 class SampleBatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose groups are counted in samples of the global batch; key names are PyTorch's.
+    """BatchNorm over groups of consecutive samples of the global batch. Its keys are those of PyTorch's BatchNorm.
 
-    `drop` and `act` are what timm's BatchNormAct2d does afterwards.
+    `drop` and `act` are the modules that timm's BatchNormAct2d applies after the norm.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, norm_batch: int) -> None:
@@ -28,42 +28,44 @@ class SampleBatchNorm(nn.BatchNorm2d):
         self.drop: nn.Module = getattr(norm, "drop", nn.Identity())
         self.act: nn.Module = getattr(norm, "act", nn.Identity())
         self.norm_batch = norm_batch
-        self.neighbours: Neighbours | None = None
-        """The ranks among which a group of samples lies; None where it lies on one."""
+        self.rank_group: RankGroup | None = None
+        """The ranks that share a group of samples; None if each group is on one rank."""
         self.pending: list[Float[Tensor, "2 channels"]] = []
-        """Mean and unbiased variance of each group of this step."""
+        """Mean and unbiased variance of each group of samples of this step."""
 
     def forward(
         self, input: Float[Tensor, "samples channels rows columns"]
     ) -> Float[Tensor, "samples channels rows columns"]:
-        """Normalised by the groups' statistics in training, by the running ones in evaluation."""
+        """Normalise with each group's statistics in training, and with the running statistics in evaluation."""
         if not self.training:
             x = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        elif self.neighbours is None:
-            x = torch.cat([self._one(part) for part in input.split(self.norm_batch)])
+        elif self.rank_group is None:
+            x = torch.cat([self._normalise_group(group) for group in input.split(self.norm_batch)])
         else:
-            x = self._spread(input, self.neighbours)
+            x = self._normalise_shared_group(input, self.rank_group)
         return self.act(self.drop(x))
 
-    def _one(self, x: Float[Tensor, "group channels rows columns"]) -> Float[Tensor, "group channels rows columns"]:
-        """A group that is here as a whole."""
+    def _normalise_group(
+        self, x: Float[Tensor, "group channels rows columns"]
+    ) -> Float[Tensor, "group channels rows columns"]:
+        """Normalise a group of samples that is completely on this rank."""
         assert self.running_mean is not None
-        found = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
-        out = F.batch_norm(x, found[0], found[1], self.weight, self.bias, True, 1.0, self.eps)
-        self.pending.append(found)
+        statistics = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
+        out = F.batch_norm(x, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps)
+        self.pending.append(statistics)
         return out
 
-    def _spread(
-        self, x: Float[Tensor, "part channels rows columns"], neighbours: Neighbours
+    def _normalise_shared_group(
+        self, x: Float[Tensor, "part channels rows columns"], ranks: RankGroup
     ) -> Float[Tensor, "part channels rows columns"]:
-        """A group of which this rank has a part; the other ranks have parts of the same size."""
+        """Normalise this rank's part of a group of samples. The other ranks have parts of the same size."""
         assert self.running_mean is not None
         wide = x.to(self.running_mean.dtype)
         variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
-        means, variances = neighbours.gather(torch.stack([mean, variance])).unbind(1)
+        means, variances = ranks.gather(torch.stack([mean, variance])).unbind(1)
         mean = means.mean(dim=0)
         variance = (variances + (means - mean) ** 2).mean(dim=0)
-        count = x.numel() // self.num_features * neighbours.size
+        count = x.numel() // self.num_features * ranks.size
         self.pending.append(torch.stack([mean, variance * count / (count - 1)]).detach())
         scale = (variance + self.eps).rsqrt()
         out = (wide - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
@@ -73,10 +75,10 @@ class SampleBatchNorm(nn.BatchNorm2d):
 
 
 def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) -> None:
-    """Put `SampleBatchNorm` in place of BatchNorm.
+    """Replace the model's BatchNorms by `SampleBatchNorm`.
 
     Raises:
-        UserError: `norm_batch` is missing although the network has BatchNorm, or given although it has none.
+        UserError: The network has BatchNorm and `norm_batch` is missing, or it has none and `norm_batch` is set.
     """
     found = [
         (parent, key, child)
@@ -85,20 +87,24 @@ def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) 
         if isinstance(child, nn.modules.batchnorm._BatchNorm)
     ]
     if bool(found) != (norm_batch is not None):
-        wrong = "has BatchNorm: say over how many images" if found else "has no BatchNorm: leave it at null"
-        raise UserError(f"backbone.norm_batch: {name} {wrong}")
+        reason = (
+            "has BatchNorm: set the number of images that share its statistics"
+            if found
+            else "has no BatchNorm: set it to null"
+        )
+        raise UserError(f"backbone.norm_batch: {name} {reason}")
     for parent, key, child in found:
         if not isinstance(child, nn.BatchNorm2d) or child.momentum is None or not child.track_running_stats:
-            raise UserError(f"{name} has a BatchNorm of an unusual kind ({child}), whose batch cannot be set")
+            raise UserError(f"{name} has an unsupported kind of BatchNorm ({child}), whose batch cannot be configured")
         assert norm_batch is not None
         setattr(parent, key, SampleBatchNorm(child, norm_batch))
 
 
 def configure_batch_norms(model: nn.Module, world: World, global_batch: int, micro_batch: int | None) -> None:
-    """Tell each `SampleBatchNorm` of a model how its groups lie on the ranks.
+    """Tell each `SampleBatchNorm` of a model how its groups of samples are distributed over the ranks.
 
     Raises:
-        UserError: They lie so that their statistics cannot be had in one forward pass.
+        UserError: A forward pass cannot compute a group's statistics, because a micro-batch or a rank splits the group.
     """
     norms = _norms(model)
     if not norms:
@@ -108,30 +114,30 @@ def configure_batch_norms(model: nn.Module, world: World, global_batch: int, mic
     fits = rest == 0 and global_batch % size == 0
     if local % size == 0:
         fits = fits and (micro_batch is None or micro_batch >= local or micro_batch % size == 0)
-        span = 1
+        ranks = 1
     else:
-        span = size // local if local else 0
+        ranks = size // local if local else 0
         fits = fits and size % max(local, 1) == 0 and (micro_batch is None or micro_batch >= local)
     if not fits:
         raise UserError(
             f"BatchNorm shares statistics among {size} consecutive images (backbone.norm_batch), but the batch of "
-            f"{global_batch} is cut into {world.size} rank(s) of {global_batch / world.size:g} images"
+            f"{global_batch} is divided into {world.size} rank(s) of {global_batch / world.size:g} images"
             + (f" and micro-batches of {micro_batch}. " if micro_batch else ". ")
-            + "Let each micro-batch hold whole groups (compute.finetune.micro_batch a multiple of norm_batch), or let "
-            "a group be made of whole ranks without micro-batches; or choose another number of ranks."
+            + "Set compute.finetune.micro_batch to a multiple of norm_batch, or use a number of ranks for which "
+            "norm_batch is a multiple of the images per rank, without micro-batches."
         )
-    neighbours = world.neighbours(span) if span > 1 else None
+    group = world.subgroup(ranks) if ranks > 1 else None
     for norm in norms:
-        norm.neighbours = neighbours
+        norm.rank_group = group
 
 
 def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor | None = None) -> None:
-    """Move the running statistics by those of the step that has just been computed, alike on all ranks.
+    """Update the running statistics with those of the step just computed, identically on all ranks.
 
     Args:
-        model: Holds the norms.
+        model: Contains the norms.
         world: The ranks.
-        skipped: A flag on the device; where it is set, the step leaves no trace.
+        skipped: A flag on the device. If it is set, the statistics stay as they are.
     """
     norms = [norm for norm in _norms(model) if norm.pending]
     if not norms:
@@ -143,23 +149,23 @@ def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor
         ):
             assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
             for running, new in ((norm.running_mean, mean), (norm.running_var, variance)):
-                moved = running * (1 - norm.momentum) + new * norm.momentum
-                running.copy_(moved if skipped is None else torch.where(skipped, running, moved))
+                updated = running * (1 - norm.momentum) + new * norm.momentum
+                running.copy_(updated if skipped is None else torch.where(skipped, running, updated))
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1 if skipped is None else (~skipped).long()
             norm.pending.clear()
 
 
-def norm_granule(model: nn.Module, local: int) -> int:
-    """A micro-batch of this rank's `local` images must be a multiple of this number."""
+def micro_batch_multiple(model: nn.Module, local: int) -> int:
+    """Return the number of which micro-batches must be multiples, given this rank's `local` images per step."""
     norms = _norms(model)
     if not norms:
         return 1
-    return norms[0].norm_batch if norms[0].neighbours is None else local
+    return norms[0].norm_batch if norms[0].rank_group is None else local
 
 
 def discard_batch_norm_statistics(model: nn.Module) -> None:
-    """Forget what a forward pass that belongs to no step has left."""
+    """Discard the statistics of a forward pass that is not part of a step."""
     for norm in _norms(model):
         norm.pending.clear()
 

@@ -1,4 +1,4 @@
-"""Masked autoencoders: He et al.'s around timm's ViT, and Gao et al.'s."""
+"""Masked autoencoders: MAE (He et al. 2022) around timm's ViT, and ConvMAE (Gao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mem import config
 from mem.errors import UserError
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import vision_transformer
-from mem.models.convmae import ConvMaeEncoder
+from mem.models.convmae_encoder import ConvMaeEncoder
 from mem.models.transformer import fixed_positions
 
 
 class MaskedAutoencoder(Autoencoder):
-    """The autoencoder of He et al. (2022): a ViT that sees the visible patches and a class token."""
+    """MAE: a ViT encodes the visible patches and a class token."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class MaskedAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible_and_class width"]:
-        """Latent of the class token and the visible patches."""
+        """Return the latents of the class token and of the visible patches."""
         positions = self.encoder.pos_embed
         assert positions is not None and self.encoder.cls_token is not None
         patches = self.encoder.patch_embed(images) + positions[:, 1:]
@@ -44,7 +44,7 @@ class MaskedAutoencoder(Autoencoder):
 
 
 class ConvMaskedAutoencoder(Autoencoder):
-    """ConvMAE's autoencoder: masks are drawn on the grid of stage 3, and there is no class token."""
+    """ConvMAE: the mask is sampled on the grid of stage 3, and there is no class token."""
 
     def __init__(
         self,
@@ -59,15 +59,15 @@ class ConvMaskedAutoencoder(Autoencoder):
     def encode(
         self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible width"]:
-        """Latent of the visible patches."""
+        """Return the latents of the visible patches."""
         return self.encoder(images, visible)
 
 
 def build_autoencoder(backbone: config.Backbone, pretrain: config.Pretrain) -> Autoencoder:
-    """The masked autoencoder whose encoder is the backbone.
+    """Build the masked autoencoder whose encoder is the backbone.
 
     Raises:
-        UserError: The backbone is of a kind that cannot be masked.
+        UserError: There is no masked autoencoder for this kind of backbone.
     """
     settings = (pretrain.decoder, pretrain.mask_ratio, pretrain.norm_pix_loss)
     match backbone:

@@ -1,4 +1,4 @@
-"""Which parameters decay, and how fast each layer learns."""
+"""Parameter groups of the optimizer: weight decay and the learning-rate scale of each layer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 
-from mem.models.backbones.base import Classifier
+from mem.models.backbones.base import BackboneClassifier
 
 
 def decay_groups(model: nn.Module, weight_decay: float, *, decay_all: bool = False) -> list[dict[str, Any]]:
-    """Weight decay on matrices and tokens, none on norms and biases: the groups of MAE's pretraining.
+    """Return the groups of MAE's pretraining: weight decay for matrices and tokens, none for norms and biases.
 
-    With `decay_all` everything decays.
+    With `decay_all`, every parameter decays.
 
-    Source: facebookresearch/mae, main_pretrain.py, which takes them from timm.
+    Source: facebookresearch/mae, main_pretrain.py, which uses timm's groups.
     """
     if decay_all:
         return [{"params": [p for p in model.parameters() if p.requires_grad], "weight_decay": weight_decay}]
@@ -23,12 +23,11 @@ def decay_groups(model: nn.Module, weight_decay: float, *, decay_all: bool = Fal
 
 
 def layer_decay_groups(
-    model: Classifier, weight_decay: float, layer_decay: float, *, decay_all: bool = False
+    model: BackboneClassifier, weight_decay: float, layer_decay: float, *, decay_all: bool = False
 ) -> list[dict[str, Any]]:
-    """Groups whose `lr_scale` shrinks by `layer_decay` with each layer away from the head.
+    """Return the groups of MAE's finetuning, whose `lr_scale` shrinks by `layer_decay` per layer below the head.
 
-    Nothing decays on norms, biases, tokens and positions, unless `decay_all` says so. These are the
-    groups of MAE's finetuning.
+    Norms, biases, tokens and position embeddings have no weight decay, except with `decay_all`.
 
     Source: facebookresearch/mae, util/lr_decay.py, after BEiT.
     """
@@ -37,8 +36,8 @@ def layer_decay_groups(
         if not parameter.requires_grad:
             continue
         layer = model.layer_of(name)
-        plain = not decay_all and (parameter.ndim <= 1 or model.undecayed(name))
-        decay = 0.0 if plain else weight_decay
+        exempt = not decay_all and (parameter.ndim <= 1 or model.exempt_from_decay(name))
+        decay = 0.0 if exempt else weight_decay
         scale = layer_decay ** (model.layers - layer)
         group = groups.setdefault((layer, decay), {"lr_scale": scale, "weight_decay": decay, "params": []})
         group["params"].append(parameter)

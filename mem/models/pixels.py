@@ -1,4 +1,4 @@
-"""From bytes to what a model sees."""
+"""Normalisation of pixels, and its inverse."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a data set's images are normalised."""
+    """Mean and standard deviation with which a data set's images are normalised."""
 
     mean: tuple[float, float, float]
-    """Of each colour channel, with pixels in 0..1."""
+    """Mean of each colour channel, for pixels scaled to 0..1."""
     std: tuple[float, float, float]
     dtype: torch.dtype = torch.float32
 
     def normalise(self, images: UInt8[Tensor, "samples rows columns 3"]) -> Float[Tensor, "samples 3 rows columns"]:
-        """Images with channels first, scaled to 0..1 and normalised per channel."""
+        """Return the images with channels first, scaled to 0..1 and normalised per channel."""
         options = {"device": images.device, "dtype": self.dtype}
         factor = torch.tensor([1 / (255 * std) for std in self.std], **options)
         shift = torch.tensor([mean / std for mean, std in zip(self.mean, self.std, strict=True)], **options)
         return (images * factor - shift).permute(0, 3, 1, 2).contiguous()
 
     def restore(self, images: Float[Tensor, "samples 3 rows columns"]) -> UInt8[Tensor, "samples rows columns 3"]:
-        """The inverse of `normalise`; what lies outside of 0..255 is cut off."""
+        """Invert `normalise`. Values outside 0..255 are clipped."""
         std = torch.tensor(self.std, device=images.device, dtype=images.dtype)
         mean = torch.tensor(self.mean, device=images.device, dtype=images.dtype)
         return (255 * (images.permute(0, 2, 3, 1) * std + mean)).round().clamp(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""What all transformers here share: initialisation, norm, fixed positions."""
+"""Initialisation, norm and position embeddings of all transformers in this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Xavier's uniform weights and zero biases (facebookresearch/mae, models_mae.py)."""
+    """Initialise linear layers with Xavier's uniform weights and zero biases (facebookresearch/mae, models_mae.py)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -20,9 +20,9 @@ def init_linear(module: nn.Module) -> None:
 
 
 def fixed_positions(grid: int, width: int, class_tokens: int) -> nn.Parameter:
-    """Sine-cosine positions of a square grid after a zero for each class token; not trained.
+    """Return sine-cosine position embeddings of a square grid, after a zero for each class token. They do not train.
 
-    The first half of the channels codes the column, as in facebookresearch/mae, util/pos_embed.py.
+    The first half of the channels encodes the column, as in facebookresearch/mae, util/pos_embed.py.
     """
     table = build_sincos2d_pos_embed([grid, grid], dim=width, interleave_sin_cos=True)
     rows, columns = table.chunk(2, dim=1)

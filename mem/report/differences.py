@@ -169,9 +169,9 @@ def image_difference_table(folders: Mapping[str, Path], reference: str, order: I
         predictions = read_predictions(folders[variant] / "predictions.parquet")[1]["test"]
         require_same_images(predictions, reference_predictions, (folders[variant], folders[reference]))
         accuracy = shot_accuracy(predictions.predictions, predictions.labels, shots)
-        bounds = paired_bootstrap_shots(predictions.right, reference_predictions.right, labels, shots)
+        bounds = paired_bootstrap_shots(predictions.correct, reference_predictions.correct, labels, shots)
         cells.append([_format_bounded(accuracy[shot] - reference_accuracy[shot], bounds[shot]) for shot in SHOTS])
-        p_values.append(mcnemar(predictions.right, reference_predictions.right)[2])
+        p_values.append(mcnemar(predictions.correct, reference_predictions.correct)[2])
     lines = [[f"minus {reference}", *SHOTS, "p", "p, adjusted"]]
     for variant, differences, p, adjusted_p in zip(variants, cells, p_values, holm(p_values), strict=True):
         lines.append([variant, *differences, format_p_value(p), format_p_value(adjusted_p)])

@@ -10,22 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from mem import config, provenance
-from mem.data.augment.erasing import erased
-from mem.data.augment.mixing import PAIR, Mixing, mixed
+from mem.data.augment.erasing import random_erase
+from mem.data.augment.mixing import PAIR, Mixing, mix
+from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import train_counts
-from mem.data.loading.batch import Batch
 from mem.data.loading.images import plain_batches
 from mem.heads.base import accuracy
 from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
-from mem.jobs.backbones import load_encoder, load_initial_weights
+from mem.jobs.backbones import load_starting_weights
 from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
-from mem.models.backbones import Classifier, build, seed_torch
+from mem.models.backbones import BackboneClassifier, build, seed_torch
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
-from mem.models.weights.foreign import start_classifier
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective
@@ -41,9 +40,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
     counts = train_counts(images)
     seed_torch(job.seed)
     model = build(backbone, len(counts), settings.drop_path)
-    record = load_initial_weights(job, lambda tensors, origin: start_classifier(model, tensors, origin))
-    if "encoder" in job.inputs:
-        record = load_encoder(job, model)
+    record = load_starting_weights(job, model)
     model.to(job.world.device)
     pixels = normalization_of(images)
     val = Beton(images / "val.beton")
@@ -62,7 +59,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
     if job.world.is_main:
         about = {"stage": "finetune", "key": job.run.key}
         trained = state.evaluated_model
-        assert isinstance(trained, Classifier)
+        assert isinstance(trained, BackboneClassifier)
         save_weights(job.folder.path / "model.safetensors", trained.backbone.state_dict(), about)
     job.checkpoints().clear()
     return {**results, **record}
@@ -85,16 +82,16 @@ def classification(
     """
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = erased(pixels.normalise(batch.inputs), batch, erasing)
+        images = random_erase(pixels.normalise(batch.inputs), batch, erasing)
         drop_path_numbers = batch.uniforms("drop path", branches) if branches else None
         if mixing is None:
             logits = replica(images, drop_path_numbers)
             loss, labels = cross_entropy(logits, batch.labels, smoothing), batch.labels
         else:
-            samples = mixed(images, batch, mixing)
+            samples = mix(images, batch, mixing)
             logits = replica(samples.images, drop_path_numbers)
-            loss = mixed_cross_entropy(logits, samples.labels, samples.partners, samples.shares, smoothing)
-            labels = samples.main
+            loss = mixed_cross_entropy(logits, samples.labels, samples.partner_labels, samples.shares, smoothing)
+            labels = samples.main_labels
         return loss.mean(), {"acc1": 100 * accuracy(logits, labels)}
 
     return objective

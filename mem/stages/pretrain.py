@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from mem import config
+from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
-from mem.data.loading.batch import Batch
 from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
-from mem.jobs.backbones import load_initial_weights
+from mem.jobs.backbones import load_starting_weights
 from mem.jobs.job import Job
 from mem.jobs.reconstructions import reconstruction_logger
 from mem.models.autoencoder import Autoencoder
@@ -20,7 +20,6 @@ from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
 from mem.models.weights import save_weights
-from mem.models.weights.foreign import start_autoencoder
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective
@@ -32,7 +31,7 @@ def pretrain(job: Job) -> Mapping[str, Any]:
     settings = job.run.section("pretrain", config.Pretrain)
     seed_torch(job.seed)
     model = build_autoencoder(backbone, settings)
-    record = load_initial_weights(job, lambda tensors, origin: start_autoencoder(model, tensors, origin))
+    record = load_starting_weights(job, model)
     model.to(job.world.device)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)

@@ -95,7 +95,7 @@ def test_a_module_that_gives_no_features_is_refused_in_words(form):
     ("network", "images", "options", "expected"),
     [
         ("resnet81", IMAGES, {}, "timm has no model resnet81; near it are"),
-        ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: no such weights file"),
+        ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: weights file not found"),
         ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "gives pooled features only"),
         ("resnet18", IMAGES[:0], {}, "images: there are none"),
         ("resnet18", IMAGES[0], {}, r"a batch has shape \(3, 32, 32\)"),

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and plain loops."""
+"""Accuracies, compared with scikit-learn and with plain loops."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ GROUPS = np.array([0, 0, 1, 1, 2, 2])
 
 
 @st.composite
-def answers(draw):
+def predictions_and_labels(draw):
     n = draw(st.integers(1, 60))
     classes = npst.arrays(np.int64, n, elements=st.integers(0, CLASSES - 1))
     return draw(classes), draw(classes)
 
 
-@given(answers())
+@given(predictions_and_labels())
 @settings(deadline=None)
-def test_accuracy_per_class_is_the_recall_of_scikit_learn(pair):
+def test_accuracy_per_class_equals_the_recall_of_scikit_learn(pair):
     predictions, labels = pair
     matrix = confusion_matrix(labels, predictions, labels=range(CLASSES))
     with np.errstate(invalid="ignore"):
@@ -39,9 +39,9 @@ def test_accuracy_per_class_is_the_recall_of_scikit_learn(pair):
     np.testing.assert_allclose(metrics.per_class_accuracy(predictions, labels, CLASSES), expected)
 
 
-@given(answers())
+@given(predictions_and_labels())
 @settings(deadline=None)
-def test_shot_accuracy_is_the_mean_over_classes_and_all_that_over_images(pair):
+def test_shot_accuracy_averages_over_classes_and_overall_accuracy_over_images(pair):
     predictions, labels = pair
     scores = metrics.shot_accuracy(predictions, labels, GROUPS)
     assert np.isclose(scores["all"], accuracy_score(labels, predictions))
@@ -51,7 +51,7 @@ def test_shot_accuracy_is_the_mean_over_classes_and_all_that_over_images(pair):
         np.testing.assert_allclose(scores[shot], expected)
 
 
-def test_on_a_balanced_split_all_is_the_class_weighted_sum_of_the_shots():
+def test_on_a_balanced_split_overall_accuracy_is_the_class_weighted_mean_of_the_shots():
     rng = np.random.default_rng(0)
     groups = np.array([0] * 5 + [1] * 3 + [2] * 2)
     labels = np.repeat(np.arange(10), 7)
@@ -60,9 +60,9 @@ def test_on_a_balanced_split_all_is_the_class_weighted_sum_of_the_shots():
     assert np.isclose(scores["all"], weighted)
 
 
-@given(answers())
+@given(predictions_and_labels())
 @settings(deadline=None)
-def test_balanced_accuracy_is_scikit_learns(pair):
+def test_balanced_accuracy_equals_that_of_scikit_learn(pair):
     predictions, labels = pair
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # predictions of classes that have no image
@@ -72,7 +72,7 @@ def test_balanced_accuracy_is_scikit_learns(pair):
 
 @given(npst.arrays(np.float64, (23, CLASSES), elements=st.floats(-9, 9), unique=True), st.integers(0, 99))
 @settings(deadline=None)
-def test_top_k_accuracy_is_scikit_learns(logits, seed):
+def test_top_k_accuracy_equals_that_of_scikit_learn(logits, seed):
     labels = np.random.default_rng(seed).integers(0, CLASSES, len(logits))
     top = np.argsort(-logits, axis=1)[:, :3]
     expected = top_k_accuracy_score(labels, logits, k=3, labels=range(CLASSES))
@@ -80,9 +80,9 @@ def test_top_k_accuracy_is_scikit_learns(logits, seed):
 
 
 @pytest.mark.parametrize("dataset", list(TABLE_1))
-def test_the_papers_sums_of_mem_follow_from_its_shots_with_the_exclusive_thresholds(dataset):
+def test_the_papers_overall_accuracy_of_mem_follows_from_its_shots_with_exclusive_thresholds(dataset):
     *shots, total = TABLE_1[dataset]["mem"]
     groups = KNOWN[dataset].groups
     assert groups is not None
-    # The shots are rounded to one decimal, and so is the sum.
+    # The paper rounds all values to one decimal.
     assert metrics.class_weighted(shots, groups) == pytest.approx(total, abs=0.1)

@@ -1,4 +1,4 @@
-"""Groups of classes: confusion, recall, oracle, and the signals of MEM."""
+"""Metrics of groups of classes: confusion, recall, oracle, and MEM's norms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, recall_score
 
 from mem import metrics
-from tests.metrics.test_accuracy import CLASSES, GROUPS, answers
+from tests.metrics.test_accuracy import CLASSES, GROUPS, predictions_and_labels
 
 
-@given(answers())
+@given(predictions_and_labels())
 @settings(deadline=None)
 def test_group_confusion_counts_pairs_of_groups(pair):
     predictions, labels = pair
@@ -19,9 +19,9 @@ def test_group_confusion_counts_pairs_of_groups(pair):
     np.testing.assert_array_equal(metrics.group_confusion(predictions, labels, GROUPS, 3), expected)
 
 
-@given(answers())
+@given(predictions_and_labels())
 @settings(deadline=None)
-def test_group_recall_is_scikit_learns_on_groups(pair):
+def test_group_recall_equals_that_of_scikit_learn_on_groups(pair):
     predictions, labels = pair
     confusion = metrics.group_confusion(predictions, labels, GROUPS, 3)
     expected = recall_score(GROUPS[labels], GROUPS[predictions], labels=range(3), average=None, zero_division=np.nan)
@@ -55,7 +55,7 @@ def test_norms_are_averaged_over_the_images_of_each_group(seed, images):
     norms, true_groups = generator.random((images, 3)), generator.integers(0, 3, images)
     found = metrics.mean_by_group(norms, true_groups)
     for g in range(3):
-        mine = [norms[i] for i in range(images) if true_groups[i] == g]
-        np.testing.assert_allclose(found[g], np.mean(mine, axis=0) if mine else [np.nan] * 3)
+        members = [norms[i] for i in range(images) if true_groups[i] == g]
+        np.testing.assert_allclose(found[g], np.mean(members, axis=0) if members else [np.nan] * 3)
     named = metrics.group_by_norm(norms, true_groups)
     assert named.tolist() == [max(range(3), key=lambda g: norms[i, g]) == true_groups[i] for i in range(images)]

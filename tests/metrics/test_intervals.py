@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy, sums of binomials and a bootstrap that draws images."""
+"""Intervals and tests, compared with scipy, sums of binomials and a bootstrap that resamples images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mem import metrics
 GROUPS = np.array([0, 0, 1, 1, 2, 2])
 
 
-def answered(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, and whether two methods that agree mostly are right."""
+def two_methods(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, and whether each prediction of two mostly agreeing methods is correct."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 6, images)
     first = generator.random(images) < 0.9 - 0.1 * labels
@@ -25,56 +25,56 @@ def answered(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, np.n
     return labels, first, np.where(flips, ~first, first)
 
 
-def by_images(worth: np.ndarray, labels: np.ndarray, resamples: int) -> np.ndarray:
-    """Mean worth of each shot and of all images in resamples that draw images, the plain way."""
+def resampled_images(scores: np.ndarray, labels: np.ndarray, resamples: int) -> np.ndarray:
+    """Mean score per shot group and over all images, in resamples of the images themselves."""
     generator = np.random.default_rng(1)
     rows = []
     for _ in range(resamples):
-        drawn = generator.integers(0, len(labels), len(labels))
+        sampled = generator.integers(0, len(labels), len(labels))
         row = []
         for g in range(3):
-            classes = [k for k in np.flatnonzero(GROUPS == g) if (labels[drawn] == k).any()]
-            row.append(np.mean([worth[drawn][labels[drawn] == k].mean() for k in classes]))
-        rows.append([*row, worth[drawn].mean()])
+            classes = [k for k in np.flatnonzero(GROUPS == g) if (labels[sampled] == k).any()]
+            row.append(np.mean([scores[sampled][labels[sampled] == k].mean() for k in classes]))
+        rows.append([*row, scores[sampled].mean()])
     return np.array(rows)
 
 
-def test_the_bootstrap_is_that_which_draws_images():
-    labels, right, _ = answered(0)
-    found = metrics.bootstrap_shots(right, labels, GROUPS, resamples=4000)
-    low, high = np.percentile(by_images(right.astype(float), labels, 4000), [2.5, 97.5], axis=0)
+def test_the_bootstrap_equals_one_that_resamples_images():
+    labels, correct, _ = two_methods(0)
+    found = metrics.bootstrap_shots(correct, labels, GROUPS, resamples=4000)
+    low, high = np.percentile(resampled_images(correct.astype(float), labels, 4000), [2.5, 97.5], axis=0)
     np.testing.assert_allclose([interval[0] for interval in found.values()], low, atol=0.006)
     np.testing.assert_allclose([interval[1] for interval in found.values()], high, atol=0.006)
 
 
 def test_the_bootstrap_of_all_images_has_the_quantiles_of_the_binomial():
-    labels, right, _ = answered(1, images=1000)
-    low, high = metrics.bootstrap_shots(right, labels, GROUPS, resamples=20_000)["all"]
-    expected = stats.binom.ppf([0.025, 0.975], 1000, right.mean()) / 1000
+    labels, correct, _ = two_methods(1, images=1000)
+    low, high = metrics.bootstrap_shots(correct, labels, GROUPS, resamples=20_000)["all"]
+    expected = stats.binom.ppf([0.025, 0.975], 1000, correct.mean()) / 1000
     np.testing.assert_allclose([low, high], expected, atol=0.0015)
 
 
-def test_the_paired_bootstrap_is_that_which_draws_images():
-    labels, first, second = answered(2)
+def test_the_paired_bootstrap_equals_one_that_resamples_images():
+    labels, first, second = two_methods(2)
     found = metrics.paired_bootstrap_shots(first, second, labels, GROUPS, resamples=4000)
-    drawn = by_images(first.astype(float) - second.astype(float), labels, 4000)
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    sampled = resampled_images(first.astype(float) - second.astype(float), labels, 4000)
+    low, high = np.percentile(sampled, [2.5, 97.5], axis=0)
     np.testing.assert_allclose([interval[0] for interval in found.values()], low, atol=0.006)
     np.testing.assert_allclose([interval[1] for interval in found.values()], high, atol=0.006)
 
 
-def test_the_bootstrap_is_the_same_every_time_and_knows_shots_without_images():
-    labels, right, _ = answered(3)
+def test_the_bootstrap_is_reproducible_and_nan_for_a_shot_group_without_images():
+    labels, correct, _ = two_methods(3)
     some = labels < 4
-    once = metrics.bootstrap_shots(right[some], labels[some], GROUPS)
-    np.testing.assert_equal(once, metrics.bootstrap_shots(right[some], labels[some], GROUPS))
+    once = metrics.bootstrap_shots(correct[some], labels[some], GROUPS)
+    np.testing.assert_equal(once, metrics.bootstrap_shots(correct[some], labels[some], GROUPS))
     assert all(math.isnan(bound) for bound in once["few"])
     assert not any(math.isnan(bound) for shot in ("many", "medium", "all") for bound in once[shot])
 
 
 @given(st.integers(0, 10_000), st.integers(0, 60))
 @settings(deadline=None)
-def test_mcnemars_test_is_the_sum_of_binomials(seed, images):
+def test_mcnemars_test_equals_a_sum_of_binomials(seed, images):
     generator = np.random.default_rng(seed)
     first, second = generator.random((2, images)) < 0.6
     n10 = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
@@ -85,7 +85,7 @@ def test_mcnemars_test_is_the_sum_of_binomials(seed, images):
 
 @given(npst.arrays(np.float64, (2, 7), elements=st.floats(0, 100), unique=True))
 @settings(deadline=None)
-def test_the_paired_t_test_is_scipys(values):
+def test_the_paired_t_test_equals_that_of_scipy(values):
     first, second = values
     if np.ptp(first - second) < 1e-6:
         return
@@ -99,7 +99,7 @@ def test_the_paired_t_test_is_scipys(values):
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 @settings(deadline=None)
-def test_adjusted_p_values_are_holms(p_values):
+def test_adjusted_p_values_follow_holm(p_values):
     order = np.argsort(p_values, kind="stable")
     scaled = np.array([(len(p_values) - i) * p_values[k] for i, k in enumerate(order)])
     expected = np.empty(len(p_values))
@@ -107,7 +107,7 @@ def test_adjusted_p_values_are_holms(p_values):
     np.testing.assert_allclose(metrics.holm(p_values), expected)
 
 
-def test_one_pair_has_a_difference_and_no_interval_and_equal_ones_no_doubt():
+def test_one_pair_has_no_interval_and_equal_differences_have_a_width_of_zero():
     assert metrics.paired_student([3.0], [1.0]) == metrics.PairedDifference(2.0, None, None, 1)
     assert metrics.paired_student([3.0, 4.0], [3.0, 4.0]) == metrics.PairedDifference(0.0, 0.0, 1.0, 2)
     assert metrics.paired_student([3.0, 4.0], [2.0, 3.0]) == metrics.PairedDifference(1.0, 0.0, 0.0, 2)

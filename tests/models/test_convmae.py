@@ -1,4 +1,4 @@
-"""ConvMAE on visible positions only, against a dense rendering of the paper; and what a mask must hide."""
+"""ConvMAE, compared with a dense implementation of the paper, and what a mask must hide from its encoder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from mem.config import Augmentation, ConvMae, Decoder, Pretrain, TimmNetwork
 from mem.errors import UserError
-from mem.models.backbones import Classifier, build
-from mem.models.convmae import ConvMaeEncoder, cell_places, cells_of
+from mem.models.backbones import BackboneClassifier, build
+from mem.models.convmae_encoder import ConvMaeEncoder, raster_indices, split_into_cells
 from mem.models.drop_path import drop_paths
 from mem.models.mae import ConvMaskedAutoencoder, build_autoencoder
 from mem.models.parameter_groups import layer_decay_groups
-from mem.models.weights import load_into
+from mem.models.weights.initialise import initialise_from
 
 SETTINGS = ConvMae(
     name="c",
@@ -46,8 +46,8 @@ PRETRAIN = Pretrain(
 UNEVEN = SETTINGS.model_copy(update={"patch_sizes": (2, 3, 2), "image_size": 36})
 
 
-def perturbed(module: torch.nn.Module) -> None:
-    """Norms and biases start at values that hide mistakes."""
+def perturb(module: torch.nn.Module) -> None:
+    """Change norms and biases, whose initial values hide mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad and parameter.ndim == 1:
@@ -55,7 +55,7 @@ def perturbed(module: torch.nn.Module) -> None:
 
 
 def dense(p: dict[str, Tensor], settings: ConvMae, images: Tensor, visible: Tensor) -> Tensor:
-    """The encoder as published: every position of stages 1 and 2, with masks, on grids of channels first."""
+    """The encoder as published: stages 1 and 2 at every position, with masks, on grids with channels first."""
     samples, grid = len(images), settings.image_size // settings.patch_size
     keep = torch.zeros(samples, grid * grid, dtype=images.dtype).scatter(1, visible, 1.0).view(samples, 1, grid, grid)
 
@@ -112,29 +112,29 @@ def dense(p: dict[str, Tensor], settings: ConvMae, images: Tensor, visible: Tens
 
 @pytest.mark.parametrize("settings", [SETTINGS, UNEVEN], ids=["4-2-2", "2-3-2"])
 @pytest.mark.parametrize("kept", [2, 5, 9])
-def test_visible_positions_only_equal_the_dense_encoder_forward_and_backward(settings, kept):
+def test_computing_visible_positions_only_equals_the_dense_encoder_forward_and_backward(settings, kept):
     torch.manual_seed(kept)
     encoder = ConvMaeEncoder(settings).double()
-    perturbed(encoder)
+    perturb(encoder)
     images = torch.randn(3, 3, settings.image_size, settings.image_size, dtype=torch.float64)
     visible = torch.rand(3, settings.tokens).argsort(dim=1)[:, :kept]
     weights = torch.randn(3, kept, settings.width, dtype=torch.float64)
 
-    ours = encoder(images, visible)
+    sparse = encoder(images, visible)
     names = [name for name, p in encoder.named_parameters() if p.requires_grad]
     parameters = dict(encoder.named_parameters())
-    theirs = dense(parameters, settings, images, visible)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    reference = dense(parameters, settings, images, visible)
+    torch.testing.assert_close(sparse, reference, rtol=0, atol=1e-10)
 
     trained = [parameters[name] for name in names]
-    for name, mine, reference in zip(
+    for name, found, expected in zip(
         names,
-        torch.autograd.grad((ours * weights).sum(), trained),
-        torch.autograd.grad((theirs * weights).sum(), trained),
+        torch.autograd.grad((sparse * weights).sum(), trained),
+        torch.autograd.grad((reference * weights).sum(), trained),
         strict=True,
     ):
-        assert reference.abs().max() > 1e-6, f"{name}: a gradient of zero compares nothing"
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        assert expected.abs().max() > 1e-6, f"{name}: the gradient is zero, so that the comparison shows nothing"
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_the_encoder_does_not_see_masked_cells_but_the_loss_does():
@@ -158,12 +158,12 @@ def test_without_a_mask_every_position_is_computed():
     torch.manual_seed(0)
     encoder = ConvMaeEncoder(SETTINGS).double()
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
-    everything = torch.arange(9).expand(2, -1)
-    for mine, reference in zip(encoder.stages(images), encoder.stages(images, everything), strict=True):
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+    all_cells = torch.arange(9).expand(2, -1)
+    for found, expected in zip(encoder.stages(images), encoder.stages(images, all_cells), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_the_order_of_the_visible_cells_is_the_order_of_the_tokens():
+def test_tokens_have_the_order_of_the_visible_cells():
     torch.manual_seed(0)
     encoder = ConvMaeEncoder(SETTINGS).double()
     images = torch.randn(1, 3, 48, 48, dtype=torch.float64)
@@ -172,14 +172,14 @@ def test_the_order_of_the_visible_cells_is_the_order_of_the_tokens():
     torch.testing.assert_close(swapped.flip(1), encoder(images, visible), rtol=0, atol=1e-12)
 
 
-def test_positions_of_a_cell_go_from_coarse_to_fine():
-    # One cell of 2 x 2 blocks of 2 x 2 positions.
-    assert cell_places(1, 2, 2).tolist() == [[0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]]
+def test_positions_of_a_cell_are_ordered_from_coarse_to_fine():
+    # One cell with 2 x 2 blocks of 2 x 2 positions.
+    assert raster_indices(1, 2, 2).tolist() == [[0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]]
     image = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
-    assert cells_of(image, (1, 2, 2))[0, 0, ::3].tolist() == cell_places(1, 2, 2)[0].tolist()
+    assert split_into_cells(image, (1, 2, 2))[0, 0, ::3].tolist() == raster_indices(1, 2, 2)[0].tolist()
 
 
-def test_positions_are_not_trained():
+def test_position_embeddings_are_not_trained():
     trained = {name for name, p in ConvMaeEncoder(SETTINGS).named_parameters() if p.requires_grad}
     assert "pos_embed" not in trained
     assert {"stage1_output_decode.weight", "stage2_output_decode.bias"} <= trained
@@ -189,12 +189,12 @@ def test_positions_are_not_trained():
 
 
 @pytest.fixture
-def classifier() -> Classifier:
+def classifier() -> BackboneClassifier:
     torch.manual_seed(0)
     return build(SETTINGS, classes=5, drop_path=0.5)
 
 
-def test_logits_are_the_classifier_on_the_norm_of_the_mean_token(classifier):
+def test_logits_are_the_linear_layer_on_the_norm_of_the_mean_token(classifier):
     classifier.eval()
     images = torch.randn(2, 3, 48, 48)
     expected = classifier.backbone.stages(images)[2].mean(dim=1)
@@ -204,48 +204,43 @@ def test_logits_are_the_classifier_on_the_norm_of_the_mean_token(classifier):
     assert tokens.shape == (2, classifier.tokens, classifier.width) == (2, 9, 16)
 
 
-def test_an_encoder_goes_into_a_classifier_but_for_what_only_pretraining_has(classifier):
+def test_a_classifier_is_initialised_from_an_encoder_without_the_layers_of_pretraining(classifier):
     encoder = ConvMaeEncoder(SETTINGS).state_dict()
-    report = load_into(
-        classifier.backbone,
-        encoder,
-        fresh=(*classifier.encoder_fresh, classifier.head_prefix),
-        unused=classifier.encoder_unused,
-    )
+    report = initialise_from(classifier, encoder, "encoder.safetensors")
     assert {name.split(".")[0] for name in report.missing} == {"fc_norm", "head"}
     assert {name.split(".")[0] for name in report.left_over} == {"norm", "stage1_output_decode", "stage2_output_decode"}
     assert all(torch.equal(classifier.backbone.state_dict()[name], encoder[name]) for name in report.matched)
 
 
-def test_layers_and_decay_are_the_official_ones(classifier):
+def test_layers_and_weight_decay_equal_the_official_ones(classifier):
     # Alpha-VL/ConvMAE, util/lr_decay.py: embeddings and stages 1 and 2 are layer 0, block i of stage 3 is layer i + 1,
-    # the norm after pooling and the classifier are the last; one-dimensional parameters and positions do not decay.
+    # the norm after pooling and the linear layer are the last; one-dimensional parameters and positions do not decay.
     expected = {"patch_embed1": 3, "patch_embed2": 3, "patch_embed3": 3, "patch_embed4": 3, "pos_embed": 3}
     expected |= {"blocks1": 3, "blocks2": 3, "blocks3.0": 2, "blocks3.1": 1, "fc_norm": 0, "head": 0}
     names = {id(p): name for name, p in classifier.backbone.named_parameters()}
-    seen = set()
+    checked = set()
     for group in layer_decay_groups(classifier, 0.05, 0.5):
         for parameter in group["params"]:
             name = names[id(parameter)]
             power = next(value for prefix, value in expected.items() if name.startswith(prefix))
             assert group["lr_scale"] == 0.5**power, name
             assert group["weight_decay"] == (0.0 if parameter.ndim == 1 or name == "pos_embed" else 0.05), name
-            seen.add(name)
-    assert seen == set(names.values())
+            checked.add(name)
+    assert checked == set(names.values())
 
 
-def test_drop_path_rises_over_the_blocks_of_all_stages(classifier):
+def test_drop_path_rates_rise_over_the_blocks_of_all_stages(classifier):
     rates = [branch.rate for branch in drop_paths(classifier.backbone)]
     assert rates == pytest.approx([rate for i in range(1, 6) for rate in [0.1 * i] * 2])  # the first block's is 0
 
 
-def test_a_samples_output_depends_on_its_own_draws_only(classifier):
+def test_a_samples_output_depends_only_on_its_own_random_numbers(classifier):
     classifier.double().train()
     with torch.no_grad():
         classifier.linear.weight.normal_()
-    images, draws = torch.randn(4, 3, 48, 48, dtype=torch.float64), torch.rand(4, classifier.branches)
-    parts = torch.cat([classifier(images[:3], draws[:3]), classifier(images[3:], draws[3:])])
-    torch.testing.assert_close(classifier(images, draws), parts)
+    images, numbers = torch.randn(4, 3, 48, 48, dtype=torch.float64), torch.rand(4, classifier.branches)
+    parts = torch.cat([classifier(images[:3], numbers[:3]), classifier(images[3:], numbers[3:])])
+    torch.testing.assert_close(classifier(images, numbers), parts)
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -255,16 +250,16 @@ def test_a_samples_output_depends_on_its_own_draws_only(classifier):
     ("change", "expected"),
     [
         ({"image_size": 50}, "image_size (50) must be a multiple of the product of patch_sizes (16)"),
-        ({"heads": 3}, "the last of widths (16) must be a multiple of heads (3)"),
-        ({"widths": (8, 12, 18), "heads": 2}, "the last of widths (18) must be a multiple of 4"),
+        ({"heads": 3}, "the last value of widths (16) must be a multiple of heads (3)"),
+        ({"widths": (8, 12, 18), "heads": 2}, "the last value of widths (18) must be a multiple of 4"),
     ],
 )
-def test_an_impossible_shape_is_refused_in_words(change, expected):
+def test_an_impossible_shape_is_rejected_with_a_clear_message(change, expected):
     with pytest.raises(ValueError, match=re.escape(expected)):
         ConvMae(**SETTINGS.model_dump() | change)
 
 
-def test_a_network_without_masks_is_not_pretrained():
+def test_a_convolutional_network_of_timm_cannot_be_pretrained():
     cnn = TimmNetwork(name="r", kind="timm", model="resnet18", image_size=32, norm_batch=8, center_crop=1.0)
     with pytest.raises(UserError, match="r: a backbone of kind timm has no masked autoencoder; set `pretrain: null`"):
         build_autoencoder(cnn, PRETRAIN)

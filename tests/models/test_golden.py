@@ -1,4 +1,4 @@
-"""Loss and gradients against golden tensors of the official code; golden/README.md says how they were recorded."""
+"""Loss and gradients, compared with golden tensors of the official code (see golden/README.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def built(name: str) -> Autoencoder:
 
 
 def official(name: str) -> str:
-    """The official code has one module for encoder and decoder."""
+    """The official code has a single module for encoder and decoder."""
     return name.removeprefix("encoder.")
 
 
@@ -43,16 +43,16 @@ def both(request) -> tuple[Autoencoder, float, dict[str, Any]]:
 
 def test_the_same_patches_are_visible(both):
     model, _, golden = both
-    visible = recipe.noise().argsort(dim=1)[:, : model.visible]
+    visible = recipe.noise().argsort(dim=1)[:, : model.visible_patches]
     assert [sorted(row.tolist()) for row in visible] == golden["visible"]
 
 
-def test_the_loss_is_the_official_codes(both):
+def test_the_loss_equals_that_of_the_official_code(both):
     _, loss, golden = both
     assert loss == pytest.approx(golden["loss"], rel=1e-5)
 
 
-def test_every_trained_parameter_has_the_official_codes_name_and_shape(both):
+def test_every_trained_parameter_has_the_official_name_and_shape(both):
     model, _, golden = both
     ours = {official(n): list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
     assert ours == {name: entry["shape"] for name, entry in golden["gradients"].items()}
@@ -66,24 +66,24 @@ def differing(model: Autoencoder, golden: dict[str, Any]) -> list[str]:
     """
     gradients = {official(n): p.grad for n, p in model.named_parameters() if p.requires_grad}
     found = []
-    for name, ours in recipe.kept(gradients).items():
-        theirs = golden["gradients"][name]
+    for name, ours in recipe.summary(gradients).items():
+        recorded = golden["gradients"][name]
         same = (
-            ours["norm"] == pytest.approx(theirs["norm"], rel=1e-5)
-            and ours["largest"] == pytest.approx(theirs["largest"], rel=1e-5)
-            and ours["values"] == pytest.approx(theirs["values"], rel=0, abs=1e-5 * theirs["largest"])
+            ours["norm"] == pytest.approx(recorded["norm"], rel=1e-5)
+            and ours["largest"] == pytest.approx(recorded["largest"], rel=1e-5)
+            and ours["values"] == pytest.approx(recorded["values"], rel=0, abs=1e-5 * recorded["largest"])
         )
         found += [] if same else [name]
     return found
 
 
-def test_every_gradient_is_the_official_codes(both):
+def test_every_gradient_equals_that_of_the_official_code(both):
     model, _, golden = both
     assert differing(model, golden) == []
 
 
-def test_the_comparison_sees_a_wrong_epsilon():
-    """The norms of ConvMAE's stages 1 and 2 have another epsilon than those of stage 3, which is easily missed."""
+def test_the_comparison_detects_a_wrong_epsilon():
+    """The norms of ConvMAE's stages 1 and 2 have a different epsilon from those of stage 3, which is easily missed."""
     model = built("convmae")
     for block in [*model.encoder.blocks1, *model.encoder.blocks2]:
         block.norm1.eps = 1e-4

@@ -1,4 +1,4 @@
-"""The masked autoencoder against an independent rendering in numpy, and against what it must not see."""
+"""The masked autoencoder, compared with a numpy implementation, and what a mask must hide from its encoder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DECODER = Decoder(width=8, depth=1, heads=2)
 @pytest.fixture
 def model() -> MaskedAutoencoder:
     torch.manual_seed(0)
-    made = MaskedAutoencoder(BACKBONE, DECODER, mask_ratio=0.6, norm_pix_loss=True).double()
-    # Norms and biases start at values that hide mistakes.
+    model = MaskedAutoencoder(BACKBONE, DECODER, mask_ratio=0.6, norm_pix_loss=True).double()
+    # The initial values of norms and biases hide mistakes.
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad and parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return made
+    return model
 
 
 def batch(n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def block(x, p, name, heads):
 
 
 def positions(grid, width):
-    """He et al.: for each half, sine then cosine of position / 10000^(i / (width / 4)); first half: column."""
+    """He et al.: in each half, sine and cosine of position / 10000^(i / (width / 4)); the first half is the column."""
     omega = 1 / 10000 ** (np.arange(width // 4) / (width / 4))
     table = np.zeros((grid * grid + 1, width))
     for row in range(grid):
@@ -97,10 +97,10 @@ def numpy_loss(model, image, noise):
     return error[masked].mean()
 
 
-def test_the_loss_equals_an_independent_numpy_version(model):
+def test_the_loss_equals_an_independent_numpy_implementation(model):
     images, noise = batch()
     expected = [numpy_loss(model, image.numpy(), n.numpy()) for image, n in zip(images, noise, strict=True)]
-    # Positions are kept in float32.
+    # Position embeddings are stored in float32.
     np.testing.assert_allclose(model(images, noise).detach().numpy(), expected, rtol=1e-6)
 
 
@@ -123,19 +123,19 @@ def test_the_encoder_does_not_see_masked_patches_but_the_loss_does(model):
     assert model(changed, noise).item() > 50
 
 
-def test_the_share_of_visible_patches_is_what_the_ratio_leaves():
+def test_the_mask_ratio_sets_the_number_of_visible_patches():
     for ratio, expected in ((0.75, 49), (0.5, 98), (0.6, 78)):
         backbone = BACKBONE.model_copy(update={"image_size": 56})
-        assert MaskedAutoencoder(backbone, DECODER, ratio, True).visible == expected
+        assert MaskedAutoencoder(backbone, DECODER, ratio, True).visible_patches == expected
 
 
-def test_positions_are_not_trained(model):
+def test_position_embeddings_are_not_trained(model):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not any("pos_embed" in name for name in trained)
     assert {"mask_token", "encoder.cls_token"} <= trained
 
 
-def test_the_loss_falls_when_it_is_trained():
+def test_training_reduces_the_loss():
     torch.manual_seed(0)
     model = MaskedAutoencoder(BACKBONE, DECODER, 0.6, norm_pix_loss=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -1,4 +1,4 @@
-"""What the optimizer is told of each parameter, as the official code tells it (see golden/README.md)."""
+"""Parameter groups and learning rates, compared with the official code (see golden/README.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONVMAE_B = ConvMae(
 
 
 @pytest.mark.parametrize(("backbone", "name"), [(VIT_B, "vit_base"), (CONVMAE_B, "convmae_base")])
-def test_scale_and_decay_of_every_parameter_are_the_official_ones(backbone: Backbone, name: str):
+def test_scale_and_weight_decay_of_every_parameter_equal_the_official_ones(backbone: Backbone, name: str):
     model = build(backbone, 1000, drop_path=0.1)
     names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
     groups = layer_decay_groups(model, RECORDED["weight_decay"], RECORDED["layer_decay"])
@@ -32,10 +32,10 @@ def test_scale_and_decay_of_every_parameter_are_the_official_ones(backbone: Back
     assert found == RECORDED[name]
 
 
-def test_the_learning_rate_is_the_official_one_at_every_recorded_step():
-    said = RECORDED["schedule"]
-    lr = warmup_cosine(said["lr"], said["min_lr"], said["warmup_epochs"], said["epochs"], said["steps_per_epoch"])
-    for step, expected in said["points"]:
+def test_the_learning_rate_equals_the_official_one_at_every_recorded_step():
+    recorded = RECORDED["schedule"]
+    lr = warmup_cosine(*(recorded[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs", "steps_per_epoch")))
+    for step, expected in recorded["points"]:
         assert lr(step) == pytest.approx(expected, rel=1e-12), step
 
 

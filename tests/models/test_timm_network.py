@@ -1,4 +1,4 @@
-"""Networks of timm, trained and as they come, and BatchNorm over a batch that is a setting."""
+"""timm networks, trained and frozen, and BatchNorm with a configured batch size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pydantic import ValidationError
 from torch import nn
 
 from mem.config import TimmNetwork
-from mem.distributed import World
+from mem.distributed import SINGLE_PROCESS, World
 from mem.errors import UserError
 from mem.models.backbones import build
 from mem.models.backbones.frozen import frozen_timm
 from mem.models.batch_norm import SampleBatchNorm, configure_batch_norms, update_batch_norm_statistics
 from mem.models.drop_path import SampleDropPath, drop_paths
-from mem.models.weights.external import start_frozen
-
-ALONE = World()
+from mem.models.weights.initialise import initialise_from
 
 
 def settings(model: str = "resnet18", norm_batch: int | None = 4, side: int = 32) -> TimmNetwork:
@@ -25,7 +23,7 @@ def settings(model: str = "resnet18", norm_batch: int | None = 4, side: int = 32
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "efficientnet_b0"])
-def test_features_are_those_of_timms_network_with_the_same_weights(name):
+def test_features_equal_those_of_timms_network_with_the_same_weights(name):
     torch.manual_seed(0)
     model = build(settings(name), classes=5).double().eval()
     reference = timm.create_model(name, num_classes=5).double().eval()
@@ -39,7 +37,7 @@ def test_features_are_those_of_timms_network_with_the_same_weights(name):
     torch.testing.assert_close(tokens.mean(dim=1), pooled)
 
 
-def test_with_the_whole_batch_as_its_batch_it_trains_as_pytorchs_batchnorm_does():
+def test_with_norm_batch_equal_to_the_batch_training_equals_pytorchs_batchnorm():
     torch.manual_seed(0)
     model = build(settings(norm_batch=8), classes=5).double().train()
     reference = timm.create_model("resnet18", num_classes=5).double().train()
@@ -47,13 +45,13 @@ def test_with_the_whole_batch_as_its_batch_it_trains_as_pytorchs_batchnorm_does(
     images = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     for network in (model, reference):
         network(images).square().sum().backward()
-    update_batch_norm_statistics(model, ALONE)
+    update_batch_norm_statistics(model, SINGLE_PROCESS)
     gradients = {name: p.grad for name, p in model.backbone.named_parameters()}
     torch.testing.assert_close(gradients, {name: p.grad for name, p in reference.named_parameters()})
     torch.testing.assert_close(dict(model.backbone.state_dict()), dict(reference.state_dict()))
 
 
-def test_statistics_are_those_of_each_group_of_samples():
+def test_each_group_of_samples_has_its_own_statistics():
     torch.manual_seed(0)
     norm = SampleBatchNorm(nn.BatchNorm2d(3), norm_batch=4).double().train()
     x = 5 + 2 * torch.randn(8, 3, 6, 6, dtype=torch.float64)
@@ -61,26 +59,26 @@ def test_statistics_are_those_of_each_group_of_samples():
     mean, variance = groups.mean(dim=(1, 3, 4), keepdim=True), groups.var(dim=(1, 3, 4), keepdim=True, correction=0)
     expected = ((groups - mean) / (variance + norm.eps).sqrt()).view_as(x)
     torch.testing.assert_close(norm(x), expected)
-    update_batch_norm_statistics(norm, ALONE)
+    update_batch_norm_statistics(norm, SINGLE_PROCESS)
     torch.testing.assert_close(norm.running_mean, 0.1 * groups.mean(dim=(1, 3, 4)).mean(dim=0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * groups.var(dim=(1, 3, 4)).mean(dim=0))
     assert norm.num_batches_tracked == 1
 
 
-def test_a_skipped_step_leaves_no_trace_in_the_running_statistics():
+def test_a_skipped_step_does_not_change_the_running_statistics():
     norm = SampleBatchNorm(nn.BatchNorm2d(3), norm_batch=2).train()
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     norm(torch.full((2, 3, 4, 4), torch.nan))
-    update_batch_norm_statistics(norm, ALONE, skipped=torch.tensor(True))
+    update_batch_norm_statistics(norm, SINGLE_PROCESS, skipped=torch.tensor(True))
     torch.testing.assert_close(dict(norm.state_dict()), before)
 
 
-def test_evaluation_uses_the_running_statistics_and_changes_none():
+def test_evaluation_uses_the_running_statistics_without_changing_them():
     model = build(settings(), classes=5).double().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(model(images)[:1], model(images[:1]))
-    update_batch_norm_statistics(model, ALONE)
+    update_batch_norm_statistics(model, SINGLE_PROCESS)
     torch.testing.assert_close(dict(model.state_dict()), before)
 
 
@@ -88,17 +86,17 @@ def test_evaluation_uses_the_running_statistics_and_changes_none():
     ("ranks", "global_batch", "micro_batch"),
     [(1, 12, 6), (1, 12, 2), (2, 16, 6), (4, 16, 2), (3, 16, None), (3, 12, None), (1, 10, None)],
 )
-def test_a_batch_that_is_cut_through_a_group_is_refused_in_words(ranks, global_batch, micro_batch):
-    # Groups of 8 for two ranks of 8, groups of 4 otherwise; (4, 16, 2) cuts a rank's only group.
+def test_a_division_of_the_batch_that_splits_a_group_is_rejected(ranks, global_batch, micro_batch):
+    # Groups of 8 for two ranks with 8 images each, groups of 4 otherwise; (4, 16, 2) splits a rank's only group.
     model = build(settings(norm_batch=8 if ranks == 2 else 4), classes=5)
     if (ranks, global_batch) == (3, 12):
-        configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # a group a rank: fits
+        configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # one group per rank: fits
         return
-    with pytest.raises(UserError, match=rf"the batch of {global_batch} is cut into {ranks} rank"):
+    with pytest.raises(UserError, match=rf"the batch of {global_batch} is divided into {ranks} rank"):
         configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)
 
 
-def test_stochastic_depth_is_ours_at_timms_rates():
+def test_stochastic_depth_has_the_rates_of_timm():
     model = build(settings("resnet18"), classes=5, drop_path=0.2)
     reference = timm.create_model("resnet18", drop_path_rate=0.2)
     rates = [m.drop_prob for m in reference.modules() if type(m).__name__ == "DropPath" and m.drop_prob]
@@ -107,7 +105,7 @@ def test_stochastic_depth_is_ours_at_timms_rates():
     assert any(isinstance(m, SampleDropPath) for m in model.modules())
 
 
-def test_layers_go_from_the_stem_to_the_classifier():
+def test_layers_are_numbered_from_the_stem_to_the_linear_layer():
     model = build(settings("resnet18"), classes=5)
     names = [name for name, _ in model.backbone.named_parameters()]
     layers = [model.layer_of(name) for name in names]
@@ -119,12 +117,12 @@ def test_layers_go_from_the_stem_to_the_classifier():
 @pytest.mark.parametrize(
     ("name", "norm_batch", "expected"),
     [
-        ("resnet18", None, "resnet18 has BatchNorm: say over how many images"),
-        ("convnext_atto", 4, "convnext_atto has no BatchNorm: leave it at null"),
-        ("dla34", 4, "dla34 has no linear classifier after its pooled feature.* Frozen it can be used"),
+        ("resnet18", None, "resnet18 has BatchNorm: set the number of images that share its statistics"),
+        ("convnext_atto", 4, "convnext_atto has no BatchNorm: set it to null"),
+        ("dla34", 4, "dla34 does not end in a linear layer .* To use it as a frozen backbone"),
     ],
 )
-def test_a_network_that_does_not_fit_is_refused_in_words(name, norm_batch, expected):
+def test_a_network_that_does_not_match_the_settings_is_rejected(name, norm_batch, expected):
     with pytest.raises(UserError, match=expected):
         build(settings(name, norm_batch), classes=5)
 
@@ -134,7 +132,7 @@ def test_a_network_without_batchnorm_works():
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
 
 
-def test_drop_path_without_branches_is_refused():
+def test_drop_path_without_residual_branches_is_rejected():
     with pytest.raises(UserError, match="drop_path"):
         build(settings("densenet121"), classes=5, drop_path=0.1)
 
@@ -163,7 +161,7 @@ def test_an_unknown_network_is_named_with_those_near_it(name, expected):
         ("dla34", 32, 512, 1),
     ],
 )
-def test_any_network_gives_timms_pooled_feature_and_the_positions_without_class_tokens(name, side, width, tokens):
+def test_a_frozen_network_returns_timms_pooled_feature_and_positions_without_class_tokens(name, side, width, tokens):
     torch.manual_seed(0)
     model = frozen_timm(name, side).double().eval()
     images = torch.randn(2, 3, side, side, dtype=torch.float64)
@@ -175,25 +173,25 @@ def test_any_network_gives_timms_pooled_feature_and_the_positions_without_class_
     torch.testing.assert_close(pooled, expected)
 
 
-def test_tokens_of_a_windowed_transformer_are_the_positions_that_it_pools():
+def test_tokens_of_a_windowed_transformer_are_the_positions_that_are_pooled():
     model = frozen_timm("swin_tiny_patch4_window7_224", 64).double().eval()
     pooled, tokens = model.features(torch.randn(2, 3, 64, 64, dtype=torch.float64))
     torch.testing.assert_close(tokens.mean(dim=1), pooled)
 
 
-def test_a_transformer_of_timm_can_be_finetuned_too():
+def test_a_transformer_of_timm_can_be_finetuned():
     model = build(settings("vit_tiny_patch16_224", None), classes=5, drop_path=0.1)
     assert model(torch.randn(2, 3, 32, 32), torch.rand(2, model.branches)).shape == (2, 5)
-    assert model.undecayed("pos_embed") and not model.undecayed("blocks.0.mlp.fc1.weight")
+    assert model.exempt_from_decay("pos_embed") and not model.exempt_from_decay("blocks.0.mlp.fc1.weight")
     assert (model.layer_of("pos_embed"), model.layer_of("head.weight")) == (0, model.layers)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
-def test_weights_of_timm_fill_a_frozen_network_and_half_of_them_are_refused(name):
+def test_a_frozen_network_is_initialised_from_weights_of_timm_and_rejects_half_of_them(name):
     torch.manual_seed(1)
     published = timm.create_model(name, num_classes=7, **({"img_size": 32} if name.startswith("vit") else {}))
     model = frozen_timm(name, 32).eval()
-    report = start_frozen(model, published.state_dict(), "a file")
+    report = initialise_from(model, published.state_dict(), "a file")
     assert not report.missing
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     model.double()
@@ -201,5 +199,5 @@ def test_weights_of_timm_fill_a_frozen_network_and_half_of_them_are_refused(name
     expected = published.forward_head(published.forward_features(images), pre_logits=True)
     torch.testing.assert_close(model(images), expected)
     half = dict(list(published.state_dict().items())[: len(published.state_dict()) // 2])
-    with pytest.raises(UserError, match="a file: These weights do not fit the model:\n  missing: "):
-        start_frozen(model, half, "a file")
+    with pytest.raises(UserError, match="a file: The weights do not fit the model:\n  missing: "):
+        initialise_from(model, half, "a file")

@@ -1,6 +1,7 @@
-"""Backbones with a classifier behind one interface: pooled feature, tokens, logits, layers.
+"""Backbones behind one interface: pooled feature, tokens, logits and layers.
 
-A new kind is a section in `mem.config.backbones`, a `Classifier` in a file of its own here, and a line in `build`.
+To add a kind of backbone, add a section to `mem.config.backbones`, a subclass of `BackboneClassifier` in a new file of
+this package, and a case to `build`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ __all__ = ["BackboneClassifier", "FrozenBackbone", "build", "build_frozen", "see
 
 
 def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> BackboneClassifier:
-    """A fresh backbone with a linear classifier.
+    """Build a newly initialised backbone with a linear layer.
 
     Args:
         settings: The architecture.
-        classes: Size of the classifier.
-        drop_path: Stochastic depth: rate of the last block, rising linearly from 0.
+        classes: Outputs of the linear layer.
+        drop_path: Stochastic depth: the rate of the last block. Rates rise linearly from 0.
 
     Raises:
-        UserError: The network cannot be had as the settings ask.
+        UserError: The network does not support the settings.
     """
     match settings:
         case config.VisionTransformer():
@@ -35,14 +36,14 @@ def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Ba
         case config.ConvMae():
             return ConvMaeClassifier(settings, classes, drop_path)
         case config.CustomModule() | config.NoBackbone():
-            raise UserError(f"a backbone of kind {settings.kind} cannot be trained here: set finetune to null")
+            raise UserError(f"A backbone of kind {settings.kind} cannot be trained. Set finetune to null.")
 
 
 def build_frozen(settings: config.Backbone, classes: int) -> BackboneClassifier | FrozenBackbone:
-    """A backbone that is used as it comes; weights are loaded into it by `start_frozen` or `load_into`.
+    """Build a backbone that is not trained here. `initialise_from` or `load_into` loads its weights.
 
     Raises:
-        UserError: The network cannot be had as the settings ask.
+        UserError: The network does not support the settings.
     """
     match settings:
         case config.TimmNetwork():

@@ -1,4 +1,4 @@
-"""What every backbone with a classifier has: pooled feature, tokens, logits, layers, droppable branches."""
+"""The interface of backbones with a linear layer: pooled feature, tokens, logits, layers and droppable branches."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor, nn
 from mem.models.drop_path import SampleDropPath, drop_paths, set_random_numbers
 
 HEAD_INIT_STD = 2e-5
-"""Standard deviation of a fresh classifier's weights (facebookresearch/mae, main_finetune.py)."""
+"""Standard deviation of the linear layer's initial weights (facebookresearch/mae, main_finetune.py)."""
 
 
-class Classifier(nn.Module, ABC):
-    """A backbone and a linear classifier on its pooled feature.
+class BackboneClassifier(nn.Module, ABC):
+    """A backbone and a linear layer that classifies its pooled feature.
 
-    A kind of backbone is a subclass: it makes `backbone`, whose state is what `model.safetensors` holds, and says how
-    features, layers and the classifier are found in it.
+    Each kind of backbone is a subclass. It builds `backbone`, which contains the linear layer and whose state is saved
+    as `model.safetensors`, and implements the methods that locate features, layers and the linear layer in it.
     """
 
     head_prefix: str
-    """Prefix of the classifier's keys in `backbone.state_dict()`."""
+    """Key prefix of the linear layer in `backbone.state_dict()`."""
     encoder_fresh: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of keys, beside the head's, that a pretrained encoder lacks: they start fresh."""
+    """Prefixes of further keys that a pretrained encoder lacks. These parameters keep their initial values."""
     encoder_unused: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of keys of a pretrained encoder that the classifier has no place for."""
+    """Prefixes of keys of a pretrained encoder that the backbone does not have."""
     width: int
-    """Dimension of the pooled feature and of a token."""
+    """Dimension of the pooled feature and of each token."""
     tokens: int
-    """Tokens that `features` gives for an image."""
+    """Number of tokens per image that `features` returns."""
     layers: int
-    """Number of the last layer, which the classifier belongs to; the first is 0."""
+    """Index of the last layer, which includes the linear layer. The first layer is 0."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -45,34 +45,34 @@ class Classifier(nn.Module, ABC):
     @property
     @abstractmethod
     def linear(self) -> nn.Linear:
-        """The classifier proper."""
+        """The linear layer."""
 
     @abstractmethod
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """What the classifier sees, and the tokens that it is the mean of (before the norm, where there is one)."""
+        """Return the input of the linear layer, and the tokens of which it is the mean (before a final norm)."""
 
     @abstractmethod
     def layer_of(self, parameter: str) -> int:
-        """Layer of a parameter of `backbone`, by its name there, for layer-wise learning rates."""
+        """Return the layer of a parameter of `backbone`, given its name, for layer-wise learning rates."""
 
-    def undecayed(self, parameter: str) -> bool:
-        """Whether a parameter with more than one dimension is yet free of weight decay, as positions are."""
+    def exempt_from_decay(self, parameter: str) -> bool:
+        """Return whether a parameter with more than one dimension has no weight decay, such as position embeddings."""
         return False
 
     def forward(
         self,
         images: Float[Tensor, "samples 3 rows columns"],
-        draws: Float[Tensor, "samples branches"] | None = None,
+        drop_path_numbers: Float[Tensor, "samples branches"] | None = None,
     ) -> Float[Tensor, "samples classes"]:
-        """Logits. In training, `draws` decides which branches each sample drops."""
-        set_random_numbers(self.backbone, draws)
+        """Return logits. In training, `drop_path_numbers` decide which branches each sample drops."""
+        set_random_numbers(self.backbone, drop_path_numbers)
         return self.linear(self.features(images)[0])
 
 
 def use_sample_drop_paths(model: nn.Module) -> None:
-    """Put `SampleDropPath` in place of timm's `DropPath`, at the same rates."""
+    """Replace each `DropPath` of timm by a `SampleDropPath` with the same rate."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, DropPath):
@@ -80,5 +80,5 @@ def use_sample_drop_paths(model: nn.Module) -> None:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed the initialisation of the models that are built next."""
+    """Seed torch's global generator, which initialises the models that are built next."""
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""ConvMAE's finetuning model: the three stages at every position, the mean of the tokens, a norm, a classifier."""
+"""ConvMAE as a backbone: the three stages at every position, the mean of the tokens, and a norm."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mem import config
-from mem.models.backbones.base import HEAD_INIT_STD, Classifier
-from mem.models.convmae import ConvMaeStages
+from mem.models.backbones.base import HEAD_INIT_STD, BackboneClassifier
+from mem.models.convmae_encoder import ConvMaeStages
 from mem.models.transformer import layer_norm
 
 
 class ConvMaeNetwork(ConvMaeStages):
-    """The stages with positions that are trained, a norm and a classifier (Alpha-VL/ConvMAE, models_convvit.py)."""
+    """The stages with trainable positions, a norm and a linear layer (Alpha-VL/ConvMAE, models_convvit.py)."""
 
     def __init__(self, settings: config.ConvMae, classes: int, drop_path: float) -> None:
         super().__init__(settings, drop_path)
@@ -21,15 +21,14 @@ class ConvMaeNetwork(ConvMaeStages):
         self.head = nn.Linear(settings.width, classes)
 
 
-class ConvMaeClassifier(Classifier):
-    """ConvMAE's encoder, the mean of its tokens, a norm and a linear classifier.
+class ConvMaeClassifier(BackboneClassifier):
+    """ConvMAE's stages, the mean of the tokens, a norm and a linear layer.
 
-    The strided convolutions that bring stages 1 and 2 to the decoder have no part in finetuning, as in the official
-    code.
+    The strided convolutions that project stages 1 and 2 in pretraining are not used, as in the official code.
     """
 
     head_prefix = "head."
-    # The encoder's norm comes before pooling, the classifier's after it.
+    # The encoder's norm precedes pooling; the norm here follows it.
     encoder_fresh = ("fc_norm.",)
     encoder_unused = ("norm.", "stage1_output_decode.", "stage2_output_decode.")
     backbone: ConvMaeNetwork
@@ -42,22 +41,25 @@ class ConvMaeClassifier(Classifier):
 
     @property
     def linear(self) -> nn.Linear:
-        """The classifier proper."""
+        """The linear layer."""
         return self.backbone.head
 
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """What the classifier sees, and the tokens, both after the norm (tokens: each by itself)."""
+        """Return the pooled feature and the tokens. The norm is applied to the mean and to each token."""
         tokens = self.backbone.stages(images)[2]
         return self.backbone.fc_norm(tokens.mean(dim=1)), self.backbone.fc_norm(tokens)
 
     def layer_of(self, parameter: str) -> int:
-        """Embeddings and stages 1 and 2 are 0, block i of stage 3 is i + 1 (Alpha-VL/ConvMAE, util/lr_decay.py)."""
+        """Return 0 for embeddings and stages 1 and 2, i + 1 for block i of stage 3, and the last layer otherwise.
+
+        Source: Alpha-VL/ConvMAE, util/lr_decay.py.
+        """
         if parameter.startswith(("pos_embed", "patch_embed", "blocks1.", "blocks2.")):
             return 0
         return int(parameter.split(".")[1]) + 1 if parameter.startswith("blocks3.") else self.layers
 
-    def undecayed(self, parameter: str) -> bool:
-        """Positions."""
+    def exempt_from_decay(self, parameter: str) -> bool:
+        """Exempt the position embeddings."""
         return parameter == "pos_embed"

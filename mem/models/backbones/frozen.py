@@ -1,4 +1,4 @@
-"""Networks that are used as they come: timm's by name, and anyone's own module. They have no classifier."""
+"""Networks that are not trained here and have no classifier: timm networks by name, and user-provided modules."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from mem import config
 from mem.errors import UserError
-from mem.models.backbones.outputs import Features, features_of, shapes_of
+from mem.models.backbones.feature_outputs import Features, feature_shapes, network_features
 from mem.models.backbones.timm_network import timm_network
 
 
-class Frozen(nn.Module):
-    """Any network behind the interface that features are computed through.
+class FrozenBackbone(nn.Module):
+    """Any network that computes features.
 
     Args:
-        backbone: Takes images (images, 3, rows, columns); see `mem.models.backbones.outputs`.
+        backbone: Takes images (images, 3, rows, columns); see `mem.models.backbones.feature_outputs`.
         side: Side of the images, in pixels.
-        name: What messages call it.
-        head_prefixes: Prefixes of keys of a classifier, which weights in files may have.
+        name: Name of the network in messages.
+        head_prefixes: Key prefixes of the classifier that files of weights may contain.
     """
 
     def __init__(self, backbone: nn.Module, side: int, name: str, head_prefixes: tuple[str, ...] = ()) -> None:
@@ -31,59 +31,59 @@ class Frozen(nn.Module):
         self.backbone = backbone
         self.head_prefixes = head_prefixes
         self.name = name
-        self.width, self.tokens = shapes_of(self.backbone, side, name)
+        self.width, self.tokens = feature_shapes(self.backbone, side, name)
 
     def features(self, images: Float[Tensor, "images 3 rows columns"]) -> Features:
-        """Pooled features, and tokens."""
-        return features_of(self.backbone, images, self.name)
+        """Return pooled features and tokens."""
+        return network_features(self.backbone, images, self.name)
 
     def forward(self, images: Float[Tensor, "images 3 rows columns"]) -> Float[Tensor, "images width"]:
-        """Pooled features."""
+        """Return pooled features."""
         return self.features(images)[0]
 
 
-def frozen_timm(model: str, side: int) -> Frozen:
-    """A network of timm without its classifier.
+def frozen_timm(model: str, side: int) -> FrozenBackbone:
+    """Build a timm network without its classifier.
 
     Raises:
-        UserError: It does not take such images.
+        UserError: The network does not accept such images.
     """
     network = timm_network(model, 0, side)
     cfg = timm.get_pretrained_cfg(model)
     heads = (cfg.classifier if cfg is not None else None) or ()
     prefixes = tuple(f"{name}." for name in ((heads,) if isinstance(heads, str) else heads))
-    return Frozen(network, side, model, prefixes)
+    return FrozenBackbone(network, side, model, prefixes)
 
 
-def frozen_module(settings: config.OwnModule) -> Frozen:
-    """One's own module, as the function makes it that the study names.
+def frozen_module(settings: config.CustomModule) -> FrozenBackbone:
+    """Build the user-provided module that a study names.
 
     Raises:
-        UserError: File or function are not there, it fails, or returns no module that gives features.
+        UserError: The file or function is missing, fails, or returns a module that does not compute features.
     """
-    return Frozen(load_user_module(settings.file, settings.function), settings.image_size, settings.module)
+    return FrozenBackbone(load_user_module(settings.file, settings.function), settings.image_size, settings.module)
 
 
 def load_user_module(file: Path, function: str) -> nn.Module:
-    """What a function of a Python file makes.
+    """Call a function of a Python file and return the module that it returns.
 
     Raises:
-        UserError: As in `frozen_module`.
+        UserError: The file or function is missing, fails, or returns something else.
     """
     where = f"{file}:{function}"
     if not file.is_file():
-        raise UserError(f"{file}: no such file (backbone.module: {where})")
+        raise UserError(f"{file}: file not found (backbone.module: {where})")
     name = f"own_backbone_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise UserError(f"{file}: is no Python file; backbone.module is path/to/file.py:function")
+        raise UserError(f"{file}: not a Python file; expected backbone.module as path/to/file.py:function")
     code = importlib.util.module_from_spec(spec)
-    sys.modules[name] = code  # dataclasses and pickles of the file look for themselves there
+    sys.modules[name] = code  # dataclasses and pickle look up the file's module there
     try:
         spec.loader.exec_module(code)
-        made = getattr(code, function)()
-    except Exception as error:  # one's own code may raise anything; it is the user's to mend
+        module = getattr(code, function)()
+    except Exception as error:  # user code may raise anything
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"{where}: returned {type(made).__name__}; expected a torch.nn.Module")
-    return made
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{where}: returned {type(module).__name__}; expected a torch.nn.Module")
+    return module

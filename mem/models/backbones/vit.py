@@ -7,15 +7,15 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from mem import config
-from mem.models.backbones.base import HEAD_INIT_STD, Classifier, use_sample_drop_paths
+from mem.models.backbones.base import HEAD_INIT_STD, BackboneClassifier, use_sample_drop_paths
 from mem.models.transformer import init_linear
 
 
-class VitClassifier(Classifier):
-    """A ViT, the mean of its patch tokens, a norm and a linear classifier: MAE's finetuning model."""
+class VitClassifier(BackboneClassifier):
+    """MAE's finetuning model: a ViT, the mean of its patch tokens, a norm and a linear layer."""
 
     head_prefix = "head."
-    # The encoder's norm comes before pooling, the classifier's after it.
+    # The encoder's norm precedes pooling; the norm here follows it.
     encoder_fresh = ("fc_norm.",)
     encoder_unused = ("norm.",)
     backbone: TimmViT
@@ -28,7 +28,7 @@ class VitClassifier(Classifier):
 
     @property
     def linear(self) -> nn.Linear:
-        """The classifier proper."""
+        """The linear layer."""
         head = self.backbone.head
         assert isinstance(head, nn.Linear)
         return head
@@ -36,32 +36,35 @@ class VitClassifier(Classifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """What the classifier sees, and the patch tokens, both after the norm (tokens: each by itself)."""
+        """Return the pooled feature and the patch tokens. The norm is applied to the mean and to each token."""
         tokens = self.backbone.forward_features(images)
         pooled = self.backbone.forward_head(tokens, pre_logits=True)
         return pooled, self.backbone.fc_norm(tokens[:, self.backbone.num_prefix_tokens :])
 
     def layer_of(self, parameter: str) -> int:
-        """Embeddings are 0, block i is i + 1, the rest the last (facebookresearch/mae, util/lr_decay.py)."""
+        """Return 0 for embeddings, i + 1 for block i, and the last layer otherwise.
+
+        Source: facebookresearch/mae, util/lr_decay.py.
+        """
         if parameter.startswith(("cls_token", "pos_embed", "patch_embed.")):
             return 0
         return int(parameter.split(".")[1]) + 1 if parameter.startswith("blocks.") else self.layers
 
-    def undecayed(self, parameter: str) -> bool:
-        """Class token and positions."""
+    def exempt_from_decay(self, parameter: str) -> bool:
+        """Exempt the class token and the position embeddings."""
         return parameter in self.backbone.no_weight_decay()
 
 
 def vision_transformer(
     settings: config.VisionTransformer, *, classes: int, pool: str, drop_path: float = 0.0
 ) -> TimmViT:
-    """Timm's ViT with MAE's initialisation and, in place of timm's, `SampleDropPath`.
+    """Build timm's ViT with MAE's initialisation and with `SampleDropPath` instead of timm's `DropPath`.
 
     Args:
         settings: The architecture.
-        classes: Size of the linear classifier; 0 for none.
-        pool: `token` has a norm after the last block (MAE's encoder), `avg` one after pooling (MAE's finetuning).
-        drop_path: Rate of the last block, rising linearly from 0.
+        classes: Outputs of the linear layer; 0 for no linear layer.
+        pool: `token` puts a norm after the last block (MAE's encoder), `avg` after pooling (MAE's finetuning).
+        drop_path: Rate of the last block. Rates rise linearly from 0.
     """
     model = TimmViT(
         img_size=settings.image_size,

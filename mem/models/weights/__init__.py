@@ -1,4 +1,4 @@
-"""Weights: our own files, official and foreign ones, downloads, and a report of every key."""
+"""Weights: saving, reading external and official checkpoints, downloading, and loading with a report of every key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching a large file so that an interruption loses nothing."""
+"""Downloads that resume after an interruption."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 from mem.errors import UserError
 
 TIMEOUT_SECONDS = 30
-_BLOCK = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 def download(address: str, part: Path, say: Callable[[str], None]) -> None:
-    """Fetch an address (http, https or file) into `part`, going on where an earlier attempt stopped.
+    """Fetch an address (http, https or file) into the file `part`, and resume an earlier attempt.
 
     Raises:
-        UserError: It cannot be fetched; what came so far stays, and the message says how to get it by hand.
+        UserError: The address cannot be fetched. The bytes received so far stay in `part`, and the message describes
+            the manual way.
     """
     note = part.with_name(f"{part.name}.json")
     start = part.stat().st_size if part.is_file() else 0
@@ -33,43 +34,45 @@ def download(address: str, part: Path, say: Callable[[str], None]) -> None:
             start = 0
             request.headers.pop("Range")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            resumed = start > 0 and answer.status == http.client.PARTIAL_CONTENT
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            resumed = start > 0 and response.status == http.client.PARTIAL_CONTENT
             start = start if resumed else 0
             if resumed:
-                say(f"Going on after {start / 1e6:.0f} MB.")
-            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+                say(f"Resuming after {start / 1e6:.0f} MB.")
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
             note.write_text(json.dumps({"address": address, "version": version}))
-            left = answer.headers.get("Content-Length")
+            length = response.headers.get("Content-Length")
             with open(part, "ab" if resumed else "wb") as file:
-                came = 0
-                while block := answer.read(_BLOCK):
+                received = 0
+                while block := response.read(_BLOCK_BYTES):
                     file.write(block)
-                    came += len(block)
+                    received += len(block)
                 file.flush()
                 os.fsync(file.fileno())
-            if left is not None and came != int(left):
-                raise http.client.IncompleteRead(b"", int(left) - came)
+            if length is not None and received != int(length):
+                raise http.client.IncompleteRead(b"", int(length) - received)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
             download(address, part, say)
             return
-        raise UserError(f"{address}: the server answers {error.code} ({error.reason}). {_by_hand(address)}") from None
+        raise UserError(
+            f"{address}: the server responded with status {error.code} ({error.reason}). {_by_hand(address)}"
+        ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         kept = part.stat().st_size if part.is_file() else 0
-        so_far = f" {kept / 1e6:.0f} MB are here; the same command goes on from there." if kept else ""
+        so_far = f" {kept / 1e6:.0f} MB were received; the same command resumes the download." if kept else ""
         raise UserError(f"{address}: cannot be fetched: {reason}.{so_far} {_by_hand(address)}") from None
     note.unlink()
 
 
 def _by_hand(address: str) -> str:
-    return f"By hand: fetch {address} with a browser or elsewhere, then: mem weights get NAME --from FILE"
+    return f"By hand: fetch {address} with a browser or on another machine, then run: mem weights get NAME --from FILE"
 
 
 def _version(note: Path, address: str) -> str | None:
-    """What the server called the file of which a part is here; None where that is not known."""
+    """Return the server's version (ETag or date) of the partly downloaded file, or None if it is unknown."""
     try:
         content = json.loads(note.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Official checkpoints on this machine: where they lie, how they come here, whether they are the right ones."""
+"""Official checkpoints on this machine: where they are stored, fetching them, and verifying them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mem import files
-from mem.config.initial import OFFICIAL, Initial, Official
+from mem.config.initial import OFFICIAL, Initial, OfficialWeights
 from mem.errors import UserError
 from mem.models.weights.download import download
 
@@ -20,104 +20,111 @@ FOLDER_VARIABLE = "MEM_WEIGHTS"
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights lie: $MEM_WEIGHTS, or ~/.cache/mem/weights."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "mem" / "weights"
+    """Return the folder of downloaded weights: $MEM_WEIGHTS, or ~/.cache/mem/weights."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return Path(folder) if folder else Path.home() / ".cache" / "mem" / "weights"
 
 
-def official(name: str) -> Official:
-    """The checkpoint of a name.
+def official_weights(name: str) -> OfficialWeights:
+    """Return the official checkpoint with this name.
 
     Raises:
-        UserError: There is none.
+        UserError: The name is unknown.
     """
     try:
         return OFFICIAL[Initial(weights=name).weights or ""]
     except ValueError:
-        raise UserError(f"There are no official weights {name}. There are: {', '.join(OFFICIAL)}") from None
+        raise UserError(f"Unknown official weights {name}. Available: {', '.join(OFFICIAL)}") from None
 
 
-def local_file(initial: Initial) -> Path:
-    """The file that holds the weights of a study's section `initial`.
+def weights_file(initial: Initial) -> Path:
+    """Return the file with the weights that a study's section `initial` specifies.
 
     Raises:
-        UserError: It is not here; says how to get it. Or it is not the official one.
+        UserError: The file is missing, or it is not the official one.
     """
     if initial.file is not None:
         path = Path(initial.file)
         if not path.is_file():
-            raise UserError(f"{path}: no such weights file (initial.file)")
+            raise UserError(f"{path}: weights file not found (initial.file)")
         if initial.weights is not None:
-            verify(path, official(initial.weights), initial.weights)
+            verify(path, official_weights(initial.weights), initial.weights)
         return path
     assert initial.weights is not None
-    path = weights_folder() / official(initial.weights).file
+    weights = official_weights(initial.weights)
+    path = weights_folder() / weights.file
     if not path.is_file():
         raise UserError(
-            f"The weights {initial.weights} are not on this machine ({path}). Where there is a network: "
-            f"mem weights get {initial.weights}. Elsewhere: fetch {official(initial.weights).address} on another "
-            f"machine, and name the file in initial.file, or give it to: mem weights get {initial.weights} --from FILE"
+            f"The weights {initial.weights} are not on this machine ({path}). With network access, run: "
+            f"mem weights get {initial.weights}. Without, fetch {weights.address} on another machine, and set "
+            f"initial.file to the file or run: mem weights get {initial.weights} --from FILE"
         )
     return path
 
 
-def get(name: str, source: str | None, say: Callable[[str], None]) -> Path:
-    """Have an official checkpoint on this machine, from its address or from `source` (a file or another address).
+def fetch_official(name: str, source: str | None, say: Callable[[str], None]) -> Path:
+    """Store an official checkpoint on this machine, unless it is there already, and verify it.
 
-    What was interrupted goes on where it stopped. Where no checksum is published, the file's own is recorded the
-    first time, and must be the same ever after.
+    An interrupted download is resumed. If no checksum is published, the SHA-256 of the first download is recorded, and
+    later downloads must match it.
+
+    Args:
+        name: Name of the checkpoint.
+        source: A file or an address to fetch instead of the published address.
+        say: Called with progress messages.
 
     Raises:
-        UserError: It cannot be fetched, or is not the right file.
+        UserError: The file cannot be fetched, or it is not the right file.
     """
-    entry = official(name)
-    path = weights_folder() / entry.file
+    weights = official_weights(name)
+    path = weights_folder() / weights.file
     note = path.with_name(f"{path.name}.json")
-    with _alone(path, say):
+    with _download_lock(path, say):
         recorded = json.loads(note.read_text())["sha256"] if note.is_file() else None
         if path.is_file():
-            digest = verify(path, entry, name)
+            digest = verify(path, weights, name)
             if recorded not in (None, digest):
                 raise UserError(
-                    f"{path}: has changed since it was fetched (SHA-256 {digest}, then {recorded}). Remove it"
+                    f"{path}: changed since it was fetched (SHA-256 is {digest}, was {recorded}). Delete the file and "
+                    "fetch it again."
                 )
-            say(f"{name} is here already: {path}")
+            say(f"{name} is already stored: {path}")
         else:
             part = path.with_name(f".{path.name}.part")
-            download(_address(source) if source else entry.address, part, say)
+            download(_address(source) if source else weights.address, part, say)
             try:
-                digest = verify(part, entry, name)
+                digest = verify(part, weights, name)
                 if recorded not in (None, digest):
                     raise UserError(
-                        f"{name}: the file fetched now has the SHA-256 {digest}, the one fetched before had "
-                        f"{recorded}. Somebody changed it. If that is well, remove {note} and fetch it again"
+                        f"{name}: the file changed at its source since it was last fetched (SHA-256 is {digest}, was "
+                        f"{recorded}). If you trust the new file, delete {note} and fetch it again."
                     )
             except UserError:
                 part.unlink()
                 raise
             os.replace(part, path)
-            say(f"{name} is now at {path}")
+            say(f"{name} is stored: {path}")
         if recorded is None:
             record = {
                 "name": name,
-                "from": source or entry.address,
+                "from": source or weights.address,
                 "sha256": digest,
                 "fetched": time.strftime("%Y-%m-%d"),
             }
             files.write_text(note, json.dumps(record, indent=2) + "\n")
-            if entry.checksum is None:
-                say(f"No checksum is published for it. Recorded for later: SHA-256 {digest}")
+            if weights.checksum is None:
+                say(f"No checksum is published for it. Recorded its SHA-256 for later downloads: {digest}")
     return path
 
 
-def verify(path: Path, entry: Official, name: str) -> str:
-    """Check a file against the published checksum; returns its SHA-256.
+def verify(path: Path, weights: OfficialWeights, name: str) -> str:
+    """Compare a file with the published checksum; return its SHA-256.
 
     Raises:
-        UserError: It is another file.
+        UserError: The checksum differs.
     """
     digests = {"sha256": hashlib.sha256()}
-    algorithm, _, expected = (entry.checksum or "sha256:").partition(":")
+    algorithm, _, expected = (weights.checksum or "sha256:").partition(":")
     digests.setdefault(algorithm, hashlib.new(algorithm, usedforsecurity=False))
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -126,20 +133,20 @@ def verify(path: Path, entry: Official, name: str) -> str:
     found = digests[algorithm].hexdigest()
     if not found.startswith(expected):
         raise UserError(
-            f"{path}: is not {name}: its {algorithm} begins with {found[: len(expected)]}, published is {expected} "
-            f"({entry.source}). Fetch it again from {entry.address}"
+            f"{path}: this file is not {name}: its {algorithm} starts with {found[: len(expected)]}, the published one "
+            f"with {expected} ({weights.source}). Fetch it again from {weights.address}"
         )
     return digests["sha256"].hexdigest()
 
 
-def listing() -> str:
-    """The official checkpoints, where they come from, and which are here."""
+def list_official() -> str:
+    """Return a listing of the official checkpoints, their addresses, and which of them are stored here."""
     lines: list[str] = []
-    for name, entry in OFFICIAL.items():
-        path = weights_folder() / entry.file
-        here = f"here: {path}" if path.is_file() else "not here"
-        checksum = entry.checksum or "no published checksum"
-        lines.append(f"{name}\n    {entry.about}\n    {entry.address}\n    {checksum}; {here}")
+    for name, weights in OFFICIAL.items():
+        path = weights_folder() / weights.file
+        stored = f"stored: {path}" if path.is_file() else "not stored"
+        checksum = weights.checksum or "no published checksum"
+        lines.append(f"{name}\n    {weights.about}\n    {weights.address}\n    {checksum}; {stored}")
     return "\n".join(lines)
 
 
@@ -148,13 +155,13 @@ def _address(source: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One process fetches a file at a time."""
+def _download_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Let one process at a time fetch a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Another process is fetching {path.name}; waiting for it.")
+            say(f"Another process is fetching {path.name}. Waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

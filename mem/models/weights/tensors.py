@@ -1,4 +1,4 @@
-"""Weights in files: safetensors out, with what the tensors do not say beside them; a report of every key in."""
+"""Safetensors files, and loading tensors into a model with a report of every key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from mem import files
 from mem.errors import UserError
 
 FAULTS_LISTED = 20
-"""A message about weights that do not fit names so many keys."""
+"""Number of keys that an error message lists at most."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write tensors as safetensors, whole or not at all, with `about` as metadata; the same content, the same bytes."""
-    # One entry: safetensors writes several in an order that changes from call to call.
+    """Write tensors as a safetensors file, atomically, with `about` as metadata.
+
+    The same content gives the same bytes.
+    """
+    # One metadata entry: safetensors writes several entries in an order that changes from call to call.
     metadata = {"mem": json.dumps(dict(about), sort_keys=True)}
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     with files.atomic(path, "wb") as file:
@@ -32,34 +35,34 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        UserError: There is no such file, or it is damaged.
+        UserError: The file is missing or damaged.
     """
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such weights file") from None
+        raise UserError(f"{path}: weights file not found") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key when weights were loaded."""
+    """Which keys of a model and of a weights file matched."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
-    """Keys of the model that the weights do not have: these parameters keep their initial values."""
+    """Keys of the model that the weights lack. These parameters keep their initial values."""
     left_over: tuple[str, ...]
     """Keys of the weights that the model does not have."""
 
     def document(self) -> dict[str, list[str]]:
-        """For run.json."""
+        """Return the report as JSON data, for run.json."""
         return {"matched": list(self.matched), "missing": list(self.missing), "left_over": list(self.left_over)}
 
     def __str__(self) -> str:
         text = f"{len(self.matched)} tensors loaded"
         if self.missing:
-            text += f"; fresh: {', '.join(self.missing)}"
+            text += f"; newly initialised: {', '.join(self.missing)}"
         if self.left_over:
             text += f"; not used: {', '.join(self.left_over)}"
         return text
@@ -72,35 +75,35 @@ def load_into(
     fresh: tuple[str, ...] = (),
     unused: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Load weights into a model.
+    """Load weights into a model. Every key must match, except those that `fresh` and `unused` permit to differ.
 
     Args:
-        model: Takes the weights.
+        model: The model, changed in place.
         tensors: The weights.
         fresh: Prefixes of keys that the weights may lack.
         unused: Prefixes of keys that the model may lack.
 
     Raises:
-        UserError: Any other key is missing or left over, or a shape differs; the faults are listed.
+        UserError: Another key is missing or unknown, or a shape differs. The message lists the keys.
     """
-    own = model.state_dict()
-    shared = [name for name in own if name in tensors]
+    expected = model.state_dict()
+    shared = [name for name in expected if name in tensors]
     report = LoadReport(
         matched=tuple(shared),
-        missing=tuple(name for name in own if name not in tensors),
-        left_over=tuple(name for name in tensors if name not in own),
+        missing=tuple(name for name in expected if name not in tensors),
+        left_over=tuple(name for name in tensors if name not in expected),
     )
     faults = [f"missing: {name}" for name in report.missing if not name.startswith(fresh or ("\0",))]
     faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(unused or ("\0",))]
     faults += [
-        f"{name} has shape {tuple(tensors[name].shape)}, the model's has {tuple(own[name].shape)}"
+        f"{name} has shape {tuple(tensors[name].shape)}; the model expects {tuple(expected[name].shape)}"
         for name in shared
-        if tensors[name].shape != own[name].shape
+        if tensors[name].shape != expected[name].shape
     ]
     if faults:
         more = f"\n  and {len(faults) - FAULTS_LISTED} more" if len(faults) > FAULTS_LISTED else ""
         listed = "\n  ".join(faults[:FAULTS_LISTED])
-        raise UserError(f"These weights do not fit the model:\n  {listed}{more}")
+        raise UserError(f"The weights do not fit the model:\n  {listed}{more}")
     with torch.no_grad():
         model.load_state_dict({name: tensors[name] for name in shared}, strict=False)
     return report

@@ -1,4 +1,4 @@
-"""Weights, images and masks that any code can make again from names, so that a recording need not hold them."""
+"""Weights, images and masks that are generated from names, so that a recording need not contain them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ CONVMAE = {
     "mlp_ratios": (4.0, 4.0, 4.0),
 }
 SAMPLED = 12
-"""Gradient values kept of each parameter."""
+"""Number of gradient values recorded per parameter."""
 
 
 def normal(name: str, shape: Iterable[int]) -> np.ndarray:
-    """Standard normal numbers that belong to a name, float32."""
+    """Return standard normal numbers in float32 that depend on the name only."""
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), dtype=np.float32)
 
 
 def fill(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Give each trained parameter numbers by its official name; positions keep what the code under test made of them.
+    """Fill each trained parameter with numbers that depend on its official name. Position embeddings stay as they are.
 
-    Matrices and kernels keep the variance of what goes through them; gains are near 1, and biases not 0, so that a
-    forgotten one shows.
+    Matrices and kernels preserve the variance of their input. Gains are near 1 and biases are not 0, so that a missing
+    one is detected.
     """
     for name, parameter in parameters:
         if not parameter.requires_grad:
@@ -54,29 +54,29 @@ def fill(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
 
 
 def images() -> Tensor:
-    """Normalised images of shape (samples, 3, side, side): large shapes and noise."""
+    """Return normalised images (samples, 3, side, side): large shapes and noise."""
     coarse = torch.from_numpy(normal("coarse", (SAMPLES, 3, 8, 8)))
     smooth = nn.functional.interpolate(coarse, size=SIDE, mode="nearest")
     return smooth + 0.3 * torch.from_numpy(normal("fine", (SAMPLES, 3, SIDE, SIDE)))
 
 
 def noise() -> Tensor:
-    """One number a patch; the smallest are visible."""
+    """Return one number per patch. The patches with the smallest numbers are visible."""
     return torch.from_numpy(normal("mask", (SAMPLES, GRID * GRID)))
 
 
-def places(name: str, size: int) -> np.ndarray:
-    """Which values of a parameter's gradient are kept."""
+def sampled_indices(name: str, size: int) -> np.ndarray:
+    """Return the indices of the recorded values of a parameter's gradient."""
     key = int.from_bytes(hashlib.blake2b(f"places {name}".encode(), digest_size=8).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).integers(0, size, SAMPLED)
 
 
-def kept(gradients: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What is recorded of each gradient: its L2 norm, its largest absolute value, and sampled values."""
+def summary(gradients: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what is recorded of each gradient: its L2 norm, its largest absolute value, and sampled values."""
     found = {}
     for name, gradient in gradients.items():
         flat = gradient.detach().double().flatten()
-        values = flat[torch.from_numpy(places(name, len(flat)))]
+        values = flat[torch.from_numpy(sampled_indices(name, len(flat)))]
         found[name] = {
             "shape": list(gradient.shape),
             "norm": float(flat.norm()),

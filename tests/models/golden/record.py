@@ -1,4 +1,4 @@
-"""Record golden tensors from the official code. See README.md beside this file.
+"""Record golden tensors from the official code. See README.md in this folder.
 
 python tests/models/golden/record.py --mae CHECKOUT --convmae CHECKOUT --timm FOLDER --commits MAE CONVMAE --out FOLDER
 """
@@ -26,11 +26,11 @@ import recipe
 
 
 def main() -> None:
-    """Run both models and write one file for each."""
+    """Run both models and write a file for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--commits", nargs=2, required=True, help="of MAE and of ConvMAE")
+    parser.add_argument("--commits", nargs=2, required=True, help="commits of the MAE and ConvMAE checkouts")
     options = parser.parse_args()
     for name, folder, commit in (
         ("mae", options.mae, options.commits[0]),
@@ -42,12 +42,12 @@ def main() -> None:
 
 
 def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
-    """Loss and gradients of one official model, float32, on one thread."""
+    """Return loss and gradients of an official model, in float32 on one thread."""
     torch.set_num_threads(1)
     with official(folder, timm):
         model = mae() if name == "mae" else convmae()
     recipe.fill(model.named_parameters())
-    # The only random draw of forward is the mask's noise.
+    # The noise of the mask is the only use of random numbers in forward.
     with mock.patch.object(torch, "rand", lambda *shape, device: recipe.noise().to(device)):
         loss, _, mask = model(recipe.images(), mask_ratio=0.75)
     loss.backward()
@@ -56,12 +56,12 @@ def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": "0.3.2"},
         "loss": float(loss.double()),
         "visible": [sorted(np.flatnonzero(row == 0).tolist()) for row in mask.numpy()],
-        "gradients": recipe.kept(gradients),
+        "gradients": recipe.summary(gradients),
     }
 
 
 def mae() -> nn.Module:
-    """MAE's ViT-B shape at depth 2, with one block in the decoder."""
+    """Build MAE with the shape of ViT-B at depth 2 and a decoder of one block."""
     import models_mae  # type: ignore[import-not-found]
 
     return models_mae.MaskedAutoencoderViT(
@@ -80,7 +80,7 @@ def mae() -> nn.Module:
 
 
 def convmae() -> nn.Module:
-    """ConvMAE-B's shape with two transformer blocks, with one block in the decoder."""
+    """Build ConvMAE-B with two transformer blocks and a decoder of one block."""
     import models_convmae  # type: ignore[import-not-found]
 
     return models_convmae.MaskedAutoencoderConvViT(
@@ -100,7 +100,7 @@ def convmae() -> nn.Module:
 
 @contextmanager
 def official(folder: Path, timm: Path) -> Iterator[None]:
-    """Make an unchanged checkout and timm 0.3.2 importable under today's torch and numpy, for one model."""
+    """Make an unchanged checkout and timm 0.3.2 importable with current torch and numpy, for one model."""
     six = types.ModuleType("torch._six")
     six.container_abcs = collections.abc  # type: ignore[attr-defined]
     before = set(sys.modules)

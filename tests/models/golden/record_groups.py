@@ -1,4 +1,4 @@
-"""Record parameter groups and learning rates from the official code. See README.md beside this file."""
+"""Record parameter groups and learning rates from the official code. See README.md in this folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from record import official
 DECAY, LAYER_DECAY = 0.05, 0.65
 SCHEDULE = {"lr": 2e-3, "min_lr": 1e-6, "warmup_epochs": 5, "epochs": 100}
 ITERATIONS = 113
-"""Steps of an epoch."""
+"""Steps per epoch."""
 
 
 def main() -> None:
-    """Build both official finetuning models, and write what the official optimizer is told of each parameter."""
+    """Build both official finetuning models, and write the parameter groups of their optimizer."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--commits", nargs=2, required=True, help="of MAE and of ConvMAE")
+    parser.add_argument("--commits", nargs=2, required=True, help="commits of the MAE and ConvMAE checkouts")
     options = parser.parse_args()
     with official(options.mae, options.timm):
         import models_vit  # type: ignore[import-not-found]
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def recorded(model: nn.Module, groups: Any) -> dict[str, list[float]]:
-    """Scale of the learning rate and weight decay of each parameter, as main_finetune.py asks for them."""
+    """Return learning-rate scale and weight decay of each parameter, as in main_finetune.py."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = groups(model, DECAY, no_weight_decay_list=model.no_weight_decay(), layer_decay=LAYER_DECAY)  # type: ignore[operator]
     return {names[id(p)]: [g["lr_scale"], g["weight_decay"]] for g in found for p in g["params"]}

@@ -1,4 +1,4 @@
-"""Random numbers by position."""
+"""Random numbers that depend on the position of a sample only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mem import rng
 
 @given(start=st.integers(0, 10**9), first=st.integers(1, 40), rest=st.integers(1, 40), width=st.integers(1, 30))
 @settings(deadline=None)
-def test_a_stretch_is_the_same_however_it_is_cut(start, first, rest, width):
+def test_numbers_do_not_depend_on_how_a_range_of_samples_is_divided(start, first, rest, width):
     whole = rng.uniforms(3, "mask", start, first + rest, width)
     parts = [rng.uniforms(3, "mask", start, first, width), rng.uniforms(3, "mask", start + first, rest, width)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
@@ -29,7 +29,7 @@ def test_numbers_are_uniform():
     np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / numbers.size, 0.1, atol=0.005)
 
 
-def test_seeds_that_follow_each_other_do_not_share_epochs():
-    # FFCV's own order does: default_rng(seed + epoch).
+def test_consecutive_seeds_do_not_share_permutations():
+    # In FFCV's sampling order they do: default_rng(seed + epoch).
     assert not np.array_equal(rng.permutation(8, "order", 0, 50), rng.permutation(7, "order", 1, 50))
     assert sorted(rng.permutation(8, "order", 0, 50)) == list(range(50))

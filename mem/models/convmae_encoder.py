@@ -1,14 +1,14 @@
 """ConvMAE's encoder (Gao et al. 2022, "ConvMAE: Masked Convolution Meets Masked Autoencoders").
 
-Names and shapes of parameters are those of Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so that its
-checkpoints load without a map. The arithmetic is another: the public code computes stages 1 and 2 at every position and
-then drops three quarters of them. Here each *cell* (the square of pixels behind a token) is a row of positions, and
-only the rows of visible cells are computed; a grid exists only for the depthwise convolution, with zeros at masked
-positions, which is what masked convolution means. The result is the same, as tests show in double precision.
+Parameters have the names and shapes of Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so that its checkpoints
+load directly. The computation differs: the official code computes stages 1 and 2 at every position and then drops the
+masked ones, three quarters of them. Here, each *cell* (the square of pixels behind a token) is a row of positions, and
+only the rows of visible cells are computed. A grid exists only for the depthwise convolution, with zeros at masked
+positions, as masked convolution requires. The results are equal, as tests show in double precision.
 
-Within a cell, positions are ordered from coarse to fine: by their block in stage 2's grid, then by their place in that
-block. So the strided convolutions between stages, which never look over a cell's border, are products of matrices with
-consecutive rows, and need no copies.
+Within a cell, positions are ordered from coarse to fine: first by their block in the grid of stage 2, then by their
+position within the block. The strided convolutions between stages never cross the border of a cell, so that they are
+matrix products over consecutive rows and need no copies.
 """
 
 from __future__ import annotations
@@ -29,67 +29,67 @@ Rows = Float[Tensor, "samples rows _"]
 """Positions of the visible cells, cell by cell."""
 
 
-class Pointwise(nn.Conv2d):
-    """A convolution of kernel 1, over rows instead of a grid."""
+class PointwiseConv(nn.Conv2d):
+    """A convolution with kernel size 1, applied to rows instead of a grid."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__(width_in, width_out, kernel_size=1)
 
     def forward(self, input: Rows) -> Rows:
-        """Each row by itself."""
+        """Transform each row independently."""
         return F.linear(input, self.weight.flatten(1), self.bias)
 
 
-class Perceptron(nn.Module):
-    """Two pointwise convolutions around a GELU."""
+class PointwiseMlp(nn.Module):
+    """Two pointwise convolutions with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Pointwise(width, hidden)
+        self.fc1 = PointwiseConv(width, hidden)
         self.act = nn.GELU()
-        self.fc2 = Pointwise(hidden, width)
+        self.fc2 = PointwiseConv(hidden, width)
 
     def forward(self, x: Rows) -> Rows:
-        """Each row by itself."""
+        """Transform each row independently."""
         return self.fc2(self.act(self.fc1(x)))
 
 
 class ConvBlock(nn.Module):
-    """A masked convolution block: a 5 x 5 depthwise convolution where a transformer block has attention."""
+    """A masked convolution block: a transformer block with a 5 x 5 depthwise convolution instead of attention."""
 
     def __init__(self, width: int, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.conv1 = Pointwise(width, width)
+        self.conv1 = PointwiseConv(width, width)
         self.attn = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.conv2 = Pointwise(width, width)
+        self.conv2 = PointwiseConv(width, width)
         self.drop_path1 = _drop(drop_path)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Perceptron(width, int(width * mlp_ratio))
+        self.mlp = PointwiseMlp(width, int(width * mlp_ratio))
         self.drop_path2 = _drop(drop_path)
 
-    def forward(self, x: Rows, places: Int64[Tensor, " all_rows"], side: int) -> Rows:
-        """The block's output at the rows.
+    def forward(self, x: Rows, indices: Int64[Tensor, " all_rows"], side: int) -> Rows:
+        """Return the block's output at the rows.
 
         Args:
             x: The visible positions.
-            places: Where each row of each sample stands in the samples' grids.
-            side: Height and width of the grid.
+            indices: Index of each row of each sample in the grids of all samples, in raster order.
+            side: Height and width of a sample's grid.
         """
-        x = x + self.drop_path1(self.conv2(self.convolved(self.conv1(self.norm1(x)), places, side)))
+        x = x + self.drop_path1(self.conv2(self.depthwise(self.conv1(self.norm1(x)), indices, side)))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
-    def convolved(self, x: Rows, places: Int64[Tensor, " all_rows"], side: int) -> Rows:
-        """The depthwise convolution of a grid that is zero where no row stands."""
+    def depthwise(self, x: Rows, indices: Int64[Tensor, " all_rows"], side: int) -> Rows:
+        """Apply the depthwise convolution to a grid that is zero at masked positions."""
         samples, rows, width = x.shape
-        flat = _Placed.apply(x.reshape(-1, width), places, samples * side * side)
+        flat = _ScatterRows.apply(x.reshape(-1, width), indices, samples * side * side)
         grid = flat.view(samples, side, side, width).permute(0, 3, 1, 2)
         dense = self.attn(grid).permute(0, 2, 3, 1).reshape(-1, width)
-        return _Taken.apply(dense, places).view(samples, rows, width)
+        return _GatherRows.apply(dense, indices).view(samples, rows, width)
 
 
-class Embedding(nn.Module):
-    """Shrinks both sides by a strided convolution; then a norm and a GELU."""
+class PatchEmbedding(nn.Module):
+    """Reduces both sides by a strided convolution, followed by a norm and a GELU."""
 
     def __init__(self, patch: int, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -97,15 +97,15 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(width_out)
 
     def forward(self, x: Rows, weight: Float[Tensor, "width_out pixels_and_width"]) -> Rows:
-        """One row out of what lies behind it; `weight` is the convolution's, ordered like the rows."""
+        """Embed rows that each contain the positions of a patch. `weight` is the kernel as a matrix in their order."""
         return F.gelu(self.norm(F.linear(x, weight, self.proj.bias)))
 
 
 class ConvMaeStages(nn.Module):
-    """The three stages, without what pretraining and finetuning put after them."""
+    """The three stages that pretraining and finetuning share."""
 
-    _places1: Int64[Tensor, "cells positions"]
-    _places2: Int64[Tensor, "cells positions"]
+    _indices1: Int64[Tensor, "cells positions"]
+    _indices2: Int64[Tensor, "cells positions"]
 
     def __init__(self, settings: config.ConvMae, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -115,9 +115,9 @@ class ConvMaeStages(nn.Module):
         p1, p2, p3 = settings.patch_sizes
         depths, ratios = settings.depths, settings.mlp_ratios
         rates = (drop_path * i / max(1, sum(depths) - 1) for i in range(sum(depths)))
-        self.patch_embed1 = Embedding(p1, 3, w1)
-        self.patch_embed2 = Embedding(p2, w1, w2)
-        self.patch_embed3 = Embedding(p3, w2, w3)
+        self.patch_embed1 = PatchEmbedding(p1, 3, w1)
+        self.patch_embed2 = PatchEmbedding(p2, w1, w2)
+        self.patch_embed3 = PatchEmbedding(p3, w2, w3)
         self.patch_embed4 = nn.Linear(w3, w3)
         self.pos_embed = fixed_positions(self.grid, w3, class_tokens=0)
         self.blocks1 = nn.ModuleList([ConvBlock(w1, ratios[0], next(rates)) for _ in range(depths[0])])
@@ -125,9 +125,9 @@ class ConvMaeStages(nn.Module):
         self.blocks3 = nn.ModuleList(
             [_transformer_block(w3, settings.heads, ratios[2], next(rates)) for _ in range(depths[2])]
         )
-        self.register_buffer("_places1", cell_places(self.grid, p3, p2), persistent=False)
-        self.register_buffer("_places2", cell_places(self.grid, p3, 1), persistent=False)
-        # Convolutions keep torch's initialisation but for the last embedding's, as in models_convmae.py.
+        self.register_buffer("_indices1", raster_indices(self.grid, p3, p2), persistent=False)
+        self.register_buffer("_indices2", raster_indices(self.grid, p3, 1), persistent=False)
+        # As in models_convmae.py: the last patch embedding has Xavier's weights, other convolutions torch's default.
         projection = self.patch_embed3.proj.weight
         nn.init.xavier_uniform_(projection.data.view(len(projection), -1))
         for module in (self.patch_embed4, self.blocks3):
@@ -138,9 +138,9 @@ class ConvMaeStages(nn.Module):
     ) -> tuple[
         Float[Tensor, "samples fine_rows _"], Float[Tensor, "samples coarse_rows _"], Float[Tensor, "samples cells _"]
     ]:
-        """Outputs of the three stages at the visible cells, or at all of them."""
+        """Return the outputs of the three stages at the visible cells; without `visible`, at all cells."""
         p1, p2, p3 = self.patch_sizes
-        x = cells_of(images, self.patch_sizes)
+        x = split_into_cells(images, self.patch_sizes)
         positions = self.pos_embed
         if visible is None:
             visible = torch.arange(self.grid**2, device=images.device).expand(len(images), -1)
@@ -152,21 +152,21 @@ class ConvMaeStages(nn.Module):
         x = x.view(samples, cells * (p2 * p3) ** 2, 3 * p1**2)
         x = self.patch_embed1(x, self.patch_embed1.proj.weight.flatten(1))
         side = self.grid * p3 * p2
-        places = _rows_in_batch(self._places1, visible, side)
+        indices = _batch_indices(self._indices1, visible, side)
         for block in self.blocks1:
-            x = block(x, places, side)
+            x = block(x, indices, side)
         first = x
 
         x = x.reshape(samples, cells * p3**2, -1)
-        x = self.patch_embed2(x, channels_last(self.patch_embed2.proj.weight))
+        x = self.patch_embed2(x, conv_as_matrix(self.patch_embed2.proj.weight))
         side = self.grid * p3
-        places = _rows_in_batch(self._places2, visible, side)
+        indices = _batch_indices(self._indices2, visible, side)
         for block in self.blocks2:
-            x = block(x, places, side)
+            x = block(x, indices, side)
         second = x
 
         x = x.reshape(samples, cells, -1)
-        x = self.patch_embed4(self.patch_embed3(x, channels_last(self.patch_embed3.proj.weight)))
+        x = self.patch_embed4(self.patch_embed3(x, conv_as_matrix(self.patch_embed3.proj.weight)))
         x = x + positions
         for block in self.blocks3:
             x = block(x)
@@ -174,7 +174,7 @@ class ConvMaeStages(nn.Module):
 
 
 class ConvMaeEncoder(ConvMaeStages):
-    """What pretraining trains: the outputs of stages 1 and 2 are projected and added before the norm."""
+    """The encoder of pretraining. It projects the outputs of stages 1 and 2 and adds them before the final norm."""
 
     def __init__(self, settings: config.ConvMae) -> None:
         super().__init__(settings)
@@ -187,7 +187,7 @@ class ConvMaeEncoder(ConvMaeStages):
     def forward(
         self, images: Float[Tensor, "samples 3 rows columns"], visible: Int64[Tensor, "samples visible"]
     ) -> Float[Tensor, "samples visible width"]:
-        """Latent of the visible patches."""
+        """Return the latents of the visible patches."""
         first, second, x = self.stages(images, visible)
         _, p2, p3 = self.patch_sizes
         fine = self.stage1_output_decode
@@ -195,51 +195,51 @@ class ConvMaeEncoder(ConvMaeStages):
         weight = weight.permute(0, 2, 4, 3, 5, 1).flatten(1)
         x = x + F.linear(first.reshape(*x.shape[:2], -1), weight, fine.bias)
         coarse = self.stage2_output_decode
-        x = x + F.linear(second.reshape(*x.shape[:2], -1), channels_last(coarse.weight), coarse.bias)
+        x = x + F.linear(second.reshape(*x.shape[:2], -1), conv_as_matrix(coarse.weight), coarse.bias)
         return self.norm(x)
 
 
 # --- rows and grids ------------------------------------------------------------------------------------------
 
 
-def cells_of(
+def split_into_cells(
     images: Float[Tensor, "samples 3 rows columns"], patch_sizes: tuple[int, int, int]
 ) -> Float[Tensor, "samples cells pixels"]:
-    """The pixels of each cell: by block of stage 2, place in the block, then channel, row and column."""
+    """Return the pixels of each cell, ordered by block of stage 2, position in the block, channel, row and column."""
     p1, p2, p3 = patch_sizes
     grid = images.shape[2] // (p1 * p2 * p3)
     split = images.view(len(images), 3, grid, p3, p2, p1, grid, p3, p2, p1)
     return split.permute(0, 2, 6, 3, 7, 4, 8, 1, 5, 9).reshape(len(images), grid**2, -1)
 
 
-def cell_places(grid: int, blocks: int, within: int) -> Int64[Tensor, "cells positions"]:
-    """Where each position of each cell stands in a raster grid of `grid * blocks * within` a side."""
+def raster_indices(grid: int, blocks: int, within: int) -> Int64[Tensor, "cells positions"]:
+    """Return the index of each position of each cell in a raster grid with sides of `grid * blocks * within`."""
     raster = torch.arange((grid * blocks * within) ** 2)
     split = raster.view(grid, blocks, within, grid, blocks, within)
     return split.permute(0, 3, 1, 4, 2, 5).reshape(grid**2, -1)
 
 
-def channels_last(weight: Float[Tensor, "width_out width_in rows columns"]) -> Float[Tensor, "width_out all"]:
-    """A strided convolution's weight as a matrix over rows of positions."""
+def conv_as_matrix(weight: Float[Tensor, "width_out width_in rows columns"]) -> Float[Tensor, "width_out all"]:
+    """Return the weight of a strided convolution as a matrix that applies to rows of positions, channels last."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
-def _rows_in_batch(
-    places: Int64[Tensor, "cells positions"], visible: Int64[Tensor, "samples visible"], side: int
+def _batch_indices(
+    indices: Int64[Tensor, "cells positions"], visible: Int64[Tensor, "samples visible"], side: int
 ) -> Int64[Tensor, " all_rows"]:
     offsets = torch.arange(len(visible), device=visible.device) * side**2
-    return (places[visible] + offsets[:, None, None]).flatten()
+    return (indices[visible] + offsets[:, None, None]).flatten()
 
 
-class _Placed(torch.autograd.Function):
-    """Rows at their places of an array of zeros. Places differ, so that backward is a selection."""
+class _ScatterRows(torch.autograd.Function):
+    """Writes rows into an array of zeros. Indices are unique, so that the backward pass is a selection."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Float[Tensor, "rows width"], places: Int64[Tensor, " rows"], length: int
+        ctx: Any, rows: Float[Tensor, "rows width"], indices: Int64[Tensor, " rows"], length: int
     ) -> Float[Tensor, "{length} width"]:
-        ctx.save_for_backward(places)
-        return rows.new_zeros(length, rows.shape[1]).index_copy_(0, places, rows)
+        ctx.save_for_backward(indices)
+        return rows.new_zeros(length, rows.shape[1]).index_copy_(0, indices, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -247,16 +247,16 @@ class _Placed(torch.autograd.Function):
         return grad.index_select(0, ctx.saved_tensors[0]), None, None
 
 
-class _Taken(torch.autograd.Function):
-    """The rows at some places, all different, so that backward needs no sum: torch's own adds row by row."""
+class _GatherRows(torch.autograd.Function):
+    """Selects rows. Indices are unique, so that the backward pass copies, where torch's own would add row by row."""
 
     @staticmethod
     def forward(
-        ctx: Any, array: Float[Tensor, "length width"], places: Int64[Tensor, " rows"]
+        ctx: Any, array: Float[Tensor, "length width"], indices: Int64[Tensor, " rows"]
     ) -> Float[Tensor, "rows width"]:
-        ctx.save_for_backward(places)
+        ctx.save_for_backward(indices)
         ctx.length = len(array)
-        return array.index_select(0, places)
+        return array.index_select(0, indices)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

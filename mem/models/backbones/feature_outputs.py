@@ -1,4 +1,4 @@
-"""Pooled feature and tokens from what anyone's network gives."""
+"""Pooled feature and tokens from the output of any network."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ EXPECTED = (
     "pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature first, or a pair of "
     "pooled features and tokens (images, tokens, width)"
 )
-"""What one's own module returns for images (images, 3, rows, columns)."""
+"""What a user-provided module returns for images (images, 3, rows, columns)."""
 Features = tuple[Float[Tensor, "images width"], Float[Tensor, "images tokens width"]]
-"""Pooled features, and tokens; there may be none of these."""
+"""Pooled features and tokens. The number of tokens may be 0."""
 
 
-def features_of(network: nn.Module, images: Float[Tensor, "images 3 rows columns"], name: str) -> Features:
-    """Pooled features and tokens of any network: timm's by its two methods, another by what it returns.
+def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"], name: str) -> Features:
+    """Return pooled features and tokens of any network: from timm's two methods, or from what the network returns.
 
     Raises:
-        UserError: It returns something else; `name` is the network's in the message.
+        UserError: The network returns something else. The message calls the network `name`.
     """
     if hasattr(network, "forward_features") and hasattr(network, "forward_head"):
         return timm_features(network, images)
-    return returned_features(network(images), len(images), name)
+    return parse_features(network(images), len(images), name)
 
 
 def timm_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"]) -> Features:
-    """Timm's own pooling before the classifier, and the positions of what is pooled, without class tokens.
+    """Return the input of a timm network's classifier, and the positions that are pooled, without class tokens.
 
-    Where they have another width than the pooled feature (MobileNetV3: a layer follows the pooling) they are left out.
+    There are no tokens if their width differs from that of the pooled feature (MobileNetV3 has a layer after pooling).
     """
     positions = network.forward_features(images)  # type: ignore[operator]
     pooled = network.forward_head(positions, pre_logits=True)  # type: ignore[operator]
     width = pooled.shape[1]
-    tokens = pooled.new_zeros(pooled.shape[0], 0, width)  # `len` would fix the batch in an exported program
+    tokens = pooled.new_zeros(pooled.shape[0], 0, width)  # `len` would fix the batch size of an exported program
     if not isinstance(positions, Tensor):
         return pooled, tokens
     if positions.ndim == 4:
-        # Most have channels first; windowed transformers have them last.
+        # Most networks have channels first; windowed transformers have channels last.
         channels_last = positions.shape[-1] == network.num_features != positions.shape[1]
         positions = positions.flatten(1, 2) if channels_last else positions.flatten(2).transpose(1, 2)
     elif positions.ndim == 3:
@@ -55,13 +55,13 @@ def _prefix_tokens(network: nn.Module) -> int:
     return int(hasattr(network, "cls_token")) if count is None else int(count)
 
 
-def returned_features(found: Any, images: int, name: str) -> Features:
-    """What one's own module returned, as pooled features and tokens.
+def parse_features(output: Any, images: int, name: str) -> Features:
+    """Return the output of a user-provided module as pooled features and tokens.
 
     Raises:
-        UserError: It is not `EXPECTED`.
+        UserError: The output has none of the forms in `EXPECTED`.
     """
-    pooled, tokens = found if isinstance(found, tuple | list) and len(found) == 2 else (found, None)
+    pooled, tokens = output if isinstance(output, tuple | list) and len(output) == 2 else (output, None)
     if tokens is None and isinstance(pooled, Tensor) and pooled.ndim == 3 and pooled.shape[1]:
         pooled, tokens = pooled[:, 0], pooled[:, 1:]
     if isinstance(pooled, Tensor) and pooled.ndim == 2 and len(pooled) == images and pooled.is_floating_point():
@@ -69,29 +69,30 @@ def returned_features(found: Any, images: int, name: str) -> Features:
             tokens = pooled.new_zeros(images, 0, pooled.shape[1])
         if isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.shape[::2] == pooled.shape:
             return pooled, tokens
-    raise UserError(f"{name}: gives {_described(found)} for {images} images; expected {EXPECTED}")
+    raise UserError(f"{name}: returned {_description(output)} for {images} images; expected {EXPECTED}")
 
 
-def _described(found: Any) -> str:
-    if isinstance(found, Tensor):
-        return f"a tensor of shape {tuple(found.shape)} and type {str(found.dtype).removeprefix('torch.')}"
-    if isinstance(found, tuple | list):
-        return f"{type(found).__name__} of {', '.join(map(_described, found)) or 'nothing'}"
-    return type(found).__name__
+def _description(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)} and type {str(output.dtype).removeprefix('torch.')}"
+    if isinstance(output, tuple | list):
+        return f"{type(output).__name__} of {', '.join(map(_description, output)) or 'nothing'}"
+    return type(output).__name__
 
 
-def shapes_of(network: nn.Module, side: int, name: str) -> tuple[int, int]:
-    """Width and number of tokens for images of a size, by one image of zeros.
+def feature_shapes(network: nn.Module, side: int, name: str) -> tuple[int, int]:
+    """Return the feature width and the number of tokens for square images, found with one image of zeros.
 
     Raises:
-        UserError: The network does not take such images, or as in `features_of`.
+        UserError: The network does not accept such images, or it returns something other than features.
     """
     tensor = next(network.parameters(), torch.empty(0))
     was_training = network.training
     try:
         with torch.no_grad():
-            pooled, tokens = features_of(network.eval(), torch.zeros(1, 3, side, side, device=tensor.device), name)
+            image = torch.zeros(1, 3, side, side, device=tensor.device)
+            pooled, tokens = network_features(network.eval(), image, name)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"{name} does not take images of {side} pixels: {error}") from None
+        raise UserError(f"{name} does not accept images of {side} x {side} pixels: {error}") from None
     network.train(was_training)
     return pooled.shape[1], tokens.shape[1]

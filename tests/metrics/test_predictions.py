@@ -1,4 +1,4 @@
-"""Predictions on disk, and scores had again from them."""
+"""Predictions on disk, and the scores that are computed from them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from mem.errors import UserError
-from mem.metrics.predictions import About, Predictions, check_same_images, read_predictions, write_predictions
+from mem.metrics.predictions import (
+    PredictionMetadata,
+    Predictions,
+    read_predictions,
+    require_same_images,
+    write_predictions,
+)
 from mem.metrics.scores import classes_without_images, scalars, split_scores
 
 SHOTS = (0, 0, 1, 1, 2, 2)
-ABOUT = About("digits", "mem", "0123456789ab", "many>100 few<20", SHOTS, group_of_class=SHOTS)
+ABOUT = PredictionMetadata("digits", "mem", "0123456789ab", "many>100 few<20", SHOTS, group_of_class=SHOTS)
 
 
 def predicted(images: int, seed: int = 0, *, mem: bool = True, top: int = 5) -> Predictions:
@@ -32,7 +38,7 @@ def predicted(images: int, seed: int = 0, *, mem: bool = True, top: int = 5) -> 
 
 
 @pytest.mark.parametrize(("mem", "top"), [(True, 5), (False, 2)])
-def test_predictions_come_back_as_they_were_written(tmp_path, mem, top):
+def test_predictions_are_read_as_they_were_written(tmp_path, mem, top):
     splits = {"val": predicted(11, 1, mem=mem, top=top), "test": predicted(30, 2, mem=mem, top=top)}
     path = tmp_path / "predictions.parquet"
     write_predictions(path, ABOUT, splits)
@@ -44,13 +50,13 @@ def test_predictions_come_back_as_they_were_written(tmp_path, mem, top):
         assert split_scores(found[name], about) == split_scores(split, ABOUT)
 
 
-def test_names_that_are_no_utf_8_are_kept_as_escapes(tmp_path):
+def test_names_that_are_not_utf_8_are_escaped(tmp_path):
     split = replace(predicted(1), names=["caf\udce9.png"])
     write_predictions(tmp_path / "p.parquet", ABOUT, {"test": split})
     assert read_predictions(tmp_path / "p.parquet")[1]["test"].names == ["caf\\udce9.png"]
 
 
-def test_scores_are_percentages_and_say_nothing_where_a_shot_has_no_image():
+def test_scores_are_percentages_and_null_for_a_shot_group_without_images():
     everything = predicted(60)
     some = np.flatnonzero(everything.labels < 4)
     without = Predictions(**{k: v[some] for k, v in vars(everything).items() if k != "names"})
@@ -63,7 +69,7 @@ def test_scores_are_percentages_and_say_nothing_where_a_shot_has_no_image():
     assert scores["group_by_norm"]["by_group"][2] is None
     assert scores["norms"][2] == [None, None, None]
     assert "few" not in scalars(scores)
-    assert scalars(scores)["acc1"] == scores["accuracy"]["all"] == pytest.approx(100 * without.right.mean(), abs=1e-3)
+    assert scalars(scores)["acc1"] == scores["accuracy"]["all"] == pytest.approx(100 * without.correct.mean(), abs=1e-3)
     low, high = scores["interval"]["all"]
     assert low < scores["accuracy"]["all"] < high
 
@@ -75,21 +81,21 @@ def test_a_head_without_groups_has_no_scores_of_groups_by_norm():
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
-        (predicted(29), "has predictions of 30 images and b of 29"),
+        (predicted(29), "has predictions for 30 images and b for 29"),
         (replace(predicted(30), labels=np.zeros(30, dtype=np.int64)), "have different labels for 25 of 30 images"),
-        (replace(predicted(30), names=[str(i) for i in range(30)]), "different images with equal labels"),
+        (replace(predicted(30), names=[str(i) for i in range(30)]), "for different images with equal labels"),
     ],
 )
-def test_predictions_of_another_data_set_are_not_paired(other, said):
-    with pytest.raises(UserError, match=said):
-        check_same_images(predicted(30), other, ("a", "b"))
+def test_predictions_for_different_images_cannot_be_compared(other, message):
+    with pytest.raises(UserError, match=message):
+        require_same_images(predicted(30), other, ("a", "b"))
 
 
-def test_files_that_are_no_predictions_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none.parquet: no such file. `mem evaluate` writes it."):
+def test_files_without_predictions_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"none.parquet: file not found. Run `mem evaluate` to write it."):
         read_predictions(tmp_path / "none.parquet")
-    (tmp_path / "torn.parquet").write_bytes(b"PAR1 half of it")
-    with pytest.raises(UserError, match=r"torn.parquet: no predictions of `mem evaluate`, or damaged"):
-        read_predictions(tmp_path / "torn.parquet")
+    (tmp_path / "truncated.parquet").write_bytes(b"PAR1 half of it")
+    with pytest.raises(UserError, match=r"truncated.parquet: not a file of predictions by `mem evaluate`, or damaged"):
+        read_predictions(tmp_path / "truncated.parquet")
