@@ -62,7 +62,7 @@ def build_figures(
         ),
         CaptionedFigure(
             "oracle",
-            "Accuracy with the shot group given",
+            "Accuracy with and without the shot group given",
             "Accuracy among all classes, and when the image's shot group is given so that only its classes compete, as "
             "in the paper's figure 1b.",
             figures.oracle_bars(
@@ -85,8 +85,8 @@ def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:
         if paths:
             return [
                 CaptionedImage(
-                    f"Original, masked and reconstructed training images, {path.stem.replace('-', ' ')}; "
-                    f"{run_label(run)}.",
+                    f"Original, masked and reconstructed training images at step "
+                    f"{int(path.stem.removeprefix('step-')):,} ({run_label(run)}).",
                     path.read_bytes(),
                 )
                 for path in dict.fromkeys((paths[0], paths[-1]))

@@ -66,7 +66,7 @@ def _figure1(rows: Sequence[ScoreRow], figure: Figure1) -> PaperTable:
     text = (
         "Share of the wrong test images of one shot group that are predicted as a class of another, summed over runs; "
         f"accuracy of {classifier} on few-shot classes, among all classes and with the shot group given; gain of MEM "
-        f"on few-shot classes. The paper's text states no other numbers of its figure 1. {_scope(figure.comparable)} "
+        f"on few-shot classes. The paper's text states no other numbers for its figure 1. {_scope(figure.comparable)} "
         f"For the few-shot accuracy of CE, the paper has {figure.paper_few} in the text and "
         f"{figure.paper_few_in_table5} in table 5."
     )
@@ -126,7 +126,7 @@ def _figure4(rows: Sequence[ScoreRow], figure: Figure4) -> PaperTable:
     ending = _gain_cells(gain, figure.paper_xi_gain, figure.comparable)
     lines.append([f"xi {largest} minus xi {smallest}", *xi_cells, *ending])
     text = (
-        "MEM heads that differ in one setting. The paper's text states few numbers of its curves: accuracy hardly "
+        "MEM heads that differ in one setting. The paper's text states few numbers for its curves: accuracy hardly "
         f"depends on width or depth, one transformer block has {figure.paper_one_block} %, raising xi from {smallest} "
         f"to {largest} at mu 0 adds {figure.paper_xi_gain} points, and mu matters little. {_scope(figure.comparable)}"
     )
@@ -136,8 +136,8 @@ def _figure4(rows: Sequence[ScoreRow], figure: Figure4) -> PaperTable:
 
 def _scope(comparable: bool) -> str:
     if comparable:
-        return "Both this study and the paper's numbers are of ViT-Base on ImageNet-LT."
-    return "The paper's numbers are of ViT-Base on ImageNet-LT, so no difference is computed."
+        return "This study and the paper's numbers are both for ViT-Base on ImageNet-LT."
+    return "The paper's numbers are for ViT-Base on ImageNet-LT, so no difference is computed."
 
 
 def _difference_cells(differences: Mapping[str, PairedDifference]) -> list[str]:

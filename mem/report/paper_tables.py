@@ -60,7 +60,10 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
             if head_for(rows, "mem") is None:
                 not_run.append(f"{dataset} with ViT-Large")
     else:
-        text = "The paper's table is of its own data sets and published methods; this one is of the study's methods."
+        text = (
+            "The paper's table compares published methods on its own data sets. This one lists the methods of this "
+            "study."
+        )
         heads = [head_for(store.rows, method) for method in methods_of(store.rows)]
         lines += [[store.dataset, *_result_line(store.rows, head)] for head in dict.fromkeys(filter(None, heads))]
         not_run += missing_methods(store.rows)
@@ -103,7 +106,7 @@ def _methods_by_backbone(store: ResultsStore, entry: Mapping[str, Any]) -> Paper
             if head_for(store.rows, method) is not None:
                 lines.append([store.backbone, *_method_line(store.rows, method, None)])
         not_run = missing_methods(store.rows)
-        text += f" The paper's table is of {entry['dataset']}; this one is of {store.dataset}."
+        text += f" The paper's table is for {entry['dataset']}; this one is for {store.dataset}."
         title = f"Methods on {store.dataset} (in the paper: {title[0].lower()}{title[1:]})"
     return PaperTable(entry["table"], title, paper_caption(store.rows, text, not_run), lines)
 
@@ -147,7 +150,7 @@ def _table5(store: ResultsStore, entries: Sequence[Mapping[str, Any]]) -> PaperT
     else:
         text = (
             "Finetuned classifiers (ce) and MEM with its partitions, from this study and from other studies of the "
-            "same data set and backbone in this folder. The paper's table is of ViT-Base on ImageNet-LT."
+            "same data set and backbone in this folder. The paper's table is for ViT-Base on ImageNet-LT."
         )
         rows_by_study = {study: store.rows_of(study) for study in [store.study, *store.related_studies()]}
         heads = {row.variant for rows in rows_by_study.values() for row in rows}

@@ -37,10 +37,10 @@ NO_ABLATION = "No two MEM heads of this study differ in exactly one setting, so 
 def report(job: Job) -> Mapping[str, Any]:
     """Write `results/<study>/`: runs.csv, report/, tables/ and figures/."""
     study = job.run.section("study", config.Study)
-    *runs, this = study_runs(study)
+    *runs, report_run = study_runs(study)
     records = {run.key: read_record(run.folder) for run in runs}
     manifest = records[data_run(runs).key]["results"]
-    results = collect(study.study, [(this.inputs[name].labels, folder) for name, folder in job.inputs.items()])
+    results = collect(study.study, [(report_run.inputs[name].labels, folder) for name, folder in job.inputs.items()])
     report_figures = build_figures(study, runs, manifest, results)
     store = ResultsStore(study.study, results.rows)
     paper_tables, figure_tables = build_paper_tables(store), build_figure_tables(store, study, results)

@@ -43,7 +43,7 @@ def test_figure_1_shows_error_shares_the_oracle_and_the_gain_of_mem(tmp_path):
         ["ce: few with the shot given", "70.00 ± 0.00", "2", "67.9", "+2.10 ± 0.00"],
         ["mem minus ce: few", "+13.00 ± 0.00", "2", "+11.9", "+1.10 ± 0.00"],
     ]
-    assert "are of ViT-Base on ImageNet-LT." in figure.caption
+    assert "both for ViT-Base on ImageNet-LT." in figure.caption
     assert "the paper has 24.9 in the text and 21.1 in table 5" in figure.caption
 
 
