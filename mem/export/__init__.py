@@ -1,1 +1,1 @@
-"""A fitted head with its backbone, as one classifier of images that leaves the run folders behind."""
+"""Export: a head and its backbone as one image classifier that does not need the run folders."""

@@ -1,4 +1,4 @@
-"""Backbone and head as one module: from pixels to class probabilities, and MEM's group weights and norms."""
+"""Backbone and head as one module, from pixels to class probabilities."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from torch import Tensor, nn
 
 from mem.heads.base import Head
 from mem.heads.mem.head import MemHead
-from mem.models.backbones import Classifier
+from mem.models.backbones import BackboneClassifier
 from mem.models.pixels import Pixels
 
 
 class ImageClassifier(nn.Module):
-    """What evaluation does with an image, in one module; nothing in it is specific to a machine or a folder.
+    """Computes what the stages `features` and `evaluate` compute for an image. Independent of machines and folders.
 
     Args:
         model: The finetuned backbone.
-        head: The fitted head.
-        pixels: The data set's normalisation.
+        head: The head.
+        pixels: Normalisation of the data set.
     """
 
     factor: Float[Tensor, " 3"]
     shift: Float[Tensor, " 3"]
 
-    def __init__(self, model: Classifier, head: Head, pixels: Pixels) -> None:
+    def __init__(self, model: BackboneClassifier, head: Head, pixels: Pixels) -> None:
         super().__init__()
         self.model = model
         self.head = head
-        # As in Pixels.normalise, but of the module, so that they follow it to a device and into an exported program.
+        # The computation is that of Pixels.normalise. As buffers, the constants move to the module's device and are
+        # part of an exported program.
         factor = torch.tensor([1 / (255 * std) for std in pixels.std])
         shift = torch.tensor([mean / std for mean, std in zip(pixels.mean, pixels.std, strict=True)])
         self.register_buffer("factor", factor, persistent=False)
@@ -37,15 +38,19 @@ class ImageClassifier(nn.Module):
         self.eval()
 
     @property
-    def sees_tokens(self) -> bool:
-        """Whether the head takes the patch tokens beside the pooled feature."""
+    def uses_tokens(self) -> bool:
+        """Whether the head reads patch tokens in addition to the pooled feature."""
         return isinstance(self.head, MemHead) and self.head.settings.input == "tokens"
 
     def forward(self, images: UInt8[Tensor, "samples side side 3"]) -> dict[str, Float[Tensor, "samples values"]]:
-        """`probabilities` of every class; of MEM, `group_weights` (the paper's w) and `group_norms` (its Q) too."""
+        """Return the `probabilities` of all classes, and for MEM `group_weights` (the paper's w) and `group_norms` (Q).
+
+        Args:
+            images: Prepared squares, red, green and blue.
+        """
         normalised = (images * self.factor - self.shift).permute(0, 3, 1, 2).contiguous()
         pooled, tokens = self.model.features(normalised)
-        features = torch.cat([pooled[:, None], tokens], dim=1) if self.sees_tokens else pooled
+        features = torch.cat([pooled[:, None], tokens], dim=1) if self.uses_tokens else pooled
         if isinstance(self.head, MemHead):
             logits, weights, norms = self.head.modulate(features)
             return {"probabilities": logits.softmax(dim=1), "group_weights": weights, "group_norms": norms}

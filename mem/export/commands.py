@@ -2,171 +2,138 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import mem
 from mem import files
 from mem.config.load import load_study
 from mem.data.codecs.suffixes import IMAGE_SUFFIXES, is_image_name
 from mem.errors import UserError
-from mem.export.choice import best_head
-from mem.export.folder import Exported, export_head, opened
-from mem.export.predict import TOP, ImagePrediction, predict_files
+from mem.export.best_head import best_head
+from mem.export.folder import ExportedModel, export_head, open_model
+from mem.export.predict import predict_files
+from mem.export.prediction_writers import CsvWriter, JsonWriter, TextFile
 from mem.export.program import write_program
 from mem.runs.folder import RunFolder
 from mem.tracking.log import JsonLines
 
 SCHEME = "models:/"
-
-
-@runtime_checkable
-class _Text(Protocol):
-    """Where lines go."""
-
-    def write(self, text: str, /) -> int:
-        """Write a part of them."""
-        ...
+"""Prefix of the address of a registered model."""
 
 
 def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -> None:
-    """Write a head with its backbone as weights, torch.export program and MLflow model."""
-    exported = export_head(run, out)
+    """Write a head and its backbone as weights, and optionally as a torch.export program and an MLflow model."""
+    model = export_head(run, out)
     if mlflow:
-        _write_mlflow(exported, out, out / "mlflow")
+        _write_mlflow(model, out, out / "mlflow")
     if program:
-        write_program(exported, out)
+        write_program(model, out)
 
 
 def register(study_files: Sequence[Path], name: str | None, alias: str, variant: str | None, root: Path) -> int:
-    """Export the best head of a study, ask the mirror to register it, and be the mirror if there is none."""
+    """Export the best head of a study and register it through the mirror. Runs the mirror once if none is running."""
     study = load_study(list(study_files))
-    choice = best_head(study, root, variant)
+    selected = best_head(study, root, variant)
     name = name or study.study
     out = Path("results", study.study, "model")
-    exported = export_head(root / choice.run.folder, root / out)
-    _write_mlflow(exported, root / out, root / out / "mlflow")
-    labels = {key: str(value) for key, value in exported.about["labels"].items()}
-    tags = {**labels, "study": study.study, "chosen": choice.reason}
-    with JsonLines(RunFolder(root / choice.run.folder).log) as log:
-        log.event("model", path=str(out / "mlflow"), name=name, alias=alias, key=choice.run.key, tags=tags)
-    print(f"{name}@{alias} is {choice.run.folder} ({choice.reason})")
+    model = export_head(root / selected.run.folder, root / out)
+    _write_mlflow(model, root / out, root / out / "mlflow")
+    labels = {key: str(value) for key, value in model.about["labels"].items()}
+    tags = {**labels, "study": study.study, "chosen": selected.reason}
+    with JsonLines(RunFolder(root / selected.run.folder).log) as log:
+        log.event("model", path=str(out / "mlflow"), name=name, alias=alias, key=selected.run.key, tags=tags)
+    print(f"{name}@{alias}: {selected.run.folder} ({selected.reason})")
     from mem.tracking import server
     from mem.tracking.commands import sync
 
-    with server.sole_writer(root, 0) as alone:
+    with server.sole_writer(root, 0) as no_mirror_is_running:
         pass
-    if alone:
+    if no_mirror_is_running:
         sync(root)
     else:
-        print("The mirror at work here registers it within seconds.")
+        print("The running mirror registers it within seconds.")
     print(f"Serve it: MLFLOW_TRACKING_URI={server.tracking_uri(root)} mlflow models serve -m {SCHEME}{name}@{alias} \\")
     print("            --env-manager local --port 5001")
     return 0
 
 
-def _write_mlflow(exported: Exported, folder: Path, out: Path) -> None:
+def _write_mlflow(model: ExportedModel, folder: Path, out: Path) -> None:
     from mem.tracking.mlflow_models import write_model
 
-    about = {name: exported.about[name] for name in ("dataset", "labels", "key")}
-    write_model(folder, out, [f"mem-longtail=={mem.__version__}"], about)
+    metadata = {name: model.about[name] for name in ("dataset", "labels", "key")}
+    write_model(folder, out, [f"mem-longtail=={mem.__version__}"], metadata)
 
 
 def predict(
     inputs: Sequence[str], model: str, kind: str, out: Path | None, batch: int, root: Path, stdin: Iterable[str]
 ) -> int:
-    """Write the answer for each image; returns 1 where some were unreadable, and tells of each on standard error."""
-    names = list(_files(inputs, stdin))
+    """Write a prediction for each image, and report unreadable ones on standard error.
+
+    Args:
+        inputs: Files, folders, or `-` for a list of files on `stdin`.
+        model: Folder of a model, or models:/NAME@ALIAS.
+        kind: `csv` or `json`.
+        out: Output file; None: standard output.
+        batch: Number of images per batch.
+        root: Parent folder of `runs/`.
+        stdin: Lines of standard input.
+
+    Returns:
+        The exit status: 1 if some images were unreadable.
+    """
+    names = list(_file_names(inputs, stdin))
     if not names:
-        raise UserError("No images: give files, folders, or `-` for a list of files on standard input")
-    with _model(model, root) as exported, _destination(out) as file:
+        raise UserError("There are no images. Pass files, folders, or `-` for a list of files on standard input.")
+    with _open_any(model, root) as opened, _destination(out) as file:
+        writer = CsvWriter(file, opened) if kind == "csv" else JsonWriter(file)
         unreadable = 0
-        write = _csv(file, exported) if kind == "csv" else _json(file)
-        for answer in predict_files(exported, names, batch):
-            if answer.error:
+        for prediction in predict_files(opened, names, batch):
+            if prediction.error:
                 unreadable += 1
-                print(f"{answer.name}: {answer.error}", file=sys.stderr)
-            write(answer)
-        if kind == "json":
-            file.write("\n]\n")
+                print(f"{prediction.name}: {prediction.error}", file=sys.stderr)
+            writer.write(prediction)
+        writer.finish()
     if unreadable:
         print(f"{unreadable:,} of {len(names):,} files could not be read.", file=sys.stderr)
     return 1 if unreadable else 0
 
 
-def _files(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
+def _file_names(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
+    """Yield the images to classify. Files that are named explicitly may have any suffix."""
     for given in inputs:
         if given == "-":
             yield from (line for raw in stdin if (line := raw.rstrip("\n")))
         elif Path(given).is_dir():
-            inside = sorted(str(p) for p in Path(given).rglob("*") if is_image_name(p.name) and p.is_file())
-            if not inside:
-                raise UserError(f"{given}: this folder holds no image files ({', '.join(IMAGE_SUFFIXES)})")
-            yield from inside
+            found = sorted(str(p) for p in Path(given).rglob("*") if is_image_name(p.name) and p.is_file())
+            if not found:
+                raise UserError(
+                    f"{given}: this folder contains no image files ({', '.join(IMAGE_SUFFIXES)}). Pass another folder."
+                )
+            yield from found
         else:
             yield given
 
 
 @contextmanager
-def _model(name: str, root: Path) -> Iterator[Exported]:
+def _open_any(name: str, root: Path) -> Iterator[ExportedModel]:
+    """Open a model from a folder or from MLflow's registry."""
     if not name.startswith(SCHEME):
-        yield opened(Path(name))
+        yield open_model(Path(name))
         return
     from mem.tracking.mlflow_models import fetch
 
     with tempfile.TemporaryDirectory() as temporary:
-        yield opened(fetch(name, root, Path(temporary)))
+        yield open_model(fetch(name, root, Path(temporary)))
 
 
 @contextmanager
-def _destination(out: Path | None) -> Iterator[_Text]:
+def _destination(out: Path | None) -> Iterator[TextFile]:
     if out is None:
         yield sys.stdout
     else:
         with files.atomic(out) as file:
             yield file
-
-
-def _csv(file: _Text, exported: Exported) -> Callable[[ImagePrediction], None]:
-    top = range(2, 1 + min(TOP, len(exported.classes)))
-    columns = ["path", "class", "probability"]
-    columns += [f"{what}_{i}" for i in top for what in ("class", "probability")]
-    columns += [f"{kind}.{group}" for kind in ("group_weight", "group_norm") for group in exported.groups]
-    table = csv.DictWriter(file, [*columns, "error"], lineterminator="\n")
-    table.writeheader()
-
-    def write(answer: ImagePrediction) -> None:
-        row: dict[str, str] = {"path": answer.name, "error": answer.error}
-        for i, (name, probability) in enumerate(answer.classes, 1):
-            row |= {f"class_{i}" if i > 1 else "class": name}
-            row |= {f"probability_{i}" if i > 1 else "probability": f"{probability:.6f}"}
-        for kind, values in (("group_weight", answer.group_weights), ("group_norm", answer.group_norms)):
-            row |= {f"{kind}.{group}": f"{value:.6g}" for group, value in (values or {}).items()}
-        table.writerow(row)
-
-    return write
-
-
-def _json(file: _Text) -> Callable[[ImagePrediction], None]:
-    begun: list[bool] = []
-
-    def write(answer: ImagePrediction) -> None:
-        file.write(",\n" if begun else "[\n")
-        begun.append(True)
-        content: dict[str, object] = {"path": answer.name}
-        if answer.error:
-            content["error"] = answer.error
-        else:
-            content |= {"class": answer.classes[0][0], "probability": answer.classes[0][1]}
-            content["top"] = [{"class": name, "probability": probability} for name, probability in answer.classes]
-            if answer.group_weights is not None:
-                content |= {"group_weights": answer.group_weights, "group_norms": answer.group_norms}
-        file.write(json.dumps(content, ensure_ascii=False))
-
-    return write

@@ -1,10 +1,10 @@
-"""The folder that a head is exported to, and the classifier that it holds.
+"""The folder that a head is exported to, and the model in it.
 
-export.json            architecture, classes, groups, how images are prepared, where it comes from
+export.json            architecture, classes, groups, preparation of images, the runs it was made from
 backbone.safetensors   weights of the backbone
 head.json, head.safetensors
-program.pt2            the whole as a torch.export program: runs with torch alone, on prepared squares
-mlflow/                the whole as an MLflow model, where it was asked for
+program.pt2            the complete model as a torch.export program, which needs only torch and takes prepared squares
+mlflow/                the complete model as an MLflow model
 """
 
 from __future__ import annotations
@@ -33,59 +33,59 @@ from mem.runs.folder import read_record
 from mem.runs.run_config import read_config
 
 FORMAT = 1
-"""Raised when the folder's files mean something else."""
+"""Version of the folder. Increase it when the meaning of a file changes."""
 ABOUT = "export.json"
 PROGRAM = "program.pt2"
 _COPIED = ("head.json", "head.safetensors")
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A classifier, with what its numbers mean and what its images must look like."""
+class ExportedModel:
+    """An image classifier, the meaning of its outputs, and the preparation of its images."""
 
     classifier: ImageClassifier
     classes: tuple[str, ...]
     groups: tuple[str, ...]
-    """Names of MEM's groups; none for other heads."""
+    """Names of MEM's groups; empty for other heads."""
     encoding: Encoding
-    """How the data set keeps images."""
+    """How the data set stores images."""
     side: int
-    """Height and width of what the classifier sees."""
+    """Height and width of the classifier's input, in pixels."""
     center_crop: float
     about: dict[str, Any]
-    """All of export.json."""
+    """Content of export.json."""
 
 
-def export_head(folder: Path, out: Path) -> Exported:
-    """Write a head with its backbone to `out`; see the module's docstring (`program.pt2` and `mlflow/` come apart).
+def export_head(folder: Path, out: Path) -> ExportedModel:
+    """Write a head and its backbone to a folder, without `program.pt2` and `mlflow/`.
 
     Args:
         folder: Run folder of a train_head run.
-        out: The folder; what it holds of an earlier export is replaced.
+        out: The folder. An earlier export in it is replaced.
 
     Raises:
-        UserError: See `lineage`; or `out` holds something else.
+        UserError: `out` contains something else. See also `lineage`.
     """
-    made_of = lineage(folder)
+    runs = lineage(folder)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
-        raise UserError(f"{out}: is there already and is no export; choose another folder")
-    about = _about(made_of)
+        raise UserError(f"{out}: exists already and is not an export. Choose another folder.")
+    about = _about(runs)
     out.mkdir(parents=True, exist_ok=True)
-    (out / ABOUT).unlink(missing_ok=True)  # until all is written, it is no export
+    (out / ABOUT).unlink(missing_ok=True)  # written last, so that an incomplete folder is not an export
     (out / PROGRAM).unlink(missing_ok=True)
     shutil.rmtree(out / "mlflow", ignore_errors=True)
     for name in _COPIED:
         shutil.copyfile(folder / name, out / name)
-    shutil.copyfile(made_of.backbone / "model.safetensors", out / "backbone.safetensors")
+    shutil.copyfile(runs.backbone / "model.safetensors", out / "backbone.safetensors")
     files.write_text(out / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return load_export(out)
 
 
-def _about(made_of: Lineage) -> dict[str, Any]:
-    record = read_record(made_of.head)
-    dataset = read_record(made_of.images)["settings"]["dataset"]
-    manifest = json.loads((made_of.images / "dataset.json").read_text())
-    backbone = read_config(made_of.backbone, "finetune").union("backbone", config.ImageBackbone)
+def _about(runs: Lineage) -> dict[str, Any]:
+    record = read_record(runs.head)
+    dataset = read_record(runs.images)["settings"]["dataset"]
+    manifest = json.loads((runs.images / "dataset.json").read_text())
+    backbone = read_config(runs.backbone, "finetune").union("backbone", config.ImageBackbone)
     return {
         "format": FORMAT,
         "mem": mem.__version__,
@@ -95,9 +95,9 @@ def _about(made_of: Lineage) -> dict[str, Any]:
         "made_of": {
             name: read_record(path)["key"]
             for name, path in (
-                ("features", made_of.features),
-                ("finetune", made_of.backbone),
-                ("convert", made_of.images),
+                ("features", runs.features),
+                ("finetune", runs.backbone),
+                ("convert", runs.images),
             )
         },
         "git": record["git"],
@@ -114,33 +114,33 @@ def _about(made_of: Lineage) -> dict[str, Any]:
     }
 
 
-def load_export(folder: Path) -> Exported:
-    """Rebuild the classifier of an exported folder.
+def load_export(folder: Path) -> ExportedModel:
+    """Load the model of an exported folder.
 
     Raises:
-        UserError: It is no such folder, of another version, or a file is missing or damaged.
+        UserError: The folder is not an export or of another format, or a file is missing or damaged.
     """
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise UserError(
-                f"{folder}: was exported in format {about['format']} by mem {about['mem']}; this is mem "
-                f"{mem.__version__}, which reads format {FORMAT}. Export the head again."
+                f"{folder}: this export has format {about['format']} (written by mem {about['mem']}), but mem "
+                f"{mem.__version__} reads format {FORMAT}. Export the head again."
             )
-        return _assembled(about, folder / "backbone.safetensors", folder)
+        return _build(about, folder / "backbone.safetensors", folder)
     except FileNotFoundError:
-        raise UserError(f"{folder}: no exported model (it has no {ABOUT}); `mem export` writes one") from None
+        raise UserError(f"{folder}: not an exported model (it has no {ABOUT}). `mem export` writes one.") from None
     except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(f"{folder}/{ABOUT}: cannot be read: {error}") from None
+        raise UserError(f"{folder}/{ABOUT}: cannot be read: {error}. Export the head again.") from None
 
 
-def _assembled(about: dict[str, Any], backbone_weights: Path, head_folder: Path) -> Exported:
+def _build(about: dict[str, Any], backbone_weights: Path, head_folder: Path) -> ExportedModel:
     images, classes = about["images"], tuple(about["classes"])
     backbone = TypeAdapter(config.ImageBackbone).validate_python(about["backbone"])
     model = build(backbone, len(classes))
     load_into(model.backbone, load_weights(backbone_weights))
     head = load_head(head_folder)
-    return Exported(
+    return ExportedModel(
         ImageClassifier(model, head, Pixels(tuple(images["pixel_mean"]), tuple(images["pixel_std"]))),
         classes,
         _groups(head),
@@ -159,11 +159,11 @@ def _groups(head: Any) -> tuple[str, ...]:
     return tuple(f"group {g}" for g in range(head.settings.groups))
 
 
-def opened(path: Path) -> Exported:
-    """A classifier from an exported folder, an MLflow model that holds one, or the run folder of a head.
+def open_model(path: Path) -> ExportedModel:
+    """Load a model from an exported folder, an MLflow model, or the run folder of a head.
 
     Raises:
-        UserError: It is none of these.
+        UserError: The path is none of these.
     """
     if (path / ABOUT).is_file():
         return load_export(path)
@@ -171,11 +171,12 @@ def opened(path: Path) -> Exported:
         return load_export(inner.parent)
     if not path.is_dir():
         raise UserError(
-            f"{path}: no such folder; expected the run folder of a head, an exported folder, or models:/NAME@ALIAS"
+            f"{path}: no such folder. Pass the run folder of a head, an exported folder, or models:/NAME@ALIAS."
         )
     if (path / "run.json").is_file():
-        made_of = lineage(path)
-        return _assembled(_about(made_of), made_of.backbone / "model.safetensors", path)
+        runs = lineage(path)
+        return _build(_about(runs), runs.backbone / "model.safetensors", path)
     raise UserError(
-        f"{path}: is neither the run folder of a finished head (it has no run.json) nor an exported folder (no {ABOUT})"
+        f"{path}: neither the run folder of a finished head (it has no run.json) nor an exported folder (it has no "
+        f"{ABOUT}). Pass one of these."
     )

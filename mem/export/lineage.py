@@ -1,4 +1,4 @@
-"""From the run folder of a head to everything that it stands on."""
+"""The runs that a head was made from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mem.runs.folder import read_record
 
 @dataclass(frozen=True)
 class Lineage:
-    """The run folders behind a head."""
+    """The run folders of a head and its inputs."""
 
     head: Path
     features: Path
     backbone: Path
-    """The finetuning."""
+    """The finetune run."""
     images: Path
-    """The converted data set."""
+    """The convert run."""
 
 
 def lineage(folder: Path) -> Lineage:
@@ -28,31 +28,34 @@ def lineage(folder: Path) -> Lineage:
         folder: Run folder of a train_head run.
 
     Raises:
-        UserError: It is no such folder, a run is not finished or gone, or the head has no backbone of its own.
+        UserError: The folder is not that of a train_head run, a run is missing or not finished, or the study did not
+            finetune a backbone.
     """
     record = read_record(folder)
     if record["stage"] != "train_head":
         raise UserError(
-            f"{folder}: is a {record['stage']} run; a head is exported from the folder of its train_head run "
-            "(`mem runs STUDY` lists them)"
+            f"{folder}: this is a {record['stage']} run, but only the folder of a train_head run can be exported. "
+            "`mem runs STUDY` lists them."
         )
     root = root_of(folder)
     features = root / record["inputs"]["features"]
-    made_of = read_record(features)["inputs"]
-    if "classifier" not in made_of:
+    inputs = read_record(features)["inputs"]
+    if "classifier" not in inputs:
         raise UserError(
-            f"{folder}: its features ({features}) come from no backbone that was finetuned here, so there is nothing "
-            "that could make features of an image"
+            f"{folder}: its features ({features}) do not come from a backbone that a study finetuned. Without such a "
+            "backbone the head cannot be exported. Export the head of a study with `finetune`."
         )
-    backbone, images = root / made_of["classifier"], root / made_of["images"]
+    backbone, images = root / inputs["classifier"], root / inputs["images"]
     for run, file in ((backbone, "model.safetensors"), (images, "dataset.json")):
         if not (run / file).is_file():
-            raise UserError(f"{run}/{file}: no such file; {folder} was made from it and cannot be exported without it")
+            raise UserError(
+                f"{run}/{file}: no such file. {folder} was made from it. Run the study again to restore it."
+            )
     return Lineage(folder, features, backbone, images)
 
 
 def root_of(folder: Path) -> Path:
-    """The folder that `runs/` is in, from runs/<dataset>/<backbone>/<stage>-<key>."""
+    """Return the parent folder of `runs/` from a run folder, runs/<dataset>/<backbone>/<stage>-<key>."""
     parents = folder.resolve().parents
     if len(parents) < 4 or parents[2].name != "runs":
         raise UserError(f"{folder}: expected a run folder, runs/<dataset>/<backbone>/<stage>-<key>")

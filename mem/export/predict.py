@@ -1,4 +1,4 @@
-"""Predictions of an exported classifier for images from anywhere."""
+"""Predictions of an exported model for image files and pixels."""
 
 from __future__ import annotations
 
@@ -15,87 +15,90 @@ from mem import provenance
 from mem.data.beton.encoding import ImageSource
 from mem.data.codecs.decode import Unreadable
 from mem.data.loading.single_image import prepare_image
-from mem.export.folder import Exported
+from mem.export.folder import ExportedModel
 
-TOP = 5
-"""So many of the most probable classes are told."""
+TOP_CLASSES = 5
+"""Number of classes, the most probable ones, that are reported for an image."""
 
 
 @dataclass(frozen=True)
 class BatchPredictions:
-    """What a classifier makes of some images; rows are images."""
+    """Outputs of the classifier for a batch."""
 
     probabilities: Float32[np.ndarray, "images classes"]
     group_weights: Float32[np.ndarray, "images groups"] | None
-    """The paper's w; of MEM only."""
+    """The paper's w; None for heads other than MEM."""
     group_norms: Float32[np.ndarray, "images groups"] | None
-    """The paper's Q; of MEM only."""
+    """The paper's Q; None for heads other than MEM."""
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What became of one image."""
+    """The prediction for one image, or the reason why it is unreadable."""
 
     name: str
     classes: tuple[tuple[str, float], ...] = ()
-    """The most probable classes, with their probabilities, the first first; none where the image was unreadable."""
+    """The most probable classes with their probabilities, in descending order. Empty for an unreadable image."""
     group_weights: dict[str, float] | None = None
     group_norms: dict[str, float] | None = None
     error: str = ""
-    """Why it was unreadable."""
+    """Why the image is unreadable."""
 
 
 @torch.no_grad()
-def predict_squares(exported: Exported, squares: UInt8[np.ndarray, "images side side 3"]) -> BatchPredictions:
+def predict_prepared(model: ExportedModel, images: UInt8[np.ndarray, "images side side 3"]) -> BatchPredictions:
     """Run the classifier on prepared images."""
-    out = {name: value.numpy() for name, value in exported.classifier(torch.from_numpy(squares)).items()}
+    out = {name: value.numpy() for name, value in model.classifier(torch.from_numpy(images)).items()}
     return BatchPredictions(out["probabilities"], out.get("group_weights"), out.get("group_norms"))
 
 
-def prepare_all(exported: Exported, sources: Sequence[ImageSource], pool: ThreadPoolExecutor) -> list[np.ndarray | str]:
-    """The prepared square of each image, or why it is unreadable."""
+def prepare_images(
+    model: ExportedModel, sources: Sequence[ImageSource], pool: ThreadPoolExecutor
+) -> list[np.ndarray | str]:
+    """Return, for each image, the prepared square or the reason why the image is unreadable."""
 
-    def one(source: ImageSource) -> np.ndarray | str:
+    def prepare(source: ImageSource) -> np.ndarray | str:
         try:
-            return prepare_image(source, exported.encoding, exported.side, exported.center_crop)
+            return prepare_image(source, model.encoding, model.side, model.center_crop)
         except Unreadable as reason:
             return str(reason)
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
 
-    return list(pool.map(one, sources))
+    return list(pool.map(prepare, sources))
 
 
-def predict_files(exported: Exported, names: Sequence[str], batch: int) -> Iterator[ImagePrediction]:
-    """The answer for each file, in order.
+def predict_files(model: ExportedModel, names: Sequence[str], batch: int) -> Iterator[ImagePrediction]:
+    """Yield the prediction for each file.
 
     Args:
-        exported: The classifier.
+        model: The exported model.
         names: Paths of the files.
-        batch: Images that go through the network together.
+        batch: Number of images per batch.
     """
     with ThreadPoolExecutor(provenance.cpus(), "decode") as pool:
         for start in range(0, len(names), batch):
-            part = names[start : start + batch]
-            squares = prepare_all(exported, part, pool)
-            good = [square for square in squares if isinstance(square, np.ndarray)]
-            found = iter(_answers(exported, predict_squares(exported, np.stack(good))) if good else ())
-            for name, square in zip(part, squares, strict=True):
-                yield (
-                    ImagePrediction(name, error=square)
-                    if isinstance(square, str)
-                    else ImagePrediction(name, **next(found))
-                )
+            batch_names = names[start : start + batch]
+            prepared = prepare_images(model, batch_names, pool)
+            readable = [image for image in prepared if isinstance(image, np.ndarray)]
+            predictions = _image_predictions(model, predict_prepared(model, np.stack(readable))) if readable else ()
+            fields = iter(predictions)
+            for name, image in zip(batch_names, prepared, strict=True):
+                if isinstance(image, str):
+                    yield ImagePrediction(name, error=image)
+                else:
+                    yield ImagePrediction(name, **next(fields))
 
 
-def _answers(exported: Exported, predictions: BatchPredictions) -> Iterator[dict[str, Any]]:
-    number = min(TOP, len(exported.classes))
+def _image_predictions(model: ExportedModel, predictions: BatchPredictions) -> Iterator[dict[str, Any]]:
+    """Yield the fields of `ImagePrediction` for each image of a batch."""
+    number = min(TOP_CLASSES, len(model.classes))
     top = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :number]
-    for i, order in enumerate(top):
-        answer: dict[str, Any] = {
-            "classes": tuple((exported.classes[c], float(predictions.probabilities[i, c])) for c in order)
+    for i, best_first in enumerate(top):
+        fields: dict[str, Any] = {
+            "classes": tuple((model.classes[c], float(predictions.probabilities[i, c])) for c in best_first)
         }
         for kind, values in (("group_weights", predictions.group_weights), ("group_norms", predictions.group_norms)):
             if values is not None:
-                answer[kind] = dict(zip(exported.groups, values[i].tolist(), strict=True))
-        yield answer
+                fields[kind] = dict(zip(model.groups, values[i].tolist(), strict=True))
+        yield fields

@@ -1,7 +1,10 @@
-"""What MLflow loads and serves: the `loader_module` of the exported MLflow model. It knows nothing of MLflow.
+"""The `loader_module` of an exported MLflow model: what MLflow loads and serves. It does not import mlflow.
 
-Input: a DataFrame with the column `image`: the content of an image file as base64 text or as bytes, or the pixels as a
-(height, width, 3) array or nested lists of 0..255; of any size. Output: one row an image, see `Served.predict`.
+Input: a DataFrame with the column `image`. A cell is the content of an image file, as base64 text or bytes, or pixels,
+as a (height, width, 3) array or nested lists of 0 to 255. Images may have any size. Output: one row per image, see
+`ServedModel.predict`.
+
+Saved MLflow models contain the name of this module. Do not rename or move it.
 """
 
 from __future__ import annotations
@@ -17,61 +20,61 @@ import pandas as pd
 
 from mem import provenance
 from mem.data.beton.encoding import ImageSource
-from mem.export.folder import Exported, load_export
-from mem.export.predict import predict_squares, prepare_all
+from mem.export.folder import ExportedModel, load_export
+from mem.export.predict import predict_prepared, prepare_images
 
 COLUMN = "image"
 BATCH = 64
-"""Images of a request that go through the network together."""
+"""Number of images of a request that are classified at a time."""
 
 
-class Served:
-    """An exported classifier with the interface that MLflow asks for."""
+class ServedModel:
+    """An exported model with the interface that MLflow expects."""
 
-    def __init__(self, exported: Exported) -> None:
-        self.exported = exported
-        self._probabilities = [f"probability.{name}" for name in _distinct(exported.classes)]
+    def __init__(self, model: ExportedModel) -> None:
+        self.model = model
+        self._probability_columns = [f"probability.{name}" for name in _distinct(model.classes)]
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row an image.
+        """Return one row per image.
 
-        Columns are `class` and `probability` of the most probable class, `probability.CLASS` of each class, and of MEM
-        `group_weight.GROUP` and `group_norm.GROUP`.
+        The columns are `class` and `probability` of the most probable class, `probability.CLASS` of each class, and for
+        MEM `group_weight.GROUP` and `group_norm.GROUP`.
 
         Raises:
-            ValueError: There is no column `image`, or an image is unreadable; says which row and why.
+            ValueError: There is no column `image`, or an image is unreadable. The message names the row and the reason.
         """
         cells = _cells(model_input)
         sources = [_source(cell, row) for row, cell in enumerate(cells)]
         tables: list[pd.DataFrame] = []
         with ThreadPoolExecutor(provenance.cpus(), "decode") as pool:
             for start in range(0, len(sources), BATCH):
-                squares = prepare_all(self.exported, sources[start : start + BATCH], pool)
-                for row, square in enumerate(squares, start):
-                    if isinstance(square, str):
-                        raise ValueError(f"Image of row {row} {square}")
-                tables.append(self._table(np.stack(squares)))  # type: ignore[arg-type]
+                prepared = prepare_images(self.model, sources[start : start + BATCH], pool)
+                for row, image in enumerate(prepared, start):
+                    if isinstance(image, str):
+                        raise ValueError(f"Image of row {row} {image}")
+                tables.append(self._table(np.stack(prepared)))  # type: ignore[arg-type]
         return pd.concat(tables, ignore_index=True) if tables else self._table(None)
 
-    def _table(self, squares: np.ndarray | None) -> pd.DataFrame:
-        side = self.exported.side
-        squares = np.empty((0, side, side, 3), dtype=np.uint8) if squares is None else squares
-        found = predict_squares(self.exported, squares)
-        best = found.probabilities.argmax(axis=1)
+    def _table(self, images: np.ndarray | None) -> pd.DataFrame:
+        side = self.model.side
+        images = np.empty((0, side, side, 3), dtype=np.uint8) if images is None else images
+        predictions = predict_prepared(self.model, images)
+        best = predictions.probabilities.argmax(axis=1)
         columns: dict[str, Any] = {
-            "class": [self.exported.classes[b] for b in best],
-            "probability": found.probabilities[np.arange(len(best)), best],
-            **dict(zip(self._probabilities, found.probabilities.T, strict=True)),
+            "class": [self.model.classes[b] for b in best],
+            "probability": predictions.probabilities[np.arange(len(best)), best],
+            **dict(zip(self._probability_columns, predictions.probabilities.T, strict=True)),
         }
-        for kind, values in (("group_weight", found.group_weights), ("group_norm", found.group_norms)):
+        for kind, values in (("group_weight", predictions.group_weights), ("group_norm", predictions.group_norms)):
             if values is not None:
-                columns |= {f"{kind}.{g}": v for g, v in zip(self.exported.groups, values.T, strict=True)}
+                columns |= {f"{kind}.{g}": v for g, v in zip(self.model.groups, values.T, strict=True)}
         return pd.DataFrame(columns)
 
 
-def _load_pyfunc(path: str) -> Served:
-    """Called by MLflow with the exported folder inside of the model's."""
-    return Served(load_export(Path(path)))
+def _load_pyfunc(path: str) -> ServedModel:
+    """Load a model. MLflow calls this function with the exported folder inside the MLflow model."""
+    return ServedModel(load_export(Path(path)))
 
 
 def _cells(model_input: Any) -> list[Any]:
@@ -84,27 +87,27 @@ def _cells(model_input: Any) -> list[Any]:
 
 
 def _source(cell: Any, row: int) -> ImageSource:
-    """Pixels, or the content of a file."""
+    """Return the content of a file, or pixels."""
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
         try:
             return base64.b64decode(cell, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ValueError(f"Image of row {row} is no base64 text: {error}") from None
+            raise ValueError(f"Image of row {row} is not valid base64: {error}") from None
     try:
         pixels = np.asarray(cell)
     except ValueError as error:
-        raise ValueError(f"Image of row {row} is no array: {error}") from None
-    whole = pixels.dtype.kind in "iu" and pixels.size > 0 and pixels.min() >= 0 and pixels.max() <= 255
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
+        raise ValueError(f"Image of row {row} is not an array: {error}") from None
+    valid = pixels.dtype.kind in "iu" and pixels.size > 0 and pixels.min() >= 0 and pixels.max() <= 255
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not valid:
         raise ValueError(
             f"Image of row {row} has shape {pixels.shape} and type {pixels.dtype}; expected (height, width, 3) with "
-            "whole numbers from 0 to 255"
+            "integers from 0 to 255"
         )
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
 def _distinct(names: tuple[str, ...]) -> list[str]:
-    """Names of columns: where classes share a name, with their number."""
+    """Return distinct column names. Classes that share a name get their number appended."""
     return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]

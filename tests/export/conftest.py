@@ -1,37 +1,59 @@
-"""Studies whose heads are exported: a ViT with every kind of head, and a convolutional network."""
+"""Finished studies whose heads are exported: a ViT with every kind of head, and a convolutional network."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from mem.config import Digits
+from mem.data.datasets import read_dataset
 from mem.runs.dag import Run
-from tests.stages.test_no_val import MINI, ran
+from tests.stages.running import MINI_VALUES, find_run, run_study
 
 VARIANTS = ("ce", "crt", "mem", "mem_on_crt")
-HEADS = {name: MINI["heads"][name] for name in VARIANTS}
-SHORT = {"pretrain": None, "finetune": MINI["finetune"] | {"epochs": 2}}
+CHANGES = {
+    "pretrain": None,
+    "finetune": MINI_VALUES["finetune"] | {"epochs": 2},
+    "heads": {name: MINI_VALUES["heads"][name] for name in VARIANTS},
+}
 CNN = {"name": "cnn_mini", "kind": "timm", "model": "resnet10t", "image_size": 32, "norm_batch": 8, "center_crop": 0.9}
 
 
+class FinishedStudy(NamedTuple):
+    """A study and the folder that it was run in."""
+
+    folder: Path
+    runs: list[Run]
+
+    def run(self, stage: str, variant: str | None = None) -> Path:
+        """Return the run folder of a stage."""
+        return self.folder / find_run(self.runs, stage, variant).folder
+
+    def test_images(self, number: int) -> list[np.ndarray]:
+        """Return the first images of the test split, as they were before the conversion."""
+        dataset = find_run(self.runs, "convert").settings["dataset"]
+        assert isinstance(dataset, Digits)
+        test = read_dataset(dataset, 0).test
+        images = [test.read(i) for i in range(number)]
+        assert all(isinstance(image, np.ndarray) for image in images)
+        return images  # type: ignore[return-value]
+
+
 @pytest.fixture(scope="session")
-def vit(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """Where a study of a ViT was run, and its runs."""
+def vit(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """A study of a ViT."""
     folder = tmp_path_factory.mktemp("vit")
-    return folder, ran(folder, MINI | SHORT | {"heads": HEADS})
+    return FinishedStudy(folder, run_study(folder, MINI_VALUES | CHANGES))
 
 
 @pytest.fixture(scope="session")
-def cnn(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """The same for a convolutional network, on images that are kept as JPEG, cropped and enlarged."""
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """A study of a convolutional network, on images that are stored as JPEG, cropped and enlarged."""
     folder = tmp_path_factory.mktemp("cnn")
-    dataset = MINI["dataset"] | {"storage": "jpeg", "jpeg_quality": 80}
-    finetune = {"layer_decay": 1.0, "drop_path": 0.0}
-    changed = {"dataset": dataset, "backbone": CNN, "heads": HEADS} | {"finetune": SHORT["finetune"] | finetune}
-    return folder, ran(folder, MINI | SHORT | changed)
-
-
-def run_of(runs: list[Run], stage: str, variant: str | None = None) -> Run:
-    """The run of a stage, of a head where one is named."""
-    return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
+    dataset = MINI_VALUES["dataset"] | {"storage": "jpeg", "jpeg_quality": 80}
+    finetune = CHANGES["finetune"] | {"layer_decay": 1.0, "drop_path": 0.0}
+    changes = CHANGES | {"dataset": dataset, "backbone": CNN, "finetune": finetune}
+    return FinishedStudy(folder, run_study(folder, MINI_VALUES | changes))

@@ -1,4 +1,4 @@
-"""`mem predict`: images in, a table out."""
+"""`mem predict` writes a table of predictions for image files."""
 
 from __future__ import annotations
 
@@ -12,77 +12,75 @@ import numpy as np
 import pytest
 
 from mem.cli.main import main
-from mem.export.folder import opened
-from mem.export.served import Served
-from tests.export.conftest import run_of
-from tests.export.test_export import images_of
+from mem.export.folder import open_model
+from mem.export.served import ServedModel
+from tests.export.conftest import FinishedStudy
+
+pytestmark = pytest.mark.stage
 
 
 @pytest.fixture
-def pictures(vit, tmp_path, monkeypatch):
-    """A folder with five images and two files that are none."""
-    _, runs = vit
-    for i, image in enumerate(images_of(runs)[:5]):
-        path = tmp_path / "pictures" / ("deep" if i == 4 else ".") / f"{i}.png"
+def images(vit: FinishedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with five images, a truncated image and a text file. Its parent is the working directory."""
+    for i, image in enumerate(vit.test_images(5)):
+        path = tmp_path / "images" / ("deep" if i == 4 else ".") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image[..., ::-1])
-    whole = (tmp_path / "pictures" / "0.png").read_bytes()
-    (tmp_path / "pictures" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "pictures" / "note.txt").write_text("not an image")
+    complete = (tmp_path / "images" / "0.png").read_bytes()
+    (tmp_path / "images" / "cut.png").write_bytes(complete[: len(complete) // 2])
+    (tmp_path / "images" / "note.txt").write_text("not an image")
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
-def model(vit, variant: str = "mem") -> str:
-    folder, runs = vit
-    return str(folder / run_of(runs, "train_head", variant).folder)
-
-
-def test_a_folder_is_classified_and_what_is_unreadable_is_counted(vit, pictures, capsys):
-    assert main(["predict", "pictures", "--model", model(vit), "--batch", "2"]) == 1
+def test_a_folder_is_classified_and_unreadable_files_are_counted(vit, images, capsys):
+    model = vit.run("train_head", "mem")
+    assert main(["predict", "images", "--model", str(model), "--batch", "2"]) == 1
     printed = capsys.readouterr()
     rows = list(csv.DictReader(io.StringIO(printed.out)))
-    names = [*(f"pictures/{i}.png" for i in range(4)), "pictures/cut.png", "pictures/deep/4.png"]
+    names = [*(f"images/{i}.png" for i in range(4)), "images/cut.png", "images/deep/4.png"]
     assert [row["path"] for row in rows] == names
     assert "1 of 6 files could not be read." in printed.err
-    assert "pictures/cut.png: is damaged or truncated" in printed.err
-    expected = Served(opened(Path(model(vit)))).predict(np.stack(images_of(vit[1])[:5]))
-    good = [row for row in rows if not row["error"]]
-    assert [row["class"] for row in good] == expected["class"].tolist()
-    np.testing.assert_allclose([float(row["probability"]) for row in good], expected["probability"], atol=1e-5)
+    assert "images/cut.png: is damaged or truncated" in printed.err
+    expected = ServedModel(open_model(model)).predict(np.stack(vit.test_images(5)))
+    readable = [row for row in rows if not row["error"]]
+    assert [row["class"] for row in readable] == expected["class"].tolist()
+    np.testing.assert_allclose([float(row["probability"]) for row in readable], expected["probability"], atol=1e-5)
     for column in ("group_weight.few", "group_norm.many"):
-        np.testing.assert_allclose([float(row[column]) for row in good], expected[column], rtol=1e-4)
-    assert all(float(row["probability"]) >= float(row["probability_2"]) >= float(row["probability_5"]) for row in good)
+        np.testing.assert_allclose([float(row[column]) for row in readable], expected[column], rtol=1e-4)
+    for row in readable:
+        assert float(row["probability"]) >= float(row["probability_2"]) >= float(row["probability_5"])
 
 
-def test_a_list_on_standard_input_gives_json(vit, pictures, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("pictures/1.png\npictures/none.png\n\npictures/0.png\n"))
-    assert main(["predict", "-", "--model", model(vit, "ce"), "--format", "json", "--out", "answers.json"]) == 1
-    answers = json.loads((pictures.parent / "answers.json").read_text())
-    assert [answer["path"] for answer in answers] == ["pictures/1.png", "pictures/none.png", "pictures/0.png"]
-    assert answers[1] == {"path": "pictures/none.png", "error": "cannot be read: No such file or directory"}
-    assert answers[0]["class"] == answers[0]["top"][0]["class"]
-    assert len(answers[0]["top"]) == 5
-    assert "group_weights" not in answers[0]
+def test_a_list_on_standard_input_is_classified_and_written_as_json(vit, images, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("images/1.png\nimages/none.png\n\nimages/0.png\n"))
+    model = str(vit.run("train_head", "ce"))
+    assert main(["predict", "-", "--model", model, "--format", "json", "--out", "predictions.json"]) == 1
+    predictions = json.loads((images.parent / "predictions.json").read_text())
+    assert [row["path"] for row in predictions] == ["images/1.png", "images/none.png", "images/0.png"]
+    assert predictions[1] == {"path": "images/none.png", "error": "cannot be read: No such file or directory"}
+    assert predictions[0]["class"] == predictions[0]["top"][0]["class"]
+    assert len(predictions[0]["top"]) == 5
+    assert "group_weights" not in predictions[0]
 
 
-def test_all_is_well_with_status_0(vit, pictures, capsys):
-    assert main(["predict", "pictures/0.png", "pictures/deep", "--model", model(vit)]) == 0
+def test_the_status_is_0_if_every_file_was_read(vit, images, capsys):
+    assert main(["predict", "images/0.png", "images/deep", "--model", str(vit.run("train_head", "mem"))]) == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pictures", "--model", "nowhere"], "nowhere: no such folder; expected the run folder of a head"),
-        (["pictures", "--model", "pictures"], "pictures: is neither the run folder of a finished head"),
-        (["pictures", "--model", "models:/digits"], "expected models:/NAME@ALIAS or models:/NAME/VERSION"),
-        (["empty", "--model", "pictures"], "empty: this folder holds no image files"),
-        (["-", "--model", "pictures"], "No images: give files, folders"),
+        (["images", "--model", "nowhere"], "nowhere: no such folder. Pass the run folder of a head"),
+        (["images", "--model", "images"], "images: neither the run folder of a finished head"),
+        (["images", "--model", "models:/digits"], "expected models:/NAME@ALIAS or models:/NAME/VERSION"),
+        (["empty", "--model", "images"], "empty: this folder contains no image files"),
+        (["-", "--model", "images"], "There are no images. Pass files, folders"),
     ],
 )
-def test_mistakes_end_in_one_message(pictures, capsys, monkeypatch, arguments, message):
-    (pictures.parent / "empty").mkdir()
+def test_a_mistake_is_reported_in_one_message(images, capsys, monkeypatch, arguments, message):
+    (images.parent / "empty").mkdir()
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err

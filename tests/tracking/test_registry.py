@@ -1,4 +1,4 @@
-"""The best model of a study: registered by the mirror, served by MLflow's own command, used by name."""
+"""The best head of a study is registered by the mirror, served by MLflow and used by its name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mlflow.tracking import MlflowClient
 
 from mem.cli.main import main
 from mem.config.load import load_study
-from mem.export.choice import best_head
-from mem.export.folder import opened
+from mem.export.best_head import best_head
+from mem.export.folder import open_model
 from mem.export.predict import predict_files
 from mem.runs.dag import Run
 from mem.tracking import server
@@ -31,12 +31,13 @@ from mem.tracking.mirror import Mirror
 from tests.stages.running import MINI_VALUES, run_study
 from tests.tracking.test_server_failures import free_port
 
+pytestmark = pytest.mark.stage
 HEADS = {name: MINI_VALUES["heads"][name] for name in ("ce", "mem")}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """A folder where a study was run and its MEM head registered, and the runs."""
+    """A folder in which a study was run and its MEM head was registered, and the runs."""
     folder = tmp_path_factory.mktemp("registered")
     runs = run_study(
         folder, MINI_VALUES | {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}, "heads": HEADS}
@@ -52,13 +53,13 @@ def study(tmp_path_factory) -> tuple[Path, list[Run]]:
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
+def image_file(tmp_path) -> Path:
     image = np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "picture.png"), image)
-    return tmp_path / "picture.png"
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    return tmp_path / "image.png"
 
 
-def head(runs: list[Run], variant: str) -> Run:
+def head_run(runs: list[Run], variant: str) -> Run:
     return next(run for run in runs if run.stage == "train_head" and run.labels["variant"] == variant)
 
 
@@ -66,22 +67,22 @@ def client(folder: Path) -> MlflowClient:
     return MlflowClient(server.tracking_uri(folder))
 
 
-def test_the_alias_stands_for_the_model_of_the_heads_run(study):
+def test_the_alias_points_to_the_model_of_the_registered_head(study):
     folder, runs = study
     version = client(folder).get_model_version_by_alias("mini", "best")
     run = client(folder).get_run(version.run_id)
-    assert run.data.tags["config_digest"] == head(runs, "mem").key == version.tags["mem.key"]
+    assert run.data.tags["config_digest"] == head_run(runs, "mem").key == version.tags["mem.key"]
     assert {a.path for a in client(folder).list_artifacts(run.info.run_id, "model")} >= {"model/MLmodel", "model/data"}
-    assert version.tags["chosen"].startswith("mem, as named")
+    assert version.tags["chosen"].startswith("mem, selected with --head")
 
 
-def test_every_run_that_sees_images_has_its_data_set(study):
+def test_every_run_that_uses_images_has_its_data_set(study):
     folder, runs = study
     images = next(run for run in runs if run.stage == "convert")
-    own = client(folder)
+    mlflow_client = client(folder)
     found = {
         run.data.tags["stage"]: run
-        for run in own.search_runs([own.get_experiment_by_name("mini_digits").experiment_id])
+        for run in mlflow_client.search_runs([mlflow_client.get_experiment_by_name("mini_digits").experiment_id])
     }
     for stage in ("finetune", "features", "train_head"):
         (used,) = found[stage].inputs.dataset_inputs
@@ -90,49 +91,53 @@ def test_every_run_that_sees_images_has_its_data_set(study):
     assert not found["convert"].inputs.dataset_inputs
 
 
-def test_registered_again_it_is_the_same_version_and_another_head_is_the_next(study, monkeypatch):
+def test_registering_a_head_again_changes_nothing_and_another_head_is_a_new_version(study, monkeypatch):
     folder, runs = study
     monkeypatch.chdir(folder)
-    path = head(runs, "mem").folder
-    (asked,) = [event for event in read_events(path / "log.jsonl") if event["event"] == "model"]
+    path = head_run(runs, "mem").folder
+    (request,) = [event for event in read_events(path / "log.jsonl") if event["event"] == "model"]
     with JsonLines(path / "log.jsonl") as log:
-        log.event(**{"kind": "model", **{k: v for k, v in asked.items() if k not in ("event", "time")}})
+        log.event(**{"kind": "model", **{k: v for k, v in request.items() if k not in ("event", "time")}})
     Mirror(folder, server.tracking_uri(folder)).send_new()
     assert len(client(folder).search_model_versions("name = 'mini'")) == 1
-    with JsonLines(head(runs, "ce").folder / "log.jsonl") as log:
+    with JsonLines(head_run(runs, "ce").folder / "log.jsonl") as log:
         log.event(
-            "model", **{k: asked[k] for k in ("path", "tags")}, name="mini", alias="other", key=head(runs, "ce").key
+            "model",
+            **{k: request[k] for k in ("path", "tags")},
+            name="mini",
+            alias="other",
+            key=head_run(runs, "ce").key,
         )
     Mirror(folder, server.tracking_uri(folder)).send_new()
     versions = {alias: client(folder).get_model_version_by_alias("mini", alias).version for alias in ("best", "other")}
     assert (int(versions["best"]), int(versions["other"])) == (1, 2)
 
 
-def test_a_registered_model_predicts_by_its_name_and_an_unknown_one_is_named(study, picture, capsys, monkeypatch):
+def test_a_registered_model_predicts_by_its_name_and_an_unknown_one_is_reported(study, image_file, capsys, monkeypatch):
     folder, runs = study
     monkeypatch.chdir(folder)
-    assert main(["predict", str(picture), "--model", "models:/mini@best"]) == 0
+    assert main(["predict", str(image_file), "--model", "models:/mini@best"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    (expected,) = predict_files(opened(head(runs, "mem").folder), [str(picture)], 1)
+    (expected,) = predict_files(open_model(head_run(runs, "mem").folder), [str(image_file)], 1)
     assert row["class"] == expected.classes[0][0]
     assert float(row["probability"]) == pytest.approx(expected.classes[0][1], abs=1e-5)
-    assert main(["predict", str(picture), "--model", "models:/mini@worst"]) == 2
-    assert "models:/mini@worst: cannot be had" in (said := capsys.readouterr().err)
-    assert "mini@best" in said
+    assert main(["predict", str(image_file), "--model", "models:/mini@worst"]) == 2
+    assert "models:/mini@worst: cannot be downloaded" in (message := capsys.readouterr().err)
+    assert "mini@best" in message
 
 
-def test_the_best_on_val_is_what_is_registered_where_none_is_named(study):
+def test_without_a_name_the_best_head_on_val_is_selected(study):
     folder, _ = study
-    choice = best_head(load_study([folder / "study.yaml"]), folder)
-    assert "the best of 2" in choice.reason
+    selected = best_head(load_study([folder / "study.yaml"]), folder)
+    assert "the best of 2" in selected.reason
 
 
 @pytest.mark.timeout(400)
-def test_mlflows_own_command_serves_it_and_answers_a_real_image(study, picture):
+def test_mlflow_serves_the_model_and_predicts_an_image(study, image_file):
     folder, runs = study
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mini@best", "--env-manager", "local"]
-    # MLflow starts uvicorn by its name, as an activated environment has it.
+    # MLflow starts uvicorn by its name, which must be on the path as in an activated environment.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": server.tracking_uri(folder), "PATH": path}
     with open(folder / "serve.log", "wb") as log:
@@ -149,18 +154,18 @@ def test_mlflows_own_command_serves_it_and_answers_a_real_image(study, picture):
                 assert process.poll() is None, (folder / "serve.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
-        good = base64.b64encode(picture.read_bytes()).decode()
-        answer = requests.post(
-            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": good}]}, timeout=60
+        content = base64.b64encode(image_file.read_bytes()).decode()
+        response = requests.post(
+            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": content}]}, timeout=60
         )
-        (row,) = answer.json()["predictions"]
-        (expected,) = predict_files(opened(folder / head(runs, "mem").folder), [str(picture)], 1)
+        (row,) = response.json()["predictions"]
+        (expected,) = predict_files(open_model(folder / head_run(runs, "mem").folder), [str(image_file)], 1)
         assert row["class"] == expected.classes[0][0]
         for name, probability in expected.classes:
             assert row[f"probability.{name}"] == pytest.approx(probability, abs=1e-5)
         assert row["group_norm.few"] == pytest.approx((expected.group_norms or {})["few"], rel=1e-5)
         refused = requests.post(
-            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": good[:40]}]}, timeout=60
+            f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": content[:40]}]}, timeout=60
         )
         assert refused.status_code == 400
         assert "Image of row 0" in refused.text

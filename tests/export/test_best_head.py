@@ -1,0 +1,64 @@
+"""The best head of a study is selected on val, never on test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mem.config import Study
+from mem.errors import UserError
+from mem.export.best_head import best_head
+from mem.runs.dag import study_runs
+from tests.stages.running import MINI_VALUES, find_run
+
+SCORES = {"ce": (10.0, 99.0), "crt": (30.0, 1.0), "mem": (20.0, 50.0), "mem_on_crt": (25.0, 70.0)}
+"""Accuracy on val and on test."""
+
+
+@pytest.fixture
+def study() -> Study:
+    heads = {name: MINI_VALUES["heads"][name] for name in SCORES}
+    return Study.model_validate(MINI_VALUES | {"heads": heads})
+
+
+def write_scores(study: Study, root: Path, scores: dict[str, dict[str, float]]) -> list[Path]:
+    """Write the metrics.json of every evaluation, as far as the selection reads it."""
+    paths = []
+    for variant, by_split in scores.items():
+        folder = root / find_run(study_runs(study), "evaluate", variant).folder
+        folder.mkdir(parents=True, exist_ok=True)
+        splits = {split: {"accuracy": {"all": accuracy}} for split, accuracy in by_split.items()}
+        paths.append(folder / "metrics.json")
+        paths[-1].write_text(json.dumps({"splits": splits}))
+    return paths
+
+
+def test_the_head_with_the_highest_accuracy_on_val_is_selected(study, tmp_path):
+    write_scores(study, tmp_path, {name: {"val": val, "test": test} for name, (val, test) in SCORES.items()})
+    selected = best_head(study, tmp_path)
+    assert selected.run.labels["variant"] == "crt"
+    assert selected.reason == "crt, the best of 4: 30.00 % on val"
+    assert best_head(study, tmp_path, "ce").reason == "ce, selected with --head: 10.00 % on val"
+
+
+def test_an_unknown_head_is_refused(study, tmp_path):
+    with pytest.raises(UserError, match=r"has no head lws\. Its heads: ce, crt, mem, mem_on_crt"):
+        best_head(study, tmp_path, "lws")
+
+
+def test_without_a_val_split_the_head_must_be_named(study, tmp_path):
+    write_scores(study, tmp_path, {name: {"test": test} for name, (_, test) in SCORES.items()})
+    with pytest.raises(UserError, match="has no val split to select a head on, and test must not be used"):
+        best_head(study, tmp_path)
+    selected = best_head(study, tmp_path, "ce")
+    assert selected.run.labels["variant"] == "ce"
+    assert selected.reason == "ce, selected with --head; there is no val split"
+
+
+def test_a_missing_evaluation_is_reported(study, tmp_path):
+    paths = write_scores(study, tmp_path, {name: {"val": val} for name, (val, _) in SCORES.items()})
+    paths[0].unlink()
+    with pytest.raises(UserError, match=r"metrics\.json: no such file\. Run the study first"):
+        best_head(study, tmp_path)
