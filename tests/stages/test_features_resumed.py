@@ -1,4 +1,4 @@
-"""The features stage goes on where it was broken off, and keeps tokens in half the room by setting."""
+"""The stage `features`: resuming after a kill or a stop, tokens in float16, and bounded memory when they are opened."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ import yaml
 from mem.config.load import load_study
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.files import create_feature_file, feature_file, open_split
-from mem.data.features.writer import FeatureWriter, Part, each_rank
 from mem.data.loading.samplers import InstanceSampler
-from mem.errors import UserError
 from mem.runs.dag import Run, study_runs
 from mem.runs.run_config import write_configs
 from mem.tracking.log import read_events
-from tests.conftest import REPOSITORY
-from tests.stages.running import MEM, run_here
+from tests.stages.running import MEM, MINI_VALUES, run_stage
 
-MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 VIEWS = 60
 
 
-def planned(folder: Path, features: dict) -> dict[str, Run]:
-    finetune = MINI["finetune"] | {"epochs": 1, "warmup_epochs": 0.1}
+def write_runs(folder: Path, features: dict) -> dict[str, Run]:
+    """Write the configurations of the runs of a study, and return the runs by stage."""
+    finetune = MINI_VALUES["finetune"] | {"epochs": 1, "warmup_epochs": 0.1}
     compute = {"features": {"checkpoint_minutes": 1e-4}}
-    changed = {"pretrain": None, "finetune": finetune, "features": features, "compute": compute}
-    (folder / "study.yaml").write_text(yaml.safe_dump(MINI | changed))
+    changes = {"pretrain": None, "finetune": finetune, "features": features, "compute": compute}
+    (folder / "study.yaml").write_text(yaml.safe_dump(MINI_VALUES | changes))
     study = load_study([folder / "study.yaml"])
     runs = study_runs(study)
     write_configs(runs, study, folder)
@@ -42,55 +39,54 @@ def planned(folder: Path, features: dict) -> dict[str, Run]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where images and a finetuned backbone are."""
+    """A folder with converted images, a finetuned backbone and its features."""
     folder = tmp_path_factory.mktemp("features")
-    runs = planned(folder, MINI["features"])
+    runs = write_runs(folder, MINI_VALUES["features"])
     for stage in ("convert", "finetune", "features"):
-        run_here(folder, [stage, "--config", str(runs[stage].folder / "config.yaml")])
+        run_stage(folder, runs[stage])
     return folder
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_features_stage_goes_on_where_it_was(folder, how):
-    features = MINI["features"] | {"views": VIEWS + int(how == signal.SIGTERM)}
-    run = planned(folder, features)["features"]
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_features_stage_computes_only_the_missing_chunks(folder, signal_number):
+    features = MINI_VALUES["features"] | {"views": VIEWS + int(signal_number == signal.SIGTERM)}
+    run = write_runs(folder, features)["features"]
     command = [*MEM, "features", "--config", str(run.folder / "config.yaml")]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    done = folder / run.folder / "unfinished" / "map"
+    map_file = folder / run.folder / "unfinished" / "map"
     deadline = time.monotonic() + 200
-    while not (done.exists() and sum(done.read_bytes()) >= 4):
+    while not (map_file.exists() and sum(map_file.read_bytes()) >= 4):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(how)
+    process.send_signal(signal_number)
     process.communicate()
-    assert process.returncode == (-9 if how == signal.SIGKILL else 143)
+    assert process.returncode == (-9 if signal_number == signal.SIGKILL else 143)
     assert not (folder / run.folder / "train-pooled.npy").exists()
-    there = sum(done.read_bytes())
-    assert there < VIEWS
-    # A number that nobody would compute, in a piece that is there: it stays if the piece is not made again.
-    half = np.load(folder / run.folder / "unfinished" / "train-pooled.npy", mmap_mode="r+")
-    half[0, 0, 0] = 123
-    half.flush()
+    assert sum(map_file.read_bytes()) < VIEWS
+    # Change a value in a saved chunk. The value remains if the chunk is not computed again.
+    unfinished = np.load(folder / run.folder / "unfinished" / "train-pooled.npy", mmap_mode="r+")
+    unfinished[0, 0, 0] = 123
+    unfinished.flush()
 
-    run_here(folder, ["features", "--config", str(run.folder / "config.yaml")])
+    run_stage(folder, run)
     resumed = [event["step"] for event in read_events(folder / run.folder / "log.jsonl") if event["event"] == "resumed"]
     assert len(resumed) == 1
     assert resumed[0] > 233
     train = open_split(folder / run.folder, "train")
     assert train.pooled[0, 0, 0] == 123
     assert train.views == 1 + features["views"]
-    first = open_split(folder / planned(folder, MINI["features"])["features"].folder, "train")
-    for view in range(first.views):
-        np.testing.assert_allclose(train.pooled[view, 1:], first.pooled[view, 1:], rtol=1e-4, atol=1e-5)
-    assert (np.abs(train.pooled).max(axis=2) > 0).all(), "every view of every image was written"
+    reference = open_split(folder / write_runs(folder, MINI_VALUES["features"])["features"].folder, "train")
+    for view in range(reference.views):
+        np.testing.assert_allclose(train.pooled[view, 1:], reference.pooled[view, 1:], rtol=1e-4, atol=1e-5)
+    assert (np.abs(train.pooled).max(axis=2) > 0).all(), "every view of every image is written"
     assert not (folder / run.folder / "unfinished").exists()
 
 
-def test_tokens_in_half_precision_are_read_back_as_float32(folder):
-    full = open_split(folder / planned(folder, MINI["features"])["features"].folder, "train")
-    run = planned(folder, MINI["features"] | {"dtype": "float16"})["features"]
-    run_here(folder, ["features", "--config", str(run.folder / "config.yaml")])
+def test_tokens_stored_in_float16_are_read_as_float32(folder):
+    full = open_split(folder / write_runs(folder, MINI_VALUES["features"])["features"].folder, "train")
+    run = write_runs(folder, MINI_VALUES["features"] | {"dtype": "float16"})["features"]
+    run_stage(folder, run)
     half = open_split(folder / run.folder, "train")
     assert half.tokens is not None
     assert full.tokens is not None
@@ -105,50 +101,7 @@ def test_tokens_in_half_precision_are_read_back_as_float32(folder):
         torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-3, atol=1e-3)
 
 
-# --- the writer ------------------------------------------------------------------------------------------------
-
-
-def writer(folder: Path, key: str = "k", views: int = 2, dtype: str = "float32") -> FeatureWriter:
-    return FeatureWriter(folder, key, {"train": Part(views, 10, {"pooled": (3,)}, {"pooled": dtype})}, 4, 0.0)
-
-
-def write(made: FeatureWriter, pieces: list, value: float = 1.0) -> None:
-    for piece in pieces:
-        made.write(piece, {"pooled": np.full((piece.count, 3), value)})
-    made.close()
-
-
-def test_only_missing_pieces_are_left_and_only_for_the_same_run(tmp_path):
-    made = writer(tmp_path)
-    assert made.begin() == 0
-    write(made, made.missing()[:3])
-    assert writer(tmp_path).begin() == 10
-    assert [p.number for p in writer(tmp_path).missing()] == [3, 4, 5]
-    assert writer(tmp_path, views=3).begin() == 0
-    write(writer(tmp_path, views=3), writer(tmp_path, views=3).missing())
-    assert writer(tmp_path, "other", views=3).begin() == 0
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4, 9])
-def test_ranks_share_the_pieces(tmp_path, ranks):
-    made = writer(tmp_path)
-    made.begin()
-    for rank in range(ranks):
-        write(writer(tmp_path), each_rank(list(made.pieces()), rank, ranks), rank + 1)
-    assert made.missing() == []
-    made.done()
-    assert (np.load(feature_file(tmp_path, "train", "pooled")) > 0).all()
-
-
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "image 0 of train .* not finite"), (1e6, "ends at 6.55e[+]04")])
-def test_numbers_that_cannot_be_kept_are_refused(tmp_path, value, said):
-    made = writer(tmp_path, dtype="float16")
-    made.begin()
-    with pytest.raises(UserError, match=said):
-        write(made, made.missing(), value)
-
-
-PEAK = """
+PEAK_MEMORY = """
 import resource, sys
 from pathlib import Path
 from mem.data.features.files import open_split
@@ -158,16 +111,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_looking_for_nan_takes_no_memory_for_the_features(tmp_path):
-    create_feature_file(tmp_path, "train", "pooled", (1, 200_000, 256))  # 200 MB, of holes
+def test_opening_features_needs_little_memory(tmp_path):
+    create_feature_file(tmp_path, "train", "pooled", (1, 200_000, 256))  # a sparse file of 200 MB
     np.save(feature_file(tmp_path, "train", "labels"), np.zeros(200_000, np.int64))
-    done = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", PEAK_MEMORY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 60e6
-
-
-def test_nan_is_found_wherever_it_is(tmp_path):
-    pooled = create_feature_file(tmp_path, "train", "pooled", (2, 5000, 256))
-    pooled[1, 4999, 255] = np.nan
-    np.save(feature_file(tmp_path, "train", "labels"), np.zeros(5000, np.int64))
-    with pytest.raises(UserError, match="not finite"):
-        open_split(tmp_path, "train")

@@ -1,15 +1,13 @@
-"""Features from disk and from the backbone in the loop are the same, and so are the heads that learn from them."""
+"""Online features: equal to stored features, and so are the heads that are trained on them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from mem.config.load import load_study
 from mem.data.features.batches import TrainingFeatures
@@ -23,12 +21,12 @@ from mem.jobs.online_features import feature_sources
 from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run, study_runs
 from mem.runs.folder import RunFolder
-from mem.runs.run_config import read_config, write_configs
+from mem.runs.run_config import read_config
 from mem.tracking.log import NullLog
-from tests.conftest import REPOSITORY
-from tests.stages.running import run_here
+from tests.key_biases import without_key_biases
+from tests.stages.running import MINI, MINI_VALUES, find_run, run_study
+from tests.workflow.conftest import snakemake
 
-MINI = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text())
 CNN = {"name": "cnn", "kind": "timm", "model": "resnet18", "image_size": 32, "center_crop": 1.0, "norm_batch": 32}
 AUGMENTATION = {
     "crop_scale": [0.5, 1.0],
@@ -36,139 +34,125 @@ AUGMENTATION = {
     "rand_augment": {"layers": 1, "magnitude": 5, "magnitude_std": 0.5, "increasing": True},
     "color_jitter": [0.2, 0.2, 0.2],
 }
+STAGES = ("convert", "finetune", "features", "train_head", "evaluate")
 
 
-def values(kind: str, online: bool) -> dict:
-    """A study of a ViT or a CNN: a head of each way of seeing features and of each sampler."""
+def study_values(kind: str, online: bool) -> dict:
+    """A study of a ViT or a CNN, with heads on pooled features and on tokens, and with different samplers."""
     features = {"views": 2, "augmentation": AUGMENTATION, "tokens": True, **({"online": True} if online else {})}
-    heads = {name: MINI["heads"][name] for name in ("ce", "tau", "crt", "mem_on_crt")} | {"ncm": {"method": "ncm"}}
-    heads["mem_on_crt"] = MINI["heads"]["mem"] | heads["mem_on_crt"]
-    finetune = MINI["finetune"] | {"epochs": 1, "warmup_epochs": 0.1, "drop_path": 0.0}
-    changed = {"pretrain": None, "finetune": finetune, "features": features, "heads": heads, "compute": {}}
-    return MINI | changed | ({"backbone": CNN} if kind == "cnn" else {})
+    heads = {name: MINI_VALUES["heads"][name] for name in ("ce", "tau", "crt", "mem_on_crt")}
+    heads["mem_on_crt"] = MINI_VALUES["heads"]["mem"] | heads["mem_on_crt"]
+    heads["ncm"] = {"method": "ncm"}
+    finetune = MINI_VALUES["finetune"] | {"epochs": 1, "warmup_epochs": 0.1, "drop_path": 0.0}
+    changes = {"pretrain": None, "finetune": finetune, "features": features, "heads": heads, "compute": {}}
+    return MINI_VALUES | changes | ({"backbone": CNN} if kind == "cnn" else {})
 
 
 @pytest.fixture(scope="module", params=["vit", "cnn"])
-def runs(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
-    """The folder in which both studies were run, and their runs by whether they are online."""
+def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
+    """The folder in which both studies were run, and the runs by `features.online`."""
     folder = tmp_path_factory.mktemp(request.param)
-    made: dict[bool, list[Run]] = {}
-    for online in (False, True):
-        (folder / "study.yaml").write_text(yaml.safe_dump(values(request.param, online)))
-        study = load_study([folder / "study.yaml"])
-        made[online] = study_runs(study)
-        write_configs(made[online], study, folder)
-        for run in made[online][:-1]:
-            if not RunFolder(folder / run.folder).finished():
-                run_here(folder, [run.stage, "--config", str(run.folder / "config.yaml")])
-    return folder, made
+    runs = {online: run_study(folder, study_values(request.param, online), STAGES) for online in (False, True)}
+    return folder, runs
 
 
-def run_of(runs: list[Run], stage: str, variant: str | None = None) -> Run:
-    return next(r for r in runs if r.stage == stage and variant in (None, r.labels.get("variant")))
-
-
-def online_splits(folder: Path, runs: list[Run]) -> Callable[[str], FeatureSource]:
-    """The splits as the stage train_head has them."""
-    run = run_of(runs, "train_head", "crt")
+def online_split(folder: Path, runs: list[Run], split: str) -> FeatureSource:
+    """Return a split as the stage train_head opens it."""
+    run = find_run(runs, "train_head", "crt")
     inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
     config = read_config(folder / run.folder, "train_head")
-    return feature_sources(Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals()))
+    job = Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals())
+    return feature_sources(job)(split)
 
 
-def both(runs: tuple[Path, dict[bool, list[Run]]], split: str = "train") -> tuple[FeatureSource, FeatureSource]:
-    folder, made = runs
-    stored = open_split(folder / run_of(made[False], "features").folder, split)
-    return stored, online_splits(folder, made[True])(split)
+def stored_and_online_split(
+    studies: tuple[Path, dict[bool, list[Run]]], split: str = "train"
+) -> tuple[FeatureSource, FeatureSource]:
+    folder, runs = studies
+    stored = open_split(folder / find_run(runs[False], "features").folder, split)
+    return stored, online_split(folder, runs[True], split)
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-def test_each_view_of_each_image_gives_the_features_that_are_stored(runs, tokens):
-    for split in ("train", "val", "test"):
-        stored, online = both(runs, split)
-        assert (len(online), online.views, online.shape(tokens=tokens)) == (
-            len(stored),
-            stored.views,
-            stored.shape(tokens=tokens),
-        )
-        assert online.labels.tolist() == stored.labels.tolist()
-        rng = np.random.default_rng(0)
-        indices = rng.permutation(len(stored))[:70]
-        views = rng.integers(0, stored.views, 70)
-        expected = stored.inputs(views, indices, tokens=tokens)
-        scale = float(expected.abs().max())
-        torch.testing.assert_close(
-            online.inputs(views, indices, tokens=tokens), expected, rtol=1e-4, atol=1e-4 * max(1.0, scale)
-        )
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_online_features_of_every_view_equal_the_stored_ones(studies, split, tokens):
+    stored, online = stored_and_online_split(studies, split)
+    shape = (len(online), online.views, online.shape(tokens=tokens))
+    assert shape == (len(stored), stored.views, stored.shape(tokens=tokens))
+    assert online.labels.tolist() == stored.labels.tolist()
+    rng = np.random.default_rng(0)
+    indices = rng.permutation(len(stored))[:70]
+    views = rng.integers(0, stored.views, 70)
+    expected = stored.inputs(views, indices, tokens=tokens)
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(online.inputs(views, indices, tokens=tokens), expected, rtol=1e-4, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("sampler", ["instance", "class_balanced"])
+@pytest.mark.parametrize("name", ["instance", "class_balanced"])
 @pytest.mark.parametrize("step", [0, 3])
-def test_a_training_sees_the_same_samples_from_any_step_with_any_number_of_workers(runs, sampler, step, monkeypatch):
-    stored = both(runs)[0]
+def test_training_gets_the_same_batches_from_any_step_with_any_number_of_workers(studies, name, step, monkeypatch):
+    stored = stored_and_online_split(studies)[0]
 
-    def batches(split: FeatureSource, first: int) -> list:
-        order = build_sampler(sampler, split.labels, 10, 0)
-        return list(TrainingFeatures(split, order, 24, 0, True).from_step(first, 5))
+    def batches(split: FeatureSource) -> list:
+        sampler = build_sampler(name, split.labels, 10, 0)
+        return list(TrainingFeatures(split, sampler, 24, 0, True).from_step(step, 5))
 
-    expected = batches(stored, step)
+    expected = batches(stored)
     for cores in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", cores)
-        for one, other in zip(batches(both(runs)[1], step), expected, strict=True):
+        for one, other in zip(batches(stored_and_online_split(studies)[1]), expected, strict=True):
             assert (one.labels.tolist(), one.first, one.seed) == (other.labels.tolist(), other.first, other.seed)
             torch.testing.assert_close(one.inputs, other.inputs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["crt", "mem_on_crt", "ncm", "tau"])
-def test_heads_end_with_the_same_weights(runs, head):
-    folder, made = runs
-    stored, online = (load_head(folder / run_of(made[o], "train_head", head).folder) for o in (False, True))
-    for (name, one), other in zip(stored.state_dict().items(), online.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+def test_heads_have_the_same_weights(studies, head):
+    folder, runs = studies
+    stored, online = (load_head(folder / find_run(runs[o], "train_head", head).folder) for o in (False, True))
+    weights, expected = (without_key_biases(model.state_dict()) for model in (online, stored))
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_an_online_study_leaves_no_features_on_disk_and_scores_alike(runs):
-    folder, made = runs
-    features = folder / run_of(made[True], "features").folder
+def test_an_online_study_stores_only_labels_and_has_the_same_scores(studies):
+    folder, runs = studies
+    features = folder / find_run(runs[True], "features").folder
     assert sorted(p.name for p in features.glob("*.npy")) == [f"{s}-labels.npy" for s in ("test", "train", "val")]
     for head in ("ce", "crt", "mem_on_crt"):
         scores = [
-            json.loads((folder / run_of(made[o], "evaluate", head).folder / "metrics.json").read_text())
-            for o in (False, True)
+            json.loads((folder / find_run(runs[online], "evaluate", head).folder / "metrics.json").read_text())
+            for online in (False, True)
         ]
         stored, online = (s["splits"]["test"]["accuracy"]["all"] for s in scores)
-        assert online == pytest.approx(stored, abs=1.01)  # one or two of 200 images may fall either way
+        assert online == pytest.approx(stored, abs=1.01)  # rounding may change two of the 200 predictions
 
 
-def test_whoever_asks_for_features_that_were_not_stored_is_told_why(runs):
-    folder, made = runs
-    with pytest.raises(UserError, match=r"labels and no features.*`features.online: true`"):
-        open_split(folder / run_of(made[True], "features").folder, "val")
+def test_opening_features_that_were_not_stored_is_an_error_with_the_reason(studies):
+    folder, runs = studies
+    with pytest.raises(UserError, match=r"labels but no features.*`features\.online: true`"):
+        open_split(folder / find_run(runs[True], "features").folder, "val")
 
 
-def test_only_online_studies_give_heads_the_images_and_the_model():
+def test_images_and_model_are_inputs_of_heads_only_in_online_studies():
     keys = {}
     for online in (False, True):
-        study = load_study([REPOSITORY / "tests" / "mini.yaml"], {"features": {"online": online}})
+        study = load_study([MINI], {"features": {"online": online}})
         for stage in ("train_head", "evaluate"):
-            run = run_of(study_runs(study), stage, "crt")
+            run = find_run(study_runs(study), stage, "crt")
             assert ({"images", "classifier"} <= set(run.inputs)) == online
             keys[online, stage] = run.key
-    plain = study_runs(load_study([REPOSITORY / "tests" / "mini.yaml"]))
-    assert keys[False, "train_head"] == run_of(plain, "train_head", "crt").key
+    assert keys[False, "train_head"] == find_run(study_runs(load_study([MINI])), "train_head", "crt").key
     assert keys[True, "train_head"] != keys[False, "train_head"]
 
 
-def test_the_workflow_asks_an_online_study_for_labels_only(tmp_path):
-    from tests.workflow.conftest import snakemake
-
-    arguments = ("--dry-run", "--cores", "1", "--config", f"study={REPOSITORY / 'tests' / 'mini.yaml'}")
-    out = snakemake(tmp_path, *arguments, "features={online: true}").stdout
-    assert "train-labels.npy" in out
-    assert "train-pooled.npy" not in out
+@pytest.mark.workflow
+def test_the_workflow_requests_only_labels_of_an_online_study(tmp_path):
+    arguments = ("--dry-run", "--cores", "1", "--config", f"study={MINI}")
+    output = snakemake(tmp_path, *arguments, "features={online: true}").stdout
+    assert "train-labels.npy" in output
+    assert "train-pooled.npy" not in output
     assert "train-pooled.npy" in snakemake(tmp_path, *arguments).stdout
 
 
-def test_settings_that_say_nothing_are_refused():
-    with pytest.raises(UserError, match="nothing is stored with `online`"):
-        load_study([REPOSITORY / "tests" / "mini.yaml"], {"features": {"online": True, "dtype": "float16"}})
+def test_online_with_a_type_for_stored_tokens_is_rejected():
+    with pytest.raises(UserError, match="`online` stores nothing"):
+        load_study([MINI], {"features": {"online": True, "dtype": "float16"}})
