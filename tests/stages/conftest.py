@@ -1,4 +1,4 @@
-"""The mini study, run once for all tests that look at it."""
+"""The finished mini study."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.running import MINI, mem, run_here
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
+from tests.stages.running import MINI, call_mem, keep_finished
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Path:
-    """A folder in which every stage of the mini study was run by the commands that `mem runs` prints."""
+    """A folder in which every stage of the mini study was run by the commands that `mem runs` prints. Read only."""
     folder = tmp_path_factory.mktemp("study")
-    commands = mem(folder, "runs", str(MINI), "--commands").stdout.splitlines()
-    for command in commands:
-        # In this process, where shapes are checked; the command line itself is tested with the others below.
-        words = command.split()
-        assert words[0] == "mem"
-        run_here(folder, words[1:])
+    for command in call_mem(folder, "runs", str(MINI), "--commands").out.splitlines():
+        program, *arguments = command.split()
+        assert program == "mem"
+        call_mem(folder, *arguments)
+    for run in study_runs(load_study([MINI])):
+        keep_finished(folder, run)
     return folder

@@ -1,49 +1,97 @@
-"""Stages of the mini study, run as a user would."""
+"""Calls of `mem` commands and stages of small studies.
+
+Run folders are named by their content, so a run that one test finished serves every test whose study has the same run.
+`run_study` keeps a copy of each finished run for the session and copies it instead of computing it again.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
+import yaml
+
+from mem.cli.main import main
 from mem.config.load import load_study
 from mem.runs.dag import Run, study_runs
+from mem.runs.folder import RunFolder
+from mem.runs.run_config import write_configs
 from tests.conftest import REPOSITORY
 
 MEM = [sys.executable, "-m", "mem.cli"]
 MINI = REPOSITORY / "tests" / "mini.yaml"
+MINI_VALUES = yaml.safe_load(MINI.read_text())
+_FINISHED_RUNS = tempfile.TemporaryDirectory(prefix="mem-finished-runs-")
 
 
-def mem(folder: Path, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [*MEM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False, **options
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return done
+class Output(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
 
 
-def run_here(folder: Path, words: list[str]) -> None:
-    from mem.cli.main import main
-
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        assert main(words) == 0, words
-    finally:
-        os.chdir(before)
-
-
-def run_of(stage: str, variant: str | None = None, changes: dict | None = None) -> Run:
-    return next(
-        run
-        for run in study_runs(load_study([MINI], changes))
-        if run.stage == stage and (variant is None or run.labels["variant"] == variant)
-    )
+def call_mem(folder: Path, *arguments: str, status: int = 0) -> Output:
+    """Call a `mem` command in this process, with `folder` as the working directory, and check its exit status."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        actual_status = main(arguments)
+    assert actual_status == status, err.getvalue()
+    assert "Traceback" not in err.getvalue()
+    return Output(out.getvalue(), err.getvalue())
 
 
-def refusal(folder: Path, *arguments: str, status: int = 2, **options) -> str:
-    done = mem(folder, *arguments, check=False, **options)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
+def start_mem(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a `mem` command as a process, with `folder` as the working directory."""
+    return subprocess.run([*MEM, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def run_stage(folder: Path, run: Run) -> None:
+    """Run one stage in this process. Its configuration must exist."""
+    call_mem(folder, run.stage, "--config", str(run.folder / "config.yaml"))
+
+
+def run_study(folder: Path, values: dict, stages: Collection[str] | None = None) -> list[Run]:
+    """Run the stages of a study in this process and return its runs.
+
+    Args:
+        folder: Working directory. The study is written to `study.yaml` in it.
+        values: The study.
+        stages: Run only these stages, and return only their runs.
+    """
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    study = load_study([folder / "study.yaml"])
+    runs = [run for run in study_runs(study) if stages is None or run.stage in stages]
+    for run in runs:
+        kept = Path(_FINISHED_RUNS.name) / run.folder
+        # The results of a report are outside its run folder.
+        if kept.is_dir() and run.stage != "report" and not (folder / run.folder).exists():
+            shutil.copytree(kept, folder / run.folder)
+    write_configs(runs, study, folder)
+    for run in runs:
+        if not RunFolder(folder / run.folder).finished():
+            run_stage(folder, run)
+            keep_finished(folder, run)
+    return runs
+
+
+def keep_finished(folder: Path, run: Run) -> None:
+    """Keep a copy of a finished run for later calls of `run_study`."""
+    shutil.copytree(folder / run.folder, Path(_FINISHED_RUNS.name) / run.folder, dirs_exist_ok=True)
+
+
+def find_run(runs: list[Run], stage: str, variant: str | None = None) -> Run:
+    """Return the run of a stage, and of a head if one is named."""
+    return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
+
+
+def mini_run(stage: str, variant: str | None = None, changes: dict | None = None) -> Run:
+    """Return a run of the mini study, with changed settings if given."""
+    return find_run(study_runs(load_study([MINI], changes)), stage, variant)

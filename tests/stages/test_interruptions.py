@@ -1,123 +1,182 @@
-"""Stages that are stopped, killed or asked to save, and go on; torn checkpoints."""
+"""Stages as processes that are stopped, killed or asked for a checkpoint, and then resume."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
-import time
+import sys
 from pathlib import Path
 
+import psutil
+import pytest
+
 from mem.config.load import load_study
+from mem.jobs.signals import SAVED_VARIABLE, WORKFLOW_VARIABLE
 from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
 from mem.tracking.log import read_curve, read_events
 from mem.train.checkpoints import Checkpoints
-from tests.stages.running import MEM, MINI, run_of
+from tests.stages.running import MEM, MINI, mini_run
+from tests.waiting import wait
 
 
-def slow_pretraining(folder: Path, study: Path) -> Path:
-    """A pretraining that takes a while, configured in `folder`; its images are those of the mini study."""
+def configure_long_pretraining(folder: Path, study: Path) -> Path:
+    """Configure a pretraining of many epochs on the images of the mini study, and return its run folder."""
     changes = {"pretrain": {"epochs": 2000}}
     write_configs(study_runs(load_study([MINI], changes)), load_study([MINI], changes), folder)
-    images = run_of("convert").folder
+    images = mini_run("convert").folder
     shutil.copytree(study / images, folder / images, dirs_exist_ok=True)
-    return folder / run_of("pretrain", changes=changes).folder
+    return folder / mini_run("pretrain", changes=changes).folder
 
 
-def started(folder: Path, run: Path) -> subprocess.Popen:
+def start_pretraining(folder: Path, run: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*MEM, "pretrain", "--config", str(run / "config.yaml"), "--log", "log/pretrain.log"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, **environment},
     )
 
 
-def wait_for_checkpoint(run: Path, process: subprocess.Popen, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not list((run / "checkpoints").glob("*.json")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for_message(folder: Path, text: str, process: subprocess.Popen[str]) -> None:
+    wait(lambda: text in (folder / "log" / "pretrain.log").read_text(), process)
 
 
-def output_of(process: subprocess.Popen) -> str:
+def checkpoints(run: Path) -> list[str]:
+    """Names of the descriptions of all complete checkpoints, oldest first."""
+    return sorted(path.name for path in (run / "checkpoints").glob("*.json"))
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=60)[0]
 
 
-def test_a_stop_saves_says_so_and_the_next_start_goes_on(study, tmp_path):
-    run = slow_pretraining(tmp_path, study)
-    first = started(tmp_path, run)
-    wait_for_checkpoint(run, first)
+def test_a_stopped_training_saves_and_the_same_command_resumes(study, tmp_path):
+    run = configure_long_pretraining(tmp_path, study)
+    first = start_pretraining(tmp_path, run)
+    wait(lambda: checkpoints(run), first)
     first.send_signal(signal.SIGTERM)
-    said = output_of(first)
+    output = output_of(first)
     assert first.returncode == 143
-    assert "and stopped, as asked. (SIGTERM) The same command goes on from there." in said
-    step = int(said.split("Saved at step ")[1].split()[0])
+    assert "and stopped on request. (SIGTERM) Run the same command to resume." in output
+    step = int(output.split("Saved at step ")[1].split()[0])
     assert not (run / "run.json").exists()
 
-    second = started(tmp_path, run)
-    deadline = time.monotonic() + 60
-    while "Going on from" not in (tmp_path / "log" / "pretrain.log").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    second = start_pretraining(tmp_path, run)
+    wait_for_message(tmp_path, "Resuming from", second)
     second.send_signal(signal.SIGTERM)
-    said = output_of(second)
-    assert f"Going on from the checkpoint at step {step} of" in said
+    assert f"Resuming from the checkpoint at step {step} of" in output_of(second)
     resumed = [event["step"] for event in read_events(run / "log.jsonl") if event["event"] == "resumed"]
     assert resumed == [step]
     logged = [step for step, _ in read_curve(run / "log.jsonl", "train/loss")]
     assert logged == sorted(set(logged))
 
 
-def test_a_killed_trainer_is_followed_by_one_that_goes_on_and_no_two_work_at_once(study, tmp_path):
-    run = slow_pretraining(tmp_path, study)
-    first = started(tmp_path, run)
-    wait_for_checkpoint(run, first)
-    rival = started(tmp_path, run)
-    while "Waiting for process" not in (tmp_path / "log" / "pretrain.log").read_text():
-        assert rival.poll() is None
-        time.sleep(0.05)
+def test_a_second_process_waits_for_the_run_folder_and_resumes_when_the_first_is_killed(study, tmp_path):
+    run = configure_long_pretraining(tmp_path, study)
+    first = start_pretraining(tmp_path, run)
+    wait(lambda: checkpoints(run), first)
+    second = start_pretraining(tmp_path, run)
+    wait_for_message(tmp_path, "Waiting for process", second)
     first.kill()
     output_of(first)
-    while "Going on from the checkpoint" not in (tmp_path / "log" / "pretrain.log").read_text():
-        assert rival.poll() is None
-        time.sleep(0.05)
-    rival.send_signal(signal.SIGINT)
-    assert "(SIGINT) The same command goes on from there." in output_of(rival)
+    wait_for_message(tmp_path, "Resuming from the checkpoint", second)
+    second.send_signal(signal.SIGINT)
+    assert "(SIGINT) Run the same command to resume." in output_of(second)
 
 
-def test_a_checkpoint_on_request_does_not_stop_the_training(study, tmp_path):
-    run = slow_pretraining(tmp_path, study)
-    process = started(tmp_path, run)
-    wait_for_checkpoint(run, process)
-    before = max(p.name for p in (run / "checkpoints").glob("*.json"))
+@pytest.fixture(scope="module")
+def killed_run(study, tmp_path_factory) -> tuple[Path, list[str], list[str]]:
+    """A training that acknowledged a requested checkpoint and was killed later.
+
+    Returns its run folder, and the checkpoints before and after the request.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    run = configure_long_pretraining(folder, study)
+    acknowledgment = folder / "saved"
+    process = start_pretraining(folder, run, **{SAVED_VARIABLE: str(acknowledgment)})
+    wait(lambda: len(checkpoints(run)) > 1, process)
+    before = checkpoints(run)
+    assert not acknowledgment.exists()
     process.send_signal(signal.SIGUSR2)
-    deadline = time.monotonic() + 30
-    while max(p.name for p in (run / "checkpoints").glob("*.json")) == before:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait(acknowledgment.exists, process)
+    after = checkpoints(run)
+    # The training continues: it writes the next periodic checkpoint. `wait` fails if the process ends.
+    wait(lambda: checkpoints(run)[-1] > after[-1], process)
     process.kill()
     output_of(process)
+    return run, before, after
 
 
-def test_a_torn_checkpoint_is_named_and_the_older_one_used(study, tmp_path):
-    run = slow_pretraining(tmp_path, study)
-    process = started(tmp_path, run)
-    deadline = time.monotonic() + 90
-    while len(list((run / "checkpoints").glob("*.json"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.kill()
-    output_of(process)
-    notes = sorted((run / "checkpoints").glob("*.json"))
-    newest = notes[-1].with_suffix(".pt")
+def test_a_requested_checkpoint_is_written_and_the_training_continues(killed_run):
+    _, before, after = killed_run
+    assert after[-1] > before[-1]
+
+
+def test_a_truncated_checkpoint_is_named_and_the_older_one_is_used(killed_run, tmp_path):
+    shutil.copytree(killed_run[0] / "checkpoints", tmp_path / "checkpoints")
+    descriptions = sorted((tmp_path / "checkpoints").glob("*.json"))
+    newest = descriptions[-1].with_suffix(".pt")
     newest.write_bytes(newest.read_bytes()[:1000])
-    said: list[str] = []
-    found = Checkpoints(run / "checkpoints", json.loads(notes[0].read_text())["key"], 1, said.append)._newest_valid()
-    assert found == notes[-2].with_suffix(".pt")
-    assert str(newest) in said[0]
+    warnings: list[str] = []
+    key = json.loads(descriptions[0].read_text())["key"]
+    found = Checkpoints(tmp_path / "checkpoints", key, 1, warnings.append)._newest_valid()
+    assert found == descriptions[-2].with_suffix(".pt")
+    assert str(newest) in warnings[0]
+
+
+# --- a stage without a training ---------------------------------------------------------------------------------------
+
+SLOW_CONVERSION = """
+import sys, time
+from pathlib import Path
+from mem.jobs.job import run_stage
+
+def convert(job):
+    print("started", flush=True)
+    time.sleep(60)
+
+sys.exit(run_stage("convert", convert, Path(sys.argv[1]), None, None, {}))
+"""
+
+
+def start_conversion(folder: Path, **environment: str) -> tuple[subprocess.Popen[str], Path]:
+    """Start a stage without a training and wait until it runs. Return the process and the run folder."""
+    run = mini_run("convert")
+    write_configs([run], load_study([MINI]), folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_CONVERSION, str(folder / run.folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process, folder / run.folder
+
+
+def test_a_stage_without_a_training_stops_at_once(tmp_path):
+    process, folder = start_conversion(tmp_path)
+    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=30)[0]
+    assert output == ("Stopped on request. No incomplete output was left. (SIGTERM) Run the same command to resume.\n")
+    assert process.returncode == 143
+    ends = [event for event in read_events(folder / "log.jsonl") if event["event"] == "end"]
+    assert [(end["status"], end["reason"]) for end in ends] == [("stopped", "SIGTERM")]
+
+
+def test_a_stage_stops_when_its_workflow_process_is_killed(tmp_path):
+    workflow = subprocess.Popen(["sleep", "60"])
+    started = psutil.Process(workflow.pid).create_time()
+    description = f"{socket.gethostname()} {workflow.pid} {started} {os.environ.get('SLURM_JOB_ID', '-')}"
+    process, _ = start_conversion(tmp_path, **{WORKFLOW_VARIABLE: description})
+    workflow.kill()
+    workflow.wait()
+    output = process.communicate(timeout=30)[0]
+    assert f"(workflow process {workflow.pid} exited)" in output
+    assert process.returncode == 143

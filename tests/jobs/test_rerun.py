@@ -1,4 +1,4 @@
-"""A finished run that is made once more."""
+"""A rerun of a finished run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mem.runs.folder import RunFolder
 from mem.tracking.log import JsonLines, read_events
 
 
-@pytest.mark.parametrize("log_is_there", [True, False], ids=["whole", "killed while it was set aside"])
-def test_it_counts_as_unfinished_at_once_and_its_old_log_stays(log_is_there, tmp_path):
+@pytest.mark.parametrize("log_in_place", [True, False], ids=["complete", "killed after renaming the log"])
+def test_a_rerun_marks_the_run_unfinished_and_keeps_its_old_log(log_in_place, tmp_path):
     folder = RunFolder(tmp_path)
-    old = folder.log if log_is_there else tmp_path / "log-1.jsonl"
+    old = folder.log if log_in_place else tmp_path / "log-1.jsonl"
     with JsonLines(old) as log:
         log.scalars({"train/loss": 1.0}, 1)
     folder.record.write_text("{}")
