@@ -125,7 +125,7 @@ def test_loading_an_encoder_into_a_classifier_reports_every_key(model, tmp_path)
     encoder = MaskedAutoencoder(SETTINGS, Decoder(width=8, depth=1, heads=2), 0.5, True).encoder
     save_weights(tmp_path / "encoder.safetensors", encoder.state_dict(), {"stage": "pretrain"})
     weights = load_weights(tmp_path / "encoder.safetensors")
-    report = load_into(model.backbone, weights, fresh=("fc_norm.", "head."), unused=("norm.",))
+    report = load_into(model.backbone, weights, allow_missing=("fc_norm.", "head."), allow_unused=("norm.",))
     assert set(report.missing) == {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
     assert set(report.left_over) == {"norm.weight", "norm.bias"}
     for name in report.matched:

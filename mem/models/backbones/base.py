@@ -25,9 +25,9 @@ class BackboneClassifier(nn.Module, ABC):
 
     head_prefix: str
     """Key prefix of the linear layer in `backbone.state_dict()`."""
-    encoder_fresh: ClassVar[tuple[str, ...]] = ()
+    missing_in_encoder: ClassVar[tuple[str, ...]] = ()
     """Prefixes of further keys that a pretrained encoder lacks. These parameters keep their initial values."""
-    encoder_unused: ClassVar[tuple[str, ...]] = ()
+    unused_from_encoder: ClassVar[tuple[str, ...]] = ()
     """Prefixes of keys of a pretrained encoder that the backbone does not have."""
     width: int
     """Dimension of the pooled feature and of each token."""

@@ -29,8 +29,8 @@ class ConvMaeClassifier(BackboneClassifier):
 
     head_prefix = "head."
     # The encoder's norm precedes pooling; the norm here follows it.
-    encoder_fresh = ("fc_norm.",)
-    encoder_unused = ("norm.", "stage1_output_decode.", "stage2_output_decode.")
+    missing_in_encoder = ("fc_norm.",)
+    unused_from_encoder = ("norm.", "stage1_output_decode.", "stage2_output_decode.")
     backbone: ConvMaeNetwork
 
     def __init__(self, settings: config.ConvMae, classes: int, drop_path: float = 0.0) -> None:

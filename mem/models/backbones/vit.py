@@ -16,8 +16,8 @@ class VitClassifier(BackboneClassifier):
 
     head_prefix = "head."
     # The encoder's norm precedes pooling; the norm here follows it.
-    encoder_fresh = ("fc_norm.",)
-    encoder_unused = ("norm.",)
+    missing_in_encoder = ("fc_norm.",)
+    unused_from_encoder = ("norm.",)
     backbone: TimmViT
 
     def __init__(self, settings: config.VisionTransformer, classes: int, drop_path: float = 0.0) -> None:

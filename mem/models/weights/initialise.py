@@ -36,7 +36,7 @@ def initialise_from(
     Raises:
         UserError: The weights do not fit. The message names `origin` and lists the keys.
     """
-    fresh: tuple[str, ...]
+    missing: tuple[str, ...]
     unused: tuple[str, ...]
     match model:
         case Autoencoder():
@@ -44,20 +44,23 @@ def initialise_from(
             names = model.state_dict().keys()
             tensors = {name if name in names else f"encoder.{name}": value for name, value in tensors.items()}
             decoder = tuple(name for name in names if not name.startswith("encoder.") and name not in tensors)
-            fresh, unused = (*decoder, "encoder.norm."), ("encoder.head.", "encoder.fc_norm.")
+            missing, unused = (*decoder, "encoder.norm."), ("encoder.head.", "encoder.fc_norm.")
         case BackboneClassifier():
             target = model.backbone
             tensors = _without(tensors, (model.head_prefix,))
-            fresh, unused = (*model.encoder_fresh, model.head_prefix), (*model.encoder_unused, *DECODER_PREFIXES)
+            missing, unused = (
+                (*model.missing_in_encoder, model.head_prefix),
+                (*model.unused_from_encoder, *DECODER_PREFIXES),
+            )
         case FrozenBackbone():
             target = model.backbone
             tensors = _without(tensors, model.head_prefixes)
-            fresh, unused = (), DECODER_PREFIXES
+            missing, unused = (), DECODER_PREFIXES
     expected = target.state_dict()
     tensors = _adapted(tensors, expected)
     _require_same_architecture(tensors, expected, origin)
     try:
-        return load_into(target, tensors, fresh=fresh, unused=unused)
+        return load_into(target, tensors, allow_missing=missing, allow_unused=unused)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
 

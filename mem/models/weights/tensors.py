@@ -72,16 +72,16 @@ def load_into(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     *,
-    fresh: tuple[str, ...] = (),
-    unused: tuple[str, ...] = (),
+    allow_missing: tuple[str, ...] = (),
+    allow_unused: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Load weights into a model. Every key must match, except those that `fresh` and `unused` permit to differ.
+    """Load weights into a model. Every key must match, except those that `allow_missing` and `allow_unused` list.
 
     Args:
         model: The model, changed in place.
         tensors: The weights.
-        fresh: Prefixes of keys that the weights may lack.
-        unused: Prefixes of keys that the model may lack.
+        allow_missing: Prefixes of keys that the weights may lack.
+        allow_unused: Prefixes of keys that the model may lack.
 
     Raises:
         UserError: Another key is missing or unknown, or a shape differs. The message lists the keys.
@@ -93,8 +93,8 @@ def load_into(
         missing=tuple(name for name in expected if name not in tensors),
         left_over=tuple(name for name in tensors if name not in expected),
     )
-    faults = [f"missing: {name}" for name in report.missing if not name.startswith(fresh or ("\0",))]
-    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(unused or ("\0",))]
+    faults = [f"missing: {name}" for name in report.missing if not name.startswith(allow_missing or ("\0",))]
+    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(allow_unused or ("\0",))]
     faults += [
         f"{name} has shape {tuple(tensors[name].shape)}; the model expects {tuple(expected[name].shape)}"
         for name in shared
