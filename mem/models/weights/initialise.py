@@ -24,9 +24,9 @@ def initialise_from(
 ) -> LoadReport:
     """Load pretrained weights into a backbone or an autoencoder.
 
-    The linear layer of a `BackboneClassifier` keeps its initial values, and so does what the weights lack of an
-    autoencoder's decoder. A `FrozenBackbone` must be in the weights completely. Position embeddings of another grid
-    are interpolated.
+    The linear layer of a `BackboneClassifier` keeps its initial values, and so do the parameters of an autoencoder's
+    decoder that the weights lack. For a `FrozenBackbone`, the weights must be complete. Position embeddings of another
+    grid are interpolated.
 
     Args:
         model: The model, changed in place.
