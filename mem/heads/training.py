@@ -1,4 +1,4 @@
-"""Making a head from features: selecting, copying or training. Shared by the stage `train_head` and `mem.frozen`."""
+"""Fitting of heads to features: training, selection of tau, or closed form. Used by `train_head` and `mem.frozen`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVALUATION_BATCH = 1024
 
 @dataclass(frozen=True)
 class HeadFeatures:
-    """The features that a head is made from."""
+    """The features that a head is fitted to."""
 
     train: FeatureSource
     val: FeatureSource | None
@@ -55,7 +55,7 @@ def wants_tokens(settings: config.Head) -> bool:
 def make_head(
     settings: config.Head, inputs: HeadInputs, features: HeadFeatures, context: FitContext
 ) -> tuple[Head, dict[str, Any]]:
-    """Make a head on features.
+    """Fit a head to features.
 
     Args:
         settings: The method.

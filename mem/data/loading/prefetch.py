@@ -13,10 +13,11 @@ _DEPTH = 3
 Item = TypeVar("Item")
 
 
-def prefetch(make: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Iterator[Item]:
-    """Yield the items of an iterator that a thread runs up to `depth` items ahead.
+def prefetch(create: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Iterator[Item]:
+    """Yield the items of an iterator, of which a background thread prefetches up to `depth`.
 
-    An exception of the iterator is raised here. Closing this generator early stops the thread.
+    The thread calls `create` and runs the iterator. An exception of the iterator is raised here. Closing this generator
+    early stops the thread.
     """
     items: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -32,7 +33,7 @@ def prefetch(make: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Iterato
 
     def produce() -> None:
         try:
-            for item in make():
+            for item in create():
                 if not put((item, None)):
                     return
             put((None, StopIteration()))

@@ -1,4 +1,4 @@
-"""The crop and the changes of each image of a batch, as functions of random numbers that belong to the sample."""
+"""Crops and augmentations of the images of a batch, determined by the random numbers of each sample."""
 
 from __future__ import annotations
 
