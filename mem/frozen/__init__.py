@@ -1,4 +1,7 @@
-"""Heads on anyone's frozen features, without a study: `extract`, `fit_head`, and what a fitted head says of images."""
+"""The Python API for heads on frozen features, without a study.
+
+`extract` computes features, `fit_head` fits a head on them, `load_fitted` loads a saved head.
+"""
 
 from mem.frozen.defaults import head_settings
 from mem.frozen.extraction import Extracted, extract

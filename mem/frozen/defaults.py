@@ -1,6 +1,6 @@
-"""Settings for heads that are asked for by the method's name alone, from Python. A study's YAML states its own.
+"""Default settings of heads for the Python API. The YAML of a study has no such defaults and states its settings.
 
-They are a start, made on Fashion-MNIST-LT's features: what suits yours is chosen on val.
+The values were chosen on features of Fashion-MNIST-LT. They are a starting point: select values for your data on val.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TRAINING: Mapping[str, Any] = {
     "weight_decay": 5e-4,
     "sampler": "class_balanced",
 }
-"""Of every head that learns; by method there are `DIFFERENCES`."""
-DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
+"""Training settings of all methods that train, except for `TRAINING_BY_METHOD`."""
+TRAINING_BY_METHOD: Mapping[str, Mapping[str, Any]] = {
     "ce": {"sampler": "instance"},
     "balanced_softmax": {"sampler": "instance"},
     "logit_adjusted_loss": {"sampler": "instance"},
@@ -48,34 +48,34 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "classifier_from": "crt",
     },
 }
-"""By method, beside `training`."""
+"""Settings by method, without `training`."""
 
 
 def methods() -> dict[str, type[config.Section]]:
-    """Section of each method that there is."""
+    """Return the configuration class of each method."""
     sections = get_args(get_args(config.Head)[0])
     return {get_args(section.model_fields["method"].annotation)[0]: section for section in sections}
 
 
 def head_settings(method: str | Mapping[str, Any] | config.Head) -> config.Head:
-    """Whole settings from a method's name, or from some settings laid over those of the method.
+    """Return complete settings from the name of a method, or from a mapping merged over the method's defaults.
 
     Raises:
-        UserError: There is no such method or setting.
+        UserError: The method or a setting is unknown, or a value is invalid.
     """
     if isinstance(method, config.Section):
         return method
     given = {"method": method} if isinstance(method, str) else dict(method)
     name, known = given.get("method"), methods()
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"There is no method {name}{hint} There are {', '.join(known)}")
+        similar = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {similar[0]}?" if similar else ""
+        raise UserError(f"Unknown method {name}.{hint} The methods are: {', '.join(known)}.")
     values = {**SETTINGS.get(name, {}), **given}
-    if "training" in known[name].model_fields and isinstance(own := given.get("training", {}), Mapping):
-        values["training"] = {**TRAINING, **DIFFERENCES.get(name, {}), **own}
+    if "training" in known[name].model_fields and isinstance(training := given.get("training", {}), Mapping):
+        values["training"] = {**TRAINING, **TRAINING_BY_METHOD.get(name, {}), **training}
     try:
         return TypeAdapter(config.Head).validate_python(values)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc'][1:])) or name}: {e['msg']}" for e in error.errors())
-        raise UserError(f"Settings of {name}: " + "; ".join(faults)) from None
+        problems = (f"{'.'.join(map(str, e['loc'][1:])) or name}: {e['msg']}" for e in error.errors())
+        raise UserError(f"Invalid settings of {name}: " + "; ".join(problems)) from None

@@ -1,4 +1,4 @@
-"""Features of anyone's network, from Python."""
+"""Extraction of features with any network."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mem.models.weights.initialise import initialise_from
 
 
 class Extracted(NamedTuple):
-    """What `fit_head` takes."""
+    """Features and labels, as `fit_head` takes them."""
 
     features: Float32[np.ndarray, "images *sequence width"]
     labels: Int64[np.ndarray, " images"] | None
-    """Of all images, where the batches came with labels."""
+    """Labels of all images, or None if the batches had no labels."""
 
 
 @torch.inference_mode()
@@ -39,53 +39,56 @@ def extract(
     batch: int = 64,
     device: str | torch.device = "cpu",
 ) -> Extracted:
-    """Features that a network, which stays as it is, gives for images.
+    """Compute the features of images with a frozen network.
 
     Args:
-        network: A torch module, or a name of timm's. A module of timm is pooled by its own pooling; any other returns
-            pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature first, or a pair of
-            pooled features and tokens.
-        images: (images, 3, rows, columns), normalised as the network wants it; or batches of these, alone or each with
-            its labels, as a DataLoader gives them.
-        weights: A file of weights for a name of timm's: .pth, read as data only, or .safetensors.
-        tokens: Whether tokens are kept: features are then (images, 1 + tokens, width).
-        batch: Images at a time, where they are one array.
-        device: Where it is computed.
+        network: A torch module, or the name of a timm model. A timm module is pooled by its own pooling. Any other
+            module returns pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature
+            first, or a pair of pooled features and tokens.
+        images: An array (images, 3, rows, columns), normalised for the network; or an iterable of such batches, with or
+            without labels, for example a DataLoader.
+        weights: File of weights for a timm model: .pth (only tensors are loaded) or .safetensors.
+        tokens: Return tokens too: the features are (images, 1 + tokens, width).
+        batch: Number of images per batch if `images` is an array.
+        device: Device that computes the features.
 
     Raises:
-        UserError: There is no such network, it gives no features, the weights do not fit, or there are no images.
+        UserError: The network is unknown or computes no features, the weights do not match, or there are no images.
     """
     batches = _batches(images, batch)
     first = next(batches, None)
     if first is None:
-        raise UserError("images: there are none")
+        raise UserError("images: there are none; expected at least one image")
     side = first[0].shape[-1]
     if isinstance(network, str):
-        model = _named(network, side, weights)
+        model = _timm_backbone(network, side, weights)
     elif weights is not None:
-        raise UserError("weights: go with a name of timm's; load them into your own module by load_state_dict")
+        raise UserError(
+            "weights: can only be used with the name of a timm model. Load them into your module with load_state_dict."
+        )
     else:
         model = FrozenBackbone(network, side, type(network).__name__)
-    training = model.backbone.training
+    was_training = model.backbone.training
     model.to(device).eval()
     if tokens and not model.tokens:
-        raise UserError(f"tokens: {model.name} gives pooled features only")
+        raise UserError(f"tokens: {model.name} returns pooled features only. Use tokens=False.")
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for pictures, classes in chain([first], batches):
-        pooled, sequence = model.features(pictures.to(device))
-        found = torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled
-        features.append(found.float().cpu().numpy())
-        if classes is not None:
-            labels.append(as_numpy(classes).astype(np.int64))
-    model.backbone.train(training)
+    for batch_images, batch_labels in chain([first], batches):
+        pooled, sequence = model.features(batch_images.to(device))
+        batch_features = torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled
+        features.append(batch_features.float().cpu().numpy())
+        if batch_labels is not None:
+            labels.append(as_numpy(batch_labels).astype(np.int64))
+    model.backbone.train(was_training)
     return Extracted(np.concatenate(features), np.concatenate(labels) if labels else None)
 
 
-def _named(name: str, side: int, weights: str | Path | None) -> FrozenBackbone:
+def _timm_backbone(name: str, side: int, weights: str | Path | None) -> FrozenBackbone:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UserError(f"timm has no model {name}" + (f"; near it are {', '.join(near)}" if near else ""))
+        similar = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Similar names: {', '.join(similar)}." if similar else ""
+        raise UserError(f"timm has no model {name}.{hint} timm.list_models() lists all names.")
     model = frozen_timm(name, side)
     if weights is not None:
         initialise_from(model, read_checkpoint(Path(weights)), str(weights))
@@ -93,15 +96,16 @@ def _named(name: str, side: int, weights: str | Path | None) -> FrozenBackbone:
 
 
 def _batches(images: Array | Iterable[Any], batch: int) -> Iterator[tuple[Tensor, Array | None]]:
+    """Yield batches of images with their labels, or None for labels."""
     if isinstance(images, torch.Tensor | np.ndarray):
-        whole = torch.as_tensor(images)
-        images = (whole[start : start + batch] for start in range(0, len(whole), batch))
-    for one in images:
-        pictures, labels = (one[0], one[1]) if isinstance(one, tuple | list) else (one, None)
-        pictures = torch.as_tensor(pictures)
-        if pictures.ndim != 4 or not pictures.is_floating_point():
+        array = torch.as_tensor(images)
+        images = (array[start : start + batch] for start in range(0, len(array), batch))
+    for item in images:
+        batch_images, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+        batch_images = torch.as_tensor(batch_images)
+        if batch_images.ndim != 4 or not batch_images.is_floating_point():
             raise UserError(
-                f"images: a batch has shape {tuple(pictures.shape)} and type {pictures.dtype}; expected floating-point "
-                "(images, 3, rows, columns), normalised"
+                f"images: a batch has shape {tuple(batch_images.shape)} and type {batch_images.dtype}; expected "
+                "(images, 3, rows, columns) as floats. Normalise the images as the network expects them."
             )
-        yield pictures, labels
+        yield batch_images, labels

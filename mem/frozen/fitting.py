@@ -1,4 +1,4 @@
-"""Heads on anyone's features, from Python."""
+"""Fitting of heads on features in memory."""
 
 from __future__ import annotations
 
@@ -25,83 +25,91 @@ from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head, wants_
 from mem.train.context import FitContext
 
 InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
-"""A linear classifier to start from: a fitted head, torch's layer, or weight (classes, width) and bias (classes,)."""
+"""An initial linear classifier: a fitted linear head, a torch layer, or weight (classes, width) and bias (classes,)."""
 
 
 class GroupSignals(NamedTuple):
-    """What MEM finds of an image, beside its logits."""
+    """MEM's outputs for images in addition to the logits."""
 
     weights: Float[Tensor, "images groups"]
-    """The fusion's w (eq. 7)."""
+    """Weights w of the fusion (eq. 7)."""
     norms: Float[Tensor, "images groups"]
-    """The sub-networks' Q (section 3.1); the largest names the group."""
+    """Norms Q of the sub-networks (section 3.1). The group with the largest norm is the predicted group."""
 
 
 class FittedHead(nn.Module):
-    """A head that was fitted, with what it was fitted by. Its methods take numpy arrays or tensors, of any number.
+    """A fitted head with its settings.
 
-    As a torch module it maps a batch of features to logits.
+    Its methods take numpy arrays or tensors with any number of images. As a torch module, it maps a batch of features
+    to logits.
     """
 
-    def __init__(self, head: Head, settings: config.Head, basis: HeadInputs, results: Mapping[str, Any]) -> None:
+    def __init__(self, head: Head, settings: config.Head, inputs: HeadInputs, results: Mapping[str, Any]) -> None:
         super().__init__()
         self.head = head.eval()
         self.settings = settings
-        self.basis = basis
+        self.inputs = inputs
+        """What the head was built from."""
         self.results = dict(results)
-        """What the fitting found: tau and the accuracies it was chosen by, steps, parameters."""
+        """Results of the fit: tau and the accuracies that it was chosen by, steps, number of parameters."""
 
     def forward(self, features: Float[Tensor, "images *sequence width"]) -> Float[Tensor, "images classes"]:
-        """Logits of a batch."""
+        """Return the logits of a batch."""
         return self.head(features)
 
     @torch.no_grad()
     def logits(self, features: Array) -> Float[Tensor, "images classes"]:
-        """Logits, on the CPU."""
+        """Return the logits, on the CPU."""
         return torch.cat([self.head(part).cpu() for part in self._batches(features)])
 
     def probabilities(self, features: Array) -> Float[Tensor, "images classes"]:
-        """The logits' softmax."""
+        """Return the softmax of the logits."""
         return self.logits(features).softmax(dim=1)
 
     def predict(self, features: Array) -> Int64[Tensor, " images"]:
-        """The class with the largest logit."""
+        """Return the class with the largest logit."""
         return self.logits(features).argmax(dim=1)
 
     @torch.no_grad()
     def groups(self, features: Array) -> GroupSignals:
-        """MEM's group weights and group norms.
+        """Return MEM's group weights and group norms.
 
         Raises:
-            UserError: The head is no MEM.
+            UserError: The head is not MEM.
         """
         head = self.head
         if not isinstance(head, MemHead):
-            raise UserError(f"Only `mem` has group weights and norms; this head is `{self.settings.method}`")
+            raise UserError(
+                f"Only a `mem` head has group weights and norms, but this head is `{self.settings.method}`."
+            )
         parts = [head.modulate(part)[1:] for part in self._batches(features)]
         weights, norms = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
         return GroupSignals(weights, norms)
 
     @property
     def group_of_class(self) -> Int64[Tensor, " classes"] | None:
-        """MEM's partition."""
+        """Group of each class in MEM's partition, or None for other heads."""
         return self.head.get_buffer("group_of_class") if isinstance(self.head, MemHead) else None
 
     def save(self, folder: str | Path) -> None:
-        """Write `head.json` and `head.safetensors`, as the stage `train_head` does."""
+        """Write `head.json` and `head.safetensors` in the format of the stage `train_head`."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_head(Path(folder), self.head, self.settings, self.basis)
+        save_head(Path(folder), self.head, self.settings, self.inputs)
 
     def _batches(self, features: Array) -> Iterator[Tensor]:
-        found = as_features(features, "features")
-        width = self.basis.classifier.weight.shape[1]
-        if found.shape[-1] != width:
-            raise UserError(f"features: have a width of {found.shape[-1]}, the head was fitted on {width}")
-        if wants_tokens(self.settings) and found.ndim == 2:
-            raise UserError("features: are pooled only; this head sees tokens: (images, 1 + tokens, width)")
+        array = as_features(features, "features")
+        width = self.inputs.classifier.weight.shape[1]
+        if array.shape[-1] != width:
+            raise UserError(
+                f"features: their width is {array.shape[-1]}, but the head was fitted on features of width {width}."
+            )
+        if wants_tokens(self.settings) and array.ndim == 2:
+            raise UserError(
+                "features: are pooled only, but this head needs tokens; expected (images, 1 + tokens, width)"
+            )
         device = next(chain(self.head.parameters(), self.head.buffers())).device
-        for start in range(0, len(found), EVALUATION_BATCH):
-            yield torch.from_numpy(found[start : start + EVALUATION_BATCH]).to(device)
+        for start in range(0, len(array), EVALUATION_BATCH):
+            yield torch.from_numpy(array[start : start + EVALUATION_BATCH]).to(device)
 
 
 def fit_head(
@@ -119,21 +127,22 @@ def fit_head(
     """Fit a head on features of a frozen backbone.
 
     Args:
-        method: A name (`"ce"`, `"crt"`, `"tau"`, `"mem"`, ...), with the settings of `mem.frozen.defaults`; a mapping
-            laid over them, as `{"method": "mem", "xi": 50}`; or whole settings, as `mem.config.Mem(...)`.
+        method: The name of a method (`"ce"`, `"crt"`, `"tau"`, `"mem"`, ...) for the settings of
+            `mem.frozen.defaults`; a mapping that is merged over them, for example `{"method": "mem", "xi": 50}`; or
+            complete settings, for example `mem.config.Mem(...)`.
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
-        labels: (images,), from 0 without gaps: each class has a training image.
-        val: Features and labels to choose tau with.
-        classifier: The linear classifier that tau, LWS and MEM start from. Without it they start from a head that is
-            fitted first: a linear probe (`ce`), or what MEM's `classifier_from` names.
-        shots: Thresholds of many- and few-shot classes.
-        seed: Of initialisation and sampling; the same seed gives the same head.
-        device: Where it is trained.
+        labels: (images,), numbered from 0. Every class must have a training image.
+        val: Features and labels to choose tau on.
+        classifier: The linear classifier that tau, LWS and MEM start from. By default, another head is fitted first: a
+            linear probe (`ce`), or for MEM the head that `classifier_from` names.
+        shots: Thresholds of the shot groups.
+        seed: Seed of initialisation and sampling. The same seed gives the same head.
+        device: Device to train on.
         quiet: Show no progress.
 
     Raises:
-        UserError: Features and labels do not fit each other, hold what is not finite, leave a class without an image;
-            or settings that do not fit them.
+        UserError: Features and labels do not match, contain values that are not finite, or leave a class without
+            images; or the settings are invalid or do not match the features.
     """
     settings = head_settings(method)
     train = in_memory_split(features, labels, "train")
@@ -143,21 +152,23 @@ def fit_head(
     if val is not None:
         held_out = in_memory_split(*val, "val", like=train)
         require_known_labels(held_out.labels, len(counts), "val")
-    fitting = _Fitting(train, held_out, counts, shots or config.Shots(), seed, torch.device(device), quiet)
-    return fitting.head(settings, None if classifier is None else fitting.linear(classifier))
+    fit = _Fit(train, held_out, counts, shots or config.Shots(), seed, torch.device(device), quiet)
+    return fit.head(settings, None if classifier is None else fit.linear(classifier))
 
 
 def load_fitted(folder: str | Path) -> FittedHead:
-    """Read what `FittedHead.save`, or the stage `train_head`, wrote."""
+    """Load a head that `FittedHead.save` or the stage `train_head` wrote."""
     head, settings, inputs = load_head_and_inputs(Path(folder))
     return FittedHead(head, settings, inputs, {})
 
 
-STARTS = ("ce", "crt", "balanced_softmax", "logit_adjusted_loss")
-"""Methods that MEM can start from."""
+INITIAL_METHODS = ("ce", "crt", "balanced_softmax", "logit_adjusted_loss")
+"""Methods whose classifier MEM can start from."""
 
 
-class _Fitting(NamedTuple):
+class _Fit(NamedTuple):
+    """The data and options of a call of `fit_head`."""
+
     train: FeatureSplit
     val: FeatureSplit | None
     counts: np.ndarray
@@ -167,7 +178,8 @@ class _Fitting(NamedTuple):
     quiet: bool
 
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
-        start = start or self.start_of(settings)
+        """Fit a head, from a given classifier or the default one."""
+        start = start or self.initial_classifier(settings)
         inputs = HeadInputs(start, self.counts, self.shots, self.seed)
         context = FitContext(
             f"fit {settings.method}", World(device=self.device), quiet=self.quiet, name=settings.method
@@ -175,26 +187,30 @@ class _Fitting(NamedTuple):
         head, results = make_head(settings, inputs, HeadFeatures(self.train, self.val), context)
         return FittedHead(head.to(self.device), settings, inputs, results)
 
-    def start_of(self, settings: config.Head) -> Linear:
-        """The classifier that a head starts from, where none is given: of a head that is fitted first, if need be."""
+    def initial_classifier(self, settings: config.Head) -> Linear:
+        """Return the default classifier that a head starts from. Fits another head for it if necessary."""
         if isinstance(settings, config.Ce) and settings.training is None:
-            raise UserError("ce: there is no finetuned classifier here. Give one (classifier=...), or `training`")
+            raise UserError(
+                "ce: without `training` it needs a finetuned classifier. Pass classifier=..., or set `training`."
+            )
         if isinstance(settings, (config.Ce, config.Ncm, *config.TRAINED_LINEAR)):
             width = self.train.pooled.shape[2]
             return Linear(torch.zeros(len(self.counts), width), torch.zeros(len(self.counts)))
         first = settings.classifier_from if isinstance(settings, config.Mem) else "ce"
-        if first not in STARTS:
+        if first not in INITIAL_METHODS:
             raise UserError(
-                f"mem: classifier_from is `{first}`; from Python it is one of {', '.join(STARTS)}, "
-                "or give classifier=..."
+                f"mem: classifier_from is `{first}`; expected one of {', '.join(INITIAL_METHODS)}. Change it, or pass "
+                "classifier=..."
             )
         return self.linear(self.head(head_settings(first), None))
 
     def linear(self, given: InitialClassifier) -> Linear:
-        """A given classifier as ours, checked."""
+        """Check a given classifier and convert it."""
         if isinstance(given, FittedHead):
             if not isinstance(given.head, Linear):
-                raise UserError(f"classifier: a head `{given.settings.method}` is no linear classifier; give ce or crt")
+                raise UserError(
+                    f"classifier: a `{given.settings.method}` head is not a linear classifier. Pass a ce or crt head."
+                )
             given = given.head
         weight, bias = given if isinstance(given, tuple) else (given.weight, given.bias)
         expected = (len(self.counts), self.train.pooled.shape[2])

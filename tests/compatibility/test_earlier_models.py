@@ -18,7 +18,7 @@ from mem.cli.main import main
 from mem.frozen import load_fitted
 from mem.frozen.defaults import methods
 from tests.compatibility.conftest import BEFORE
-from tests.compatibility.test_earlier_runs import run_of
+from tests.stages.running import find_run
 
 IMAGES = sorted((BEFORE / "images").iterdir())
 EXPECTED = json.loads((BEFORE / "expected" / "predictions.json").read_text())
@@ -50,11 +50,11 @@ def test_an_earlier_export_predicts_the_same(model, capsys):
 
 
 def test_the_run_folder_of_an_earlier_head_predicts_the_same(folder, runs, capsys):
-    check_predictions(predictions(run_of(runs, "train_head", "mem").folder, capsys))
+    check_predictions(predictions(find_run(runs, "train_head", "mem").folder, capsys))
 
 
 def test_an_earlier_head_is_exported_with_the_same_weights_and_description(folder, runs):
-    run = run_of(runs, "train_head", "mem").folder
+    run = find_run(runs, "train_head", "mem").folder
     assert main(["export", str(run), "--out", "out", "--no-program", "--no-mlflow"]) == 0
     earlier = BEFORE / "export"
     for name in ("head.json", "export.json"):

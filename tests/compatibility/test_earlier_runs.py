@@ -21,12 +21,9 @@ from mem.tracking.log import read_curve, read_events
 from mem.tracking.server import tracking_uri
 from tests.compatibility.conftest import BEFORE
 from tests.key_biases import without_key_biases
+from tests.stages.running import find_run
 
 HEADS = ("ce", "tau", "crt", "lws", "mem")
-
-
-def run_of(runs: list[Run], stage: str, variant: str | None = None) -> Run:
-    return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
 
 
 def run_again(run: Run, *outputs: str) -> None:
@@ -50,7 +47,7 @@ def test_configurations_are_left_as_they_are(folder, runs):
 
 
 def test_two_runs_are_compared(folder, runs, capsys):
-    first, second = (run_of(runs, "train_head", variant).key for variant in ("crt", "lws"))
+    first, second = (find_run(runs, "train_head", variant).key for variant in ("crt", "lws"))
     assert main(["runs", "compare", first, second]) == 0
     printed = capsys.readouterr().out
     assert "head.method" in printed
@@ -61,7 +58,7 @@ def test_two_runs_are_compared(folder, runs, capsys):
 @pytest.mark.stage
 @pytest.mark.parametrize("variant", HEADS)
 def test_an_earlier_head_is_evaluated_with_the_same_scores(variant, folder, runs):
-    evaluation = run_of(runs, "evaluate", variant)
+    evaluation = find_run(runs, "evaluate", variant)
     before = pd.read_parquet(evaluation.folder / "predictions.parquet")
     metrics = json.loads((evaluation.folder / "metrics.json").read_text())
     run_again(evaluation, "metrics.json", "predictions.parquet")
@@ -73,7 +70,7 @@ def test_an_earlier_head_is_evaluated_with_the_same_scores(variant, folder, runs
 
 @pytest.mark.stage
 def test_earlier_runs_are_reported_with_the_same_numbers(folder, runs):
-    run_again(run_of(runs, "report"))
+    run_again(find_run(runs, "report"))
     results = folder / "results" / "before"
     for path, name in (("report", "results.csv"), ("tables", "table1.csv")):
         assert (results / path / name).read_text() == (BEFORE / "expected" / name).read_text()
@@ -81,7 +78,7 @@ def test_earlier_runs_are_reported_with_the_same_numbers(folder, runs):
 
 @pytest.mark.stage
 def test_features_of_an_earlier_backbone_and_data_set_are_the_same(folder, runs):
-    features = run_of(runs, "features")
+    features = find_run(runs, "features")
     before = {path.name: np.load(path) for path in features.folder.glob("*.npy")}
     assert len(before) == 9
     run_again(features, *before)
@@ -92,7 +89,7 @@ def test_features_of_an_earlier_backbone_and_data_set_are_the_same(folder, runs)
 @pytest.mark.stage
 @pytest.mark.parametrize("variant", ["ce", "tau", "crt", "lws"])
 def test_a_head_trained_on_earlier_features_is_the_same(variant, folder, runs):
-    head = run_of(runs, "train_head", variant)
+    head = find_run(runs, "train_head", variant)
     before = load_file(head.folder / "head.safetensors")
     run_again(head, "head.json", "head.safetensors")
     torch.testing.assert_close(load_file(head.folder / "head.safetensors"), before, rtol=1e-3, atol=1e-4)
@@ -100,7 +97,7 @@ def test_a_head_trained_on_earlier_features_is_the_same(variant, folder, runs):
 
 @pytest.mark.stage
 def test_a_finetuning_resumes_from_an_earlier_checkpoint(folder, runs):
-    finetune = run_of(runs, "finetune")
+    finetune = find_run(runs, "finetune")
     before = load_file(finetune.folder / "model.safetensors")
     shutil.copytree(BEFORE / "checkpoints", finetune.folder / "checkpoints")
     run_again(finetune, "model.safetensors")
@@ -120,11 +117,11 @@ def test_earlier_logs_are_sent_to_mlflow(folder, runs):
     found = {run.data.tags["config_digest"]: run for run in client.search_runs([experiment.experiment_id])}
     assert set(found) == {run.key for run in runs if run.stage != "evaluate"}
     assert {run.info.status for run in found.values()} == {"FINISHED"}
-    finetune = run_of(runs, "finetune")
+    finetune = find_run(runs, "finetune")
     history = client.get_metric_history(found[finetune.key].info.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == read_curve(finetune.folder / "log.jsonl", "train/loss")
-    scores = found[run_of(runs, "train_head", "mem").key].data.metrics
-    expected = json.loads((run_of(runs, "evaluate", "mem").folder / "run.json").read_text())["results"]
+    scores = found[find_run(runs, "train_head", "mem").key].data.metrics
+    expected = json.loads((find_run(runs, "evaluate", "mem").folder / "run.json").read_text())["results"]
     assert scores["test/acc1"] == pytest.approx(expected["test"]["all"], abs=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Features of one's own module and of timm's networks, from Python."""
+"""Features of user-provided modules and timm models through the Python API."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ IMAGES = torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(10) % 3
 
 
-class Own(nn.Module):
-    """Gives what `form` says."""
+class CustomModule(nn.Module):
+    """Returns features in one of several forms, valid or not."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -46,63 +46,76 @@ class Own(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["pooled", "sequence", "pair"])
-def test_ones_own_module_gives_features_in_three_ways(form):
-    found = extract(Own(form), IMAGES, batch=4)
-    assert found.features.shape == (10, 8)
-    assert found.labels is None
+def test_a_module_may_return_features_in_three_forms(form):
+    extracted = extract(CustomModule(form), IMAGES, batch=4)
+    assert extracted.features.shape == (10, 8)
+    assert extracted.labels is None
     if form != "pooled":
-        whole = extract(Own(form), IMAGES, batch=4, tokens=True).features
-        assert whole.shape == (10, 6, 8)
-        np.testing.assert_allclose(whole[:, 0], whole[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
+        features = extract(CustomModule(form), IMAGES, batch=4, tokens=True).features
+        assert features.shape == (10, 6, 8)
+        np.testing.assert_allclose(features[:, 0], features[:, 1:].mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_batches_with_labels_give_both_in_order():
+def test_batches_with_labels_return_features_and_labels_in_order():
     loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=3)
-    module = Own("pooled")
-    found = extract(module, loader)
-    np.testing.assert_allclose(found.features, extract(module, IMAGES).features, rtol=1e-5, atol=1e-6)
-    assert found.labels is not None
-    assert found.labels.tolist() == LABELS.tolist()
+    module = CustomModule("pooled")
+    extracted = extract(module, loader)
+    np.testing.assert_allclose(extracted.features, extract(module, IMAGES).features, rtol=1e-5, atol=1e-6)
+    assert extracted.labels is not None
+    assert extracted.labels.tolist() == LABELS.tolist()
 
 
-def test_a_module_is_used_as_in_evaluation_and_left_as_it_was_in_its_weights():
+def test_a_module_is_used_in_evaluation_mode_and_not_changed():
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.Dropout(0.9)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    np.testing.assert_array_equal(extract(module, IMAGES).features, extract(module, IMAGES, batch=10).features)
+    first, second = (extract(module, IMAGES).features for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # dropout is off
     torch.testing.assert_close(dict(module.state_dict()), before)
     assert all(p.requires_grad for p in module.parameters())
     assert module.training
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_name_of_timm_with_local_weights_gives_that_networks_features(tmp_path: Path, suffix):
+def test_a_timm_model_with_local_weights_returns_its_features(tmp_path: Path, suffix):
     network = timm.create_model("resnet18", num_classes=4).eval()
     path = tmp_path / f"weights.{suffix}"
     save_file(network.state_dict(), path) if suffix == "safetensors" else torch.save(network.state_dict(), path)
-    found = extract("resnet18", IMAGES, weights=path).features
+    features = extract("resnet18", IMAGES, weights=path).features
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(IMAGES), pre_logits=True)
-    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["map", "dict", "unlike"])
-def test_a_module_that_gives_no_features_is_refused_in_words(form):
-    with pytest.raises(UserError, match=r"Own: gives .* for 1 images; expected pooled features \(images, width\)"):
-        extract(Own(form), IMAGES)
+def test_a_module_that_returns_no_features_is_refused(form):
+    with pytest.raises(
+        UserError, match=r"CustomModule: returned .* for 1 images; expected pooled features \(images, width\)"
+    ):
+        extract(CustomModule(form), IMAGES)
 
 
 @pytest.mark.parametrize(
     ("network", "images", "options", "expected"),
     [
-        ("resnet81", IMAGES, {}, "timm has no model resnet81; near it are"),
+        ("resnet81", IMAGES, {}, "timm has no model resnet81. Similar names: "),
         ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: weights file not found"),
-        ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "gives pooled features only"),
+        ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "returns pooled features only"),
         ("resnet18", IMAGES[:0], {}, "images: there are none"),
         ("resnet18", IMAGES[0], {}, r"a batch has shape \(3, 32, 32\)"),
-        ("resnet18", (255 * IMAGES).to(torch.uint8), {}, "type torch.uint8; expected floating-point"),
-        (Own("pooled"), IMAGES, {"weights": "some.pth"}, "weights: go with a name of timm's"),
+        (
+            "resnet18",
+            (255 * IMAGES).to(torch.uint8),
+            {},
+            r"type torch.uint8; expected \(images, 3, rows, columns\) as floats",
+        ),
+        (
+            CustomModule("pooled"),
+            IMAGES,
+            {"weights": "some.pth"},
+            "weights: can only be used with the name of a timm model",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_in_words(network, images, options, expected):
+def test_invalid_arguments_are_refused(network, images, options, expected):
     with pytest.raises(UserError, match=expected):
         extract(network, images, **options)

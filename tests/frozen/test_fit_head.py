@@ -1,4 +1,4 @@
-"""Heads on one's own features, from Python: no study, no files."""
+"""Heads on features in memory through the Python API, without a study."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ WIDTH, TOKENS = 12, 3
 QUICK = {"epochs": 2}
 
 
-def made(counts: tuple[int, ...] = COUNTS, seed: int = 0, tokens: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Classes that lie apart."""
+def make_features(
+    counts: tuple[int, ...] = COUNTS, seed: int = 0, tokens: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and labels of well separated classes."""
     rng = np.random.default_rng(seed)
     centres = 3 * np.random.default_rng(99).normal(size=(len(COUNTS), WIDTH))
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -36,22 +38,22 @@ def quick(method: str, **settings) -> dict:
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-def test_every_method_works_by_its_name_alone(method):
-    features, labels = made()
-    head = fit_head(quick(method), features, labels, val=made(seed=1), quiet=True)
-    held_out, truth = made(seed=2)
+def test_every_method_can_be_fitted_by_its_name(method):
+    features, labels = make_features()
+    head = fit_head(quick(method), features, labels, val=make_features(seed=1), quiet=True)
+    held_out, truth = make_features(seed=2)
     probabilities = head.probabilities(held_out)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(truth)))
     assert (head.predict(held_out).numpy() == truth).mean() > 0.9
 
 
-def test_the_defaults_of_a_name_are_whole_settings():
+def test_the_defaults_of_a_method_are_complete_settings():
     assert isinstance(head_settings("mem"), config.Mem)
     assert head_settings({"method": "crt", "training": {"lr": 0.3}}).training == config.HeadTraining(
         epochs=10, global_batch=128, optimizer="sgd", lr=0.3, weight_decay=5e-4, sampler="class_balanced"
     )
-    whole = head_settings("lws")
-    assert head_settings(whole) is whole
+    complete = head_settings("lws")
+    assert head_settings(complete) is complete
 
 
 @pytest.mark.parametrize(
@@ -63,44 +65,44 @@ def test_the_defaults_of_a_name_are_whole_settings():
         ("float16", lambda a: a.astype(np.float16) if a.dtype == np.float32 else a.astype(np.uint8)),
     ],
 )
-def test_arrays_of_any_kind_are_taken(kind, convert):
-    features, labels = made()
+def test_arrays_of_any_type_are_accepted(kind, convert):
+    features, labels = make_features()
     expected = fit_head(quick("crt"), features, labels, quiet=True).logits(features)
     found = fit_head(quick("crt"), convert(features), convert(labels), quiet=True).logits(convert(features))
     torch.testing.assert_close(found, expected, rtol=0.02 if kind == "float16" else 1e-6, atol=0.05)
 
 
-def test_the_same_seed_gives_the_same_head_and_another_one_another():
-    features, labels = made()
+def test_the_same_seed_gives_the_same_head_and_another_seed_a_different_one():
+    features, labels = make_features()
     first, again, other = (fit_head(quick("mem"), features, labels, seed=s, quiet=True) for s in (3, 3, 4))
     assert torch.equal(first.logits(features), again.logits(features))
     assert (first.logits(features) - other.logits(features)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("seen", ["pooled", "tokens"])
-def test_mem_gives_group_weights_and_norms(seen):
-    features, labels = made(tokens=True)
-    head = fit_head(quick("mem", input=seen), features, labels, quiet=True)
+@pytest.mark.parametrize("head_input", ["pooled", "tokens"])
+def test_mem_returns_group_weights_and_norms(head_input):
+    features, labels = make_features(tokens=True)
+    head = fit_head(quick("mem", input=head_input), features, labels, quiet=True)
     signals = head.groups(features)
     assert signals.weights.shape == signals.norms.shape == (len(labels), 3)
     assert head.group_of_class is not None
     assert head.group_of_class.tolist() == [0, 0, 1, 1, 2, 2]
-    # As a module it is what the training made: logits from a batch, and gradients to the features.
+    # As a module, the head returns logits and passes gradients to the features.
     batch = torch.from_numpy(features[:5]).requires_grad_()
     head(batch).sum().backward()
     assert batch.grad is not None
     torch.testing.assert_close(head(batch), head.logits(features[:5]), rtol=1e-4, atol=1e-4)
 
 
-def test_thresholds_of_the_shots_are_taken():
-    features, labels = made()
+def test_thresholds_of_the_shot_groups_are_used():
+    features, labels = make_features()
     head = fit_head(quick("mem"), features, labels, shots=config.Shots(many_above=115, few_below=12), quiet=True)
     assert head.group_of_class is not None
     assert head.group_of_class.tolist() == [0, 1, 1, 1, 1, 2]
 
 
-def test_a_given_classifier_is_started_from():
-    features, labels = made()
+def test_a_head_starts_from_the_given_classifier():
+    features, labels = make_features()
     layer = nn.Linear(WIDTH, len(COUNTS))
     pair = (layer.weight.detach().numpy(), layer.bias.detach().numpy())
     for classifier in (layer, pair):
@@ -115,25 +117,25 @@ def test_a_given_classifier_is_started_from():
     torch.testing.assert_close(tuned.logits(features), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tau_is_chosen_on_val_and_says_so():
-    features, labels = made()
-    head = fit_head("tau", features, labels, val=made(seed=1), quiet=True)
+def test_tau_is_chosen_on_val_and_reported():
+    features, labels = make_features()
+    head = fit_head("tau", features, labels, val=make_features(seed=1), quiet=True)
     assert set(head.results) == {"tau", "val_accuracy_by_tau"}
     with pytest.raises(UserError, match="taus has 21 candidates, but the data set has no val split"):
         fit_head("tau", features, labels, quiet=True)
 
 
-def test_a_fitted_head_is_saved_and_read_again(tmp_path):
-    features, labels = made()
+def test_a_saved_head_is_loaded_with_the_same_logits(tmp_path):
+    features, labels = make_features()
     head = fit_head(quick("mem"), features, labels, quiet=True)
     head.save(tmp_path / "head")
-    again = load_fitted(tmp_path / "head")
-    assert all(torch.equal(again.head.state_dict()[key], value) for key, value in head.head.state_dict().items())
-    torch.testing.assert_close(again.logits(features), head.logits(features), rtol=1e-4, atol=1e-4)
-    assert isinstance(again, FittedHead)
+    loaded = load_fitted(tmp_path / "head")
+    assert all(torch.equal(loaded.head.state_dict()[key], value) for key, value in head.head.state_dict().items())
+    torch.testing.assert_close(loaded.logits(features), head.logits(features), rtol=1e-4, atol=1e-4)
+    assert isinstance(loaded, FittedHead)
 
 
-# --- what users get wrong ----------------------------------------------------------------------------------
+# --- user errors ----------------------------------------------------------------------------------
 
 
 def with_nan(features: np.ndarray, image: int) -> np.ndarray:
@@ -142,7 +144,7 @@ def with_nan(features: np.ndarray, image: int) -> np.ndarray:
     return features
 
 
-FEATURES, LABELS = made()
+FEATURES, LABELS = make_features()
 
 
 @pytest.mark.parametrize(
@@ -161,35 +163,35 @@ FEATURES, LABELS = made()
     ],
     ids=["length", "shape", "one number", "nothing", "nan", "too large", "integers", "floats", "negative", "absent"],
 )
-def test_features_and_labels_that_do_not_fit_are_refused_in_words(features, labels, expected):
+def test_features_and_labels_that_do_not_match_are_refused(features, labels, expected):
     with pytest.raises(UserError, match=expected):
         fit_head("crt", features, labels, quiet=True)
 
 
-def test_a_split_of_another_backbone_or_with_other_classes_is_refused():
-    features, labels = made()
+def test_a_split_of_another_backbone_or_with_unknown_classes_is_refused():
+    features, labels = make_features()
     with pytest.raises(UserError, match=r"val: the features of an image have shape \(5,\), those of train \(12,\)"):
         fit_head("crt", features, labels, val=(features[:, :5], labels), quiet=True)
     with pytest.raises(UserError, match="val: image 0 has label 9, but train has 6 classes"):
         fit_head("crt", features, labels, val=(features[:1], np.array([9])), quiet=True)
     head = fit_head(quick("crt"), features, labels, quiet=True)
-    with pytest.raises(UserError, match="features: have a width of 5, the head was fitted on 12"):
+    with pytest.raises(UserError, match="features: their width is 5, but the head was fitted on features of width 12"):
         head.logits(features[:, :5])
-    with pytest.raises(UserError, match="Only `mem` has group weights and norms; this head is `crt`"):
+    with pytest.raises(UserError, match="Only a `mem` head has group weights and norms, but this head is `crt`"):
         head.groups(features)
 
 
-def test_tokens_that_are_not_there_are_missed():
-    features, labels = made()
+def test_missing_tokens_are_reported():
+    features, labels = make_features()
     with pytest.raises(UserError, match="mem: its input is `tokens`, but these features are pooled only"):
         fit_head(quick("mem", input="tokens"), features, labels, quiet=True)
-    head = fit_head(quick("mem", input="tokens"), *made(tokens=True), quiet=True)
-    with pytest.raises(UserError, match="this head sees tokens"):
+    head = fit_head(quick("mem", input="tokens"), *make_features(tokens=True), quiet=True)
+    with pytest.raises(UserError, match="this head needs tokens"):
         head.logits(features)
 
 
-def test_a_group_without_a_class_is_refused_and_a_group_smaller_than_k_gives_all_it_has():
-    features, labels = made()
+def test_an_empty_group_is_refused_and_a_group_smaller_than_top_k_uses_all_its_classes():
+    features, labels = make_features()
     with pytest.raises(UserError, match="leaves a group empty: few"):
         fit_head(quick("mem"), features, labels, shots=config.Shots(few_below=1), quiet=True)
     head = fit_head(quick("mem", top_k=50), features, labels, quiet=True)
@@ -199,22 +201,22 @@ def test_a_group_without_a_class_is_refused_and_a_group_smaller_than_k_gives_all
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("mems", "There is no method mems; did you mean mem?"),
-        ({"method": "mem", "xy": 3}, "Settings of mem: xy"),
+        ("mems", r"Unknown method mems\. Did you mean mem\?"),
+        ({"method": "mem", "xy": 3}, "Invalid settings of mem: xy"),
         ({"method": "mem", "mu": 30.0}, r"mu \(30\) must be smaller than xi"),
-        (config.Ce(method="ce"), "there is no finetuned classifier here"),
+        (config.Ce(method="ce"), "without `training` it needs a finetuned classifier"),
         ({"method": "mem", "classifier_from": "mine"}, "classifier_from is `mine`"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_words(method, expected):
+def test_invalid_settings_are_refused(method, expected):
     with pytest.raises(UserError, match=expected):
-        fit_head(method, *made(), quiet=True)
+        fit_head(method, *make_features(), quiet=True)
 
 
 def test_a_classifier_of_another_shape_or_kind_is_refused():
-    features, labels = made()
+    features, labels = make_features()
     with pytest.raises(UserError, match=r"classifier: its weight has shape \(6, 5\)"):
         fit_head("lws", features, labels, classifier=nn.Linear(5, 6), quiet=True)
     lws = fit_head(quick("lws"), features, labels, quiet=True)
-    with pytest.raises(UserError, match="a head `lws` is no linear classifier"):
+    with pytest.raises(UserError, match="a `lws` head is not a linear classifier"):
         fit_head("mem", features, labels, classifier=lws, quiet=True)
