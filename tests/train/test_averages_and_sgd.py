@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
 from mem.train.optimizers import averaged_copy, update_average
 from mem.train.schedules import Schedule, cosine
+from mem.train.state import TrainState
 from tests.train.training import (
     CNN,
     PIXELS,
@@ -29,9 +32,21 @@ from tests.train.training import (
 )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, uninterrupted_folder) -> TrainState:
+    """The state after an uninterrupted training, whose log is in `uninterrupted_folder`."""
+    return trained(images, uninterrupted_folder, state=sgd_on_a_cnn_with_averages(), steps=12)
+
+
 @pytest.mark.parametrize("stopped_at", [1, 5, 11])
-def test_averaged_weights_batch_norm_statistics_and_momentum_are_resumed(images, tmp_path, stopped_at):
-    uninterrupted = trained(images, tmp_path / "uninterrupted", state=sgd_on_a_cnn_with_averages(), steps=12)
+def test_averaged_weights_batch_norm_statistics_and_momentum_are_resumed(
+    images, tmp_path, stopped_at, uninterrupted, uninterrupted_folder
+):
     with pytest.raises(Stopped):
         state = sgd_on_a_cnn_with_averages()
         trained(images, tmp_path / "interrupted", state=state, steps=12, stop_after=stopped_at)
@@ -41,7 +56,7 @@ def test_averaged_weights_batch_norm_statistics_and_momentum_are_resumed(images,
     assert uninterrupted.ema is not None
     assert_same(resumed.ema, uninterrupted.ema)
     torch.testing.assert_close(resumed.optimizer.state_dict(), uninterrupted.optimizer.state_dict(), rtol=0, atol=0)
-    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
+    assert curve(tmp_path / "interrupted") == curve(uninterrupted_folder)
     moved = [not torch.equal(a, b) for a, b in zip(resumed.ema.parameters(), resumed.model.parameters(), strict=True)]
     assert any(moved)
 

@@ -33,20 +33,39 @@ from tests.train.training import (
 )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, uninterrupted_folder) -> TrainState:
+    """The state after an uninterrupted training, whose log is in `uninterrupted_folder`."""
+    return trained(images, uninterrupted_folder)
+
+
+@pytest.fixture(scope="module")
+def one_pass(images, tmp_path_factory) -> TrainState:
+    """The state after a training in float64 without accumulation."""
+    return trained(images, tmp_path_factory.mktemp("one_pass"), state=finetuning(torch.float64), steps=10)
+
+
 @pytest.mark.parametrize("stopped_at", [1, 7, 13, 23])
-def test_an_interrupted_training_equals_an_uninterrupted_one(images, tmp_path, stopped_at):
-    uninterrupted = trained(images, tmp_path / "uninterrupted")
+def test_an_interrupted_training_equals_an_uninterrupted_one(
+    images, tmp_path, stopped_at, uninterrupted, uninterrupted_folder
+):
     with pytest.raises(Stopped, match=f"Saved at step {stopped_at} of {STEPS}"):
         trained(images, tmp_path / "interrupted", stop_after=stopped_at)
     resumed = trained(images, tmp_path / "interrupted")
     assert resumed.step == STEPS
     assert_same(resumed.model, uninterrupted.model)
     torch.testing.assert_close(resumed.optimizer.state_dict(), uninterrupted.optimizer.state_dict(), rtol=0, atol=0)
-    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
+    assert curve(tmp_path / "interrupted") == curve(uninterrupted_folder)
 
 
-def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(images, tmp_path, monkeypatch):
-    uninterrupted = trained(images, tmp_path / "uninterrupted")
+def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(
+    images, tmp_path, monkeypatch, uninterrupted, uninterrupted_folder
+):
     state = finetuning()
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", state=state, stop_after=9)
@@ -57,7 +76,7 @@ def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(image
     monkeypatch.undo()
     resumed = trained(images, tmp_path / "interrupted")
     assert_same(resumed.model, uninterrupted.model)
-    assert curve(tmp_path / "interrupted") == curve(tmp_path / "uninterrupted")
+    assert curve(tmp_path / "interrupted") == curve(uninterrupted_folder)
 
 
 def test_masks_are_the_same_after_resuming(images, tmp_path):
@@ -87,22 +106,18 @@ def test_masks_are_the_same_after_resuming(images, tmp_path):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 6])
-def test_accumulation_changes_nothing(images, tmp_path, micro_batch):
-    states = [
-        trained(images, tmp_path / str(size), state=finetuning(torch.float64), micro_batch=size, steps=10)
-        for size in (None, micro_batch)
-    ]
-    assert_same(states[0].model, states[1].model, rtol=1e-10, atol=1e-10)
+def test_accumulation_changes_nothing(images, tmp_path, micro_batch, one_pass):
+    accumulated = trained(images, tmp_path, state=finetuning(torch.float64), micro_batch=micro_batch, steps=10)
+    assert_same(accumulated.model, one_pass.model, rtol=1e-10, atol=1e-10)
 
 
-def test_the_number_of_workers_changes_nothing(images, tmp_path):
-    one, many = (trained(images, tmp_path / str(n), workers=n, steps=8) for n in (1, 3))
-    assert_same(one.model, many.model)
+def test_the_number_of_workers_changes_nothing(images, tmp_path, uninterrupted):
+    assert_same(trained(images, tmp_path, workers=3).model, uninterrupted.model)
 
 
-def test_the_curves_contain_loss_learning_rate_speed_and_epoch(images, tmp_path):
-    trained(images, tmp_path)
-    events = [e for e in read_events(tmp_path / "log.jsonl") if e["event"] == "metrics"]
+@pytest.mark.usefixtures("uninterrupted")
+def test_the_curves_contain_loss_learning_rate_speed_and_epoch(uninterrupted_folder):
+    events = [e for e in read_events(uninterrupted_folder / "log.jsonl") if e["event"] == "metrics"]
     expected = {"loss", "acc1", "grad_norm", "lr", "epoch", "images_per_s", "data_wait"}
     assert set(events[-1]["metrics"]) == {f"train/{name}" for name in expected}
     assert [e["step"] for e in events] == list(range(1, STEPS + 1))

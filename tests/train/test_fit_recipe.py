@@ -56,21 +56,27 @@ def trained(
     return state
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(images, tmp_path_factory) -> TrainState:
+    """The state after an uninterrupted training without accumulation."""
+    return trained(images, tmp_path_factory.mktemp("uninterrupted"))
+
+
 @pytest.mark.parametrize("micro_batch", [1, 5, 8])
-def test_accumulation_changes_nothing(images, tmp_path, micro_batch):
-    one_pass = trained(images, tmp_path / "one_pass")
+def test_accumulation_changes_nothing(images, tmp_path, micro_batch, uninterrupted):
     accumulated = trained(images, tmp_path / "accumulated", micro_batch=micro_batch, workers=2)
-    assert_same(accumulated.model, one_pass.model, rtol=1e-10, atol=1e-10)
+    assert_same(accumulated.model, uninterrupted.model, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("stopped_at", [1, 7])
-def test_an_interrupted_training_equals_an_uninterrupted_one(images, tmp_path, stopped_at):
-    uninterrupted = trained(images, tmp_path / "uninterrupted")
+def test_an_interrupted_training_equals_an_uninterrupted_one(images, tmp_path, stopped_at, uninterrupted):
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", stop_after=stopped_at)
     assert_same(trained(images, tmp_path / "interrupted", workers=4).model, uninterrupted.model)
 
 
-def test_mixing_changes_the_trained_weights(images, tmp_path):
-    mixed, plain = trained(images, tmp_path / "mixed"), trained(images, tmp_path / "plain", mixing=None)
-    assert (mixed.model.linear.weight - plain.model.linear.weight).abs().max() > 1e-4  # far above rounding in float64
+def test_mixing_changes_the_trained_weights(images, tmp_path, uninterrupted):
+    plain = trained(images, tmp_path, mixing=None)
+    assert (
+        uninterrupted.model.linear.weight - plain.model.linear.weight
+    ).abs().max() > 1e-4  # far above rounding in float64
