@@ -1,4 +1,4 @@
-"""What a study's report and MLflow's compare view must show in a real browser."""
+"""Checks of a study's report and of MLflow's compare view in a browser."""
 
 from __future__ import annotations
 
@@ -18,56 +18,61 @@ from selenium.webdriver.common.by import By
 
 from mem.report.results import ScoreRow, from_csv
 from mem.tracking import server
-from tests.workflow.browser import browser, keep_picture, shown, text_of
+from tests.workflow.browser import browser, save_screenshot, text_of, wait_for_text
 
 WIDTHS = [("desk", 1280), ("phone", 390)]
 
 
 def rows_on_test(folder: Path, study: str) -> list[ScoreRow]:
-    """The lines of a study's results.csv that are of test."""
+    """Return the rows of a study's results.csv for the test split."""
     return [row for row in from_csv(folder / "results" / study / "report" / "results.csv") if row.split == "test"]
 
 
-def assert_report_reads(folder: Path, study: str, device: str, width: int, heads: Collection[str]) -> str:
-    """The report fits the screen, names every head, and fetches nothing; its text, with all that is folded open."""
+def check_report(folder: Path, study: str, device: str, width: int, heads: Collection[str]) -> str:
+    """Check that the report fits the screen, names every head and loads nothing from the network.
+
+    Returns its text with all sections open.
+    """
     with browser(width) as driver:
         driver.get((folder / "results" / study / "report" / "index.html").as_uri())
-        keep_picture(driver, f"{study}-report-{device}")
-        for unfolded in (False, True):
-            driver.execute_script("document.querySelectorAll('details').forEach(e => e.open = arguments[0])", unfolded)
-            wide, seen = driver.execute_script(
+        save_screenshot(driver, f"{study}-report-{device}")
+        for sections_open in (False, True):
+            driver.execute_script(
+                "document.querySelectorAll('details').forEach(e => e.open = arguments[0])", sections_open
+            )
+            page_width, screen_width = driver.execute_script(
                 "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
             )
-            assert wide <= seen, f"the page is wider than the screen (unfolded: {unfolded})"
+            assert page_width <= screen_width, f"the page is wider than the screen (sections open: {sections_open})"
         text = text_of(driver)
-        pictures = driver.execute_script(
+        image_widths = driver.execute_script(
             "return [...document.querySelectorAll('svg, img')].map(e => e.getBoundingClientRect().width)"
         )
-        too_wide = driver.execute_script(
+        scrolling_tables = driver.execute_script(
             "return [...document.querySelectorAll('.scroll')]"
             ".flatMap((e, i) => e.scrollWidth > e.clientWidth && !e.querySelector('.small') ? [i] : [])"
         )
-        fetched = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        resources = driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     for head in heads:
         assert head in text
-    assert pictures
-    assert all(0 < w <= seen for w in pictures), pictures
-    # On a phone some tables are scrolled sideways, not the method table; on a desk none but the list of runs.
-    assert 0 not in too_wide if device == "phone" else not too_wide
-    assert not [url for url in fetched if url.startswith("http")]
+    assert image_widths
+    assert all(0 < width <= screen_width for width in image_widths), image_widths
+    # On a phone some tables scroll sideways, but not the first one. On a desktop only the list of runs does.
+    assert 0 not in scrolling_tables if device == "phone" else not scrolling_tables
+    assert not [url for url in resources if url.startswith("http")]
     return text
 
 
-def assert_compared(folder: Path, study: str, heads: Sequence[str], picture: str, seed: int = 0) -> None:
-    """MLflow's compare view of a study's heads of one seed has all their names, and their accuracies on test."""
+def check_compare_view(folder: Path, study: str, heads: Sequence[str], screenshot: str, seed: int = 0) -> None:
+    """Check that MLflow's compare view of a study's heads shows their names and their accuracies on test."""
     client = MlflowClient(server.tracking_uri(folder))
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None, f"no experiment {study}: mem track sync"
-    # A run that a test made since has a setting changed; the study's own heads are older.
-    wanted = f"tags.stage = 'train_head' and tags.seed = '{seed}'"
-    runs = client.search_runs([experiment.experiment_id], wanted, order_by=["start_time ASC"])
-    found = {run.data.tags["variant"]: run for run in reversed(runs)}
-    assert set(found) == set(heads)
+    # Tests may have added runs with changed settings. The heads of the study itself are older.
+    query = f"tags.stage = 'train_head' and tags.seed = '{seed}'"
+    runs = client.search_runs([experiment.experiment_id], query, order_by=["start_time ASC"])
+    run_of_head = {run.data.tags["variant"]: run for run in reversed(runs)}
+    assert set(run_of_head) == set(heads)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -75,21 +80,21 @@ def assert_compared(folder: Path, study: str, heads: Sequence[str], picture: str
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     ui = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _answers(port, ui)
-        ids = quote(json.dumps([run.info.run_id for run in found.values()]))
-        among = quote(json.dumps([experiment.experiment_id]))
+        _wait_for_server(port, ui)
+        ids = quote(json.dumps([run.info.run_id for run in run_of_head.values()]))
+        experiments = quote(json.dumps([experiment.experiment_id]))
         with browser(1500, 1400) as driver:
             address = f"http://127.0.0.1:{port}/"
-            # The table draws only the columns that are in sight, and the assistant's panel covers a part of it.
+            # The table renders only its visible columns, and the panel of the assistant covers a part of it.
             driver.get(address)
             driver.execute_script(
                 "for (const [name, value] of [['fab.autoOpenedOnFirstLoad_v1', 'true'], ['panelOpen_v1', 'false']])"
                 " localStorage.setItem('mlflow.assistant.' + name, value)"
             )
-            driver.get(f"{address}#/compare-runs?runs={ids}&experiments={among}")
-            names = [str(run.info.run_name) for run in found.values()]
+            driver.get(f"{address}#/compare-runs?runs={ids}&experiments={experiments}")
+            names = [str(run.info.run_name) for run in run_of_head.values()]
             accuracies = [row.all for row in rows_on_test(folder, study) if row.seed == seed]
-            text = shown(
+            text = wait_for_text(
                 driver,
                 lambda text: (
                     all(name in text for name in names)
@@ -99,21 +104,23 @@ def assert_compared(folder: Path, study: str, heads: Sequence[str], picture: str
             )
             for section in ("Visualizations", "Parameters"):
                 driver.find_element(By.XPATH, f"//*[normalize-space(text())='{section}']").click()
-            shown(driver, lambda text: "Parallel Coordinates Plot" not in text and "head.classifier" not in text)
-            keep_picture(driver, picture)
+            wait_for_text(
+                driver, lambda text: "Parallel Coordinates Plot" not in text and "head.classifier" not in text
+            )
+            save_screenshot(driver, screenshot)
         assert f"Comparing {len(heads)} Runs from 1 Experiment" in text
     finally:
         ui.terminate()
         ui.wait(30)
 
 
-def _answers(port: int, ui: subprocess.Popen, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
+def _wait_for_server(port: int, ui: subprocess.Popen, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
     while True:
-        assert ui.poll() is None, "the UI ended"
+        assert ui.poll() is None, "the UI exited"
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).close()
             return
         except OSError:
-            assert time.monotonic() < end, "the UI does not answer"
+            assert time.monotonic() < deadline, "the UI does not respond"
             time.sleep(1)

@@ -1,8 +1,8 @@
 """Fashion-MNIST-LT's report and MLflow's compare view in a browser.
 
-On a small study of the data's first images, trained for an epoch or two; on a finished one with
-`MEM_FASHION=FOLDER pytest tests/workflow/test_fashion_lt_browser.py`, FOLDER being where `snakemake --config
-study=fashion_lt` ran, and `MEM_SCREENSHOTS=DIR` to keep the pictures.
+By default the tests run a small study on the first images of the data set. To check a finished study, set
+`MEM_FASHION=FOLDER` to the folder in which `snakemake --config study=fashion_lt` ran. `MEM_SCREENSHOTS=DIR` keeps the
+screenshots.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
 from mem.tracking.commands import sync
 from tests.conftest import REPOSITORY
-from tests.workflow.pages import WIDTHS, assert_compared, assert_report_reads, rows_on_test
+from tests.workflow.pages import WIDTHS, check_compare_view, check_report, rows_on_test
 
 pytestmark = pytest.mark.workflow
 STUDY = REPOSITORY / "config" / "fashion_lt.yaml"
@@ -35,28 +35,28 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with the study's finished runs, its report, and MLflow's database."""
-    if given := os.environ.get("MEM_FASHION"):
-        return Path(given).resolve()
+    """A folder with the finished study, its report and the MLflow database."""
+    if finished := os.environ.get("MEM_FASHION"):
+        return Path(finished).resolve()
     if not all((DEBIAN / f"{name}.gz").is_file() for name in FILES):
-        pytest.skip("Debian's package dataset-fashion-mnist is not installed, and no MEM_FASHION=FOLDER is given")
-    made = tmp_path_factory.mktemp("fashion_lt")
+        pytest.skip("install Debian's package dataset-fashion-mnist, or set MEM_FASHION")
+    folder = tmp_path_factory.mktemp("fashion_lt")
     before = Path.cwd()
-    os.chdir(made)
+    os.chdir(folder)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("MLFLOW_TRACKING_URI", raising=False)
             patch.setattr("mem.data.datasets.fashion_mnist._EXPECTED", IMAGES)
-            first_images(made / "images")
-            small_study(made / "images")
-        sync(made)
+            write_first_images(folder / "images")
+            run_small_study(folder / "images")
+        sync(folder)
     finally:
         os.chdir(before)
-    return made
+    return folder
 
 
-def first_images(folder: Path) -> None:
-    """The first images of the data set, in files of its own format."""
+def write_first_images(folder: Path) -> None:
+    """Write the first images of the data set in its own file format."""
     folder.mkdir()
     for name in FILES:
         array = read_idx(DEBIAN / f"{name}.gz")[: IMAGES[name.split("-")[0]]]
@@ -64,8 +64,8 @@ def first_images(folder: Path) -> None:
         (folder / f"{name}.gz").write_bytes(gzip.compress(header + np.ascontiguousarray(array).tobytes(), 1))
 
 
-def small_study(images: Path) -> None:
-    """Every stage, here."""
+def run_small_study(images: Path) -> None:
+    """Run every stage in this process."""
     changes = {
         "dataset": {**SMALL, "root": str(images)},
         "seeds": [0],
@@ -80,14 +80,14 @@ def small_study(images: Path) -> None:
 
 
 @pytest.mark.parametrize(("device", "width"), WIDTHS)
-def test_the_report_reads_in_a_browser_on_a_desk_and_on_a_phone(folder, device, width):
-    text = assert_report_reads(folder, "fashion_lt", device, width, HEADS)
-    for said in ("Ankle boot", "Figure 1: Where errors land", "73.6", "Original, masked and reconstructed"):
-        assert said in text
+def test_the_report_fits_desktop_and_phone_screens_in_a_browser(folder, device, width):
+    text = check_report(folder, "fashion_lt", device, width, HEADS)
+    for expected in ("Ankle boot", "Figure 1: Where errors land", "73.6", "Original, masked and reconstructed"):
+        assert expected in text
     for variant in HEADS:
-        mine = [row.all for row in rows_on_test(folder, "fashion_lt") if row.variant == variant]
-        assert f"{sum(mine) / len(mine):.2f}" in text
+        accuracies = [row.all for row in rows_on_test(folder, "fashion_lt") if row.variant == variant]
+        assert f"{sum(accuracies) / len(accuracies):.2f}" in text
 
 
-def test_mlflow_shows_the_methods_side_by_side_in_a_browser(folder):
-    assert_compared(folder, "fashion_lt", HEADS, "fashion_lt-mlflow-compare")
+def test_the_mlflow_compare_view_shows_all_methods_in_a_browser(folder):
+    check_compare_view(folder, "fashion_lt", HEADS, "fashion_lt-mlflow-compare")

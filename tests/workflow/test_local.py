@@ -1,4 +1,4 @@
-"""The DAG under the profile `local`, on this machine."""
+"""The workflow with the profile `local`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.workflow
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
-def test_two_ranks_of_this_machine_learn_what_one_process_does(tmp_path):
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    alone.mkdir(), together.mkdir()
+def test_two_local_ranks_learn_the_same_weights_as_one_process(tmp_path):
+    one_process, two_ranks = tmp_path / "one_process", tmp_path / "two_ranks"
+    one_process.mkdir(), two_ranks.mkdir()
     study = ("--until", "pretrain", "--config", f"study={MINI}")
-    snakemake(alone, "--cores", "2", *study)
+    snakemake(one_process, "--cores", "2", *study)
     local = ("--profile", str(REPOSITORY / "local"), "--submitit-local-ranks", "asked")
-    snakemake(together, *local, *study, 'compute={"pretrain": {"tasks_per_node": 2}}')
+    snakemake(two_ranks, *local, *study, 'compute={"pretrain": {"tasks_per_node": 2}}')
     run = next(run for run in study_runs(load_study([MINI])) if run.stage == "pretrain").folder
-    ranks = sorted(path.name for path in (together / "logs").rglob("pretrain-*.log.ranks/*"))
+    ranks = sorted(path.name for path in (two_ranks / "logs").rglob("pretrain-*.log.ranks/*"))
     assert ranks == ["rank0.txt", "rank1.txt"]
-    assert_same_training(run, alone, together)
+    assert_same_training(run, one_process, two_ranks)

@@ -1,4 +1,4 @@
-"""The study of one's own features, from the files to the report, by the snakemake command alone."""
+"""The study of user-provided features, from the files to the report, run by the snakemake command."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ STUDY = ("--config", "study=own_features", "seeds=[0]", f"heads={json.dumps(HEAD
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with nothing in it but the pixels of digits as features, cut to a long tail."""
-    found = tmp_path_factory.mktemp("own")
-    (found / "features").mkdir()
+    """A folder with the pixels of long-tailed digits as feature files."""
+    folder = tmp_path_factory.mktemp("user_features")
+    (folder / "features").mkdir()
     digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    pixels, labels = (digits.data[order] / 16).astype(np.float32), digits.target[order].astype(np.int64)
+    permutation = np.random.default_rng(0).permutation(len(digits.target))
+    pixels, labels = (digits.data[permutation] / 16).astype(np.float32), digits.target[permutation].astype(np.int64)
     kept = [np.flatnonzero(labels[:1200] == c)[:count] for c, count in enumerate(COUNTS)]
     splits = {"train": np.concatenate(kept), "val": np.arange(1200, 1400), "test": np.arange(1400, len(labels))}
     for name, images in splits.items():
-        np.save(found / "features" / f"{name}.npy", pixels[images])
-        np.save(found / "features" / f"{name}-labels.npy", labels[images])
-    return found
+        np.save(folder / "features" / f"{name}.npy", pixels[images])
+        np.save(folder / "features" / f"{name}-labels.npy", labels[images])
+    return folder
 
 
-def test_without_the_files_it_says_which_are_missing(tmp_path):
+def test_missing_feature_files_are_named(tmp_path):
     done = snakemake(tmp_path, "--cores", "2", *STUDY, check=False)
     assert done.returncode != 0
     assert "features/train.npy" in done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_every_head_of_the_tables_is_fitted_evaluated_and_reported(folder):
+def test_every_head_is_trained_evaluated_and_reported(folder):
     snakemake(folder, "--cores", "2", *STUDY)
     with open(folder / "results" / "own_features" / "report" / "results.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
@@ -51,12 +51,12 @@ def test_every_head_of_the_tables_is_fitted_evaluated_and_reported(folder):
     assert min(scores.values()) > 50, scores  # chance is 10
 
 
-def test_nothing_runs_again_until_a_feature_changes(folder):
+def test_runs_are_repeated_only_if_a_feature_changes(folder):
     assert not jobs(folder, *STUDY)
     path = folder / "features" / "train.npy"
     changed = np.load(path)
     changed[0, 0] += 0.5
     np.save(path, changed)
-    again = jobs(folder, *STUDY)
-    assert again["features"] == 1
-    assert again["train_head"] == again["evaluate"] == 5
+    planned = jobs(folder, *STUDY)
+    assert planned["features"] == 1
+    assert planned["train_head"] == planned["evaluate"] == 5
