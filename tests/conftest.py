@@ -79,9 +79,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """Use two threads, so that results on one machine do not depend on its load or core count."""
-    torch.set_num_threads(2)
+def one_thread() -> None:
+    """Use one thread, as training on a CPU does: importing ffcv sets it. Several workers would compete otherwise."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from mem import config
 from mem.config.reference import reference
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.stage
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:

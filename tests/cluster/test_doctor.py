@@ -20,6 +20,8 @@ from cluster.doctor import login_checks
 from cluster.doctor.__main__ import main
 from cluster.throwaway import ThrowawaySlurm
 
+pytestmark = pytest.mark.stage
+
 GOOD = {
     "sbatch": 'case "$*" in *--version*) echo slurm 23.11.4;; *) echo 7;; esac',
     "srun": "true",

@@ -34,6 +34,7 @@ def test_every_relative_link_of_a_page_exists(page: Path):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.stage
 def test_no_file_names_a_path_or_package_index_of_one_machine():
     for path in files_of_the_repository():
         if path.suffix in (".png", ".svg"):
