@@ -35,11 +35,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.convert import write_beton
 from benchmarks.synthetic_photos import synthetic_photo
 from mem.config import Augmentation, Crt, Mem, Shots, VisionTransformer
+from mem.data.batch import Batch
 from mem.data.beton.encoding import Encoding, encode
 from mem.data.beton.reader import Beton
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.files import create_feature_file, feature_file, open_split
-from mem.data.loading.batch import Batch
 from mem.data.loading.images import ImageViews
 from mem.data.loading.samplers import build_sampler
 from mem.heads.base import Head, fresh_linear
