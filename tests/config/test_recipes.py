@@ -113,6 +113,7 @@ def test_every_setting_of_a_recipe_is_on_the_page_with_its_value(recipe):
         assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page has {matching}"
 
 
+@pytest.mark.stage  # counts the cost of full-size models: seconds each
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
     _, estimates = estimate_study(study(recipe), {}, Rates(core_gflops=50))
