@@ -24,7 +24,7 @@ help:
 setup: $(READY)
 
 $(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml
-	@envs/setup.sh $(VENV)
+	@bash envs/setup.sh $(VENV)
 	@touch $@
 
 demo: $(READY)
