@@ -232,7 +232,7 @@ def test_the_snakemake_report_contains_every_table_and_figure_with_its_caption(f
         assert f"{kind.capitalize()} {target[-1]} of the paper: " in result["caption"]
         content = base64.b64decode(result["data_uri"].split("base64,", 1)[1])
         assert content == (folder / results / f"{kind}s" / f"{target}.{ending}").read_bytes()
-    assert "The whole report in one file" in shown[f"{results}/report/index.html"]["caption"]
+    assert "The complete report in one file" in shown[f"{results}/report/index.html"]["caption"]
     assert len(shown[f"{results}/report/results.csv"]["caption"]) > 20
     assert "From images to compared classifiers" in page
 
