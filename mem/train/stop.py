@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class StopRequests(Protocol):
-    """Source of the requests that the loop answers. A stage uses `mem.jobs.signals.StopSignals`."""
+    """Source of the requests that the loop handles. A stage uses `mem.jobs.signals.StopSignals`."""
 
     @property
     def requested(self) -> bool:

@@ -34,7 +34,7 @@ def runs(folder) -> list[Run]:
     dataset = miniatures.long_tailed_png(folder, largest=LARGEST)
     heads = {name: MINI_VALUES["heads"][name] for name in HEADS}
     short = {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}}
-    return run_study(folder, MINI_VALUES | short | {"study": "pictures", "dataset": dataset, "heads": heads})
+    return run_study(folder, MINI_VALUES | short | {"study": "image_lists", "dataset": dataset, "heads": heads})
 
 
 def test_list_files_and_a_study_are_enough_for_new_images(folder, runs):
@@ -42,7 +42,7 @@ def test_list_files_and_a_study_are_enough_for_new_images(folder, runs):
     assert len(manifest["classes"]) == 100
     assert manifest["splits"]["train"]["counts"] == miniatures.tail(100, LARGEST)
     assert min(manifest["groups"].values()) > 0
-    rows = from_csv(folder / "results" / "pictures" / "report" / "results.csv")
+    rows = from_csv(folder / "results" / "image_lists" / "report" / "results.csv")
     assert {(row.variant, row.split) for row in rows} == {
         (variant, split) for variant in HEADS for split in ("val", "test")
     }

@@ -126,8 +126,8 @@ def test_a_truncated_checkpoint_is_named_and_the_older_one_is_used(killed_run, t
     newest.write_bytes(newest.read_bytes()[:1000])
     warnings: list[str] = []
     key = json.loads(descriptions[0].read_text())["key"]
-    found = Checkpoints(tmp_path / "checkpoints", key, 1, warnings.append)._newest_valid()
-    assert found == descriptions[-2].with_suffix(".pt")
+    newest_valid = Checkpoints(tmp_path / "checkpoints", key, 1, warnings.append)._newest_valid()
+    assert newest_valid == descriptions[-2].with_suffix(".pt")
     assert str(newest) in warnings[0]
 
 
