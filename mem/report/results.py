@@ -134,7 +134,7 @@ def from_csv(path: Path) -> list[ScoreRow]:
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a results file of a study, or it is damaged: {error}. To write it again, force the "
-                f"report: snakemake --config study=STUDY --forcerun report"
+                f"report: snakemake --cores 2 --forcerun report --config study=STUDY"
             ) from None
 
 

@@ -32,9 +32,9 @@ def paper_part(study: str, part: str, root: Path = Path()) -> str:
         _results_csv(study, root)
         raise UserError(
             f"{path.with_suffix('.csv')} does not exist: the report of study {study} is from an older version. Run: "
-            f"snakemake --config study={study} {part}"
+            f"snakemake --cores 2 {part} --config study={study}"
         )
-    command = f"snakemake --config study={study} --forcerun report"
+    command = f"snakemake --cores 2 --forcerun report --config study={study}"
     title, caption = _read_title_and_caption(path.with_suffix(".md"), command)
     with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
@@ -91,7 +91,7 @@ def study_summary(study: str, root: Path = Path()) -> str:
     rows = from_csv(path)
     if not rows:
         raise UserError(
-            f"{path} has no rows. Write the report again: snakemake --config study={study} --forcerun report"
+            f"{path} has no rows. Write the report again: snakemake --cores 2 --forcerun report --config study={study}"
         )
     runs = len({row.repeat for row in rows})
     spread = f", mean ± 95 % interval over {runs} runs" if runs > 1 else ""

@@ -12,7 +12,7 @@ from mem.config.load import load_study
 from mem.runs.dag import Run, study_runs
 from tests.conftest import REPOSITORY
 
-BEFORE = REPOSITORY / "tests" / "fixtures" / "before"
+BEFORE = REPOSITORY / "tests" / "fixtures" / "earlier_version"
 
 
 @pytest.fixture(scope="session")
