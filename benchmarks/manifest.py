@@ -1,9 +1,9 @@
-"""Time and memory of checking large data sets and writing their manifest (10,000 to 1,000,000 listed files).
+"""Time and memory of checking large datasets and writing their manifest (10,000 to 1,000,000 listed files).
 
     python benchmarks/manifest.py --json
 
 The benchmark creates tiny files (hard links to a few inodes) in a temporary folder, with a thousand class folders per
-split and lists of train, val and test. For each size, a new process reads the lists, checks the data set like `mem data
+split and lists of train, val and test. For each size, a new process reads the lists, checks the dataset like `mem data
 check`, verifies that the splits are disjoint, and writes the manifest and the list of images like `mem convert`. All
 files are removed afterwards.
 

@@ -1,1 +1,1 @@
-"""Tools for clusters: the Snakemake executor plugin, the doctor, which checks a site, and a throw-away SLURM."""
+"""Tools for clusters: the Snakemake executor plugin, the doctor, which checks a site, and a throwaway SLURM."""

@@ -62,7 +62,7 @@ def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
 def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " classes"]:
     """Return the number of training images per class for a class order.
 
-    Order 0 is the data set's order: class k gets `counts[k]`. Any other number seeds a permutation of the classes.
+    Order 0 is the dataset's order: class k gets `counts[k]`. Any other number seeds a permutation of the classes.
     """
     values = np.asarray(counts, dtype=np.int64)
     if order == 0:
@@ -101,7 +101,7 @@ def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) 
         rest.append(images[count : count + rest_per_class])
     if short:
         raise UserError(
-            "The data set has too few images for the counts of the cut plus the images set aside per class: "
+            "The dataset has too few images for the counts of the cut plus the images set aside per class: "
             f"{'; '.join(short)}. Reduce the counts or the images set aside."
         )
     return Cut(np.sort(np.concatenate(train)), np.sort(np.concatenate(rest)))

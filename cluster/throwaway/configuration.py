@@ -1,4 +1,4 @@
-"""Configuration files of the throw-away SLURM: all daemons on one machine, and short waits for quick tests."""
+"""Configuration files of the throwaway SLURM: all daemons on one machine, and short waits for quick tests."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.throwaway.packages import ThrowawayError
 
 HOSTS = Path("/etc/hosts")
-_MARK = "# throw-away SLURM; removed by `make slurm-down`"
+_MARK = "# throwaway SLURM; removed by `make slurm-down`"
 
 
 def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
@@ -25,7 +25,7 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
         address = _address(name)
         if address is not None and not address.startswith("127."):
             raise ThrowawayError(
-                f"The name {name} resolves to {address} on this machine's network, but the throw-away SLURM needs it "
+                f"The name {name} resolves to {address} on this machine's network, but the throwaway SLURM needs it "
                 "for its own node. Run it in a container."
             )
     text = hosts.read_text()

@@ -1,4 +1,4 @@
-"""Paths and sizes of the throw-away SLURM."""
+"""Paths and sizes of the throwaway SLURM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Fixed, because a machine can run only one throw-away SLURM: its ports and the names n1, n2, ... are fixed too."""
+"""Fixed, because a machine can run only one throwaway SLURM: its ports and the names n1, n2, ... are fixed too."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 """Root of the memory controller of cgroups, version 1."""
 

@@ -32,11 +32,11 @@ _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class ThrowawayError(Exception):
-    """An operation on the throw-away SLURM failed; the message gives the reason and what to do."""
+    """An operation on the throwaway SLURM failed; the message gives the reason and what to do."""
 
 
 class Unavailable(ThrowawayError):
-    """This machine cannot run a throw-away SLURM: no root, or packages that cannot be installed."""
+    """This machine cannot run a throwaway SLURM: no root, or packages that cannot be installed."""
 
 
 def find_program(name: str) -> str:
@@ -58,10 +58,10 @@ def missing_packages() -> list[str]:
 
 
 def unavailable_reason() -> str | None:
-    """Return why this machine cannot run a throw-away SLURM, or None if it can."""
+    """Return why this machine cannot run a throwaway SLURM, or None if it can."""
     if os.geteuid() != 0:
         return (
-            "A throw-away SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and starts jobs as their user. "
+            "A throwaway SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and starts jobs as their user. "
             "Run it as root in a container: docker run -it -v $PWD:/mem -w /mem debian:12"
         )
     if missing_packages() and shutil.which("apt-get") is None:

@@ -1,4 +1,4 @@
-"""The daemons of the throw-away SLURM: commands that start them, and checks that they respond."""
+"""The daemons of the throwaway SLURM: commands that start them, and checks that they respond."""
 
 from __future__ import annotations
 

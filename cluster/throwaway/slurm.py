@@ -1,4 +1,4 @@
-"""The throw-away SLURM: MUNGE, MariaDB, slurmdbd, slurmctld and one slurmd per node, all in one folder."""
+"""The throwaway SLURM: MUNGE, MariaDB, slurmdbd, slurmctld and one slurmd per node, all in one folder."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ThrowawaySlurm:
         """Install missing packages, remove the remains of an earlier SLURM, start the daemons, and wait for the nodes.
 
         Raises:
-            Unavailable: This machine cannot run a throw-away SLURM.
+            Unavailable: This machine cannot run a throwaway SLURM.
             ThrowawayError: A daemon did not start; with the end of its log.
         """
         install_packages(self.log)
@@ -99,7 +99,7 @@ class ThrowawaySlurm:
         """Cancel all jobs, stop the daemons, and remove all files.
 
         Raises:
-            Unavailable: This machine cannot run a throw-away SLURM.
+            Unavailable: This machine cannot run a throwaway SLURM.
         """
         reason = unavailable_reason()
         if reason is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 STAGE_HELP = {
-    "convert": "read a data set, cut it to a long tail, write one .beton file per split",
+    "convert": "read a dataset, cut it to a long tail, write one .beton file per split",
     "pretrain": "pretrain a masked autoencoder on the training split",
     "finetune": "finetune the backbone with cross-entropy, from the encoder or from scratch",
     "features": "compute the frozen backbone's features of every split, once per view",

@@ -46,7 +46,7 @@ def _add_runs(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="check or show the images of a study")
     actions = data.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="report problems of a data set: counts, labels, files")
+    check = actions.add_parser("check", help="report problems of a dataset: counts, labels, files")
     check.add_argument("--deep", action="store_true", help="also decode every image")
     check.add_argument("--labels", type=Path, metavar="FILE", help="write label, class name, folder and counts as CSV")
     show = actions.add_parser("show", help="plot the class histogram and a contact sheet of images")

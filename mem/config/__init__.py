@@ -1,6 +1,6 @@
 """The schema of a study: the single source of YAML validation, the JSON schema and the settings reference.
 
-A study is a data set, a backbone, a recipe, any number of seeds and class orders, and the heads to compare.
+A study is a dataset, a backbone, a recipe, any number of seeds and class orders, and the heads to compare.
 Hyperparameters have no defaults: the YAML file states them all, like a table in a paper. Settings annotated with
 `Unkeyed` control where and how a stage runs, not what it computes; they are not part of the keys of runs (see
 `mem.runs.keys`).

@@ -1,4 +1,4 @@
-"""Settings of custom data sets: a folder per class, list files, or a table."""
+"""Settings of custom datasets: a folder per class, list files, or a table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mem.config.data import ImageData, LongTailCut, Root, SetAside
 
 
 class CustomImages(ImageData, ABC):
-    """Base class of custom data sets: long-tailed as they are, or cut to a long tail."""
+    """Base class of custom datasets: long-tailed as they are, or cut to a long tail."""
 
     root: Root
     """Folder that all paths of images are relative to."""
     test: SetAside | None = None
-    """Test split taken out of the training images, for a data set without test."""
+    """Test split taken out of the training images, for a dataset without test."""
     cut: LongTailCut | None = None
     """Cut of the training split to a long tail."""
     class_names: Annotated[str | None, Unkeyed()] = None
@@ -30,15 +30,15 @@ class CustomImages(ImageData, ABC):
     def _has_one_test_split(self) -> CustomImages:
         has_test = self.has_test_without_set_aside()
         if has_test is True and self.test is not None:
-            raise ValueError(f"the data set already has a test split ({self.TEST_SETTING}); remove `test`")
+            raise ValueError(f"the dataset already has a test split ({self.TEST_SETTING}); remove `test`")
         if has_test is False and self.test is None:
-            raise ValueError(f"the data set has no test split; set {self.TEST_SETTING}, or take one out with `test`")
+            raise ValueError(f"the dataset has no test split; set {self.TEST_SETTING}, or take one out with `test`")
         return self
 
     @model_validator(mode="after")
     def _has_one_val_source(self) -> CustomImages:
         if self.has_listed_val() and self.cut is not None and self.cut.val_per_class:
-            raise ValueError("the data set already has a val split; set `cut.val_per_class` to 0")
+            raise ValueError("the dataset already has a val split; set `cut.val_per_class` to 0")
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Settings that all data sets share: names, normalisation, storage, splits and shot groups."""
+"""Settings that all datasets share: names, normalisation, storage, splits and shot groups."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LongTailCut(Section):
 
 
 class Holdout(Section):
-    """Val split taken out of the training split, for a data set without val.
+    """Val split taken out of the training split, for a dataset without val.
 
     Choose settings with it. Then train with the chosen settings on all training images: run the same study without
     `holdout`.
@@ -55,7 +55,7 @@ class Holdout(Section):
 
 
 class SetAside(Section):
-    """Test split taken out of a data set without test, before the cut and the holdout."""
+    """Test split taken out of a dataset without test, before the cut and the holdout."""
 
     per_class: PositiveInt | None = None
     """Test images per class. Every class must have at least one more image."""
@@ -73,10 +73,10 @@ class SetAside(Section):
 
 
 class ImageData(Section):
-    """Base class of all data sets of images."""
+    """Base class of all datasets of images."""
 
     name: Name
-    """Name of the data set's folder under `runs/`."""
+    """Name of the dataset's folder under `runs/`."""
     pixel_mean: tuple[Fraction, Fraction, Fraction]
     """Mean of each colour channel for pixel values in 0..1, for normalisation."""
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
@@ -96,7 +96,7 @@ class ImageData(Section):
     """Treatment of files that cannot be read as complete images: `fail` lists them all and stops; `skip` omits, counts
     and records them."""
     holdout: Holdout | None = None
-    """Val split taken out of train, for a data set without val."""
+    """Val split taken out of train, for a dataset without val."""
 
     @model_validator(mode="after")
     def _storage_is_consistent(self) -> ImageData:
@@ -108,7 +108,7 @@ class ImageData(Section):
     def _one_val(self) -> ImageData:
         if self.holdout is not None and self.has_val_without_holdout():
             raise ValueError(
-                "`holdout` is for data sets without a val split, but this one has a val split; remove `holdout`"
+                "`holdout` is for datasets without a val split, but this one has a val split; remove `holdout`"
             )
         return self
 

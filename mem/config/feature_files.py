@@ -1,4 +1,4 @@
-"""Settings of precomputed features: a data set without images."""
+"""Settings of precomputed features: a dataset without images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FeatureFiles(Section):
 
     source: Literal["features"]
     name: Name
-    """Name of the data set's folder under `runs/`."""
+    """Name of the dataset's folder under `runs/`."""
     train_features: Root
     """Features of the training split."""
     train_labels: Annotated[str | None, Unkeyed()] = None
@@ -52,7 +52,7 @@ class FeatureFiles(Section):
         return self
 
     def splits(self) -> tuple[str, ...]:
-        """Return the splits of the data set."""
+        """Return the splits of the dataset."""
         return ("train", "test") if self.val_features is None else ("train", "val", "test")
 
     def files_of(self, split: str) -> tuple[Path, Path]:
@@ -62,7 +62,7 @@ class FeatureFiles(Section):
         return features, features if labels is None else Path(labels).expanduser()
 
     def index_files(self) -> dict[str, Path]:
-        """Return all files: their content is the data set."""
+        """Return all files: their content is the dataset."""
         files: dict[str, Path] = {}
         for split in self.splits():
             files[f"{split} features"], files[f"{split} labels"] = self.files_of(split)

@@ -1,4 +1,4 @@
-"""Settings of published data sets, one section each. `mem.config.custom_sources` defines those of custom data sets."""
+"""Settings of published datasets, one section each. `mem.config.custom_sources` defines those of custom datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mem.config.feature_files import FeatureFiles
 
 
 class BalancedSource(ImageData):
-    """Base class of balanced data sets with a known number of classes, which are cut to a long tail."""
+    """Base class of balanced datasets with a known number of classes, which are cut to a long tail."""
 
     CLASSES: ClassVar[int]
     cut: LongTailCut
@@ -73,7 +73,7 @@ class Cifar100(Cifar):
 
 
 class PublishedLists(ImageData):
-    """Base class of data sets that are long-tailed by nature or by published lists."""
+    """Base class of datasets that are long-tailed by nature or by published lists."""
 
     root: Root
     """Folder that the paths in the lists are relative to."""
@@ -88,7 +88,7 @@ class PublishedLists(ImageData):
 
 
 class PublishedListsWithVal(PublishedLists):
-    """Base class of published data sets with a val split."""
+    """Base class of published datasets with a val split."""
 
     val_list: Root
     """List of the val split."""

@@ -86,7 +86,7 @@ class StageCompute(Section):
 
 
 class Study(Section):
-    """A data set, a backbone and a recipe, with the seeds, class orders and heads to compare."""
+    """A dataset, a backbone and a recipe, with the seeds, class orders and heads to compare."""
 
     study: Name
     """Name of the study and of its folder under `results/`."""
@@ -94,7 +94,7 @@ class Study(Section):
     """Purpose of the study: command, duration, expected results. Shown in the report."""
     dataset: Dataset
     orders: tuple[NonNegativeInt, ...] = (0,)
-    """Class orders along the long tail: 0 is the order of the data set; any other number seeds a permutation."""
+    """Class orders along the long tail: 0 is the order of the dataset; any other number seeds a permutation."""
     seeds: tuple[NonNegativeInt, ...]
     """Seeds of initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
@@ -106,7 +106,7 @@ class Study(Section):
     finetune: Finetune | None
     """Finetuning; `null` uses the backbone as it is: from pretraining, `initial`, or a user-provided module."""
     features: Features | None
-    """Features of the frozen backbone; `null` if the data set consists of features."""
+    """Features of the frozen backbone; `null` if the dataset consists of features."""
     heads: dict[Name, Head]
     """The heads to compare, by name. If `method` is omitted, the name is the method."""
     sweeps: dict[Name, Sweep] = Field(default={})
@@ -175,9 +175,9 @@ class Study(Section):
         if isinstance(self.dataset, FeatureFiles):
             for name in ("pretrain", "finetune", "features", "initial"):
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{name}: must be null, because the data set consists of features")
+                    raise ValueError(f"{name}: must be null, because the dataset consists of features")
         elif self.features is None:
-            raise ValueError("features: is required, because the data set consists of images")
+            raise ValueError("features: is required, because the dataset consists of images")
         return self
 
     @model_validator(mode="after")
@@ -244,7 +244,7 @@ class Study(Section):
                 if isinstance(head, Tau | LogitAdjustment) and len(head.taus) > 1:
                     raise ValueError(
                         f"heads.{name}.taus: selection from {len(head.taus)} values requires a val split, which the "
-                        "data set does not have. Select tau on a holdout (dataset.holdout), then set taus to the result"
+                        "dataset does not have. Select tau on a holdout (dataset.holdout), then set taus to the result"
                     )
         return self
 

@@ -1,1 +1,1 @@
-"""Data: readers of image data sets, checks, conversion to `.beton` files, data loading and cached features."""
+"""Data: readers of image datasets, checks, conversion to `.beton` files, data loading and cached features."""

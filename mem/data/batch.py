@@ -15,7 +15,7 @@ from mem import rng
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive samples of a training or of a data set."""
+    """Consecutive samples of a training or of a dataset."""
 
     inputs: Tensor
     """Images of shape (samples, height, width, 3), uint8, or features of shape (samples, ...)."""

@@ -1,4 +1,4 @@
-"""Figures of a data set: class histogram and contact sheet, as PNG files."""
+"""Figures of a dataset: class histogram and contact sheet, as PNG files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Tile = UInt8[np.ndarray, "side side 3"]
 
 
 def show(study: Study, order: int | None) -> list[Path]:
-    """Plot a study's data set from its image files, into `results/<study>/data/`.
+    """Plot a study's dataset from its image files, into `results/<study>/data/`.
 
     Args:
         study: The study.
@@ -48,7 +48,7 @@ def show(study: Study, order: int | None) -> list[Path]:
         Paths of the PNG files.
 
     Raises:
-        UserError: The data set or a shown image cannot be read.
+        UserError: The dataset or a shown image cannot be read.
     """
     images = read_dataset(study.dataset, study.orders[0] if order is None else order)
 
@@ -60,7 +60,7 @@ def show(study: Study, order: int | None) -> list[Path]:
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Plot a converted data set from its `.beton` file, into its run folder.
+    """Plot a converted dataset from its `.beton` file, into its run folder.
 
     Returns:
         Paths of the PNG files.

@@ -18,7 +18,7 @@ class ImageClassifier(nn.Module):
     Args:
         model: The finetuned backbone.
         head: The head.
-        pixels: Normalisation of the data set.
+        pixels: Normalisation of the dataset.
     """
 
     factor: Float[Tensor, " 3"]

@@ -48,7 +48,7 @@ class ExportedModel:
     groups: tuple[str, ...]
     """Names of MEM's groups; empty for other heads."""
     encoding: Encoding
-    """How the data set stores images."""
+    """How the dataset stores images."""
     side: int
     """Height and width of the classifier's input, in pixels."""
     center_crop: float

@@ -102,7 +102,7 @@ def _choose_tau(
     if val is None:
         if (candidates := len(taus)) > 1:
             raise UserError(
-                f"{context.name}: taus has {candidates} candidates, but the data set has no val split to choose on. "
+                f"{context.name}: taus has {candidates} candidates, but the dataset has no val split to choose on. "
                 "Choose on a holdout first (dataset.holdout), then set taus to the chosen value."
             )
         context.say(f"tau is {taus[0]:g}, the only candidate. There is no val split to choose on.")

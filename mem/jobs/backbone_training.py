@@ -1,4 +1,4 @@
-"""Training of a backbone on a converted data set, shared by the stages `pretrain` and `finetune`."""
+"""Training of a backbone on a converted dataset, shared by the stages `pretrain` and `finetune`."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class BackboneInputs:
 
 
 def normalization_of(images: Path) -> Pixels:
-    """Return the normalisation of a converted data set."""
+    """Return the normalisation of a converted dataset."""
     dataset = read_record(images)["settings"]["dataset"]
     return Pixels(tuple(dataset["pixel_mean"]), tuple(dataset["pixel_std"]))
 
 
 def fill_color_of(images: Path) -> tuple[int, int, int]:
-    """Return the mean colour of a converted data set, which fills the pixels that an augmentation leaves empty."""
+    """Return the mean colour of a converted dataset, which fills the pixels that an augmentation leaves empty."""
     red, green, blue = (min(255, round(255 * mean)) for mean in normalization_of(images).mean)
     return red, green, blue
 
@@ -58,7 +58,7 @@ def train_backbone(
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every_epochs: float = 0,
 ) -> dict[str, Any]:
-    """Train on the training split of a converted data set; return the results to record in run.json."""
+    """Train on the training split of a converted dataset; return the results to record in run.json."""
     train = Beton(job.inputs["images"] / "train.beton")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)

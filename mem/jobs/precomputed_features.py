@@ -1,4 +1,4 @@
-"""Features that the user provides in files: the stage `features` for a data set without images."""
+"""Features that the user provides in files: the stage `features` for a dataset without images."""
 
 from __future__ import annotations
 

@@ -116,13 +116,13 @@ def require_same_images(first: Predictions, second: Predictions, names: tuple[ob
     if len(first) != len(second):
         raise UserError(
             f"{names[0]} has predictions for {len(first):,} images and {names[1]} for {len(second):,}. Methods can "
-            "only be compared on the same data set and class order."
+            "only be compared on the same dataset and class order."
         )
     differing = int((first.labels != second.labels).sum())
     if differing:
         raise UserError(
             f"{names[0]} and {names[1]} have different labels for {differing:,} of {len(first):,} images. Methods can "
-            "only be compared on the same data set and class order."
+            "only be compared on the same dataset and class order."
         )
     if first.names is not None and second.names is not None and list(first.names) != list(second.names):
         raise UserError(

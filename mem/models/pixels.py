@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pixels:
-    """Mean and standard deviation with which a data set's images are normalised."""
+    """Mean and standard deviation with which a dataset's images are normalised."""
 
     mean: tuple[float, float, float]
     """Mean of each colour channel, for pixels scaled to 0..1."""

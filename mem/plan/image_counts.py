@@ -30,7 +30,7 @@ IMAGE_RECORD_BYTES = 60
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images of each split of a data set."""
+    """Images of each split of a dataset."""
 
     train: int
     val: int
@@ -61,7 +61,7 @@ def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Pat
     Args:
         study: The study.
         convert: Its convert run.
-        given: Any of `train`, `val`, `test` and `classes`, for data sets that are unknown before their conversion.
+        given: Any of `train`, `val`, `test` and `classes`, for datasets that are unknown before their conversion.
         root: Folder that contains `runs/`.
 
     Raises:

@@ -47,7 +47,7 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
             record keeps the labels of the study that created it.
 
     Raises:
-        UserError: An evaluation is unfinished or damaged, or the evaluations are of different data sets.
+        UserError: An evaluation is unfinished or damaged, or the evaluations are of different datasets.
     """
     results = StudyResults()
     first_of_order: dict[int, tuple[Path, object]] = {}
@@ -66,15 +66,15 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
     datasets = sorted({row.dataset for row in results.rows})
     if len(datasets) > 1:
         raise UserError(
-            f"The evaluations of study {study} are of several data sets: {', '.join(datasets)}. A report covers one "
-            f"data set. Delete the folders of the wrong evaluations and run the workflow."
+            f"The evaluations of study {study} are of several datasets: {', '.join(datasets)}. A report covers one "
+            f"dataset. Delete the folders of the wrong evaluations and run the workflow."
         )
     results.mean_norms = {variant: np.mean(matrices, axis=0) for variant, matrices in norms.items()}
     return results
 
 
 def _data_summary(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
-    """Return training images per class and images per split, which differ between data sets and class orders."""
+    """Return training images per class and images per split, which differ between datasets and class orders."""
     return metrics["class_counts"], {name: scores["images"] for name, scores in metrics["splits"].items()}
 
 
@@ -82,7 +82,7 @@ def _check_same_data(first: tuple[Path, Any], other: tuple[Path, Any]) -> None:
     """Require that two evaluations of one class order used the same images."""
     if first[1] != other[1]:
         raise UserError(
-            f"{_describe_data(*first)}, but {_describe_data(*other)}. They are of different data sets or class orders, "
+            f"{_describe_data(*first)}, but {_describe_data(*other)}. They are of different datasets or class orders, "
             f"and a report needs the same images for all heads. Delete the folder of the wrong evaluation and run the "
             f"workflow."
         )

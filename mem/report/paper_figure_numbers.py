@@ -39,7 +39,7 @@ class Figure1:
     """Errors and few-shot accuracy of one classifier, and what MEM adds."""
 
     comparable: bool
-    """Whether this study is of the paper's data set and backbone."""
+    """Whether this study is of the paper's dataset and backbone."""
     classifier: str
     runs: int
     error_shares: Sequence[ErrorShare]

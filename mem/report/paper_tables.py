@@ -50,7 +50,7 @@ def build_paper_tables(store: ResultsStore) -> list[PaperTable]:
 
 
 def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
-    lines = [["data set", "method", *SHOTS, "source"]]
+    lines = [["dataset", "method", *SHOTS, "source"]]
     not_run: list[str] = []
     if store.dataset in paper:
         text = "Other methods are listed as the paper cites them; they are not run here."
@@ -61,7 +61,7 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
                 not_run.append(f"{dataset} with ViT-Large")
     else:
         text = (
-            "The paper's table compares published methods on its own data sets. This one lists the methods of this "
+            "The paper's table compares published methods on its own datasets. This one lists the methods of this "
             "study."
         )
         heads = [head_for(store.rows, method) for method in methods_of(store.rows)]
@@ -71,7 +71,7 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
 
 
 def _cited_methods(rows: Sequence[ScoreRow], cited: Mapping[str, Sequence[float | None]]) -> list[list[str]]:
-    """Return the lines of one data set: methods as the paper cites them, results for them, and MEM's difference."""
+    """Return the lines of one dataset: methods as the paper cites them, results for them, and MEM's difference."""
     lines = [
         [method, *map(format_accuracy, shots), "paper" if method == "mem" else f"cited, {NOT_RUN}"]
         for method, shots in cited.items()
@@ -150,7 +150,7 @@ def _table5(store: ResultsStore, entries: Sequence[Mapping[str, Any]]) -> PaperT
     else:
         text = (
             "Finetuned classifiers (ce) and MEM with its partitions, from this study and from other studies of the "
-            "same data set and backbone in this folder. The paper's table is for ViT-Base on ImageNet-LT."
+            "same dataset and backbone in this folder. The paper's table is for ViT-Base on ImageNet-LT."
         )
         rows_by_study = {study: store.rows_of(study) for study in [store.study, *store.related_studies()]}
         heads = {row.variant for rows in rows_by_study.values() for row in rows}

@@ -27,7 +27,7 @@ class ResultsStore:
 
     @property
     def dataset(self) -> str:
-        """Data set of this study."""
+        """Dataset of this study."""
         return self.rows[0].dataset
 
     @property
@@ -45,15 +45,15 @@ class ResultsStore:
         return self._cache[study]
 
     def is_recipe(self, dataset: str, backbone: str) -> bool:
-        """Return whether this study is of the data set and backbone, with pretraining."""
+        """Return whether this study is of the dataset and backbone, with pretraining."""
         return (self.dataset, self.backbone) == (dataset, backbone) and self.study not in FROM_SCRATCH
 
     def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
-        """Return the rows of this study if it is of the data set and backbone, otherwise those of their recipe."""
+        """Return the rows of this study if it is of the dataset and backbone, otherwise those of their recipe."""
         return self.rows if self.is_recipe(dataset, backbone) else self.rows_of(f"{dataset}_{backbone}")
 
     def related_studies(self) -> list[str]:
-        """Return the other studies of the same data set and backbone that have a report."""
+        """Return the other studies of the same dataset and backbone that have a report."""
         names = sorted(path.parent.parent.name for path in self.root.glob("*/report/results.csv"))
         related: list[str] = []
         for name in names:

@@ -43,7 +43,7 @@ class Run:
     stage: str
     dataset: str
     backbone: str
-    """Folder below that of the data set: the name of the backbone, or `data` for runs that do not depend on one."""
+    """Folder below that of the dataset: the name of the backbone, or `data` for runs that do not depend on one."""
     settings: Settings
     inputs: Mapping[str, Run]
     """The runs that this run reads, by name."""

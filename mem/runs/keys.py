@@ -33,7 +33,7 @@ def file_digest(path: Path) -> str | None:
 
 
 def index_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the digests of the lists and tables of a data set, so that an edited list is another data set.
+    """Return the digests of the lists and tables of a dataset, so that an edited list is another dataset.
 
     A missing file has no digest: a study can be planned before its data are downloaded.
     """

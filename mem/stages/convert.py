@@ -1,4 +1,4 @@
-"""Stage `convert`: converts the files of a data set to one .beton file per split."""
+"""Stage `convert`: converts the files of a dataset to one .beton file per split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.jobs.job import Job
 
 
 def convert(job: Job) -> Mapping[str, Any]:
-    """Read, subsample, check and convert the data set."""
+    """Read, subsample, check and convert the dataset."""
     settings = job.run.union("dataset", config.Dataset)
     images = read_dataset(settings, job.run.settings["order"])
     for note in images.notes:

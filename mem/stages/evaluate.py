@@ -73,14 +73,14 @@ def _check_classes(job: Job, classes: int) -> None:
     """Check that the head and the features have the same number of classes.
 
     Raises:
-        UserError: They belong to different data sets.
+        UserError: They belong to different datasets.
     """
     head = job.inputs["head"]
     head_classes = json.loads((head / "head.json").read_text(encoding="utf-8"))["classes"]
     if head_classes != classes:
         raise UserError(
             f"{head}: this head has {head_classes} classes, but {job.inputs['features']} has features of {classes}. "
-            "They belong to different data sets. Train the head on these features: mem train_head"
+            "They belong to different datasets. Train the head on these features: mem train_head"
         )
 
 

@@ -222,7 +222,7 @@ class Mirror:
         register(self._client, state.run_id, path, *names, event["tags"])
 
     def _dataset(self, start: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]] | None:
-        """Return the key, folder and manifest of the data set that a run uses, or None if it uses none."""
+        """Return the key, folder and manifest of the dataset that a run uses, or None if it uses none."""
         folder = start["inputs"].get("images")
         if folder is None and (features := start["inputs"].get("features")):
             features_start = read_identity(RunFolder(self.root / features).log)[1]

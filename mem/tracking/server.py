@@ -49,7 +49,7 @@ def client(uri: str) -> MlflowClient:
 
 
 def experiment(mlflow_client: MlflowClient, name: str, root: Path, uri: str) -> str:
-    """Return the id of a data set's experiment, which is created or restored if necessary."""
+    """Return the id of a dataset's experiment, which is created or restored if necessary."""
     found = mlflow_client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
@@ -101,12 +101,12 @@ def send(
 def log_dataset(
     mlflow_client: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Log the data set that a run uses as its input. Logging it twice has no further effect.
+    """Log the dataset that a run uses as its input. Logging it twice has no further effect.
 
     Args:
         mlflow_client: MLflow's client.
         run_id: Id of the MLflow run.
-        name: Name of the data set.
+        name: Name of the dataset.
         key: Key of its convert run.
         folder: Folder of its convert run.
         manifest: Content of its `dataset.json`.

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def on_slurm(slurm: ThrowawaySlurm, workflow):
-    """Creates a workflow that runs on the throw-away SLURM."""
+    """Creates a workflow that runs on the throwaway SLURM."""
     return lambda snakefile: workflow(snakefile, **slurm.environment())
 
 

@@ -1,4 +1,4 @@
-"""The throw-away SLURM does to jobs what the SLURM of a cluster does: preemption, memory limits, failing nodes."""
+"""The throwaway SLURM does to jobs what the SLURM of a cluster does: preemption, memory limits, failing nodes."""
 
 from __future__ import annotations
 

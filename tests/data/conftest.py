@@ -1,4 +1,4 @@
-"""Fixtures of the data tests: a tree of image files, its reference conversion, and a data set to check."""
+"""Fixtures of the data tests: a tree of image files, its reference conversion, and a dataset to check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small data set of JPEG files, and conversions of it."""
+"""A small dataset of JPEG files, and conversions of it."""
 
 from __future__ import annotations
 

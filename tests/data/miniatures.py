@@ -1,4 +1,4 @@
-"""Miniatures of data sets: few classes and small image files, in the same layout on disk as the real data set.
+"""Miniatures of datasets: few classes and small image files, in the same layout on disk as the real dataset.
 
 Each builder writes files below a folder and returns the `dataset` section of a study that reads them.
 """

@@ -1,4 +1,4 @@
-"""Reading of miniatures, comparison of what was read, and messages for invalid data sets."""
+"""Reading of miniatures, comparison of what was read, and messages for invalid datasets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read(values: dict[str, Any], order: int = 0) -> ImageSet:
 
 
 def refusal(values: dict[str, Any]) -> str:
-    """Return the error message for an invalid data set."""
+    """Return the error message for an invalid dataset."""
     with pytest.raises(UserError) as error:
         read(values)
     message = str(error.value)

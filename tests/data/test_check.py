@@ -1,4 +1,4 @@
-"""`mem data check`: all problems of a data set are reported at once, with numbers and examples."""
+"""`mem data check`: all problems of a dataset are reported at once, with numbers and examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_complete_data_set_passes(root):
     assert "each of 12 folders has one label, the same in every split" in text
 
 
-# --- miniatures of data sets ----------------------------------------------------------------------------
+# --- miniatures of datasets ----------------------------------------------------------------------------
 
 PUBLISHED = {
     "imagenet_lt": miniatures.imagenet_lt,

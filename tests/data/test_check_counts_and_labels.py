@@ -1,4 +1,4 @@
-"""Checks of counts and labels, and the manifest of a data set."""
+"""Checks of counts and labels, and the manifest of a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Miniatures of every data set, from the reader through check and conversion to the loader."""
+"""Miniatures of every dataset, from the reader through check and conversion to the loader."""
 
 from __future__ import annotations
 

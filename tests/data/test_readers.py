@@ -1,4 +1,4 @@
-"""Readers on miniatures of every data set; published lists and iNaturalist in detail."""
+"""Readers on miniatures of every dataset; published lists and iNaturalist in detail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_labels_match_the_images(name, tmp_path):
     assert spread < 0.5 * np.linalg.norm(means - centres.mean(axis=0), axis=1).mean()
 
 
-# --- the paper's data sets ---------------------------------------------------------------------------------
+# --- the paper's datasets ---------------------------------------------------------------------------------
 
 
 def test_imagenets_val_images_may_be_in_synset_folders_or_not(tmp_path):
@@ -109,7 +109,7 @@ def test_lists_with_differently_numbered_labels_are_refused(tmp_path):
 def test_lists_of_another_data_set_are_refused(tmp_path):
     values = miniatures.places_lt(tmp_path) | {"source": "imagenet_lt"}
     with pytest.raises(
-        UserError, match=r"paths that do not belong to this data set \(\d+\): line 1: train/airfield/"
+        UserError, match=r"paths that do not belong to this dataset \(\d+\): line 1: train/airfield/"
     ) as error:
         read(values)
     assert "Expected train/n01440764/NAME.JPEG" in str(error.value)

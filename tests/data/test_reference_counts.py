@@ -1,4 +1,4 @@
-"""Counts of published data sets."""
+"""Counts of published datasets."""
 
 from __future__ import annotations
 

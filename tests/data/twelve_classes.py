@@ -1,4 +1,4 @@
-"""A data set of twelve classes, with files that start like images, for tests of the check."""
+"""A dataset of twelve classes, with files that start like images, for tests of the check."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_tau_is_chosen_on_val_and_reported():
     features, labels = make_features()
     head = fit_head("tau", features, labels, val=make_features(seed=1), quiet=True)
     assert set(head.results) == {"tau", "val_accuracy_by_tau"}
-    with pytest.raises(UserError, match="taus has 21 candidates, but the data set has no val split"):
+    with pytest.raises(UserError, match="taus has 21 candidates, but the dataset has no val split"):
         fit_head("tau", features, labels, quiet=True)
 
 

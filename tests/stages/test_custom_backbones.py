@@ -97,7 +97,7 @@ def test_a_function_that_does_not_return_a_module_is_named(tmp_path, function, e
     [
         ({"heads": HEADS | {"ce": None}}, "heads.ce.training: is required, because nothing is finetuned"),
         ({"heads": {"crt": HEADS["crt"], "tau": HEADS["tau"]}}, "heads.tau: starts from a classifier"),
-        ({"features": None}, "features: is required, because the data set consists of images"),
+        ({"features": None}, "features: is required, because the dataset consists of images"),
         ({"backbone": {"name": "n", "kind": "none"}}, "dataset.source `features` requires backbone.kind `none`"),
     ],
 )
@@ -111,7 +111,7 @@ def test_settings_that_do_not_fit_a_frozen_backbone_are_refused(tmp_path):
     for values, expected in (
         (
             feature_file_study(tmp_path, pretrain=MINI_VALUES["pretrain"]),
-            "pretrain: must be null, because the data set consists",
+            "pretrain: must be null, because the dataset consists",
         ),
         (module_study(tmp_path, finetune=MINI_VALUES["finetune"]), "kind `module` cannot be trained"),
         (

@@ -1,4 +1,4 @@
-"""Every stage on a data set without a val split, and on one whose val split is held out of train."""
+"""Every stage on a dataset without a val split, and on one whose val split is held out of train."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_several_taus_without_a_val_split_are_refused_when_the_study_is_loaded(t
     with pytest.raises(UserError) as error:
         load_study([tmp_path / "study.yaml"])
     message = str(error.value)
-    assert "heads.tau.taus: selection from 3 values requires a val split, which the data set does not have" in message
+    assert "heads.tau.taus: selection from 3 values requires a val split, which the dataset does not have" in message
     assert "Select tau on a holdout (dataset.holdout)" in message
 
 
@@ -80,7 +80,7 @@ def test_several_taus_without_a_val_split_are_refused_by_the_stage_if_only_the_d
     run = replace(find_run(runs, "train_head", "tau"), settings={"head": Tau(method="tau", taus=(0.0, 1.0))})
     write_configs([run], load_study([folder / "study.yaml"]), folder)
     message = call_mem(folder, "train_head", "--config", str(run.folder / "config.yaml"), status=2).err
-    assert "tau: taus has 2 candidates, but the data set has no val split" in message
+    assert "tau: taus has 2 candidates, but the dataset has no val split" in message
 
 
 def test_tau_is_selected_on_a_holdout_and_the_study_without_the_holdout_trains_on_all_images(tmp_path, folder, runs):

@@ -94,7 +94,7 @@ def evaluation_error(study: Path, folder: Path, **changed: np.ndarray) -> str:
 def test_features_with_another_number_of_classes_are_refused(study, tmp_path):
     message = evaluation_error(study, tmp_path, counts=np.arange(1, 13))
     assert "this head has 10 classes, but" in message
-    assert "has features of 12. They belong to different data sets" in message
+    assert "has features of 12. They belong to different datasets" in message
 
 
 def test_labels_outside_the_classes_are_refused(study, tmp_path):

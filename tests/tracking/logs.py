@@ -73,7 +73,7 @@ def mlflow_run(root: Path, stage: str, **filters: Any) -> Any:
 
 
 def all_runs(root: Path) -> list[Any]:
-    """Return every MLflow run of the data set."""
+    """Return every MLflow run of the dataset."""
     mlflow_client = client(root)
     experiment = mlflow_client.get_experiment_by_name("set")
     assert experiment is not None

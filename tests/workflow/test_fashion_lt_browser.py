@@ -1,6 +1,6 @@
 """Fashion-MNIST-LT's report and MLflow's compare view in a browser.
 
-By default the tests run a small study on the first images of the data set. To check a finished study, set
+By default the tests run a small study on the first images of the dataset. To check a finished study, set
 `MEM_FASHION=FOLDER` to the folder in which `snakemake --config study=fashion_lt` ran. `MEM_SCREENSHOTS=DIR` keeps the
 screenshots.
 """
@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def write_first_images(folder: Path) -> None:
-    """Write the first images of the data set in its own file format."""
+    """Write the first images of the dataset in its own file format."""
     folder.mkdir()
     for name in FILES:
         array = read_idx(DEBIAN / f"{name}.gz")[: IMAGES[name.split("-")[0]]]

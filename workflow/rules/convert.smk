@@ -1,4 +1,4 @@
-"""Convert the images of a data set to one .beton file per split."""
+"""Convert the images of a dataset to one .beton file per split."""
 
 
 rule convert:

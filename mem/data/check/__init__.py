@@ -1,1 +1,1 @@
-"""Checks of a data set before its conversion: counts, labels, files and their contents."""
+"""Checks of a dataset before its conversion: counts, labels, files and their contents."""

@@ -1,4 +1,4 @@
-"""`mem data check`: report all problems of a data set at once: counts, labels, files and their contents."""
+"""`mem data check`: report all problems of a dataset at once: counts, labels, files and their contents."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SIZE_SECONDS = 40
 
 
 def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] = lambda count: None) -> Findings:
-    """Check a data set without changing anything.
+    """Check a dataset without changing anything.
 
     Args:
-        images: The data set from `read_unchecked`.
+        images: The dataset from `read_unchecked`.
         deep: Read all file sizes without a time limit, and decode every image.
         done: With `deep`, called with 1 for each decoded image.
     """
@@ -61,7 +61,7 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
         The exit status: 0, or 1 if there are errors or warnings.
 
     Raises:
-        UserError: The data set cannot be read.
+        UserError: The dataset cannot be read.
     """
     images = read_unchecked(study.dataset, study.orders[0] if order is None else order)
     total = sum(len(split) for split in images.splits.values())
@@ -104,7 +104,7 @@ def digest(images: ImageSet) -> str:
 
 def _check_files(listings: Sequence[FolderListing], findings: Findings) -> None:
     if not listings:
-        findings.passed.append("no image files to look for: the data set was read completely")
+        findings.passed.append("no image files to look for: the dataset was read completely")
         return
     explain_missing_files(listings, findings)
     empty = [f"{listing.folder}/{name}" for listing in listings for name in listing.empty]
@@ -141,5 +141,5 @@ def _note_unlisted_files(listings: Sequence[FolderListing], findings: Findings) 
                 for listing in folders[:2]
             ],
             count=len(folders),
-            advice="Such files are not used. This is normal if the lists select a part of a larger data set.",
+            advice="Such files are not used. This is normal if the lists select a part of a larger dataset.",
         )

@@ -55,7 +55,7 @@ def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) ->
     """Check that a sample of the files of each split are images, by their first bytes.
 
     Args:
-        images: The data set. Splits whose images are not single files are skipped.
+        images: The dataset. Splits whose images are not single files are skipped.
         absent: Files that are known to be missing or empty.
         findings: Receives the findings.
     """
@@ -100,7 +100,7 @@ def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Cal
     """Decode every image. Find unreadable images and images with the same content.
 
     Args:
-        images: The data set.
+        images: The dataset.
         absent: Files that are known to be missing or empty. They are skipped.
         findings: Receives the findings and a digest of all contents.
         done: Called with 1 for each image.

@@ -44,7 +44,7 @@ def check_empty_classes(images: ImageSet, findings: Findings) -> None:
             Severity.ERROR,
             f"{counted(len(empty), 'class has', 'classes have')} no training images",
             empty,
-            advice="Check that the training list and the list of classes are of the same data set. Add images or "
+            advice="Check that the training list and the list of classes are of the same dataset. Add images or "
             "remove the classes.",
         )
 

@@ -13,9 +13,9 @@ class Severity(IntEnum):
     """Severity of a finding."""
 
     ERROR = 0
-    """The data set cannot be used."""
+    """The dataset cannot be used."""
     WARNING = 1
-    """The data set can be used, but may not be the intended one."""
+    """The dataset can be used, but may not be the intended one."""
     NOTE = 2
     """For information; no action is needed."""
 

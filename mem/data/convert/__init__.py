@@ -1,1 +1,1 @@
-"""Conversion of the images of a data set to one .beton file per split."""
+"""Conversion of the images of a dataset to one .beton file per split."""

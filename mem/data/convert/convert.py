@@ -177,7 +177,7 @@ def _write_split(
                 raise UserError(
                     f"{_label(split, result.number)}: {result.text}. `unreadable: skip` skips files that are not "
                     "complete images, but not files that the file system cannot read. Restore access to the file or "
-                    "remove it from the data set."
+                    "remove it from the dataset."
                 )
             else:
                 writer.skip(result.text)
@@ -262,6 +262,6 @@ def _worker_lost_as_user_error(label: Callable[[int], str]) -> Iterator[None]:
 
 
 def train_counts(folder: Path) -> np.ndarray:
-    """Return the number of training images of each class of a converted data set."""
+    """Return the number of training images of each class of a converted dataset."""
     manifest = json.loads((folder / "dataset.json").read_text())
     return np.asarray(manifest["splits"]["train"]["counts"], dtype=np.int64)

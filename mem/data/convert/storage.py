@@ -47,7 +47,7 @@ def choose_storage(settings: ImageData, images: int, source: Callable[[int], Ima
     """Return the configured storage format or, for `storage: fit`, the best one within the size budget.
 
     Args:
-        settings: Settings of the data set.
+        settings: Settings of the dataset.
         images: Number of images in all splits.
         source: Returns the image with a given number.
         pool: Measures the images.

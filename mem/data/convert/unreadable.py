@@ -20,7 +20,7 @@ class UnreadableImage(NamedTuple):
 
     split: str
     number: int
-    """Position in the split as the data set lists it."""
+    """Position in the split as the dataset lists it."""
     name: str
     reason: str
 
@@ -30,7 +30,7 @@ def unreadable_error(unreadable: Sequence[UnreadableImage], total: int, out: Pat
     _record(out / FAILED_FILE, unreadable)
     return UserError(
         f"{_counted(unreadable, total)}:\n{_listed(unreadable)}\n{out / FAILED_FILE} has the complete list. Replace "
-        "these files, remove them from the data set, or leave them out with `unreadable: skip`. Images before the "
+        "these files, remove them from the dataset, or leave them out with `unreadable: skip`. Images before the "
         "first unreadable one of each split stay converted."
     )
 

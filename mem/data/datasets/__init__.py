@@ -1,4 +1,4 @@
-"""Readers of data sets, one file each: from the files on disk to an `ImageSet`."""
+"""Readers of datasets, one file each: from the files on disk to an `ImageSet`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["ImageSet", "ImageSplit", "read_dataset", "read_unchecked"]
 
 
 def read_dataset(settings: Dataset, order: int) -> ImageSet:
-    """Read the data set that the settings describe.
+    """Read the dataset that the settings describe.
 
     Only index files are read. `mem data check` and the conversion find missing and damaged images.
 
@@ -49,7 +49,7 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
 
 
 def read_unchecked(settings: Dataset, order: int) -> ImageSet:
-    """Read the data set without requiring disjoint splits, so that `mem data check` can report duplicates.
+    """Read the dataset without requiring disjoint splits, so that `mem data check` can report duplicates.
 
     Raises:
         UserError: Files are missing or invalid, or a class has too few images.

@@ -1,4 +1,4 @@
-"""Data structures that readers of data sets return: splits of labelled images, each image with a name."""
+"""Data structures that readers of datasets return: splits of labelled images, each image with a name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split of a data set. Readers create it from index files, without opening or looking for images."""
+    """One split of a dataset. Readers create it from index files, without opening or looking for images."""
 
     labels: Int64[np.ndarray, " images"]
     names: tuple[str, ...]
-    """Name of each image: where it comes from, independent of where and how the data set is stored.
+    """Name of each image: where it comes from, independent of where and how the dataset is stored.
 
     Names are unique over all splits. Bytes that are not valid UTF-8 are surrogates (`os.fsdecode`).
     """
@@ -90,16 +90,16 @@ class SelectedItems(Sequence[str]):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set as its reader returns it."""
+    """A dataset as its reader returns it."""
 
     classes: tuple[str, ...]
     """Class names; a label is a position in this tuple."""
     train: ImageSplit
     val: ImageSplit
-    """Empty if the data set has no val split and none was made."""
+    """Empty if the dataset has no val split and none was made."""
     test: ImageSplit
     reference: ReferenceCounts | None = None
-    """Published counts, if the data set has any."""
+    """Published counts, if the dataset has any."""
     held_out: bool = False
     """Whether val was taken out of train by `holdout`. The published training counts are then those of both."""
     notes: tuple[str, ...] = ()

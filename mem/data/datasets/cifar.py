@@ -132,7 +132,7 @@ def _read(form: ArchiveFormat, archive: Archive, files: tuple[str, ...], classes
     if len(labels) != expected:
         raise UserError(
             f"{where}: {len(labels):,} images, CIFAR-{classes} has {expected:,}. The files are incomplete or from "
-            "another data set. Download the archive again."
+            "another dataset. Download the archive again."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(

@@ -19,7 +19,7 @@ def read_digits(settings: Digits, order: int) -> ImageSet:
     Raises:
         UserError: A class has fewer images than train, val and test need.
     """
-    from sklearn.datasets import load_digits  # takes seconds, and no other data set needs it
+    from sklearn.datasets import load_digits  # takes seconds, and no other dataset needs it
 
     pixels, target = load_digits(return_X_y=True)
     pixels = np.asarray(pixels).reshape(-1, DIGITS_SIDE, DIGITS_SIDE)  # 0 to 16

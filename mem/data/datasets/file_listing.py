@@ -1,6 +1,6 @@
 """Search for the listed image files on disk: one directory listing per folder, many folders at a time.
 
-A data set of a million files in ten thousand folders takes ten thousand listings. File sizes need one more call per
+A dataset of a million files in ten thousand folders takes ten thousand listings. File sizes need one more call per
 file. They are read in the same threads, and only up to a time limit.
 """
 
@@ -110,7 +110,7 @@ def require_files(images: ImageSet, *, empty_too: bool = True) -> None:
     """Raise an error if image files are missing or empty.
 
     Args:
-        images: The data set. Splits whose images are not single files are skipped.
+        images: The dataset. Splits whose images are not single files are skipped.
         empty_too: Whether files of 0 bytes are an error.
 
     Raises:

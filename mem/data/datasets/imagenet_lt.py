@@ -20,7 +20,7 @@ def read_imagenet_lt(settings: ImageNetLt) -> ImageSet:
     """Read the three lists. Paths of ILSVRC's val may have a synset folder or not.
 
     Raises:
-        UserError: A list is missing, invalid or from another data set.
+        UserError: A list is missing, invalid or from another dataset.
     """
     expected = "train/n01440764/NAME.JPEG or val/n01440764/ILSVRC2012_val_NUMBER.JPEG"
     return read_published_lists(settings, canonical_name, expected, IMAGENET_LT)

@@ -1,4 +1,4 @@
-"""Manifest of a data set: classes, label map, counts, shot groups and digests, without opening an image."""
+"""Manifest of a dataset: classes, label map, counts, shot groups and digests, without opening an image."""
 
 from __future__ import annotations
 

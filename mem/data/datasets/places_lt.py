@@ -23,7 +23,7 @@ def read_places_lt(settings: PlacesLt) -> ImageSet:
     other has `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and a flat `val_256/FILE`.
 
     Raises:
-        UserError: A list is missing, invalid or from another data set.
+        UserError: A list is missing, invalid or from another dataset.
     """
     expected = "train/airfield/NAME.jpg and val/airfield/NAME.jpg, or data_256/a/airfield/NAME.jpg and val_256/NAME.jpg"
     return read_published_lists(settings, canonical_name, expected, PLACES_LT)

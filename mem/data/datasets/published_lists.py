@@ -20,15 +20,15 @@ from mem.data.datasets.reference_counts import ReferenceCounts
 
 CanonicalName = Callable[[str], tuple[str, str] | None]
 """From a listed path to the image's name and its class folder ("" if the path has none); None if the path does not
-belong to the data set."""
+belong to the dataset."""
 
 
 def read_published_lists(
     settings: PublishedLists, canonical_name: CanonicalName, expected: str, reference: ReferenceCounts
 ) -> ImageSet:
-    """Read a data set given as one list per split.
+    """Read a dataset given as one list per split.
 
-    Images are sorted by name. Lists with another spelling or sequence therefore give the same data set.
+    Images are sorted by name. Lists with another spelling or sequence therefore give the same dataset.
 
     Args:
         settings: Where the lists and the images are.
@@ -37,7 +37,7 @@ def read_published_lists(
         reference: Published counts.
 
     Raises:
-        UserError: A list is missing or invalid, a path does not belong to the data set, or labels contradict folders.
+        UserError: A list is missing or invalid, a path does not belong to the dataset, or labels contradict folders.
     """
     rows = {split: read_list(path) for split, path in settings.index_files().items()}
     labels = {split: numeric_labels(listed) for split, listed in rows.items()}
@@ -67,7 +67,7 @@ def _parse_paths(rows: Rows, canonical_name: CanonicalName, expected: str) -> tu
         parsed = canonical_name(path)
         if parsed is None:
             example = f"line {rows.lines[i]}: {path}"
-            problems.add("paths that do not belong to this data set", example, f"Expected {expected}")
+            problems.add("paths that do not belong to this dataset", example, f"Expected {expected}")
         else:
             names.append(parsed[0])
             folders.append(parsed[1])

@@ -1,4 +1,4 @@
-"""Counts of published data sets. They reveal incomplete or wrong downloads and size a study before its data exist."""
+"""Counts of published datasets. They reveal incomplete or wrong downloads and size a study before its data exist."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ReferenceCounts:
-    """Counts of a published long-tailed data set. Unknown counts are left out."""
+    """Counts of a published long-tailed dataset. Unknown counts are left out."""
 
     title: str
     images: Mapping[str, int]
-    """Images of each split (`train`, `val`, `test`); 0 for a split that the data set does not have."""
+    """Images of each split (`train`, `val`, `test`); 0 for a split that the dataset does not have."""
     classes: int
     largest: int
     """Training images of the most frequent class."""
@@ -26,7 +26,7 @@ class ReferenceCounts:
 
 @dataclass(frozen=True)
 class BalancedCounts:
-    """Size of a published balanced data set before it is cut to a long tail."""
+    """Size of a published balanced dataset before it is cut to a long tail."""
 
     classes: int
     train: int
@@ -74,7 +74,7 @@ LONG_TAILED: Mapping[str, ReferenceCounts] = {
     "places_lt": PLACES_LT,
     "inaturalist2018": INATURALIST_2018,
 }
-"""Data sets that are published with a long tail, by `dataset.source`."""
+"""Datasets that are published with a long tail, by `dataset.source`."""
 
 FASHION_MNIST = BalancedCounts(classes=10, train=60_000, test=10_000, side=28)
 CIFAR: Mapping[int, BalancedCounts] = {
@@ -86,7 +86,7 @@ BALANCED: Mapping[str, BalancedCounts] = {
     "cifar10": CIFAR[10],
     "cifar100": CIFAR[100],
 }
-"""Balanced data sets, by `dataset.source`."""
+"""Balanced datasets, by `dataset.source`."""
 DIGITS_CLASSES = 10
 DIGITS_SIDE = 8
 """Width and height of an image of scikit-learn's digits, in pixels."""

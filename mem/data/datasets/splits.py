@@ -20,7 +20,7 @@ def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
         UserError: There is a test split already, or a class has too few images.
     """
     if len(images.test):
-        raise UserError(f"The data set already has a test split of {len(images.test):,} images. Remove dataset.test.")
+        raise UserError(f"The dataset already has a test split of {len(images.test):,} images. Remove dataset.test.")
     labels, classes = images.train.labels, len(images.classes)
     if settings.share is not None:
         parts = longtail.hold_out_share(labels, classes, settings.share, settings.seed, "test")
@@ -50,7 +50,7 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
     """
     if len(images.val) and cut.val_per_class:
         raise UserError(
-            f"The data set already has a val split of {len(images.val):,} images. Set dataset.cut.val_per_class to 0."
+            f"The dataset already has a val split of {len(images.val):,} images. Set dataset.cut.val_per_class to 0."
         )
     kept = longtail.cut_to_tail(images.train.labels, len(images.classes), cut, order)
     val = images.train.take(kept.rest) if cut.val_per_class else images.val
@@ -64,7 +64,7 @@ def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
         UserError: There is a val split already, or val would be empty.
     """
     if len(images.val):
-        raise UserError(f"The data set already has a val split of {len(images.val):,} images. Remove dataset.holdout.")
+        raise UserError(f"The dataset already has a val split of {len(images.val):,} images. Remove dataset.holdout.")
     parts = longtail.hold_out_share(images.train.labels, len(images.classes), settings.share, settings.seed, "holdout")
     if not len(parts.rest):
         raise UserError(

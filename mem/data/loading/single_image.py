@@ -1,6 +1,6 @@
 """Preprocessing of a single image, identical to that of an image of the test split.
 
-The image is encoded as in the conversion of the data set (shrunk, and compressed if the data set stores JPEG), and then
+The image is encoded as in the conversion of the dataset (shrunk, and compressed if the dataset stores JPEG), and then
 cropped and resized as in evaluation. A model therefore gets the same pixels as if the image were in the test split.
 """
 
@@ -22,7 +22,7 @@ def prepare_image(
 
     Args:
         source: Path of a file, content of a file, or pixels of shape (height, width, 3), uint8.
-        encoding: How the data set stores images.
+        encoding: How the dataset stores images.
         side: Height and width of the result, in pixels.
         center_crop: Side of the square as a share of the shorter side of the image.
 
