@@ -1,1 +1,1 @@
-"""Data: readers of image datasets, checks, conversion to `.beton` files, data loading and cached features."""
+"""Dataset readers, dataset checks, conversion to `.beton` files, data loading, and cached features."""

@@ -1,4 +1,4 @@
-"""A batch: samples, labels, and the random numbers that belong to each sample."""
+"""A batch of samples and labels, with reproducible random numbers for each sample."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mem import rng
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive samples of a training or of a dataset."""
+    """Consecutive samples from a training run or a dataset."""
 
     inputs: Tensor
     """Images of shape (samples, height, width, 3), uint8, or features of shape (samples, ...)."""
     labels: Int64[Tensor, " samples"]
     first: int
-    """Number of the first sample, counted from 0 over the whole training."""
+    """Index of the first sample, counted from the start of training."""
     seed: int
     group_size: int = 1
-    """Number of consecutive samples, counted from 0 over the whole training, that share a micro-batch."""
+    """Number of consecutive samples, counted from the start of training, that stay in the same micro-batch."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,11 +34,11 @@ class Batch:
         return rng.uniforms(self.seed, stream, self.first, len(self), width)
 
     def uniforms(self, stream: str, width: int) -> Float[Tensor, "{len(self)} {width}"]:
-        """Return the same numbers in float32, on the batch's device."""
+        """Return the random numbers of `numbers` as float32, on the batch's device."""
         return torch.from_numpy(self.numbers(stream, width)).to(self.inputs.device, torch.float32, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
+        """Copy the batch to a device."""
         return replace(
             self,
             inputs=self.inputs.to(device, non_blocking=True),
@@ -46,7 +46,7 @@ class Batch:
         )
 
     def split(self, size: int | None) -> Iterator[Batch]:
-        """Yield micro-batches of at most `size` samples, but at least of one group; None yields the whole batch."""
+        """Yield micro-batches of at most `size` samples, but at least one group. None yields the complete batch."""
         size = max(self.group_size, size // self.group_size * self.group_size) if size else max(1, len(self))
         for start in range(0, len(self), size):
             part = slice(start, start + size)

@@ -1,4 +1,4 @@
-"""Figures of a dataset: class histogram and contact sheet, as PNG files."""
+"""Plots of a dataset: a class histogram and a contact sheet, as PNG files."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.style import MATPLOTLIB_SETTINGS, SHOT_COLOURS
 
 ROWS_PER_GROUP = 4
-"""Classes of each shot group on a contact sheet."""
+"""Number of classes per shot group on a contact sheet."""
 COLUMNS = 10
-"""Images of each class on a contact sheet."""
+"""Number of images per class on a contact sheet."""
 TILE = 96
-"""Side of an image on a contact sheet, in pixels."""
+"""Width and height of an image on a contact sheet, in pixels."""
 _GAP = 6
-"""Pixels between images on a contact sheet."""
+"""Gap between images on a contact sheet, in pixels."""
 _DPI = 150
 _MAX_CLASS_NAMES = 20
-"""With more classes, the histogram has no class names."""
+"""If there are more classes, the histogram omits their names."""
 _MAX_BARS = 60
-"""With more classes, the histogram has one outline per shot group instead of a bar per class."""
+"""If there are more classes, the histogram shows one outline per shot group instead of one bar per class."""
 Tile = UInt8[np.ndarray, "side side 3"]
 
 
 def show(study: Study, order: int | None) -> list[Path]:
-    """Plot a study's dataset from its image files, into `results/<study>/data/`.
+    """Plot a study's dataset from its image files and save the plots in `results/<study>/data/`.
 
     Args:
         study: The study.
-        order: Class order; the study's first by default.
+        order: Class order. Defaults to the study's first one.
 
     Returns:
         Paths of the PNG files.
 
     Raises:
-        UserError: The dataset or a shown image cannot be read.
+        UserError: The dataset or one of the plotted images cannot be read.
     """
     images = read_dataset(study.dataset, study.orders[0] if order is None else order)
 
@@ -60,7 +60,7 @@ def show(study: Study, order: int | None) -> list[Path]:
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Plot a converted dataset from its `.beton` file, into its run folder.
+    """Plot a converted dataset from its `.beton` file and save the plots in its run folder.
 
     Returns:
         Paths of the PNG files.
@@ -122,7 +122,7 @@ def _read_image(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"
 
 
 def histogram(counts: Int64[np.ndarray, " classes"], groups: np.ndarray, names: Sequence[str]) -> Figure:
-    """Plot training images per class, most frequent first, coloured by shot group, on a logarithmic axis."""
+    """Plot the number of training images per class on a logarithmic axis, most frequent class first."""
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     by_frequency = np.argsort(-counts, kind="stable")
@@ -167,7 +167,7 @@ class Row:
     name: str
     shot: str
     count: int
-    """Training images of the class."""
+    """Number of training images in the class."""
     tiles: tuple[Tile, ...]
 
 
@@ -178,9 +178,9 @@ def select_rows(
     classes: Sequence[str],
     tile: Callable[[int], Tile],
 ) -> list[Row]:
-    """Select classes of each shot group, from the most to the least frequent, and images of each class.
+    """Select classes from each shot group, most frequent first, and images from each class.
 
-    Classes and images are evenly spaced, so the selection is always the same.
+    Classes and images are selected at even intervals, so the selection is deterministic.
     """
     rows: list[Row] = []
     by_class = np.argsort(labels, kind="stable")
@@ -194,12 +194,12 @@ def select_rows(
 
 
 def _evenly_spaced(items: Sequence[int], number: int) -> list[int]:
-    """Return `number` evenly spaced items with the first and the last, or all if there are fewer."""
+    """Return `number` evenly spaced items, including the first and the last; all items if there are fewer."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))] if items else []
 
 
 def contact_sheet(rows: Sequence[Row]) -> Figure:
-    """Plot one row of images per class, with its name and number of training images, coloured by shot group."""
+    """Plot one row of images per class, labelled with the class name and the number of training images."""
     step = TILE + _GAP
     sheet = np.full((len(rows) * step - _GAP, COLUMNS * step - _GAP, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
@@ -241,12 +241,12 @@ def _shortened(name: str, characters: int = 26) -> str:
 
 
 def _escape_math(name: str) -> str:
-    """Return a name that matplotlib draws literally, not as a formula."""
+    """Escape a name so that matplotlib does not parse it as a formula."""
     return printable(name).replace("$", r"\$")
 
 
 def thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> Tile:
-    """Return the central square of an image, resized to `TILE`. Small images are enlarged without smoothing."""
+    """Crop the central square of an image and resize it to `TILE`. Small images are enlarged without smoothing."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = np.ascontiguousarray(image[top : top + side, left : left + side])

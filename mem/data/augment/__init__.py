@@ -1,1 +1,1 @@
-"""Augmentation. Every random choice is a function of numbers that belong to the sample, not of a generator's state."""
+"""Image augmentation. Random choices depend only on the sample's random numbers, not on the state of a generator."""

@@ -1,4 +1,4 @@
-"""Crops and flips as functions of uniform numbers, so that a sample looks the same wherever it is computed."""
+"""Random crops and flips, computed from given uniform numbers so that the same sample always gets the same crop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64, Int64
 
 _TRIES = 10
 UNIFORMS = 2 * _TRIES + 3
-"""Uniform numbers per sample: area and aspect ratio of each try, top, left, flip."""
+"""Uniform numbers per sample: area and aspect ratio of each attempt, top, left, flip."""
 
 
 def random_resized_crops(
@@ -19,8 +19,8 @@ def random_resized_crops(
 ) -> Int64[np.ndarray, "samples 4"]:
     """Return top, left, height and width of each sample's crop.
 
-    The distribution is that of torchvision (`RandomResizedCrop.get_params`): ten tries to sample an area and an aspect
-    ratio that fit into the image; if none fits, the largest central crop with an allowed aspect ratio.
+    The distribution is the same as in torchvision (`RandomResizedCrop.get_params`): up to ten attempts sample an area
+    and an aspect ratio. If no crop fits into the image, the largest central crop with an allowed aspect ratio is used.
     """
     area = (heights * widths)[:, None]
     target = area * (scale[0] + (scale[1] - scale[0]) * uniforms[:, :_TRIES])
@@ -48,13 +48,13 @@ def random_resized_crops(
 
 
 def flips(uniforms: Float64[np.ndarray, "samples uniforms"]) -> Bool[np.ndarray, " samples"]:
-    """Return which samples are flipped horizontally: half of them on average."""
+    """Return whether each sample is flipped horizontally. The probability is one half."""
     return uniforms[:, 2 * _TRIES + 2] < 0.5
 
 
 def center_crops(
     heights: Int64[np.ndarray, " samples"], widths: Int64[np.ndarray, " samples"], share: float
 ) -> Int64[np.ndarray, "samples 4"]:
-    """Return top, left, height and width of the central square whose side is `share` of the shorter side."""
+    """Return top, left, height and width of the central square with `share` times the shorter side as its side."""
     side = np.maximum(1, np.round(np.minimum(heights, widths) * share)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)

@@ -1,8 +1,8 @@
-"""Random erasing (Zhong et al. 2020) like timm's mode `pixel`: a rectangle of noise in the normalised image.
+"""Random erasing (Zhong et al. 2020) as in timm's `pixel` mode: fills a rectangle of the normalised image with noise.
 
-The rectangle and its noise depend only on the sample's random numbers. The noise is a hash of the sample's key and the
-pixel's position, computed on the device of the image. It is therefore the same for any division into ranks and
-micro-batches, and is never copied to the device.
+The rectangle and its noise depend only on the sample's random numbers. The noise is a hash of the sample's keys and the
+pixel's position. It is therefore the same for any number of ranks and any micro-batch size. It is computed on the
+image's device, so it is never copied there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from mem.data.batch import Batch
 
 _TRIES = 10
 UNIFORMS = 1 + 2 * _TRIES + 2 + 2
-"""Uniform numbers per sample: whether to erase, area and aspect ratio of each try, top and left, two keys of the
-noise."""
+"""Uniform numbers per sample: whether to erase, area and aspect ratio of each attempt, top, left, two noise keys."""
 _AREA = (0.02, 1 / 3)
-"""Minimum and maximum share of the image (timm's defaults, which MAE's recipe uses)."""
+"""Minimum and maximum area as a fraction of the image (timm's defaults, which the MAE recipe uses)."""
 _ASPECT = 0.3
-"""Minimum height over width. The maximum is its inverse."""
+"""Minimum ratio of height to width. The maximum is the inverse."""
 
 
 def rectangles(
     uniforms: Float64[np.ndarray, "samples numbers"], probability: float, rows: int, columns: int
 ) -> Int64[np.ndarray, "samples 4"]:
-    """Return top, left, height and width of each sample's rectangle; zeros for samples that are not erased."""
+    """Return top, left, height and width of each sample's rectangle, or zeros if the sample is not erased."""
     area = rows * columns * (_AREA[0] + (_AREA[1] - _AREA[0]) * uniforms[:, 1 : 1 + _TRIES])
     aspect = np.exp(math.log(_ASPECT) * (1 - 2 * uniforms[:, 1 + _TRIES : 1 + 2 * _TRIES]))
     heights = np.round(np.sqrt(area * aspect)).astype(np.int64)
@@ -47,11 +46,11 @@ def rectangles(
 def random_erase(
     images: Float[Tensor, "samples channels rows columns"], batch: Batch, probability: float
 ) -> Float[Tensor, "samples channels rows columns"]:
-    """Fill a rectangle of some of a batch's normalised images with standard normal noise.
+    """Fill a random rectangle with standard normal noise in randomly selected images of a batch.
 
     Args:
         images: The normalised images.
-        batch: The batch that they belong to, for its random numbers.
+        batch: The batch that the images belong to, which provides the random numbers.
         probability: Probability that an image is erased.
     """
     if probability == 0:
@@ -69,7 +68,7 @@ def random_erase(
 
 
 def inside_boxes(boxes: Int64[np.ndarray, "samples 4"], images: Tensor) -> Tensor:
-    """Return which pixels are in each sample's box: (samples, 1, rows, columns), on the images' device."""
+    """Return a mask of the pixels in each sample's box, of shape (samples, 1, rows, columns), on the images' device."""
     top, left, height, width = torch.from_numpy(boxes).to(images.device, non_blocking=True).T[:, :, None]
     row, column = (torch.arange(length, device=images.device) for length in images.shape[2:])
     in_rows = (row >= top) & (row < top + height)
@@ -78,7 +77,7 @@ def inside_boxes(boxes: Int64[np.ndarray, "samples 4"], images: Tensor) -> Tenso
 
 
 def normal_noise(keys: Tensor, shape: torch.Size) -> Tensor:
-    """Return standard normal noise of shape (samples, *shape) from two keys per sample, (samples, 2), int32."""
+    """Compute standard normal noise of shape (samples, *shape) from int32 keys of shape (samples, 2)."""
     position = torch.arange(math.prod(shape), dtype=torch.int32, device=keys.device)
     bits = _mix_bits(_mix_bits(position + keys[:, :1]) ^ keys[:, 1:])
     uniform = ((bits >> 8) & 0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
@@ -86,7 +85,7 @@ def normal_noise(keys: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _mix_bits(x: Tensor) -> Tensor:
-    """Apply MurmurHash3's 32-bit finaliser (Appleby; public domain): every bit depends on every other."""
+    """Apply the 32-bit finaliser of MurmurHash3 (Appleby; public domain). Every output bit depends on every input bit."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789  # 0x85EBCA6B
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387  # 0xC2B2AE35
     return x ^ ((x >> 16) & 0xFFFF)

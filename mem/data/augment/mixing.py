@@ -1,9 +1,9 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a separate share and box for each sample.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a separate mixing weight and box for each sample.
 
-The distributions are those of timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py), but the partners differ: sample
-2k of a training is mixed with sample 2k + 1 and vice versa, while timm mixes with the mirrored position in the batch.
-The mirrored position depends on the size of the part of the batch that a device processes. Neighbours stay in the same
-part if its bounds are even, so that ranks and micro-batches do not change the result (see `Batch.group_size`).
+The distributions are the same as in timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py), but the partners differ.
+Here, training samples 2k and 2k + 1 are mixed with each other. timm mixes each sample with the one at the mirrored
+position in the batch, which depends on the number of samples that a device processes. Neighbouring samples stay on the
+same rank and in the same micro-batch (see `Batch.group_size`), so neither changes the result.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mem.data.augment.erasing import inside_boxes
 from mem.data.batch import Batch
 
 PAIR = 2
-"""Number of consecutive samples that must be in the same part of a batch."""
+"""Number of consecutive samples that must stay in the same micro-batch."""
 UNIFORMS = 5
-"""Uniform numbers per sample: whether to mix, mixup or CutMix, the share, row and column of the box's centre."""
+"""Uniform numbers per sample: whether to mix, mixup or CutMix, mixing weight, row and column of the box centre."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Settings of mixup and CutMix."""
+    """Settings for mixup and CutMix."""
 
     mixup: float
-    """Parameter of the Beta distribution of mixup's shares; 0 disables mixup."""
+    """Parameter of the Beta distribution for the mixing weights of mixup; 0 disables mixup."""
     cutmix: float
-    """Parameter of the Beta distribution of CutMix's shares; 0 disables CutMix."""
+    """Parameter of the Beta distribution for the mixing weights of CutMix; 0 disables CutMix."""
     probability: float
     """Probability that a sample is mixed."""
     switch: float
@@ -41,18 +41,18 @@ class Mixing:
 
 @dataclass(frozen=True)
 class MixedSamples:
-    """Mixed images, each with two labels and the share of the first."""
+    """Mixed images, each with two labels and the weight of the first label."""
 
     images: Float[Tensor, "samples channels rows columns"]
     labels: Int64[Tensor, " samples"]
     partner_labels: Int64[Tensor, " samples"]
-    """The labels of the other images."""
+    """Labels of the images that were mixed in."""
     shares: Float[Tensor, " samples"]
-    """Weight of `labels`; `partner_labels` have the remaining weight."""
+    """Weight of `labels`. The weight of `partner_labels` is 1 minus this value."""
 
     @property
     def main_labels(self) -> Int64[Tensor, " samples"]:
-        """The label of each sample with the larger weight."""
+        """For each sample, the label with the larger weight."""
         return torch.where(self.shares >= 0.5, self.labels, self.partner_labels)
 
 
@@ -77,23 +77,23 @@ def mix(images: Float[Tensor, "samples channels rows columns"], batch: Batch, mi
 def sample_mixing(
     uniforms: Float64[np.ndarray, "samples 5"], mixing: Mixing, rows: int, columns: int
 ) -> tuple[Float64[np.ndarray, " samples"], Int64[np.ndarray, "samples 4"], Bool[np.ndarray, " samples"]]:
-    """Sample how each image is mixed.
+    """Sample the mixing parameters of each image.
 
     Returns:
-        The share of the image itself, the box (top, left, height, width) of CutMix, and whether CutMix is used.
+        The weight of the image itself, the CutMix box (top, left, height, width), and whether CutMix is used.
     """
     apply, switch, amount, y, x = uniforms.T
     cut = (switch < mixing.switch) if mixing.mixup and mixing.cutmix else np.full(len(uniforms), bool(mixing.cutmix))
     share = np.where(cut, _beta(amount, mixing.cutmix), _beta(amount, mixing.mixup))
     share = np.where(apply < mixing.probability, share, 1.0)
     boxes = _boxes(share, y, x, rows, columns)
-    # The image borders clip boxes, so the share follows from the clipped box.
+    # Boxes are clipped at the image borders, so the weight is computed from the clipped box.
     share = np.where(cut, 1 - boxes[:, 2] * boxes[:, 3] / (rows * columns), share)
     return share, boxes, cut
 
 
 def _beta(uniforms: Float64[np.ndarray, " samples"], alpha: float) -> Float64[np.ndarray, " samples"]:
-    """Sample the distribution Beta(alpha, alpha) by its inverse; ones if alpha is 0."""
+    """Sample from Beta(alpha, alpha) by inverting its distribution function. Return ones if alpha is 0."""
     return betaincinv(alpha, alpha, uniforms) if alpha else np.ones(len(uniforms))
 
 

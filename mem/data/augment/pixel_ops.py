@@ -1,8 +1,8 @@
-"""Pillow's image operations, implemented with OpenCV, which releases the interpreter lock.
+"""Pillow's image operations, implemented with OpenCV, which releases the global interpreter lock.
 
-The operations are those of `PIL.ImageOps`, `PIL.ImageEnhance` and `Image.transform` (Pillow 13), which timm and
-torchvision call. Operations on lookup tables are bit-identical to Pillow's. docs/explanation/loaders.md lists the
-deviations of the others.
+The operations reimplement those of `PIL.ImageOps`, `PIL.ImageEnhance` and `Image.transform` (Pillow 13), which timm and
+torchvision call. Operations that use lookup tables are bit-identical to Pillow. docs/explanation/loaders.md lists how
+far the other operations deviate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-cv2.setNumThreads(0)  # the loader's threads work on different images; OpenCV's own threads would compete with them
+cv2.setNumThreads(0)  # OpenCV's threads would compete with the loader's threads, which process different images
 
 ImageArray = UInt8[np.ndarray, "rows columns 3"]
 Table = UInt8[np.ndarray, "256"]
@@ -21,23 +21,23 @@ Color = tuple[int, int, int]
 
 _LEVELS = np.arange(256)
 _LUMA = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in the gray value (ITU-R 601, as in Pillow)."""
+"""Weights of red, green and blue in the grey value (ITU-R 601, as in Pillow)."""
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
 """`PIL.ImageFilter.SMOOTH`."""
 _TRUNCATION = -0.499
-"""Offset that turns OpenCV's rounding into Pillow's truncation. Integers do not change."""
+"""Offset that turns OpenCV's rounding into Pillow's truncation. Integers are unaffected."""
 
 
 def apply_table(image: ImageArray, table: np.ndarray) -> ImageArray:
-    """Replace each value by the entry of a lookup table: (256,) for all channels, or (3, 256)."""
+    """Map each value through a lookup table of shape (256,) for all channels, or (3, 256)."""
     if table.ndim == 2:
         table = np.ascontiguousarray(table.T)[None]
     return cv2.LUT(image, table)  # type: ignore[return-value]
 
 
 def _blend_table(factor: float, other: int) -> Table:
-    """Return a table that interpolates between `other` (factor 0) and the value (1), or extrapolates."""
-    levels = _LEVELS.astype(np.float32)  # single precision like Pillow, because the truncated fraction depends on it
+    """Return a lookup table that blends `other` (factor 0) with the value (factor 1); other factors extrapolate."""
+    levels = _LEVELS.astype(np.float32)  # single precision, as in Pillow, because truncation depends on it
     return np.clip(other + np.float32(factor) * (levels - other), 0, 255).astype(np.uint8)
 
 
@@ -47,7 +47,7 @@ def adjust_brightness(image: ImageArray, factor: float) -> ImageArray:
 
 
 def adjust_contrast(image: ImageArray, factor: float) -> ImageArray:
-    """Blend the image's mean gray value (factor 0) with the image (1), or extrapolate."""
+    """Blend the image's mean grey value (factor 0) with the image (1); larger factors increase the contrast."""
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return apply_table(image, _blend_table(factor, mean))
 
@@ -70,12 +70,12 @@ def adjust_sharpness(image: ImageArray, factor: float) -> ImageArray:
 
 
 def invert(image: ImageArray) -> ImageArray:
-    """Return the negative."""
+    """Return the negative of the image."""
     return cv2.bitwise_not(image)  # type: ignore[return-value]
 
 
 def posterize(image: ImageArray, bits: int) -> ImageArray:
-    """Keep the `bits` highest bits of each value; 8 or more keep the image."""
+    """Keep the `bits` highest bits of each value. With 8 or more bits, return the image unchanged."""
     if bits >= 8:
         return image
     return apply_table(image, (_LEVELS & ~(2 ** (8 - bits) - 1)).astype(np.uint8))
@@ -87,12 +87,12 @@ def solarize(image: ImageArray, threshold: int) -> ImageArray:
 
 
 def solarize_add(image: ImageArray, amount: int) -> ImageArray:
-    """Add `amount` to values below 128, up to 255."""
+    """Add `amount` to values below 128. Results are limited to 255."""
     return apply_table(image, np.where(_LEVELS < 128, np.minimum(255, _LEVELS + amount), _LEVELS).astype(np.uint8))
 
 
 def auto_contrast(image: ImageArray) -> ImageArray:
-    """Stretch each channel to the range 0 to 255."""
+    """Stretch the values of each channel to the range 0 to 255."""
     tables = np.empty((3, 256), dtype=np.uint8)
     for channel, table in zip(cv2.split(image), tables, strict=True):
         low, high, _, _ = cv2.minMaxLoc(channel)
@@ -136,7 +136,7 @@ def translate(image: ImageArray, x: float, y: float, fill: Color) -> ImageArray:
 
 
 def _translate_axis(image: ImageArray, distance: float, axis: int, fill: Color) -> ImageArray:
-    """Translate with the bicubic filter of Pillow's transforms, which for a shift has the same weights everywhere."""
+    """Translate with Pillow's bicubic filter, whose weights are the same at all positions for a translation."""
     whole_pixels = math.floor(distance)
     d = distance - whole_pixels
     weights = np.array([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d + d**2 - d**3, -(d**2) + d**3])
@@ -145,7 +145,7 @@ def _translate_axis(image: ImageArray, distance: float, axis: int, fill: Color) 
     length = image.shape[axis]
     low, high = np.clip([-whole_pixels, length - whole_pixels], 0, length)
     out = np.empty_like(image)
-    # Views with the axis first, so that the same slices work for both axes.
+    # NumPy views with the axis first, so that the same slices work for both axes.
     source, target = (np.moveaxis(array, axis, 0) for array in (interpolated, out))
     target[low:high] = source[low + whole_pixels : high + whole_pixels]
     target[:low] = fill
@@ -166,10 +166,10 @@ def rotate(image: ImageArray, degrees: float, fill: Color) -> ImageArray:
 def _warp(image: ImageArray, matrix: np.ndarray, fill: Color) -> ImageArray:
     """Apply an affine transform with bicubic interpolation.
 
-    `matrix` maps positions in the result to positions in the image; the centres of pixels are at .5.
+    `matrix` maps output positions to input positions. Pixel centres are at half-integer positions.
     """
     matrix = matrix.copy()
-    matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV has the centres of pixels at integers
+    matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV puts pixel centres at integers
     rows, columns = image.shape[:2]
     return cv2.warpAffine(
         image,

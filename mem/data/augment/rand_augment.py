@@ -1,7 +1,7 @@
-"""RandAugment (Cubuk et al. 2020) as in timm: `rand-m9-mstd0.5-inc1` of MAE's finetuning recipe, and its variants.
+"""RandAugment (Cubuk et al. 2020) as in timm: `rand-m9-mstd0.5-inc1` from the MAE finetuning recipe, and variants.
 
-Source: timm 1.0.31, timm/data/auto_augment.py. There are fifteen operations. Each layer samples one of them, applies it
-with a separate probability, and samples its magnitude from a normal distribution that is clipped to 0..10.
+Source: timm 1.0.31, timm/data/auto_augment.py. Each layer samples one of fifteen operations and applies it with a given
+probability. The magnitude is sampled from a normal distribution and clipped to the range 0 to 10.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from mem.data.augment import pixel_ops as ops
 from mem.data.augment.pixel_ops import Color, ImageArray
 
 UNIFORMS_PER_LAYER = 4
-"""Uniform numbers per sample and layer: operation, whether to apply it, magnitude, direction."""
+"""Uniform numbers per sample per layer: operation, whether to apply it, magnitude, and sign."""
 _MAX_MAGNITUDE = 10
-"""Magnitude of full strength."""
+"""Magnitude at which operations have full strength."""
 
 
 @dataclass(frozen=True)
 class Strength:
-    """How an operation is applied."""
+    """Strength and direction of an operation."""
 
     level: float
-    """0 to 1."""
+    """Strength, from 0 to 1."""
     sign: float
-    """1 or -1: the direction of operations that have two."""
+    """1 or -1: the direction of operations that have two directions."""
     increasing: bool
-    """Whether a higher level always changes the image more."""
+    """Whether the strength of all operations increases with the level."""
     fill: Color
-    """Colour of positions outside the image."""
+    """Fill colour for the area outside the transformed image."""
 
     @property
     def factor(self) -> float:
-        """Factor of operations that blend the image with a simpler one; 1 changes nothing."""
+        """Blending factor, for operations that blend the image with a simpler one. 1 leaves the image unchanged."""
         return max(0.1, 1 + self.sign * 0.9 * self.level) if self.increasing else 0.1 + 1.8 * self.level
 
     def steps(self, count: int) -> int:
-        """Return the level as an integer from 0 to `count`, reversed if `increasing`."""
+        """Scale the level to an integer from 0 to `count`, reversed if `increasing`."""
         step = int(self.level * count)
         return count - step if self.increasing else step
 
@@ -66,23 +66,24 @@ OPERATIONS: dict[str, Operation] = {
     "TranslateX": lambda image, s: ops.translate(image, s.sign * 0.45 * s.level * image.shape[1], 0, s.fill),
     "TranslateY": lambda image, s: ops.translate(image, 0, s.sign * 0.45 * s.level * image.shape[0], s.fill),
 }
-"""Operations by timm's names, without timm's suffixes `Increasing` and `Rel`. Their positions are sampled."""
+"""Operations by their timm names, without the suffixes `Increasing` and `Rel`. Sampling selects an operation by its
+position in this dictionary."""
 _BY_POSITION = tuple(OPERATIONS.values())
 
 
 @dataclass(frozen=True)
 class SampledOperations:
-    """The operations that RandAugment applies to some samples."""
+    """Sampled operations and magnitudes for a group of samples."""
 
     operations: Int64[np.ndarray, "samples layers"]
-    """Positions in `OPERATIONS`."""
+    """Positions of the operations in `OPERATIONS`."""
     applied: Bool[np.ndarray, "samples layers"]
     magnitudes: Float64[np.ndarray, "samples layers"]
-    """0 to 10."""
+    """Magnitudes of the operations, from 0 to 10."""
     signs: Float64[np.ndarray, "samples layers"]
 
     def apply(self, sample: int, image: ImageArray, settings: RandAugment, fill: Color) -> ImageArray:
-        """Augment the image of one of the samples."""
+        """Apply the operations sampled for one sample to its image."""
         for layer in np.flatnonzero(self.applied[sample]):
             level = float(self.magnitudes[sample, layer]) / _MAX_MAGNITUDE
             strength = Strength(level, float(self.signs[sample, layer]), settings.increasing, fill)
@@ -103,5 +104,5 @@ def sample_operations(uniforms: Float64[np.ndarray, "samples numbers"], settings
 
 
 def _normal(uniforms: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-    """Return normal numbers by the inverse of their distribution; finite for 0 too."""
+    """Convert uniform to standard normal numbers by inverting the distribution function. Finite even for 0."""
     return ndtri(np.maximum(uniforms, 2.0**-54))

@@ -1,1 +1,1 @@
-"""Batches for training and evaluation: sampling, decoding, prefetching, buffers."""
+"""Data loaders for training and evaluation: sampling, decoding, prefetching, and buffer reuse."""

@@ -1,4 +1,4 @@
-"""Reuse of the memory of batches."""
+"""Buffer pool for batches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ _KEPT_BUFFERS = 4
 
 
 class BufferPool:
-    """Memory for batches. The memory of a batch that no longer has a reference is reused.
+    """Pool of batch buffers. A buffer is reused once nothing refers to its batch.
 
-    The operating system clears new memory page by page, which for images costs about a tenth of the time of resizing
-    them. Pinned memory is not pooled here: PyTorch pools it and knows which copies to the device have finished.
+    The operating system clears new memory page by page. For images, this takes about a tenth of the time needed to
+    resize them. Pinned memory is not pooled here, because PyTorch pools it and tracks which copies to the device have
+    finished.
     """
 
     def __init__(self) -> None:
         self._free: deque[np.ndarray] = deque(maxlen=_KEPT_BUFFERS)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return a tensor with undefined content."""
+        """Return an uninitialized tensor."""
         if torch.cuda.is_available():
             return torch.empty(shape, dtype=dtype, pin_memory=True)
         size = math.prod(shape) * dtype.itemsize

@@ -1,4 +1,4 @@
-"""Building batches with a pool of threads."""
+"""Batch construction in a thread pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mem.data.loading.prefetch import prefetch
 from mem.data.loading.transforms import BatchTransform
 
 _TASK_IMAGES = 16
-"""Images that a thread builds before it takes the next task."""
+"""Number of images per task of a thread."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,31 @@ class BatchRequest:
     """A batch to build."""
 
     indices: Int64[np.ndarray, " samples"]
-    """Images in the .beton file."""
+    """Indices of the images in the .beton file."""
     transform: BatchTransform
     first: int = 0
-    """Number of the first sample, counted from 0 over the whole training."""
+    """Index of the first sample, counted from the start of training."""
     seed: int = 0
     group_size: int = 1
-    """Number of consecutive samples that share a rank and a micro-batch."""
+    """Number of consecutive samples that stay on the same rank and in the same micro-batch."""
 
 
 @dataclass(frozen=True)
 class BatchBuilder:
-    """Decodes, crops, resizes and augments the images of batches.
+    """Builds batches: decodes, crops, resizes and augments their images.
 
-    Each image is built by one thread. Two batches are in progress at any time, so no thread idles while the last image
-    of a batch is built. Finished batches are prefetched.
+    One thread processes each image. Two batches are in progress at any time, so that no thread is idle while the last
+    images of a batch are processed. Finished batches are prefetched.
     """
 
     images: Beton
     side: int
     """Height and width of a sample, in pixels."""
     workers: int
-    """Threads."""
+    """Number of threads."""
 
     def build(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
-        """Yield the requested batches in order. The requests are evaluated in the prefetching thread."""
+        """Yield the requested batches in order. The prefetching thread iterates over the requests."""
         buffers = BufferPool()
 
         def finished(threads: ThreadPoolExecutor) -> Iterator[Batch]:
@@ -91,7 +91,7 @@ class _BatchInProgress:
     tasks: list[Future[None]]
 
     def wait(self) -> Batch:
-        """Wait until the batch is complete. Raises the exception of a thread that failed."""
+        """Wait until the batch is complete. Re-raises the exception if a thread failed."""
         for task in self.tasks:
             task.result()
         return self.batch
@@ -99,7 +99,7 @@ class _BatchInProgress:
 
 @contextmanager
 def _thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that cancels its pending tasks on exit."""
+    """Create a thread pool that cancels its pending tasks on exit."""
     threads = ThreadPoolExecutor(workers, "decode")
     try:
         yield threads

@@ -1,7 +1,7 @@
-"""Batches of images from .beton files, for training, evaluation and augmented views.
+"""Image batches from .beton files for training, evaluation and augmented views.
 
 Threads decode, crop, resize, flip and augment images as uint8 (`mem.data.loading.builder`). Normalisation, random
-erasing and mixing run afterwards on the device (`mem.models.pixels`, `mem.data.augment`).
+erasing, mixup and CutMix then run on the device (`mem.models.pixels`, `mem.data.augment`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mem.data.loading.transforms import GREY, Augmenter, BatchTransform, plain_t
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Augmented training images in full batches, starting at any step.
+    """Full batches of augmented training images, starting at any step.
 
-    Sample number n of a training (step n // global_batch) is the same image with the same augmentation for any number
-    of workers and ranks, and after any interruption.
+    Sample n (of step n // global_batch) is the same image with the same augmentation for any number of workers and
+    ranks, even if training is interrupted and resumed.
     """
 
     images: Beton
@@ -40,9 +40,9 @@ class TrainingImages:
     workers: int
     shard: RankShard = field(default_factory=RankShard)
     group_size: int = 1
-    """Number of consecutive samples that share a rank and a micro-batch."""
+    """Number of consecutive samples that stay on the same rank and in the same micro-batch."""
     fill: Color = GREY
-    """Colour of pixels that RandAugment leaves empty."""
+    """Fill colour of RandAugment for the area outside the transformed image."""
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
         """Yield this rank's part of the batches `step` to `until - 1`."""
@@ -59,27 +59,27 @@ class TrainingImages:
 
 @dataclass(frozen=True)
 class ImageViews:
-    """The views of a split's images. View 0 is the plain evaluation view; views 1, 2, ... are augmented."""
+    """Views of a split's images. View 0 is the evaluation view without augmentation; views 1, 2, ... are augmented."""
 
     images: Beton
     side: int
     """Height and width of a sample, in pixels."""
     center_crop: float
-    """Side of the evaluation crop as a share of the shorter side."""
+    """Side of the evaluation crop as a fraction of the image's shorter side."""
     augmentation: Augmentation | None
-    """None if there is only the plain view."""
+    """None if there is only the evaluation view."""
     seed: int
     workers: int
     fill: Color = GREY
-    """Colour of pixels that RandAugment leaves empty."""
+    """Fill colour of RandAugment for the area outside the transformed image."""
 
     def of_view(self, indices: Int64[np.ndarray, " images"], view: int, batch: int) -> Iterator[Batch]:
-        """Yield one view of the images `indices`, in this order, each once, in batches of at most `batch`."""
+        """Yield one view of each image in `indices`, in this order, in batches of at most `batch` images."""
         parts = (indices[start : start + batch] for start in range(0, len(indices), batch))
         return self.batches((np.full(len(part), view), part) for part in parts)
 
     def batches(self, samples: Iterable[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]]) -> Iterator[Batch]:
-        """Yield a batch for each pair of arrays (views, indices): the view and the image of each sample."""
+        """Yield one batch per pair of arrays (views, indices), which specify the view and the image of each sample."""
         requests = (
             BatchRequest(indices, self._transform(views, indices), seed=self.seed) for views, indices in samples
         )
@@ -112,5 +112,5 @@ class ImageViews:
 def plain_batches(
     images: Beton, indices: Int64[np.ndarray, " samples"], batch: int, side: int, center_crop: float, workers: int
 ) -> Iterator[Batch]:
-    """Yield the images `indices` in this order, each once, with the evaluation transform."""
+    """Yield the images `indices`, in this order, with the evaluation transform."""
     return ImageViews(images, side, center_crop, None, seed=0, workers=workers).of_view(indices, 0, batch)

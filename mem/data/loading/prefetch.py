@@ -14,10 +14,10 @@ Item = TypeVar("Item")
 
 
 def prefetch(create: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Iterator[Item]:
-    """Yield the items of an iterator, of which a background thread prefetches up to `depth`.
+    """Yield the items of an iterator while a background thread prefetches up to `depth` items.
 
-    The thread calls `create` and runs the iterator. An exception of the iterator is raised here. Closing this generator
-    early stops the thread.
+    The thread calls `create` and iterates over the result. Exceptions in the thread are re-raised in the consumer.
+    Closing this generator early stops the thread.
     """
     items: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -37,7 +37,7 @@ def prefetch(create: Callable[[], Iterator[Item]], depth: int = _DEPTH) -> Itera
                 if not put((item, None)):
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # The consumer raises it.
+        except BaseException as error:  # The consumer re-raises it.
             put((None, error))
 
     thread = threading.Thread(target=produce, name="loader", daemon=True)

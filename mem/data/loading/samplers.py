@@ -1,4 +1,4 @@
-"""Samplers: which image is the n-th sample of a training. Random access lets a training resume at any step."""
+"""Samplers, which map the index of a training sample to an image. Random access lets training resume at any step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem import rng
 from mem.longtail import class_counts
 
 IMAGES_PER_VISIT = 4
-"""Consecutive images that class-balanced sampling takes from one class (Kang et al. 2020)."""
+"""Number of consecutive images that class-balanced sampling selects from one class (Kang et al. 2020)."""
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ class Sampler(Protocol):
 
 
 class InstanceSampler:
-    """Every image once per epoch, reshuffled each epoch. A batch may span two epochs."""
+    """Samples every image once per epoch and reshuffles the images each epoch. A batch may span two epochs."""
 
     def __init__(self, images: int, seed: int) -> None:
         self.images = images
@@ -39,9 +39,9 @@ class InstanceSampler:
 
 
 class ClassBalancedSampler:
-    """All classes in turn, reshuffled each round, with `IMAGES_PER_VISIT` images per class and round.
+    """Visits all classes in random order in each round, with `IMAGES_PER_VISIT` images per class.
 
-    The images of a class are reshuffled after each of them was sampled once. Source: the class-aware sampler of
+    The images of a class are reshuffled once all of them have been sampled. Source: the class-aware sampler of
     Shen et al. 2016, as used by Kang et al. 2020.
     """
 
@@ -72,9 +72,9 @@ class ClassBalancedSampler:
 
 
 class PowerSampler:
-    """Independent samples: a class with probability proportional to a power of its count, then one of its images.
+    """Samples a class with probability proportional to a power of its image count, then one of its images.
 
-    Power 1/2 is the square-root sampling of Mahajan et al. 2018.
+    Samples are independent. Power 1/2 is the square-root sampling of Mahajan et al. 2018.
     """
 
     def __init__(self, labels: np.ndarray, classes: int, seed: int, power: float) -> None:
@@ -96,7 +96,7 @@ class PowerSampler:
 
 
 def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> Sampler:
-    """Return the sampler named by the setting `sampler`: `instance`, `class_balanced` or `sqrt`.
+    """Build the sampler with the given name: `instance`, `class_balanced` or `sqrt`.
 
     Raises:
         ValueError: The name is unknown.

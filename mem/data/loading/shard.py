@@ -1,4 +1,4 @@
-"""The part of the data that one rank processes."""
+"""Division of the data among ranks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RankShard:
-    """The part of every global batch, or of a split, that one rank processes."""
+    """The part of each global batch or split that one rank processes."""
 
     rank: int = 0
     ranks: int = 1
 
     def bounds(self, count: int, group_size: int = 1) -> tuple[int, int]:
-        """Return the first index and one past the last index of this rank's part of `count` samples.
+        """Return the start (inclusive) and end (exclusive) of this rank's part of `count` samples.
 
         Each group of `group_size` consecutive samples stays on one rank.
         """

@@ -1,7 +1,7 @@
-"""Preprocessing of a single image, identical to that of an image of the test split.
+"""Preprocessing of a single image, identical to the preprocessing of the test split.
 
-The image is encoded as in the conversion of the dataset (shrunk, and compressed if the dataset stores JPEG), and then
-cropped and resized as in evaluation. A model therefore gets the same pixels as if the image were in the test split.
+The image is encoded as in dataset conversion (shrunk, and compressed if the dataset stores JPEG). It is then cropped
+and resized as in evaluation. The model therefore receives the same pixels as for an image in the test split.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mem.data.codecs.decode import Unreadable
 def prepare_image(
     source: ImageSource, encoding: Encoding, side: int, center_crop: float
 ) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """Return the central square of an image, resized.
+    """Crop the central square of an image and resize it.
 
     Args:
-        source: Path of a file, content of a file, or pixels of shape (height, width, 3), uint8.
+        source: Path of an image file, its content, or uint8 pixels of shape (height, width, 3).
         encoding: How the dataset stores images.
         side: Height and width of the result, in pixels.
-        center_crop: Side of the square as a share of the shorter side of the image.
+        center_crop: Side of the square as a fraction of the image's shorter side.
 
     Raises:
         Unreadable: The source is not a complete image.

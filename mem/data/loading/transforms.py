@@ -1,4 +1,4 @@
-"""Crops and augmentations of the images of a batch, determined by the random numbers of each sample."""
+"""Crops and augmentations for a batch of images, determined by the random numbers of each sample."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mem.data.augment.pixel_ops import Color, ImageArray
 from mem.data.beton.reader import Beton
 
 GREY: Color = (128, 128, 128)
-"""Default colour of pixels that an augmentation leaves empty."""
+"""Default fill colour for the area outside a transformed image."""
 
 RandomNumbers = Callable[[str, int], Float64[np.ndarray, "samples width"]]
-"""Maps the name of a random stream and a width to that many numbers in [0, 1) for each sample."""
+"""Function that maps the name of a random stream and a width to `width` numbers in [0, 1) for each sample."""
 
 
 @dataclass(frozen=True)
 class BatchTransform:
-    """What happens to the images of a batch between decoding and the model."""
+    """Crops and augmentations that the data loader applies to the images of a batch."""
 
     crops: Int64[np.ndarray, "samples 4"]
-    """Top, left, height and width of the part that is cut out and resized."""
+    """Top, left, height and width of each image's crop, which is then resized."""
     change: Callable[[int, ImageArray], None] | None = None
-    """Changes the i-th resized image in place."""
+    """Function that modifies the i-th resized image in place."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Augmenter:
     augmentation: Augmentation
     seed: int
     fill: Color = GREY
-    """Colour of pixels that RandAugment leaves empty."""
+    """Fill colour of RandAugment for the area outside the transformed image."""
 
     def of_samples(self, images: Beton, indices: Int64[np.ndarray, " samples"], first: int) -> BatchTransform:
-        """Return the transform of consecutive training samples, the first of which has the number `first`."""
+        """Return the transform for consecutive training samples, starting at sample `first`."""
         count = len(indices)
         return self._transform(
             images, indices, lambda stream, width: rng.uniforms(self.seed, stream, first, count, width)
         )
 
     def of_view(self, images: Beton, indices: Int64[np.ndarray, " samples"], view: int) -> BatchTransform:
-        """Return the transform of an augmented view. Its random numbers depend on the image's index and the view."""
+        """Return the transform for an augmented view. Its random numbers depend on the image index and the view."""
 
         def numbers(stream: str, width: int) -> np.ndarray:
             name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
@@ -87,5 +87,5 @@ class Augmenter:
 
 
 def plain_transform(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> BatchTransform:
-    """Return the evaluation transform: the central square, `center_crop` of the shorter side, resized."""
+    """Return the evaluation transform, which resizes a central square of `center_crop` times the shorter side."""
     return BatchTransform(crop.center_crops(images.heights[indices], images.widths[indices], center_crop))
