@@ -189,5 +189,5 @@ def test_an_image_with_damaged_jpeg_data_is_named(tmp_path):
     with open(tmp_path / "a.beton", "r+b") as file:
         file.seek(position)
         file.write(b"\0" * size)
-    with pytest.raises(UserError, match="image 1 does not decode"):
+    with pytest.raises(UserError, match="image 1 cannot be decoded"):
         decoded(Beton(tmp_path / "a.beton"), 1)

@@ -235,12 +235,12 @@ def test_the_message_about_an_unknown_format_has_its_first_bytes(content):
 def test_a_file_that_announces_a_giant_image_is_rejected(monkeypatch):
     monkeypatch.setattr("mem.data.codecs.decode.MAX_PIXELS", 1000)
     for kind in ("JPEG", "PNG"):
-        assert reason(saved(smooth(40, 56), kind)) == "announces 56 x 40 pixels; the limit is 1,000"
+        assert reason(saved(smooth(40, 56), kind)) == "declares 56 x 40 pixels; the limit is 1,000"
     monkeypatch.undo()
     bomb = bytearray(saved(smooth(), "PNG"))
     bomb[16:24] = struct.pack(">II", 100_000, 100_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
-    assert "announces 100000 x 100000 pixels" in reason(bytes(bomb))
+    assert "declares 100000 x 100000 pixels" in reason(bytes(bomb))
 
 
 # --- shrinking ---------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_a_truncated_file_is_reported_with_both_sizes(tmp_path, blocks):
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.truncate(size - 4000)
-    expected = rf"train-tokens\.npy: is truncated: it has {size - 4000:,} bytes, expected {size:,}"
+    expected = rf"train-tokens\.npy: the file is truncated: it has {size - 4000:,} bytes, expected {size:,}"
     with pytest.raises(UserError, match=expected):
         list(training(split, True, blocks).from_step(0, 11))
 

@@ -185,7 +185,7 @@ def test_the_error_of_a_damaged_image_names_file_and_image(images, tmp_path):
         plain_batches(Beton(path), np.arange(53), 20, 12, 1.0, 2),
         finetuning(Beton(path), 2).from_step(0, 6),
     ):
-        with pytest.raises(UserError, match=r"damaged\.beton: image 17 does not decode"):
+        with pytest.raises(UserError, match=r"damaged\.beton: image 17 cannot be decoded"):
             list(batches)
 
 

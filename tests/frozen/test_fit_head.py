@@ -150,7 +150,7 @@ FEATURES, LABELS = make_features()
 @pytest.mark.parametrize(
     ("features", "labels", "expected"),
     [
-        (FEATURES[:-1], LABELS, r"train: features of 354 images, but labels of shape \(355,\)"),
+        (FEATURES[:-1], LABELS, r"train: there are features of 354 images, but labels of shape \(355,\)"),
         (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label for each image"),
         (FEATURES[:, 0], LABELS, r"features have shape \(355,\); expected \(images, width\)"),
         (FEATURES[:0], LABELS[:0], "train: has no images"),
@@ -170,7 +170,7 @@ def test_features_and_labels_that_do_not_match_are_refused(features, labels, exp
 
 def test_a_split_of_another_backbone_or_with_unknown_classes_is_refused():
     features, labels = make_features()
-    with pytest.raises(UserError, match=r"val: the features of an image have shape \(5,\), those of train \(12,\)"):
+    with pytest.raises(UserError, match=r"val: features have shape \(5,\) per image, but train has shape \(12,\)"):
         fit_head("crt", features, labels, val=(features[:, :5], labels), quiet=True)
     with pytest.raises(UserError, match="val: image 0 has label 9, but train has 6 classes"):
         fit_head("crt", features, labels, val=(features[:1], np.array([9])), quiet=True)

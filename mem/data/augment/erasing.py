@@ -85,7 +85,7 @@ def normal_noise(keys: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _mix_bits(x: Tensor) -> Tensor:
-    """Apply the 32-bit finaliser of MurmurHash3 (Appleby; public domain). Every output bit depends on every input bit."""
+    """Apply MurmurHash3's 32-bit finaliser (Appleby; public domain). Every output bit depends on every input bit."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * -2048144789  # 0x85EBCA6B
     x = (x ^ ((x >> 13) & 0x7FFFF)) * -1028477387  # 0xC2B2AE35
     return x ^ ((x >> 16) & 0xFFFF)

@@ -1,1 +1,1 @@
-"""FFCV file format (.beton): encoding, writing and reading."""
+"""FFCV file format (.beton): encoder, writer and reader."""

@@ -1,4 +1,4 @@
-"""Encoding of one image for a .beton file. Imports little, because every worker of a conversion imports it."""
+"""Image encoder for .beton files. Has few imports, because every worker process of a conversion imports it."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mem.data.codecs import decode, jpeg_header
 from mem.data.codecs.decode import Unreadable
 
 ImageSource = str | bytes | np.ndarray
-"""An image: the path of its file, the content of its file, or its pixels of shape (height, width, 3), uint8."""
+"""An image, as the path of its file, the content of its file, or uint8 pixels of shape (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are stored. Journals of conversions contain the field names."""
+    """Storage settings for images. Conversion journals contain the field names."""
 
     storage: str
     """`raw` or `jpeg`."""
     quality: int
     """JPEG quality, 1 to 100."""
     short_side: int | None
-    """Larger images are shrunk until their shorter side has this many pixels."""
+    """Larger images are shrunk so that their shorter side has this many pixels. None disables shrinking."""
     resample: str
-    """Resampling filter, see `mem.data.codecs.decode.shrink`."""
+    """Resampling filter; see `mem.data.codecs.decode.shrink`."""
 
 
 class EncodedImage(NamedTuple):
-    """An image as it is stored in the file."""
+    """An encoded image, as stored in the file."""
 
     mode: int
     """`JPEG` or `RAW`."""
@@ -41,14 +41,14 @@ class EncodedImage(NamedTuple):
     width: int
     content: bytes | bytearray | memoryview
     copied: bool
-    """Whether the JPEG data of the source were copied instead of encoded again."""
+    """Whether the source's JPEG data were copied without re-encoding."""
 
 
 def encode(source: ImageSource, encoding: Encoding) -> EncodedImage:
     """Decode, shrink and encode an image.
 
-    A plain JPEG file that needs no shrinking and whose quality does not exceed the requested one is copied without its
-    metadata, because encoding it again would only lose quality.
+    A plain JPEG file is copied without its metadata if it needs no shrinking and its quality does not exceed the
+    requested one, because re-encoding would only reduce the quality.
 
     Raises:
         Unreadable: The source is not a complete image.
@@ -77,7 +77,7 @@ def check_decodes(source: ImageSource, encoding: Encoding) -> None:
 
 
 def measure_sizes(source: ImageSource, encoding: Encoding, qualities: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of an image in bytes: raw, then as JPEG of each quality.
+    """Return the size of an image in bytes: raw, then as JPEG at each quality.
 
     Raises:
         Unreadable: See `encode`.

@@ -1,8 +1,9 @@
 """The parts of FFCV that the project uses. This is the only module that imports ffcv.
 
-`ffcv.fields.rgb_image` fills a numba dictionary at import, which compiles for five seconds in every process. With
-numba's compiler disabled during the import, numba uses a Python dictionary and the import takes a third of a second.
-The project uses none of FFCV's compiled pipelines (see `mem.data.beton.reader`), so nothing else changes.
+`ffcv.fields.rgb_image` fills a numba dictionary at import, which takes five seconds of compilation in every process.
+If numba's compiler is disabled during the import, numba uses a Python dictionary and the import takes a third of a
+second. This has no other effect, because the project does not use FFCV's compiled pipelines (see
+`mem.data.beton.reader`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Reader of FFCV's file format (.beton). The writer is `mem.data.beton.writer`.
+"""Reader for FFCV's file format (.beton). The writer is in `mem.data.beton.writer`.
 
-The format, its codecs, and the compiled decoder and resizer are FFCV's (libffcv/ffcv 1.0.2: writer.py, reader.py,
+The format, its codecs, and the compiled decoder and resizer come from FFCV (libffcv/ffcv 1.0.2: writer.py, reader.py,
 types.py, fields/rgb_image.py, libffcv.cpp). The project does not use FFCV's `DatasetWriter` and `Loader`. The writer
-hangs without a message when a worker raises. The loader augments with unseeded generators, cannot start in the middle
-of an epoch, and compiles for ten seconds in every process. See docs/decisions/0014-data-loading-on-ffcv.md.
+hangs without a message when a worker raises an exception. The loader augments images with unseeded generators, cannot
+start in the middle of an epoch, and takes ten seconds to compile in every process. See
+docs/decisions/0014-data-loading-on-ffcv.md.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from mem.errors import UserError
 
 
 class Beton:
-    """An open .beton file. Labels are in memory; images are memory-mapped, so that processes share them.
+    """An open .beton file. Labels are loaded into memory. Images are memory-mapped, so that processes share them.
 
     Raises:
-        UserError: The file does not exist, or is not a complete .beton file with images and labels.
+        UserError: The file does not exist or is not a complete .beton file with images and labels.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +47,7 @@ class Beton:
         table = reader.alloc_table
         if len(table) != reader.num_samples or len(reader.metadata) != reader.num_samples:
             raise UserError(
-                f"{path}: the file is incomplete: its header announces {reader.num_samples} images, its table lists "
+                f"{path}: the file is incomplete: its header specifies {reader.num_samples} images, but its table lists "
                 f"{len(table)}. Delete it and run `mem convert` again."
             )
         self.path = path
@@ -73,7 +74,7 @@ class Beton:
         width: int,
         out: UInt8[np.ndarray, "rows columns 3"],
     ) -> None:
-        """Decode an image and resize a crop of it into `out` (OpenCV's INTER_AREA). Releases the interpreter lock.
+        """Decode an image and resize a crop into `out` (OpenCV's INTER_AREA). Releases the global interpreter lock.
 
         Raises:
             UserError: The image's JPEG data are damaged.
@@ -84,12 +85,12 @@ class Beton:
         buffer = self._buffer_address() if jpeg_bytes else 0
         if not resize_part(address, jpeg_bytes, size, (top, left, height, width), buffer, out):
             raise UserError(
-                f"{self.path}: image {index} does not decode: the file is damaged. Delete it and run `mem convert` "
+                f"{self.path}: image {index} cannot be decoded: the file is damaged. Delete it and run `mem convert` "
                 "again."
             )
 
     def release(self) -> None:
-        """Drop the mapped pages, which count as this process's memory. Later reads map them again."""
+        """Release the mapped pages, which count as memory of this process. Later reads map them again."""
         mapping = self._map.base
         if isinstance(mapping, mmap.mmap):
             mapping.madvise(mmap.MADV_DONTNEED)
@@ -109,15 +110,15 @@ def resize_part(
     scratch: int,
     out: UInt8[np.ndarray, "rows columns 3"],
 ) -> bool:
-    """Decode a stored image and resize a part of it into `out` (OpenCV's INTER_AREA) with FFCV's compiled code.
+    """Decode a stored image and resize a crop into `out` (OpenCV's INTER_AREA), using FFCV's compiled code.
 
     Args:
         source: Address of the stored content.
-        jpeg_bytes: Length of the content if it is JPEG data; None for raw pixels.
+        jpeg_bytes: Length of the content in bytes if it is JPEG data; None for raw pixels.
         size: Height and width of the image.
         part: Top, left, height and width of the crop.
-        scratch: Address of a buffer for the decoded image; used for JPEG data only.
-        out: Receives the pixels.
+        scratch: Address of a buffer for the decoded image. Used for JPEG data only.
+        out: Destination of the pixels.
 
     Returns:
         Whether the content could be decoded.

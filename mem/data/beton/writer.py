@@ -1,9 +1,9 @@
-"""Resumable writer of .beton files.
+"""Resumable writer for .beton files.
 
-Until a file is complete, two hidden files are next to its final name: `.train.beton.partial` contains the images at
-their final positions, and `.train.beton.journal` has one line per image. A line is written only after its image has
-reached the disk, so that every image in the journal exists, no matter how the process or the machine stopped. The bytes
-of the finished file depend on the images only, not on how often writing was interrupted.
+An incomplete file consists of two hidden files in the destination folder: `.train.beton.partial` contains the images at
+their final positions, and `.train.beton.journal` contains one line per image. A line is written only after its image
+has reached the disk. Every image in the journal therefore exists, no matter how the process or the machine stopped. The
+bytes of the finished file depend only on the images, not on how often writing was interrupted.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from mem.data.beton.libffcv import (
 )
 
 FIELDS = {"image": (2, RGBImageField()), "label": (1, IntField())}
-"""FFCV's type id and handler of each field."""
+"""FFCV's type id and handler for each field."""
 METADATA = get_metadata_type([handler for _, handler in FIELDS.values()])
 _SYNC_SECONDS = 5.0
 _COMPLETE = "whole"
-"""First word of the journal line that marks a complete file. Journals on disk contain it."""
+"""First word of the journal line that marks a complete file. Existing journals contain it, so it must not change."""
 _SKIPPED = "u"
 _LETTERS = {(RAW, False): "r", (JPEG, False): "j", (JPEG, True): "k"}
 """First letter of an image's journal line, by storage mode and whether the JPEG data were copied."""
@@ -48,12 +48,12 @@ _COLUMNS = 5
 
 
 class BetonWriter:
-    """Writes one .beton file image by image. Resumes an interrupted attempt that had the same settings.
+    """Writes a .beton file image by image. Resumes an interrupted attempt with the same settings.
 
     Args:
-        path: The final name.
-        planned: Number of images to write or skip.
-        settings: Everything that the bytes depend on. An attempt with other settings is discarded.
+        path: Final path of the file.
+        planned: Total number of images, including skipped ones.
+        settings: Everything that the file's bytes depend on. An attempt with different settings is discarded.
         keep_skipped: Whether images that the earlier attempt skipped remain skipped. If False, writing resumes at the
             first of them.
     """
@@ -72,13 +72,13 @@ class BetonWriter:
         self._position = -(-header_bytes // PAGE_BYTES) * PAGE_BYTES
         self._page_bytes = PAGE_BYTES
         self.written = array("Q")
-        """Numbers of the images in the file."""
+        """Indices of the images in the file."""
         self.skipped: dict[int, str] = {}
-        """Reason why each skipped image was skipped, by the image's number."""
+        """Reason for each skipped image, by image index."""
         self.copied = 0
-        """Number of JPEG files that were copied without encoding them again."""
+        """Number of JPEG files that were copied without re-encoding."""
         self._entries = array("Q")
-        """Mode, height, width, position and size of each image, consecutively: 40 bytes per image."""
+        """Mode, height, width, position and size of each image in turn: 40 bytes per image."""
         self.complete = False
 
     @property
@@ -111,7 +111,7 @@ class BetonWriter:
             if self._saving is not None and not isinstance(error, OSError):
                 self._saving.result()
             if isinstance(error, OSError):
-                # The disk is probably full: free what the journal does not list yet, so that the log can be written.
+                # The disk is probably full. Delete images that are not in the journal, so that the log can be written.
                 self._saver.shutdown()
                 os.ftruncate(self._data, self._saved_position)
             else:
@@ -125,7 +125,7 @@ class BetonWriter:
         """Write the next image.
 
         Raises:
-            OSError: The disk is full or fails.
+            OSError: Writing failed, for example because the disk is full.
         """
         self._append_entry(image.mode, image.height, image.width, len(image.content), image.copied)
         _write(self._data, image.content, self.partial_path, self._position - len(image.content))
@@ -133,15 +133,15 @@ class BetonWriter:
         self._append_line(f"{letter} {image.height} {image.width} {len(image.content)}\n")
 
     def skip(self, reason: str) -> None:
-        """Leave out the next image."""
+        """Skip the next image."""
         self.skipped[self.count] = reason
         self._append_line(f"{_SKIPPED} {json.dumps(reason)}\n")
 
     def finish(self, labels: Int64[np.ndarray, " images"]) -> None:
-        """Write the tables after the last image. Call `publish` to give the file its final name.
+        """Write the tables after the last image. Call `publish` afterwards to rename the file to its final name.
 
         Args:
-            labels: Class of each planned image.
+            labels: Class of each image, including skipped ones.
         """
         assert self.count == self.planned, f"{self.count} of {self.planned} images"
         if self.complete:
@@ -166,33 +166,33 @@ class BetonWriter:
         self.complete = True
 
     def publish(self) -> None:
-        """Give a complete file its final name."""
+        """Rename a complete file to its final name."""
         assert self.complete
         if self.partial_path.exists():
             os.replace(self.partial_path, self.path)
 
     def remove_journal(self) -> None:
-        """Remove the journal, once everything that belongs to the file is on disk."""
+        """Remove the journal. Call this once everything that belongs to the file is on disk."""
         self.journal_path.unlink(missing_ok=True)
 
     # --- the journal -----------------------------------------------------------------------------------------
 
     def _data_path(self) -> Path:
-        """Return the file with the images: the final one if an attempt was interrupted while files were published."""
+        """Return the file that contains the images. It has its final name if publishing was interrupted."""
         return self.path if self.complete and not self.partial_path.exists() else self.partial_path
 
     def _resume(self) -> int:
-        """Restore the state of an interrupted attempt and return how many bytes of its journal are valid."""
+        """Restore the state of an interrupted attempt and return the number of valid bytes in its journal."""
         content = self.journal_path.read_bytes() if self.journal_path.exists() else b""
         if not content.startswith(self._first_line):
             return 0
         sizes = [path.stat().st_size for path in (self.partial_path, self.path) if path.exists()]
         bytes_on_disk = sizes[0] if sizes else 0
         journal_bytes = len(self._first_line)
-        for line in content[journal_bytes:].split(b"\n")[:-1]:  # the part after the last newline is truncated
+        for line in content[journal_bytes:].split(b"\n")[:-1]:  # text after the last newline is a truncated line
             try:
                 valid = self._restore(line.decode(), bytes_on_disk)
-            except ValueError:  # after a power failure the file can contain anything
+            except ValueError:  # a power failure can leave arbitrary bytes
                 valid = False
             if not valid:
                 break
@@ -203,7 +203,7 @@ class BetonWriter:
         return 0
 
     def _restore(self, line: str, bytes_on_disk: int) -> bool:
-        """Restore the state from one journal line; return whether the line is valid."""
+        """Restore the state from one journal line. Return whether the line is valid."""
         word, _, rest = line.partition(" ")
         if word == _COMPLETE:
             self.complete = self.count == self.planned and int(rest) == bytes_on_disk
@@ -232,7 +232,7 @@ class BetonWriter:
         self.copied += copied
 
     def _start_of(self, size: int) -> int:
-        """Return the position of the next image, which has the given size."""
+        """Return the position at which the next image, of the given size, starts."""
         page_bytes = _page_bytes_for(size)
         offset = self._position % page_bytes
         return self._position if offset + size <= page_bytes else self._position + page_bytes - offset
@@ -243,7 +243,7 @@ class BetonWriter:
             return
         if self._saving is not None:
             self._saving.result()
-        # In a thread, so that the workers do not wait for the disk.
+        # Flush in a thread, so that the workers do not wait for the disk.
         self._saving = self._saver.submit(self._save, self._unsaved, self._position)
         self._unsaved = []
         self._saved_at = time.monotonic()
@@ -275,7 +275,7 @@ def _page_bytes_for(size: int) -> int:
 
 
 def publish_all(writers: list[BetonWriter]) -> None:
-    """Give complete files their final names, one immediately after the other."""
+    """Rename complete files to their final names in immediate succession."""
     for writer in writers:
         writer.publish()
     for folder in {writer.path.parent for writer in writers}:
@@ -283,7 +283,7 @@ def publish_all(writers: list[BetonWriter]) -> None:
 
 
 def _write(descriptor: int, content: bytes | bytearray | memoryview, path: Path, position: int | None = None) -> None:
-    """Write the complete content, at a position or at the end. Errors name the file."""
+    """Write all bytes, at a position or at the end. Errors name the file."""
     rest = memoryview(content)
     try:
         while rest:

@@ -1,1 +1,1 @@
-"""Decoding of image files, and reading of JPEG headers."""
+"""Decoders for image files, and a parser for JPEG headers."""

@@ -1,12 +1,12 @@
-"""Decoding of image files: the content of a file becomes pixels, or the reason why it is not a complete image.
+"""Decoder for image files. Returns the pixels, or raises an error that states why a file is not a complete image.
 
 Special cases:
 
-- Images are turned upright according to their Exif orientation.
-- Grayscale, palette and print colours (CMYK and YCCK, inverted as Adobe's programs write them) become RGB.
+- Images are rotated and flipped according to their Exif orientation.
+- Grayscale, palette, CMYK and YCCK images become RGB. CMYK and YCCK values are inverted, as written by Adobe software.
 - Transparent parts are composited on white.
 - 16-bit values are reduced to their high byte, which keeps the full range.
-- Of an animation the first frame is read, and of a TIFF file the first page.
+- Only the first frame of an animation and the first page of a TIFF file are read.
 - Colour profiles are not applied.
 - A truncated file is always an error.
 """
@@ -25,12 +25,14 @@ from PIL import Image, ImageOps
 from mem.data.codecs import jpeg_header, turbojpeg
 
 MAX_PIXELS = 200_000_000
-"""Larger images are rejected: a file of a few kB can announce any size and fill the memory."""
+"""Maximum number of pixels. Larger images are rejected, because a file of a few kB can declare a size that exhausts
+memory."""
 FORMATS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "JPEG")
-"""Pillow's names of the formats that are read besides JPEG. No others are tried, because EPS starts a program."""
+"""Pillow's names of the formats that Pillow may decode. Other formats are not tried, because EPS would start a program."""
 _HARMLESS_WARNING = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
-"""Warnings of libjpeg-turbo that a complete image can cause: some cameras pad their files. Many surplus bytes mean that
-the decoder lost its position. libjpeg-turbo reports its first warning only, so Pillow then checks for truncation."""
+"""libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files. Many extraneous bytes
+mean that the decoder lost its position. libjpeg-turbo reports only its first warning, so Pillow then checks for
+truncation."""
 _TO_UPRIGHT = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
@@ -41,13 +43,13 @@ _TO_UPRIGHT = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: image[:, ::-1].transpose(1, 0, 2),
 }
-"""The transformation that turns an image of each Exif orientation upright."""
+"""Pillow operation that turns an image upright, by Exif orientation."""
 
 Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # `MAX_PIXELS` applies to all decoders here
 
 
 class Unreadable(Exception):
-    """The content is not a complete image. The message is the reason, written as the predicate of the file's name."""
+    """The content is not a complete image. The message gives the reason, as a predicate that follows the file name."""
 
 
 def decode(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
@@ -64,11 +66,11 @@ def decode(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
 def shrink(
     image: UInt8[np.ndarray, "height width 3"], short_side: int | None, resample: str
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Resize an image to a shorter side of `short_side` pixels. Images that are not larger are returned unchanged.
+    """Shrink an image to a shorter side of `short_side` pixels. Images that are not larger are returned unchanged.
 
     Args:
         image: The image.
-        short_side: Length in pixels, or None to keep every size.
+        short_side: Length of the shorter side in pixels, or None to return the image unchanged.
         resample: `area` (OpenCV's INTER_AREA: the mean of the area that a pixel covers) or `lanczos` (Pillow's LANCZOS,
             which is sharper and slower).
     """
@@ -102,7 +104,7 @@ def _decode_jpeg(content: bytes) -> np.ndarray:
 
 
 def _cmyk_to_rgb(inks: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Convert inverted cyan, magenta, yellow and black: each value is the share of paper that the ink leaves white."""
+    """Convert inverted CMYK to RGB. Inverted values give the fraction of the paper that the ink leaves white."""
     product = inks[:, :, :3].astype(np.uint16) * inks[:, :, 3:]
     return ((product + 127) // 255).astype(np.uint8)
 
@@ -110,7 +112,7 @@ def _cmyk_to_rgb(inks: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray,
 def _decode_with_pillow(content: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings concern metadata; errors in pixels raise
+            warnings.simplefilter("ignore")  # warnings concern metadata; damaged pixels raise an exception
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 _check_size(*opened.size)
                 opened.load()
@@ -129,7 +131,7 @@ def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
         gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
-        raise Unreadable("has 32-bit values without a defined range: scale them to 8 or 16 bits")
+        raise Unreadable("has 32-bit values without a defined range; convert them to 8 or 16 bits")
     if image.has_transparency_data:
         foreground = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", foreground.size, "white"), foreground)
@@ -138,4 +140,4 @@ def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise Unreadable(f"announces {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+        raise Unreadable(f"declares {width} x {height} pixels; the limit is {MAX_PIXELS:,}")

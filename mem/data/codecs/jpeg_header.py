@@ -1,4 +1,4 @@
-"""JPEG headers, read without decoding the image.
+"""Parser for JPEG headers. Does not decode the image.
 
 Source: ITU-T T.81, annex B (markers) and annex K (quantisation), and the Exif standard's tag 0x0112 (orientation).
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""Markers that start a frame. The three excluded ones start tables."""
+"""Markers that start a frame. The three excluded markers have other meanings."""
 _SEQUENTIAL = (0xC0, 0xC1)
 _DQT, _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDB, 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -23,7 +23,7 @@ _LUMINANCE = np.array([
     72, 92, 95, 98, 112, 100, 103, 99,
 ])
 # fmt: on
-"""Table K.1, which encoders scale by quality."""
+"""Quantisation table K.1, which encoders scale according to the quality."""
 
 
 class NotAJpeg(Exception):
@@ -32,50 +32,50 @@ class NotAJpeg(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """The frame of a JPEG file, and all other properties that affect how it is decoded."""
+    """Frame parameters of a JPEG file, and all other properties that affect decoding."""
 
     height: int
     width: int
     components: int
-    """1: grayscale, 3: colour, 4: print colours."""
+    """1: grayscale, 3: colour, 4: CMYK or YCCK."""
     bits: int
     sequential: bool
-    """Whether the file is baseline or extended and Huffman-coded: not progressive, arithmetic or lossless."""
+    """Whether the file is baseline or extended sequential with Huffman coding."""
     orientation: int
-    """Exif orientation, 1 to 8; 1 if there is none."""
+    """Exif orientation from 1 to 8. 1 if the file has none."""
     luminance: int
     """Sum of the first quantisation table. A larger sum means lower quality."""
     metadata: tuple[tuple[int, int], ...]
     """Start and end (exclusive), in bytes, of each segment that decoding does not need."""
     special: bool
-    """Whether Adobe's segment defines the components, or the file has several images."""
+    """Whether an Adobe segment defines the components, or the file contains several images."""
 
     def is_plain(self) -> bool:
-        """Return whether every common decoder reads the file in the same way: 8 bits, colour, sequential, upright."""
+        """Return whether all common decoders decode the file in the same way: 8 bits, colour, sequential, upright."""
         upright = self.orientation == 1
         return self.components == 3 and self.bits == 8 and self.sequential and upright and not self.special
 
     def at_most(self, quality: int) -> bool:
-        """Return whether luminance is quantised at least as coarsely as libjpeg does at this quality."""
+        """Return whether luminance is quantised at least as coarsely as by libjpeg at this quality."""
         return self.luminance >= int(luminance_table(quality).sum())
 
 
 def luminance_table(quality: int) -> np.ndarray:
-    """Return libjpeg's quantisation table of luminance for a quality of 1 to 100 (jcparam.c)."""
+    """Return libjpeg's luminance quantisation table for a quality from 1 to 100 (jcparam.c)."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((_LUMINANCE * scale + 50) // 100, 1, 255)
 
 
 def is_jpeg(content: bytes) -> bool:
-    """Return whether the content starts like a JPEG file."""
+    """Return whether the content starts with the JPEG signature."""
     return content[:3] == b"\xff\xd8\xff"
 
 
 def read_header(content: bytes) -> Header:
-    """Read the segments up to the first scan.
+    """Parse the segments up to the first scan.
 
     Raises:
-        NotAJpeg: There is no complete header.
+        NotAJpeg: The header is missing or incomplete.
     """
     if not is_jpeg(content):
         raise NotAJpeg("is not a JPEG file")
@@ -113,7 +113,7 @@ def read_header(content: bytes) -> Header:
             metadata.append((start, end))
         position = end
     if frame is None or not frame[2] or not frame[3]:
-        raise NotAJpeg("has a header without the size of the image")
+        raise NotAJpeg("has a header without the image size")
     kind, bits, height, width, components = frame
     return Header(
         height, width, components, bits, kind in _SEQUENTIAL, orientation, luminance, tuple(metadata), special
@@ -121,7 +121,7 @@ def read_header(content: bytes) -> Header:
 
 
 def without_metadata(content: bytes, header: Header) -> bytes:
-    """Return the file without colour profiles, previews, comments and camera data. Its pixels do not change."""
+    """Remove colour profiles, previews, comments and camera data from the file. The pixels do not change."""
     parts, position = [], 0
     for start, end in header.metadata:
         parts.append(content[position:start])
@@ -130,7 +130,7 @@ def without_metadata(content: bytes, header: Header) -> bytes:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the tag `Orientation` of the first directory; 1 if the tag is missing or invalid."""
+    """Return the `Orientation` tag of the first directory. Return 1 if the tag is missing or invalid."""
     byte_order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:
         if byte_order is None:
@@ -141,7 +141,7 @@ def exif_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION_TAG:
                 return value if kind == 3 and 1 <= value <= 8 else 1
     except struct.error:
-        pass  # truncated Exif data: all readers treat them like a missing tag
+        pass  # all readers treat truncated Exif data like a missing tag
     return 1
 
 

@@ -1,4 +1,4 @@
-"""The file name suffixes of images."""
+"""File name suffixes of images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
-"""Suffixes of the formats that `mem.data.codecs.decode` reads, in lower case."""
+"""Suffixes of the formats that `mem.data.codecs.decode` supports, in lower case."""
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file name has the suffix of an image, in lower or upper case."""
+    """Return whether a file name has an image suffix, in lower or upper case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

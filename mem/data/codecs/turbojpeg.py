@@ -1,8 +1,8 @@
 """JPEG decoding with libjpeg-turbo, which reports every fault in a file.
 
-OpenCV decodes at the same speed, but does not report truncation and fills the rest of the image with grey. Pillow
-reports truncation, but accepts damaged data and is slower. The library is the one that FFCV is linked to (TurboJPEG API
-2).
+OpenCV is equally fast, but does not report truncated files and fills the rest of the image with grey. Pillow reports
+truncated files, but accepts damaged data and is slower. This module uses the library that FFCV is linked to (TurboJPEG
+API 2).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Damaged(Exception):
     """The first warning or error that libjpeg-turbo reports for an image.
 
     Attributes:
-        fatal: Whether nothing could be decoded.
+        fatal: Whether the image could not be decoded at all.
     """
 
     def __init__(self, message: str, fatal: bool) -> None:
@@ -33,16 +33,16 @@ class Damaged(Exception):
 
 
 def decode(content: bytes, height: int, width: int, components: int) -> UInt8[np.ndarray, "height width channels"]:
-    """Decode to RGB, or to the four stored components of an image in print colours.
+    """Decode to RGB, or to the four stored components of a CMYK or YCCK image.
 
     Args:
-        content: The file.
+        content: Content of the file.
         height: Height according to the header.
         width: Width according to the header.
         components: 1, 3 or 4, according to the header.
 
     Raises:
-        Damaged: The library reported a fault, even if it continued decoding.
+        Damaged: The library reported a warning or an error, even if it continued decoding.
     """
     channels, layout = (4, _CMYK) if components == 4 else (3, _RGB)
     out = np.empty((height, width, channels), dtype=np.uint8)
@@ -58,7 +58,7 @@ def decode(content: bytes, height: int, width: int, components: int) -> UInt8[np
 
 @cache
 def _library() -> ctypes.CDLL:
-    # Located without importing ffcv, which would import numba and take a second.
+    # Locate the library without importing ffcv, which imports numba and takes a second.
     ffcv = importlib.util.find_spec("ffcv")
     assert ffcv is not None and ffcv.origin is not None
     extension = next(Path(ffcv.origin).parent.glob("_libffcv*"))

@@ -1,1 +1,1 @@
-"""Features of a frozen backbone: files, writing, reading and batches."""
+"""Features of a frozen backbone: file format, writer, readers and batches."""

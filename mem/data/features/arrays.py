@@ -1,4 +1,4 @@
-"""Features that users computed themselves, as arrays: checks, and conversion to a split."""
+"""Validation of user-provided feature arrays, and conversion to a split."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mem.data.features.files import FeatureSplit
 from mem.errors import UserError
 
 Array: TypeAlias = Any
-"""A numpy array, a torch tensor, or anything that `np.asarray` accepts."""
+"""A NumPy array, a torch tensor, or anything that `np.asarray` accepts."""
 IMAGES_PER_READ = 4096
-"""Number of images whose features are read at a time."""
+"""Number of images per read."""
 _MAX_LISTED_CLASSES = 10
-"""Maximum number of classes that a message lists."""
+"""Maximum number of classes listed in a message."""
 
 
 def in_memory_split(features: Array, labels: Array, name: str, like: FeatureSplit | None = None) -> FeatureSplit:
-    """Return a split with one view from features in memory.
+    """Create a split with one view from features in memory.
 
     Args:
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
         labels: (images,), integers from 0.
         name: Name of the split in messages.
-        like: A split of the same backbone. The features must have the same width and number of tokens.
+        like: A split of features from the same backbone. Width and number of tokens must match.
 
     Raises:
         UserError: Features or labels are invalid; see `check_features` and `checked_labels`.
@@ -47,7 +47,7 @@ def _as_split(
 
 
 def as_features(features: Array, name: str) -> Float32[np.ndarray, "images *sequence width"]:
-    """Check features and return them as a contiguous float32 array.
+    """Validate features and return them as a contiguous float32 array.
 
     Raises:
         UserError: Features are invalid; see `check_features`.
@@ -58,7 +58,7 @@ def as_features(features: Array, name: str) -> Float32[np.ndarray, "images *sequ
 
 
 def as_numpy(values: Array) -> np.ndarray:
-    """Return any array as a numpy array. Tensors may be on a GPU; bfloat16 becomes float32."""
+    """Convert any array to a NumPy array. Tensors may be on a GPU. bfloat16 becomes float32."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -78,7 +78,7 @@ class SliceableArray(Protocol):
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Check that a shape is one of features.
+    """Check that a shape is a valid shape of features.
 
     Raises:
         UserError: The number of dimensions is wrong, or there are no images.
@@ -89,14 +89,14 @@ def check_shape(shape: tuple[int, ...], name: str) -> None:
             "pooled feature first. Reshape them."
         )
     if not shape[0]:
-        raise UserError(f"{name}: has no images. Leave out a split without images.")
+        raise UserError(f"{name}: the split has no images. Omit splits without images.")
 
 
 def check_features(features: SliceableArray, name: str) -> None:
-    """Check that an array contains features.
+    """Check that an array contains valid features.
 
     Raises:
-        UserError: The shape is wrong, or values are not floats or not finite in float32.
+        UserError: The shape is invalid, the values are not floats, or values are not finite in float32.
     """
     check_shape(features.shape, name)
     for start in range(0, features.shape[0], IMAGES_PER_READ):
@@ -111,20 +111,20 @@ def check_features(features: SliceableArray, name: str) -> None:
             image = start + int(np.flatnonzero(~finite)[0])
             raise UserError(
                 f"{name}: the features of image {image} (counted from 0) contain values that are not finite in "
-                "float32. Compute them again or remove the image."
+                "float32. Recompute them or remove the image."
             )
 
 
 def checked_labels(labels: np.ndarray, images: int, name: str) -> Int64[np.ndarray, " images"]:
-    """Check labels and return them as int64.
+    """Validate labels and return them as int64.
 
     Raises:
-        UserError: The shape is not (images,), or labels are not integers or negative.
+        UserError: The shape is not (images,), or labels are negative or not integers.
     """
     if labels.shape != (images,):
         raise UserError(
-            f"{name}: features of {images:,} images, but labels of shape {labels.shape}; expected one label for each "
-            f"image, ({images},). Provide features and labels of the same images in the same order."
+            f"{name}: there are features of {images:,} images, but labels of shape {labels.shape}; expected one label "
+            f"per image, shape ({images},). Provide features and labels of the same images in the same order."
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{name}: labels are of type {labels.dtype}; expected integers. Number the classes from 0.")
@@ -140,7 +140,7 @@ def require_same_shape(split: FeatureSplit, like: FeatureSplit, name: str) -> No
     """Check that a split has features of the same shape as the training features.
 
     Raises:
-        UserError: Width or number of tokens differ.
+        UserError: The width or the number of tokens differs.
     """
 
     def shape(one: FeatureSplit) -> tuple[int, ...]:
@@ -148,8 +148,8 @@ def require_same_shape(split: FeatureSplit, like: FeatureSplit, name: str) -> No
 
     if shape(split) != shape(like):
         raise UserError(
-            f"{name}: the features of an image have shape {shape(split)}, those of train {shape(like)}. Compute all "
-            "splits with the same backbone."
+            f"{name}: features have shape {shape(split)} per image, but train has shape {shape(like)}. Compute the "
+            "features of all splits with the same backbone."
         )
 
 
@@ -157,7 +157,7 @@ def require_every_class(counts: Int64[np.ndarray, " classes"], name: str = "trai
     """Check that every class has training images.
 
     Raises:
-        UserError: A class has none. The message lists the classes.
+        UserError: A class has no training images. The message lists all such classes.
     """
     empty = np.flatnonzero(counts == 0).tolist()
     if not empty:
@@ -176,7 +176,7 @@ def require_known_labels(labels: np.ndarray, classes: int, name: str) -> None:
     """Check that all labels are classes of the training split.
 
     Raises:
-        UserError: A label is not.
+        UserError: A label is not a class of the training split.
     """
     if labels.max(initial=0) >= classes:
         raise UserError(

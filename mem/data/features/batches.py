@@ -1,4 +1,4 @@
-"""Batches of features for training a head."""
+"""Feature batches for head training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mem.data.loading.samplers import Sampler
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """Batches of features for training a head. Each sample uses one of the image's views, chosen at random.
+    """Feature batches for head training. Each sample uses a random view of its image.
 
-    Stored features are prefetched with requests that suit the disk; see `mem.data.features.blocks`.
+    Stored features are prefetched with read requests that suit the disk; see `mem.data.features.blocks`.
     """
 
     split: FeatureSource
@@ -33,11 +33,11 @@ class TrainingFeatures:
     seed: int
     tokens: bool
     augmented_views: int | None = None
-    """Number of augmented views to use. None: all."""
+    """Number of augmented views to use. None uses all."""
 
     @property
     def views(self) -> int:
-        """Number of views to choose from: the plain view and the augmented views."""
+        """Number of views to sample from, including the plain view."""
         return self.split.views if self.augmented_views is None else 1 + self.augmented_views
 
     @property
@@ -64,7 +64,7 @@ class TrainingFeatures:
                 yield self._batch(s, self._samples(s)[1], inputs)
 
     def _from_memory(self, step: int, until: int) -> Iterator[Batch]:
-        """Index arrays. `open_split` has read pooled features into the page cache; other arrays are in memory."""
+        """Yield batches by array indexing. `open_split` has already read pooled features into the page cache."""
         for s in range(step, until):
             views, indices = self._samples(s)
             yield self._batch(s, indices, self.split.inputs(views, indices, tokens=self.tokens))
@@ -74,7 +74,7 @@ class TrainingFeatures:
         return Batch(inputs, labels, step * self.global_batch, self.seed)
 
     def _samples(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the views and the image indices of a step's samples."""
+        """Return the view and the image index of each sample in a step."""
         first, count = step * self.global_batch, self.global_batch
         indices = self.sampler.indices(first, count)
         if isinstance(self.sampler, BlockSampler):
@@ -85,7 +85,7 @@ class TrainingFeatures:
         return np.floor(numbers * self.views).astype(np.int64), indices
 
     def _from_rows(self, step: int, until: int) -> Iterator[Batch]:
-        """Read the tokens of each sample in a thread. Two batches are in progress at any time."""
+        """Read the tokens of each sample in a thread pool. Two batches are in progress at any time."""
         assert isinstance(self._stored.tokens, np.memmap)
         with closing(RowReader(self._stored.tokens)) as rows, ThreadPoolExecutor(THREADS, "features") as pool:
             buffers = BufferPool()
@@ -110,7 +110,7 @@ class TrainingFeatures:
         assert isinstance(self.sampler, BlockSampler)
         block, window = self.sampler.block, self.sampler.window
         sources = [self._stored.pooled, *([self._stored.tokens] if self.tokens else [])]
-        # Enough for the blocks of the current batch, the prefetched window and batch, and the windows at both ends.
+        # Enough for the blocks of the current batch, the prefetched window and batch, and the first and last windows.
         slots = 2 * (-(-self.global_batch // block) + 2 * window + 1)
         with ExitStack() as stack:
             arrays = [stack.enter_context(closing(RowReader(s))) for s in sources if isinstance(s, np.memmap)]
@@ -133,7 +133,7 @@ class TrainingFeatures:
 
 
 def _wait(batch: Batch, tasks: list[Future[None]]) -> Batch:
-    """Return the batch when its rows have been read. Raises the exception of a thread that failed."""
+    """Return the batch once all its rows have been read. Re-raises the exception if a thread failed."""
     for task in tasks:
         task.result()
     return batch

@@ -1,11 +1,11 @@
-"""Sampling and reading of features that are larger than memory.
+"""Sampler and readers for features that are larger than memory.
 
-A disk is slow if it has to seek for every image. The settings of a head choose one of two ways to read:
+A disk is slow if it has to seek for every image. The head's settings select one of two read patterns:
 
-- Rows in any order, each read by one of many threads, so that the disk always has requests in its queue. This is fast
-  enough for tokens, which take about half a megabyte per image.
-- Blocks of neighbouring images. `BlockSampler` shuffles the blocks, and then the images within each window of blocks.
-  This is fast for rows of any size.
+- Many threads read rows in any order, so that the disk always has requests in its queue. This is fast enough for
+  tokens, which take about half a megabyte per image.
+- Threads read blocks of neighbouring images. `BlockSampler` shuffles the blocks, and then the images within each window
+  of blocks. This is fast for rows of any size.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mem.errors import UserError
 THREADS = 16
 """Number of concurrent reads."""
 _LARGE_ROW_BYTES = 1 << 16
-"""Rows of at least this size are copied one by one: the copy takes longer than the call from Python."""
+"""Minimum size of rows that are copied one by one. Copying such a row takes longer than the Python call."""
 
 
 class BlockSampler:
-    """Every image once per epoch: blocks are reshuffled each epoch, then the images within each window of blocks.
+    """Samples every image once per epoch. Shuffles the blocks, then the images within each window of blocks.
 
-    Random access: sample number n is the same image from any starting point. Batches may span windows and epochs.
+    Samples can be accessed at any index: sample n is always the same image. Batches may span windows and epochs.
 
     Args:
         images: Number of images.
-        seed: Seed of the shuffling.
+        seed: Seed for shuffling.
         block: Number of neighbouring images per block.
         window: Number of blocks per window.
     """
@@ -67,7 +67,7 @@ class BlockSampler:
         return np.concatenate(parts)
 
     def views(self, start: int, count: int, views: int, seed: int) -> Int64[np.ndarray, " {count}"]:
-        """Return the view of each sample. All images of a block have the same view in an epoch: one read gets them."""
+        """Return the view of each sample. In an epoch, all images of a block use the same view and need one read."""
         if views == 1:
             return np.zeros(count, dtype=np.int64)
         blocks = -(-self.images // self.block)
@@ -79,7 +79,7 @@ class BlockSampler:
 
 
 class RowReader:
-    """Reads rows of a file with an array of shape (views, images, ...)."""
+    """Reads rows from a file that contains an array of shape (views, images, ...)."""
 
     def __init__(self, array: np.memmap) -> None:
         self.shape, self.dtype = array.shape, array.dtype
@@ -88,15 +88,15 @@ class RowReader:
         self._offset = array.offset
         self._file = os.open(str(array.filename), os.O_RDONLY)
         if hasattr(os, "posix_fadvise"):
-            # Disable read-ahead: a request covers exactly what is needed.
+            # Disable read-ahead, because requests cover exactly the bytes that are needed.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, view: int, first: int, out: np.ndarray) -> None:
-        """Fill `out` with the rows from `first` on.
+        """Fill `out` with consecutive rows, starting with the row of image `first`.
 
         Args:
-            view: The view.
-            first: First image.
+            view: Index of the view.
+            first: Index of the first image.
             out: Contiguous array of shape (rows, ...), of any float type.
 
         Raises:
@@ -114,7 +114,7 @@ class RowReader:
             if not count:
                 expected = self._offset + math.prod(self.shape[:2]) * self.row_bytes
                 raise UserError(
-                    f"{self._path}: is truncated: it has {os.fstat(self._file).st_size:,} bytes, expected "
+                    f"{self._path}: the file is truncated: it has {os.fstat(self._file).st_size:,} bytes, expected "
                     f"{expected:,}. Delete the folder and run `mem features` again."
                 )
             remaining, position = remaining[count:], position + count
@@ -125,13 +125,13 @@ class RowReader:
 
 
 class BlockCache:
-    """Blocks of rows that are read in advance. When the cache is full, the least recently requested block is dropped.
+    """Cache of prefetched blocks of rows. If it is full, the least recently requested block is evicted.
 
     Args:
-        arrays: Readers of the arrays, all with the same views and images.
+        arrays: Readers of arrays with the same views and images.
         block: Number of images per block.
-        slots: Number of blocks to keep.
-        pool: Threads that read.
+        slots: Number of blocks that the cache can store.
+        pool: Threads that read the blocks.
     """
 
     def __init__(self, arrays: Sequence[RowReader], block: int, slots: int, pool: ThreadPoolExecutor) -> None:
@@ -153,7 +153,7 @@ class BlockCache:
             slot = len(self._slots)
             if slot == self._capacity:
                 _, (slot, pending) = self._slots.popitem(last=False)
-                for task in pending:  # the memory must not be reused while a thread writes to it
+                for task in pending:  # memory must not be reused while a thread writes to it
                     task.result()
             view, number = divmod(key, self._blocks)
             images = slice(number * self._block, (number + 1) * self._block)
@@ -170,12 +170,12 @@ class BlockCache:
         indices: Int64[np.ndarray, " samples"],
         outs: Sequence[np.ndarray],
     ) -> None:
-        """Copy the rows of samples that were requested.
+        """Copy the rows of requested samples.
 
         Args:
             views: View of each sample.
-            indices: Image of each sample.
-            outs: For each array, the destination of shape (samples, ...).
+            indices: Image index of each sample.
+            outs: One destination array of shape (samples, ...) per reader.
         """
         numbers, within = np.divmod(indices, self._block)
         keys, inverse = np.unique(views * self._blocks + numbers, return_inverse=True)

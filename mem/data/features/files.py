@@ -1,4 +1,4 @@
-"""Feature files of a frozen backbone. They are written once per view and read by every head."""
+"""Feature files of a frozen backbone. They are written once and read by every head."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mem.errors import UserError
 
 
 def feature_file(folder: Path, split: str, kind: str) -> Path:
-    """Return the path of the `pooled` features, the `tokens` or the `labels` of a split."""
+    """Return the path of a split's `pooled` features, `tokens` or `labels`."""
     return folder / f"{split}-{kind}.npy"
 
 
 def create_feature_file(
     folder: Path, split: str, kind: str, shape: tuple[int, ...], dtype: str = "float32"
 ) -> np.ndarray:
-    """Create an array on disk that any process can open and write in parts.
+    """Create an array on disk. Any process can open it and write parts of it.
 
-    Shapes are (views, images, width) for `pooled` and (views, images, tokens, width) for `tokens`. View 0 is the plain
-    view.
+    The shape is (views, images, width) for `pooled` and (views, images, tokens, width) for `tokens`. View 0 is the
+    plain view.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(feature_file(folder, split, kind), mode="w+", dtype=np.dtype(dtype), shape=shape)
@@ -35,7 +35,7 @@ def create_feature_file(
 
 @runtime_checkable
 class FeatureSource(Protocol):
-    """The features of one split: stored, in memory, or computed on request."""
+    """Features of one split: stored on disk, in memory, or computed on request."""
 
     @property
     def labels(self) -> Int64[np.ndarray, " images"]:
@@ -46,35 +46,35 @@ class FeatureSource(Protocol):
 
     @property
     def views(self) -> int:
-        """The plain view and the augmented ones."""
+        """Number of views, including the plain view."""
         ...
 
     @property
     def has_tokens(self) -> bool:
-        """Whether there are tokens in addition to the pooled feature."""
+        """Whether tokens are available in addition to the pooled features."""
         ...
 
     def shape(self, *, tokens: bool) -> tuple[int, ...]:
-        """Shape of one sample of `inputs`."""
+        """Shape of one sample returned by `inputs`."""
         ...
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> torch.Tensor:
-        """Return a head's input: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
+        """Return head inputs: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
         ...
 
 
 @runtime_checkable
 class StreamedFeatureSource(FeatureSource, Protocol):
-    """A split that computes its features on request and can prepare the next ones meanwhile."""
+    """A split that computes features on request and can prepare the next batch in the background."""
 
     def stream(self, samples: Iterable[tuple[np.ndarray, np.ndarray]], *, tokens: bool) -> Iterator[torch.Tensor]:
-        """Yield `inputs` for each pair of views and indices."""
+        """Yield the result of `inputs` for each pair of views and indices."""
         ...
 
 
 @dataclass(frozen=True)
 class FeatureSplit:
-    """The features of one split, mapped from disk or in memory."""
+    """Features of one split, memory-mapped or in memory."""
 
     pooled: np.ndarray
     """(views, images, width), float32."""
@@ -87,7 +87,7 @@ class FeatureSplit:
 
     @property
     def views(self) -> int:
-        """The plain view and the augmented ones."""
+        """Number of views, including the plain view."""
         return len(self.pooled)
 
     @property
@@ -96,14 +96,14 @@ class FeatureSplit:
         return self.tokens is not None
 
     def shape(self, *, tokens: bool) -> tuple[int, ...]:
-        """Shape of one sample of `inputs`."""
+        """Shape of one sample returned by `inputs`."""
         if not tokens:
             return self.pooled.shape[2:]
         assert self.tokens is not None
         return (1 + self.tokens.shape[2], self.tokens.shape[3])
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> torch.Tensor:
-        """Return a head's input: (samples, width), or (samples, 1 + tokens, width), pooled feature first; float32."""
+        """Return head inputs as float32; see `FeatureSource.inputs`."""
         pooled = self.pooled[views, indices]
         if not tokens:
             return torch.from_numpy(np.ascontiguousarray(pooled))
@@ -112,7 +112,7 @@ class FeatureSplit:
 
 
 def open_split(folder: Path, split: str) -> FeatureSplit:
-    """Open the features of a split.
+    """Open the stored features of a split.
 
     Raises:
         UserError: A file is missing, has the wrong shape or contains non-finite values, or features are not stored.
@@ -125,7 +125,7 @@ def open_split(folder: Path, split: str) -> FeatureSplit:
     except FileNotFoundError as error:
         if is_online(folder):
             raise UserError(
-                f"{folder}: contains labels but no features, because its study sets `features.online: true`. Set it to "
+                f"{folder}: contains labels but no features, because the study sets `features.online: true`. Set it to "
                 "false and run the study again to store features."
             ) from None
         raise UserError(f"{error.filename}: no such file. Run `mem features` to write it.") from None
@@ -140,7 +140,7 @@ def open_split(folder: Path, split: str) -> FeatureSplit:
             "expected (views, images, width). Delete the folder and run `mem features` again."
         )
     if not _finite(pooled):
-        raise UserError(f"{folder}: the features of {split} contain non-finite values. Compute the features again.")
+        raise UserError(f"{folder}: the features of {split} contain non-finite values. Recompute the features.")
     return FeatureSplit(pooled, tokens, labels)
 
 
@@ -158,7 +158,7 @@ _VALUES_PER_READ = 1 << 20
 
 
 def _finite(array: np.memmap) -> bool:
-    """Return whether all values are finite. Uses reads, because pages of a mapping count as memory of the process."""
+    """Return whether all values are finite. Reads the file, because mapped pages would count as process memory."""
     with open(str(array.filename), "rb", buffering=0) as file:
         file.seek(array.offset)
         while len(part := np.fromfile(file, array.dtype, _VALUES_PER_READ)):
@@ -168,7 +168,7 @@ def _finite(array: np.memmap) -> bool:
 
 
 def write_about(folder: Path, about: dict[str, object]) -> None:
-    """Write features.json: class counts, width, and other facts that the arrays do not contain."""
+    """Write features.json, which contains class counts, width and other metadata."""
     files.write_text(folder / "features.json", json.dumps(about, indent=2) + "\n")
 
 
@@ -185,5 +185,5 @@ def read_about(folder: Path) -> dict[str, object]:
 
 
 def is_online(folder: Path) -> bool:
-    """Return whether a run stores no features, so that heads compute them on request."""
+    """Return whether a run stores no features because heads compute them on request."""
     return (folder / "features.json").exists() and bool(read_about(folder).get("online"))

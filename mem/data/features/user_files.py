@@ -1,4 +1,4 @@
-"""Import of features from user-provided files into a run folder."""
+"""Import of user-provided feature files into a run folder."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]
         arrays.require_known_labels(labels[split], len(counts), split)
         if array.shape[1:] != features["train"].shape[1:]:
             raise UserError(
-                f"{split} ({array.path}): the features of an image have shape {array.shape[1:]}, those of train "
-                f"{features['train'].shape[1:]}. Compute all splits with the same backbone."
+                f"{split} ({array.path}): features have shape {array.shape[1:]} per image, but train has shape "
+                f"{features['train'].shape[1:]}. Compute the features of all splits with the same backbone."
             )
     for split in ("train", "val", "test"):
         _copy(features.get(split), features["train"].shape, folder, split)
@@ -50,7 +50,7 @@ def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]
 
 
 class FeatureArrayReader:
-    """Reads slices of the array in a `.npy` file, or of a tensor in a `.safetensors` file.
+    """Reads slices of the array in a `.npy` file or of a tensor in a `.safetensors` file.
 
     Raises:
         UserError: The file does not exist, is damaged, or does not contain the tensor.
@@ -62,7 +62,7 @@ class FeatureArrayReader:
             self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file. Correct the path in the section `dataset` of the study.") from None
+            raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
         except (ValueError, EOFError, OSError, SafetensorError) as error:
             raise UserError(
                 f"{path}: cannot be read as an array of numbers in {path.suffix} format: {error}. Write the file again."
@@ -74,7 +74,7 @@ class FeatureArrayReader:
         if tensor not in names:
             raise UserError(
                 f"{self.path}: has no tensor `{tensor}`; it contains {', '.join(names) or 'none'}. Save the array "
-                f"under the name `{tensor}`."
+                f"with the name `{tensor}`."
             )
         return file.get_slice(tensor)
 
@@ -85,12 +85,12 @@ class FeatureArrayReader:
         return arrays.as_numpy(self._array[part])
 
     def all(self) -> np.ndarray:
-        """Return the complete array."""
+        """Read the complete array."""
         return self[:] if self.shape else np.asarray(0)
 
 
 def _copy(source: FeatureArrayReader | None, train_shape: tuple[int, ...], folder: Path, split: str) -> None:
-    """Write the pooled features and tokens of a split; files with 0 images if there is no source."""
+    """Write the pooled features and tokens of a split. Without a source, write files with 0 images."""
     if source is not None:
         arrays.check_features(source, f"{split} ({source.path})")
     images = 0 if source is None else len(source)

@@ -1,11 +1,11 @@
-"""Writer of feature files: bounded memory, any number of processes, and resumable.
+"""Resumable writer for feature files. Uses bounded memory and supports any number of processes.
 
-Features are written in chunks. While the writer works, the files are in the folder `unfinished`. Workflows do not
-declare this folder as an output, so that Snakemake does not delete it after an interruption. The file `map` in it has
-one byte per chunk, which becomes 1 when the chunk is on disk.
+Features are written in chunks. Incomplete files are in the folder `unfinished`. The workflow does not declare this
+folder as an output, so Snakemake does not delete it after an interruption. The file `unfinished/map` contains one byte
+per chunk, which is set to 1 when the chunk is on disk.
 
-The writer does not use a memory map, because its pages count as memory of the process, and because a full disk would
-end the process with SIGBUS instead of an error.
+The writer does not use a memory map, because mapped pages count as process memory, and because a full disk would kill
+the process with SIGBUS instead of raising an error.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ UNFINISHED_FOLDER = "unfinished"
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive images of a split in one view."""
+    """Consecutive images of one split in one view."""
 
     split: str
     view: int
     first: int
-    """First image."""
+    """Index of the first image."""
     count: int
     """Number of images."""
     number: int
-    """Position among all chunks, and in the file `map`."""
+    """Index of the chunk among all chunks and in the file `map`."""
 
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """Shapes and types of the feature files of a split. The field names are keys of plan.json."""
+    """Shapes and dtypes of a split's feature files. The field names are keys in plan.json."""
 
     views: int
     images: int
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of the features of one image, by kind (`pooled`, `tokens`)."""
     dtypes: Mapping[str, str]
-    """Numpy dtype, by kind."""
+    """NumPy dtype, by kind."""
 
 
 class FeatureWriter:
-    """Writes the features of all splits.
+    """Writes the feature files of all splits.
 
     One process calls `create_or_resume`. All processes then write their chunks and call `close`. Afterwards one
     process calls `finish`.
 
     Args:
-        folder: Folder of the finished files.
-        key: Key of the run. Files of another key are discarded instead of resumed.
+        folder: Destination folder of the finished files.
+        key: Key of the run. Unfinished files with a different key are discarded.
         layouts: The files to write, by split.
         chunk_images: Number of images per chunk.
-        save_seconds: Interval between saves. An interruption loses the chunks that were written since the last save.
+        save_seconds: Interval between saves. An interruption loses the chunks written since the last save.
     """
 
     def __init__(
         self, folder: Path, key: str, layouts: Mapping[str, SplitLayout], chunk_images: int, save_seconds: float
     ) -> None:
         self._target, self._folder, self._layouts = folder, folder / UNFINISHED_FOLDER, layouts
-        # Runs that were interrupted with an earlier version are resumed only if this content does not change.
+        # Do not change this content: otherwise, runs interrupted with an earlier version cannot be resumed.
         parts = {split: vars(layout) for split, layout in layouts.items()}
         self._plan = {"key": key, "size": chunk_images, "parts": parts}
         self._chunk_images, self._save_seconds = chunk_images, save_seconds
@@ -81,7 +81,7 @@ class FeatureWriter:
 
     @property
     def plan_file(self) -> Path:
-        """Path of the description of the unfinished files."""
+        """Path of the file that describes the unfinished files."""
         return self._folder / "plan.json"
 
     @property
@@ -90,10 +90,10 @@ class FeatureWriter:
         return self._folder / "map"
 
     def create_or_resume(self) -> int:
-        """Create the files, or keep the unfinished ones of this run. Must run before other processes use the writer.
+        """Create the files, or resume unfinished files of this run. Call this before other processes use the writer.
 
         Returns:
-            The number of images (times views) that are already on disk.
+            Number of images, summed over views, that are already on disk.
         """
         plan = json.dumps(self._plan, sort_keys=True)
         if not self._can_resume(plan):
@@ -109,7 +109,7 @@ class FeatureWriter:
         return sum(chunk.count for chunk in self.chunks() if saved[chunk.number])
 
     def _can_resume(self, plan: str) -> bool:
-        """Return whether the unfinished files belong to this run and have the right shapes."""
+        """Return whether the unfinished files belong to this run and have the expected shapes."""
         try:
             if self.plan_file.read_text() != plan or len(self._read_map()) != len(list(self.chunks())):
                 return False
@@ -140,14 +140,14 @@ class FeatureWriter:
         return [chunk for chunk in self.chunks() if not saved[chunk.number]]
 
     def write(self, chunk: Chunk, features: Mapping[str, np.ndarray]) -> None:
-        """Write a chunk. Saves if the last save was `save_seconds` ago.
+        """Write a chunk. Also save if `save_seconds` have passed since the last save.
 
         Args:
-            chunk: The chunk.
-            features: Features of its images, by kind, each of shape (images, ...).
+            chunk: The chunk to write.
+            features: Features of the chunk's images, by kind, each of shape (images, ...).
 
         Raises:
-            UserError: Values are not finite, or too large for the dtype of the file.
+            UserError: Values are not finite or exceed the range of the file's dtype.
             OSError: Writing failed, for example because the disk is full.
         """
         layout = self._layouts[chunk.split]
@@ -183,7 +183,7 @@ class FeatureWriter:
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
-        """Save, and close the files."""
+        """Save the written chunks and close the files."""
         if self._unsaved:
             self.save()
         for descriptor, _ in self._open.values():
@@ -191,7 +191,7 @@ class FeatureWriter:
         self._open = {}
 
     def finish(self) -> None:
-        """Move the complete files to their final place. Must run after all processes have called `close`."""
+        """Move the complete files to the destination folder. Call this after all processes have called `close`."""
         for split, layout in self._layouts.items():
             for kind in layout.shapes:
                 os.replace(feature_file(self._folder, split, kind), feature_file(self._target, split, kind))
@@ -199,7 +199,7 @@ class FeatureWriter:
         shutil.rmtree(self._folder)
 
     def _file(self, split: str, kind: str) -> tuple[int, int]:
-        """Return the descriptor of a file and the offset of its first value, in bytes."""
+        """Return a file's descriptor and the offset of its first value, in bytes."""
         if (split, kind) not in self._open:
             path = feature_file(self._folder, split, kind)
             offset = np.load(path, mmap_mode="r").offset
@@ -208,7 +208,7 @@ class FeatureWriter:
 
 
 def chunks_of_rank(chunks: list[Chunk], rank: int, ranks: int) -> list[Chunk]:
-    """Return the contiguous part of the chunks that a rank writes."""
+    """Return the contiguous range of chunks that a rank writes."""
     return chunks[rank * len(chunks) // ranks : (rank + 1) * len(chunks) // ranks]
 
 
@@ -217,12 +217,13 @@ def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.d
     if finite.all():
         last = chunk.first + chunk.count - 1
         return (
-            f"features.dtype: {kind} features of images {chunk.first} to {last} of {chunk.split} reach "
+            f"features.dtype: {kind} features of images {chunk.first} to {last} of {chunk.split} have values "
+            f"up to "
             f"{np.abs(values).max():.3g}, but the maximum of {dtype} is {np.finfo(dtype).max:.3g}. Set features.dtype "
             "to float32."
         )
     image = chunk.first + int(np.flatnonzero(~finite)[0])
     return (
-        f"The {kind} feature of image {image} of {chunk.split} (view {chunk.view}) is not finite: the training of the "
-        "backbone diverged. Finetune it again with a lower base_lr."
+        f"The {kind} feature of image {image} of {chunk.split} (view {chunk.view}) is not finite: the backbone "
+        "diverged during training. Finetune it again with a lower base_lr."
     )
