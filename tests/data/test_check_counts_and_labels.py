@@ -11,7 +11,7 @@ from tests.data.twelve_classes import CLASSES, PER_CLASS, all_entries, entries, 
 def test_published_counts_pass(root):
     findings = check(image_set(root, reference=reference()))
     assert findings.status == 0
-    assert any("counts per split, class and shot group agree with Twelve (2026)" in line for line in findings.passed)
+    assert any("counts per split, class and shot group match Twelve (2026)" in line for line in findings.passed)
 
 
 def test_all_differences_from_the_published_counts_are_reported(root):

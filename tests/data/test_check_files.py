@@ -52,7 +52,7 @@ def test_unlisted_images_give_a_note(root):
     (root / "train/c04/readme.txt").write_text("not an image")
     findings = check(image_set(root))
     assert findings.status == 0
-    assert "7 image files are in no list, in 1 folder: " in printed(findings, Severity.NOTE)
+    assert "7 image files are not in any list, in 1 folder: " in printed(findings, Severity.NOTE)
     assert "c04 (7: new" in printed(findings, Severity.NOTE)
 
 
@@ -61,7 +61,7 @@ def test_a_partly_unpacked_archive_is_recognised_by_its_missing_last_folders(roo
         shutil.rmtree(root / f"train/c{k}")
     text = printed(check(image_set(root)))
     assert f"2 of 12 folders in {root}/train/ with 8 listed images do not exist: c10, c11" in text
-    assert "last ones in alphabetical order. The archive was only partly unpacked or copied" in text
+    assert "last ones in alphabetical order. The archive was only partially unpacked or copied" in text
 
 
 def test_a_partly_unpacked_folder_is_recognised_by_its_missing_last_files(root):
@@ -70,7 +70,7 @@ def test_a_partly_unpacked_folder_is_recognised_by_its_missing_last_files(root):
     text = printed(check(image_set(root)))
     assert "3 listed files are missing" in text
     assert "last ones in alphabetical order in" in text
-    assert "The archive was only partly unpacked or copied" in text
+    assert "The archive was only partially unpacked or copied" in text
 
 
 def test_other_missing_class_folders_are_counted(root):
@@ -93,7 +93,7 @@ def test_another_archive_of_places_is_recognised(root):
     (root / "val").rename(root / "val_256")
     text = printed(check(image_set(root)))
     assert "2 of 3 folders" in text
-    assert "The lists refer to train/, val/, but data_256/, val_256/ is on disk: another archive of Places" in text
+    assert "The lists refer to train/, val/, but data_256/, val_256/ is on disk: a different Places archive" in text
 
 
 def test_a_root_that_is_too_high_is_recognised(root, tmp_path_factory):

@@ -121,7 +121,7 @@ def test_a_budget_selects_raw_pixels_or_a_jpeg_quality(tree, tmp_path):
     messages: list[str] = []
     best = fitted(tree, tmp_path / "best", 0.9 * pixels_gb, messages)
     assert (best["storage"], best["jpeg_quality"]) == ("jpeg", 95)
-    assert "allowed, as JPEG of quality 95" in messages[-1]
+    assert "budget, stored as JPEG with quality 95" in messages[-1]
     lower = fitted(tree, tmp_path / "lower", 0.25 * pixels_gb)
     assert 50 <= lower["jpeg_quality"] < 95
     sizes = [int(Beton(tmp_path / "lower" / f"{name}.beton")._sizes.sum()) for name in COUNTS]
@@ -135,7 +135,7 @@ def test_a_budget_selects_raw_pixels_or_a_jpeg_quality(tree, tmp_path):
 
 def test_a_budget_that_is_too_small_is_rejected_with_the_sizes(tree, tmp_path):
     message = refusal(tree, tmp_path, storage="fit", size_budget_gb=1e-5)
-    assert message.startswith("dataset.size_budget_gb: 1e-05 GB is not enough for 210 images. They take 0.00134 GB raw")
+    assert message.startswith("dataset.size_budget_gb: 1e-05 GB is not enough for 210 images. They need 0.00134 GB raw")
     assert "at the lowest quality, 50." in message
 
 

@@ -151,7 +151,7 @@ FEATURES, LABELS = make_features()
     ("features", "labels", "expected"),
     [
         (FEATURES[:-1], LABELS, r"train: there are features of 354 images, but labels of shape \(355,\)"),
-        (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label for each image"),
+        (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label per image"),
         (FEATURES[:, 0], LABELS, r"features have shape \(355,\); expected \(images, width\)"),
         (FEATURES[:0], LABELS[:0], "train: has no images"),
         (with_nan(FEATURES, 77), LABELS, "train: the features of image 77 .* not finite"),

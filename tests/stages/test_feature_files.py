@@ -76,7 +76,7 @@ def features_error(folder: Path, values: dict) -> str:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda f, y: (f[:-1], y), "labels of shape (355,); expected one label for each image, (354,)"),
+        (lambda f, y: (f[:-1], y), "labels of shape (355,); expected one label per image, shape (354,)"),
         (lambda f, y: (f[:, :, :5], y), "features have shape (4, 8) per image, but train has shape (4, 5)"),
         (lambda f, y: (np.where(np.arange(355)[:, None, None] == 300, np.nan, f), y), "the features of image 300"),
         (lambda f, y: (f, np.where(y == 4, 3, y)), "train: class 4 has no training images"),

@@ -7,5 +7,5 @@ JPEG, RAW = 0, 1
 MAX_SIDE = 65_500
 """Longest side of an image, in pixels. FFCV stores sides in 16 bits, and libjpeg's limit is slightly below that."""
 PAGE_BYTES = 8 << 20
-"""Minimum page size. No image crosses a page boundary, so that FFCV's page cache can read the file. If an image does not
-fit, the page size of the file is the next power of two that is large enough."""
+"""Minimum page size. No image crosses a page boundary, so that FFCV's page cache can read the file. If an image
+does not fit, the page size of the file is the next power of two that is large enough."""

@@ -47,8 +47,8 @@ class Beton:
         table = reader.alloc_table
         if len(table) != reader.num_samples or len(reader.metadata) != reader.num_samples:
             raise UserError(
-                f"{path}: the file is incomplete: its header specifies {reader.num_samples} images, but its table lists "
-                f"{len(table)}. Delete it and run `mem convert` again."
+                f"{path}: the file is incomplete: its header specifies {reader.num_samples} images, but its table "
+                f"lists {len(table)}. Delete it and run `mem convert` again."
             )
         self.path = path
         self.labels: Int64[np.ndarray, " images"] = reader.metadata["f1"].astype(np.int64)

@@ -1,1 +1,1 @@
-"""Checks of a dataset before its conversion: counts, labels, files and their contents."""
+"""Dataset checks before conversion: counts, labels, files and file contents."""

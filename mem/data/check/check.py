@@ -1,4 +1,4 @@
-"""`mem data check`: report all problems of a dataset at once: counts, labels, files and their contents."""
+"""`mem data check`: reports all problems in a dataset's counts, labels, files and file contents at once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.progress import Progress
 
 SIZE_SECONDS = 40
-"""Time limit for reading file sizes, so that a check of a slow file system takes less than a minute."""
+"""Time limit for reading file sizes, so that a check takes less than a minute even on a slow file system."""
 
 
 def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] = lambda count: None) -> Findings:
-    """Check a dataset without changing anything.
+    """Check a dataset without modifying it.
 
     Args:
-        images: The dataset from `read_unchecked`.
-        deep: Read all file sizes without a time limit, and decode every image.
-        done: With `deep`, called with 1 for each decoded image.
+        images: The dataset, as returned by `read_unchecked`.
+        deep: Whether to read all file sizes without a time limit and decode every image.
+        done: Called with 1 for each decoded image if `deep` is set.
     """
     findings = Findings()
     check_counts(images, findings)
@@ -48,17 +48,17 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
 
 
 def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bool, labels: Path | None) -> int:
-    """Check the images of a study and print the findings.
+    """Check the dataset of a study and print the findings.
 
     Args:
         study: The study.
-        files: Its YAML files, for the suggested next command.
-        order: Class order; the study's first by default.
-        deep: Decode every image.
-        labels: Where to write the label map.
+        files: YAML files of the study, for the suggested next command.
+        order: Class order. Defaults to the study's first one.
+        deep: Whether to decode every image.
+        labels: Path of the label map to write, if any.
 
     Returns:
-        The exit status: 0, or 1 if there are errors or warnings.
+        The exit status: 1 if there are errors or warnings, else 0.
 
     Raises:
         UserError: The dataset cannot be read.
@@ -88,13 +88,13 @@ def _summary(study: Study, images: ImageSet) -> list[str]:
 def _next_step(files: Sequence[Path], findings: Findings) -> str:
     names = " ".join(map(str, files))
     if not findings.status:
-        return f"Next: run `mem data show {names}`, or the study itself: `snakemake --configfile {names}`"
+        return f"Next: run `mem data show {names}`, or start the study: `snakemake --configfile {names}`"
     action = "fix the errors" if findings.of(Severity.ERROR) else "decide whether the warnings are acceptable"
     return f"Next: {action}, then run `mem data check {names}` again"
 
 
 def digest(images: ImageSet) -> str:
-    """Return the SHA-256 digest of the names and labels of all splits."""
+    """Return the SHA-256 digest of the image names and labels in all splits."""
     parts = (f"{name} {names_digest(split)}\n" for name, split in images.splits.items())
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -104,7 +104,7 @@ def digest(images: ImageSet) -> str:
 
 def _check_files(listings: Sequence[FolderListing], findings: Findings) -> None:
     if not listings:
-        findings.passed.append("no image files to look for: the dataset was read completely")
+        findings.passed.append("no image files to check: the dataset was read completely")
         return
     explain_missing_files(listings, findings)
     empty = [f"{listing.folder}/{name}" for listing in listings for name in listing.empty]
@@ -113,7 +113,7 @@ def _check_files(listings: Sequence[FolderListing], findings: Findings) -> None:
             Severity.ERROR,
             f"{counted(len(empty), 'listed file is', 'listed files are')} empty (0 bytes)",
             empty,
-            advice="A download or unpacking was interrupted, or the disk was full. Get the files again.",
+            advice="A download or unpacking was interrupted, or the disk was full. Download or copy the files again.",
         )
     _note_unlisted_files(listings, findings)
     unsized = sum(listing.unsized for listing in listings)
@@ -134,12 +134,12 @@ def _note_unlisted_files(listings: Sequence[FolderListing], findings: Findings) 
         unlisted = sum(listing.unlisted for listing in folders)
         findings.add(
             Severity.NOTE,
-            f"{counted(unlisted, 'image file is', 'image files are')} in no list, in "
+            f"{counted(unlisted, 'image file is', 'image files are')} not in any list, in "
             f"{counted(len(folders), 'folder', 'folders')}",
             [
                 f"{listing.folder} ({listing.unlisted:,}: {first_few(listing.unlisted_examples)})"
                 for listing in folders[:2]
             ],
             count=len(folders),
-            advice="Such files are not used. This is normal if the lists select a part of a larger dataset.",
+            advice="Such files are not used. This is normal if the lists select a subset of a larger dataset.",
         )

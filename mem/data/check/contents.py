@@ -1,4 +1,4 @@
-"""Checks of file contents: the first bytes of a sample of files, or the decoding of all."""
+"""Checks for file contents: read the first bytes of a sample of files, or decode all images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.data.datasets import ImageSet, ImageSplit
 from mem.data.datasets.file_listing import THREADS
 
 SAMPLED_FILES = 1_000
-"""Number of files of each split whose first bytes are read, evenly spaced."""
+"""Number of evenly spaced files per split whose first bytes are read."""
 _IMAGE_STARTS = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG\r\n\x1a\n",
@@ -33,11 +33,11 @@ _OTHER_STARTS = (
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 _IN_FLIGHT = 32
-"""Images in memory per worker thread."""
+"""Number of images in memory per worker thread."""
 
 
 def non_image_format(start: bytes) -> str:
-    """Return what a file is if it is not an image, by its first 64 bytes; "" for an image."""
+    """Return the format of a file that is not an image, from its first 64 bytes; "" for an image."""
     if start.startswith(_IMAGE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return ""
     if start[4:8] == b"ftyp" or (start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()):
@@ -52,12 +52,12 @@ def non_image_format(start: bytes) -> str:
 
 
 def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) -> None:
-    """Check that a sample of the files of each split are images, by their first bytes.
+    """Check the first bytes of a sample of files in each split to detect files that are not images.
 
     Args:
-        images: The dataset. Splits whose images are not single files are skipped.
+        images: The dataset. Splits whose images are not in separate files are skipped.
         absent: Files that are known to be missing or empty.
-        findings: Receives the findings.
+        findings: The findings are added to it.
     """
     sampled = dict.fromkeys(file for split in images.splits.values() for file in _sample(split))
     files = [file for file in sampled if file not in absent]
@@ -72,10 +72,10 @@ def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) ->
             Severity.ERROR,
             f"{len(wrong):,} of {len(files):,} sampled files {are_not_images}",
             wrong,
-            advice="Get them again. To find all unreadable files, run the check with --deep.",
+            advice="Download or copy them again. To find all unreadable files, run the check with --deep.",
         )
     else:
-        findings.passed.append(f"{len(files):,} sampled files start like images (--deep decodes all)")
+        findings.passed.append(f"{len(files):,} sampled files have image signatures (use --deep to decode all)")
 
 
 def _sample(split: ImageSplit) -> list[str]:
@@ -97,13 +97,13 @@ def _non_image_format_of(file: str) -> str:
 
 
 def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Callable[[int], None]) -> None:
-    """Decode every image. Find unreadable images and images with the same content.
+    """Decode every image to find unreadable images and images with identical content.
 
     Args:
         images: The dataset.
         absent: Files that are known to be missing or empty. They are skipped.
-        findings: Receives the findings and a digest of all contents.
-        done: Called with 1 for each image.
+        findings: The findings and a digest of all contents are added to it.
+        done: Called with 1 after each image.
     """
     all_contents = hashlib.sha256()
     unreadable: list[str] = []
@@ -129,7 +129,7 @@ def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Cal
             Severity.ERROR,
             f"{len(unreadable):,} of {present:,} existing images cannot be decoded",
             unreadable,
-            advice="Get them again, or set `unreadable: skip` in the study's dataset section to leave them out.",
+            advice="Download or copy them again, or set `unreadable: skip` in the study's dataset section.",
         )
     else:
         findings.passed.append(f"all {present:,} existing images can be decoded")
@@ -141,7 +141,7 @@ def _report_duplicate_contents(duplicates: dict[tuple[str, str], list[str]], fin
     for (first, second), names in duplicates.items():
         have = counted(len(names), f"image of {second} has", f"images of {second} have")
         if first == second:
-            findings.add(Severity.NOTE, f"{have} the same content as an earlier one", names)
+            findings.add(Severity.NOTE, f"{have} the same content as an earlier image", names)
         else:
             findings.add(
                 Severity.WARNING,
@@ -152,7 +152,7 @@ def _report_duplicate_contents(duplicates: dict[tuple[str, str], list[str]], fin
 
 
 def _content_digests(split: ImageSplit, absent: set[str]) -> Iterator[tuple[bytes, str]]:
-    """Yield the digest of each image's content and, if it cannot be decoded, the reason."""
+    """Yield the digest of each image's content and, if the image cannot be decoded, the reason."""
 
     def digest(i: int) -> tuple[bytes, str]:
         from mem.data.codecs.decode import Unreadable, decode

@@ -1,4 +1,4 @@
-"""Checks of index files, without looking at image files: counts, empty classes, duplicates, labels of folders."""
+"""Checks that need only index files: counts, empty classes, duplicates, and the labels of class folders."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from mem.data.datasets.problems import MAX_EXAMPLES
 from mem.longtail import class_counts
 
 _MAX_MIXED = 0.1
-"""If a larger share of a split's folders have several labels, its folders are not class folders."""
+"""If a larger fraction of a split's folders has several labels, the folders are not treated as class folders."""
 
 
 def check_counts(images: ImageSet, findings: Findings) -> None:
-    """Compare the counts with the published ones."""
+    """Compare the dataset's counts with the published counts."""
     reference = images.reference
     if reference is None:
         return
     differences = count_differences(images)
     if not differences:
-        findings.passed.append(f"counts per split, class and shot group agree with {reference.title}")
+        findings.passed.append(f"counts per split, class and shot group match {reference.title}")
         return
     findings.add(
         Severity.WARNING,
-        f"The counts differ from {reference.title}",
+        f"The counts differ from those of {reference.title}",
         differences,
-        advice="Get the published lists again. Results on other data cannot be compared with published results.",
+        advice="Download the published lists again. Results on different data cannot be compared with published "
+        "results.",
     )
 
 
 def check_empty_classes(images: ImageSet, findings: Findings) -> None:
-    """Find classes without training images."""
+    """Report classes without training images."""
     counts = class_counts(images.train.labels, len(images.classes))
     empty = [images.classes[k] for k in np.flatnonzero(counts == 0)]
     if empty:
@@ -44,13 +45,13 @@ def check_empty_classes(images: ImageSet, findings: Findings) -> None:
             Severity.ERROR,
             f"{counted(len(empty), 'class has', 'classes have')} no training images",
             empty,
-            advice="Check that the training list and the list of classes are of the same dataset. Add images or "
+            advice="Check that the training list and the class list belong to the same dataset. Add images or "
             "remove the classes.",
         )
 
 
 def check_duplicates(images: ImageSet, findings: Findings) -> None:
-    """Find images that occur twice in a split or in two splits, by name, otherwise by file."""
+    """Report images that occur twice in a split or in two splits. Compares names, then files."""
     splits = images.splits.items()
     for columns in ({name: split.names for name, split in splits}, {name: split.files or () for name, split in splits}):
         by_splits: dict[tuple[str, str], list[str]] = {}
@@ -62,7 +63,7 @@ def check_duplicates(images: ImageSet, findings: Findings) -> None:
                 Severity.ERROR,
                 f"{counted(len(entries), 'image is', 'images are')} listed {where}",
                 entries,
-                advice="Each image must be in one split, once. Remove the duplicates from a list.",
+                advice="Each image must occur only once, in a single split. Remove the duplicates from a list.",
             )
         if by_splits:
             return
@@ -70,7 +71,7 @@ def check_duplicates(images: ImageSet, findings: Findings) -> None:
 
 
 def _duplicates(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
-    """Yield first split, second split and entry of each entry that occurs twice."""
+    """Yield the first split, the second split and the entry for each entry that occurs twice."""
     if len(set(chain(*columns.values()))) == sum(map(len, columns.values())):
         return
     first_split: dict[str, str] = {}
@@ -83,9 +84,9 @@ def _duplicates(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str
 
 
 def check_labels(images: ImageSet, findings: Findings) -> None:
-    """Find class folders whose images have several labels, in one split or across splits.
+    """Report class folders whose images have several labels, in one split or across splits.
 
-    Splits whose folders are not classes are skipped.
+    Splits without class folders are skipped.
     """
     codes: dict[str, int] = {}
     pairs: list[np.ndarray] = []
@@ -109,20 +110,21 @@ def check_labels(images: ImageSet, findings: Findings) -> None:
             f"{counted(len(mixed), 'folder has', 'folders have')} images with several labels",
             examples,
             count=len(mixed),
-            advice="All other folders have one label. Check that train, val and test number their labels the same way.",
+            advice="All other folders have one label. Check that the labels of train, val and test are numbered in the "
+            "same way.",
         )
     else:
         findings.passed.append(f"each of {(labels > 0).sum():,} folders has one label, the same in every split")
 
 
 def _class_folder(name: str) -> str:
-    """Return the folders of a name without the first, which is that of the split or archive."""
+    """Return the folders in a name without the first one, which is the folder of the split or archive."""
     folder = posixpath.dirname(name)
     return folder.partition("/")[2] or folder
 
 
 def _note_labels_sorted_as_text(images: ImageSet, findings: Findings) -> None:
-    """Note that numbered folders are sorted as text, so that labels differ from the folders' numbers."""
+    """Report numbered folders that are sorted as text, so that labels differ from folder numbers."""
     numbers = [posixpath.basename(folder) for folder in first_folders(images)]
     if all(number.isdecimal() for number in numbers) and numbers == sorted(numbers):
         different = [k for k, number in enumerate(numbers) if int(number) != k]
@@ -131,6 +133,6 @@ def _note_labels_sorted_as_text(images: ImageSet, findings: Findings) -> None:
             findings.add(
                 Severity.NOTE,
                 f"Labels follow the numbered folders sorted as text: label {k} is folder {numbers[k]}",
-                advice="Classifiers that were trained elsewhere with the folder's number as label do not fit these "
+                advice="Classifiers that were trained elsewhere with folder numbers as labels do not match these "
                 "labels.",
             )

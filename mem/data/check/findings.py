@@ -1,4 +1,4 @@
-"""Findings of a check, sorted by severity, with advice for each."""
+"""Findings of a dataset check, each with a severity and advice."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ HEADINGS = {Severity.ERROR: "ERRORS", Severity.WARNING: "WARNINGS", Severity.NOT
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a check."""
+    """A finding of a dataset check."""
 
     severity: Severity
     text: str
-    """One sentence: the problem and the number of cases."""
+    """One sentence that states the problem and the number of cases."""
     examples: tuple[str, ...] = ()
-    """The first cases."""
+    """Examples of the first cases."""
     advice: str = ""
-    """What to do."""
+    """What the user can do about it."""
 
     def lines(self) -> list[str]:
-        """Return the printed lines."""
+        """Return the lines to print."""
         separator = "; " if any(", " in example for example in self.examples) else ", "
         examples = f": {separator.join(map(printable, self.examples))}" if self.examples else "."
         return [f"  {self.text}{examples}", *([f"    {self.advice}"] if self.advice else [])]
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass
 class Findings:
-    """All findings of a check, and the checks that passed."""
+    """All findings of a dataset check, and the checks that passed."""
 
     found: list[Finding] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Findings:
     def add(
         self, severity: Severity, text: str, examples: Sequence[str] = (), *, advice: str = "", count: int | None = None
     ) -> None:
-        """Add a finding. The first examples are kept; `count` is the number of cases if `examples` has only some."""
+        """Add a finding with its first examples. Pass `count`, the number of cases, if `examples` is incomplete."""
         kept = list(examples[:MAX_EXAMPLES])
         more = (len(examples) if count is None else count) - len(kept)
         if kept and more > 0:
@@ -61,7 +61,7 @@ class Findings:
         self.found.append(Finding(severity, text, tuple(kept), advice))
 
     def of(self, severity: Severity) -> list[Finding]:
-        """Return the findings of one severity."""
+        """Return the findings with the given severity."""
         return [finding for finding in self.found if finding.severity == severity]
 
     @property
@@ -70,7 +70,7 @@ class Findings:
         return int(any(finding.severity != Severity.NOTE for finding in self.found))
 
     def lines(self) -> list[str]:
-        """Return the printed lines: findings, most serious first, then the checks that passed."""
+        """Return the lines to print: findings, most serious first, then the checks that passed."""
         lines: list[str] = []
         for severity, heading in HEADINGS.items():
             if findings := self.of(severity):
@@ -79,10 +79,10 @@ class Findings:
 
 
 def counted(count: int, singular: str, plural: str) -> str:
-    """Return a count with the singular or plural of what is counted."""
+    """Format a count with the singular or plural form of a noun phrase."""
     return f"{count:,} {singular if count == 1 else plural}"
 
 
 def first_few(values: Sequence[object], limit: int = 3) -> str:
-    """Return the first values, separated by commas."""
+    """Format the first values, separated by commas."""
     return ", ".join(map(str, values[:limit])) + (", …" if len(values) > limit else "")

@@ -1,4 +1,4 @@
-"""Report of missing files with the likely reason: a partly unpacked archive, another archive, root or suffix."""
+"""Report of missing files with the likely cause, such as a partially unpacked archive or a wrong root or suffix."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mem.data.check.findings import Findings, Severity, counted
 from mem.data.datasets.file_listing import FolderListing
 
 _PLACES_LAYOUTS = ({"train", "val"}, {"data_256", "val_256"}, {"data_large", "val_large"})
-"""Folders of the archives of Places365-Standard."""
+"""Folders in the Places365-Standard archives."""
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2")
 _MAX_SEARCHED_FOLDERS = 2_000
-"""Limit of the search for a moved folder."""
+"""Maximum number of folders in the search for a moved folder."""
 _MAX_SEARCH_DEPTH = 4
 
 _MissingFolders = Mapping[tuple[str, str], Sequence[FolderListing]]
-"""Listings of missing folders, by the deepest folder of their path that exists and the name below it that does not."""
+"""Listings of missing folders, by the deepest existing folder of their path and the first missing name below it."""
 
 
 def explain_missing_files(listings: Sequence[FolderListing], findings: Findings) -> None:
@@ -41,7 +41,7 @@ def explain_missing_files(listings: Sequence[FolderListing], findings: Findings)
 
 
 def _existing_parent(folder: str) -> tuple[str, str]:
-    """Return the deepest folder of a path that exists, and the name below it that does not."""
+    """Return the deepest existing folder of a path and the first missing name below it."""
     child = folder
     while True:
         parent = os.path.dirname(child) or "."
@@ -73,15 +73,15 @@ def _report_folders(
     if not advice and len(children) < len(expected):
         they = "It is the last one" if len(children) == 1 else "They are the last ones"
         last = f"{they} in alphabetical order. " if children == expected[-len(children) :] else ""
-        advice = f"{last}The archive was only partly unpacked or copied. Unpack it again."
+        advice = f"{last}The archive was only partially unpacked or copied. Unpack it again."
     if not advice:
         content = f"contains {_first_few(existing)}" if existing else "is empty"
-        advice = f"{parent}/ {content}. Check that the study's root is the folder that the lists start from."
+        advice = f"{parent}/ {content}. Check that the paths in the lists are relative to the study's root."
     findings.add(Severity.ERROR, text, examples, advice=advice)
 
 
 def _advice_on_layout(parent: str, children: Sequence[str], missing: _MissingFolders, existing: Sequence[str]) -> str:
-    """Return advice if the files on disk have another layout than the lists; "" if none is recognised."""
+    """Return advice if a known difference between the folders on disk and in the lists is recognised, else ""."""
     first = children[0]
     sample = missing[parent, first][0]
     listed = next((layout for layout in _PLACES_LAYOUTS if layout.issuperset(children)), set())
@@ -89,8 +89,8 @@ def _advice_on_layout(parent: str, children: Sequence[str], missing: _MissingFol
     if listed and others:
         found = ", ".join(f"{name}/" for name in sorted(set.union(*others).intersection(existing)))
         return (
-            f"The lists refer to {', '.join(f'{child}/' for child in children)}, but {found} is on disk: another "
-            "archive of Places. Use the lists for that archive, or unpack the archive that these lists are for."
+            f"The lists refer to {', '.join(f'{child}/' for child in children)}, but {found} is on disk: a "
+            "different Places archive. Use the lists for that archive, or unpack the archive that matches these lists."
         )
     packed = [
         name
@@ -98,7 +98,7 @@ def _advice_on_layout(parent: str, children: Sequence[str], missing: _MissingFol
         if any(name == child + suffix for child in children[:50] for suffix in _ARCHIVE_SUFFIXES)
     ]
     if packed:
-        return f"Not unpacked: {_first_few(packed)} in {parent}/. Unpack each into a folder of its name."
+        return f"Not unpacked: {_first_few(packed)} in {parent}/. Unpack each archive into a folder with the same name."
     by_case = {name.casefold(): name for name in existing}
     if first.casefold() in by_case:
         found = by_case[first.casefold()]
@@ -126,7 +126,7 @@ def _find_moved(root: str, name: str, below: str) -> str | None:
 
 
 def _children(parent: str, folders: Iterable[str]) -> set[str]:
-    """Return the names directly below `parent` in the paths of folders."""
+    """Return the names directly below `parent` in the given folder paths."""
     prefix = "" if parent == "." else parent.rstrip("/") + "/"
     return {
         folder[len(prefix) :].split("/", 1)[0] for folder in folders if folder.startswith(prefix) and folder != parent
@@ -152,13 +152,13 @@ def _report_files(listings: Sequence[FolderListing], findings: Findings) -> None
     truncated = [listing for listing in listings if _lacks_its_end(listing)]
     if renamed:
         advice = (
-            f"Files with a similar name exist ({renamed}). Suffix or capitalisation differ. Rename them or correct the "
-            "lists."
+            f"Files with a similar name exist ({renamed}). The suffix or capitalisation differs. Rename them or "
+            "correct the lists."
         )
     elif truncated and len(truncated) == len(listings):
         folders = _first_few([listing.folder for listing in truncated])
         advice = (
-            f"They are the last ones in alphabetical order in {folders}. The archive was only partly unpacked or "
+            f"They are the last ones in alphabetical order in {folders}. The archive was only partially unpacked or "
             "copied. Unpack it again."
         )
     else:
@@ -169,7 +169,7 @@ def _report_files(listings: Sequence[FolderListing], findings: Findings) -> None
 
 
 def _renamed_example(listings: Sequence[FolderListing]) -> str:
-    """Return an existing file that differs from a missing one in suffix or capitalisation only; "" if there is none."""
+    """Return an existing file that differs from a missing file only in suffix or capitalisation; "" if none does."""
     for listing in listings:
         stems = {os.path.splitext(name)[0].casefold(): name for name in listing.missing}
         for name in _names_in(listing.folder):

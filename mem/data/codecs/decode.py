@@ -28,11 +28,11 @@ MAX_PIXELS = 200_000_000
 """Maximum number of pixels. Larger images are rejected, because a file of a few kB can declare a size that exhausts
 memory."""
 FORMATS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "JPEG")
-"""Pillow's names of the formats that Pillow may decode. Other formats are not tried, because EPS would start a program."""
+"""Pillow's names of the formats that it may decode. Other formats are excluded, because EPS would start a program."""
 _HARMLESS_WARNING = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
-"""libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files. Many extraneous bytes
-mean that the decoder lost its position. libjpeg-turbo reports only its first warning, so Pillow then checks for
-truncation."""
+"""libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files. Many extraneous
+bytes mean that the decoder lost its position. libjpeg-turbo reports only its first warning, so Pillow then checks
+for truncation."""
 _TO_UPRIGHT = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],

@@ -1,1 +1,1 @@
-"""Conversion of the images of a dataset to one .beton file per split."""
+"""Conversion of a dataset's images to one .beton file per split."""

@@ -1,8 +1,8 @@
-"""Conversion of an image set to one .beton file per split, with a manifest.
+"""Conversion of a dataset to one .beton file per split and a manifest.
 
-Worker processes decode and encode images; this process writes them in order. An interrupted conversion leaves its work
-next to the final names (see `mem.data.beton.writer`), and the next one resumes from there. The files get their final
-names together, after all splits are complete.
+Worker processes decode and encode images, and this process writes them in order. An interrupted conversion leaves
+partial files in the destination folder (see `mem.data.beton.writer`), from which the next conversion resumes. All files
+are renamed to their final names together, after every split is complete.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ from mem.progress import Progress
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
-"""Increased when the same images and settings give other bytes, so that no file mixes two versions."""
+"""Format version. Increase it when the same images and settings produce different bytes, so that no file mixes two
+versions."""
 _IMAGES_PER_WORKER = 64
-"""Converting fewer images takes less time than starting a process."""
+"""Minimum number of images per worker. Converting fewer images takes less time than starting a process."""
 
 logger = logging.getLogger("mem")
 
@@ -46,21 +47,22 @@ logger = logging.getLogger("mem")
 def convert(
     images: ImageSet, settings: ImageData, out: Path, workers: int, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Write `train.beton`, `val.beton`, `test.beton`, `images.csv` and `dataset.json` to `out`.
+    """Convert a dataset: write `train.beton`, `val.beton`, `test.beton`, `images.csv` and `dataset.json` to `out`.
 
     Args:
-        images: The images to write.
-        settings: How to store images, and what to do with files that are not complete images.
-        out: The folder.
-        workers: Number of processes that decode and encode.
-        say: Reports a message to the user.
+        images: The dataset to convert.
+        settings: Storage settings, and how to handle files that are not complete images.
+        out: Destination folder.
+        workers: Number of worker processes.
+        say: Called with each message for the user.
 
     Returns:
-        The manifest, as in `dataset.json`: classes, counts per class and split, groups, a digest of each split, and how
-        images are stored.
+        The manifest, as in `dataset.json`: classes, counts per class and split, shot groups, a digest of each split,
+        and the storage format.
 
     Raises:
-        UserError: Files are missing or not images, a class has no training image, a worker exited, or the disk is full.
+        UserError: Files are missing or are not images, a class has no training images, a worker exited, or the disk is
+            full.
     """
     _require_training_images(images)
     require_files(images, empty_too=settings.unreadable == "fail")
@@ -86,8 +88,7 @@ def convert(
         done = sum(writer.count for writer in writers.values())
         raise UserError(
             f"{error.filename or out}: the disk is full after {done:,} of {_total(images):,} images. The converted "
-            f"images stay in {out}/.*.partial; no file has its final name yet. Free some space and run the same "
-            "command to resume."
+            f"images are kept in {out}/.*.partial. Free some space and run the same command to resume."
         ) from None
 
 
@@ -100,7 +101,7 @@ def _source(split: ImageSplit, i: int) -> ImageSource:
 
 
 def _pool(images: ImageSet, workers: int) -> contextlib.AbstractContextManager[Pool]:
-    """Return a pool of processes, or one without processes if pixels are already in memory or there are few images."""
+    """Return a process pool, or an in-process pool if pixels are already in memory or there are few images."""
     in_memory = any(
         split.files is None and isinstance(split.read(0), np.ndarray) for split in images.splits.values() if len(split)
     )
@@ -111,7 +112,7 @@ def _pool(images: ImageSet, workers: int) -> contextlib.AbstractContextManager[P
 
 
 def _choose_storage(images: ImageSet, settings: ImageData, pool: Pool) -> StorageFormat:
-    """Call `choose_storage` with the images of all splits numbered consecutively."""
+    """Call `choose_storage` with the images of all splits, indexed consecutively."""
     splits = list(images.splits.values())
     ends = np.cumsum([len(split) for split in splits])
 
@@ -124,7 +125,7 @@ def _choose_storage(images: ImageSet, settings: ImageData, pool: Pool) -> Storag
 
 
 def _settings(split: ImageSplit, encoding: Encoding) -> dict[str, Any]:
-    """Return everything that the bytes of a split's file depend on. Journals on disk contain it."""
+    """Return everything that the bytes of a split's file depend on. Journals contain it, so it must not change."""
     return {
         "format": _FORMAT,
         "images": names_digest(split),
@@ -141,7 +142,7 @@ def _write(
     pool: Pool,
     say: Callable[[str], None],
 ) -> None:
-    """Convert all images. With the policy `fail`, check every remaining image before raising, to list all faults."""
+    """Convert all images. With the `fail` policy, check all remaining images before raising, to report every fault."""
     total, done = _total(images), sum(writer.count for writer in writers.values())
     if done:
         say(f"An earlier run converted {done:,} of {total:,} images; resuming from there.")
@@ -161,7 +162,10 @@ def _write_split(
 ) -> list[UnreadableImage]:
     """Write the remaining images of a split.
 
-    With the policy `fail`, images after the first unreadable one are only checked. Returns the unreadable images.
+    With the `fail` policy, images after the first unreadable one are only checked.
+
+    Returns:
+        The unreadable images.
     """
     unreadable: list[UnreadableImage] = []
 
@@ -196,7 +200,7 @@ def _publish(
     out: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Give the files their final names, and write the tables that belong to them."""
+    """Rename the files to their final names, and write the image list and the manifest."""
     written = {name: np.asarray(writer.written, dtype=np.int64) for name, writer in writers.items()}
     skipped = [
         UnreadableImage(name, i, _label(images.splits[name], i), reason)
@@ -222,8 +226,8 @@ def _publish(
     }
     files.write_text(out / "dataset.json", json.dumps(manifest, indent=2) + "\n")
     if settings.size_budget_gb is not None:
-        kind = "raw pixels" if storage.encoding.storage == "raw" else f"JPEG of quality {storage.encoding.quality}"
-        say(f"The files take {size / 1e9:.3g} GB of the {settings.size_budget_gb:g} GB allowed, as {kind}.")
+        kind = "raw pixels" if storage.encoding.storage == "raw" else f"JPEG with quality {storage.encoding.quality}"
+        say(f"The files use {size / 1e9:.3g} GB of the {settings.size_budget_gb:g} GB budget, stored as {kind}.")
     for writer in writers.values():
         writer.remove_journal()
     return manifest
@@ -243,13 +247,13 @@ def _require_training_images(images: ImageSet) -> None:
 
 
 def _label(split: ImageSplit, i: int) -> str:
-    """Return what messages call an image: its file, or its name if it is not in a file."""
+    """Return the file of an image for messages, or its name if it is not in a separate file."""
     return split.files[i] if split.files is not None else split.names[i]
 
 
 @contextlib.contextmanager
 def _worker_lost_as_user_error(label: Callable[[int], str]) -> Iterator[None]:
-    """Turn the loss of a worker into an error that names the image."""
+    """Convert `WorkerLost` into a `UserError` that names the image."""
     try:
         yield
     except WorkerLost as lost:
@@ -262,6 +266,6 @@ def _worker_lost_as_user_error(label: Callable[[int], str]) -> Iterator[None]:
 
 
 def train_counts(folder: Path) -> np.ndarray:
-    """Return the number of training images of each class of a converted dataset."""
+    """Return the number of training images in each class of a converted dataset."""
     manifest = json.loads((folder / "dataset.json").read_text())
     return np.asarray(manifest["splits"]["train"]["counts"], dtype=np.int64)

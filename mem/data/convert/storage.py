@@ -1,4 +1,4 @@
-"""Choice of the storage format. For `storage: fit` it is measured on a sample and therefore deterministic."""
+"""Choice of the storage format. `storage: fit` measures a fixed sample of images, so the choice is deterministic."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from mem.data.convert.worker_process import ResultKind, TaskKind
 from mem.errors import UserError
 
 QUALITIES = (95, 90, 85, 80, 75, 70, 60, 50)
-"""JPEG qualities that `storage: fit` chooses from. Below 50, block artefacts are visible."""
+"""JPEG qualities that `storage: fit` chooses from. Block artefacts become visible below 50."""
 SAMPLE = 512
-"""Number of images to measure, evenly spaced over all splits."""
+"""Number of images to measure, evenly spaced across all splits."""
 _STANDARD_ERRORS = 2.0
-"""Margin on the estimated size, which must fit too."""
+"""Safety margin on the estimated size, in standard errors."""
 
 
 @dataclass(frozen=True)
 class StorageFormat:
-    """How images are stored, and the estimate that the choice is based on."""
+    """Storage format of the images, and the size estimate that the choice is based on."""
 
     encoding: Encoding
     estimated_bytes: int | None = None
-    """Estimated size of all splits; None if it was not measured."""
+    """Estimated size of all splits; None if no images were measured."""
 
     def document(self) -> dict[str, Any]:
-        """Return the entries of dataset.json."""
+        """Return the entries for dataset.json."""
         entries: dict[str, Any] = {"storage": self.encoding.storage}
         if self.encoding.storage == "jpeg":
             entries["jpeg_quality"] = self.encoding.quality
@@ -47,13 +47,13 @@ def choose_storage(settings: ImageData, images: int, source: Callable[[int], Ima
     """Return the configured storage format or, for `storage: fit`, the best one within the size budget.
 
     Args:
-        settings: Settings of the dataset.
+        settings: Dataset settings.
         images: Number of images in all splits.
-        source: Returns the image with a given number.
-        pool: Measures the images.
+        source: Function that returns the image with a given index.
+        pool: Pool that measures the images.
 
     Raises:
-        UserError: No format fits the budget.
+        UserError: No format fits into the budget.
         WorkerLost: A worker exited.
     """
 
@@ -70,21 +70,21 @@ def choose_storage(settings: ImageData, images: int, source: Callable[[int], Ima
             chosen = encoding("raw", 100) if name == "raw" else encoding("jpeg", int(name))
             return StorageFormat(chosen, round(size))
     raise UserError(
-        f"dataset.size_budget_gb: {settings.size_budget_gb:g} GB is not enough for {images:,} images. They take "
-        f"{_gb(estimates[0])} raw, {_gb(estimates[1])} as JPEG of quality {QUALITIES[0]}, and {_gb(estimates[-1])} at "
-        f"the lowest quality, {QUALITIES[-1]}. Increase the budget or shrink the images (short_side)."
+        f"dataset.size_budget_gb: {settings.size_budget_gb:g} GB is not enough for {images:,} images. They need "
+        f"{_gb(estimates[0])} raw, {_gb(estimates[1])} as JPEG with quality {QUALITIES[0]}, and {_gb(estimates[-1])} "
+        f"at the lowest quality, {QUALITIES[-1]}. Increase the budget or shrink the images (short_side)."
     )
 
 
 def _estimate_sizes(images: int, source: Callable[[int], ImageSource], pool: Pool) -> Float64[np.ndarray, " formats"]:
-    """Estimate the bytes of all images, raw and at each quality, with a margin for the error of the sample."""
+    """Estimate the size of all images in bytes, raw and at each quality, with a margin for the sampling error."""
     numbers = np.unique(np.linspace(0, images - 1, min(images, SAMPLE)).round().astype(np.int64)).tolist()
     tasks = (Task(TaskKind.MEASURE, number, source(number)) for number in numbers)
     measured: list[list[int]] = [
         json.loads(result.text) for result in pool.results(tasks) if result.kind == ResultKind.MEASURED
     ]
     if not measured:
-        return np.zeros(1 + len(QUALITIES))  # no image is readable, which the conversion reports
+        return np.zeros(1 + len(QUALITIES))  # no image is readable; the conversion reports this
     sizes = np.asarray(measured, dtype=np.float64)
     if len(numbers) == images:
         return sizes.sum(axis=0) * images / len(sizes)

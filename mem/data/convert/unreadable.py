@@ -1,4 +1,4 @@
-"""Messages about unreadable images, and the CSV files that record them."""
+"""Messages about unreadable images, and CSV files that list them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem.errors import UserError
 
 FAILED_FILE, SKIPPED_FILE = "unreadable.csv", "skipped.csv"
 _SHOWN = 10
-"""Number of images that a message lists."""
+"""Maximum number of images listed in a message."""
 
 
 class UnreadableImage(NamedTuple):
@@ -20,29 +20,32 @@ class UnreadableImage(NamedTuple):
 
     split: str
     number: int
-    """Position in the split as the dataset lists it."""
+    """Index of the image in the split, as listed by the dataset."""
     name: str
     reason: str
 
 
 def unreadable_error(unreadable: Sequence[UnreadableImage], total: int, out: Path) -> UserError:
-    """Record all images in the run folder, and return an error that lists the first ten."""
+    """Write a list of all unreadable images to the run folder, and return an error that names the first ten."""
     _record(out / FAILED_FILE, unreadable)
     return UserError(
-        f"{_counted(unreadable, total)}:\n{_listed(unreadable)}\n{out / FAILED_FILE} has the complete list. Replace "
-        "these files, remove them from the dataset, or leave them out with `unreadable: skip`. Images before the "
-        "first unreadable one of each split stay converted."
+        f"{_counted(unreadable, total)}:\n{_listed(unreadable)}\n"
+        f"{out / FAILED_FILE} contains the complete list. Replace these files, remove them from the dataset, or skip them "
+        "with `unreadable: skip`. In each split, images before the first unreadable one remain converted."
     )
 
 
 def report_skipped(unreadable: Sequence[UnreadableImage], total: int, out: Path, say: Callable[[str], None]) -> None:
-    """Record all skipped images in the run folder, and report them to the user."""
+    """Write a list of all skipped images to the run folder, and report them to the user."""
     _record(out / SKIPPED_FILE, unreadable)
-    say(f"{_counted(unreadable, total)}; skipped:\n{_listed(unreadable)}\n{out / SKIPPED_FILE} has the complete list.")
+    say(
+        f"{_counted(unreadable, total)}; skipped:\n{_listed(unreadable)}\n"
+        f"{out / SKIPPED_FILE} contains the complete list."
+    )
 
 
 def remove_failure_record(out: Path) -> None:
-    """Remove the record of an earlier attempt, whose files have become readable."""
+    """Delete the list of unreadable images that an earlier attempt wrote."""
     (out / FAILED_FILE).unlink(missing_ok=True)
 
 

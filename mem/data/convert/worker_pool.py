@@ -1,6 +1,7 @@
-"""Worker processes of a conversion. The exit of a worker is detected at once, together with the image it worked on.
+"""Worker processes for conversion. If a worker exits, the pool reports it immediately, with the image being processed.
 
-Python's pools do neither: `multiprocessing.Pool` waits forever, and `ProcessPoolExecutor` does not report the item.
+Python's pools do not support this: if a worker exits, `multiprocessing.Pool` waits forever, and `ProcessPoolExecutor`
+does not report the item.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from mem.data.beton.encoding import EncodedImage, Encoding, ImageSource
 from mem.data.convert.worker_process import RESULT_HEADER, TASK_HEADER, PayloadKind, ResultKind, TaskKind, perform
 
 _QUEUED_PER_WORKER = 8
-"""Tasks that a worker has in its queue. These are paths, and this number fits into a pipe, so that sending never
-blocks."""
+"""Maximum number of queued tasks per worker. Tasks contain paths, and this number of paths fits into a pipe, so that
+sending never blocks."""
 _WINDOW_PER_WORKER = 64
-"""Images per worker that may be requested and not yet returned because an earlier image is missing."""
+"""Maximum number of images per worker that are in progress or waiting for an earlier image."""
 _MAX_HELD_BYTES = 512 << 20
-"""Total size of results that wait for an earlier one. Above it, no new image is requested."""
+"""Maximum total size of results that wait for an earlier one. Above this size, no new images are requested."""
 _PIPE_BYTES = 1 << 20
 
 
 class Task(NamedTuple):
-    """A task on one image."""
+    """A task for one image."""
 
     kind: TaskKind
     number: int
@@ -44,7 +45,7 @@ class Task(NamedTuple):
 
 
 class TaskResult(NamedTuple):
-    """The result of a task."""
+    """Result of a task."""
 
     kind: ResultKind
     number: int
@@ -52,7 +53,7 @@ class TaskResult(NamedTuple):
 
     @property
     def text(self) -> str:
-        """A measurement as JSON, or the reason of a failure."""
+        """Measurement as JSON, or reason for a failure."""
         return bytes(self.image.content).decode()
 
 
@@ -60,7 +61,7 @@ class WorkerLost(Exception):
     """A worker exited or raised an unexpected exception.
 
     Attributes:
-        number: Number of the image that it worked on; None if it had not started any.
+        number: Index of the image that the worker was processing; None if it had not started one.
         details: Additional lines for the log.
     """
 
@@ -72,14 +73,14 @@ class WorkerLost(Exception):
 
 @runtime_checkable
 class Pool(Protocol):
-    """Performs tasks on images."""
+    """Pool of workers that perform tasks on images."""
 
     def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
-        """Set how later tasks encode images, and the JPEG qualities that they measure."""
+        """Set the encoding and the measured JPEG qualities for subsequent tasks."""
         ...
 
     def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """Yield results in the order of the tasks, which are consumed as needed.
+        """Yield results in the order of the tasks. Tasks are consumed as needed.
 
         Raises:
             WorkerLost: A worker exited or raised an unexpected exception.
@@ -88,7 +89,7 @@ class Pool(Protocol):
 
 
 class InProcess:
-    """Pool without processes: for pixels that are in memory, and for few images, where starting processes is slower."""
+    """In-process pool, for pixels that are in memory and for so few images that starting processes would be slower."""
 
     def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
         """See `Pool`."""
@@ -102,7 +103,7 @@ class InProcess:
 
 
 class WorkerPool:
-    """Pool of processes that run `mem.data.convert.worker_process`. They live as long as the context.
+    """Pool of processes that run `mem.data.convert.worker_process`. They run until the context exits.
 
     Args:
         count: Number of processes.
@@ -172,7 +173,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and its queue of tasks."""
+    """A worker process and its task queue."""
 
     def __init__(self) -> None:
         root = str(Path(__file__).parents[3])
@@ -186,13 +187,13 @@ class _Worker:
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self._input, self.output = self.process.stdin, self.process.stdout
-        with contextlib.suppress(OSError):  # a smaller pipe is only slower
+        with contextlib.suppress(OSError):  # a smaller pipe works too, but is slower
             fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self.queue: deque[int] = deque()
         self._ready = self._last_task_has_content = False
 
     def can_accept(self) -> bool:
-        """Return whether a task can be sent without blocking; a blocked worker may itself wait to send a result."""
+        """Return whether a task can be sent without blocking, which could cause a deadlock."""
         return len(self.queue) < (1 if self._last_task_has_content else _QUEUED_PER_WORKER)
 
     def submit(self, task: Task) -> None:
@@ -206,14 +207,14 @@ class _Worker:
             self.send(task.kind, PayloadKind.PATH, task.number, os.fsencode(task.source))
 
     def send(self, kind: TaskKind, payload: PayloadKind, number: int, body: bytes) -> None:
-        """Write a task to the worker's input. If the worker has exited, reading its result reports that."""
+        """Write a task to the worker's input. If the worker has exited, `receive` raises the error."""
         rest = memoryview(TASK_HEADER.pack(kind, payload, number, len(body)) + body)
         with contextlib.suppress(BrokenPipeError):
             while rest:
                 rest = rest[self._input.write(rest) :]
 
     def receive(self) -> TaskResult | None:
-        """Read a result. Returns None for the worker's message that it is ready.
+        """Read a result. Return None if the message only reports that the worker is ready.
 
         Raises:
             WorkerLost: The worker exited.
@@ -228,7 +229,7 @@ class _Worker:
         return TaskResult(ResultKind(kind), number, EncodedImage(mode, height, width, content, bool(copied)))
 
     def close(self) -> None:
-        """Wait for the process, which has exited or is about to, and close its pipes."""
+        """Wait for the process to exit and close its pipes."""
         self.process.wait()
         self._input.close()
         self.output.close()
@@ -237,7 +238,7 @@ class _Worker:
         content = bytearray(size)
         rest = memoryview(content)
         while rest:
-            count = self.output.readinto(rest)  # type: ignore[attr-defined]  # a raw file, as bufsize is 0
+            count = self.output.readinto(rest)  # type: ignore[attr-defined]  # a raw file, because bufsize is 0
             if not count:
                 raise self._lost()
             rest = rest[count:]
@@ -247,7 +248,7 @@ class _Worker:
         status = self.process.wait()
         number = self.queue[0] if self.queue and self._ready else None
         if status >= 0:
-            return WorkerLost(number, f"the worker process exited with status {status}; its output is above")
+            return WorkerLost(number, f"the worker process exited with status {status}; see its output above")
         name = signal.Signals(-status).name
         reason = " (possibly by the kernel because memory ran out)" if name == "SIGKILL" else ""
         return WorkerLost(number, f"the worker process was killed by {name}{reason}")

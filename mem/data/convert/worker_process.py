@@ -1,6 +1,6 @@
-"""Worker process of a conversion: reads tasks from its standard input and writes results to its standard output.
+"""Worker process for conversion. Reads tasks from standard input and writes results to standard output.
 
-The process exits when its input ends, so it never outlives the conversion, however that ends.
+The process exits when its input ends, so it never outlives the conversion, even if the conversion is killed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from mem.data.codecs.decode import Unreadable
 
 
 class TaskKind(IntEnum):
-    """What to do with an image."""
+    """Kind of task."""
 
     CONFIGURE = 0
-    """Set the `Encoding` and the qualities of `MEASURE`. Has no result."""
+    """Set the `Encoding` and the qualities for `MEASURE`. Returns no result."""
     ENCODE = 1
     CHECK = 2
-    """Check that the image decodes."""
+    """Check that the image can be decoded."""
     MEASURE = 3
-    """Measure its size, raw and in several JPEG qualities."""
+    """Measure the size of the image, raw and at several JPEG qualities."""
 
 
 class PayloadKind(IntEnum):
-    """What the body of a task contains."""
+    """Content of a task's body."""
 
     PATH = 0
     CONTENT = 1
@@ -56,9 +56,9 @@ class ResultKind(IntEnum):
 
 
 TASK_HEADER = struct.Struct("<BBQI")
-"""Task kind, payload kind, number of the image, size of the body in bytes."""
+"""Task kind, payload kind, image index, body size in bytes."""
 RESULT_HEADER = struct.Struct("<BQBBIIQ")
-"""Result kind, number of the image, storage mode, whether JPEG data were copied, height, width, size of the body."""
+"""Result kind, image index, storage mode, whether JPEG data were copied, height, width, body size in bytes."""
 
 _NO_IMAGE = EncodedImage(0, 0, 0, b"", False)
 
@@ -69,8 +69,8 @@ def perform(
     """Perform a task.
 
     Returns:
-        The kind of result, and the encoded image. For other kinds, the content of the image is the measurement as JSON,
-        or the reason of a failure as text.
+        The kind of result and the encoded image. For other kinds, the content of the image is the measurement as JSON
+        or the reason for a failure as text.
     """
     try:
         if task == TaskKind.ENCODE:
@@ -83,7 +83,7 @@ def perform(
         return _text_result(ResultKind.UNREADABLE, str(error))
     except OSError as error:
         return _text_result(ResultKind.FILE_ERROR, f"cannot be read: {error.strerror or error}")
-    except Exception:  # the conversion reports it with the name of the image
+    except Exception:  # the conversion reports it with the image name
         return _text_result(ResultKind.EXCEPTION, traceback.format_exc())
 
 
@@ -93,10 +93,10 @@ def _text_result(kind: ResultKind, text: str) -> tuple[ResultKind, EncodedImage]
 
 def main() -> None:
     """Perform tasks until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the conversion receives it too, and decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the conversion receives the signal too and handles it
     cv2.setNumThreads(1)
     tasks, results = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb", 0)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep the output of libraries out of the results
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep library output out of the results
     encoding, qualities = Encoding("raw", 90, None, "area"), []
     _write(results, RESULT_HEADER.pack(ResultKind.READY, 0, 0, 0, 0, 0, 0))
     while header := tasks.read(TASK_HEADER.size):

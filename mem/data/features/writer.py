@@ -218,9 +218,8 @@ def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.d
         last = chunk.first + chunk.count - 1
         return (
             f"features.dtype: {kind} features of images {chunk.first} to {last} of {chunk.split} have values "
-            f"up to "
-            f"{np.abs(values).max():.3g}, but the maximum of {dtype} is {np.finfo(dtype).max:.3g}. Set features.dtype "
-            "to float32."
+            f"up to {np.abs(values).max():.3g}, but the maximum of {dtype} is {np.finfo(dtype).max:.3g}. Set "
+            "features.dtype to float32."
         )
     image = chunk.first + int(np.flatnonzero(~finite)[0])
     return (
