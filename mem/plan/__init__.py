@@ -1,1 +1,1 @@
-"""Estimated cost of a study before anything has run: FLOPs, memory, disk, hours, and the longest chain of runs."""
+"""Cost estimates for a study before it runs: FLOPs, memory, disk space, hours, and the longest chain of runs."""

@@ -1,7 +1,7 @@
-"""Counting the FLOPs and activations of a model by running it on tensors without content.
+"""Count the FLOPs and activations of a model by running it on fake tensors.
 
-The model is built on the device `meta` and run under `FakeTensorMode` as if on a CPU. Every operation takes the path
-that it takes in training (fused attention, autocast to bfloat16), but allocates and computes nothing.
+The model is built on the device `meta` and run under `FakeTensorMode` as if on a CPU. Every operation uses the same
+code path as in training (fused attention, autocast to bfloat16), but allocates no memory and computes nothing.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ FLOP_FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.convolution_backward: convolution_backward,
 }
-"""Formulas for operations that PyTorch's counter lacks or counts incorrectly. PyTorch's formula for the backward pass
-of fused attention includes the scores a second time because they are recomputed."""
+"""FLOP formulas for operations that PyTorch's counter does not support or counts incorrectly. In its formula for the
+backward pass of fused attention, PyTorch also counts the recomputation of the attention scores."""
 
 Inputs = Callable[[int], tuple[Tensor, ...]]
-"""Returns the arguments of a model for a number of samples."""
+"""Function that returns the model's arguments for a given number of samples."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """FLOPs and bytes of a model. A multiplication and an addition are two FLOPs. Only matrix products are counted."""
+    """FLOPs and memory of a model. A multiply-add counts as two FLOPs. Only matrix products are counted."""
 
     forward_flops: float
     """FLOPs of the forward pass of one sample."""
     training_flops: float
-    """FLOPs of the forward and backward pass of one sample."""
+    """FLOPs of the forward and backward passes of one sample."""
     parameters: int
     trained_parameters: int
     """Parameters that receive gradients."""
     activation_bytes: float
-    """Bytes that are kept per sample for the backward pass."""
+    """Bytes kept per sample for the backward pass."""
     weight_copy_bytes: float
-    """Bytes that are kept for the backward pass independently of the batch: bfloat16 copies of the weights."""
+    """Bytes kept for the backward pass regardless of the batch size: bfloat16 copies of the weights."""
 
 
 NO_MODEL = ModelCost(0.0, 0.0, 0, 0, 0.0, 0.0)
@@ -66,8 +66,8 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
     """Count the FLOPs of a model and the bytes that its forward pass keeps for the backward pass.
 
     Args:
-        build: Builds the model.
-        inputs: Returns its arguments.
+        build: Function that builds the model.
+        inputs: Function that returns the model's arguments.
         bf16: Whether the forward pass runs under autocast to bfloat16.
         backward: Whether the model is trained.
     """
@@ -79,7 +79,7 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if backward else 0
         bytes_of_one, forward_flops, training_flops = _run(model, inputs(1), bf16, backward)
         bytes_of_two = _run(model, inputs(2), bf16, backward, flops=False)[0] if backward else bytes_of_one
-    # Kept bytes are linear in the number of samples: the slope is per sample, the intercept independent of the batch.
+    # The kept bytes are linear in the number of samples. The slope is the cost per sample; the intercept is fixed.
     per_sample, constant = bytes_of_two - bytes_of_one, max(0.0, 2 * bytes_of_one - bytes_of_two)
     return ModelCost(forward_flops, training_flops, parameters, trained, per_sample, constant)
 

@@ -1,4 +1,4 @@
-"""Disk space of a run: the files that it leaves, and its checkpoints while it runs."""
+"""Disk space of a run: its final files, and its checkpoints while it runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mem.train.checkpoints import KEPT
 from mem.train.loop import LOGGED_POINTS
 
 RECORD_BYTES = 3_000.0
-"""config.yaml, site.yaml and run.json."""
+"""Total size of config.yaml, site.yaml and run.json."""
 LOG_POINT_BYTES = {"backbone": 310.0, "head": 330.0, "mem": 425.0}
-"""One point of the training curves in log.jsonl."""
+"""Size of one point of the training curves in log.jsonl."""
 CANDIDATE_BYTES = 185.0
-"""One candidate of tau in log.jsonl and run.json."""
+"""Size of one candidate value of tau in log.jsonl and run.json."""
 IMAGE_NAME_BYTES = 40.0
-"""One line of images.csv."""
+"""Size of one line of images.csv."""
 PREDICTION_BYTES = 31.0
-"""One image in predictions.parquet."""
+"""Size of one image's row in predictions.parquet."""
 PARQUET_BYTES = 3_000.0
-"""predictions.parquet without its rows."""
+"""Size of predictions.parquet without its rows."""
 REPORT_BYTES = 750_000.0
-"""Page, tables, and figures as SVG and PNG."""
+"""Total size of the report page, the tables, and the figures as SVG and PNG."""
 TOKEN_BYTES = {"float32": 4, "float16": 2}
-"""One number of a stored token, by `features.dtype`."""
+"""Bytes per element of a stored token, by `features.dtype`."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class DiskUse:
     """Disk space of a run in bytes."""
 
     final_bytes: float
-    """Files that the run leaves."""
+    """Size of the files that remain after the run."""
     running_bytes: float = 0.0
-    """Checkpoints, which are deleted when the run is finished."""
+    """Size of the checkpoints, which are deleted when the run is finished."""
 
 
 def convert(study: Study, images: ImageCounts) -> DiskUse:
-    """Return the space of the .beton files and the list of images. Storage `fit` stays within `size_budget_gb`."""
+    """Return the space of the .beton files and the image list. With `storage: fit`, `size_budget_gb` is the limit."""
     betons = sum(beton_bytes(number, images.bytes_per_image) for number in images.splits.values())
     assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:
@@ -49,11 +49,11 @@ def convert(study: Study, images: ImageCounts) -> DiskUse:
 
 
 def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *, average: bool) -> DiskUse:
-    """Return the space of a training: its weights and curves, and its checkpoints while it runs.
+    """Return the space of a training run: its weights and curves, and its checkpoints while it runs.
 
     Args:
         model: The trained model.
-        saved_weights: Number of weights in the final files.
+        saved_weights: Number of parameters in the final files.
         optimizer: A key of `OPTIMIZER_STATES`.
         steps: Optimizer steps.
         average: Whether a moving average of the weights is kept.
@@ -66,14 +66,14 @@ def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *
 
 
 def features(study: Study, images: ImageCounts, width: int, tokens: int, *, online: bool) -> DiskUse:
-    """Return the space of the features of every view of every image, and of the classifier.
+    """Return the space of the classifier and of the features of every view of every image.
 
     Args:
         study: The study.
-        images: Numbers of images.
+        images: Number of images per split.
         width: Dimension of a feature.
         tokens: Tokens per image.
-        online: Whether features are computed when heads need them, and not stored.
+        online: Whether features are computed when heads need them instead of being stored.
     """
     views = study.features.views if study.features else 0
     stored_images = 0 if online else images.total + views * images.train
@@ -86,14 +86,14 @@ def features(study: Study, images: ImageCounts, width: int, tokens: int, *, onli
 def head(
     model: ModelCost, classes: int, optimizer: str, steps: int, candidates: int = 0, *, kind: str = "head"
 ) -> DiskUse:
-    """Return the space of a head: weights, class counts, curves of its training, and scores of its candidates.
+    """Return the space of a head: weights, class counts, training curves, and scores of the candidate values of tau.
 
     Args:
         model: The head.
         classes: Number of classes.
         optimizer: A key of `OPTIMIZER_STATES`.
-        steps: Optimizer steps; 0 if it is not trained.
-        candidates: Candidates of tau, if one is selected.
+        steps: Optimizer steps; 0 if the head is not trained.
+        candidates: Number of candidate values of tau; 0 if tau is not selected.
         kind: A key of `LOG_POINT_BYTES`.
     """
     checkpoint = FLOAT_BYTES * (model.parameters + model.trained_parameters * OPTIMIZER_STATES[optimizer])
@@ -106,8 +106,8 @@ def evaluate(images: ImageCounts, groups: int = 0) -> DiskUse:
     """Return the space of the compressed predictions and per-class scores on val and test.
 
     Args:
-        images: Numbers of images.
-        groups: Groups of a MEM head, whose weights and norms are stored for every image.
+        images: Number of images per split.
+        groups: Number of groups of a MEM head. The group weights and norms are stored for every image.
     """
     rows = (PREDICTION_BYTES + 2 * FLOAT_BYTES * groups) * (images.val + images.test)
     return DiskUse(rows + 60.0 * images.classes + PARQUET_BYTES + 2.1 * RECORD_BYTES)

@@ -1,4 +1,4 @@
-"""Estimating each run of a study: steps, images, FLOPs, memory, disk space and hours."""
+"""Estimates for each run of a study: steps, images, FLOPs, memory, disk space and hours."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Estimate:
     steps: int | None = None
     """Optimizer steps."""
     images: float = 0.0
-    """Images that pass through the model."""
+    """Number of images that pass through the model, counting repetitions."""
     flops_per_image: float = 0.0
     memory: Memory | None = None
     """Memory of each process; `None` if it is negligible."""
@@ -43,27 +43,27 @@ class Estimate:
 
     @property
     def flops(self) -> float:
-        """FLOPs of the run."""
+        """Total FLOPs of the run."""
         return self.images * self.flops_per_image
 
     @property
     def gpus(self) -> int:
-        """GPUs over all nodes."""
+        """Number of GPUs over all nodes."""
         return self.compute.nodes * self.compute.gpus_per_node
 
     @property
     def cores(self) -> int:
-        """CPU cores over all nodes."""
+        """Number of CPU cores over all nodes."""
         return self.compute.nodes * self.compute.ranks_per_node * self.compute.threads
 
 
 class Estimator:
-    """Estimates the runs of one study. Each model is counted once.
+    """Estimate the runs of one study. The cost of each model is counted once.
 
     Args:
         study: The study.
-        images: Numbers of images.
-        rates: Speed of the devices.
+        images: Number of images per split.
+        rates: Rates of the devices.
     """
 
     def __init__(self, study: Study, images: ImageCounts, rates: Rates) -> None:
@@ -108,7 +108,7 @@ class Estimator:
         pretrain = self.study.pretrain
         assert pretrain is not None
         model, encoder_weights = model_costs.autoencoder_cost(self.study, pretrain)
-        # The final files hold the encoder alone and the complete autoencoder.
+        # The final files contain the encoder alone and the complete autoencoder.
         return self._training(run, model, pretrain, encoder_weights + model.parameters)
 
     def _finetune(self, run: Run) -> Estimate:
@@ -124,7 +124,7 @@ class Estimator:
         flops = images * model.training_flops
         if isinstance(settings, config.Finetune):
             validations = math.ceil(settings.epochs / settings.validate_every_epochs)
-            # Every rank computes all of val.
+            # Every rank evaluates the complete val split.
             ranks = compute.nodes * compute.ranks_per_node
             flops += validations * self.images.val * model.forward_flops * ranks
         return Estimate(
@@ -182,7 +182,7 @@ class Estimator:
         return self.classifier.width * (FLOAT_BYTES + token_bytes * self.classifier.tokens * tokens)
 
     def _head_hours(self, run: Run, flops: float, images: float, settings: config.Head) -> tuple[float, float]:
-        """Return the hours of a stage that reads features, and how many of them `features.online` adds."""
+        """Return the hours of a stage that reads features, and the part of them that `features.online` adds."""
         stored_hours = self._hours(run, flops, read_bytes=images * self._feature_bytes(settings))
         if not self._online:
             return stored_hours, 0.0
@@ -191,7 +191,7 @@ class Estimator:
 
     @property
     def _online_flops(self) -> float:
-        """FLOPs of the backbone for each image that a head sees; 0 if features are stored."""
+        """Backbone FLOPs for each image that a head processes; 0 if features are stored."""
         return self.classifier.cost.forward_flops if self._online else 0.0
 
     def _train_head(self, run: Run) -> Estimate:

@@ -1,4 +1,4 @@
-"""Time: rates of the devices that a study requests, and the chain of runs that takes longest."""
+"""Run times: rates of the devices that a study requests, and the longest chain of runs."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from mem.config import Compute
 from mem.runs.dag import Run
 
 PEAK_TFLOPS = 790.0
-"""bfloat16 matrix rate of an H200, measured."""
+"""Measured bfloat16 matrix rate of an H200."""
 UTILISATION = 0.40
 """Share of the peak rate that training reaches."""
 FP32_SHARE = 1 / 12
-"""float32 rate of such a GPU divided by its bfloat16 rate (67 and 790 TFLOP/s)."""
+"""float32 rate of an H200 divided by its bfloat16 rate (67 and 790 TFLOP/s)."""
 CPU_UTILISATION = 0.25
-"""Share of a CPU's matrix rate that small models reach: see docs/how-to/plan.md."""
+"""Share of a CPU's matrix rate that small models reach (see docs/how-to/plan.md)."""
 READ_GB_PER_S = 1.0
-"""Rate of reading stored features from disk."""
+"""Disk throughput when stored features are read, in GB/s."""
 CONVERT_SECONDS = {"photo": 1 / 300, "small": 1 / 2000}
-"""Core seconds to convert an image. A photo is decoded, shrunk and encoded (docs/explanation/convert.md); a small image
-is copied."""
+"""Core-seconds to convert an image. A photograph is decoded, resized and encoded (docs/explanation/convert.md); a small
+image is copied."""
 JOB_OVERHEAD_SECONDS = 10.0
-"""Time of a job outside its work: starting Python, importing torch and FFCV, writing records."""
+"""Overhead of a job: starting Python, importing torch and FFCV, writing records."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Speed and memory of the devices."""
+    """Rates and memory of the devices."""
 
     peak_tflops: float = PEAK_TFLOPS
     """Matrix rate of one GPU in bfloat16."""
     utilisation: float = UTILISATION
-    """Share of the peak rate that is reached."""
+    """Share of the peak rate that training reaches."""
     core_gflops: float = 0.0
     """float32 matrix rate of a CPU core."""
     device_gb: float = 80.0
     """Memory of a GPU."""
 
     def flops_per_second(self, compute: Compute, *, bf16: bool) -> float:
-        """Return the rate of a stage over all its devices."""
+        """Return the total rate of all devices of a stage."""
         gpus = compute.nodes * compute.gpus_per_node
         if gpus:
             return gpus * self.peak_tflops * 1e12 * self.utilisation * (1 if bf16 else FP32_SHARE)
@@ -68,11 +68,13 @@ def core_gflops(seconds: float = 0.4) -> float:
 
 
 def critical_path(runs: Sequence[Run], hours: Mapping[str, float]) -> tuple[float, list[Run]]:
-    """Return the hours and runs of the longest chain: the duration of a study if all jobs that can run in parallel do.
+    """Return the total hours and the runs of the longest chain.
+
+    This is the duration of a study if jobs run in parallel wherever possible.
 
     Args:
-        runs: Runs, each after its inputs.
-        hours: Hours of each run, by key.
+        runs: The runs in topological order.
+        hours: Hours of each run by run key.
     """
     finished_after: dict[str, float] = {}
     predecessor: dict[str, Run | None] = {}

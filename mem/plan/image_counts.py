@@ -1,4 +1,4 @@
-"""Number and size of a study's images, known before the data are on this machine."""
+"""Number and size of a study's images, without access to the data."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from mem.longtail import tail_counts
 from mem.runs.dag import Run
 
 PHOTO_PIXELS = (500, 375)
-"""Typical width and height of a photo in ImageNet, if it is not shrunk."""
+"""Typical width and height of an ImageNet photograph at its original size."""
 PHOTO_RATIO = 4 / 3
-"""Longer side of a photo divided by its shorter side."""
+"""Longer side of a photograph divided by its shorter side."""
 JPEG_BYTES_PER_PIXEL = {100: 0.97, 95: 0.50, 90: 0.36, 80: 0.25, 70: 0.20, 0: 0.15}
-"""By least quality: the larger of scikit-learn's two sample photographs, shrunk to 256 pixels."""
+"""JPEG bytes per pixel by minimum quality, measured on the larger of scikit-learn's two sample photographs after
+resizing to 256 pixels."""
 IMAGE_RECORD_BYTES = 60
-"""Entry of one image in the tables of a .beton file."""
+"""Size of one image's entry in the tables of a .beton file."""
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Images of each split of a dataset."""
+    """Number of images in each split of a dataset."""
 
     train: int
     val: int
@@ -39,29 +40,29 @@ class ImageCounts:
     bytes_per_image: float
     """Mean size of an image in a .beton file."""
     source: str
-    """Where the numbers come from."""
+    """Source of the numbers."""
 
     @property
     def splits(self) -> dict[str, int]:
-        """Images of each split, by name."""
+        """Number of images by split."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     @property
     def total(self) -> int:
-        """Images of all splits."""
+        """Number of images in all splits."""
         return self.train + self.val + self.test
 
 
 def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Path = Path()) -> ImageCounts:
-    """Return the images of a study.
+    """Return the number of images of a study.
 
-    The numbers are those given, otherwise those of the finished conversion, otherwise those that follow from the
-    settings and the published totals.
+    Each number is taken from `given`, otherwise from the finished conversion, otherwise from the settings and the
+    published totals.
 
     Args:
         study: The study.
-        convert: Its convert run.
-        given: Any of `train`, `val`, `test` and `classes`, for datasets that are unknown before their conversion.
+        convert: The study's convert run.
+        given: Any of `train`, `val`, `test` and `classes`, for datasets whose size is unknown before conversion.
         root: Folder that contains `runs/`.
 
     Raises:
@@ -73,7 +74,7 @@ def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Pat
     missing = [name for name in ("train", "test", "classes") if name not in {**counts, **given}]
     if missing:
         raise UserError(
-            f"The number of images of `{study.dataset.source}` is not known before its conversion. Give it as "
+            f"The number of images of `{study.dataset.source}` is unknown before the conversion. Specify it with "
             f"--images {' '.join(f'{name}=N' for name in ('train', 'val', 'test', 'classes'))}."
         )
     counts = {"val": 0, **counts, **given}
@@ -108,7 +109,7 @@ def _converted_counts(folder: Path) -> tuple[dict[str, int], str] | None:
 
 
 def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
-    """Return the counts that follow from published totals or the cut, and their source."""
+    """Return the counts derived from published totals or from the cut, and their source."""
     source: str = getattr(dataset, "source", "")
     if (published := LONG_TAILED.get(source)) is not None:
         counts = {**published.images, "classes": published.classes}
@@ -131,9 +132,9 @@ def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
 
 
 def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]:
-    """Move the share of the holdout from train to val.
+    """Move the holdout's share of the images from train to val.
 
-    The holdout takes its share of each class, so the result is correct to about half an image per class.
+    The exact holdout rounds its share within each class, so the result is accurate to about half an image per class.
     """
     if dataset.holdout is None:
         return counts
@@ -155,7 +156,7 @@ def _jpeg_bytes_per_pixel(quality: int) -> float:
 
 
 def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
-    """Return width and height of a stored image."""
+    """Return the width and height of a stored image."""
     source: str = getattr(dataset, "source", "")
     side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
     if side is not None:
@@ -167,7 +168,7 @@ def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
 
 
 def beton_bytes(images: int, bytes_per_image: float) -> float:
-    """Return the size of a .beton file: pages for header and tables, images, and the table of their positions."""
+    """Return the size of a .beton file: pages for header and tables, images, and the table of image positions."""
     if not images:
         return 0.0
     header = -(-images * IMAGE_RECORD_BYTES // PAGE_BYTES) * PAGE_BYTES

@@ -1,4 +1,4 @@
-"""Memory of a training process: weights, gradients, optimizer states, and activations of a micro-batch."""
+"""Memory of a training process: weights, gradients, optimizer state, and the activations of a micro-batch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from mem.config import Compute
 from mem.plan.cost_counter import ModelCost
 
 FLOAT_BYTES = 4
-"""Bytes of a float32. Weights, gradients and optimizer states are float32 even if the forward pass is bfloat16."""
+"""Bytes per float32. Weights, gradients and optimizer state are float32 even if the forward pass is bfloat16."""
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
-"""Numbers that an optimizer keeps for each weight."""
+"""Optimizer state values per weight."""
 ACTIVATION_FACTOR = 1.15
-"""Allowance on the activations for their gradients and for fragmentation. docs/how-to/plan.md compares with
-measurements."""
+"""Factor on the activation memory that covers activation gradients and fragmentation. docs/how-to/plan.md compares the
+estimates with measurements."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one process, on its GPU or in main memory."""
+    """Memory of one process, on the GPU or in main memory."""
 
     state_bytes: float
-    """Weights, gradients, optimizer states, moving average, buckets for exchanging gradients."""
+    """Memory for weights, gradients, optimizer state, the moving average, and buckets for exchanging gradients."""
     weight_copy_bytes: float
-    """bfloat16 copies of the weights."""
+    """Memory for bfloat16 copies of the weights."""
     bytes_per_image: float
-    """Activations of one image."""
+    """Memory for the activations of one image."""
     batch: int
-    """Images that pass through the device at once."""
+    """Number of images per forward pass on one device."""
 
     @property
     def bytes(self) -> float:
@@ -36,7 +36,7 @@ class Memory:
         return self.state_bytes + self.weight_copy_bytes + self.batch * self.bytes_per_image
 
     def largest_batch(self, available_bytes: float) -> int:
-        """Return the number of images that can pass at once within the given memory."""
+        """Return the largest micro-batch that fits into the given memory."""
         if not self.bytes_per_image:
             return self.batch
         return max(0, int((available_bytes - self.state_bytes - self.weight_copy_bytes) // self.bytes_per_image))
@@ -53,18 +53,19 @@ def training_memory(
 ) -> Memory:
     """Return the memory of one rank in training.
 
-    Without `micro_batch`, a GPU halves the batch until it fits (see `mem.train.micro_batch`), and so does this.
+    Without the setting `micro_batch`, the batch is halved until it fits into the memory of the GPU, as in
+    `mem.train.micro_batch`.
 
     Args:
         model: The trained model.
         optimizer: A key of `OPTIMIZER_STATES`.
-        compute: Ranks and micro-batch.
-        global_batch: Images per step over all ranks.
+        compute: Resources of the stage, including ranks and micro-batch.
+        global_batch: Images per optimizer step over all ranks.
         average: Whether a moving average of the weights is kept.
         device_bytes: Memory of a GPU.
     """
     ranks = compute.nodes * compute.ranks_per_node
-    # Gradients, optimizer states and, with several ranks, a bucket of gradients.
+    # Gradients, optimizer state and, with several ranks, a gradient bucket.
     per_trained_parameter = 1 + OPTIMIZER_STATES[optimizer] + (ranks > 1)
     numbers = model.parameters * (1 + average) + model.trained_parameters * per_trained_parameter
     batch = -(-global_batch // ranks)

@@ -1,4 +1,4 @@
-"""Cost of the model that each stage runs: the model is built from the study's settings and its FLOPs are counted."""
+"""Cost of the model in each stage. The model is built from the study's settings, and its FLOPs are counted."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mem.plan.cost_counter import NO_MODEL, ModelCost, count_cost
 
 
 def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
-    """Return the cost of a study's masked autoencoder, and the number of weights of its encoder."""
+    """Return the cost of a study's masked autoencoder and the number of parameters of its encoder."""
     backbone = study.backbone
-    # The schema allows pretraining for these backbones only.
+    # The schema allows pretraining only for these backbones.
     assert isinstance(backbone, config.VisionTransformer | config.ConvMae)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
@@ -43,13 +43,13 @@ class ClassifierCost:
     width: int
     """Dimension of the pooled feature."""
     tokens: int
-    """Tokens of an image."""
+    """Tokens per image."""
 
 
 def classifier_cost(study: Study, classes: int) -> ClassifierCost:
     """Return the cost of a study's backbone with its linear classifier, finetuned or frozen.
 
-    For features in files, the cost is zero and only their shape is returned.
+    If the dataset consists of precomputed features, the cost is zero and only the feature shape is returned.
     """
     if isinstance(study.dataset, config.FeatureFiles):
         _, *sequence, width = FeatureArrayReader(study.dataset.files_of("train")[0], "features").shape
@@ -74,7 +74,7 @@ def classifier_cost(study: Study, classes: int) -> ClassifierCost:
 
 
 def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost:
-    # A custom module is built on the CPU because its function may read weights from files.
+    # A custom module is built on the CPU because the user's function may read weights from files.
     with torch.device("cpu" if isinstance(backbone, config.CustomModule) else "meta"):
         model = build_frozen(backbone, classes)
 
@@ -98,7 +98,7 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
 
 
 def is_trained(settings: config.Head) -> bool:
-    """Return whether a head is trained. CE without `training` is the finetuned classifier; others are computed."""
+    """Return whether a head is trained. CE without `training` is the finetuned classifier itself."""
     return getattr(settings, "training", None) is not None
 
 
@@ -107,7 +107,7 @@ def _zero_images(samples: int, side: int) -> Tensor:
 
 
 def _example_counts(study: Study, classes: int) -> np.ndarray:
-    """Return training images per class with a third of the classes in each shot group."""
+    """Return example class counts with a third of the classes in each shot group."""
     shots = study.shots
     levels = [shots.many_above + 1, shots.many_above, max(shots.few_below - 1, 0)]
     return np.asarray([levels[3 * i // classes] for i in range(classes)])

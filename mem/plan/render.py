@@ -1,4 +1,4 @@
-"""The output of `mem plan`: a table with one line per kind of run, totals, the longest chain, and what does not fit."""
+"""The output of `mem plan`: a table with one line per kind of run, totals, the longest chain, and exceeded limits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mem.runs.dag import STAGES, Run
 
 HEADER = ("stage", "runs", "steps", "images", "FLOP/image", "FLOPs", "memory", "disk", "+ while running", "on", "hours")
 LOADER_IMAGES_PER_CORE = 800.0
-"""Images per second that a core decodes and crops from JPEGs of 256 pixels, roughly. Notes on FFCV give 900 to 1,060
-without further augmentation."""
+"""Approximate number of 256-pixel JPEG images that one core decodes and crops per second. Values reported for FFCV are
+900 to 1,060 without further augmentation."""
 
 
 def render_plan(
@@ -40,7 +40,7 @@ def _headline(study: Study, images: ImageCounts) -> str:
 
 
 def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
-    """Group estimates by stage, and those of heads also by head."""
+    """Group estimates by stage, and for head stages also by head."""
     groups: dict[str, list[Estimate]] = {}
     for estimate in sorted(estimates, key=lambda e: STAGES.index(e.run.stage)):
         groups.setdefault(_kind(estimate.run), []).append(estimate)
@@ -56,7 +56,7 @@ def _longest(group: Sequence[Estimate]) -> Estimate:
 
 
 def _line(group: Sequence[Estimate]) -> tuple[str, ...]:
-    """Return the line of one kind of run. FLOPs and disk are sums over its runs; all else is of the longest run."""
+    """Return the line for one kind of run: FLOPs and disk are summed over runs, all other values are of the longest."""
     longest = _longest(group)
     flops = sum(e.flops for e in group)
     running_bytes = longest.disk.running_bytes
@@ -103,7 +103,7 @@ def _totals(estimates: Sequence[Estimate]) -> list[str]:
         added_hours = sum(e.added_hours for e in estimates)
         lines.append(
             f"online features: {format_si(saved_bytes, 'B')} less on disk, {_format_hours(abs(added_hours))} "
-            f"{'more' if added_hours > 0 else 'less'} one at a time, since heads run the backbone"
+            f"{'more' if added_hours > 0 else 'less'} one at a time, because heads run the backbone"
         )
     return lines
 
@@ -132,7 +132,7 @@ def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, free_bytes
     final_bytes = sum(e.disk.final_bytes for e in estimates)
     needed = final_bytes + max((e.disk.running_bytes for e in estimates), default=0)
     if needed > free_bytes:
-        note = f"! disk: the study needs {format_si(needed, 'B')}, but {format_si(free_bytes, 'B')} are free here."
+        note = f"! disk: the study needs {format_si(needed, 'B')}, but only {format_si(free_bytes, 'B')} is free here."
         if study.features and study.features.tokens:
             note += " `features.tokens: false` saves most of it."
         if study.features and not study.features.online:
@@ -148,7 +148,7 @@ def _time_note(estimate: Estimate) -> Iterator[str]:
         yield (
             f"! {_kind(estimate.run)}: takes {_format_hours(estimate.hours)}, but its limit is {limit:g} h "
             f"(compute.{estimate.run.stage}.hours). "
-            + (f"On SLURM it is requeued {requeues} x and resumes each time." if resumes else "Raise the limit.")
+            + (f"On SLURM it is requeued {requeues} times and resumes." if resumes else "Raise the limit.")
         )
 
 
@@ -181,13 +181,13 @@ def _loader_note(estimate: Estimate) -> Iterator[str]:
     rate, cores = estimate.images / (3600 * estimate.hours), estimate.cores
     if rate > LOADER_IMAGES_PER_CORE * cores:
         yield (
-            f"! {_kind(estimate.run)}: {rate:,.0f} images/s on {cores} cores are {rate / cores:,.0f} per core, but a "
-            f"core decodes about {LOADER_IMAGES_PER_CORE:,.0f}. Raise compute.{estimate.run.stage}.threads."
+            f"! {_kind(estimate.run)}: requires {rate:,.0f} images/s on {cores} cores ({rate / cores:,.0f} per core), "
+            f"but one core decodes about {LOADER_IMAGES_PER_CORE:,.0f}. Raise compute.{estimate.run.stage}.threads."
         )
 
 
 def format_si(value: float, unit: str) -> str:
-    """Return a value with three digits and an SI prefix: 58.8 G, 4.3 PFLOP, 870 MB."""
+    """Format a value with three digits and an SI prefix: 58.8 G, 4.3 PFLOP, 870 MB."""
     prefixes = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
     power = min(max(0, int(math.log10(value) // 3)) if value >= 1 else 0, len(prefixes) - 1)
     scaled = value / 1000**power

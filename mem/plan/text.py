@@ -1,4 +1,4 @@
-"""Planning a study: from its YAML files to the printed plan."""
+"""Plan a study: from the YAML files to the printed plan."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def plan_text(
 
     Args:
         files: The study's YAML file, and files that override its settings.
-        given: Numbers of images that are unknown before the conversion.
+        given: Numbers of images and classes, for datasets whose size is unknown before conversion.
         peak_tflops: Matrix rate of one GPU in bfloat16.
-        utilisation: Share of that rate that is reached.
-        cpu_gflops: float32 matrix rate of a core; `None` to measure it on this machine.
+        utilisation: Share of the peak rate that training reaches.
+        cpu_gflops: float32 matrix rate of a core; if `None`, it is measured on this machine.
         device_gb: Memory of a GPU.
 
     Raises:
@@ -44,7 +44,7 @@ def plan_text(
 
 
 def estimate_study(study: Study, given: Mapping[str, int], rates: Rates) -> tuple[ImageCounts, list[Estimate]]:
-    """Return the images of a study and the estimates of its runs, each run once and after its inputs."""
+    """Return the number of images of a study and the estimates of its runs in topological order, each run once."""
     runs = list({run.key: run for run in study_runs(study)}.values())
     images = count_images(study, runs[0], given)
     estimator = Estimator(study, images, rates)

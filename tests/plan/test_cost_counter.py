@@ -66,16 +66,16 @@ def test_grouped_convolutions_cost_three_times_their_forward_pass_in_training(mi
     classifier = model_costs.classifier_cost(with_backbone(mini_values, resnext, pretrained=False), 1000)
     assert (classifier.width, classifier.tokens) == (2048, 49)
     assert classifier.cost.parameters == 25_028_904
-    # 4.26 billion multiplications and additions (Xie et al. 2017, table 2: "4.2").
+    # 4.26 billion multiply-adds (Xie et al. 2017, table 2: "4.2").
     assert classifier.cost.forward_flops / 1e9 == pytest.approx(8.5, rel=0.01)
-    # The first convolution needs no gradient of its input.
+    # No gradient is computed for the input of the first convolution.
     assert classifier.cost.training_flops == pytest.approx(3 * classifier.cost.forward_flops, rel=0.02)
 
 
 def test_a_linear_layer_has_the_flops_and_activations_of_the_textbook():
     cost = count_cost(lambda: nn.Linear(30, 50), lambda n: (torch.zeros(n, 30),), bf16=False)
     assert cost.forward_flops == 2 * 30 * 50
-    # The input needs no gradient, so the backward pass has one product, for the weights.
+    # The input requires no gradient, so the backward pass has a single matrix product, for the weights.
     assert cost.training_flops == 2 * cost.forward_flops
     assert (cost.parameters, cost.trained_parameters) == (30 * 50 + 50, 30 * 50 + 50)
     assert (cost.activation_bytes, cost.weight_copy_bytes) == (4 * 30, 0)
@@ -110,7 +110,7 @@ def test_memory_grows_with_the_micro_batch_up_to_the_share_of_a_rank():
     assert memory(gpus_per_node=4, nodes=2).batch == 128
     assert memory(micro_batch=64).batch == 64
     assert memory(gpus_per_node=4, nodes=2, micro_batch=512).batch == 128
-    # Weights, gradients and two moments in float32; with several ranks also a bucket of gradients.
+    # Weights, gradients and two moments in float32; with several ranks also a gradient bucket.
     assert memory().state_bytes == 16 * model.parameters
     assert memory(gpus_per_node=4).state_bytes == 20 * model.parameters
     small = memory(micro_batch=64)

@@ -1,4 +1,4 @@
-"""Estimates of a study's runs: steps, images, FLOPs, hours and disk."""
+"""Estimates for a study's runs: steps, images, FLOPs, hours and disk space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATES = Rates(core_gflops=50)
 
 
 def estimates(changes: dict | None = None) -> dict[str, Estimate]:
-    """Return the estimates of the mini study by stage and head."""
+    """Return the estimates for the mini study by stage and head."""
     return _estimates(json.dumps(changes))
 
 
@@ -30,8 +30,8 @@ def _estimates(changes: str) -> dict[str, Estimate]:
 
 def test_steps_are_full_batches_rounded_up():
     by_run = estimates()
-    assert (by_run["pretrain"].steps, by_run["finetune"].steps) == (46, 46)  # 6 epochs of 489 images by 64
-    assert by_run["train_head crt"].steps == 31  # 2 epochs by 32
+    assert (by_run["pretrain"].steps, by_run["finetune"].steps) == (46, 46)  # 6 epochs, 489 images, batch size 64
+    assert by_run["train_head crt"].steps == 31  # 2 epochs, batch size 32
     assert by_run["pretrain"].images == 46 * 64
     assert by_run["features"].images == 2 * 489 + 100 + 200
 

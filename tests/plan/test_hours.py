@@ -1,4 +1,4 @@
-"""Rates of devices, and the longest chain of runs."""
+"""Device rates, and the longest chain of runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers of images of a study: given, counted in a conversion, or derived from its settings."""
+"""Number of images of a study: specified, counted in a conversion, or derived from the settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_counts_come_from_a_finished_conversion(mini, tmp_path):
 def test_unknown_counts_must_be_given(mini):
     dataset = mini.dataset.model_copy(update={"source": "folder", "cut": None})
     unknown = mini.model_copy(update={"dataset": dataset})
-    with pytest.raises(UserError, match=r"The number of images of `folder` is not known.*--images train=N"):
+    with pytest.raises(UserError, match=r"The number of images of `folder` is unknown.*--images train=N"):
         count_images(unknown, study_runs(mini)[0], {"train": 5})
     given = {"train": 5, "test": 6, "classes": 2}
     assert count_images(unknown, study_runs(mini)[0], given).splits == {"train": 5, "val": 0, "test": 6}

@@ -1,4 +1,4 @@
-"""The printed plan: a line per kind of run, totals, and a note for everything that exceeds a limit."""
+"""The printed plan: a line for each kind of run, totals, and a warning for each exceeded limit."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ def test_online_features_have_a_line_with_their_savings_and_cost():
 def test_too_little_disk_space_names_the_settings_that_save_it():
     text = plan({}, free_bytes=1e6)
     assert "! disk: the study needs " in text
-    assert "1.00 MB are free here. `features.tokens: false` saves most of it. `features.online: true` stores no" in text
+    assert (
+        "only 1.00 MB is free here. `features.tokens: false` saves most of it. `features.online: true` stores no"
+        in text
+    )
 
 
 def test_a_loader_that_is_slower_than_the_gpus_has_a_note():
