@@ -1,4 +1,4 @@
-"""Accuracy over all images, per class, per shot group, among the top k classes, and balanced over classes."""
+"""Accuracy metrics: overall, per class, per shot group, top-k and balanced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shot_accuracy(
 ) -> dict[str, float]:
     """Return the accuracy per shot group, averaged over its classes, and the accuracy over all images.
 
-    A shot group without images is NaN. Source: the protocol of Liu et al. 2019.
+    The value of a shot group without images is NaN. Source: the protocol of Liu et al. 2019.
     """
     by_class = per_class_accuracy(predictions, labels, len(groups))
     scores = {name: present_mean(by_class[groups == g]) for g, name in enumerate(SHOT_NAMES)}
@@ -31,12 +31,12 @@ def shot_accuracy(
 
 
 def top_k_accuracy(top: Int64[np.ndarray, "images k"], labels: Int64[np.ndarray, " images"]) -> float:
-    """Return the share of images whose label is among the k classes; NaN without images."""
+    """Return the share of images whose label is among the k predicted classes; NaN without images."""
     return float((top == labels[:, None]).any(axis=1).mean()) if len(labels) else float("nan")
 
 
 def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: int) -> float:
-    """Return the mean accuracy over the classes that have images. On a balanced split, this is the accuracy."""
+    """Return the mean accuracy over the classes that have images. On a balanced split, this is the overall accuracy."""
     return present_mean(per_class_accuracy(predictions, labels, classes))
 
 

@@ -1,4 +1,4 @@
-"""Metrics of groups of classes: confusion between groups, recall of groups, and the oracle."""
+"""Metrics for class groups: confusion between groups, group recall, and oracle accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def group_confusion(
 ) -> Int64[np.ndarray, "{number} {number}"]:
     """Return the number of images of group i that are predicted as a class of group j.
 
-    The paper's figure 1a shows these numbers as shares.
+    The paper's figure 1a shows these counts as shares.
     """
     pairs = groups[labels] * number + groups[predictions]
     return np.bincount(pairs, minlength=number * number).reshape(number, number)
@@ -53,16 +53,16 @@ def oracle_accuracy(
 
 
 def group_by_norm(norms: Float[np.ndarray, "images number"], true_groups: Int64[np.ndarray, " images"]) -> np.ndarray:
-    """Return for each image whether the sub-network with the largest norm is that of the image's group."""
+    """Return for each image whether the sub-network with the largest norm belongs to the image's group."""
     return norms.argmax(axis=1) == true_groups
 
 
 def mean_by_group(
     values: Float[np.ndarray, "images number"], true_groups: Int64[np.ndarray, " images"]
 ) -> Float64[np.ndarray, "number number"]:
-    """Return the mean of MEM's norms or weights of each group (columns) over the images of each true group (rows).
+    """Return the mean MEM norm or weight of each group (columns) over the images of each true group (rows).
 
-    A group without images is NaN.
+    The row of a group without images is NaN.
     """
     number = values.shape[1]
     means = np.full((number, number), np.nan)

@@ -15,16 +15,16 @@ from mem.longtail import SHOT_NAMES
 
 RESAMPLES = 1000
 _CHUNK_CELLS = 4_000_000
-"""Number of counts that are sampled at once."""
+"""Number of counts to sample at once."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the half-width of its 95 % confidence interval."""
+    """A mean and the half-width of its 95 % confidence interval."""
 
     mean: float
     half_width: float | None
-    """By Student's t over runs; None for a single run."""
+    """Computed with Student's t-distribution over runs; None for a single run."""
 
     def __str__(self) -> str:
         if math.isnan(self.mean):
@@ -33,7 +33,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean and the 95 % interval of independent runs (Student's t)."""
+    """Return the mean and the 95 % confidence interval over independent runs (Student's t)."""
     numbers = np.asarray(values, dtype=np.float64)
     mean = float(numbers.mean()) if len(numbers) else math.nan
     if len(numbers) < 2:
@@ -42,7 +42,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, float(stats.t.ppf(0.975, len(numbers) - 1)) * error)
 
 
-# --- two methods ---------------------------------------------------------------------------------------
+# --- comparison of two methods ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class PairedDifference:
 
 
 def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Return the difference first - second of two methods over the same runs, tested with the paired t-test.
+    """Return the mean difference first - second of two methods over the same runs, with the paired t-test.
 
-    If all differences are equal, their variance is zero: p is 1 if they are zero, and 0 otherwise.
+    If all differences are equal, their variance is zero. In this case, p is 1 for differences of zero, and 0 otherwise.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     found = interval(differences.tolist())
@@ -76,7 +76,7 @@ def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDif
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for multiple comparisons (Holm 1979).
 
-    The i-th smallest of m values (from 0) is multiplied by m - i, and no value becomes smaller than the one before it.
+    The i-th smallest of m values (counted from 0) is multiplied by m - i. Adjusted values never decrease with i.
     """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -87,9 +87,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[int, int, float]:
-    """Return how many images only the first and only the second method classifies correctly, and the p-value.
+    """Return how many images only the first method and only the second method classifies correctly, and the p-value.
 
-    The test is McNemar's (1947) in its exact two-sided form: a binomial test with probability one half.
+    The test is the exact two-sided form of McNemar's test (1947): a binomial test with probability one half.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
@@ -100,7 +100,7 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[int,
     return only_first, only_second, p
 
 
-# --- over the images of one run ------------------------------------------------------------------------
+# --- intervals over the images of one run ------------------------------------------------------------------------
 
 
 def bootstrap_shots(
@@ -110,11 +110,11 @@ def bootstrap_shots(
     resamples: int = RESAMPLES,
     stream: str = "bootstrap",
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile interval of the accuracy per shot group and over all images, by bootstrap over images.
+    """Return the 95 % bootstrap percentile intervals of the accuracy per shot group and over all images.
 
-    A resample's accuracy depends only on the numbers of correct and wrong images per class. These are multinomial and
-    are sampled directly. A class that a resample lacks is excluded from the mean of its shot group. A shot group
-    without images is NaN.
+    The bootstrap resamples images. The accuracy of a resample depends only on the numbers of correctly and incorrectly
+    classified images per class. These numbers are multinomial and are sampled directly. A class that is missing from a
+    resample is excluded from the mean of its shot group. The interval of a shot group without images is NaN.
     """
     values = np.stack([correct, ~correct]).astype(np.int64)
     return _percentiles(_resample(values, np.array([1.0, 0.0]), labels, groups, resamples, stream))
@@ -127,7 +127,7 @@ def paired_bootstrap_shots(
     groups: Int64[np.ndarray, " classes"],
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of the difference first - second in accuracy, by bootstrap over their common images."""
+    """Return the 95 % bootstrap intervals of the accuracy difference first - second over the same images."""
     only_first, only_second = first_correct & ~second_correct, second_correct & ~first_correct
     values = np.stack([only_first, only_second, ~(only_first | only_second)]).astype(np.int64)
     scores = np.array([1.0, -1.0, 0.0])

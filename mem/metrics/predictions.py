@@ -1,4 +1,4 @@
-"""Files of a head's predictions per image, from which every figure can be recomputed without the model."""
+"""Per-image predictions of a head in files, from which every score can be recomputed without the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mem.errors import UserError
 
 PREDICTIONS_FILE = "predictions.parquet"
 TOP_CLASSES = 5
-"""Number of most probable classes that are saved per image."""
+"""Number of most probable classes to save per image."""
 _ABOUT = b"mem"
 _VERSION = 1
 
@@ -39,7 +39,7 @@ class Predictions:
     norms: Float32[np.ndarray, "images groups"] | None = None
     """Norms of MEM's sub-networks."""
     names: Sequence[str] | None = None
-    """Names of the images, if they are known."""
+    """Names of the images, if known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,12 +52,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class PredictionMetadata:
-    """Metadata of a file of predictions."""
+    """Metadata of a predictions file."""
 
     dataset: str
     variant: str
     head: str
-    """Key of the head's run."""
+    """Run key of the head."""
     thresholds: str
     shot_of_class: tuple[int, ...]
     group_of_class: tuple[int, ...] | None = None
@@ -66,19 +66,19 @@ class PredictionMetadata:
 
 
 def write_predictions(path: Path, about: PredictionMetadata, splits: Mapping[str, Predictions]) -> None:
-    """Write the predictions on all splits to one Parquet file with a row per image."""
+    """Write the predictions for all splits to one Parquet file with one row per image."""
     table = pa.concat_tables([_table(name, split) for name, split in splits.items()])
     table = table.replace_schema_metadata({_ABOUT: json.dumps(vars(about)).encode()})
     with files.atomic(path, "wb") as file:
-        # Probabilities rarely repeat: a dictionary would be larger than the values.
+        # Probabilities rarely repeat, so a dictionary would be larger than the values.
         pq.write_table(table, file, compression="zstd", use_dictionary=["split", "label", "prediction"])  # type: ignore[arg-type]
 
 
 def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predictions]]:
-    """Read a file that `write_predictions` wrote.
+    """Read a file that was written by `write_predictions`.
 
     Raises:
-        UserError: The file is missing or damaged, or is not a file of predictions.
+        UserError: The file is missing or damaged, or is not a predictions file.
     """
     try:
         table = pq.read_table(path)
@@ -87,7 +87,7 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
         raise UserError(f"{path}: file not found. Run `mem evaluate` to write it.") from None
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
-            f"{path}: not a file of predictions by `mem evaluate`, or damaged: {error}. Run evaluate again."
+            f"{path}: not a predictions file of `mem evaluate`, or damaged: {error}. Run `mem evaluate` again."
         ) from None
     split_of = np.asarray(table["split"].to_pylist())
     splits = {}
@@ -108,7 +108,7 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
 
 
 def require_same_images(first: Predictions, second: Predictions, names: tuple[object, object]) -> None:
-    """Check that the predictions of two methods are for the same images.
+    """Check that two methods have predictions for the same images.
 
     Raises:
         UserError: The numbers, labels or names of the images differ.

@@ -38,7 +38,7 @@ def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[st
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scores that are single numbers, by the names under which all stages log them."""
+    """Return the scalar scores, keyed by the names under which all stages log them."""
     found = {**scores["accuracy"], "acc1": scores["accuracy"]["all"]}
     found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
     found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
@@ -49,21 +49,21 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def classes_without_images(predictions: Predictions, classes: int) -> list[int]:
-    """Return the classes without images in the split. Their accuracy is unknown, and every mean excludes them."""
+    """Return the classes without images in the split. Their accuracy is undefined, and every mean excludes them."""
     return np.flatnonzero(np.bincount(predictions.labels, minlength=classes) == 0).tolist()
 
 
 def _modulator(
     norms: np.ndarray, weights: np.ndarray, labels: np.ndarray, group_of_class: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return the scores of MEM's sub-networks: how often the largest norm is the true group's; mean norms and weights.
+    """Return how often MEM's sub-network of the true group has the largest norm, and the mean norms and weights.
 
-    The groups are those of MEM's partition. Rows are true groups, columns are sub-networks.
+    MEM's partition defines the groups. Rows are true groups, columns are sub-networks.
     """
     groups = np.asarray(group_of_class, dtype=np.int64)
     true_groups = groups[labels]
     named = metrics.group_by_norm(norms, true_groups)
-    # A single class gives every image the same weight.
+    # With a single class, every image has the same weight.
     one_class = np.zeros(len(labels), dtype=np.int64)
     low, high = metrics.bootstrap_shots(named, one_class, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
     by_group = [named[true_groups == g] for g in range(norms.shape[1])]

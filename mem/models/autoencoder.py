@@ -1,7 +1,7 @@
-"""Parts that all masked autoencoders share: visible patches, the light decoder, and the loss on masked patches.
+"""Base class of masked autoencoders: visible patches, lightweight decoder, and loss on masked patches.
 
-Parameters are named as in facebookresearch/mae, models_mae.py, and Alpha-VL/ConvMAE, models_convmae.py. The encoder's
-parameters have the additional prefix `encoder.`.
+Parameter names follow facebookresearch/mae (models_mae.py) and Alpha-VL/ConvMAE (models_convmae.py). Encoder parameters
+have the additional prefix `encoder.`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mem.models.transformer import fixed_positions, init_linear, layer_norm
 class Autoencoder(nn.Module, ABC):
     """Encodes the visible patches and predicts the pixels of the masked patches (He et al. 2022).
 
-    A subclass implements `encode`, and calls `initialise_decoder` at the point of its initialisation where the decoder
-    consumes random numbers: moving the call changes the weights that a seed gives.
+    Subclasses implement `encode` and call `initialise_decoder` during initialisation. The position of this call
+    determines which random numbers the decoder consumes: moving it changes the initial weights for a given seed.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Autoencoder(nn.Module, ABC):
         self.decoder_pred = nn.Linear(decoder.width, self.patch_size**2 * 3)
 
     def initialise_decoder(self) -> None:
-        """Initialise the mask token from a normal distribution and the linear layers with Xavier's uniform weights."""
+        """Initialise the mask token from a normal distribution and the linear layers with Xavier uniform weights."""
         nn.init.normal_(self.mask_token, std=0.02)
         for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             module.apply(init_linear)
@@ -103,7 +103,7 @@ class Autoencoder(nn.Module, ABC):
         return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, prefix:]
 
     def target(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
-        """Return the pixels of each patch as `patches` does; with `norm_pix_loss`, normalised per patch."""
+        """Return the reconstruction target: the output of `patches`, normalised per patch if `norm_pix_loss` is set."""
         patches = self.patches(images)
         if self.norm_pix_loss:
             mean, scale = patch_statistics(patches)
@@ -116,7 +116,7 @@ class Autoencoder(nn.Module, ABC):
         return images.view(samples, 3, g, p, g, p).permute(0, 2, 4, 3, 5, 1).reshape(samples, g * g, p * p * 3)
 
     def images(self, patches: Float[Tensor, "samples tokens pixels"]) -> Float[Tensor, "samples 3 rows columns"]:
-        """Return the images that consist of these patches: the inverse of `patches`."""
+        """Reassemble images from their patches. This is the inverse of `patches`."""
         samples, p, g = len(patches), self.patch_size, self.grid
         return patches.view(samples, g, g, p, p, 3).permute(0, 5, 1, 3, 2, 4).reshape(samples, 3, g * p, g * p)
 
@@ -124,6 +124,6 @@ class Autoencoder(nn.Module, ABC):
 def patch_statistics(
     patches: Float[Tensor, "samples tokens pixels"],
 ) -> tuple[Float[Tensor, "samples tokens 1"], Float[Tensor, "samples tokens 1"]]:
-    """Return the mean of each patch's pixels, and the divisor that gives them a variance of one."""
+    """Return the mean of each patch's pixels, and the divisor that scales them to unit variance."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + 1e-6).sqrt()

@@ -1,8 +1,8 @@
 """BatchNorm (Ioffe & Szegedy 2015) with a configured batch size, independent of ranks and micro-batches.
 
-Samples are normalised in groups of `norm_batch` consecutive samples of the global batch. The running statistics change
-once per step, by the mean of the groups' statistics. If `norm_batch` equals the global batch, this is PyTorch's
-BatchNorm in a single process.
+Samples are normalised in groups of `norm_batch` consecutive samples of the global batch. The running statistics are
+updated once per step with the mean of the group statistics. If `norm_batch` equals the global batch size, the result
+equals PyTorch's BatchNorm in a single process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mem.errors import UserError
 
 
 class SampleBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over groups of consecutive samples of the global batch. Its keys are those of PyTorch's BatchNorm.
+    """BatchNorm over groups of consecutive samples of the global batch. State-dict keys are PyTorch's.
 
     `drop` and `act` are the modules that timm's BatchNormAct2d applies after the norm.
     """
@@ -29,14 +29,14 @@ class SampleBatchNorm(nn.BatchNorm2d):
         self.act: nn.Module = getattr(norm, "act", nn.Identity())
         self.norm_batch = norm_batch
         self.rank_group: RankGroup | None = None
-        """The ranks that share a group of samples; None if each group is on one rank."""
+        """Ranks that share a sample group; None if each group is on a single rank."""
         self.pending: list[Float[Tensor, "2 channels"]] = []
-        """Mean and unbiased variance of each group of samples of this step."""
+        """Mean and unbiased variance of each sample group in the current step."""
 
     def forward(
         self, input: Float[Tensor, "samples channels rows columns"]
     ) -> Float[Tensor, "samples channels rows columns"]:
-        """Normalise with each group's statistics in training, and with the running statistics in evaluation."""
+        """Normalise with group statistics during training and with running statistics during evaluation."""
         if not self.training:
             x = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         elif self.rank_group is None:
@@ -48,7 +48,7 @@ class SampleBatchNorm(nn.BatchNorm2d):
     def _normalise_group(
         self, x: Float[Tensor, "group channels rows columns"]
     ) -> Float[Tensor, "group channels rows columns"]:
-        """Normalise a group of samples that is completely on this rank."""
+        """Normalise a sample group that is entirely on this rank."""
         assert self.running_mean is not None
         statistics = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
         out = F.batch_norm(x, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps)
@@ -58,7 +58,7 @@ class SampleBatchNorm(nn.BatchNorm2d):
     def _normalise_shared_group(
         self, x: Float[Tensor, "part channels rows columns"], ranks: RankGroup
     ) -> Float[Tensor, "part channels rows columns"]:
-        """Normalise this rank's part of a group of samples. The other ranks have parts of the same size."""
+        """Normalise this rank's part of a sample group that several ranks share. All parts have the same size."""
         assert self.running_mean is not None
         wide = x.to(self.running_mean.dtype)
         variance, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
@@ -75,10 +75,10 @@ class SampleBatchNorm(nn.BatchNorm2d):
 
 
 def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) -> None:
-    """Replace the model's BatchNorms by `SampleBatchNorm`.
+    """Replace the model's BatchNorm layers with `SampleBatchNorm`.
 
     Raises:
-        UserError: The network has BatchNorm and `norm_batch` is missing, or it has none and `norm_batch` is set.
+        UserError: The network has BatchNorm layers but `norm_batch` is missing, or has none but `norm_batch` is set.
     """
     found = [
         (parent, key, child)
@@ -88,23 +88,24 @@ def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) 
     ]
     if bool(found) != (norm_batch is not None):
         reason = (
-            "has BatchNorm: set the number of images that share its statistics"
+            "has BatchNorm; set this to the number of images that share statistics"
             if found
-            else "has no BatchNorm: set it to null"
+            else "has no BatchNorm; set this to null"
         )
         raise UserError(f"backbone.norm_batch: {name} {reason}")
     for parent, key, child in found:
         if not isinstance(child, nn.BatchNorm2d) or child.momentum is None or not child.track_running_stats:
-            raise UserError(f"{name} has an unsupported kind of BatchNorm ({child}), whose batch cannot be configured")
+            raise UserError(f"{name} has an unsupported kind of BatchNorm ({child}), whose batch size cannot be set")
         assert norm_batch is not None
         setattr(parent, key, SampleBatchNorm(child, norm_batch))
 
 
 def configure_batch_norms(model: nn.Module, world: World, global_batch: int, micro_batch: int | None) -> None:
-    """Tell each `SampleBatchNorm` of a model how its groups of samples are distributed over the ranks.
+    """Configure how the sample groups of each `SampleBatchNorm` are distributed over the ranks.
 
     Raises:
-        UserError: A forward pass cannot compute a group's statistics, because a micro-batch or a rank splits the group.
+        UserError: A sample group is split between micro-batches or ranks, so a forward pass cannot compute its
+            statistics.
     """
     norms = _norms(model)
     if not norms:
@@ -121,7 +122,7 @@ def configure_batch_norms(model: nn.Module, world: World, global_batch: int, mic
     if not fits:
         raise UserError(
             f"BatchNorm shares statistics among {size} consecutive images (backbone.norm_batch), but the batch of "
-            f"{global_batch} is divided into {world.size} rank(s) of {global_batch / world.size:g} images"
+            f"{global_batch} is divided among {world.size} rank(s) with {global_batch / world.size:g} images each"
             + (f" and micro-batches of {micro_batch}. " if micro_batch else ". ")
             + "Set compute.finetune.micro_batch to a multiple of norm_batch, or use a number of ranks for which "
             "norm_batch is a multiple of the images per rank, without micro-batches."
@@ -132,12 +133,12 @@ def configure_batch_norms(model: nn.Module, world: World, global_batch: int, mic
 
 
 def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor | None = None) -> None:
-    """Update the running statistics with those of the step just computed, identically on all ranks.
+    """Update the running statistics from the current step, identically on all ranks.
 
     Args:
-        model: Contains the norms.
+        model: The model with `SampleBatchNorm` layers.
         world: The ranks.
-        skipped: A flag on the device. If it is set, the statistics stay as they are.
+        skipped: Flag on the device. If set, the statistics remain unchanged.
     """
     norms = [norm for norm in _norms(model) if norm.pending]
     if not norms:
@@ -157,7 +158,7 @@ def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor
 
 
 def micro_batch_multiple(model: nn.Module, local: int) -> int:
-    """Return the number of which micro-batches must be multiples, given this rank's `local` images per step."""
+    """Return the number that the micro-batch must be a multiple of, given `local` images per step on this rank."""
     norms = _norms(model)
     if not norms:
         return 1

@@ -1,13 +1,14 @@
 """ConvMAE's encoder (Gao et al. 2022, "ConvMAE: Masked Convolution Meets Masked Autoencoders").
 
-Parameters have the names and shapes of Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so that its checkpoints
-load directly. The computation differs: the official code computes stages 1 and 2 at every position and then drops the
-masked ones, three quarters of them. Here, each *cell* (the square of pixels behind a token) is a row of positions, and
-only the rows of visible cells are computed. A grid exists only for the depthwise convolution, with zeros at masked
-positions, as masked convolution requires. The results are equal, as tests show in double precision.
+Parameter names and shapes match Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so its checkpoints load
+directly. The computation differs. The official code computes stages 1 and 2 at every position and then discards the
+masked positions, which are three quarters of all positions. Here, the positions of each *cell* (the square of pixels
+that a token covers) are consecutive rows of a matrix, and only the rows of visible cells are computed. The rows are
+arranged in a grid only for the depthwise convolution, with zeros at masked positions, as masked convolution requires.
+Tests check in double precision that the results are equal.
 
-Within a cell, positions are ordered from coarse to fine: first by their block in the grid of stage 2, then by their
-position within the block. The strided convolutions between stages never cross the border of a cell, so that they are
+Within a cell, positions are ordered from coarse to fine: first by their block in the stage-2 grid, then by their
+position within the block. The strided convolutions between stages never cross the border of a cell. They are therefore
 matrix products over consecutive rows and need no copies.
 """
 
@@ -69,11 +70,11 @@ class ConvBlock(nn.Module):
         self.drop_path2 = _drop(drop_path)
 
     def forward(self, x: Rows, indices: Int64[Tensor, " all_rows"], side: int) -> Rows:
-        """Return the block's output at the rows.
+        """Apply the block to the visible positions.
 
         Args:
             x: The visible positions.
-            indices: Index of each row of each sample in the grids of all samples, in raster order.
+            indices: Index of each row in the concatenated raster grids of all samples.
             side: Height and width of a sample's grid.
         """
         x = x + self.drop_path1(self.conv2(self.depthwise(self.conv1(self.norm1(x)), indices, side)))
@@ -89,7 +90,7 @@ class ConvBlock(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Reduces both sides by a strided convolution, followed by a norm and a GELU."""
+    """Reduces height and width with a strided convolution, followed by a norm and a GELU."""
 
     def __init__(self, patch: int, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -97,12 +98,12 @@ class PatchEmbedding(nn.Module):
         self.norm = nn.LayerNorm(width_out)
 
     def forward(self, x: Rows, weight: Float[Tensor, "width_out pixels_and_width"]) -> Rows:
-        """Embed rows that each contain the positions of a patch. `weight` is the kernel as a matrix in their order."""
+        """Embed rows that each contain all positions of a patch. `weight` is the kernel as a matrix in this order."""
         return F.gelu(self.norm(F.linear(x, weight, self.proj.bias)))
 
 
 class ConvMaeStages(nn.Module):
-    """The three stages that pretraining and finetuning share."""
+    """The three stages, which are used in pretraining and in finetuning."""
 
     _indices1: Int64[Tensor, "cells positions"]
     _indices2: Int64[Tensor, "cells positions"]
@@ -127,7 +128,7 @@ class ConvMaeStages(nn.Module):
         )
         self.register_buffer("_indices1", raster_indices(self.grid, p3, p2), persistent=False)
         self.register_buffer("_indices2", raster_indices(self.grid, p3, 1), persistent=False)
-        # As in models_convmae.py: the last patch embedding has Xavier's weights, other convolutions torch's default.
+        # As in models_convmae.py, the last patch embedding has Xavier weights. Other convolutions use the default.
         projection = self.patch_embed3.proj.weight
         nn.init.xavier_uniform_(projection.data.view(len(projection), -1))
         for module in (self.patch_embed4, self.blocks3):
@@ -138,7 +139,7 @@ class ConvMaeStages(nn.Module):
     ) -> tuple[
         Float[Tensor, "samples fine_rows _"], Float[Tensor, "samples coarse_rows _"], Float[Tensor, "samples cells _"]
     ]:
-        """Return the outputs of the three stages at the visible cells; without `visible`, at all cells."""
+        """Return the outputs of the three stages at the visible cells, or at all cells if `visible` is None."""
         p1, p2, p3 = self.patch_sizes
         x = split_into_cells(images, self.patch_sizes)
         positions = self.pos_embed
@@ -174,7 +175,7 @@ class ConvMaeStages(nn.Module):
 
 
 class ConvMaeEncoder(ConvMaeStages):
-    """The encoder of pretraining. It projects the outputs of stages 1 and 2 and adds them before the final norm."""
+    """The pretraining encoder. It projects the outputs of stages 1 and 2 and adds them before the final norm."""
 
     def __init__(self, settings: config.ConvMae) -> None:
         super().__init__(settings)
@@ -205,7 +206,7 @@ class ConvMaeEncoder(ConvMaeStages):
 def split_into_cells(
     images: Float[Tensor, "samples 3 rows columns"], patch_sizes: tuple[int, int, int]
 ) -> Float[Tensor, "samples cells pixels"]:
-    """Return the pixels of each cell, ordered by block of stage 2, position in the block, channel, row and column."""
+    """Return the pixels of each cell, ordered by stage-2 block, position in the block, channel, row and column."""
     p1, p2, p3 = patch_sizes
     grid = images.shape[2] // (p1 * p2 * p3)
     split = images.view(len(images), 3, grid, p3, p2, p1, grid, p3, p2, p1)
@@ -213,14 +214,14 @@ def split_into_cells(
 
 
 def raster_indices(grid: int, blocks: int, within: int) -> Int64[Tensor, "cells positions"]:
-    """Return the index of each position of each cell in a raster grid with sides of `grid * blocks * within`."""
+    """Return the index of each position of each cell in a raster grid with side length `grid * blocks * within`."""
     raster = torch.arange((grid * blocks * within) ** 2)
     split = raster.view(grid, blocks, within, grid, blocks, within)
     return split.permute(0, 3, 1, 4, 2, 5).reshape(grid**2, -1)
 
 
 def conv_as_matrix(weight: Float[Tensor, "width_out width_in rows columns"]) -> Float[Tensor, "width_out all"]:
-    """Return the weight of a strided convolution as a matrix that applies to rows of positions, channels last."""
+    """Return the weight of a strided convolution as a matrix for rows of positions with channels last."""
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -232,7 +233,7 @@ def _batch_indices(
 
 
 class _ScatterRows(torch.autograd.Function):
-    """Writes rows into an array of zeros. Indices are unique, so that the backward pass is a selection."""
+    """Writes rows into an array of zeros. Indices are unique, so the backward pass only selects rows."""
 
     @staticmethod
     def forward(
@@ -248,7 +249,7 @@ class _ScatterRows(torch.autograd.Function):
 
 
 class _GatherRows(torch.autograd.Function):
-    """Selects rows. Indices are unique, so that the backward pass copies, where torch's own would add row by row."""
+    """Selects rows. Indices are unique, so the backward pass copies rows. PyTorch's backward pass adds row by row."""
 
     @staticmethod
     def forward(

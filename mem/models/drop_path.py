@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al. 2016) whose random numbers belong to samples."""
+"""Stochastic depth (Huang et al. 2016) with explicit random numbers for each sample."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class SampleDropPath(nn.Module):
     """Drops a residual branch for the samples whose random number is below the rate.
 
-    Before each forward pass in training, `set_random_numbers` must set `random_numbers`, one per sample. timm's
-    `DropPath` uses torch's global generator instead, so that its masks depend on the batch size, the rank and the
-    generator's history.
+    Call `set_random_numbers` before each forward pass in training to provide one number per sample. timm's `DropPath`
+    uses PyTorch's global random number generator instead, so its masks depend on the batch size, the rank and the
+    generator's state.
     """
 
     def __init__(self, rate: float) -> None:
@@ -30,11 +30,11 @@ class SampleDropPath(nn.Module):
 
 
 def set_random_numbers(model: nn.Module, uniforms: Float[Tensor, "samples branches"] | None) -> None:
-    """Give each `SampleDropPath` of a model its column of uniform random numbers."""
+    """Assign one column of uniform random numbers to each `SampleDropPath` of a model."""
     for column, module in enumerate(drop_paths(model)):
         module.random_numbers = None if uniforms is None else uniforms[:, column]
 
 
 def drop_paths(model: nn.Module) -> list[SampleDropPath]:
-    """Return the droppable branches of a model, from first to last."""
+    """Return the `SampleDropPath` modules of a model, from first to last."""
     return [module for module in model.modules() if isinstance(module, SampleDropPath)]

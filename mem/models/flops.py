@@ -1,4 +1,4 @@
-"""The number of floating-point operations of a training step, counted by torch from shapes alone."""
+"""FLOP counts of training steps, computed by PyTorch from tensor shapes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
-    """Return the floating-point operations of the matrix products and convolutions of one forward and backward pass.
+    """Return the FLOPs of the matrix products and convolutions in one forward and backward pass.
 
-    Nothing is computed: a copy of the model runs on the meta device, in evaluation mode, which needs no random numbers.
+    A copy of the model runs on the meta device, which computes no values. It runs in evaluation mode, which needs no
+    random numbers.
 
     Args:
         model: The model.
-        shapes: Shapes of the inputs, each for one sample.
+        shapes: Shape of each input for a single sample.
     """
     meta_copy = copy.deepcopy(model).to("meta").eval()
     convolutions = {torch.ops.aten.convolution_backward: convolution_backward}
@@ -30,9 +31,10 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
 def convolution_backward(
     grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *rest: Any, **named: Any
 ) -> int:
-    """Return the operations of a convolution's backward pass: those of the forward pass for each gradient requested.
+    """Return the FLOPs of a convolution's backward pass: those of the forward pass for each requested gradient.
 
-    torch's own formula counts grouped convolutions as full ones, a hundred times too much for depthwise ones.
+    PyTorch's formula counts grouped convolutions as full convolutions, a hundred times too many FLOPs for depthwise
+    convolutions.
     """
     # bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask
     transposed, mask = rest[4], rest[7]

@@ -1,4 +1,4 @@
-"""Masked autoencoders: MAE (He et al. 2022) around timm's ViT, and ConvMAE (Gao et al. 2022)."""
+"""Masked autoencoders: MAE (He et al. 2022) based on timm's ViT, and ConvMAE (Gao et al. 2022)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MaskedAutoencoder(Autoencoder):
 
 
 class ConvMaskedAutoencoder(Autoencoder):
-    """ConvMAE: the mask is sampled on the grid of stage 3, and there is no class token."""
+    """ConvMAE: the mask is sampled on the stage-3 grid, and there is no class token."""
 
     def __init__(
         self,

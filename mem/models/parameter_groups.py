@@ -1,4 +1,4 @@
-"""Parameter groups of the optimizer: weight decay and the learning-rate scale of each layer."""
+"""Optimizer parameter groups with weight decay and layer-wise learning-rate scales."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mem.models.backbones.base import BackboneClassifier
 
 
 def decay_groups(model: nn.Module, weight_decay: float, *, decay_all: bool = False) -> list[dict[str, Any]]:
-    """Return the groups of MAE's pretraining: weight decay for matrices and tokens, none for norms and biases.
+    """Return the parameter groups for MAE pretraining: weight decay for matrices and tokens, none for norms and biases.
 
-    With `decay_all`, every parameter decays.
+    With `decay_all`, weight decay applies to every parameter.
 
     Source: facebookresearch/mae, main_pretrain.py, which uses timm's groups.
     """
@@ -25,11 +25,12 @@ def decay_groups(model: nn.Module, weight_decay: float, *, decay_all: bool = Fal
 def layer_decay_groups(
     model: BackboneClassifier, weight_decay: float, layer_decay: float, *, decay_all: bool = False
 ) -> list[dict[str, Any]]:
-    """Return the groups of MAE's finetuning, whose `lr_scale` shrinks by `layer_decay` per layer below the head.
+    """Return the parameter groups for MAE finetuning, with layer-wise learning-rate decay.
 
-    Norms, biases, tokens and position embeddings have no weight decay, except with `decay_all`.
+    `lr_scale` is multiplied by `layer_decay` for each layer below the head. Norms, biases, tokens and position
+    embeddings have no weight decay unless `decay_all` is set.
 
-    Source: facebookresearch/mae, util/lr_decay.py, after BEiT.
+    Source: facebookresearch/mae, util/lr_decay.py, which follows BEiT.
     """
     groups: dict[tuple[int, float], dict[str, Any]] = {}
     for name, parameter in model.backbone.named_parameters():

@@ -1,4 +1,4 @@
-"""Normalisation of pixels, and its inverse."""
+"""Pixel normalisation and its inverse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pixels:
-    """Mean and standard deviation with which a dataset's images are normalised."""
+    """Mean and standard deviation used to normalise a dataset's images."""
 
     mean: tuple[float, float, float]
     """Mean of each colour channel, for pixels scaled to 0..1."""

@@ -1,4 +1,4 @@
-"""An image sheet of what a masked autoencoder sees and reconstructs."""
+"""Image sheet that shows the inputs and reconstructions of a masked autoencoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mem.models.autoencoder import Autoencoder, patch_statistics
 from mem.models.pixels import Pixels
 
 GREY = 0.5
-"""Level of masked patches, from 0 to 1."""
+"""Grey level of masked patches, from 0 to 1."""
 GAP_PIXELS = 4
 """White space between images."""
 SMALLEST_SIDE_PIXELS = 112
@@ -24,9 +24,9 @@ def reconstruction_sheet(
     noise: Float[Tensor, "samples tokens"],
     pixels: Pixels,
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Return a sheet with a row per image: the input, its visible patches, and these with the predicted patches.
+    """Return a sheet with one row per image: input, visible patches, and visible patches with predictions added.
 
-    If the loss normalises patches, a prediction has no mean and contrast; the sheet takes both from the input.
+    If the loss normalises patches, predictions have no mean and contrast. Both are then taken from the input.
     """
     training = model.training
     model.eval()
@@ -49,7 +49,7 @@ def _grey(inputs: UInt8[Tensor, "samples side side 3"]) -> UInt8[Tensor, "1 1 1 
 
 
 def _sheet(columns: list[UInt8[Tensor, "samples side side 3"]]) -> UInt8[Tensor, "rows columns 3"]:
-    """Arrange images on white, and enlarge small ones by an integer factor."""
+    """Arrange images on a white background, and enlarge small images by an integer factor."""
     samples, side = columns[0].shape[:2]
     factor = -(-SMALLEST_SIDE_PIXELS // side)
     step = side * factor + GAP_PIXELS

@@ -1,4 +1,4 @@
-"""Initialisation, norm and position embeddings of all transformers in this package."""
+"""Initialisation, layer norm and position embeddings for all transformers in this package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialise linear layers with Xavier's uniform weights and zero biases (facebookresearch/mae, models_mae.py)."""
+    """Initialise linear layers with Xavier uniform weights and zero biases (facebookresearch/mae, models_mae.py)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -20,7 +20,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 def fixed_positions(grid: int, width: int, class_tokens: int) -> nn.Parameter:
-    """Return sine-cosine position embeddings of a square grid, after a zero for each class token. They do not train.
+    """Return fixed sine-cosine position embeddings for a square grid, after a zero vector for each class token.
 
     The first half of the channels encodes the column, as in facebookresearch/mae, util/pos_embed.py.
     """

@@ -65,7 +65,7 @@ def test_on_a_balanced_split_overall_accuracy_is_the_class_weighted_mean_of_the_
 def test_balanced_accuracy_equals_that_of_scikit_learn(pair):
     predictions, labels = pair
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # predictions of classes that have no image
+        warnings.simplefilter("ignore")  # some predicted classes have no images
         expected = balanced_accuracy_score(labels, predictions)
     assert np.isclose(metrics.balanced_accuracy(predictions, labels, CLASSES), expected)
 

@@ -1,4 +1,4 @@
-"""Metrics of groups of classes: confusion, recall, oracle, and MEM's norms."""
+"""Metrics for class groups: confusion, recall, oracle accuracy, and MEM's norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals and tests, compared with scipy, sums of binomials and a bootstrap that resamples images."""
+"""Intervals and significance tests, compared with scipy, sums of binomials and a bootstrap that resamples images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS = np.array([0, 0, 1, 1, 2, 2])
 
 
 def two_methods(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, and whether each prediction of two mostly agreeing methods is correct."""
+    """Return labels, and whether each prediction is correct, for two methods that mostly agree."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 6, images)
     first = generator.random(images) < 0.9 - 0.1 * labels
@@ -26,7 +26,7 @@ def two_methods(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, n
 
 
 def resampled_images(scores: np.ndarray, labels: np.ndarray, resamples: int) -> np.ndarray:
-    """Mean score per shot group and over all images, in resamples of the images themselves."""
+    """Return the mean score per shot group and over all images in each resample of the images."""
     generator = np.random.default_rng(1)
     rows = []
     for _ in range(resamples):

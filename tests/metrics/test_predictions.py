@@ -1,4 +1,4 @@
-"""Predictions on disk, and the scores that are computed from them."""
+"""Predictions on disk, and scores computed from them."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ def test_files_without_predictions_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none.parquet: file not found. Run `mem evaluate` to write it."):
         read_predictions(tmp_path / "none.parquet")
     (tmp_path / "truncated.parquet").write_bytes(b"PAR1 half of it")
-    with pytest.raises(UserError, match=r"truncated.parquet: not a file of predictions by `mem evaluate`, or damaged"):
+    with pytest.raises(UserError, match=r"truncated.parquet: not a predictions file of `mem evaluate`, or damaged"):
         read_predictions(tmp_path / "truncated.parquet")

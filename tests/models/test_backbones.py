@@ -1,4 +1,4 @@
-"""The ViT backbone, stochastic depth, parameter groups and files of weights."""
+"""The ViT backbone, stochastic depth, parameter groups and weights files."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def test_a_samples_output_depends_only_on_its_own_random_numbers(model):
 
 
 def test_layer_decay_gives_each_layer_the_official_scale(model):
-    # facebookresearch/mae, util/lr_decay.py: scale 0.5 ** (depth + 1 - layer); embeddings are layer 0, block i is
-    # layer i + 1, the norm after pooling and the linear layer are layer depth + 1.
+    # In facebookresearch/mae, util/lr_decay.py, the scale is 0.5 ** (depth + 1 - layer). Embeddings are layer 0, block
+    # i is layer i + 1, and the norm after pooling and the linear layer are layer depth + 1.
     expected = {"cls_token": 4, "pos_embed": 4, "patch_embed": 4, "fc_norm": 0, "head": 0}
     expected |= {f"blocks.{i}": 3 - i for i in range(3)}
     names = {id(p): name for name, p in model.backbone.named_parameters()}
@@ -117,7 +117,7 @@ def test_in_pretraining_only_matrices_and_tokens_have_weight_decay():
     assert grouped == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-# --- weights in files ------------------------------------------------------------------------------------------
+# --- weights files ------------------------------------------------------------------------------------------
 
 
 def test_loading_an_encoder_into_a_classifier_reports_every_key(model, tmp_path):

@@ -1,4 +1,4 @@
-"""ConvMAE, compared with a dense implementation of the paper, and what a mask must hide from its encoder."""
+"""ConvMAE, compared with a dense implementation of the paper. Masked cells must not influence the encoder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ UNEVEN = SETTINGS.model_copy(update={"patch_sizes": (2, 3, 2), "image_size": 36}
 
 
 def perturb(module: torch.nn.Module) -> None:
-    """Change norms and biases, whose initial values hide mistakes."""
+    """Change norms and biases, because their initial values could hide errors."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad and parameter.ndim == 1:
@@ -55,7 +55,7 @@ def perturb(module: torch.nn.Module) -> None:
 
 
 def dense(p: dict[str, Tensor], settings: ConvMae, images: Tensor, visible: Tensor) -> Tensor:
-    """The encoder as published: stages 1 and 2 at every position, with masks, on grids with channels first."""
+    """Compute the encoder as published: stages 1 and 2 at every position, with masks, on grids with channels first."""
     samples, grid = len(images), settings.image_size // settings.patch_size
     keep = torch.zeros(samples, grid * grid, dtype=images.dtype).scatter(1, visible, 1.0).view(samples, 1, grid, grid)
 
@@ -139,7 +139,7 @@ def test_computing_visible_positions_only_equals_the_dense_encoder_forward_and_b
 
 def test_the_encoder_does_not_see_masked_cells_but_the_loss_does():
     torch.manual_seed(0)
-    # Without `norm_pix_loss`, which would remove the change of scale from the target.
+    # `norm_pix_loss` is disabled because it would remove the change of scale from the target.
     model = ConvMaskedAutoencoder(SETTINGS, Decoder(width=8, depth=1, heads=2), 0.6, norm_pix_loss=False)
     images, noise = torch.randn(1, 3, 48, 48), torch.rand(1, 9)
     prediction, visible = model.reconstruct(images, noise)
@@ -213,8 +213,9 @@ def test_a_classifier_is_initialised_from_an_encoder_without_the_layers_of_pretr
 
 
 def test_layers_and_weight_decay_equal_the_official_ones(classifier):
-    # Alpha-VL/ConvMAE, util/lr_decay.py: embeddings and stages 1 and 2 are layer 0, block i of stage 3 is layer i + 1,
-    # the norm after pooling and the linear layer are the last; one-dimensional parameters and positions do not decay.
+    # In Alpha-VL/ConvMAE, util/lr_decay.py, embeddings and stages 1 and 2 are layer 0, block i of stage 3 is layer
+    # i + 1, and the norm after pooling and the linear layer are the last layer. One-dimensional parameters and position
+    # embeddings have no weight decay.
     expected = {"patch_embed1": 3, "patch_embed2": 3, "patch_embed3": 3, "patch_embed4": 3, "pos_embed": 3}
     expected |= {"blocks1": 3, "blocks2": 3, "blocks3.0": 2, "blocks3.1": 1, "fc_norm": 0, "head": 0}
     names = {id(p): name for name, p in classifier.backbone.named_parameters()}
@@ -231,7 +232,7 @@ def test_layers_and_weight_decay_equal_the_official_ones(classifier):
 
 def test_drop_path_rates_rise_over_the_blocks_of_all_stages(classifier):
     rates = [branch.rate for branch in drop_paths(classifier.backbone)]
-    assert rates == pytest.approx([rate for i in range(1, 6) for rate in [0.1 * i] * 2])  # the first block's is 0
+    assert rates == pytest.approx([rate for i in range(1, 6) for rate in [0.1 * i] * 2])  # the first block has rate 0
 
 
 def test_a_samples_output_depends_only_on_its_own_random_numbers(classifier):

@@ -1,4 +1,4 @@
-"""Checkpoints from other projects: their formats, loading them, and invalid files."""
+"""Checkpoints from other projects: file formats, loading, and invalid files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_backbone_equals(model: BackboneClassifier, weights: dict[str, torch.T
 
 
 def official_form(weights: dict[str, torch.Tensor]) -> dict:
-    """What MAE's util/misc.py saves: weights, optimizer, epoch, scaler, and the arguments as a namespace."""
+    """The checkpoint that MAE's util/misc.py saves: weights, optimizer, epoch, scaler, and arguments as a namespace."""
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])
     parameter.sum().backward()
@@ -181,7 +181,7 @@ def test_a_truncated_safetensors_file_is_named(tmp_path, finetuned):
 
 
 class Malicious:
-    """An object that creates a file when it is unpickled in the usual way."""
+    """An object that creates a file when it is unpickled without restrictions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -196,7 +196,7 @@ def test_a_file_with_code_is_rejected_and_the_code_does_not_run(tmp_path, finetu
     assert "only tensors and plain values are read" in error_message(path)
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)
-    assert (tmp_path / "ran").exists()  # the usual way runs it
+    assert (tmp_path / "ran").exists()  # unrestricted loading runs the code
 
 
 def test_a_web_page_an_empty_file_and_a_text_are_recognised(tmp_path):
@@ -218,7 +218,7 @@ def test_weights_of_another_architecture_are_recognised(tmp_path):
     path = tmp_path / "resnet.pth"
     torch.save(timm.create_model("resnet18").state_dict(), path)
     message = error_message(path)
-    assert "the weights belong to another architecture: 0 of 122 keys match" in message
+    assert "the weights belong to a different architecture: 0 of 122 keys match" in message
     assert "conv1.weight" in message
     assert "cls_token" in message
 

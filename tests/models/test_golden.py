@@ -29,7 +29,7 @@ def built(name: str) -> Autoencoder:
 
 
 def official(name: str) -> str:
-    """The official code has a single module for encoder and decoder."""
+    """Return the official name. The official code has a single module for encoder and decoder."""
     return name.removeprefix("encoder.")
 
 

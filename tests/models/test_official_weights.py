@@ -1,4 +1,4 @@
-"""Fetching official checkpoints: from a server that closes the connection, from a file, and without a network."""
+"""Download official checkpoints from a server that closes the connection, from a file, and without a network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "mae_pretrain_vit_base"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` with or without support for ranges, and closes the connection after `limit` bytes."""
+    """Serves `content` with or without range requests, and closes the connection after `limit` bytes."""
 
     content = CONTENT
     version = '"1"'
@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def offer(monkeypatch, tmp_path, server):
-    """Register weights at the server's address. Fetched weights are stored in the test's folder."""
+    """Register weights at the server's address. Downloaded weights are stored in the test's folder."""
     monkeypatch.setenv("MEM_WEIGHTS", str(tmp_path / "weights"))
 
     def register(checksum: str | None, address: str | None = None) -> None:
@@ -100,7 +100,7 @@ def test_an_interrupted_download_resumes(offer, server, messages):
     offer(CORRECT)
     server.limit = 1_000_000
     with pytest.raises(
-        UserError, match=r"1 MB were received; the same command resumes the download\. By hand: fetch http"
+        UserError, match=r"1 MB were received; the same command resumes the download\. Alternatively, download http"
     ):
         fetch_official(NAME, None, messages.append)
     assert not (weights_folder() / "weights.pth").exists()
@@ -108,7 +108,7 @@ def test_an_interrupted_download_resumes(offer, server, messages):
     path = fetch_official(NAME, None, messages.append)
     assert path.read_bytes() == CONTENT
     assert server.requests == [None, "bytes=1000000-"]
-    assert "Resuming after 1 MB." in messages
+    assert "Resuming the download after 1 MB." in messages
 
 
 @pytest.mark.parametrize("change", ["version", "ranges"])
@@ -116,7 +116,7 @@ def test_a_download_restarts_if_the_file_changed_or_the_server_does_not_support_
     server.content = b"x" * len(CONTENT)
     offer(CORRECT)
     server.limit = 1_000_000
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         fetch_official(NAME, None, messages.append)
     server.limit, server.content = None, CONTENT
     if change == "version":
@@ -128,7 +128,7 @@ def test_a_download_restarts_if_the_file_changed_or_the_server_does_not_support_
 
 def test_a_file_with_another_checksum_than_the_published_one_is_deleted(offer, messages):
     offer("sha256:00000000")
-    with pytest.raises(UserError, match=r"is not mae_pretrain_vit_base: its sha256 starts with \w{8}, the published"):
+    with pytest.raises(UserError, match=r"is not mae_pretrain_vit_base: its sha256 starts with \w{8}, but"):
         fetch_official(NAME, None, messages.append)
     assert {p.name for p in weights_folder().iterdir()} == {".weights.pth.lock"}
 
@@ -137,11 +137,12 @@ def test_without_a_published_checksum_the_first_download_sets_it(offer, server, 
     offer(None)
     path = fetch_official(NAME, None, messages.append)
     digest = hashlib.sha256(CONTENT).hexdigest()
-    assert messages[-1] == f"No checksum is published for it. Recorded its SHA-256 for later downloads: {digest}"
+    recorded = f"Recorded its SHA-256 to verify later downloads: {digest}"
+    assert messages[-1] == f"No checksum is published for this file. {recorded}"
     assert json.loads(path.with_name("weights.pth.json").read_text())["sha256"] == digest
     path.unlink()
     server.content = CONTENT[:-1]
-    with pytest.raises(UserError, match="the file changed at its source since it was last fetched"):
+    with pytest.raises(UserError, match="the file at the source changed since the last download"):
         fetch_official(NAME, None, messages.append)
     assert not path.exists()
 
@@ -150,7 +151,7 @@ def test_a_file_that_changed_after_it_was_fetched_is_named(offer, messages):
     offer(None)
     path = fetch_official(NAME, None, messages.append)
     path.write_bytes(b"other")
-    with pytest.raises(UserError, match="changed since it was fetched"):
+    with pytest.raises(UserError, match="changed since it was downloaded"):
         fetch_official(NAME, None, messages.append)
 
 
@@ -158,8 +159,8 @@ def test_without_a_network_the_message_describes_a_manual_way_that_works(offer, 
     offer(CORRECT, "http://127.0.0.1:9/weights.pth")
     assert main(["weights", "get", NAME]) == 2
     message = capsys.readouterr().err
-    assert "cannot be fetched: " in message
-    assert "By hand: fetch http://127.0.0.1:9/weights.pth with a browser or on another machine" in message
+    assert "cannot be downloaded: " in message
+    assert "Alternatively, download http://127.0.0.1:9/weights.pth with a browser or on another machine" in message
     assert "Traceback" not in message
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT)

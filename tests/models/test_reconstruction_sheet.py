@@ -1,4 +1,4 @@
-"""Sheets of reconstructions, normalisation of pixels, and counts of floating-point operations."""
+"""Reconstruction sheets, pixel normalisation, and FLOP counts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_sheet_shows_input_visible_patches_and_reconstruction():
             assert torch.equal(reconstructed[area], inputs[0][area])
         else:
             assert (masked[area] == 128).all()
-            # Values near the middle between two levels may be rounded either way.
+            # Values halfway between two levels may be rounded in either direction.
             assert (reconstructed[area].int() - prediction[area].int()).abs().max() <= 1
 
 
@@ -76,7 +76,8 @@ def test_restoring_inverts_normalising():
 
 def test_operations_are_those_of_matrix_products_forward_and_backward():
     layer = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
-    # Two operations per multiply-add. The backward pass takes twice the forward pass, less the first input's gradient.
+    # A multiply-add is two operations. The backward pass costs twice as many FLOPs as the forward pass, minus the
+    # gradient of the first layer's input.
     forward = 2 * (10 * 20 + 20 * 5)
     assert training_flops(layer, (1, 10)) == 3 * forward - 2 * 10 * 20
     assert next(layer.parameters()).device.type == "cpu"

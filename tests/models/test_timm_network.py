@@ -87,12 +87,12 @@ def test_evaluation_uses_the_running_statistics_without_changing_them():
     [(1, 12, 6), (1, 12, 2), (2, 16, 6), (4, 16, 2), (3, 16, None), (3, 12, None), (1, 10, None)],
 )
 def test_a_division_of_the_batch_that_splits_a_group_is_rejected(ranks, global_batch, micro_batch):
-    # Groups of 8 for two ranks with 8 images each, groups of 4 otherwise; (4, 16, 2) splits a rank's only group.
+    # Two ranks with 8 images each use groups of 8. Other cases use groups of 4. (4, 16, 2) splits a rank's only group.
     model = build(settings(norm_batch=8 if ranks == 2 else 4), classes=5)
     if (ranks, global_batch) == (3, 12):
         configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # one group per rank: fits
         return
-    with pytest.raises(UserError, match=rf"the batch of {global_batch} is divided into {ranks} rank"):
+    with pytest.raises(UserError, match=rf"the batch of {global_batch} is divided among {ranks} rank"):
         configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)
 
 
@@ -117,8 +117,8 @@ def test_layers_are_numbered_from_the_stem_to_the_linear_layer():
 @pytest.mark.parametrize(
     ("name", "norm_batch", "expected"),
     [
-        ("resnet18", None, "resnet18 has BatchNorm: set the number of images that share its statistics"),
-        ("convnext_atto", 4, "convnext_atto has no BatchNorm: set it to null"),
+        ("resnet18", None, "resnet18 has BatchNorm; set this to the number of images that share statistics"),
+        ("convnext_atto", 4, "convnext_atto has no BatchNorm; set this to null"),
         ("dla34", 4, "dla34 does not end in a linear layer .* To use it as a frozen backbone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Backbones behind one interface: pooled feature, tokens, logits and layers.
+"""Backbones with a common interface: pooled feature, tokens, logits and layers.
 
 To add a kind of backbone, add a section to `mem.config.backbones`, a subclass of `BackboneClassifier` in a new file of
 this package, and a case to `build`.
@@ -22,8 +22,8 @@ def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Ba
 
     Args:
         settings: The architecture.
-        classes: Outputs of the linear layer.
-        drop_path: Stochastic depth: the rate of the last block. Rates rise linearly from 0.
+        classes: Number of outputs of the linear layer.
+        drop_path: Stochastic-depth rate of the last block. Rates increase linearly from 0 over the blocks.
 
     Raises:
         UserError: The network does not support the settings.
@@ -40,7 +40,7 @@ def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> Ba
 
 
 def build_frozen(settings: config.Backbone, classes: int) -> BackboneClassifier | FrozenBackbone:
-    """Build a backbone that is not trained here. `initialise_from` or `load_into` loads its weights.
+    """Build a backbone that remains frozen. Load its weights with `initialise_from` or `load_into`.
 
     Raises:
         UserError: The network does not support the settings.

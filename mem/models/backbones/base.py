@@ -1,4 +1,4 @@
-"""The interface of backbones with a linear layer: pooled feature, tokens, logits, layers and droppable branches."""
+"""Interface for backbones with a linear layer: pooled feature, tokens, logits, layers and droppable branches."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ HEAD_INIT_STD = 2e-5
 class BackboneClassifier(nn.Module, ABC):
     """A backbone and a linear layer that classifies its pooled feature.
 
-    Each kind of backbone is a subclass. It builds `backbone`, which contains the linear layer and whose state is saved
-    as `model.safetensors`, and implements the methods that locate features, layers and the linear layer in it.
+    Each kind of backbone is a subclass. It builds `backbone`, a module that contains the linear layer and is saved as
+    `model.safetensors`, and implements the methods that locate features, layers and the linear layer in this module.
     """
 
     head_prefix: str
     """Key prefix of the linear layer in `backbone.state_dict()`."""
     missing_in_encoder: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of further keys that a pretrained encoder lacks. These parameters keep their initial values."""
+    """Prefixes of additional keys that a pretrained encoder lacks. These parameters keep their initial values."""
     unused_from_encoder: ClassVar[tuple[str, ...]] = ()
     """Prefixes of keys of a pretrained encoder that the backbone does not have."""
     width: int
@@ -51,14 +51,14 @@ class BackboneClassifier(nn.Module, ABC):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the input of the linear layer, and the tokens of which it is the mean (before a final norm)."""
+        """Return the linear layer's input, and the tokens that are averaged to compute it (before a final norm)."""
 
     @abstractmethod
     def layer_of(self, parameter: str) -> int:
-        """Return the layer of a parameter of `backbone`, given its name, for layer-wise learning rates."""
+        """Return the layer index of the `backbone` parameter with this name, for layer-wise learning rates."""
 
     def exempt_from_decay(self, parameter: str) -> bool:
-        """Return whether a parameter with more than one dimension has no weight decay, such as position embeddings."""
+        """Return whether a multi-dimensional parameter, such as a position embedding, has no weight decay."""
         return False
 
     def forward(
@@ -66,13 +66,13 @@ class BackboneClassifier(nn.Module, ABC):
         images: Float[Tensor, "samples 3 rows columns"],
         drop_path_numbers: Float[Tensor, "samples branches"] | None = None,
     ) -> Float[Tensor, "samples classes"]:
-        """Return logits. In training, `drop_path_numbers` decide which branches each sample drops."""
+        """Return logits. In training, `drop_path_numbers` determine which branches are dropped for each sample."""
         set_random_numbers(self.backbone, drop_path_numbers)
         return self.linear(self.features(images)[0])
 
 
 def use_sample_drop_paths(model: nn.Module) -> None:
-    """Replace each `DropPath` of timm by a `SampleDropPath` with the same rate."""
+    """Replace each timm `DropPath` with a `SampleDropPath` of the same rate."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, DropPath):
@@ -80,5 +80,5 @@ def use_sample_drop_paths(model: nn.Module) -> None:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed torch's global generator, which initialises the models that are built next."""
+    """Seed PyTorch's global random number generator, which is used to initialise models."""
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""ConvMAE as a backbone: the three stages at every position, the mean of the tokens, and a norm."""
+"""ConvMAE backbone: the three stages applied at every position, mean pooling of the tokens, and a norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem.models.transformer import layer_norm
 
 
 class ConvMaeNetwork(ConvMaeStages):
-    """The stages with trainable positions, a norm and a linear layer (Alpha-VL/ConvMAE, models_convvit.py)."""
+    """The stages, trainable position embeddings, a norm and a linear layer (Alpha-VL/ConvMAE, models_convvit.py)."""
 
     def __init__(self, settings: config.ConvMae, classes: int, drop_path: float) -> None:
         super().__init__(settings, drop_path)
@@ -47,7 +47,7 @@ class ConvMaeClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature and the tokens. The norm is applied to the mean and to each token."""
+        """Return the pooled feature and the tokens. The norm is applied to the mean token and to each token."""
         tokens = self.backbone.stages(images)[2]
         return self.backbone.fc_norm(tokens.mean(dim=1)), self.backbone.fc_norm(tokens)
 

@@ -14,16 +14,16 @@ EXPECTED = (
     "pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature first, or a pair of "
     "pooled features and tokens (images, tokens, width)"
 )
-"""What a user-provided module returns for images (images, 3, rows, columns)."""
+"""Supported outputs of a user-provided module for inputs of shape (images, 3, rows, columns)."""
 Features = tuple[Float[Tensor, "images width"], Float[Tensor, "images tokens width"]]
 """Pooled features and tokens. The number of tokens may be 0."""
 
 
 def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"], name: str) -> Features:
-    """Return pooled features and tokens of any network: from timm's two methods, or from what the network returns.
+    """Return pooled features and tokens of any network, from timm's feature methods or from the network's output.
 
     Raises:
-        UserError: The network returns something else. The message calls the network `name`.
+        UserError: The network's output is not supported. The message refers to the network as `name`.
     """
     if hasattr(network, "forward_features") and hasattr(network, "forward_head"):
         return timm_features(network, images)
@@ -33,7 +33,8 @@ def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows co
 def timm_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"]) -> Features:
     """Return the input of a timm network's classifier, and the positions that are pooled, without class tokens.
 
-    There are no tokens if their width differs from that of the pooled feature (MobileNetV3 has a layer after pooling).
+    No tokens are returned if their width differs from the width of the pooled feature. For example, MobileNetV3 has a
+    layer after pooling.
     """
     positions = network.forward_features(images)  # type: ignore[operator]
     pooled = network.forward_head(positions, pre_logits=True)  # type: ignore[operator]
@@ -56,7 +57,7 @@ def _prefix_tokens(network: nn.Module) -> int:
 
 
 def parse_features(output: Any, images: int, name: str) -> Features:
-    """Return the output of a user-provided module as pooled features and tokens.
+    """Convert the output of a user-provided module to pooled features and tokens.
 
     Raises:
         UserError: The output has none of the forms in `EXPECTED`.
@@ -81,10 +82,10 @@ def _description(output: Any) -> str:
 
 
 def feature_shapes(network: nn.Module, side: int, name: str) -> tuple[int, int]:
-    """Return the feature width and the number of tokens for square images, found with one image of zeros.
+    """Return the feature width and the number of tokens for square images, determined with an image of zeros.
 
     Raises:
-        UserError: The network does not accept such images, or it returns something other than features.
+        UserError: The network does not accept such images, or its output is not supported.
     """
     tensor = next(network.parameters(), torch.empty(0))
     was_training = network.training

@@ -1,4 +1,4 @@
-"""Networks that are not trained here and have no classifier: timm networks by name, and user-provided modules."""
+"""Frozen networks without a classifier: timm networks selected by name, and user-provided modules."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class FrozenBackbone(nn.Module):
     """Any network that computes features.
 
     Args:
-        backbone: Takes images (images, 3, rows, columns); see `mem.models.backbones.feature_outputs`.
+        backbone: Accepts images of shape (images, 3, rows, columns); see `mem.models.backbones.feature_outputs`.
         side: Side of the images, in pixels.
-        name: Name of the network in messages.
-        head_prefixes: Key prefixes of the classifier that files of weights may contain.
+        name: Name of the network in error messages.
+        head_prefixes: Key prefixes of a classifier that weights files may contain.
     """
 
     def __init__(self, backbone: nn.Module, side: int, name: str, head_prefixes: tuple[str, ...] = ()) -> None:
@@ -56,7 +56,7 @@ def frozen_timm(model: str, side: int) -> FrozenBackbone:
 
 
 def frozen_module(settings: config.CustomModule) -> FrozenBackbone:
-    """Build the user-provided module that a study names.
+    """Build the user-provided module that a study specifies.
 
     Raises:
         UserError: The file or function is missing, fails, or returns a module that does not compute features.
@@ -65,10 +65,10 @@ def frozen_module(settings: config.CustomModule) -> FrozenBackbone:
 
 
 def load_user_module(file: Path, function: str) -> nn.Module:
-    """Call a function of a Python file and return the module that it returns.
+    """Call a function in a Python file and return the resulting module.
 
     Raises:
-        UserError: The file or function is missing, fails, or returns something else.
+        UserError: The file or function is missing or fails, or the function does not return a module.
     """
     where = f"{file}:{function}"
     if not file.is_file():

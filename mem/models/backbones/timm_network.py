@@ -18,7 +18,7 @@ from mem.models.batch_norm import use_sample_batch_norms
 
 
 class TimmClassifier(BackboneClassifier):
-    """A timm network with its own pooling. Its tokens are the positions that are pooled."""
+    """A timm network with its built-in pooling. The tokens are the positions that are pooled."""
 
     def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0) -> None:
         width, tokens = _shapes(settings, classes)
@@ -48,16 +48,16 @@ class TimmClassifier(BackboneClassifier):
         return timm_features(self.backbone, images)
 
     def layer_of(self, parameter: str) -> int:
-        """Return the layer of timm's groups: 0 for the stem, then one per block, and the last one otherwise."""
+        """Return timm's layer index: 0 for the stem, then one per block, and the last layer otherwise."""
         return self._layer_of.get(parameter, self.layers)
 
     def exempt_from_decay(self, parameter: str) -> bool:
-        """Exempt the parameters that timm names, such as class token and position embeddings."""
+        """Exempt the parameters that timm exempts, such as the class token and position embeddings."""
         return parameter in self._exempt_from_decay
 
 
 def timm_network(model: str, classes: int, side: int | None = None, **options: Any) -> nn.Module:
-    """Build a timm network for square images of `side` pixels; `side` matters only if the architecture depends on it.
+    """Build a timm network for square images of `side` pixels. `side` is used only if the architecture depends on it.
 
     Raises:
         UserError: timm cannot build the network with these options.
@@ -73,7 +73,7 @@ def timm_network(model: str, classes: int, side: int | None = None, **options: A
 
 
 def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn.Module:
-    # Dropout inside the network would use torch's global generator.
+    # Dropout inside the network would use PyTorch's global random number generator.
     options = {"drop_rate": 0.0, **({"drop_path_rate": drop_path} if drop_path else {})}
     network = timm_network(settings.model, classes, settings.image_size, **options)
     random = [type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]

@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al. 2021): timm's, with MAE's initialisation and pooling."""
+"""Vision transformers (Dosovitskiy et al. 2021) from timm, with MAE's initialisation and pooling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VitClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature and the patch tokens. The norm is applied to the mean and to each token."""
+        """Return the pooled feature and the patch tokens. The norm is applied to the mean token and to each token."""
         tokens = self.backbone.forward_features(images)
         pooled = self.backbone.forward_head(tokens, pre_logits=True)
         return pooled, self.backbone.fc_norm(tokens[:, self.backbone.num_prefix_tokens :])
@@ -62,9 +62,10 @@ def vision_transformer(
 
     Args:
         settings: The architecture.
-        classes: Outputs of the linear layer; 0 for no linear layer.
-        pool: `token` puts a norm after the last block (MAE's encoder), `avg` after pooling (MAE's finetuning).
-        drop_path: Rate of the last block. Rates rise linearly from 0.
+        classes: Number of outputs of the linear layer; 0 for no linear layer.
+        pool: `token` applies the norm after the last block (MAE's encoder); `avg` applies it after pooling (MAE's
+            finetuning model).
+        drop_path: Stochastic-depth rate of the last block. Rates increase linearly from 0 over the blocks.
     """
     model = TimmViT(
         img_size=settings.image_size,

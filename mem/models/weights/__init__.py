@@ -1,4 +1,4 @@
-"""Weights: saving, reading external and official checkpoints, downloading, and loading with a report of every key."""
+"""Model weights: files, external and official checkpoints, downloads, and loading with a report of every key."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ _BLOCK_BYTES = 1 << 20
 
 
 def download(address: str, part: Path, say: Callable[[str], None]) -> None:
-    """Fetch an address (http, https or file) into the file `part`, and resume an earlier attempt.
+    """Download an address (http, https or file) to the file `part`, resuming an earlier attempt.
 
     Raises:
-        UserError: The address cannot be fetched. The bytes received so far stay in `part`, and the message describes
-            the manual way.
+        UserError: The download failed. The bytes received so far remain in `part`. The message explains how to download
+            the file manually.
     """
     note = part.with_name(f"{part.name}.json")
     start = part.stat().st_size if part.is_file() else 0
@@ -38,7 +38,7 @@ def download(address: str, part: Path, say: Callable[[str], None]) -> None:
             resumed = start > 0 and response.status == http.client.PARTIAL_CONTENT
             start = start if resumed else 0
             if resumed:
-                say(f"Resuming after {start / 1e6:.0f} MB.")
+                say(f"Resuming the download after {start / 1e6:.0f} MB.")
             version = response.headers.get("ETag") or response.headers.get("Last-Modified")
             note.write_text(json.dumps({"address": address, "version": version}))
             length = response.headers.get("Content-Length")
@@ -63,12 +63,15 @@ def download(address: str, part: Path, say: Callable[[str], None]) -> None:
         reason = getattr(error, "reason", None) or error
         kept = part.stat().st_size if part.is_file() else 0
         so_far = f" {kept / 1e6:.0f} MB were received; the same command resumes the download." if kept else ""
-        raise UserError(f"{address}: cannot be fetched: {reason}.{so_far} {_by_hand(address)}") from None
+        raise UserError(f"{address}: cannot be downloaded: {reason}.{so_far} {_by_hand(address)}") from None
     note.unlink()
 
 
 def _by_hand(address: str) -> str:
-    return f"By hand: fetch {address} with a browser or on another machine, then run: mem weights get NAME --from FILE"
+    return (
+        f"Alternatively, download {address} with a browser or on another machine, and run: "
+        "mem weights get NAME --from FILE"
+    )
 
 
 def _version(note: Path, address: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Checkpoints from other projects: reading them without running code, and unwrapping the tensors."""
+"""Reader for checkpoints from other projects. It runs no code from the files and returns unwrapped tensors."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mem.errors import UserError
 from mem.models.weights.tensors import load_weights
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training programs save a model's weights, next to the optimizer state and settings."""
+"""Keys under which training programs save a model's weights, alongside the optimizer state and settings."""
 REPLICA_PREFIXES = ("module.", "_orig_mod.")
 """Key prefixes that DistributedDataParallel and torch.compile add."""
 ENCODER_PREFIX = "encoder."
-"""Key prefix of the encoder in this project's autoencoders; official autoencoders have none."""
+"""Key prefix of the encoder in this project's autoencoders; official autoencoders have no prefix."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .pth or .safetensors file by name, without wrappers and key prefixes.
 
     Raises:
-        UserError: The file is missing or damaged, is not a checkpoint, or holds objects other than plain data.
+        UserError: The file is missing or damaged, is not a checkpoint, or contains objects other than plain data.
     """
     if not path.is_file():
         raise UserError(f"{path}: weights file not found")
@@ -54,11 +54,11 @@ def _read_pickle(path: Path) -> Any:
         if blocked:
             raise UserError(
                 f"{path}: contains a Python object ({blocked[1]}) besides tensors. Such objects can run arbitrary "
-                "code, so only tensors and plain values are read. Save the tensors alone: "
+                "code, so only tensors and plain values are read. Save only the tensors: "
                 "torch.save(model.state_dict(), path)"
             ) from None
         raise UserError(f"{path}: not a PyTorch checkpoint, or damaged. Download it again.") from None
-    except Exception as error:  # the exception that torch raises for damaged bytes depends on the bytes
+    except Exception as error:  # the type of torch's exception depends on the damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: damaged or incomplete ({reason}). Download it again.") from None
 
@@ -84,6 +84,6 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in REPLICA_PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    # Only this project's autoencoders have the prefix; the keys of their decoder have none.
+    # Only this project's autoencoders have the prefix. Their decoder keys have no prefix.
     encoder = {n.removeprefix(ENCODER_PREFIX): v for n, v in tensors.items() if n.startswith(ENCODER_PREFIX)}
     return {**encoder, **{n: v for n, v in tensors.items() if not n.startswith(ENCODER_PREFIX)}}

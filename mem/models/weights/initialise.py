@@ -1,4 +1,4 @@
-"""Initialise a model from pretrained weights, whether they come from this project or from another one."""
+"""Initialise a model from pretrained weights of this project or another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mem.models.backbones.frozen import FrozenBackbone
 from mem.models.weights.tensors import LoadReport, load_into
 
 DECODER_PREFIXES = ("decoder_", "mask_token")
-"""Key prefixes of an autoencoder that backbones do not have."""
+"""Key prefixes that autoencoders have and backbones lack."""
 
 
 def initialise_from(
@@ -24,8 +24,8 @@ def initialise_from(
 ) -> LoadReport:
     """Load pretrained weights into a backbone or an autoencoder.
 
-    The linear layer of a `BackboneClassifier` keeps its initial values, and so do the parameters of an autoencoder's
-    decoder that the weights lack. For a `FrozenBackbone`, the weights must be complete. Position embeddings of another
+    The linear layer of a `BackboneClassifier` keeps its initial values. Decoder parameters that the weights lack also
+    keep their initial values. For a `FrozenBackbone`, the weights must be complete. Position embeddings of a different
     grid are interpolated.
 
     Args:
@@ -34,7 +34,7 @@ def initialise_from(
         origin: Where the weights come from, for error messages.
 
     Raises:
-        UserError: The weights do not fit. The message names `origin` and lists the keys.
+        UserError: The weights do not fit the model. The message contains `origin` and lists the keys.
     """
     missing: tuple[str, ...]
     unused: tuple[str, ...]
@@ -73,7 +73,7 @@ def _require_same_architecture(tensors: Mapping[str, Tensor], expected: Mapping[
     common = sum(name in expected for name in tensors)
     if common < len(expected) / 4:
         raise UserError(
-            f"{origin}: the weights belong to another architecture: {common} of {len(tensors)} keys match. Found "
+            f"{origin}: the weights belong to a different architecture: {common} of {len(tensors)} keys match. Found "
             f"{', '.join(list(tensors)[:3])}, ...; expected {', '.join(list(expected)[:3])}, ..."
         )
 
@@ -82,7 +82,7 @@ def _adapted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     adapted = dict(tensors)
     for name, value in expected.items():
         if name.endswith("num_batches_tracked"):
-            # Checkpoints from before PyTorch 0.4.1 lack this counter. Nothing here reads it.
+            # Checkpoints from before PyTorch 0.4.1 lack this counter. It is not used here.
             adapted.setdefault(name, torch.zeros_like(value))
         elif name.split(".")[-1] == "pos_embed" and name in adapted and adapted[name].shape[1:] != value.shape[1:]:
             has_class_token = name.removesuffix("pos_embed") + "cls_token" in expected
@@ -93,18 +93,18 @@ def _adapted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
 def resize_positions(
     positions: Float[Tensor, "1 old_tokens width"], tokens: int, prefix: int
 ) -> Float[Tensor, "1 tokens width"]:
-    """Interpolate position embeddings of a square grid to another square grid, bicubically.
+    """Interpolate position embeddings from one square grid to another with bicubic interpolation.
 
     Source: facebookresearch/mae, util/pos_embed.py.
 
     Args:
         positions: Embeddings of the class token, if there is one, and of the patches, row by row.
         tokens: Number of embeddings to return.
-        prefix: Number of embeddings at the start that are not patches; they are copied.
+        prefix: Number of leading embeddings that do not belong to patches. They are copied.
     """
     old, new = (round((count - prefix) ** 0.5) for count in (positions.shape[1], tokens))
     if old**2 + prefix != positions.shape[1] or new**2 + prefix != tokens:
-        return positions  # not a square grid: `load_into` reports the difference of shapes
+        return positions  # not a square grid: `load_into` reports the shape mismatch
     grid = positions[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([positions[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)

@@ -1,4 +1,4 @@
-"""Official checkpoints on this machine: where they are stored, fetching them, and verifying them."""
+"""Storage, download and verification of official checkpoints."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def official_weights(name: str) -> OfficialWeights:
 
 
 def weights_file(initial: Initial) -> Path:
-    """Return the file with the weights that a study's section `initial` specifies.
+    """Return the weights file that the `initial` section of a study specifies.
 
     Raises:
-        UserError: The file is missing, or it is not the official one.
+        UserError: The file is missing, or it is not the official checkpoint.
     """
     if initial.file is not None:
         path = Path(initial.file)
@@ -56,25 +56,25 @@ def weights_file(initial: Initial) -> Path:
     if not path.is_file():
         raise UserError(
             f"The weights {initial.weights} are not on this machine ({path}). With network access, run: "
-            f"mem weights get {initial.weights}. Without, fetch {weights.address} on another machine, and set "
-            f"initial.file to the file or run: mem weights get {initial.weights} --from FILE"
+            f"mem weights get {initial.weights}. Without network access, download {weights.address} on another "
+            f"machine. Then set initial.file to the file, or run: mem weights get {initial.weights} --from FILE"
         )
     return path
 
 
 def fetch_official(name: str, source: str | None, say: Callable[[str], None]) -> Path:
-    """Store an official checkpoint on this machine, unless it is there already, and verify it.
+    """Download an official checkpoint unless it is already on this machine, and verify it.
 
     An interrupted download is resumed. If no checksum is published, the SHA-256 of the first download is recorded, and
     later downloads must match it.
 
     Args:
         name: Name of the checkpoint.
-        source: A file or an address to fetch instead of the published address.
+        source: A file or an address to use instead of the published address.
         say: Called with progress messages.
 
     Raises:
-        UserError: The file cannot be fetched, or it is not the right file.
+        UserError: The file cannot be downloaded, or its checksum is wrong.
     """
     weights = official_weights(name)
     path = weights_folder() / weights.file
@@ -85,8 +85,8 @@ def fetch_official(name: str, source: str | None, say: Callable[[str], None]) ->
             digest = verify(path, weights, name)
             if recorded not in (None, digest):
                 raise UserError(
-                    f"{path}: changed since it was fetched (SHA-256 is {digest}, was {recorded}). Delete the file and "
-                    "fetch it again."
+                    f"{path}: changed since it was downloaded (SHA-256 is {digest}, was {recorded}). Delete the file "
+                    "and download it again."
                 )
             say(f"{name} is already stored: {path}")
         else:
@@ -96,8 +96,8 @@ def fetch_official(name: str, source: str | None, say: Callable[[str], None]) ->
                 digest = verify(part, weights, name)
                 if recorded not in (None, digest):
                     raise UserError(
-                        f"{name}: the file changed at its source since it was last fetched (SHA-256 is {digest}, was "
-                        f"{recorded}). If you trust the new file, delete {note} and fetch it again."
+                        f"{name}: the file at the source changed since the last download (SHA-256 is {digest}, was "
+                        f"{recorded}). If you trust the new file, delete {note} and download it again."
                     )
             except UserError:
                 part.unlink()
@@ -113,7 +113,7 @@ def fetch_official(name: str, source: str | None, say: Callable[[str], None]) ->
             }
             files.write_text(note, json.dumps(record, indent=2) + "\n")
             if weights.checksum is None:
-                say(f"No checksum is published for it. Recorded its SHA-256 for later downloads: {digest}")
+                say(f"No checksum is published for this file. Recorded its SHA-256 to verify later downloads: {digest}")
     return path
 
 
@@ -133,14 +133,14 @@ def verify(path: Path, weights: OfficialWeights, name: str) -> str:
     found = digests[algorithm].hexdigest()
     if not found.startswith(expected):
         raise UserError(
-            f"{path}: this file is not {name}: its {algorithm} starts with {found[: len(expected)]}, the published one "
-            f"with {expected} ({weights.source}). Fetch it again from {weights.address}"
+            f"{path}: this file is not {name}: its {algorithm} starts with {found[: len(expected)]}, but the published "
+            f"checksum starts with {expected} ({weights.source}). Download it again from {weights.address}"
         )
     return digests["sha256"].hexdigest()
 
 
 def list_official() -> str:
-    """Return a listing of the official checkpoints, their addresses, and which of them are stored here."""
+    """Return a list of the official checkpoints with their addresses, checksums and storage status."""
     lines: list[str] = []
     for name, weights in OFFICIAL.items():
         path = weights_folder() / weights.file
@@ -156,12 +156,12 @@ def _address(source: str) -> str:
 
 @contextlib.contextmanager
 def _download_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one process at a time fetch a file."""
+    """Allow only one process at a time to download a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Another process is fetching {path.name}. Waiting for it.")
+            say(f"Another process is downloading {path.name}. Waiting for it to finish.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

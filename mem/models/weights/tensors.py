@@ -1,4 +1,4 @@
-"""Safetensors files, and loading tensors into a model with a report of every key."""
+"""Reader and writer for safetensors files, and a loader that reports every key of a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mem import files
 from mem.errors import UserError
 
 FAULTS_LISTED = 20
-"""Number of keys that an error message lists at most."""
+"""Maximum number of keys that an error message lists."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, atomically, with `about` as metadata.
 
-    The same content gives the same bytes.
+    The same content results in the same bytes.
     """
-    # One metadata entry: safetensors writes several entries in an order that changes from call to call.
+    # Use a single metadata entry: with several entries, the order in the file would change from call to call.
     metadata = {"mem": json.dumps(dict(about), sort_keys=True)}
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     with files.atomic(path, "wb") as file:
@@ -47,7 +47,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which keys of a model and of a weights file matched."""
+    """Keys of a model and of a weights file that do and do not match."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
@@ -75,7 +75,7 @@ def load_into(
     allow_missing: tuple[str, ...] = (),
     allow_unused: tuple[str, ...] = (),
 ) -> LoadReport:
-    """Load weights into a model. Every key must match, except those that `allow_missing` and `allow_unused` list.
+    """Load weights into a model. Every key must match, except keys covered by `allow_missing` and `allow_unused`.
 
     Args:
         model: The model, changed in place.
@@ -84,7 +84,7 @@ def load_into(
         allow_unused: Prefixes of keys that the model may lack.
 
     Raises:
-        UserError: Another key is missing or unknown, or a shape differs. The message lists the keys.
+        UserError: Any other key is missing or unknown, or a shape differs. The message lists the keys.
     """
     expected = model.state_dict()
     shared = [name for name in expected if name in tensors]
