@@ -1,1 +1,1 @@
-"""Heads: classifiers on features of a frozen backbone, one file per method."""
+"""Heads: classifiers on top of frozen backbone features, with one file per method."""

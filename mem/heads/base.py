@@ -13,7 +13,7 @@ from mem.losses import cross_entropy
 
 
 class Head(nn.Module, ABC):
-    """A classifier on features of a frozen backbone.
+    """A classifier on top of frozen backbone features.
 
     Inputs are pooled features of shape (samples, width), or pooled features and tokens of shape
     (samples, 1 + tokens, width) with the pooled feature first.
@@ -50,12 +50,12 @@ def pooled_feature(features: Float[Tensor, "samples *sequence width"]) -> Float[
 
 
 def accuracy(logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " samples"]) -> Float[Tensor, ""]:
-    """Return the share of samples whose largest logit is that of the label, from 0 to 1."""
+    """Return the share of samples for which the label has the largest logit, from 0 to 1."""
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
 def fresh_linear(width: int, classes: int, seed: int) -> Linear:
-    """Return a linear classifier with PyTorch's default initialization. Leaves the global generator unchanged."""
+    """Return a linear classifier with PyTorch's default initialization. The global generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(width, classes)

@@ -1,4 +1,4 @@
-"""Building a head from its settings, saving it and loading it."""
+"""Build, save and load heads."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from mem.models.weights import load_weights, save_weights
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What a head is built from, besides its settings."""
+    """Inputs for building a head, in addition to its settings."""
 
     classifier: Linear
-    """The linear classifier to start from: the finetuned one, or that of another head."""
+    """The linear classifier to start from: the finetuned classifier, or the classifier of another head."""
     class_counts: np.ndarray
     """Number of training images of each class."""
     shots: config.Shots
@@ -87,7 +87,7 @@ def save_head(folder: Path, head: Head, settings: config.Head, inputs: HeadInput
 
 
 def load_head(folder: Path) -> Head:
-    """Load a head that `save_head` wrote.
+    """Load a head that was saved by `save_head`.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -96,7 +96,7 @@ def load_head(folder: Path) -> Head:
 
 
 def load_head_and_inputs(folder: Path) -> tuple[Head, config.Head, HeadInputs]:
-    """Load a head with its settings and inputs. The classifier of the inputs has the saved shape, but zero weights.
+    """Load a head with its settings and inputs. The inputs' classifier has the saved shape, but zero weights.
 
     Raises:
         UserError: A file is missing or damaged.

@@ -10,7 +10,7 @@ from mem.heads.base import Head, pooled_feature
 
 
 class Lws(Head):
-    """Logits s_k (W_k z + b_k). W and b are frozen; one factor s_k per class starts at 1 and is learned."""
+    """Logits s_k (W_k z + b_k). W and b are frozen. One factor s_k per class is learned, starting from 1."""
 
     def __init__(self, weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"]) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class Ncm(Head):
     Args:
         mean: Mean of all training features.
         centres: Mean of the centred and normalised features of each class.
-        present: Whether a class has training images.
+        present: Whether each class has training images.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Ncm(Head):
 def _centre_and_normalise(
     features: Float[Tensor, "samples width"], mean: Float[Tensor, " width"]
 ) -> Float[Tensor, "samples width"]:
-    """Subtract the training mean and scale to length 1."""
+    """Subtract the training mean and scale to unit length."""
     return torch.nn.functional.normalize(features - mean, dim=1)
 
 
@@ -51,7 +51,7 @@ def nearest_class_mean(batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[T
     """Compute the class means of training features in two passes.
 
     Args:
-        batches: Features and labels. Is iterated twice and must yield the same batches each time.
+        batches: Features and labels. The iterable is read twice and must yield the same batches each time.
         classes: Number of classes.
     """
     total, images = torch.zeros(()), 0

@@ -1,4 +1,4 @@
-"""Predictions of a head for every image of a split, and the signals of MEM."""
+"""Predictions of a head for every image of a split, including MEM's norms and weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def predict(
         head: The head, on `device`.
         split: Features of the split.
         shot_of_class: Shot group of each class: 0 many, 1 medium, 2 few.
-        device: Device of the computation.
+        device: Device to use.
         names: Name of each image, if known.
     """
     with_tokens = isinstance(head, MemHead) and head.settings.input == "tokens"

@@ -30,12 +30,12 @@ def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: fl
 
 
 class PriorLinear(Linear):
-    """A linear classifier whose loss adds an offset to the logits. Predictions use the logits without offset.
+    """A linear classifier whose loss adds an offset to the logits. Predictions use the logits without the offset.
 
     Args:
         start: The classifier before training.
-        offset: tau log pi for the logit-adjusted loss (Menon et al. 2021, eq. 10), log n for balanced softmax
-            (Ren et al. 2020, eq. 3).
+        offset: tau log pi for the logit-adjusted loss (Menon et al. 2021, eq. 10), or log n for balanced softmax (Ren
+            et al. 2020, eq. 3).
     """
 
     def __init__(self, start: Linear, offset: Float[Tensor, " classes"]) -> None:
@@ -45,7 +45,7 @@ class PriorLinear(Linear):
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Return the mean cross-entropy of the logits plus offset, and the accuracy of the logits without it."""
+        """Return the mean cross-entropy with the offset added to the logits, and the accuracy without the offset."""
         logits = self(features)
         adjusted = cross_entropy(logits + self.get_buffer("offset"), labels).mean()
         return adjusted, {"acc1": 100 * accuracy(logits, labels)}

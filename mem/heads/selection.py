@@ -18,10 +18,10 @@ def choose_on_val(
     features: Float[Tensor, "samples width"],
     labels: Int64[Tensor, " samples"],
 ) -> tuple[float, dict[float, float]]:
-    """Return the tau with the highest accuracy, the smallest one in a tie, and the accuracy of each tau.
+    """Return the tau with the highest accuracy (the smallest in a tie), and the accuracy of each tau.
 
     Args:
-        head_of_tau: Returns the head for a value of tau.
+        head_of_tau: Function that returns the head for a value of tau.
         taus: Candidates.
         features: Pooled features of val.
         labels: Labels of val.

@@ -1,4 +1,4 @@
-"""Fitting of heads to features: training, selection of tau, or closed form. Used by `train_head` and `mem.frozen`."""
+"""Fit heads to features by training, selection of tau, or in closed form. Used by `train_head` and `mem.frozen`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HeadFeatures:
 
     train: FeatureSource
     val: FeatureSource | None
-    """Features for selection and for the validation curve. None or empty if there are none."""
+    """Features for selection and for the validation curve. None or empty if there is no val split."""
 
     @property
     def validation(self) -> FeatureSource | None:
@@ -48,7 +48,7 @@ class HeadFeatures:
 
 
 def wants_tokens(settings: config.Head) -> bool:
-    """Return whether a head reads tokens in addition to the pooled feature."""
+    """Return whether a head uses tokens in addition to the pooled feature."""
     return isinstance(settings, config.Mem) and settings.input == "tokens"
 
 
@@ -61,13 +61,13 @@ def make_head(
         settings: The method.
         inputs: The classifier to start from and the class counts.
         features: Features of train and val.
-        context: Where curves and checkpoints go.
+        context: Log, checkpoints and messages.
 
     Returns:
         The head, and the results to record in run.json.
 
     Raises:
-        UserError: The head needs tokens and the features have none, or a selection needs val. See also `build_head`.
+        UserError: The head needs tokens but the features have none, or a selection needs val. See also `build_head`.
     """
     if wants_tokens(settings) and not features.train.has_tokens:
         raise UserError(
@@ -98,14 +98,14 @@ def _heads_by_tau(settings: config.Tau | config.LogitAdjustment, inputs: HeadInp
 def _choose_tau(
     head_of_tau: Callable[[float], Linear], taus: Sequence[float], val: FeatureSource | None, context: FitContext
 ) -> tuple[float, dict[str, Any]]:
-    """Return the tau with the highest accuracy on val, and the results to record."""
+    """Return the tau with the highest accuracy on val, and the results for run.json."""
     if val is None:
         if (candidates := len(taus)) > 1:
             raise UserError(
-                f"{context.name}: taus has {candidates} candidates, but the dataset has no val split to choose on. "
-                "Choose on a holdout first (dataset.holdout), then set taus to the chosen value."
+                f"{context.name}: taus has {candidates} candidates, but the dataset has no val split for the selection. "
+                "Select tau on a holdout (dataset.holdout), then set taus to the selected value."
             )
-        context.say(f"tau is {taus[0]:g}, the only candidate. There is no val split to choose on.")
+        context.say(f"tau is {taus[0]:g}, the only candidate, because there is no val split.")
         return taus[0], {"tau": taus[0]}
     features = val.inputs(0, np.arange(len(val)), tokens=False)
     tau, scores = choose_on_val(head_of_tau, taus, features, torch.from_numpy(val.labels))
@@ -123,7 +123,7 @@ def _train(
     tokens: bool,
     context: FitContext,
 ) -> dict[str, Any]:
-    """Train a head in place and return the results to record."""
+    """Train a head in place and return the results for run.json."""
     train, val = features.train, features.validation
     sampler = build_sampler(training.sampler, train.labels, len(inputs.class_counts), inputs.seed)
     if training.blocks:
@@ -160,7 +160,7 @@ def _train(
 
 @dataclass(frozen=True)
 class _PlainBatches:
-    """The plain view of a split in batches. Can be iterated more than once."""
+    """Batches of the plain view of a split. The batches can be iterated more than once."""
 
     split: FeatureSource
 
@@ -172,7 +172,7 @@ class _PlainBatches:
 
 @torch.no_grad()
 def predict_classes(model: nn.Module, split: FeatureSource, tokens: bool, device: torch.device) -> np.ndarray:
-    """Return the predicted class of each image, from its plain view: (images,), int64."""
+    """Return the predicted class of each image from its plain view: (images,), int64."""
     parts: list[np.ndarray] = []
     for start in range(0, len(split), EVALUATION_BATCH):
         indices = np.arange(start, min(start + EVALUATION_BATCH, len(split)))

@@ -1,1 +1,1 @@
-"""Training: the loop, checkpoints, meters, optimizers, learning rate schedules and micro-batches."""
+"""Training: loop, checkpoints, meters, optimizers, learning-rate schedules and micro-batches."""

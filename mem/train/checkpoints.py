@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, verified by checksum, restored newest first."""
+"""Checkpoints of a run. They are written atomically, verified by checksum and restored newest first."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mem import files
 from mem.distributed import SINGLE_PROCESS, World
 
 KEPT = 2
-"""Number of checkpoints to keep: the newest, and the one before it in case the newest is damaged."""
+"""Number of checkpoints to keep: the newest one, and the previous one in case the newest is damaged."""
 EPOCH_SECONDS = 20
-"""At the end of an epoch, a checkpoint is due when the last one is older than this number of seconds, or than the
-configured interval if that is shorter."""
+"""At the end of an epoch, a checkpoint is due if the last one is older than this number of seconds, or older than the
+configured interval if the interval is shorter."""
 
 
 @runtime_checkable
 class Resumable(Protocol):
-    """Interface of a state that can be saved and restored; see `mem.train.state.TrainState`."""
+    """Interface for a state that can be saved and restored; see `mem.train.state.TrainState`."""
 
     step: int
 
@@ -79,7 +79,7 @@ class Checkpoints:
         """Write a checkpoint and remove old ones. Only rank 0 writes; the other ranks return at once.
 
         Raises:
-            OSError: The checkpoint could not be written. The older ones are kept.
+            OSError: The checkpoint could not be written. Older checkpoints are kept.
         """
         if not self.world.is_main:
             return
@@ -89,7 +89,7 @@ class Checkpoints:
             try:
                 torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
             except RuntimeError:
-                # After a failed write torch raises a second error on closing the archive, which hides the first.
+                # After a failed write, torch raises a second error when it closes the archive, which hides the first.
                 if writer.failure is not None:
                     raise writer.failure from None
                 raise
@@ -101,7 +101,7 @@ class Checkpoints:
         self._last_saved = time.monotonic()
 
     def clear(self) -> None:
-        """Remove all checkpoints. Call this when the final weights are written."""
+        """Remove all checkpoints. Call this after the final weights are written."""
         if self.world.is_main and self.folder.is_dir():
             for path in self.folder.iterdir():
                 path.unlink()
@@ -141,7 +141,7 @@ class Checkpoints:
 
 
 class NoCheckpoints(Checkpoints):
-    """Disabled checkpoints, for short trainings that are not resumed."""
+    """Disabled checkpoints, for short training runs that are not resumed."""
 
     def __init__(self) -> None:
         super().__init__(Path(), "", float("inf"), lambda text: None)
@@ -159,7 +159,7 @@ class NoCheckpoints(Checkpoints):
 
 
 class _ChecksumWriter:
-    """File writer that counts and checksums the bytes, and keeps the error of a failed write."""
+    """File writer that counts and checksums the bytes, and stores the error of a failed write."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

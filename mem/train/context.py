@@ -1,4 +1,4 @@
-"""The surroundings of a training run: processes, checkpoints, log and messages."""
+"""Context of a training run: processes, checkpoints, log and messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.train.stop import NeverStop, StopRequests
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where a training runs, logs and saves. The defaults keep nothing: one process, no log, no checkpoints."""
+    """Processes, log and checkpoints of a training run. By default, there is one process and nothing is saved."""
 
     title: str
     """Label of the progress bar."""
@@ -22,7 +22,7 @@ class FitContext:
     log: Log = field(default_factory=NullLog)
     stop: StopRequests = field(default_factory=NeverStop)
     say: Callable[[str], None] = lambda text: None
-    """Shows a message to the user."""
+    """Displays a message to the user."""
     quiet: bool = False
     """Whether to hide the progress bar."""
     name: str = ""

@@ -1,4 +1,4 @@
-"""The training loop. Stages differ only in objective, data and schedule."""
+"""The training loop. Stages differ only in their objective, data and schedule."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LOGGED_POINTS = 400
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """Training batches, starting at any step."""
+    """Source of training batches that can start at any step."""
 
     @property
     def global_batch(self) -> int:
-        """Samples of a batch, over all ranks."""
+        """Number of samples per batch over all ranks."""
         ...
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
@@ -43,12 +43,12 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics that are computed and logged during the training and at its end."""
+    """Metrics that are computed and logged during training and at the end."""
 
     evaluate: Callable[[nn.Module], Mapping[str, float]]
-    """Maps the model to metrics by name."""
+    """Function that evaluates a model and returns metrics by name."""
     every_steps: int = 0
-    """Steps between validations. 0: at the end only."""
+    """Number of steps between validations. 0 validates only at the end."""
 
 
 def fit(
@@ -60,21 +60,21 @@ def fit(
     options: StepOptions | None = None,
     validation: Validation | None = None,
 ) -> Speed:
-    """Train to the last step of the schedule, resuming from the newest checkpoint if there is one.
+    """Train until the last step of the schedule, resuming from the newest checkpoint if there is one.
 
     Args:
         state: Model and optimizer, updated in place.
         data: The batches.
-        objective: The loss of a batch.
+        objective: Computes the loss of a batch.
         schedule: Number of steps and learning rate.
-        context: Processes, checkpoints, log, messages.
-        options: How a step is computed.
-        validation: Metrics to log during the training.
+        context: Processes, checkpoints, log and messages.
+        options: Options for the computation of a step.
+        validation: Metrics to compute and log during training.
 
     Raises:
         Stopped: A stop was requested. The state is saved.
-        UserError: The loss or its gradient is not finite (the message names the step), or the batch cannot be split as
-            configured.
+        UserError: The loss or its gradient is not finite (the message contains the step), or the batch cannot be
+            divided as configured.
     """
     options, world = options or StepOptions(), context.world
     configure_batch_norms(state.model, world, data.global_batch, options.micro_batch)
@@ -126,7 +126,7 @@ def fit(
 def _log_training(
     state: TrainState, schedule: Schedule, context: FitContext, step_context: StepContext, speed: Speed
 ) -> None:
-    """Log the means since the last point. Waits for the device.
+    """Log the mean metrics since the last logged point. Waits for the device.
 
     Raises:
         UserError: A loss or gradient was not finite.
@@ -154,7 +154,7 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
     )
     asked = context.stop.take_save()
     due = state.step < schedule.steps and (asked or context.checkpoints.due(epoch_ended=epoch_ended))
-    # Only rank 0 saves. If it must not because a value is not finite, all ranks stop together.
+    # Only rank 0 saves. If a non-finite value prevents saving, all ranks stop together.
     stopping = context.world.any(context.stop.requested or (due and watch.problem() is not None))
     if state.step < schedule.steps and (due or stopping):
         watch.check()

@@ -1,4 +1,4 @@
-"""Mean metrics, non-finite values and speed of a training, measured without waiting for the device at every step."""
+"""Mean metrics, non-finite values and training speed, measured without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mem.distributed import World
 from mem.errors import UserError
 
 MAX_CONSECUTIVE_SKIPS = 20
-"""Number of consecutive skipped steps after which a training that skips non-finite steps stops."""
+"""Maximum number of consecutive non-finite steps to skip before training stops."""
 
 
 @dataclass
 class Meter:
-    """Means of metrics since the last reading, summed on the device."""
+    """Mean metrics since the last call of `read`, accumulated on the device."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
@@ -33,7 +33,7 @@ class Meter:
     def read(self, world: World) -> dict[str, float]:
         """Return the means over steps and ranks, and reset the meter. Waits for the device.
 
-        Skipped steps do not count in the means; `skipped` is their number.
+        The means exclude skipped steps. `skipped` is the number of skipped steps.
         """
         if not self.steps:
             return {}
@@ -50,23 +50,23 @@ class Meter:
 
 @dataclass
 class FiniteWatch:
-    """Record, on the device, of the steps whose loss or gradient is not finite."""
+    """Detects steps with a non-finite loss or gradient, and records them on the device."""
 
     skip: bool = False
-    """Whether such steps are skipped. Otherwise the first one ends the training."""
+    """Whether to skip these steps. Otherwise, the first such step ends training."""
     first: Tensor | None = None
-    """Number of the first such step, or -1."""
+    """The first such step, or -1 if there is none."""
     streak: Tensor | None = None
-    """Lengths of the current and of the longest run of consecutive non-finite steps."""
+    """Lengths of the current and of the longest sequence of consecutive non-finite steps."""
     in_loss: Tensor | None = None
-    """Whether this rank's loss was non-finite in the first of them."""
+    """Whether this rank's loss was non-finite at the first such step."""
 
     def record(self, step: int, bad: Bool[Tensor, ""], bad_loss: Bool[Tensor, ""]) -> None:
         """Record a step.
 
         Args:
-            step: Number of the step, counted from 1.
-            bad: Whether its gradient is not finite.
+            step: The step, counted from 1.
+            bad: Whether the gradient is not finite.
             bad_loss: Whether this rank's loss is not finite.
         """
         if self.first is None or self.streak is None or self.in_loss is None:
@@ -80,7 +80,7 @@ class FiniteWatch:
         self.streak = torch.stack([current, torch.maximum(current, self.streak[1])])
 
     def problem(self) -> str | None:
-        """Return the message that ends the training, or None if it can continue. Waits for the device."""
+        """Return the error message if training must stop, or None if it can continue. Waits for the device."""
         if self.first is None or self.streak is None or self.in_loss is None:
             return None
         first, longest = int(self.first), int(self.streak[1])
@@ -99,10 +99,10 @@ class FiniteWatch:
         )
 
     def check(self) -> None:
-        """Raise the message of `problem`, if any.
+        """Raise an error if `problem` returns a message.
 
         Raises:
-            UserError: The training cannot continue. The message names the step.
+            UserError: Training cannot continue. The message contains the step.
         """
         if message := self.problem():
             raise UserError(message)
@@ -110,25 +110,25 @@ class FiniteWatch:
 
 @dataclass
 class Speed:
-    """Speed of a training since its start or restart."""
+    """Training speed since the last start or restart."""
 
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    """Seconds that rank 0 waited for data."""
+    """Time that rank 0 waited for data, in seconds."""
 
     def count(self, images: int, seconds: float, waited: float) -> None:
-        """Add a step."""
+        """Add the measurements of a step."""
         self.images += images
         self.seconds += seconds
         self.waited += waited
 
     @property
     def images_per_second(self) -> float:
-        """Images per second over all ranks."""
+        """Throughput over all ranks, in images per second."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def data_wait(self) -> float:
-        """Share of the time that rank 0 waited for data."""
+        """Fraction of the time that rank 0 waited for data."""
         return self.waited / self.seconds if self.seconds else 0.0

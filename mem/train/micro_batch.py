@@ -1,4 +1,4 @@
-"""The largest micro-batch that fits into a device's memory, found by trying."""
+"""Search for the largest micro-batch that fits into the device's memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mem.train.step import Objective
 
 @dataclass(frozen=True)
 class Trial:
-    """A forward and backward pass that measures memory and changes nothing."""
+    """A forward and backward pass that tests memory use and leaves the training state unchanged."""
 
     state: TrainState
     objective: Objective
@@ -27,7 +27,7 @@ class Trial:
     bf16: bool
 
     def run(self, size: int) -> None:
-        """Send `size` samples through the model and back.
+        """Run a forward and backward pass with `size` samples.
 
         Raises:
             torch.OutOfMemoryError: The samples do not fit.
@@ -35,7 +35,7 @@ class Trial:
         ballast = torch.empty(self._reserved_bytes(), dtype=torch.uint8, device=self.world.device)
         try:
             part = next(self.batch.split(size))
-            for _ in range(2):  # The second pass adds to an existing gradient, as accumulation does.
+            for _ in range(2):  # The second pass adds to an existing gradient, as in gradient accumulation.
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
                     loss, _ = self.objective(self.state.model, part)
                 loss.backward()
@@ -45,7 +45,7 @@ class Trial:
             discard_batch_norm_statistics(self.state.model)
 
     def _reserved_bytes(self) -> int:
-        """Memory that the optimizer and the exchange between ranks have not allocated yet."""
+        """Memory that the optimizer and the gradient exchange will allocate later."""
         copies = 0 if self.state.optimizer.state else 2
         weights = sum(p.numel() * p.element_size() for p in self.state.model.parameters())
         return (copies + (self.world.size > 1)) * weights
@@ -71,10 +71,11 @@ def fitting_micro_batch(
     """Halve the micro-batch until it fits into the device's memory.
 
     Args:
-        attempt: Sends the given number of images forward and back; raises `torch.OutOfMemoryError` if they do not fit.
-        largest: Images of this rank in a batch.
-        granule: Micro-batches are multiples of this number (the size of BatchNorm's groups).
-        any_rank: Whether a flag is set on any rank. All ranks try the same sizes.
+        attempt: Runs a forward and backward pass with the given number of images. Raises `torch.OutOfMemoryError` if
+            they do not fit.
+        largest: Number of images per batch on this rank.
+        granule: Number that the micro-batch must be a multiple of (the size of the BatchNorm groups).
+        any_rank: Returns whether a flag is set on any rank, so that all ranks try the same sizes.
 
     Raises:
         UserError: The smallest micro-batch does not fit.

@@ -1,4 +1,4 @@
-"""Optimizers and averaged weights. `mem.models.parameter_groups` sets weight decay and learning rate per layer."""
+"""Optimizers and weight averaging. `mem.models.parameter_groups` sets weight decay and learning rate per layer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mem import config
 
 
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019) over groups with `weight_decay` and, optionally, `lr_scale`."""
+    """Return AdamW (Loshchilov & Hutter 2019) for groups with `weight_decay` and, optionally, `lr_scale`."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def backbone_optimizer(groups: list[dict[str, Any]], settings: config.Training) -> torch.optim.Optimizer:
-    """Return the optimizer of a recipe, over groups with `weight_decay` and, optionally, `lr_scale`."""
+    """Return the configured optimizer for groups with `weight_decay` and, optionally, `lr_scale`."""
     if settings.optimizer == "adamw":
         assert settings.betas is not None
         return adamw(groups, settings.betas)
     assert settings.momentum is not None
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     if settings.momentum:
-        # SGD creates the buffers in its first step; if that step is skipped, they would be undefined.
+        # SGD creates the buffers in its first step. If this step is skipped, they would be undefined.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -40,7 +40,7 @@ def skip_step_where(optimizer: torch.optim.Optimizer, skipped: Bool[Tensor, ""])
 
 
 def averaged_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the model in evaluation mode, without gradients, to hold averaged weights."""
+    """Return a copy of the model for averaged weights, in evaluation mode and without gradients."""
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
@@ -48,12 +48,12 @@ def averaged_copy(model: nn.Module) -> nn.Module:
 def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: Bool[Tensor, ""] | None = None) -> None:
     """Update averaged weights in place: average = decay * average + (1 - decay) * weights.
 
-    BatchNorm statistics are averaged too; tensors that are not floating point are copied, as in timm's ModelEmaV3.
+    BatchNorm statistics are also averaged. Integer and boolean tensors are copied, as in timm's ModelEmaV3.
 
     Args:
         average: Model with the averaged weights.
         model: Model with the current weights.
-        decay: Share of the average that is kept.
+        decay: Weight of the previous average.
         skipped: Flag on the device that disables the update.
     """
     averages, weights = [], []

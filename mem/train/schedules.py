@@ -1,4 +1,4 @@
-"""Length and learning rate of a training, as functions of the step: resuming needs no scheduler state."""
+"""Learning-rate schedules as functions of the step, so that resuming needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and learning rate of a training."""
+    """Length and learning rate of a training run."""
 
     steps: int
-    """Optimizer steps in total."""
+    """Total number of optimizer steps."""
     steps_per_epoch: float
     lr_at: Callable[[int], float]
-    """Learning rate of a step, before the scale of a parameter group."""
+    """Returns the learning rate at a step, before scaling by the `lr_scale` of each parameter group."""
 
 
 def training_steps(epochs: float, images: int, global_batch: int) -> int:
-    """Return the number of optimizer steps: full batches, the last of which may reach into the next epoch."""
+    """Return the number of optimizer steps. All batches are full; the last one may extend into the next epoch."""
     return math.ceil(epochs * (images / global_batch))
 
 
 def warmup_cosine(
     lr: float, min_lr: float, warmup_epochs: float, epochs: float, steps_per_epoch: float
 ) -> Callable[[int], float]:
-    """Return a learning rate that rises linearly from 0 to `lr`, then follows half a cosine down to `min_lr`.
+    """Return a learning-rate schedule with linear warm-up from 0 to `lr` and half-cosine decay to `min_lr`.
 
-    Source: facebookresearch/mae, util/lr_sched.py (He et al. 2022), which also evaluates it at every step.
+    Source: facebookresearch/mae, util/lr_sched.py (He et al. 2022), which also evaluates the schedule at every step.
     """
 
     def at(step: int) -> float:
@@ -42,5 +42,5 @@ def warmup_cosine(
 
 
 def cosine(lr: float, steps: int) -> Callable[[int], float]:
-    """Return half a cosine from `lr` to 0 over `steps` steps."""
+    """Return a learning-rate schedule with half-cosine decay from `lr` to 0 over `steps` steps."""
     return lambda step: 0.5 * lr * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))

@@ -13,7 +13,7 @@ from mem.train.optimizers import averaged_copy
 
 
 class Snapshot(TypedDict):
-    """Content of a checkpoint. Random numbers are functions of the step, so no generator state is saved."""
+    """Content of a checkpoint. Random numbers depend only on the step, so no generator state is saved."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -24,16 +24,16 @@ class Snapshot(TypedDict):
 
 @dataclass
 class TrainState:
-    """Model, optimizer, step and running means; the training loop updates them in place."""
+    """Model, optimizer, step and metric means. The training loop updates them in place."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema_decay: float | None = None
-    """Share of the averaged weights that each step keeps. None disables averaging."""
+    """Weight of the previous average at each step. None disables averaging."""
     step: int = 0
     meter: Meter = field(default_factory=Meter)
     ema: nn.Module | None = None
-    """Averaged weights (Polyak & Juditsky 1992), created when `ema_decay` is set."""
+    """Averaged weights (Polyak & Juditsky 1992), created if `ema_decay` is set."""
 
     def __post_init__(self) -> None:
         if self.ema_decay is not None:
@@ -41,7 +41,7 @@ class TrainState:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The model to evaluate and save: the averaged one if averaging is enabled."""
+        """The model to evaluate and save: the averaged model if averaging is enabled."""
         return self.model if self.ema is None else self.ema
 
     def snapshot(self) -> Snapshot:

@@ -1,4 +1,4 @@
-"""One optimizer step on one global batch."""
+"""A single optimizer step on one global batch."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from mem.train.optimizers import set_lr, skip_step_where, update_average
 from mem.train.state import TrainState
 
 Objective = Callable[[nn.Module, Batch], tuple[Float[Tensor, ""], Mapping[str, Tensor]]]
-"""Maps a replica of the model and a batch to the mean loss of the batch's samples and to mean metrics."""
+"""Function of a model replica and a batch that returns the mean loss over the batch, and mean metrics."""
 
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed."""
+    """Options for the computation of a step."""
 
     micro_batch: int | None = None
-    """Images per forward and backward pass on one device. None: the whole batch, or on a GPU the largest size that
+    """Images per forward and backward pass on one device. None uses the complete batch or, on a GPU, the largest size that
     fits."""
     clip_grad: float | None = None
     bf16: bool = False
     compile: bool = False
     """Whether to use torch.compile, which changes speed and rounding."""
     peak_images_per_s: float | None = None
-    """Images per second of all devices at their peak FLOP rate; used for the curve `mfu`."""
+    """Images per second of all devices at their peak FLOP rate, used to compute the metric `mfu`."""
     skip_nonfinite: bool = False
-    """Whether to skip a step with a non-finite gradient. Otherwise such a step ends the training."""
+    """Whether to skip a step with a non-finite gradient. Otherwise, such a step ends training."""
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What all steps of a training share."""
+    """Objects and settings that all steps of a training run share."""
 
     world: World
     global_batch: int
-    """Samples of a batch over all ranks."""
+    """Number of samples per batch over all ranks."""
     options: StepOptions
     watch: FiniteWatch
 
@@ -54,7 +54,8 @@ def train_step(
 ) -> None:
     """Take one optimizer step on one global batch, of which `batch` is this rank's part.
 
-    The gradient is the mean over the global batch's samples, however they are split over ranks and micro-batches.
+    The gradient is the mean over the samples of the global batch, regardless of how they are divided into ranks and
+    micro-batches.
     """
     world, options = context.world, context.options
     set_lr(state.optimizer, lr)
@@ -66,10 +67,10 @@ def train_step(
         is_last = i == len(parts) - 1
         with torch.autocast(world.device.type, torch.bfloat16, enabled=options.bf16):
             loss, metrics = objective(replica, part)
-        # The replica averages over ranks, so the ranks' shares add up to the mean over the global batch.
+        # The replica averages over ranks, so the weighted losses add up to the mean over the global batch.
         share = len(part) * world.size / context.global_batch
         # A non-finite loss can have a finite gradient, for example through a clamp. Multiplying by NaN makes the
-        # gradient non-finite too, so every rank learns of it from the reduced gradient.
+        # gradient non-finite too, so every rank detects it in the reduced gradient.
         finite = loss.detach().isfinite()
         weight = torch.where(finite, torch.full_like(loss, share, requires_grad=False), torch.nan)
         with contextlib.nullcontext() if is_last else world.without_sync(replica):
@@ -94,7 +95,7 @@ def train_step(
 
 
 def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) -> tuple[Tensor, Tensor]:
-    """Clip the gradient; return whether its norm is not finite, and the norm before clipping."""
+    """Clip the gradient. Return whether its norm is not finite, and the norm before clipping."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters])
     if clip_grad is not None:

@@ -1,4 +1,4 @@
-"""Requests from outside a training: save a checkpoint, or save and stop."""
+"""Requests to a running training loop: save a checkpoint, or save and stop."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class StopRequests(Protocol):
-    """Source of the requests that the loop handles. A stage uses `mem.jobs.signals.StopSignals`."""
+    """Source of requests to the training loop. Stages use `mem.jobs.signals.StopSignals`."""
 
     @property
     def requested(self) -> bool:
-        """Whether the training should save and stop."""
+        """Whether training should save a checkpoint and stop."""
         ...
 
     def take_save(self) -> bool:
@@ -25,12 +25,12 @@ class StopRequests(Protocol):
         ...
 
     def deferred(self) -> AbstractContextManager[None]:
-        """Within this context the loop handles requests; outside it a request raises immediately."""
+        """Return a context in which the loop handles requests. Outside this context, a request raises immediately."""
         ...
 
 
 class NeverStop:
-    """No requests. For training inside a user's own program, where Ctrl-C raises KeyboardInterrupt as usual."""
+    """No requests. For training within a user's program, where Ctrl-C raises KeyboardInterrupt as usual."""
 
     requested = False
 

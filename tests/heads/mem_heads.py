@@ -22,7 +22,7 @@ def mem_settings(**changes) -> Mem:
 
 
 def mem_head(classes: int = 7, **changes) -> MemHead:
-    """A head with three groups on features of width 6. Class k belongs to group k % 3."""
+    """Return a head with three groups for features of width 6. Class k belongs to group k % 3."""
     torch.manual_seed(0)
     groups = torch.arange(classes) % 3
     return MemHead(mem_settings(**changes), Linear(torch.randn(classes, 6), torch.randn(classes)), groups)

@@ -1,4 +1,4 @@
-"""The complete MEM head in numpy, sample by sample and group by group. Written from the paper, not from `mem`."""
+"""NumPy implementation of the MEM head, per sample and per group. It follows the paper, not the code of `mem`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear map of all groups: values, gradients and autocast."""
+"""Groupwise linear maps: values, gradients and autocast."""
 
 import pytest
 import torch

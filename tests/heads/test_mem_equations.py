@@ -1,4 +1,4 @@
-"""Equations 3 to 9 of the paper against an independent numpy version, including edge cases."""
+"""Equations 3 to 9 of the paper, compared with an independent numpy version, including edge cases."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_a_rare_group_counts_as_much_as_a_frequent_one():
     norms = torch.zeros(100, 2, dtype=torch.float64)
     group_of_sample = torch.zeros(100, dtype=torch.long)
     group_of_sample[0] = 1
-    # Norms of 0 are wrong for positives only. The positive term of a group is xi^2, with 99 images or with one.
+    # Norms of 0 violate only the margin for positives. The positive term of a group is xi^2, regardless of whether it
+    # has 99 images or one.
     assert float(regularisation_objective(norms, group_of_sample, 3.0, 0.0)) == pytest.approx(2 * 9.0)
 
 
@@ -139,7 +140,7 @@ def test_data_aware_probabilities_and_loss_equal_numpy(seed, n, classes):
 
 
 def test_a_logit_of_minus_infinity_is_not_replaced_by_one_of_another_group():
-    """It ties with the padding of a small group, which refers to a class of another group."""
+    """The logit ties with the padding of a small group, and the padding refers to a class of another group."""
     members = torch.zeros(2, 66, dtype=torch.bool)
     members[0, :64], members[1, 64:] = True, True
     logits = torch.zeros(1, 66)

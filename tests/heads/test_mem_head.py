@@ -1,4 +1,4 @@
-"""The complete MEM head: initial predictions, loss, what trains, and what training achieves."""
+"""The complete MEM head: initial predictions, loss, trainable parameters, and the effect of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sub-networks of all groups at once: equal to a loop over groups, and to PyTorch's transformer layer."""
+"""Sub-networks of all groups, compared with a loop over groups and with PyTorch's transformer layer."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def uninterrupted_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(images, uninterrupted_folder) -> TrainState:
-    """The state after an uninterrupted training, whose log is in `uninterrupted_folder`."""
+    """The state after an uninterrupted training run. Its log is in `uninterrupted_folder`."""
     return trained(images, uninterrupted_folder, state=sgd_on_a_cnn_with_averages(), steps=12)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: truncated, damaged, of another run, outdated."""
+"""Checkpoints on disk that are truncated, damaged, outdated or from a different run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mem.train.checkpoints import KEPT, Checkpoints
 
 @dataclass
 class State:
-    """A state of one tensor."""
+    """A state that consists of one tensor."""
 
     step: int = 0
     value: torch.Tensor = field(default_factory=lambda: torch.zeros(1000))
@@ -127,7 +127,7 @@ def test_a_checkpoint_with_an_invalid_description_is_skipped(checkpoints, warnin
 
 
 def test_a_data_file_without_a_description_is_ignored(checkpoints):
-    # This is what a process leaves that is killed between writing the two files.
+    # A process that is killed between writing the two files leaves this state.
     save(checkpoints, 1)
     data(checkpoints, 2).write_bytes(data(checkpoints, 1).read_bytes())
     state = restored(checkpoints)

@@ -40,13 +40,13 @@ def uninterrupted_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(images, uninterrupted_folder) -> TrainState:
-    """The state after an uninterrupted training, whose log is in `uninterrupted_folder`."""
+    """The state after an uninterrupted training run. Its log is in `uninterrupted_folder`."""
     return trained(images, uninterrupted_folder)
 
 
 @pytest.fixture(scope="module")
 def one_pass(images, tmp_path_factory) -> TrainState:
-    """The state after a training in float64 without accumulation."""
+    """The state after a training run in float64 without gradient accumulation."""
     return trained(images, tmp_path_factory.mktemp("one_pass"), state=finetuning(torch.float64), steps=10)
 
 
@@ -69,7 +69,7 @@ def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(
     state = finetuning()
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", state=state, stop_after=9)
-    # It continues to step 15 and is killed there: the checkpoint is from step 9, the log is longer.
+    # Training continues to step 15 and is killed there. The checkpoint is from step 9, but the log extends to step 15.
     monkeypatch.setattr("mem.train.checkpoints.Checkpoints.save", lambda self, state: None)
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", stop_after=15)

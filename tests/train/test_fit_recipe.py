@@ -58,7 +58,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def uninterrupted(images, tmp_path_factory) -> TrainState:
-    """The state after an uninterrupted training without accumulation."""
+    """The state after an uninterrupted training run without gradient accumulation."""
     return trained(images, tmp_path_factory.mktemp("uninterrupted"))
 
 

@@ -35,7 +35,7 @@ def test_the_micro_batch_is_halved_until_it_fits_on_every_rank():
 
     assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory) == 13
     assert tried == [100, 50, 25, 13]
-    # Another rank has less free memory.
+    # The other rank has less free memory.
     assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory or tried[-1] > 7) == 7
     assert fitting_micro_batch(attempt, 96, 12, lambda out_of_memory: out_of_memory) == 12
     with pytest.raises(UserError, match=r"A micro-batch of 16 image\(s\) does not fit"):
@@ -87,7 +87,7 @@ assert_same(compiled.model, plain.model, rtol=1e-9, atol=1e-9)
 
 @pytest.mark.stage
 def test_a_compiled_training_equals_an_uncompiled_one_up_to_rounding(images, tmp_path):
-    # A separate process, because torch.compile cannot trace the shape checks that the tests add to functions.
+    # Use a separate process, because torch.compile cannot trace the shape checks that the tests add to functions.
     shutil.copy(images.path, tmp_path / "train.beton")
     run = [sys.executable, "-c", COMPILED.format(folder=tmp_path)]
     done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)

@@ -1,4 +1,4 @@
-"""Non-finite losses and gradients: the training stops, or skips the step completely."""
+"""Non-finite losses and gradients: training stops or skips the step completely."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.train.training import (
 
 
 def non_finite_at(at: set[int], kind: str, batch_size: int = 12) -> Objective:
-    """Return the cross-entropy, whose value or gradient is not finite at the given steps (counted from 1)."""
+    """Return a cross-entropy objective whose value or gradient is not finite at the given steps (counted from 1)."""
     cross_entropy = classification(PIXELS, 0.1, 2)
 
     def objective(replica, batch):
@@ -34,7 +34,7 @@ def non_finite_at(at: set[int], kind: str, batch_size: int = 12) -> Objective:
         elif step in at and kind == "shifted":
             loss = loss + torch.inf  # the gradient is finite
         elif step in at:
-            loss = loss + (0 * loss).sqrt()  # adds 0 to the loss and NaN to the gradient
+            loss = loss + (0 * loss).sqrt()  # adds 0 to the loss, but NaN to the gradient
         return loss, metrics
 
     return objective
@@ -61,7 +61,7 @@ def test_a_skipped_step_changes_nothing(images, tmp_path, kind, optimizer):
     def state() -> TrainState:
         return finetuning(settings=recipe(ema_decay=0.9, **optimizer))
 
-    # Step 1 is non-finite in one training; the other starts at step 2. All later steps are bitwise equal.
+    # Step 1 is non-finite in one training run. The other run starts at step 2. All later steps are bitwise equal.
     skipping = trained(
         images, tmp_path / "s", state=state(), objective=non_finite_at({1}, kind), steps=5, skip_nonfinite=True
     )

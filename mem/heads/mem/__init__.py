@@ -1,4 +1,4 @@
-"""Mutual exclusive modulator (section 3 of the paper), one file per part.
+"""Mutual exclusive modulator (section 3 of the paper), with one file per component.
 
-docs/explanation/mem.md lists what the paper leaves open.
+docs/explanation/mem.md lists the details that the paper does not specify.
 """

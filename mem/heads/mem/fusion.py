@@ -17,7 +17,7 @@ class TopLogits(nn.Module):
     min(k, number of classes) over the groups.
 
     Args:
-        members: Whether a class belongs to a group.
+        members: Whether each class belongs to each group.
         k: Number of logits per group.
     """
 
@@ -44,7 +44,7 @@ class TopLogits(nn.Module):
     def _largest(
         self, logits: Float[Tensor, "samples classes"]
     ) -> tuple[Float[Tensor, "samples kept"], Int64[Tensor, "samples kept"]]:
-        """Return the largest logits and their classes, without gradient. `forward` gathers them with gradient."""
+        """Return the largest logits and their classes, without gradients. `forward` gathers the logits with gradients."""
         columns, present = self.get_buffer("columns"), self.get_buffer("present")
         by_group = logits.index_select(1, columns.view(-1)).view(-1, *columns.shape)
         values, largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2)
@@ -56,15 +56,16 @@ class TopLogits(nn.Module):
 class Fusion(nn.Module):
     """A two-layer perceptron that computes the group weights from the norms and the top logits (eq. 7).
 
-    Norms are divided by xi, so that they have a similar scale to the logits. The last layer starts with zero weights
-    and a bias that makes the group weights neutral: 1 if they multiply the logits, 0 if they are added.
+    Norms are divided by xi so that their scale is similar to the scale of the logits. The last layer is initialised
+    with zero weights and a bias that makes the group weights neutral: 1 if they multiply the logits, 0 if they are
+    added.
 
     Args:
         groups: Number of groups.
         top_logits: Number of top logits, over all groups.
         width: Width of the hidden layer.
         xi: Margin of the regularisation objective for images of the group.
-        kind: Mapping from the output to the weights: `free`, `softplus`, `exp`, `residual` or `additive`.
+        kind: Mapping from the output to the group weights: `free`, `softplus`, `exp`, `residual` or `additive`.
     """
 
     def __init__(self, groups: int, top_logits: int, width: int, xi: float, kind: str) -> None:
@@ -100,12 +101,12 @@ def data_aware_logits(
     *,
     additive: bool = False,
 ) -> Float[Tensor, "samples classes"]:
-    """Multiply each logit with the weight of its group: the argument of the softmax in eq. 8.
+    """Multiply each logit by the weight of its group. This is the argument of the softmax in eq. 8.
 
     With `additive`, the weight is added instead.
     """
     if torch.is_grad_enabled():
-        # Equal to indexing, but the gradient is a matrix product instead of a scatter of single entries.
+        # Equivalent to indexing, but the gradient is a matrix product instead of a scatter.
         membership = F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
         weight_of_class = weights @ membership
     else:

@@ -1,4 +1,4 @@
-"""A linear map per group of classes, for all groups at once."""
+"""Linear maps per class group, computed for all groups at once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def groupwise_linear(
 ) -> Float[Tensor, "groups rows outputs"]:
     """Return `x @ weight + bias` for each group.
 
-    This is one batched product, except in training on a CPU. There a batched product uses the cores badly: it assigns
-    complete groups to cores, and two cores cannot share three groups evenly (docs/performance/heads.md). Therefore
-    each group is multiplied in turn with all cores, forward and backward. That path has no second derivatives and does
-    not support autocast, under which the batched product is used.
+    This is a single batched product, except for training on a CPU. On a CPU, a batched product assigns complete groups
+    to cores, and two cores cannot share three groups evenly (docs/performance/heads.md). Therefore, the groups are
+    multiplied one after the other with all cores, in the forward and backward passes. This path has no second
+    derivatives. It does not support autocast, under which the batched product is used.
     """
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     if batched or not torch.is_grad_enabled():
@@ -28,7 +28,7 @@ def groupwise_linear(
 
 
 class _GroupByGroupLinear(torch.autograd.Function):
-    """`groupwise_linear` as one product after the other. Each writes its slice of a shared result."""
+    """`groupwise_linear` as a sequence of products, each of which writes its slice of a shared result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The modulator on a linear classifier: figure 2 of the paper, and the training loss (eq. 9 and 10)."""
+"""The modulator on top of a linear classifier (figure 2 of the paper), and its training loss (eq. 9 and 10)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MemHead(Head):
     """A linear classifier whose logits are adjusted by one weight per group of classes.
 
     Args:
-        settings: The reading of the paper; see docs/explanation/mem.md.
-        classifier: The linear classifier to modulate. It does not train with `classifier: frozen`.
+        settings: Settings of the head and the interpretation of the paper; see docs/explanation/mem.md.
+        classifier: The linear classifier to modulate. With `classifier: frozen`, it is not trained.
         group_of_class: Group of each class, from 0 to `settings.groups` - 1.
     """
 
@@ -61,8 +61,8 @@ class MemHead(Head):
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
         """Return L_DAC + `reo_weight` * L_REO over the batch (eq. 9 and 10), and metrics to log.
 
-        `acc1` and `group_by_norm` are in percent. `group_by_norm` is the share of samples whose largest norm is that
-        of their group.
+        `acc1` and `group_by_norm` are in percent. `group_by_norm` is the share of samples for which the sub-network of
+        the true group has the largest norm.
         """
         logits, _, norms = self.modulate(features)
         group_of_sample = self.get_buffer("group_of_class")[labels]

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 def regularisation_objective(
     norms: Float[Tensor, "samples groups"], group_of_sample: Int64[Tensor, " samples"], xi: float, mu: float
 ) -> Float[Tensor, ""]:
-    """Return L_REO, which pushes the norm of a sub-network above `xi` for its group and below `mu` for all others.
+    """Return L_REO, which pushes the norm of a sub-network above `xi` for its group and below `mu` for other groups.
 
-    Eq. 3 takes separate means over the positives and the negatives of each group, so that a rare group counts as much
-    as a frequent one. Eq. 4 adds the two means, and eq. 5 sums over the groups. A mean without images counts as 0.
+    Eq. 3 averages separately over the positives and the negatives of each group, so that rare and frequent groups have
+    equal weight. Eq. 4 adds the two means, and eq. 5 sums over the groups. A mean over no images counts as 0.
 
     Args:
         norms: Q_g(z_i), one column per group.

@@ -1,6 +1,6 @@
 """The sub-networks Q_1 ... Q_G of section 3.1 of the paper, computed for all groups at once.
 
-Every parameter and every activation has a leading dimension for the group.
+All parameters and activations have a leading group dimension.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from mem.heads.mem.group_product import groupwise_linear
 
 _ATTENTION_HEAD_WIDTH = 32
-"""Channels per attention head. Narrower blocks, and widths that do not divide evenly, have one head."""
+"""Channels per attention head. Blocks whose width is smaller or not a multiple of this have a single head."""
 
 
 class SubNetworks(nn.Module):
-    """One embedding of the image per group. The L2 norm of an embedding signals whether the image is of the group.
+    """One embedding of the image per group. The L2 norm of an embedding indicates whether the image belongs to the group.
 
     A sub-network consists of a linear layer, `depth` pre-norm transformer blocks and the mean over tokens. There is no
     norm after the last block, because it would fix the length of the embedding, which eq. 3 trains.
@@ -63,7 +63,7 @@ class GroupwiseBlock(nn.Module):
     def attention(
         self, x: Float[Tensor, "groups samples tokens width"]
     ) -> Float[Tensor, "groups samples tokens width"]:
-        """Apply self-attention over the tokens of each sample. The attention of a single token is its value."""
+        """Apply self-attention over the tokens of each sample. For a single token, the result is its value."""
         groups, samples, tokens, width = x.shape
         if tokens == 1:
             return self._value(x)
@@ -79,7 +79,7 @@ class GroupwiseBlock(nn.Module):
         weight, bias = self.qkv.weight[..., 2 * width :], self.qkv.bias[..., 2 * width :]
         if not self.training or x.shape[1] <= width:
             return self.proj(groupwise_linear(x[:, :, 0], weight, bias)[:, :, None])
-        # For a large batch it is cheaper to multiply the two projections first.
+        # For large batches, it is cheaper to multiply the two projections first.
         bias = torch.baddbmm(self.proj.bias, bias, self.proj.weight)
         return groupwise_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
 
@@ -117,5 +117,5 @@ class GroupwiseLayerNorm(nn.Module):
 
 
 def embedding_norms(embeddings: Float[Tensor, "groups samples width"]) -> Float[Tensor, "samples groups"]:
-    """Return the L2 norm of each group's embedding: Q_g(z; theta_g) of the paper."""
+    """Return the L2 norm of each group's embedding: Q_g(z; theta_g) in the paper."""
     return torch.linalg.vector_norm(embeddings, dim=2).T
