@@ -64,7 +64,7 @@ def test_a_file_that_is_shorter_than_its_header_specifies_is_refused(tmp_path):
 
 def test_a_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "images").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match="not an IDX file of bytes"):
+    with pytest.raises(UserError, match="not an IDX file of unsigned bytes"):
         read_idx(tmp_path / "images")
 
 

@@ -41,7 +41,7 @@ def test_a_partly_unpacked_archive_is_refused(tmp_path, archive):
     (Path(values["root"]) / "data_batch_3").unlink()
     (Path(values["root"]) / "batches.meta").unlink()
     for root in (values["root"], str(tmp_path)):
-        assert "the folder is incomplete, data_batch_3, batches.meta missing" in refusal(values | {"root": root})
+        assert "the folder is incomplete; missing files: data_batch_3, batches.meta" in refusal(values | {"root": root})
 
 
 def test_a_truncated_batch_is_refused(tmp_path, archive):
@@ -57,7 +57,7 @@ def test_a_truncated_batch_is_refused(tmp_path, archive):
 
 def test_batches_with_another_number_of_images_are_refused(archive, monkeypatch):
     monkeypatch.setattr(cifar, "_EXPECTED", {"train": 50_000, "test": 10_000})
-    assert "60 images, CIFAR-10 has 50,000" in refusal(archive)
+    assert "has 60 images, but CIFAR-10 has 50,000" in refusal(archive)
 
 
 def test_a_missing_archive_is_reported_with_its_address(tmp_path):

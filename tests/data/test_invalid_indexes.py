@@ -200,11 +200,11 @@ def test_inconsistent_folders_are_reported(tmp_path):
         ("file,file,species\na,b,c\n", "duplicate column file"),
         (
             "file,species\na.jpg,x\nb.jpg\nc.jpg,x,y\n",
-            "rows with another number of cells than the header (2): row 2 has 1, row 3",
+            "rows with a different number of cells than the header (2): row 2 has 1, row 3",
         ),
         ("file,species\na.jpg,x\n,x\nc.jpg,\n", "rows without a file (1): row 2"),
         ("file,species\n/a.jpg,x\n../b.jpg,x\n", "absolute paths (1): row 1: /a.jpg"),
-        ('file,species\n"a.jpg,x\n', "rows with another number of cells than the header (1): row 1 has 1. Expected 2"),
+        ('file,species\n"a.jpg,x\n', "rows with a different number of cells than the header (1): row 1 has 1. Expected 2"),
     ],
 )
 def test_an_invalid_table_is_refused(tmp_path, content, expected):
@@ -226,10 +226,10 @@ def test_splits_of_a_table_are_checked(tmp_path):
     assert "rows with an unknown part" in message
     assert "and 1 more. Expected train, val, test" in message
     message = refusal(values | {"test": {"per_class": 1, "seed": 0}})
-    assert "has rows of a test split. Remove dataset.test" in message
+    assert "has rows for a test split. Remove dataset.test" in message
     text = Path(values["table"]).read_text()
     Path(values["table"]).write_text("\n".join(line for line in text.splitlines() if not line.endswith(",test")))
-    assert "has no rows of a test split" in refusal(values)
+    assert "has no rows for a test split" in refusal(values)
     assert "has a val split of 6 images. Remove dataset.holdout" in refusal(
         values | {"test": {"share": 0.3, "seed": 0}, "holdout": {"share": 0.2, "seed": 0}}
     )

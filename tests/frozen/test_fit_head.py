@@ -153,7 +153,7 @@ FEATURES, LABELS = make_features()
         (FEATURES[:-1], LABELS, r"train: there are features of 354 images, but labels of shape \(355,\)"),
         (FEATURES, LABELS[:, None], r"labels of shape \(355, 1\); expected one label per image"),
         (FEATURES[:, 0], LABELS, r"features have shape \(355,\); expected \(images, width\)"),
-        (FEATURES[:0], LABELS[:0], "train: has no images"),
+        (FEATURES[:0], LABELS[:0], "train: the split has no images"),
         (with_nan(FEATURES, 77), LABELS, "train: the features of image 77 .* not finite"),
         (FEATURES.astype(np.float64) * 1e300, LABELS, "features of image 0 .* not finite in float32"),
         (FEATURES.astype(np.int64), LABELS, "features are of type int64"),

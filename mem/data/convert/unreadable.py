@@ -30,8 +30,8 @@ def unreadable_error(unreadable: Sequence[UnreadableImage], total: int, out: Pat
     _record(out / FAILED_FILE, unreadable)
     return UserError(
         f"{_counted(unreadable, total)}:\n{_listed(unreadable)}\n"
-        f"{out / FAILED_FILE} contains the complete list. Replace these files, remove them from the dataset, or skip them "
-        "with `unreadable: skip`. In each split, images before the first unreadable one remain converted."
+        f"{out / FAILED_FILE} contains the complete list. Replace these files, remove them from the dataset, or skip "
+        "them with `unreadable: skip`. In each split, images before the first unreadable one remain converted."
     )
 
 

@@ -1,4 +1,4 @@
-"""Readers of datasets, one file each: from the files on disk to an `ImageSet`."""
+"""Dataset readers, which create an `ImageSet` from the files on disk. Each dataset has a separate module."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ __all__ = ["ImageSet", "ImageSplit", "read_dataset", "read_unchecked"]
 
 
 def read_dataset(settings: Dataset, order: int) -> ImageSet:
-    """Read the dataset that the settings describe.
+    """Read the dataset specified by the settings.
 
-    Only index files are read. `mem data check` and the conversion find missing and damaged images.
+    Reads only index files. `mem data check` and the conversion detect missing and damaged images.
 
     Args:
         settings: The `dataset` section of a study.
-        order: Class order of the cut to a long tail.
+        order: Class order of the long-tailed cut.
 
     Raises:
         UserError: Files are missing or invalid, a class has too few images, or splits overlap.
@@ -49,7 +49,7 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
 
 
 def read_unchecked(settings: Dataset, order: int) -> ImageSet:
-    """Read the dataset without requiring disjoint splits, so that `mem data check` can report duplicates.
+    """Read a dataset whose splits may overlap, so that `mem data check` can report duplicates.
 
     Raises:
         UserError: Files are missing or invalid, or a class has too few images.
@@ -79,7 +79,7 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
 
 
 def _split_and_cut(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
-    """Set the test split aside and cut train, as far as the settings ask for it."""
+    """Set a test split aside and cut train to a long tail, if the settings specify it."""
     if settings.test is not None:
         images.require_disjoint()
         images = set_aside(images, settings.test)

@@ -1,4 +1,4 @@
-"""Access to the files of a published archive, packed (`.tar.gz`) or unpacked."""
+"""Access to the files in a published archive, packed (`.tar.gz`) or unpacked."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mem.errors import UserError
 
 @dataclass(frozen=True)
 class Archive:
-    """The files of an archive or of the folder that it unpacks to."""
+    """Files in an archive or in the unpacked folder."""
 
     origin: Path
-    """The archive or the folder."""
+    """Path of the archive or the folder."""
     read: Callable[[str], bytes]
-    """Returns the content of a file."""
+    """Function that returns the content of a file."""
 
     def path(self, name: str) -> str:
-        """Return the path of a file, for error messages."""
+        """Return the path of a file for error messages."""
         return f"{self.origin}/{name}"
 
 
 def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) -> Archive | None:
-    """Open an archive, or preferably the folder that it unpacks to.
+    """Open the unpacked folder of an archive if it exists, else the archive.
 
     Args:
-        root: The archive, the unpacked folder, or the folder that contains either.
+        root: Path of the archive, of the unpacked folder, or of the folder that contains either.
         folder: Name of the unpacked folder.
         archive: File name of the archive.
-        wanted: Names of the files that are read.
+        wanted: Names of the files to read.
 
     Returns:
-        The files, or None if neither exists.
+        The files, or None if neither the folder nor the archive exists.
 
     Raises:
         UserError: The archive or the folder is incomplete.
@@ -46,8 +46,8 @@ def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) ->
         if present and (unpacked.name == folder or len(present) == len(wanted)):
             if missing := [name for name in wanted if name not in present]:
                 raise UserError(
-                    f"{unpacked}: the folder is incomplete, {', '.join(missing)} missing. Unpack {archive} again, or "
-                    "set dataset.root to the archive itself."
+                    f"{unpacked}: the folder is incomplete; missing files: {', '.join(missing)}. Unpack {archive} "
+                    "again, or set dataset.root to the archive itself."
                 )
             return _open_folder(unpacked)
     for packed in (given / archive, given):
@@ -61,7 +61,7 @@ def _open_folder(folder: Path) -> Archive:
 
 
 def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
-    """Read the wanted files into memory, in a single pass."""
+    """Read the wanted files into memory in a single pass."""
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as tar:

@@ -1,4 +1,4 @@
-"""Data structures that readers of datasets return: splits of labelled images, each image with a name."""
+"""Data structures returned by dataset readers: splits of labelled images with unique names."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """One split of a dataset. Readers create it from index files, without opening or looking for images."""
+    """One split of a dataset. Readers create it from index files, without accessing image files."""
 
     labels: Int64[np.ndarray, " images"]
     names: tuple[str, ...]
-    """Name of each image: where it comes from, independent of where and how the dataset is stored.
+    """Name of each image, which identifies its source regardless of where and how the dataset is stored.
 
-    Names are unique over all splits. Bytes that are not valid UTF-8 are surrogates (`os.fsdecode`).
+    Names are unique across splits. Bytes that are not valid UTF-8 are represented as surrogates (`os.fsdecode`).
     """
     read: Callable[[int], np.ndarray | bytes]
-    """Returns image `i`: its pixels, (height, width, 3), uint8, or the content of its file."""
+    """Function that returns image `i`, as uint8 pixels of shape (height, width, 3) or as the content of its file."""
     files: Sequence[str] | None = None
-    """Path of each image's file, absolute or relative to the working folder; None if images are not single files."""
+    """Path of each image file, absolute or relative to the working folder; None if images are not in separate files."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, positions: Int64[np.ndarray, " chosen"]) -> ImageSplit:
-        """Return a split of the images at `positions`, in that sequence."""
+        """Return a split with the images at `positions`, in that order."""
         return ImageSplit(
             labels=self.labels[positions],
             names=tuple(self.names[i] for i in positions.tolist()),
@@ -44,7 +44,7 @@ class ImageSplit:
 
 
 class PrefixedPaths(Sequence[str]):
-    """A view of relative paths, joined to a folder on access, so that a million paths need no memory of their own."""
+    """Relative paths that are joined to a folder on access, so that a million joined paths do not need to be stored."""
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self._prefix = folder if folder.endswith("/") else f"{folder}/"
@@ -58,7 +58,7 @@ class PrefixedPaths(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> PrefixedPaths: ...
     def __getitem__(self, index: int | slice) -> str | PrefixedPaths:
-        """Return the path at a position, or a view of a slice."""
+        """Return the path at an index, or a lazy sequence for a slice."""
         if isinstance(index, slice):
             return PrefixedPaths(self._prefix, self._paths[index])
         return self._prefix + self._paths[index]
@@ -68,7 +68,7 @@ class PrefixedPaths(Sequence[str]):
 
 
 class SelectedItems(Sequence[str]):
-    """A view of the items of a sequence at given positions."""
+    """The items of a sequence at given positions, selected on access."""
 
     def __init__(self, items: Sequence[str], positions: np.ndarray) -> None:
         self._items = items
@@ -82,7 +82,7 @@ class SelectedItems(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> SelectedItems: ...
     def __getitem__(self, index: int | slice) -> str | SelectedItems:
-        """Return the item at a position, or a view of a slice."""
+        """Return the item at an index, or a lazy sequence for a slice."""
         if isinstance(index, slice):
             return SelectedItems(self._items, self._positions[index])
         return self._items[int(self._positions[index])]
@@ -90,38 +90,38 @@ class SelectedItems(Sequence[str]):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A dataset as its reader returns it."""
+    """A dataset, as returned by its reader."""
 
     classes: tuple[str, ...]
-    """Class names; a label is a position in this tuple."""
+    """Class names. Labels are indices into this tuple."""
     train: ImageSplit
     val: ImageSplit
-    """Empty if the dataset has no val split and none was made."""
+    """Empty if the dataset has no val split and none was created."""
     test: ImageSplit
     reference: ReferenceCounts | None = None
-    """Published counts, if the dataset has any."""
+    """Published counts of the dataset, if any."""
     held_out: bool = False
-    """Whether val was taken out of train by `holdout`. The published training counts are then those of both."""
+    """Whether `holdout` took val out of train. The published training counts then refer to train and val together."""
     notes: tuple[str, ...] = ()
-    """Messages for the user, such as which files were left out."""
+    """Messages for the user, for example about skipped files."""
 
     @property
     def splits(self) -> dict[str, ImageSplit]:
-        """The three splits by name."""
+        """The splits train, val and test, by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def require_disjoint(self) -> None:
         """Raise an error if an image occurs more than once.
 
-        Images are compared by name. Names are made from normalised paths, so different spellings of one path are found.
+        Images are compared by name. Names are derived from normalised paths, so different spellings of a path match.
 
         Raises:
-            UserError: The number of duplicates, the first of them, and their splits.
+            UserError: An image occurs more than once. The message gives the number of duplicates, examples and splits.
         """
         distinct = {name for split in self.splits.values() for name in split.names}
         if len(distinct) == sum(map(len, self.splits.values())):
             return
-        problems = Problems("Each image must be in one split, once")
+        problems = Problems("Each image must occur only once, in a single split")
         first_split: dict[str, str] = {}
         for split_name, split in self.splits.items():
             for name in split.names:
@@ -135,7 +135,7 @@ class ImageSet:
 
 
 def empty_split() -> ImageSplit:
-    """Return a split without images."""
+    """Create a split without images."""
 
     def read(i: int) -> np.ndarray:
         raise IndexError(f"image {i} of an empty split")
@@ -144,7 +144,7 @@ def empty_split() -> ImageSplit:
 
 
 def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> ImageSplit:
-    """Return a split whose images are the files at `paths`, relative to `folder`."""
+    """Create a split from image files at `paths`, relative to `folder`."""
     files = PrefixedPaths(folder, paths)
 
     def read(i: int) -> bytes:
@@ -155,5 +155,5 @@ def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labe
 
 
 def gray_to_rgb(image: np.ndarray) -> np.ndarray:
-    """Return a grayscale image as three equal channels."""
+    """Convert a grayscale image to RGB by repeating its channel."""
     return np.repeat(image[:, :, None], 3, axis=2)

@@ -1,6 +1,6 @@
-"""CIFAR-10-LT and CIFAR-100-LT: the official archives (Krizhevsky 2009), cut to a long tail.
+"""Reader for CIFAR-10-LT and CIFAR-100-LT. Cuts the official datasets (Krizhevsky 2009) to a long tail.
 
-Source of both archive formats: https://www.cs.toronto.edu/~kriz/cifar.html.
+The archive formats are described at https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from mem.errors import UserError
 
 PIXELS = 3 * 32 * 32
 _EXPECTED = {"train": CIFAR[10].train, "test": CIFAR[10].test}
-"""Images of each split, the same in CIFAR-10 and CIFAR-100."""
+"""Number of images in each split, which is the same for CIFAR-10 and CIFAR-100."""
 
 
 @dataclass(frozen=True)
 class ArchiveFormat:
-    """One of the archive formats in which CIFAR is published."""
+    """An archive format in which CIFAR is published."""
 
     folder: str
-    """Name of the folder that the archive unpacks to."""
+    """Name of the unpacked folder."""
     archive: str
     """File name of the archive."""
     train: tuple[str, ...]
     test: tuple[str, ...]
     names: str
-    """File with the class names."""
+    """Name of the file with the class names."""
     pickled: bool
-    """Whether files are Python pickles rather than binary records."""
+    """Whether the files are Python pickles instead of binary records."""
 
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -63,14 +63,14 @@ ARCHIVE_FORMATS: Mapping[int, tuple[ArchiveFormat, ArchiveFormat]] = {
 }
 
 Part = tuple[UInt8[np.ndarray, "images 3072"], Int64[np.ndarray, " images"]]
-"""Pixels (a red, a green and a blue plane, each row by row) and labels."""
+"""Pixels (red, green and blue planes, each stored row by row) and labels."""
 
 
 def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
-    """Cut the 50,000 training images to a long tail. The test split is the official one.
+    """Read CIFAR and cut the 50,000 training images to a long tail. The test split is the official test split.
 
     Raises:
-        UserError: The archive is missing, incomplete or not CIFAR's, or a class has too few images.
+        UserError: The archive is missing, incomplete or not a CIFAR archive, or a class has too few images.
     """
     classes = settings.CLASSES
     form, archive = _open(settings.root, classes)
@@ -84,7 +84,7 @@ def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
 
 
 def _reference(settings: Cifar10 | Cifar100) -> ReferenceCounts | None:
-    """Return the published counts if the settings cut all training images by the usual rule."""
+    """Return the published counts if the settings cut all training images according to the standard rule."""
     cut = settings.cut
     per_class = _EXPECTED["train"] // settings.CLASSES
     if cut.imbalance is None or (cut.largest or per_class - cut.val_per_class) != per_class:
@@ -124,15 +124,15 @@ def _class_names(form: ArchiveFormat, archive: Archive, classes: int) -> tuple[s
 
 
 def _read(form: ArchiveFormat, archive: Archive, files: tuple[str, ...], classes: int, expected: int) -> Part:
-    """Read and join the files of a split, which must have the `expected` number of images."""
+    """Read and concatenate the files of a split, and check that they contain `expected` images."""
     load = _from_pickle if form.pickled else _from_records
     parts = [load(archive.read(name), archive.path(name), classes) for name in files]
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     where = archive.path(files[0] if len(files) == 1 else f"{files[0]} to {files[-1]}")
     if len(labels) != expected:
         raise UserError(
-            f"{where}: {len(labels):,} images, CIFAR-{classes} has {expected:,}. The files are incomplete or from "
-            "another dataset. Download the archive again."
+            f"{where}: has {len(labels):,} images, but CIFAR-{classes} has {expected:,}. The files are incomplete or "
+            "from a different dataset. Download the archive again."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
@@ -156,12 +156,12 @@ def _from_pickle(content: bytes, origin: str, classes: int) -> Part:
 
 
 def _from_records(content: bytes, origin: str, classes: int) -> Part:
-    """Parse records: a label byte (CIFAR-100: a coarse and a fine one), then 3072 bytes of pixels."""
+    """Parse records, each with one label byte (CIFAR-100: a coarse and a fine label) and 3072 bytes of pixels."""
     size = PIXELS + (2 if classes == 100 else 1)
     if len(content) % size:
         raise UserError(
-            f"{origin}: incomplete: {len(content):,} bytes are not a multiple of the record size, {size} bytes. "
-            "Download it again."
+            f"{origin}: the file is incomplete: {len(content):,} bytes are not a multiple of the record size, {size} "
+            "bytes. Download it again."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
     return records[:, -PIXELS:], records[:, -PIXELS - 1].astype(np.int64)

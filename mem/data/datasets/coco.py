@@ -1,4 +1,4 @@
-"""Reading of annotations in COCO's JSON format, with one category per image, as iNaturalist publishes them."""
+"""Reader for annotations in COCO's JSON format with one category per image, as published by iNaturalist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _KEPT = {"images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"}
-"""Keys that are used. All others are dropped during parsing, so that a large file fits in memory."""
+"""Keys to keep. All other keys are dropped during parsing, so that a large file fits in memory."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Annotations:
     """Images and their categories."""
 
     images: list[int]
-    """Id of each image."""
+    """ID of each image."""
     paths: list[str]
     """Relative, normalised path of each image."""
     categories: Int64[np.ndarray, " images"]
-    """Category id of each image."""
+    """Category ID of each image."""
     classes: tuple[str, ...]
-    """Category names by category id."""
+    """Category names by category ID."""
 
 
 def read_coco(path: Path) -> Annotations:
     """Read an annotation file.
 
     Raises:
-        UserError: The file is missing, truncated or has another format, or its images and annotations are inconsistent.
+        UserError: The file is missing, truncated or in a different format, or images and annotations are inconsistent.
     """
     content = _parse(path)
     images = {image["id"]: image["file_name"] for image in _entries(path, content, "images", "id", "file_name")}
@@ -88,13 +88,13 @@ def _parse(path: Path) -> dict[str, Any]:
     found = content if isinstance(content, dict) else {}
     if missing := [key for key in ("images", "annotations", "categories") if key not in found]:
         raise UserError(
-            f"{path}: not in COCO's format: {', '.join(missing)} missing. Expected a file such as train2018.json."
+            f"{path}: not in COCO's format; missing keys: {', '.join(missing)}. Expected a file such as train2018.json."
         )
     return found
 
 
 def _entries(path: Path, content: dict[str, Any], key: str, *fields: str) -> list[dict[str, Any]]:
-    """Return the list under `key`, after checking that ids are integers and other `fields` are text."""
+    """Return the list under `key`. Check that IDs are integers and that other `fields` are text."""
     entries = content[key]
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: `{key}` must be a list with at least one entry")
@@ -109,7 +109,7 @@ def _entries(path: Path, content: dict[str, Any], key: str, *fields: str) -> lis
 
 
 def _category_names(path: Path, entries: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the names by id. Ids must be 0 to K - 1; entries may have any sequence."""
+    """Return category names by ID. IDs must be 0 to K - 1, but entries may be in any order."""
     names = {entry["id"]: entry["name"] for entry in entries}
     absent = [k for k in range(len(entries)) if k not in names]
     if absent:

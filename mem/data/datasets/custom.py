@@ -1,4 +1,4 @@
-"""User-provided images, given as list files or as a table. `folder.py` reads a folder per class."""
+"""Readers for user-provided images in list files or a table. `folder.py` reads class folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.data.datasets.table import read_table
 
 
 def read_lists(settings: Lists) -> ImageSet:
-    """Read one list file per split. Images keep the sequence of the lists.
+    """Read one list file per split. Images stay in the order of the lists.
 
     Raises:
         UserError: A list is missing or invalid, or a class has no training images.
@@ -24,7 +24,7 @@ def read_lists(settings: Lists) -> ImageSet:
 
 
 def read_table_rows(settings: Table) -> ImageSet:
-    """Read a table. Images keep the sequence of its rows.
+    """Read a table. Images stay in the order of the rows.
 
     Raises:
         UserError: The table is missing or invalid, or a class has no training images.

@@ -1,4 +1,4 @@
-"""Digits-LT: the 1,797 handwritten digits that ship with scikit-learn, cut to a long tail."""
+"""Reader for Digits-LT: the 1,797 handwritten digits included in scikit-learn, cut to a long tail."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from mem.data.datasets.base import ImageSet, ImageSplit, gray_to_rgb
 from mem.data.datasets.reference_counts import DIGITS_CLASSES, DIGITS_SIDE
 
 _TEST_SEED = 0
-"""Constant, so that the test split is the same for every cut and class order."""
+"""Fixed seed, so that the test split is the same for every cut and class order."""
 
 
 def read_digits(settings: Digits, order: int) -> ImageSet:
-    """Set a balanced test split aside, then cut the remaining images.
+    """Set a balanced test split aside and cut the remaining images to a long tail.
 
     Raises:
         UserError: A class has fewer images than train, val and test need.
     """
-    from sklearn.datasets import load_digits  # takes seconds, and no other dataset needs it
+    from sklearn.datasets import load_digits  # the import takes seconds, and no other dataset needs it
 
     pixels, target = load_digits(return_X_y=True)
-    pixels = np.asarray(pixels).reshape(-1, DIGITS_SIDE, DIGITS_SIDE)  # 0 to 16
+    pixels = np.asarray(pixels).reshape(-1, DIGITS_SIDE, DIGITS_SIDE)  # values from 0 to 16
     images = np.round(pixels * (255 / 16)).astype(np.uint8)
     labels = np.asarray(target, dtype=np.int64)
     held_aside = longtail.cut(labels, np.full(DIGITS_CLASSES, settings.test_per_class), 0, _TEST_SEED)

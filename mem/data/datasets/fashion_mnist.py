@@ -1,4 +1,4 @@
-"""Fashion-MNIST-LT: the IDX files of Fashion-MNIST (Xiao et al. 2017), cut to a long tail."""
+"""Reader for Fashion-MNIST-LT. Cuts the Fashion-MNIST dataset (Xiao et al. 2017) to a long tail."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Folder that Debian's package `dataset-fashion-mnist` installs."""
+"""Folder that the Debian package `dataset-fashion-mnist` installs."""
 _EXPECTED = {"train": FASHION_MNIST.train, "t10k": FASHION_MNIST.test}
-"""Images of each split, by the first part of its file names."""
+"""Number of images in each split, by file name prefix."""
 
 
 def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
-    """Cut the 60,000 training images to a long tail. The test split is the official one.
+    """Read Fashion-MNIST and cut the 60,000 training images to a long tail. The test split is the official test split.
 
     Raises:
         UserError: The files are missing, incomplete or not IDX files, or a class has too few images.
@@ -67,10 +67,12 @@ def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
 
 
 def find_folder(root: str | None) -> Path:
-    """Return the folder of the four files: below `root` if it is given, else Debian's, else torchvision's.
+    """Find the folder that contains the four files.
+
+    Searches below `root` if it is given, else the Debian package's folder and then `data/FashionMNIST/raw`.
 
     Raises:
-        UserError: No folder contains all four files.
+        UserError: No searched folder contains all four files.
     """
     if root is not None:
         given = Path(root).expanduser()
@@ -82,8 +84,8 @@ def find_folder(root: str | None) -> Path:
             return folder
     searched = "\n".join(f"  {folder}: {_describe(folder)}" for folder in candidates)
     raise UserError(
-        f"Fashion-MNIST was not found. Expected {', '.join(FILES)} (with or without .gz) in one of\n{searched}\n"
-        "Install Debian's package (apt install dataset-fashion-mnist), or download the four files and set\n"
+        f"Fashion-MNIST was not found. Expected {', '.join(FILES)} (with or without .gz) in one of:\n{searched}\n"
+        "Install the Debian package (apt install dataset-fashion-mnist), or download the four files and set\n"
         "dataset.root in the study to their folder. torchvision's download folder works too."
     )
 
@@ -109,39 +111,41 @@ def _read_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     if images.shape != expected or labels.shape != expected[:1]:
         raise UserError(
             f"{folder}: the {part} files contain images of shape {images.shape} and labels of shape {labels.shape}; "
-            f"Fashion-MNIST has {expected} and {expected[:1]}. Download its files again."
+            f"expected {expected} and {expected[:1]}. Download its files again."
         )
     if labels.max() >= len(CLASSES):
-        raise UserError(f"{folder}: the {part} labels go up to {labels.max()}, expected 0 to 9. Download them again.")
+        raise UserError(
+            f"{folder}: the {part} labels range up to {labels.max()}; expected 0 to 9. Download them again."
+        )
     return images, labels
 
 
 def _path(folder: Path, name: str) -> Path:
     path = _find_file(folder, name)
     if path is None:
-        raise UserError(f"{folder}: {name} was removed while it was read")
+        raise UserError(f"{folder}: {name} was removed during reading")
     return path
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, ...]:
-    """Read an array of bytes from an IDX file, gzipped or not.
+    """Read a uint8 array from an IDX file, which may be gzipped.
 
-    Source: the description of the format on LeCun's MNIST page: two zero bytes, a type (8 is unsigned byte), the number
-    of dimensions, each dimension as a big-endian 32-bit integer, the data.
+    Source: LeCun's MNIST page. The format is two zero bytes, a type byte (8 for unsigned bytes), the number of
+    dimensions, each dimension as a big-endian 32-bit integer, and the data.
 
     Raises:
-        UserError: The file is truncated or not an IDX file of bytes.
+        UserError: The file is truncated or not an IDX file of unsigned bytes.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}. The file may be truncated. Download it again.") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise UserError(f"{path}: not an IDX file of bytes: it starts with {data[:4].hex() or 'nothing'}")
+        raise UserError(f"{path}: not an IDX file of unsigned bytes: it starts with {data[:4].hex() or 'nothing'}")
     dimensions = data[3]
     start = 4 + 4 * dimensions
     if len(data) < start:
-        raise UserError(f"{path}: truncated in the header, after {len(data)} bytes. Download it again.")
+        raise UserError(f"{path}: the header is truncated after {len(data)} bytes. Download it again.")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     expected = start + int(np.prod(shape, dtype=np.int64))
     if len(data) != expected:

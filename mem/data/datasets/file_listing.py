@@ -1,7 +1,7 @@
-"""Search for the listed image files on disk: one directory listing per folder, many folders at a time.
+"""Search for listed image files on disk, with one directory listing per folder and many folders in parallel.
 
-A dataset of a million files in ten thousand folders takes ten thousand listings. File sizes need one more call per
-file. They are read in the same threads, and only up to a time limit.
+A dataset with a million files in ten thousand folders requires ten thousand listings. File sizes require one additional
+call per file. The same threads read them, up to a time limit.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from mem.data.datasets import ImageSet, ImageSplit
 from mem.data.datasets.problems import MAX_EXAMPLES, Problems
 
 THREADS = 16
-"""Concurrent listings. Network file systems have a high latency, but serve many requests at once."""
+"""Number of concurrent listings. Network file systems have a high latency, but serve many requests in parallel."""
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """The listed files of one folder, compared with the files on disk."""
+    """The listed files in one folder, compared with the files on disk."""
 
     folder: str
     listed: frozenset[str]
     """Names of the listed files."""
     exists: bool = True
     unreadable: str = ""
-    """Why the folder exists but cannot be read."""
+    """Reason why an existing folder cannot be read; empty if it can be."""
     missing: tuple[str, ...] = ()
     """Listed names that are not files on disk, sorted."""
     empty: tuple[str, ...] = ()
@@ -39,15 +39,15 @@ class FolderListing:
     """Number of image files on disk that are not listed."""
     unlisted_examples: tuple[str, ...] = ()
     unsized: int = 0
-    """Number of listed files whose size was not read because of the time limit."""
+    """Number of listed files whose size was not read due to the time limit."""
 
 
 def list_folders(splits: Iterable[ImageSplit], seconds: float | None = None) -> list[FolderListing]:
-    """Look for the files of the splits. Folders are sorted.
+    """Compare the files listed in the splits with the files on disk. Folders are sorted.
 
     Args:
-        splits: The splits. Those whose images are not single files are skipped.
-        seconds: Time limit for reading file sizes; None reads all.
+        splits: The splits. Splits whose images are not in separate files are skipped.
+        seconds: Time limit for reading file sizes. None disables the limit.
     """
     folders: dict[str, set[str]] = {}
     for split in splits:
@@ -98,7 +98,7 @@ def _list_folder(folder: str, names: set[str], deadline: float | None) -> Folder
 
 
 def _file_size(entry: os.DirEntry[str]) -> int | None:
-    """Return the bytes of a file; None for folders and dead links."""
+    """Return the size of a file in bytes; None for folders and broken links."""
     try:
         status = entry.stat()
     except OSError:
@@ -110,11 +110,11 @@ def require_files(images: ImageSet, *, empty_too: bool = True) -> None:
     """Raise an error if image files are missing or empty.
 
     Args:
-        images: The dataset. Splits whose images are not single files are skipped.
+        images: The dataset. Splits whose images are not in separate files are skipped.
         empty_too: Whether files of 0 bytes are an error.
 
     Raises:
-        UserError: The numbers of missing and empty files, with the first names.
+        UserError: Files are missing or empty. The message gives their number and examples.
     """
     problems = Problems("Listed images are not on disk")
     for listing in list_folders(images.splits.values()):

@@ -1,4 +1,4 @@
-"""User-provided images in a tree with one folder per class."""
+"""Reader for user-provided images in a tree with one folder per class."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mem.errors import UserError
 
 
 def read_folder(settings: Folder) -> ImageSet:
-    """Find the images of each split. Class folders may have subfolders. Hidden files and folders are skipped.
+    """Read the images in the class folders of each split, including subfolders. Skips hidden files and folders.
 
     Raises:
-        UserError: A folder is missing or has no images, or class folders do not match the classes.
+        UserError: A folder is missing or contains no images, or class folders do not match the classes.
     """
     root = Path(settings.root).expanduser()
     if not root.is_dir():
@@ -49,22 +49,22 @@ def read_folder(settings: Folder) -> ImageSet:
 
 
 class _ClassFolders:
-    """The class folders of one split."""
+    """Class folders of one split."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
         self.folder = root / name
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder, but the study names it as a split of {root}")
+            raise UserError(f"{self.folder}: no such folder, but the study specifies it as a split of {root}")
         self.prefix = "" if self.folder == root else f"{self.folder.relative_to(root)}/"
         with os.scandir(self.folder) as entries:
             self.classes = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
         if not self.classes:
-            raise UserError(f"{self.folder}: has no subfolders. Expected one folder of images per class.")
+            raise UserError(f"{self.folder}: the folder has no subfolders. Expected one folder of images per class.")
         self._left_out: list[str] = []
 
     def split(self, classes: tuple[str, ...]) -> ImageSplit:
-        """Return the images class by class, sorted by path."""
+        """Return the split, with images ordered by class and then by path."""
         paths: list[str] = []
         labels: list[np.ndarray] = []
         for k, name in enumerate(classes):
@@ -74,7 +74,7 @@ class _ClassFolders:
         return split_of_files(str(self.root), paths, paths, np.concatenate(labels))
 
     def _images(self, folder: str) -> Iterator[str]:
-        """Yield the images below a folder, relative to the root.
+        """Yield the paths of the images below a folder, relative to the root.
 
         Links to folders are not followed, because they may form cycles.
         """
@@ -91,10 +91,10 @@ class _ClassFolders:
                     self._left_out.append(path)
 
     def note(self) -> str:
-        """Return a note on the files that were left out; empty if there are none."""
+        """Return a message about files that were skipped; empty if there are none."""
         if not self._left_out:
             return ""
         count = len(self._left_out)
         examples = ", ".join(printable(path) for path in sorted(self._left_out)[:3])
         files, were = ("file", "was") if count == 1 else ("files", "were")
-        return f"{self.folder}: {count:,} {files} without an image suffix {were} left out ({examples})"
+        return f"{self.folder}: {count:,} {files} without an image suffix {were} skipped ({examples})"

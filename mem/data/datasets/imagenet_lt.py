@@ -1,6 +1,6 @@
-"""ImageNet-LT (Liu et al. 2019): lists of images of ILSVRC 2012.
+"""Reader for ImageNet-LT (Liu et al. 2019), published as lists of ILSVRC 2012 images.
 
-Its val split is a subset of ILSVRC's train. Its test split is ILSVRC's val.
+The val split is a subset of the ILSVRC training images. The test split consists of the ILSVRC validation images.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _VAL = re.compile(r"(?:.*/)?val/(?:(n\d{8})/)?([^/]+)")
 
 
 def read_imagenet_lt(settings: ImageNetLt) -> ImageSet:
-    """Read the three lists. Paths of ILSVRC's val may have a synset folder or not.
+    """Read the three lists. Paths of ILSVRC validation images may, but need not, include a synset folder.
 
     Raises:
-        UserError: A list is missing, invalid or from another dataset.
+        UserError: A list is missing, invalid or from a different dataset.
     """
     expected = "train/n01440764/NAME.JPEG or val/n01440764/ILSVRC2012_val_NUMBER.JPEG"
     return read_published_lists(settings, canonical_name, expected, IMAGENET_LT)
 
 
 def canonical_name(path: str) -> tuple[str, str] | None:
-    """Return name (`train/SYNSET/FILE` or `val/FILE`) and synset of a path. See `published_lists.CanonicalName`."""
+    """Return name (`train/SYNSET/FILE` or `val/FILE`) and synset of a path; see `published_lists.CanonicalName`."""
     if found := _TRAIN.fullmatch(path):
         return f"train/{found[1]}/{found[2]}", found[1]
     if found := _VAL.fullmatch(path):

@@ -1,4 +1,7 @@
-"""iNaturalist 2018: lists or the official JSON files. A label is a category id. The official val is the test split."""
+"""Reader for iNaturalist 2018, from lists or the official JSON files.
+
+Labels are category IDs. The official validation split is used as the test split.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _EXPECTED = "train_val2018/Plantae/7291/NAME.jpg, with the category id as folder
 
 @dataclass(frozen=True)
 class _IndexFile:
-    """Content of one list or JSON file."""
+    """Content of a list or JSON file."""
 
     paths: list[str]
     names: list[str]
@@ -34,13 +37,13 @@ class _IndexFile:
 
 
 def read_inaturalist(settings: INaturalist2018) -> ImageSet:
-    """Read both splits, each from a list or a JSON file. Images are sorted by name.
+    """Read train and test, each from a list or a JSON file. Images are sorted by name.
 
-    torchvision's `ImageFolder` sorts the category folders as strings, so its labels are not category ids. Lists that
-    were created with it are refused, because heads trained on them cannot be compared with others.
+    torchvision's `ImageFolder` sorts the category folders as strings, so its labels are not category IDs. Lists that
+    were created with it are rejected, because heads trained on them are not comparable with other heads.
 
     Raises:
-        UserError: A file is missing or invalid, or a label is not the category id in its path.
+        UserError: A file is missing or invalid, or a label differs from the category ID in the path.
     """
     files = settings.index_files()
     parts = {split: _read(path) for split, path in files.items()}

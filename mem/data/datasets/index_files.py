@@ -1,6 +1,6 @@
-"""Reading of index files: lists of image paths and labels.
+"""Reader for index files, which list image paths and labels.
 
-Lists may have a million lines. A list is therefore read at once, and each path is kept as a plain string.
+Lists may have a million lines. Each list is therefore read at once, and paths are stored as plain strings.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _OTHER_FORMATS = {
     b"<!DOCTYPE": "is a web page, not the expected file. Download it again.",
     b"<html": "is a web page, not the expected file. Download it again.",
 }
-"""First bytes of files that are often saved in place of an index file."""
+"""First bytes of files that are often mistaken for an index file, and the resulting message."""
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Paths and labels of an index file, as text."""
+    """Paths and labels from an index file, as text."""
 
     origin: str
-    """The index file, for error messages."""
+    """Path of the index file, for error messages."""
     paths: list[str]
     """Relative, normalised paths."""
     labels: list[str]
     lines: Sequence[int]
-    """Number of each row in the index file, from 1."""
+    """Number of each row in the index file, counted from 1."""
     unit: str = "line"
-    """What `lines` counts."""
+    """Unit of `lines`, for error messages."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def describe(self, i: int) -> str:
-        """Return position, path and label of row `i`, for error messages."""
+        """Describe row `i` for error messages: line number, path and label."""
         return f"{self.unit} {self.lines[i]}: {self.paths[i]} {self.labels[i]}"
 
 
@@ -54,7 +54,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of an index file.
 
     Raises:
-        UserError: The file does not exist, cannot be read, or has another format.
+        UserError: The file does not exist, cannot be read, or has a different format.
     """
     try:
         content = path.read_bytes()
@@ -74,7 +74,7 @@ def read_bytes(path: Path) -> bytes:
 def read_text(path: Path) -> str:
     r"""Return the text of an index file, with `\n` line endings and without a byte-order mark.
 
-    Bytes that are not valid UTF-8 become surrogates, as in `os.fsdecode`.
+    Bytes that are not valid UTF-8 are decoded to surrogates, as by `os.fsdecode`.
 
     Raises:
         UserError: See `read_bytes`.
@@ -84,12 +84,12 @@ def read_text(path: Path) -> str:
 
 
 def read_list(path: Path, separator: str = "space") -> Rows:
-    """Read a list file. Each line is a path, a separator and a label; blank lines are skipped.
+    """Read a list file. Each line contains a path, a separator and a label. Blank lines are skipped.
 
-    The label is the last field, so paths may contain the separator.
+    Paths may contain the separator, because the label is the last field.
 
     Raises:
-        UserError: The file is missing or empty, or lines have no label, no path or an invalid path.
+        UserError: The file is missing or empty, or lines have no label, no path, or an invalid path.
     """
     delimiter = SEPARATORS[separator]
     problems = Problems(str(path))
@@ -123,7 +123,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """Read a file with one class name per line.
 
     Raises:
-        UserError: The file is missing or empty, or classes have the same name.
+        UserError: The file is missing or empty, or class names are not unique.
     """
     names = [name for line in read_text(path).split("\n") if (name := line.strip())]
     if not names:
@@ -133,10 +133,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def require_distinct_names(names: Sequence[str], origin: str) -> None:
-    """Raise an error if classes have the same name.
+    """Check that class names are unique.
 
     Raises:
-        UserError: The duplicate names and their classes.
+        UserError: Class names are not unique. The message lists the duplicates.
     """
     if len(set(names)) < len(names):
         problems = Problems(origin)
@@ -149,9 +149,9 @@ def require_distinct_names(names: Sequence[str], origin: str) -> None:
 
 
 def normalise_paths(paths: list[str], lines: Sequence[int], problems: Problems, unit: str = "line") -> list[str]:
-    """Return the paths without `.` and double slashes, so that each file has one spelling.
+    """Remove `.` and double slashes from paths, so that each file has a unique path.
 
-    Absolute paths, paths with `..` and paths with a null byte are added to `problems`.
+    Adds absolute paths, paths with `..` and paths with a null byte to `problems`.
     """
     normalised: list[str] = []
     for number, path in zip(lines, paths, strict=True):

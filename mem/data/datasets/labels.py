@@ -1,4 +1,4 @@
-"""Conversion of written labels to integers from 0 to K - 1, and the check that every class has training images."""
+"""Conversion of labels from text to integers from 0 to K - 1, and a check that every class has training images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NEGATIVE = re.compile(r"-[0-9]+")
 
 
 def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
-    """Return the labels of rows that give them as numbers.
+    """Convert labels that are written as numbers.
 
     Raises:
         UserError: Labels are negative or not numbers.
@@ -37,10 +37,10 @@ def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
 
 
 def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
-    """Return the labels of rows that give them as class names: positions in `classes`.
+    """Convert labels that are written as class names to indices into `classes`.
 
     Raises:
-        UserError: Labels are not in `classes`.
+        UserError: A label is not in `classes`.
     """
     label_of = {name: k for k, name in enumerate(classes)}
     labels = [label_of.get(name, -1) for name in rows.labels]
@@ -53,7 +53,7 @@ def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows
 
 
 def natural_sort(names: Sequence[str]) -> list[str]:
-    """Sort names so that the numbers in them count as numbers: `class2` comes before `class10`."""
+    """Sort names in natural order, with digits compared as numbers: `class2` precedes `class10`."""
 
     def key(part: str) -> tuple[int, int, str]:
         digits = part.lstrip("0")
@@ -63,13 +63,13 @@ def natural_sort(names: Sequence[str]) -> list[str]:
 
 
 def count_classes(labels: Mapping[str, np.ndarray], classes: int | None, origin: str, names: Sequence[str] = ()) -> int:
-    """Return the number of classes, after checking that each has a training image.
+    """Return the number of classes. Check that each class has a training image.
 
     Args:
-        labels: Labels of each split, with `train`.
-        classes: Number of classes if it is known. Otherwise the largest label determines it.
-        origin: Where the labels come from, for error messages.
-        names: Class names for error messages; labels are used without it.
+        labels: Labels of each split, including `train`.
+        classes: Number of classes, or None to derive it from the largest label.
+        origin: Source of the labels, for error messages.
+        names: Class names for error messages. If empty, messages contain labels instead.
 
     Raises:
         UserError: Labels have gaps or are out of range, or classes have no training images.

@@ -1,4 +1,4 @@
-"""Manifest of a dataset: classes, label map, counts, shot groups and digests, without opening an image."""
+"""Manifest of a dataset: classes, label map, counts, shot groups and digests. Does not access image files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mem.data.datasets import ImageSet, ImageSplit
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 
 _CHUNK = 10_000
-"""Number of lines that are hashed at once."""
+"""Number of lines per hash update."""
 
 
 def describe(images: ImageSet) -> dict[str, Any]:
-    """Return the manifest of an image set, as in `dataset.json`. `classes`, `folders` and `counts` are by label."""
+    """Return the manifest, as in `dataset.json`. `classes`, `folders` and `counts` are indexed by label."""
     classes = len(images.classes)
     shots = Shots()
     counts = class_counts(images.train.labels, classes)
@@ -44,7 +44,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
 
 
 def _comparison(images: ImageSet) -> dict[str, Any] | None:
-    """Compare the counts with the published ones; None if there are none."""
+    """Compare the counts with the published counts. Return None if there are no published counts."""
     if images.reference is None:
         return None
     differences = count_differences(images)
@@ -52,7 +52,7 @@ def _comparison(images: ImageSet) -> dict[str, Any] | None:
 
 
 def count_differences(images: ImageSet) -> list[str]:
-    """Return one line per difference from the published counts; nothing if there are no published counts."""
+    """Return one line per difference from the published counts. Empty if there are no published counts."""
     reference = images.reference
     if reference is None:
         return []
@@ -84,7 +84,7 @@ def count_differences(images: ImageSet) -> list[str]:
 
 
 def first_folders(images: ImageSet) -> list[str]:
-    """Return the folder of each class's first image in train, else val, else test; "" for a class without images."""
+    """Return the folder of each class's first image in train, val or test; "" for classes without images."""
     folders = [""] * len(images.classes)
     missing = np.ones(len(images.classes), dtype=bool)
     for split in images.splits.values():
@@ -97,7 +97,7 @@ def first_folders(images: ImageSet) -> list[str]:
 
 
 def names_digest(split: ImageSplit) -> str:
-    """Return the SHA-256 digest of a split's names and labels, in sequence."""
+    """Return the SHA-256 digest of a split's names and labels, in the split's order."""
     content = hashlib.sha256()
     labels = split.labels.tolist()
     for start in range(0, len(split), _CHUNK):
@@ -108,7 +108,7 @@ def names_digest(split: ImageSplit) -> str:
 
 
 def write_image_list(images: ImageSet, path: Path) -> None:
-    """Write a CSV list of all images: split, position in the split, label, name."""
+    """Write a CSV list of all images, with columns for split, index in the split, label and name."""
     with files.atomic(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["split", "position", "label", "name"])
@@ -120,7 +120,7 @@ def write_image_list(images: ImageSet, path: Path) -> None:
 
 
 def write_label_map(images: ImageSet, path: Path) -> None:
-    """Write the label map as CSV: label, class name, folder of its first image, number of images in each split."""
+    """Write the label map as CSV, with label, class name, folder of the first image, and image count per split."""
     classes = len(images.classes)
     counts = [class_counts(split.labels, classes).tolist() for split in images.splits.values()]
     with files.atomic(path) as file:

@@ -1,7 +1,7 @@
-"""Safe reading of pickles from downloaded archives.
+"""Safe loader for pickles from downloaded archives.
 
-Loading a pickle can run any code. Here, a pickle can call only what is needed to build an array of numbers (see
-"Restricting Globals" in the documentation of Python's `pickle`).
+Loading a pickle can run arbitrary code. This loader only allows the functions that are needed to build numeric arrays
+(see "Restricting Globals" in Python's `pickle` documentation).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mem.errors import UserError
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Rebuild bytes, which Python 3 writes as encoded text in the pickle protocols of Python 2."""
+    """Rebuild bytes, which Python 3 stores as encoded text in pickle protocols 0 to 2."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it contains bytes in the encoding {encoding}")
     return text.encode("latin1")
@@ -41,15 +41,15 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def load_pickle(content: bytes, origin: str) -> Any:
-    """Load numbers, text, lists, dictionaries and arrays from a pickle of Python 2 or 3. Bytes become Latin-1 text.
+    """Load numbers, text, lists, dictionaries and arrays from a Python 2 or 3 pickle. Bytes become Latin-1 text.
 
     Raises:
-        UserError: The pickle is truncated or refers to anything else.
+        UserError: The pickle is truncated or refers to other types or functions.
     """
     try:
         return _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # a truncated pickle can raise nearly anything
+    except Exception as error:  # a truncated pickle can raise almost any exception
         raise UserError(
             f"{origin}: cannot be read as a pickle of arrays: {error or type(error).__name__}. The file is incomplete "
-            "or not the official one. Download it again."
+            "or not the official file. Download it again."
         ) from None

@@ -1,6 +1,6 @@
-"""Places-LT (Liu et al. 2019): lists of images of Places365-Standard.
+"""Reader for Places-LT (Liu et al. 2019), published as lists of Places365-Standard images.
 
-Its val split is a subset of Places' train. Its test split is Places' val.
+The val split is a subset of the Places training images. The test split consists of the Places validation images.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ _VAL = re.compile(r"(?:.*/)?(?:val|val_256|val_large)/(?:(.+)/)?([^/]+)")
 def read_places_lt(settings: PlacesLt) -> ImageSet:
     """Read the three lists, in either layout of Places365-Standard.
 
-    The "easy" layout has `train/airfield/FILE`, `train/apartment_building-outdoor/FILE` and `val/airfield/FILE`. The
-    other has `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and a flat `val_256/FILE`.
+    The "easy" layout contains `train/airfield/FILE`, `train/apartment_building-outdoor/FILE` and `val/airfield/FILE`.
+    The other layout contains `data_256/a/airfield/FILE`, `data_256/a/apartment_building/outdoor/FILE` and
+    `val_256/FILE`.
 
     Raises:
-        UserError: A list is missing, invalid or from another dataset.
+        UserError: A list is missing, invalid or from a different dataset.
     """
     expected = "train/airfield/NAME.jpg and val/airfield/NAME.jpg, or data_256/a/airfield/NAME.jpg and val_256/NAME.jpg"
     return read_published_lists(settings, canonical_name, expected, PLACES_LT)
 
 
 def canonical_name(path: str) -> tuple[str, str] | None:
-    """Return name (`train/CATEGORY/FILE` or `val/FILE`) and category of a path. See `published_lists.CanonicalName`."""
+    """Return name (`train/CATEGORY/FILE` or `val/FILE`) and category of a path; see `published_lists.CanonicalName`."""
     if found := _TRAIN.fullmatch(path):
         category = found[1].replace("/", "-")
         return f"train/{category}/{found[2]}", category

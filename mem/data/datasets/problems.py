@@ -1,4 +1,4 @@
-"""One error message for all problems of an input: each kind with its count and first examples."""
+"""Collector that reports all problems with an input in one error message."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import islice
 from mem.errors import UserError
 
 MAX_EXAMPLES = 5
-"""Number of examples that a message lists for each kind of problem."""
+"""Maximum number of examples listed for each kind of problem."""
 
 
 class Problems:
-    """The problems of one input, grouped by kind.
+    """Problems with one input, grouped by kind. Each kind has a count and its first examples.
 
     >>> problems = Problems("list.txt")
     >>> problems.add("lines without a label", "line 3: a.jpg")
@@ -28,17 +28,17 @@ class Problems:
         self._advice: dict[str, str] = {}
 
     def add(self, kind: str, example: str, advice: str = "") -> None:
-        """Count one problem.
+        """Add one problem.
 
         Args:
-            kind: A plural noun phrase, such as "lines without a label".
-            example: Where the problem is.
-            advice: What was expected, or what to do.
+            kind: Plural noun phrase that describes the problem, such as "lines without a label".
+            example: Location of the problem.
+            advice: What was expected, or how to fix the problem.
         """
         self.add_many(kind, [example], 1, advice)
 
     def add_many(self, kind: str, examples: Iterable[str], count: int, advice: str = "") -> None:
-        """Count `count` problems of one kind. Only as many examples are consumed as a message lists."""
+        """Add `count` problems of one kind. Only the examples that the message lists are consumed."""
         self._counts[kind] = self._counts.get(kind, 0) + count
         kept = self._examples.setdefault(kind, [])
         kept += [printable(example) for example in islice(examples, MAX_EXAMPLES - len(kept))]
@@ -51,7 +51,7 @@ class Problems:
         """Raise an error if any problem was added.
 
         Raises:
-            UserError: All kinds, with their counts and first examples.
+            UserError: There are problems. The message lists each kind with its count and first examples.
         """
         if not self:
             return
@@ -67,5 +67,5 @@ class Problems:
 
 
 def printable(text: str) -> str:
-    """Return `text` with bytes that are not valid UTF-8 (surrogates) escaped, so that it can be printed."""
+    """Escape bytes that are not valid UTF-8 (surrogates), so that the text can be printed."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

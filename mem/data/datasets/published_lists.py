@@ -1,7 +1,7 @@
-"""Reading of published lists, shared by ImageNet-LT and Places-LT.
+"""Reader for published lists, shared by ImageNet-LT and Places-LT.
 
-Names and sequence of the images do not depend on how a list spells and sorts its paths. Labels are checked against
-class folders.
+Image names and their order do not depend on the spelling and order of paths in a list. Labels are checked against class
+folders.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
 
 CanonicalName = Callable[[str], tuple[str, str] | None]
-"""From a listed path to the image's name and its class folder ("" if the path has none); None if the path does not
-belong to the dataset."""
+"""Function that maps a listed path to the image name and the class folder ("" if the path has none), or returns None if
+the path does not belong to the dataset."""
 
 
 def read_published_lists(
     settings: PublishedLists, canonical_name: CanonicalName, expected: str, reference: ReferenceCounts
 ) -> ImageSet:
-    """Read a dataset given as one list per split.
+    """Read a dataset that is published as one list per split.
 
-    Images are sorted by name. Lists with another spelling or sequence therefore give the same dataset.
+    Images are sorted by name. Lists with a different path spelling or order therefore result in the same dataset.
 
     Args:
-        settings: Where the lists and the images are.
-        canonical_name: Parses a listed path.
-        expected: What paths look like, for error messages.
-        reference: Published counts.
+        settings: Locations of the lists and the images.
+        canonical_name: Function that parses a listed path.
+        expected: Expected form of paths, for error messages.
+        reference: Published counts of the dataset.
 
     Raises:
-        UserError: A list is missing or invalid, a path does not belong to the dataset, or labels contradict folders.
+        UserError: A list is missing or invalid, a path does not belong to the dataset, or labels and folders are
+            inconsistent.
     """
     rows = {split: read_list(path) for split, path in settings.index_files().items()}
     labels = {split: numeric_labels(listed) for split, listed in rows.items()}
@@ -51,7 +52,7 @@ def read_published_lists(
 
 
 def sort_by_name(root: str, paths: list[str], names: list[str], labels: np.ndarray) -> ImageSplit:
-    """Return a split of files below `root`, sorted by name."""
+    """Create a split from files below `root`, sorted by name."""
     by_name = sorted(range(len(names)), key=names.__getitem__)
     return split_of_files(
         str(Path(root).expanduser()), [paths[i] for i in by_name], [names[i] for i in by_name], labels[by_name]
@@ -59,7 +60,7 @@ def sort_by_name(root: str, paths: list[str], names: list[str], labels: np.ndarr
 
 
 def _parse_paths(rows: Rows, canonical_name: CanonicalName, expected: str) -> tuple[list[str], list[str]]:
-    """Return name and class folder of each row."""
+    """Return the image name and the class folder for each row."""
     problems = Problems(rows.origin)
     names: list[str] = []
     folders: list[str] = []
@@ -78,9 +79,9 @@ def _parse_paths(rows: Rows, canonical_name: CanonicalName, expected: str) -> tu
 def _class_names(
     rows: Mapping[str, Rows], labels: Mapping[str, np.ndarray], folders: Mapping[str, list[str]]
 ) -> tuple[str, ...]:
-    """Return the class names, which are those of the class folders.
+    """Return the class names, which are the names of the class folders.
 
-    Each label must have one folder in all lists, and each folder one label.
+    In all lists, each label must correspond to exactly one folder and vice versa.
 
     Raises:
         UserError: Labels and folders are inconsistent, or a class has no training images.

@@ -1,4 +1,4 @@
-"""Counts of published datasets. They reveal incomplete or wrong downloads and size a study before its data exist."""
+"""Published dataset counts, used to detect wrong downloads and to plan studies before the data are available."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ReferenceCounts:
-    """Counts of a published long-tailed dataset. Unknown counts are left out."""
+    """Counts of a published long-tailed dataset. Unknown counts are omitted."""
 
     title: str
     images: Mapping[str, int]
-    """Images of each split (`train`, `val`, `test`); 0 for a split that the dataset does not have."""
+    """Number of images in each split (`train`, `val`, `test`); 0 if the dataset does not have the split."""
     classes: int
     largest: int
-    """Training images of the most frequent class."""
+    """Number of training images in the most frequent class."""
     smallest: int
-    """Training images of the rarest class."""
+    """Number of training images in the rarest class."""
     groups: tuple[int, int, int] | None = None
-    """Classes with more than 100, 20 to 100, and fewer than 20 training images."""
+    """Number of classes with more than 100, with 20 to 100, and with fewer than 20 training images."""
     per_class: Mapping[str, int] = field(default_factory=dict)
-    """Images of each class, for splits in which all classes have the same number."""
+    """Number of images per class, for splits in which all classes have the same number."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class BalancedCounts:
 
     classes: int
     train: int
-    """Training images."""
+    """Number of training images."""
     test: int
-    """Test images."""
+    """Number of test images."""
     side: int
     """Width and height of every image, in pixels."""
 
     @property
     def train_per_class(self) -> int:
-        """Training images of each class."""
+        """Number of training images per class."""
         return self.train // self.classes
 
 
@@ -80,7 +80,7 @@ FASHION_MNIST = BalancedCounts(classes=10, train=60_000, test=10_000, side=28)
 CIFAR: Mapping[int, BalancedCounts] = {
     classes: BalancedCounts(classes, train=50_000, test=10_000, side=32) for classes in (10, 100)
 }
-"""CIFAR-10 and CIFAR-100, by number of classes."""
+"""CIFAR-10 and CIFAR-100, by their number of classes."""
 BALANCED: Mapping[str, BalancedCounts] = {
     "fashion_mnist": FASHION_MNIST,
     "cifar10": CIFAR[10],
@@ -89,7 +89,7 @@ BALANCED: Mapping[str, BalancedCounts] = {
 """Balanced datasets, by `dataset.source`."""
 DIGITS_CLASSES = 10
 DIGITS_SIDE = 8
-"""Width and height of an image of scikit-learn's digits, in pixels."""
+"""Width and height of scikit-learn's digit images, in pixels."""
 
 CIFAR_LT: Mapping[tuple[int, float], ReferenceCounts] = {
     (classes, imbalance): ReferenceCounts(
@@ -110,7 +110,7 @@ CIFAR_LT: Mapping[tuple[int, float], ReferenceCounts] = {
         (100, 10, 19_573, None),
     )
 }
-"""By number of classes and imbalance, if the complete training split is cut and no image is kept for val.
+"""CIFAR-LT, by number of classes and imbalance, if the complete training split is cut and no image is held out for val.
 
-The size of val is the user's choice and therefore left out.
+The number of val images is omitted, because users choose it.
 """

@@ -1,4 +1,4 @@
-"""Splits made from train: a test split set aside, a cut to a long tail, a val split held out."""
+"""Splits derived from train: a test split set aside, a long-tailed cut, or a val split held out."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mem.errors import UserError
 
 
 def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
-    """Take a test split out of train.
+    """Move a test split out of train.
 
     Raises:
-        UserError: There is a test split already, or a class has too few images.
+        UserError: The dataset already has a test split, or a class has too few images.
     """
     if len(images.test):
         raise UserError(f"The dataset already has a test split of {len(images.test):,} images. Remove dataset.test.")
@@ -27,7 +27,7 @@ def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
         train, test = parts.train, parts.rest
         if not len(test):
             raise UserError(
-                f"dataset.test.share: {settings.share:g} is less than one image of every class. Increase it."
+                f"dataset.test.share: {settings.share:g} selects less than one image per class. Increase it."
             )
     else:
         assert settings.per_class is not None
@@ -46,7 +46,7 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
     """Cut train to a long tail. If `cut.val_per_class` is set, val is taken from the discarded images.
 
     Raises:
-        UserError: There is a val split already, or a class has too few images.
+        UserError: The dataset already has a val split, or a class has too few images.
     """
     if len(images.val) and cut.val_per_class:
         raise UserError(
@@ -58,16 +58,16 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
 
 
 def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
-    """Take a val split out of train. Every class keeps at least one training image.
+    """Move a val split out of train. Every class keeps at least one training image.
 
     Raises:
-        UserError: There is a val split already, or val would be empty.
+        UserError: The dataset already has a val split, or val would be empty.
     """
     if len(images.val):
         raise UserError(f"The dataset already has a val split of {len(images.val):,} images. Remove dataset.holdout.")
     parts = longtail.hold_out_share(images.train.labels, len(images.classes), settings.share, settings.seed, "holdout")
     if not len(parts.rest):
         raise UserError(
-            f"dataset.holdout.share: {settings.share:g} is less than one image of every class. Increase it."
+            f"dataset.holdout.share: {settings.share:g} selects less than one image per class. Increase it."
         )
     return replace(images, train=images.train.take(parts.train), val=images.train.take(parts.rest), held_out=True)

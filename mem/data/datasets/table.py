@@ -1,4 +1,4 @@
-"""Reading of tables with one row per image: CSV and Parquet."""
+"""Reader for CSV and Parquet tables with one row per image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PARQUET = (".parquet", ".pq")
 
 
 def read_table(settings: Table) -> dict[str, Rows]:
-    """Return the rows of each split. Rows are counted from 1, after the header.
+    """Return the rows of each split. Rows are numbered from 1, after the header.
 
     Raises:
-        UserError: The file is missing or not a table, a column is missing, or cells are empty or unexpected.
+        UserError: The file is missing or not a table, a column is missing, or cells are empty or invalid.
     """
     path = settings.index_files()["table"]
     columns = [settings.path_column, settings.label_column]
@@ -64,11 +64,13 @@ def _rows_by_split(
                 origin, [paths[i] for i in chosen], [labels[i] for i in chosen], [i + 1 for i in chosen], "row"
             )
     if "train" not in rows:
-        raise UserError(f"{origin}: no row has the {settings.split_column} {values.train}. Expected training images.")
+        raise UserError(
+            f"{origin}: no row has `{values.train}` in the column {settings.split_column}. Add training images."
+        )
     if "test" in rows and settings.test is not None:
-        raise UserError(f"{origin}: the table has rows of a test split. Remove dataset.test.")
+        raise UserError(f"{origin}: the table has rows for a test split. Remove dataset.test.")
     if "test" not in rows and settings.test is None:
-        raise UserError(f"{origin}: the table has no rows of a test split. Set dataset.test to set one aside.")
+        raise UserError(f"{origin}: the table has no rows for a test split. Set dataset.test to set one aside.")
     return rows
 
 
@@ -78,12 +80,12 @@ def _require_columns(path: Path, columns: Sequence[str], present: Sequence[str])
         problem = f"duplicate column {', '.join(duplicate)}" if duplicate else f"no column {', '.join(wrong)}"
         raise UserError(
             f"{path}: {problem}. The columns are {', '.join(present)}. Set dataset.path_column, label_column and "
-            "split_column to three of them."
+            "split_column to existing columns."
         )
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """Return the text of the given columns."""
+    """Return the given columns as text."""
     table = csv.reader(
         io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
     )
@@ -101,7 +103,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
                 continue
             number += 1
             if len(row) != len(header):
-                kind = "rows with another number of cells than the header"
+                kind = "rows with a different number of cells than the header"
                 problems.add(kind, f"row {number} has {len(row)}", f"Expected {len(header)}")
                 continue
             for column, position in zip(cells, positions, strict=True):
@@ -113,7 +115,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    """Return the given columns as text. Integers are written out and dictionaries decoded."""
+    """Return the given columns as text. Integers are converted to text, and dictionary-encoded columns are decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
