@@ -17,7 +17,7 @@ from tests.data.twelve_classes import write_files
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """JPEG files of quality 95, in a folder per class in a folder per split."""
+    """Write JPEG files with quality 95 in class folders below split folders, and return the root."""
     root = tmp_path_factory.mktemp("tree")
     for s, (split, count) in enumerate(COUNTS.items()):
         for i in range(count):
@@ -29,13 +29,13 @@ def tree(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree_copy(tree, tmp_path) -> Path:
-    """A copy of `tree` that a test may modify."""
+    """Return a copy of `tree` that a test may modify."""
     return shutil.copytree(tree, tmp_path / "tree")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tree, tmp_path_factory) -> Path:
-    """The result of converting `tree` with one worker and without an interruption."""
+    """Convert `tree` with one worker and without an interruption, and return the folder."""
     out = tmp_path_factory.mktemp("uninterrupted")
     converted(tree, out, workers=1)
     return out
@@ -43,13 +43,13 @@ def uninterrupted(tree, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_cifar(monkeypatch) -> Callable[[int], None]:
-    """Make the reader accept the number of images of a miniature of CIFAR."""
+    """Return a function that makes the reader accept the image counts of a CIFAR miniature."""
     return lambda classes: monkeypatch.setattr(cifar, "_EXPECTED", miniatures.cifar_counts(classes))
 
 
 @pytest.fixture
 def small_fashion_mnist(tmp_path, monkeypatch) -> Path:
-    """The folder of a miniature of Fashion-MNIST, which the reader accepts."""
+    """Write a Fashion-MNIST miniature that the reader accepts, and return its folder."""
     monkeypatch.setattr(fashion_mnist, "_EXPECTED", miniatures.FASHION_MNIST_COUNTS)
     miniatures.write_fashion_mnist(tmp_path)
     return tmp_path
@@ -57,6 +57,6 @@ def small_fashion_mnist(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """The folder of all files of `tests.data.twelve_classes.image_set`."""
+    """Write all files of `tests.data.twelve_classes.image_set`, and return their folder."""
     write_files(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""A small dataset of JPEG files, and conversions of it."""
+"""A small dataset of JPEG files, and functions that convert it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Miniatures of datasets: few classes and small image files, in the same layout on disk as the real dataset.
+"""Dataset miniatures: few classes and small image files, in the same layout on disk as the real datasets.
 
-Each builder writes files below a folder and returns the `dataset` section of a study that reads them.
+Each builder writes files below a folder and returns the corresponding `dataset` section of a study.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Row = tuple[str, int]
 
 
 def settings(values: Mapping[str, Any]) -> Any:
-    """Return the validated settings of a `dataset` section."""
+    """Validate a `dataset` section and return its settings."""
     return TypeAdapter(Dataset).validate_python(dict(values))
 
 
 def sample_image(label: int, number: int, classes: int = 12, side: int = 24) -> np.ndarray:
-    """Return an image whose colours depend on its class: (side, side + 6, 3), uint8."""
+    """Create a uint8 image of shape (side, side + 6, 3) whose colours depend on its class."""
     rng = np.random.default_rng([label, number])
     y, x = np.mgrid[0:side, 0 : side + 6] / side
     waves = [np.sin(2 * np.pi * (x * (1 + label % 3) + y * (label % 4) + label / classes * (c + 1))) for c in range(3)]
@@ -54,7 +54,7 @@ def write_list(path: Path, rows: Iterable[tuple[str, int | str]], separator: str
 
 
 def tail(classes: int, largest: int, smallest: int = 2) -> list[int]:
-    """Return the number of images per class of a long tail."""
+    """Return long-tailed class counts."""
     return [round(largest * (smallest / largest) ** (k / (classes - 1))) for k in range(classes)]
 
 
@@ -62,7 +62,7 @@ def tail(classes: int, largest: int, smallest: int = 2) -> list[int]:
 
 
 def imagenet_lt(folder: Path, synset_folders: bool = True) -> dict[str, Any]:
-    """ImageNet-LT with 12 synsets. ILSVRC's val images are in synset folders, or all in one folder."""
+    """Write ImageNet-LT with 12 synsets. The ILSVRC validation images are in synset folders or in a single folder."""
     root = folder / "imagenet"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, (synset, count) in enumerate(zip(SYNSETS, tail(12, 30), strict=True)):
@@ -74,7 +74,7 @@ def imagenet_lt(folder: Path, synset_folders: bool = True) -> dict[str, Any]:
 
 
 def places_lt(folder: Path, easy: bool = True) -> dict[str, Any]:
-    """Places-LT with 4 categories, in the "easy" layout or the other one. Both have the same images."""
+    """Write Places-LT with 4 categories in one of its two layouts. Both layouts contain the same images."""
     root = folder / "places"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, (category, count) in enumerate(zip(PLACES, tail(4, 20), strict=True)):
@@ -98,7 +98,7 @@ def _listed(folder: Path, root: Path, name: str, splits: Mapping[str, list[Row]]
 
 
 def _number(image: str) -> int:
-    """Return a number that identifies the image, the same in every layout."""
+    """Return a number that identifies the image in every layout."""
     return int("".join(c for c in image.rsplit("/", 1)[-1] if c.isdigit())[-9:] or 0)
 
 
@@ -106,7 +106,7 @@ def _number(image: str) -> int:
 
 
 def inaturalist_2018(folder: Path, json_form: bool = True, classes: int = 12) -> dict[str, Any]:
-    """iNaturalist 2018, as JSON or lists. It has more than ten categories, so that ids sort differently as strings."""
+    """Write iNaturalist 2018 as JSON or lists. More than ten categories make IDs sort differently as strings."""
     root = folder / "inaturalist"
     kingdoms = ("Animalia", "Plantae", "Fungi")
     splits: dict[str, list[Row]] = {"train": [], "val": []}
@@ -156,9 +156,9 @@ def write_coco(path: Path, rows: Sequence[Row], classes: int, first: int = 1) ->
 
 
 def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True, per_class: int = 6) -> dict[str, Any]:
-    """CIFAR with `per_class` training images and two test images per class, as an archive or its unpacked folder.
+    """Write CIFAR as an archive or unpacked, with `per_class` training images and two test images per class.
 
-    The reader accepts it if its `_EXPECTED` is patched with `cifar_counts` (fixture `small_cifar`).
+    The reader accepts it if the test patches `_EXPECTED` with `cifar_counts` (fixture `small_cifar`).
     """
     rng = np.random.default_rng(classes)
     parts = {}
@@ -203,7 +203,7 @@ def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True,
 
 
 def cifar_counts(classes: int, per_class: int = 6) -> dict[str, int]:
-    """Return the number of images in each split before the cut."""
+    """Return the number of images in each split before the long-tailed cut."""
     return {"train": classes * per_class, "test": 2 * classes}
 
 
@@ -222,7 +222,7 @@ def _batch(pixels: np.ndarray, labels: list[int], classes: int) -> bytes:
 
 
 def python2_pickle(value: Any) -> bytes:
-    """Return a pickle as Python 2 writes it (protocol 2, strings are bytes), which Python 3 cannot write."""
+    """Create a Python 2 pickle (protocol 2, with strings as bytes), which Python 3 cannot write."""
     return b"\x80\x02" + _opcodes(value) + b"."
 
 
@@ -257,7 +257,7 @@ FASHION_MNIST_COUNTS = {"train": 40, "t10k": 20}
 
 
 def write_idx(path: Path, array: np.ndarray, zipped: bool = True) -> None:
-    """Write an IDX file of bytes."""
+    """Write a uint8 IDX file."""
     content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
     if zipped:
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
@@ -268,7 +268,7 @@ def write_idx(path: Path, array: np.ndarray, zipped: bool = True) -> None:
 def write_fashion_mnist(folder: Path) -> None:
     """Write the four files of Fashion-MNIST with 40 training and 20 test images.
 
-    The reader accepts them if its `_EXPECTED` is patched (fixture `small_fashion_mnist`).
+    The reader accepts them if the test patches `_EXPECTED` (fixture `small_fashion_mnist`).
     """
     rng = np.random.default_rng(0)
     for part, n in FASHION_MNIST_COUNTS.items():
@@ -289,7 +289,7 @@ def fashion_mnist(
 
 
 def folder_tree(folder: Path, classes: int = 11, split_folders: bool = True, largest: int = 12) -> dict[str, Any]:
-    """A folder per class, `class1` to `class11`, in a folder per split or in a single tree."""
+    """Write class folders, `class1` to `class11`, below split folders or in a single tree."""
     root = folder / "tree"
     for k, count in enumerate(tail(classes, largest, 3)):
         splits = {"train": count, "val": 2, "test": 2} if split_folders else {".": count}
@@ -303,7 +303,7 @@ def folder_tree(folder: Path, classes: int = 11, split_folders: bool = True, lar
 
 
 def long_tailed_png(folder: Path, classes: int = 100, largest: int = 130) -> dict[str, Any]:
-    """A naturally long-tailed set of PNG files with spaces in their paths, given as list files."""
+    """Write list files and a naturally long-tailed set of PNG files with spaces in their paths."""
     root = folder / "images"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, count in enumerate(tail(classes, largest)):
@@ -320,7 +320,7 @@ def long_tailed_png(folder: Path, classes: int = 100, largest: int = 130) -> dic
 
 
 def table(folder: Path, parquet: bool = False, classes: int = 6, split_column: bool = True) -> dict[str, Any]:
-    """A table with class names, a column that is not used and, optionally, a column of splits."""
+    """Write a table with class names, an unused column and, optionally, a split column."""
     root = folder / "images"
     rows: list[dict[str, str]] = []
     for k, count in enumerate(tail(classes, 9, 3)):

@@ -1,4 +1,4 @@
-"""Reading of miniatures, comparison of what was read, and messages for invalid datasets."""
+"""Functions that read miniatures, compare datasets, and return messages about invalid datasets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def refusal(values: dict[str, Any]) -> str:
     with pytest.raises(UserError) as error:
         read(values)
     message = str(error.value)
-    message.encode()  # the message can be printed
+    message.encode()  # raises if the message cannot be printed
     return message
 
 
@@ -37,7 +37,7 @@ def pixels(split: ImageSplit, i: int) -> np.ndarray:
 
 
 def assert_same(one: ImageSet, other: ImageSet) -> None:
-    """Compare classes, names, labels and the pixels of some images."""
+    """Check that classes, names, labels and the pixels of some images are equal."""
     assert one.classes == other.classes
     for split, found in one.splits.items():
         expected = other.splits[split]

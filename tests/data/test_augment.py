@@ -1,4 +1,4 @@
-"""Crops and flips: their bounds, and torchvision's distribution."""
+"""Crops and flips: bounds, and agreement with torchvision's distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing and reading of .beton files, by this project and by FFCV, and damaged files."""
+"""The writer and reader for .beton files, compatibility with FFCV, and damaged files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.beton_files import write_beton
 
 
 def smooth_images(count: int, seed: int = 0, smallest: int = 5, largest: int = 40) -> list[np.ndarray]:
-    """Smooth colour images of several sizes, which JPEG hardly changes."""
+    """Create smooth colour images of several sizes, which JPEG compression hardly changes."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(count):
@@ -79,10 +79,10 @@ def test_the_same_images_give_the_same_bytes(tmp_path):
 @pytest.mark.stage
 @pytest.mark.parametrize("page_bytes", [8 << 20, 1 << 8])
 def test_ffcvs_own_loader_reads_the_same_pixels_and_labels(tmp_path, monkeypatch, page_bytes):
-    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", page_bytes)  # pages of 256 bytes grow to 512
+    monkeypatch.setattr("mem.data.beton.writer.PAGE_BYTES", page_bytes)  # the page size grows from 256 to 512 bytes
     images = [np.random.default_rng(i).integers(0, 256, (12, 10, 3), dtype=np.uint8) for i in range(40)]
     labels = write(tmp_path / "a.beton", images)
-    # In another process, with numba's compiler enabled while ffcv is imported (see mem/data/beton/libffcv.py).
+    # Run in another process with numba's compiler enabled during the ffcv import (see mem/data/beton/libffcv.py).
     code = f"""
 import numpy as np, torch
 from ffcv.loader import Loader, OrderOption

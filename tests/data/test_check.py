@@ -1,4 +1,4 @@
-"""`mem data check`: all problems of a dataset are reported at once, with numbers and examples."""
+"""`mem data check` reports all problems in a dataset at once, with counts and examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_complete_data_set_passes(root):
     assert "each of 12 folders has one label, the same in every split" in text
 
 
-# --- miniatures of datasets ----------------------------------------------------------------------------
+# --- dataset miniatures ----------------------------------------------------------------------------
 
 PUBLISHED = {
     "imagenet_lt": miniatures.imagenet_lt,

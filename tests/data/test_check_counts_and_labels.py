@@ -1,4 +1,4 @@
-"""Checks of counts and labels, and the manifest of a dataset."""
+"""Checks for counts and labels, and the dataset manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of image files: missing, empty, from another archive, below another root, or with another name."""
+"""Checks for image files that are missing, empty, from a different archive, below a different root, or renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10-LT and CIFAR-100-LT from the official archives."""
+"""The reader for CIFAR-10-LT and CIFAR-100-LT, with archives in the official formats."""
 
 from __future__ import annotations
 

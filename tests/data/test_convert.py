@@ -1,4 +1,4 @@
-"""Conversions: the files that they write, size budgets, and unreadable images."""
+"""Dataset conversion: output files, size budgets, and unreadable images."""
 
 from __future__ import annotations
 
@@ -64,12 +64,14 @@ def test_a_jpeg_file_of_no_higher_quality_is_copied(tree, tmp_path):
     assert isinstance(content, bytes)
     start, size = int(beton._positions[5]), int(beton._sizes[5])
     assert (tmp_path / "train.beton").read_bytes()[start : start + size] == content
-    assert np.abs(pixels(beton, 5).astype(int) - decode(content)).max() <= 6  # FFCV decodes with a faster transform
+    assert (
+        np.abs(pixels(beton, 5).astype(int) - decode(content)).max() <= 6
+    )  # FFCV decodes with a faster, less accurate transform
     assert converted(tree, tmp_path, jpeg_quality=94, short_side=None)["kept"]["files_as_they_were"] == 0
 
 
 def images_of(read: Callable[[int], np.ndarray | bytes], train: int, val: int, test: int) -> ImageSet:
-    """Images that are not in files."""
+    """Create an image set whose images are not in files."""
 
     def split(name: str, first: int, count: int) -> ImageSplit:
         labels = np.arange(count) % 2
@@ -90,7 +92,7 @@ def test_the_contents_of_files_are_sent_to_the_workers(tmp_path):
     def read(i: int) -> bytes:
         file = io.BytesIO()
         Image.fromarray(np.kron(photo(i), np.ones((8, 8, 1), np.uint8))).save(file, "BMP")
-        return file.getvalue()  # 900 kB, more than fits into a pipe
+        return file.getvalue()  # 900 kB, which does not fit into a pipe
 
     settings = settings_for(tmp_path, storage="raw", short_side=60)
     convert(images_of(read, 120, 1, 1), settings, tmp_path / "out", 2, lambda text: None)
@@ -150,7 +152,7 @@ def test_the_measured_sample_does_not_depend_on_the_number_of_workers(tree, tmp_
 
 
 def damage(root: Path) -> list[str]:
-    """Damage files of two splits and return their names."""
+    """Damage files in two splits and return their names."""
     damaged = {"train/class1/0100.jpg": 0.5, "train/class0/0003.jpg": 0.9, "val/class2/0002.jpg": 0.0}
     for name, kept in damaged.items():
         content = (root / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Conversions that are interrupted at any moment and resume."""
+"""Conversions that are interrupted at an arbitrary moment and resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ codec.decode = decode
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch) -> Path:
-    """Workers that take 20 ms per image, and raise an exception at marked images."""
+    """Make workers take 20 ms per image and raise an exception for marked images."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SLOW.format(seconds=0.02))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
@@ -48,7 +48,7 @@ def slow(tmp_path, monkeypatch) -> Path:
 
 @contextlib.contextmanager
 def after_first_images(out: Path, then: Callable[[list[psutil.Process]], None]) -> Iterator[None]:
-    """Call a function with this process's workers after a conversion has written images."""
+    """Call a function with the worker processes once a conversion has written images."""
 
     def wait() -> None:
         data = out / ".train.beton.partial"
@@ -128,7 +128,7 @@ def started(tree: Path, out: Path) -> subprocess.Popen:
 
 
 def journal_count(out: Path) -> int:
-    """Return the number of images in the journals."""
+    """Return the number of images listed in the journals."""
     return sum(path.read_bytes().count(b"\n") - 1 for path in out.glob(".*.journal"))
 
 

@@ -1,4 +1,4 @@
-"""User-provided images: folders, tables and lists, and the natural order of class names."""
+"""Readers for user-provided folders, tables and lists, and natural sorting of class names."""
 
 from __future__ import annotations
 

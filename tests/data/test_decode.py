@@ -1,4 +1,4 @@
-"""Decoding of image files to pixels, shrinking, and JPEG headers."""
+"""The image decoder, shrinking, and the JPEG header parser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.data.codecs.decode import Unreadable, decode, shrink
 
 
 def smooth(height: int = 40, width: int = 56, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """An image without symmetries that JPEG hardly changes."""
+    """Create an image without symmetries that JPEG compression hardly changes."""
     slopes = np.random.default_rng(seed).uniform(-2, 2, (channels, 2))
     y, x = np.mgrid[0:height, 0:width]
     planes = [128 + a * (y - height / 2) + b * (x - width / 2) for a, b in slopes]
@@ -85,7 +85,7 @@ def test_cmyk_becomes_the_colours_on_paper():
 def test_ycck_is_decoded_as_pillow_decodes_it():
     content = bytearray(saved(Image.fromarray(smooth(channels=4), "CMYK"), "JPEG", quality=98))
     adobe = content.index(b"Adobe")
-    content[adobe + 11] = 2  # the first three components are Y, Cb and Cr
+    content[adobe + 11] = 2  # declares the first three components as Y, Cb and Cr
     expected = np.asarray(Image.open(io.BytesIO(bytes(content))).convert("RGB")).astype(int)
     assert np.abs(decode(bytes(content)) - expected).max() <= 1
     assert np.abs(decode(bytes(content)) - decode(bytes(content[: adobe + 11]) + b"\0" + content[adobe + 12 :])).any()
@@ -106,7 +106,7 @@ def test_a_jpeg_without_its_end_marker_is_rejected(cut):
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_ends_in_zeros_is_rejected(progressive):
-    """Interrupted downloads that had reserved their disk space look like this."""
+    """Interrupted downloads produce such files if the disk space was allocated in advance."""
     content = saved(noisy(), "JPEG", quality=90, progressive=progressive)
     half = len(content) // 2
     assert "damaged or truncated" in reason(content[:half] + bytes(len(content) - half))
@@ -165,7 +165,7 @@ def test_transparent_parts_are_composited_on_white():
 
 
 def png_of_16_bit(image: np.ndarray) -> bytes:
-    """A PNG file with 16 bits per channel, which Pillow cannot write in colour."""
+    """Create a PNG file with 16 bits per channel, which Pillow cannot write for colour images."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -220,7 +220,7 @@ def test_a_damaged_png_is_rejected():
     assert "damaged" in reason(bytes(content))
 
 
-# --- no images -------------------------------------------------------------------------------------------
+# --- invalid files -------------------------------------------------------------------------------------------
 
 
 def test_an_empty_file_is_rejected():

@@ -1,4 +1,4 @@
-"""Digits-LT from scikit-learn's digits, and the check that splits are disjoint."""
+"""The reader for Digits-LT, and the check that splits are disjoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random erasing: timm's distribution of rectangles, and noise that depends on the sample only."""
+"""Random erasing: agreement with timm's rectangle distribution, and noise that depends only on the sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST-LT from IDX files."""
+"""The reader for Fashion-MNIST-LT, with IDX files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_files_with_another_number_of_images_are_refused(small_fashion_mnist, mo
         read_fashion(small_fashion_mnist)
 
 
-@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
 def test_the_real_files_can_be_cut_from_six_thousand_images_per_class():
     counts = (5900, 2000, 700, 250, 90, 50, 25, 15, 9, 6)
     images = read_fashion(None, counts, 100)

@@ -1,4 +1,4 @@
-"""Batches of stored features: the same from every kind of reader, and checks of the files."""
+"""Batches of stored features are the same from every kind of reader, and invalid files are reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def split(tmp_path_factory) -> FeatureSplit:
 
 
 def training(split: FeatureSplit, tokens: bool, blocks: tuple[int, int] | None, batch: int = 10) -> TrainingFeatures:
-    """Batches of features. `blocks` is the size of a block and of a window."""
+    """Create feature batches. `blocks` contains the block size and the window size."""
     sampler = BlockSampler(IMAGES, 5, *blocks) if blocks else InstanceSampler(IMAGES, 5)
     return TrainingFeatures(split, sampler, batch, 5, tokens)
 

@@ -21,7 +21,7 @@ from tests.data.reading import refusal
 
 @pytest.fixture
 def archive(tmp_path, small_cifar) -> dict[str, Any]:
-    """The `dataset` section of a miniature of CIFAR-10, packed."""
+    """Write a packed CIFAR-10 miniature and return its `dataset` section."""
     small_cifar(10)
     return miniatures.cifar(tmp_path, 10)
 
@@ -68,7 +68,7 @@ def test_a_missing_archive_is_reported_with_its_address(tmp_path):
 
 
 class Harmful:
-    """An object whose pickle creates a folder when it is loaded without protection."""
+    """An object whose pickle creates a folder if it is loaded without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Invalid lists, folders, tables and annotations: one message with every kind of problem, its count and examples."""
+"""Invalid lists, folders, tables and annotations. One message reports all problems, with counts and examples."""
 
 from __future__ import annotations
 
@@ -204,7 +204,10 @@ def test_inconsistent_folders_are_reported(tmp_path):
         ),
         ("file,species\na.jpg,x\n,x\nc.jpg,\n", "rows without a file (1): row 2"),
         ("file,species\n/a.jpg,x\n../b.jpg,x\n", "absolute paths (1): row 1: /a.jpg"),
-        ('file,species\n"a.jpg,x\n', "rows with a different number of cells than the header (1): row 1 has 1. Expected 2"),
+        (
+            'file,species\n"a.jpg,x\n',
+            "rows with a different number of cells than the header (1): row 1 has 1. Expected 2",
+        ),
     ],
 )
 def test_an_invalid_table_is_refused(tmp_path, content, expected):
@@ -249,7 +252,7 @@ def test_a_truncated_parquet_file_is_refused(tmp_path):
 
 
 def annotations(folder: Path, change) -> dict[str, Any]:
-    """Write the miniature of iNaturalist with a modified training file."""
+    """Write the iNaturalist miniature with a modified training file."""
     values = miniatures.inaturalist_2018(folder)
     path = Path(values["train_list"])
     content = json.loads(path.read_text())

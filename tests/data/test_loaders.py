@@ -1,4 +1,4 @@
-"""Batches of images: they do not depend on workers, ranks, micro-batches or the step from which training resumes."""
+"""Image batches do not depend on workers, ranks, micro-batches, or the step from which training resumes."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def training(images: Beton, workers: int = 1, shard: RankShard | None = None, se
 
 
 def finetuning(images: Beton, workers: int = 1, shard: RankShard | None = None) -> TrainingImages:
-    """Training images with every kind of augmentation."""
+    """Create training images with every kind of augmentation."""
     sampler = InstanceSampler(len(images), 3)
     return TrainingImages(images, sampler, 10, 16, EVERYTHING, 3, workers, shard or RankShard(), group_size=2)
 
 
 def model_inputs(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
-    """Return what a model gets in finetuning: images, labels, partners and shares."""
+    """Return the model inputs in finetuning: images, labels, partner labels and mixing weights."""
     parts = [part for batch in batches for part in batch.split(micro_batch)]
     erased = [random_erase(PIXELS.normalise(part.inputs), part, EVERYTHING.erasing) for part in parts]
     samples = [mix(images, part, MIXING) for images, part in zip(erased, parts, strict=True)]
@@ -120,7 +120,7 @@ def test_a_view_of_an_image_does_not_depend_on_its_batch(images):
 
 
 def test_crops_and_flips_follow_the_random_stream_augmentation(images):
-    """Protects recorded results: a different use of the stream would change every training."""
+    """If the stream were used differently, training runs would no longer reproduce recorded results."""
     (batch,) = training(images, seed=5).from_step(7, 8)
     indices = InstanceSampler(53, 5).indices(70, 10)
     uniforms = rng.uniforms(5, "augmentation", 70, 10, 23)
@@ -194,7 +194,7 @@ def test_memory_is_reused_only_for_batches_without_references(images):
     for step, batch in enumerate(finetuning(images, 2).from_step(0, 30)):
         addresses.add(batch.inputs.data_ptr())
         if step % 3 == 0:
-            kept.append(batch.inputs[3:5])  # a slice keeps the memory of its batch
+            kept.append(batch.inputs[3:5])  # a slice keeps its batch's memory alive
             copies.append(batch.inputs[3:5].clone())
     assert all(map(torch.equal, kept, copies))
     assert len(addresses) < 25

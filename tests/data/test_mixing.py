@@ -1,4 +1,4 @@
-"""Mixup and CutMix: timm's distribution and loss, and independence of ranks and micro-batches."""
+"""Mixup and CutMix: agreement with timm's distribution and loss, and independence from ranks and micro-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image operations compared with Pillow's, which timm calls."""
+"""Comparison of image operations with Pillow's operations, which timm calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUNDED = ("Color", "Sharpness")
 
 
 def photo_like(rows: int = 96, columns: int = 128) -> np.ndarray:
-    """Smooth shapes with some noise, like a photograph."""
+    """Create a photograph-like image with smooth shapes and some noise."""
     rng = np.random.default_rng(3)
     layers = [
         cv2.resize(rng.normal(size=(s, s, 3)) * 100 / s**0.7, (columns, rows), interpolation=cv2.INTER_CUBIC)
@@ -63,7 +63,7 @@ def test_each_operation_matches_timms(name, increasing, magnitude, sign, monkeyp
     found = rand_augment.OPERATIONS[name](image.copy(), strength).astype(int)
     difference = np.abs(found - expected)
     if name in GEOMETRIC:
-        # Pillow's bicubic kernel has a = -1 and truncates, OpenCV's has a = -0.75; OpenCV blends borders with the fill.
+        # Pillow's bicubic kernel has a = -1, OpenCV's a = -0.75. Pillow truncates. OpenCV blends borders with the fill.
         assert difference.mean() < 1.2
         assert (difference > 8).mean() < 0.02
     elif name in ROUNDED:

@@ -1,4 +1,4 @@
-"""Prefetching in a thread: order, errors, early closing and depth."""
+"""Prefetching in a background thread: order, exceptions, early closing, and depth."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_items_are_produced_before_they_are_requested_but_no_more_than_the_depth
 
     prefetched = prefetch(items, depth=3)
     next(prefetched)
-    # One item was consumed, three are in the queue, and the thread holds another one.
+    # One item was consumed, three are in the queue, and the thread waits to add another one.
     assert wait_until(lambda: len(produced) == 5)
     time.sleep(0.1)
     assert len(produced) == 5

@@ -1,4 +1,4 @@
-"""RandAugment and colour jitter compared with timm and torchvision."""
+"""Comparison of RandAugment with timm and of colour jitter with torchvision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ours() -> rand_augment.SampledOperations:
 
 
 def theirs(monkeypatch) -> list[tuple[str, float]]:
-    """Return names and magnitudes of the operations that timm applies to the same number of images."""
+    """Return the names and magnitudes of the operations that timm applies to the same number of images."""
     random.seed(0)
     np.random.seed(0)
     transform = auto_augment.rand_augment_transform("rand-m9-mstd0.5-inc1", {"img_mean": FILL})
@@ -51,7 +51,7 @@ def test_operations_and_magnitudes_are_distributed_like_timms(monkeypatch):
     their_counts = Counter(name for name, _ in applied)
     assert our_counts.keys() == their_counts.keys() == set(NAMES)
     for name in NAMES:
-        # Both counts are binomial with a mean of about 400: five standard deviations of their difference.
+        # Both counts are binomial with a mean of about 400. The limit is five standard deviations of their difference.
         assert abs(our_counts[name] - their_counts[name]) < 5 * (2 * SAMPLES * RECIPE.layers / 30) ** 0.5, name
     magnitudes = np.array([magnitude for _, magnitude in applied])
     for quantile in (0.01, 0.1, 0.5, 0.9, 0.95):
@@ -72,7 +72,7 @@ def test_the_magnitude_of_a_uniform_number_of_zero_is_finite():
 
 
 def test_layers_are_applied_in_sequence():
-    numbers = np.array([[2.5 / 15, 0.1, 0.5, 0.1, 6.5 / 15, 0.1, 0.5, 0.1]])  # Invert, then SolarizeAdd
+    numbers = np.array([[2.5 / 15, 0.1, 0.5, 0.1, 6.5 / 15, 0.1, 0.5, 0.1]])  # selects Invert, then SolarizeAdd
     image = photo_like()
     found = rand_augment.sample_operations(numbers, RECIPE).apply(0, image.copy(), RECIPE, FILL)
     inverted = 255 - image.astype(int)
@@ -92,7 +92,7 @@ def test_colour_jitter_matches_torchvisions(monkeypatch):
         found = color.jitter_colors(image.copy(), uniforms, strengths).astype(int)
         assert (
             np.abs(found - expected).max() <= 3
-        )  # one gray level, amplified by contrast and brightness factors of up to 1.4
+        )  # one grey level, amplified by contrast and brightness factors of up to 1.4
 
 
 def test_the_sequences_of_colour_jitter_are_equally_frequent():

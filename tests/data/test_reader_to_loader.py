@@ -1,4 +1,4 @@
-"""Miniatures of every dataset, from the reader through check and conversion to the loader."""
+"""Every dataset miniature passes through reader, check, conversion and data loader."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETS = MINIATURES | {
 
 
 def check_convert_and_load(images: ImageSet, settings: Any, out: Path) -> None:
-    """Check, convert and load an image set, and compare what is loaded with what was read."""
+    """Check, convert and load an image set, and compare the loaded images with the source images."""
     findings = check(images, deep=True)
     assert findings.of(Severity.ERROR) == [], findings.lines()
     out.mkdir()
@@ -56,7 +56,7 @@ def check_convert_and_load(images: ImageSet, settings: Any, out: Path) -> None:
         expected = decode.decode(content) if isinstance(content, bytes) else content
         written = np.zeros((int(train.heights[i]), int(train.widths[i]), 3), dtype=np.uint8)
         train.crop(i, 0, 0, *written.shape[:2], written)
-        np.testing.assert_array_equal(written, expected)  # miniatures are stored raw
+        np.testing.assert_array_equal(written, expected)  # miniatures are stored as raw pixels
     augmentation = Augmentation(crop_scale=(0.3, 1.0), flip=True)
     data = TrainingImages(train, InstanceSampler(len(train), 0), BATCH, SIDE, augmentation, 0, 2)
     batches = list(data.from_step(0, 3))

@@ -1,4 +1,4 @@
-"""Readers on miniatures of every dataset; published lists and iNaturalist in detail."""
+"""Readers for all datasets, applied to miniatures, with details of published lists and iNaturalist."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_miniature_is_read_with_its_files(name, tmp_path):
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_labels_match_the_images(name, tmp_path):
-    """Colours depend on the class, so images of one class are closer to each other than to those of other classes."""
+    """Colours depend on the class, so images of a class are closer to each other than to images of other classes."""
     images = read(MINIATURES[name](tmp_path))
     means = np.stack([pixels(images.train, i).mean(axis=(0, 1)) for i in range(len(images.train))])
     centres = np.stack([means[images.train.labels == k].mean(axis=0) for k in range(len(images.classes))])

@@ -1,4 +1,4 @@
-"""Counts of published datasets."""
+"""Published counts of datasets."""
 
 from __future__ import annotations
 

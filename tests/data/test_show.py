@@ -1,4 +1,4 @@
-"""`mem data show`: histogram and contact sheet, for few and for thousands of classes."""
+"""`mem data show`: histogram and contact sheet for few classes and for thousands of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits made from train: val held out or taken from discarded images, and the exponential tail."""
+"""Splits derived from train: val held out or taken from discarded images, and the exponential long tail."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def test_the_exponential_tail_decreases_from_the_largest_class_to_the_smallest(i
     cut = LongTailCut(imbalance=imbalance, largest=largest, seed=0, val_per_class=0)
     counts = tail_counts(cut, np.full(classes, 5000))
     by_formula = [int(largest * (1 / imbalance) ** (i / (classes - 1))) for i in range(classes)]
-    assert np.abs(np.subtract(counts, by_formula)).max() <= 1  # rounding decides if the product is an integer
+    assert np.abs(np.subtract(counts, by_formula)).max() <= 1  # rounding may differ if the product is an integer
     assert counts[0] == largest
     assert list(counts) == sorted(counts, reverse=True)

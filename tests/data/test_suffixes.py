@@ -1,4 +1,4 @@
-"""The suffixes of images: one list for folders of images, checks and predictions."""
+"""Image suffixes, which image folders, checks and predictions share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dataset of twelve classes, with files that start like images, for tests of the check."""
+"""A dataset with twelve classes for tests of `mem data check`. Its files have image signatures but no image data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_CLASS = {"train": 4, "val": 1, "test": 2}
 
 
 def entries(split: str) -> list[tuple[str, int]]:
-    """Return the listed paths and labels of a split. Class k has its images in the folder `ck`."""
+    """Return the listed paths and labels of a split. The images of class k are in the folder `ck`."""
     return [(f"{split}/c{k:02d}/{i:03d}.jpg", k) for k in range(CLASSES) for i in range(PER_CLASS[split])]
 
 
@@ -42,7 +42,7 @@ def write_files(folder: Path) -> None:
 
 
 def reference(**changes) -> ReferenceCounts:
-    """Return the counts of the twelve classes as if they were published, with changes."""
+    """Return reference counts that match the twelve classes, with the given changes."""
     values = {
         "title": "Twelve (2026)",
         "images": {"train": 48, "val": 12, "test": 24},
@@ -56,5 +56,5 @@ def reference(**changes) -> ReferenceCounts:
 
 
 def printed(findings: Findings, severity: Severity = Severity.ERROR) -> str:
-    """Return the lines of the findings of one severity, as printed."""
+    """Return the printed lines for findings of one severity."""
     return "\n".join(line for finding in findings.of(severity) for line in finding.lines())
