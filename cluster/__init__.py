@@ -1,1 +1,1 @@
-"""Tools for clusters: the Snakemake executor plugin, the doctor, which checks a site, and a throwaway SLURM."""
+"""Cluster tools: the Snakemake executor plugin, the doctor (site checks) and the throwaway SLURM (a test cluster)."""

@@ -1,4 +1,4 @@
-"""Checks a SLURM site before the first run: python -m cluster.doctor --partition P --account A.
+"""Check a SLURM site before the first run: `python -m cluster.doctor --partition P --account A`.
 
-Every check prints one line: the result and, if something is wrong, what to do about it.
+Each check prints one line with its result and, if it finds a problem, the fix.
 """

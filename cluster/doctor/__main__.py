@@ -1,4 +1,4 @@
-"""The command line: python -m cluster.doctor [--partition P] [--account A] [--gpus N] [--json]."""
+"""Command-line interface: `python -m cluster.doctor [--partition P] [--account A] [--gpus N] [--json]`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_checks(site: Site, with_jobs: bool) -> Iterator[Finding]:
-    """Run the cheap checks first, and those that need SLURM only if SLURM is available."""
+    """Run the fast checks first. Skip the checks that need SLURM if SLURM is not available."""
     commands = list(login_checks.check_commands())
     yield from commands
     if passed(commands):
@@ -70,29 +70,29 @@ def _site(options: argparse.Namespace) -> Site:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.doctor",
-        description="Check a SLURM site before the first run, and tell you what to fix. Defaults come from "
-        "SNAKEMAKE_SUBMITIT_PARTITION, SNAKEMAKE_SUBMITIT_ACCOUNT and so on, as for the executor plugin. "
+        description="Check a SLURM site before the first run and print what to fix. Like the executor plugin, the "
+        "doctor reads defaults from SNAKEMAKE_SUBMITIT_PARTITION, SNAKEMAKE_SUBMITIT_ACCOUNT and so on. "
         "The exit status is 1 if a check fails.",
     )
     for name in ("partition", "account", "qos", "constraint", "reservation"):
-        parser.add_argument(f"--{name}", default=from_environment(name), help=f"SLURM's --{name}")
+        parser.add_argument(f"--{name}", default=from_environment(name), help=f"value of sbatch's --{name}")
     parser.add_argument("--extra", default=from_environment("extra"), help="additional sbatch options, as one string")
     parser.add_argument(
-        "--nodes", type=_number(1), default=2, help="number of nodes of the multi-node test job (default: %(default)s)"
+        "--nodes", type=_number(1), default=2, help="number of nodes in the multi-node test job (default: %(default)s)"
     )
     parser.add_argument(
-        "--gpus", type=_number(0), default=0, help="GPUs per node that torch must see (default: %(default)s)"
+        "--gpus", type=_number(0), default=0, help="GPUs per node that torch must detect (default: %(default)s)"
     )
     parser.add_argument(
-        "--folder", type=_folder, default=Path(), help="folder in which you will start snakemake (default: this one)"
+        "--folder", type=_folder, default=Path(), help="working directory for snakemake (default: the current one)"
     )
     parser.add_argument(
         "--wait",
         type=_number(1),
         default=600,
-        help="seconds that a test job may take to start and finish (default: %(default)s)",
+        help="maximum time in seconds for a test job to start and finish (default: %(default)s)",
     )
-    parser.add_argument("--no-jobs", dest="jobs", action="store_false", help="submit no test jobs")
+    parser.add_argument("--no-jobs", dest="jobs", action="store_false", help="do not submit test jobs")
     parser.add_argument("--json", action="store_true", help="print all findings as JSON")
     return parser
 
@@ -101,7 +101,7 @@ def _number(minimum: int):
     def number(text: str) -> int:
         value = int(text)
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is too small, expected {minimum} or more")
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got {value}")
         return value
 
     return number
@@ -109,7 +109,7 @@ def _number(minimum: int):
 
 def _folder(text: str) -> Path:
     if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a folder, expected an existing one")
+        raise argparse.ArgumentTypeError(f"expected an existing folder, got {text}")
     return Path(text)
 
 

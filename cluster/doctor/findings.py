@@ -1,4 +1,4 @@
-"""Findings: the result of a check, in one line."""
+"""Findings: the results of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding:
     check: str
     found: str
     advice: str = ""
-    """What to do; empty if nothing is wrong."""
+    """How to fix the problem; empty if the check passed."""
 
     def line(self) -> str:
         """Format the finding for the terminal."""
@@ -27,22 +27,22 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """Report that nothing is wrong."""
+    """Return a finding for a check that passed."""
     return Finding("OK", check, found)
 
 
 def warn(check: str, found: str, advice: str) -> Finding:
-    """Report a problem that limits runs but does not prevent them."""
+    """Return a finding for a problem that limits runs but does not prevent them."""
     return Finding("WARN", check, found, advice)
 
 
 def fail(check: str, found: str, advice: str) -> Finding:
-    """Report a problem that prevents runs."""
+    """Return a finding for a problem that prevents runs."""
     return Finding("FAIL", check, found, advice)
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """Return all findings, and whether the site passed, as JSON."""
+    """Format all findings as JSON, together with the overall result."""
     return json.dumps({"ok": passed(findings), "findings": [asdict(finding) for finding in findings]}, indent=2)
 
 

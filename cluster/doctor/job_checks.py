@@ -1,4 +1,4 @@
-"""Checks by test jobs: one job is signalled and requeued, another connects processes on several nodes."""
+"""Checks that submit test jobs: one is signalled and requeued, the other connects processes on several nodes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cluster.doctor.site import Site, parse_fields, run_command
 _SIGNAL_SECONDS = 30.0
 _REQUEUE_SECONDS = 60.0
 _VISIBLE_SECONDS = 30.0
-"""How long a new file may take to appear on another machine."""
+"""Maximum time for a new file to appear on another machine."""
 _PORTS = (20000, 29999)
-"""The default of `--submitit-ports`."""
+"""Default of `--submitit-ports`."""
 _NOT_STARTED_ADVICE = (
-    "run `squeue --me --start` to see when jobs start; then run the doctor with a longer --wait, or another "
-    "--partition or --qos"
+    "run `squeue --me --start` to see the expected start times; then run the doctor again with a longer --wait or a "
+    "different --partition or --qos"
 )
 
 
 def check_requeue(site: Site) -> Iterator[Finding]:
-    """Check that a job starts, that a signal reaches its step, and that it may be requeued."""
+    """Check that a job starts, that a signal reaches its step, and that SLURM can requeue it."""
     try:
         with submitted(site, "requeue", _waiting_script, "--requeue", "--signal=USR2@60") as job:
             waited = job.wait_for_file("ready", site.wait_seconds)
@@ -50,14 +50,14 @@ def _check_signal(job: TestJob) -> Finding:
     result = run_command("scancel", "--signal=USR2", job.job_id)
     try:
         if not result.succeeded:
-            raise TestJobError(f"scancel --signal fails: {result.error}")
+            raise TestJobError(f"`scancel --signal` failed: {result.error}")
         seconds = job.wait_for_file("signal", _SIGNAL_SECONDS)
     except TestJobError as error:
         return fail(
             "signal",
-            f"USR2 does not reach the job's step: {error}",
-            "ask the site's support how to signal the steps of a job; without the signal, training cannot save a "
-            "checkpoint before its time limit",
+            f"USR2 did not reach the job's step: {error}",
+            "ask the site's support how to signal job steps; without the signal, training cannot save a checkpoint "
+            "before the time limit",
         )
     return ok("signal", f"USR2 reached the job's step within {seconds:.0f} s")
 
@@ -69,7 +69,7 @@ def _requeue(job: TestJob) -> Finding:
         "see docs/how-to/clusters/no-requeue.md"
     )
     if not result.succeeded:
-        return warn("requeue", f"scontrol requeue is refused: {result.error}", advice)
+        return warn("requeue", f"SLURM refused to requeue the job: {result.error}", advice)
     start = time.monotonic()
     while time.monotonic() - start < _REQUEUE_SECONDS:
         shown = parse_fields(run_command("scontrol", "show", "job", "--oneliner", job.job_id).output)
@@ -80,7 +80,7 @@ def _requeue(job: TestJob) -> Finding:
 
 
 def check_nodes(site: Site) -> Iterator[Finding]:
-    """Check that processes on several nodes see the shared folder, each other, and their GPUs."""
+    """Check that processes on several nodes can read the shared folder, connect to each other and use their GPUs."""
     token = f"doctor {time.time()}"
 
     def script(folder: Path) -> str:
@@ -104,7 +104,7 @@ def check_nodes(site: Site) -> Iterator[Finding]:
             "nodes",
             f"the {site.nodes}-node test job did not finish: {error}",
             f"if it did not start, {_NOT_STARTED_ADVICE}; if it did not find Python or a module, install the "
-            "environment and the project on a file system that all nodes share",
+            "environment and the project on a shared file system",
         )
         return
     yield ok("nodes", f"job {job.job_id} ran on {', '.join(each['node'] for each in reports)}")
@@ -131,8 +131,8 @@ def _check_shared_folder(site: Site, reports: Sequence[dict[str, Any]], token: s
         if "error" in read or read["text"] != token:
             return fail(
                 "folder",
-                f"{each['node']} does not see a file written on this machine: {read.get('error', 'wrong content')}",
-                "start in a folder on a file system that all nodes share (snakemake --directory FOLDER), and check it "
+                f"{each['node']} cannot read a file written on this machine: {read.get('error', 'wrong content')}",
+                "work in a folder on a shared file system (snakemake --directory FOLDER), and run the doctor again "
                 "with --folder FOLDER",
             )
     slowest = max(delay, *(each["token"]["seconds"] for each in reports))
@@ -140,7 +140,7 @@ def _check_shared_folder(site: Site, reports: Sequence[dict[str, Any]], token: s
         return warn(
             "folder",
             f"{site.folder} is shared, but a new file takes {slowest:.0f} s to appear on another machine",
-            "raise `latency-wait` in slurm/config.yaml",
+            "increase `latency-wait` in slurm/config.yaml",
         )
     return ok("folder", f"{site.folder} is shared; a new file appears on another machine within {slowest:.0f} s")
 
@@ -153,8 +153,8 @@ def _check_rendezvous(reports: Sequence[dict[str, Any]]) -> Finding:
                 "rendezvous",
                 f"the ranks cannot connect; {each['node']} reports: {rendezvous['error']}",
                 "make sure that node names resolve on the nodes and that ports 20000-29999 are open between them "
-                "(for other ports, set --submitit-ports FIRST-LAST); if gloo picks the wrong network interface, set "
-                "GLOO_SOCKET_IFNAME",
+                "(to use different ports, set --submitit-ports FIRST-LAST); if gloo selects the wrong network "
+                "interface, set GLOO_SOCKET_IFNAME",
             )
     first = reports[0]["rendezvous"]
     address = f"{first['address']} ({first['resolved']})"
@@ -167,13 +167,13 @@ def _check_gpus(site: Site, reports: Sequence[dict[str, Any]]) -> Iterator[Findi
     for each in reports:
         gpus = each["gpus"]
         if "error" in gpus or gpus["count"] != site.gpus_per_node:
-            found = gpus.get("error") or f"torch {gpus['torch']} (CUDA {gpus['cuda']}) sees {gpus['count']}"
+            found = gpus.get("error") or f"torch {gpus['torch']} (CUDA {gpus['cuda']}) detects {gpus['count']}"
             yield fail(
                 "gpus",
                 f"{each['node']}: {site.gpus_per_node} GPUs requested; {found}",
-                "compare the node's driver (nvidia-smi) with torch's CUDA version, and check how the site names GPUs: "
-                "docs/how-to/clusters/gpus.md",
+                "check that the node's driver (nvidia-smi) supports torch's CUDA version, and how the site names GPUs; "
+                "see docs/how-to/clusters/gpus.md",
             )
             return
     first = reports[0]["gpus"]
-    yield ok("gpus", f"torch {first['torch']} computes on {', '.join(first['names'])} on every node")
+    yield ok("gpus", f"torch {first['torch']} can use {', '.join(first['names'])} on every node")

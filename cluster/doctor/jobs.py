@@ -1,4 +1,4 @@
-"""Small test jobs: submitted, watched and removed."""
+"""Submit, monitor and clean up small test jobs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from cluster.doctor.site import Site, run_command
 
 _FILE_SECONDS = 60.0
-"""How long a file written on a node may take to appear on this machine."""
+"""Maximum time for a file written on a node to appear on this machine."""
 _END_SECONDS = 30.0
-"""How long a cancelled job may take to end before its folder is removed."""
+"""Maximum time to wait for a cancelled job to end before its folder is removed."""
 _POLL_SECONDS = 0.5
 _ACTIVE_STATES = (
     "PENDING",
@@ -30,7 +30,7 @@ _ACTIVE_STATES = (
 
 
 class TestJobError(Exception):
-    """A test job did not do what it should; the message tells what happened instead."""
+    """A test job did not behave as expected. The message describes what happened."""
 
     __test__ = False
 
@@ -45,13 +45,13 @@ class TestJob:
     output: Path
 
     def state(self) -> tuple[str, str]:
-        """Return SLURM's name of the job's state, and the reason; both are empty once SLURM has forgotten the job."""
+        """Return the job's state and the reason for it, or empty strings once SLURM no longer lists the job."""
         result = run_command("squeue", "--noheader", f"--jobs={self.job_id}", "--format=%T %r")
         state, _, reason = result.output.partition(" ")
         return state, reason
 
     def wait_for_file(self, name: str, seconds: float) -> float:
-        """Wait until the job has written a file; return the seconds it took.
+        """Wait until the job has written a file, and return the elapsed seconds.
 
         Raises:
             TestJobError: The file did not appear in time, or the job ended without writing it.
@@ -72,7 +72,7 @@ class TestJob:
         """Wait until the job has left the queue.
 
         Raises:
-            TestJobError: It has not left the queue in time.
+            TestJobError: The job did not leave the queue in time.
         """
         start = time.monotonic()
         while (found := self.state())[0] in _ACTIVE_STATES:
@@ -81,7 +81,7 @@ class TestJob:
             time.sleep(_POLL_SECONDS)
 
     def last_output(self) -> str:
-        """Return the end of the job's output."""
+        """Format the end of the job's output for an error message."""
         text = self.output.read_text(errors="replace").strip() if self.output.exists() else ""
         return f"the end of its output: {text[-400:]}" if text else "it printed nothing"
 
@@ -90,27 +90,27 @@ class TestJob:
         run_command("scancel", self.job_id)
 
     def _wait_for_file_of_ended_job(self, name: str) -> None:
-        """Wait for a file that the file system may be slow to show."""
+        """Wait for a file of an ended job, which may appear late on a network file system."""
         start = time.monotonic()
         while not (self.folder / name).exists():
             if time.monotonic() - start > min(_FILE_SECONDS, 10.0 if self.output.exists() else _FILE_SECONDS):
                 raise TestJobError(f"job {self.job_id} ended without writing {name}; {self.last_output()}")
-            self.folder.stat()  # refreshes the cached listing of a network file system
+            self.folder.stat()  # refreshes a network file system's cached directory listing
             time.sleep(_POLL_SECONDS)
 
 
 @contextlib.contextmanager
 def submitted(site: Site, name: str, script: Callable[[Path], str], *options: str) -> Iterator[TestJob]:
-    """Submit a job with a temporary folder; cancel the job and remove the folder on leaving.
+    """Submit a job with a temporary folder. On exit, cancel the job and remove the folder.
 
     Args:
-        site: Where the job runs.
-        name: Part of the names of the job and its folder.
-        script: Returns the batch script, given the folder.
+        site: The site to submit to.
+        name: Name of the test, which becomes part of the job name and the folder name.
+        script: Function that returns the batch script for the given folder.
         options: Additional sbatch options.
 
     Raises:
-        TestJobError: sbatch rejects the job.
+        TestJobError: sbatch rejected the job.
     """
     folder = Path(tempfile.mkdtemp(prefix=f".doctor-{name}-", dir=site.folder))
     try:
@@ -128,7 +128,7 @@ def submitted(site: Site, name: str, script: Callable[[Path], str], *options: st
             str(path),
         )
         if not result.succeeded:
-            raise TestJobError(f"sbatch rejects the test job: {result.error}")
+            raise TestJobError(f"sbatch rejected the test job: {result.error}")
         job = TestJob(result.output.split(";")[0], folder, folder / "output.txt")
         try:
             yield job

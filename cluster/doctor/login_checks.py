@@ -1,4 +1,4 @@
-"""Checks on the login node, without a job: commands, accounting, partition, account, limits, tracking server, disk."""
+"""Checks that run on the login node and do not submit jobs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 _OLDEST_VERSION = (20, 11)
 _TESTED_VERSION = "22.05"
 _ARRAY_SIZE = 500
-"""The default of `--submitit-array-size`."""
+"""Default of `--submitit-array-size`."""
 _WARN_FREE_GB = 20.0
 _FAIL_FREE_GB = 1.0
 _SERVER_SECONDS = 10.0
 
 
 def check_commands() -> Iterator[Finding]:
-    """Check that SLURM's commands exist, their version, and that the controller responds."""
+    """Check that the SLURM commands exist, that their version is supported, and that the controller responds."""
     missing = [name for name in REQUIRED_COMMANDS if shutil.which(name) is None]
     if len(missing) == len(REQUIRED_COMMANDS):
         yield fail(
@@ -40,7 +40,7 @@ def check_commands() -> Iterator[Finding]:
         yield fail(
             "commands",
             f"not on PATH: {', '.join(missing)}",
-            "load the site's SLURM module, or ask the site's support where these commands are",
+            "load the site's SLURM module, or ask the site's support where these commands are installed",
         )
         return
     yield ok("commands", f"{', '.join(REQUIRED_COMMANDS)} in {os.path.dirname(str(shutil.which('sbatch')))}")
@@ -64,7 +64,7 @@ def _check_version() -> Finding:
         return warn(
             "version",
             f"`sbatch --version` prints no version number: {text!r}",
-            f"check that sbatch is SLURM's; the plugin is tested with SLURM {_TESTED_VERSION}",
+            f"check that sbatch belongs to SLURM; the plugin is tested with SLURM {_TESTED_VERSION}",
         )
     if (int(version[1]), int(version[2])) < _OLDEST_VERSION:
         return warn(
@@ -84,9 +84,9 @@ def check_accounting() -> Iterator[Finding]:
     min_job_age = slurm_configuration().get("MinJobAge", "unknown")
     yield warn(
         "accounting",
-        f"sacct fails: {result.error}",
-        "keep the workflow process running: job states come from squeue and scontrol instead, which forget a job "
-        f"after MinJobAge ({min_job_age}); see docs/how-to/clusters/no-accounting.md",
+        f"sacct failed: {result.error}",
+        "keep the workflow process running: it reads job states from squeue and scontrol instead, which drop ended "
+        f"jobs after MinJobAge ({min_job_age}); see docs/how-to/clusters/no-accounting.md",
     )
 
 
@@ -96,7 +96,7 @@ def check_partition(site: Site) -> Iterator[Finding]:
     partitions = [parse_fields(line) for line in result.output.splitlines()]
     if not result.succeeded or not partitions:
         yield fail(
-            "partition", f"`scontrol show partition` lists no partition: {result.error}", "ask the site's support"
+            "partition", f"`scontrol show partition` lists no partitions: {result.error}", "ask the site's support"
         )
         return
     names = ", ".join(each["PartitionName"] for each in partitions)
@@ -106,7 +106,7 @@ def check_partition(site: Site) -> Iterator[Finding]:
         else [each for each in partitions if each.get("Default") == "YES"]
     )
     if not matching:
-        problem = f"partition {site.partition} does not exist" if site.partition else "no partition is the default"
+        problem = f"partition {site.partition} does not exist" if site.partition else "there is no default partition"
         yield fail("partition", f"{problem}; available: {names}", "choose one with --partition NAME")
         return
     chosen = matching[0]
@@ -122,7 +122,7 @@ def check_partition(site: Site) -> Iterator[Finding]:
 
 
 def check_submission(site: Site) -> Iterator[Finding]:
-    """Check that SLURM would accept a job with these options, without submitting one."""
+    """Check with `sbatch --test-only` that SLURM accepts a job with the site's options."""
     result = run_command("sbatch", "--test-only", "--time=1", f"--nodes={site.nodes}", *site.options(), "--wrap=true")
     job = f"a {site.nodes}-node job with {' '.join(site.options()) or 'no further options'}"
     if result.succeeded:
@@ -138,17 +138,17 @@ def check_submission(site: Site) -> Iterator[Finding]:
 
 
 def _user_accounts() -> str:
-    """Return the user's accounts in SLURM's database, separated by commas; empty if it lists none."""
+    """Return the user's SLURM accounts, separated by commas, or an empty string if SLURM lists none."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # some containers have no name for the user
+    except (KeyError, OSError):  # in some containers, the user has no name
         return ""
     result = run_command("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=account")
     return ", ".join(sorted(set(result.output.split()))) if result.succeeded else ""
 
 
 def check_limits() -> Iterator[Finding]:
-    """Report the site's limits on jobs, and check that job arrays fit them."""
+    """Report the site's job limits, and check that the default array size is allowed."""
     config = slurm_configuration()
     if not config:
         return
@@ -169,11 +169,11 @@ def check_limits() -> Iterator[Finding]:
 
 
 def check_tracking(site: Site) -> Iterator[Finding]:
-    """Check that the tracking server responds; only processes on the login node talk to it."""
+    """Check that the tracking server responds. Only processes on the login node connect to it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if urlsplit(uri).scheme not in ("http", "https"):
         where = uri or f"an SQLite database in {site.folder / 'runs'}"
-        yield ok("tracking", f"no tracking server; one process next to the workflow process writes to {where}")
+        yield ok("tracking", f"no tracking server is set; a process on the login node writes to {where}")
         return
     health = f"{uri.rstrip('/')}/health"
     try:
@@ -189,18 +189,18 @@ def check_tracking(site: Site) -> Iterator[Finding]:
         yield warn(
             "tracking",
             f"{uri} does not respond: {getattr(error, 'reason', error)}",
-            "start the server or correct MLFLOW_TRACKING_URI; training does not need it, and `mem track sync` "
-            "sends the logs later",
+            "start the server or correct MLFLOW_TRACKING_URI; training does not need the server, and `mem track sync` "
+            "uploads the logs later",
         )
 
 
 def check_disk(site: Site) -> Iterator[Finding]:
-    """Check that the folder of the runs is writable and has free space."""
+    """Check that the working directory is writable and has enough free space."""
     if not os.access(site.folder, os.W_OK):
         yield fail(
             "disk",
             f"{site.folder} is not writable",
-            "start in another folder (snakemake --directory FOLDER), and check it with --folder FOLDER",
+            "work in a different folder (snakemake --directory FOLDER), and run the doctor again with --folder FOLDER",
         )
         return
     free = shutil.disk_usage(site.folder).free / 1e9
@@ -211,4 +211,4 @@ def check_disk(site: Site) -> Iterator[Finding]:
     elif free < _WARN_FREE_GB:
         yield warn("disk", f"{found}, expected at least {_WARN_FREE_GB:.0f} GB", advice)
     else:
-        yield ok("disk", f"{free:.0f} GB free in {site.folder} (a quota may be lower)")
+        yield ok("disk", f"{free:.0f} GB free in {site.folder} (your quota may be lower)")

@@ -1,6 +1,6 @@
-"""The program that the doctor runs on every node: python -m cluster.doctor.probe FOLDER, one process per node.
+"""Program that the doctor runs once on every node: `python -m cluster.doctor.probe FOLDER`.
 
-Each process writes what it found to FOLDER/rank<N>.json, which the doctor reads on the login node.
+Each process writes its results to FOLDER/rank<N>.json. The doctor reads these files on the login node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TOKEN_FILE = "token.txt"
-"""The file that the doctor writes before it submits the job."""
+"""File that the doctor writes before it submits the job."""
 _TOKEN_SECONDS = 30.0
 _RENDEZVOUS_SECONDS = 60.0
 
@@ -37,7 +37,7 @@ def main(folder: Path) -> int:
 
 
 def _read_token(folder: Path) -> dict[str, Any]:
-    """Read the doctor's token, and measure how long the file takes to appear."""
+    """Read the doctor's token file, and measure how long the file takes to appear."""
     start = time.monotonic()
     path = folder / TOKEN_FILE
     while not path.exists():
@@ -48,7 +48,7 @@ def _read_token(folder: Path) -> dict[str, Any]:
 
 
 def _gpus() -> dict[str, Any]:
-    """List the GPUs that torch sees, after a small computation on each."""
+    """Return the GPUs that torch detects, after a small computation on each."""
     import torch
 
     count = torch.cuda.device_count()
@@ -59,7 +59,7 @@ def _gpus() -> dict[str, Any]:
 
 
 def _rendezvous(rank: int, size: int) -> dict[str, Any]:
-    """Sum the ranks over gloo, which connects through a port of the first node."""
+    """Sum the ranks with a gloo all-reduce, which connects through a port on the first node."""
     import torch
     import torch.distributed
 

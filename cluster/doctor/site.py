@@ -1,4 +1,4 @@
-"""The site to check: the user's sbatch options, and queries to the SLURM commands on PATH."""
+"""The site to check: its sbatch options, and functions that run SLURM commands."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAMED_OPTIONS = ("partition", "account", "qos", "constraint", "reservation")
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The outcome of a command."""
+    """The result of a command."""
 
     status: int
     output: str
     error: str
-    """The last line of stderr, or the reason why there is none."""
+    """The last line of stderr, or a description of the failure if stderr is empty."""
 
     @property
     def succeeded(self) -> bool:
@@ -30,10 +30,10 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class Site:
-    """Where jobs will run, and with which sbatch options."""
+    """Working directory, sbatch options and size of the test jobs."""
 
     folder: Path
-    """The folder in which the user will start snakemake. Jobs read and write here."""
+    """Working directory for snakemake. Jobs read and write files here."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -44,23 +44,24 @@ class Site:
     nodes: int = 2
     gpus_per_node: int = 0
     wait_seconds: float = 600
-    """How long a test job may take to start and finish."""
+    """Maximum time for a test job to start and finish."""
 
     def options(self) -> list[str]:
-        """Return the sbatch options of every job."""
+        """Return the sbatch options that all jobs share."""
         named = [f"--{name}={value}" for name in _NAMED_OPTIONS if (value := getattr(self, name))]
         return [*named, *self.extra]
 
 
 def from_environment(name: str) -> str | None:
-    """Return SNAKEMAKE_SUBMITIT_<NAME>, from which the executor plugin takes its default too."""
+    """Return the value of SNAKEMAKE_SUBMITIT_<NAME>, which is also the executor plugin's default."""
     return os.environ.get(f"SNAKEMAKE_SUBMITIT_{name.upper()}") or None
 
 
 def run_command(*command: str, seconds: float = _COMMAND_SECONDS) -> CommandResult:
     """Run a SLURM command.
 
-    The variables of a job in which the doctor itself may run are hidden from it: sbatch and srun would obey them.
+    If the doctor itself runs inside a SLURM job, that job's variables are removed from the environment. Otherwise,
+    sbatch and srun would use them as options.
     """
     kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
@@ -84,12 +85,12 @@ def run_command(*command: str, seconds: float = _COMMAND_SECONDS) -> CommandResu
 
 
 def slurm_configuration() -> dict[str, str]:
-    """Return the settings that `scontrol show config` lists, by name; empty if it lists none."""
+    """Return the settings from `scontrol show config` by name. The result is empty if the command fails."""
     result = run_command("scontrol", "show", "config")
     pairs = (line.split("=", 1) for line in result.output.splitlines() if "=" in line)
     return {name.strip(): value.strip() for name, value in pairs}
 
 
 def parse_fields(text: str) -> dict[str, str]:
-    """Parse the `Name=value` words that `scontrol show ... --oneliner` prints."""
+    """Parse the `Name=value` pairs that `scontrol show ... --oneliner` prints."""
     return dict(word.split("=", 1) for word in text.split() if "=" in word)

@@ -1,6 +1,6 @@
-"""The doctor reports what is wrong with a site and what to do.
+"""The doctor reports problems with a site and how to fix them.
 
-Shell scripts replace SLURM's commands, except in the last class.
+Shell scripts replace the SLURM commands, except in the last class.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GOOD = {
         *job*) echo 'JobId=7 Restarts=1';;
     esac""",
 }
-"""SLURM's commands on a working site, as shell scripts."""
+"""Shell scripts that simulate the SLURM commands of a working site."""
 REPORT = {"node": "c1", "token": {"text": "", "seconds": 0.1}, "gpus": {"error": "none"}}
 RENDEZVOUS = {"address": "c1", "resolved": "10.0.0.1", "port": 20001}
 
@@ -46,7 +46,7 @@ Site = Callable[..., None]
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Simulate a working site, with the given commands replaced; None removes a command."""
+    """Simulate a working site. The test may replace commands; None removes a command."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for tool in ("cat", "sed", "touch", "sh", "sleep", "head"):
@@ -126,7 +126,7 @@ def test_a_working_site_passes(site, doctor):
         ({"sacct": "sleep 5"}, (), "accounting", ["WARN", "did not finish within"]),
     ],
 )
-def test_a_problem_is_reported_with_what_to_do(site, doctor, monkeypatch, changed, arguments, check, expected):
+def test_a_problem_is_reported_with_its_fix(site, doctor, monkeypatch, changed, arguments, check, expected):
     monkeypatch.setattr("cluster.doctor.site.run_command.__defaults__", None)
     monkeypatch.setattr("cluster.doctor.site.run_command.__kwdefaults__", {"seconds": 2.0})
     site(**changed)
@@ -136,7 +136,7 @@ def test_a_problem_is_reported_with_what_to_do(site, doctor, monkeypatch, change
         assert words in lines[check]
 
 
-def test_options_come_from_the_plugins_environment_variables(site, doctor, monkeypatch):
+def test_options_default_to_the_plugins_environment_variables(site, doctor, monkeypatch):
     site(sbatch='echo "sbatch: error: got $*" >&2; exit 1')
     monkeypatch.setenv("SNAKEMAKE_SUBMITIT_ACCOUNT", "physics")
     _, lines = doctor("--no-jobs", "--qos", "long")
@@ -151,7 +151,7 @@ def test_the_doctor_works_inside_a_slurm_job(site, doctor, monkeypatch):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that is healthy under /good and fails everywhere else."""
+    """A server that reports good health at /good and fails at every other path."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -196,7 +196,7 @@ def test_a_folder_that_is_not_writable_is_a_failure(site, doctor, monkeypatch):
 
 
 def job_that(*actions: str) -> str:
-    """An sbatch that runs the job's actions at once, with the job's folder in $folder."""
+    """Return an sbatch script that runs the job's actions immediately, with the job's folder in $folder."""
     return f"""case "$*" in
         *--version*) echo 23.11.4; exit;;
         *--test-only*) exit;;
@@ -206,7 +206,7 @@ def job_that(*actions: str) -> str:
     echo 7"""
 
 
-def test_a_job_that_waits_in_the_queue_is_reported_with_the_reason(site, doctor, tmp_path):
+def test_a_pending_job_is_reported_with_the_reason(site, doctor, tmp_path):
     site(squeue="echo PENDING Priority")
     status, lines = doctor()
     assert status == 1
@@ -214,7 +214,7 @@ def test_a_job_that_waits_in_the_queue_is_reported_with_the_reason(site, doctor,
     assert not list(tmp_path.glob(".doctor*"))
 
 
-def test_the_output_of_a_job_that_ends_at_once_is_shown(site, doctor):
+def test_the_output_of_a_job_that_ends_immediately_is_shown(site, doctor):
     site(squeue="true", sbatch=job_that('echo "srun: command not found" > $folder/output.txt'))
     assert "srun: command not found" in doctor()[1]["job"]
 
@@ -224,7 +224,7 @@ def test_a_signal_that_does_not_arrive_is_a_failure(site, doctor):
     status, lines = doctor()
     assert status == 1
     assert lines["job"].startswith("OK")
-    assert "USR2 does not reach the job's step" in lines["signal"]
+    assert "USR2 did not reach the job's step" in lines["signal"]
 
 
 def test_a_refused_requeue_is_a_warning(site, doctor):
@@ -242,7 +242,7 @@ def test_a_refused_requeue_is_a_warning(site, doctor):
     [
         ({}, "rendezvous", ["OK", "2 ranks connected at c1 (10.0.0.1), port 20001"]),
         ({}, "folder", ["OK", "is shared"]),
-        ({"token": {"error": "token.txt does not exist"}}, "folder", ["FAIL", "c1 does not see", "--directory"]),
+        ({"token": {"error": "token.txt does not exist"}}, "folder", ["FAIL", "c1 cannot read", "--directory"]),
         ({"token": {"seconds": 20.0}}, "folder", ["WARN", "takes 20 s", "latency-wait"]),
         (
             {"rendezvous": {"error": "the name c1 does not resolve on c2"}},
@@ -252,9 +252,9 @@ def test_a_refused_requeue_is_a_warning(site, doctor):
         (
             {"gpus": {"count": 0, "torch": "2.14", "cuda": "13.0"}},
             "gpus",
-            ["FAIL", "1 GPUs requested", "(CUDA 13.0) sees"],
+            ["FAIL", "1 GPUs requested", "(CUDA 13.0) detects"],
         ),
-        ({"gpus": {"count": 1, "torch": "2.14", "names": ["H100"]}}, "gpus", ["OK", "computes on H100"]),
+        ({"gpus": {"count": 1, "torch": "2.14", "names": ["H100"]}}, "gpus", ["OK", "can use H100"]),
     ],
 )
 def test_the_reports_of_the_nodes_are_evaluated(site, doctor, tmp_path, changed, check, expected):
@@ -276,7 +276,7 @@ def test_the_reports_of_the_nodes_are_evaluated(site, doctor, tmp_path, changed,
 @pytest.mark.slurm
 @pytest.mark.timeout(180)
 class TestOnTheRealSlurm:
-    """The throwaway SLURM."""
+    """Tests on the throwaway SLURM."""
 
     @pytest.fixture(autouse=True)
     def _environment(self, slurm: ThrowawaySlurm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ class TestOnTheRealSlurm:
         assert checks >= {"accounting", "job", "signal", "requeue", "nodes", "folder", "rendezvous"}
         assert os.listdir(tmp_path) == []
 
-    def test_gpus_that_slurm_grants_but_torch_does_not_see_are_a_failure(
+    def test_gpus_that_slurm_allocates_but_torch_does_not_detect_are_a_failure(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         torch = pytest.importorskip("torch")
