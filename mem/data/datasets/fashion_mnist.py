@@ -115,7 +115,7 @@ def _read_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         )
     if labels.max() >= len(CLASSES):
         raise UserError(
-            f"{folder}: the {part} labels range up to {labels.max()}; expected 0 to 9. Download them again."
+            f"{folder}: the largest {part} label is {labels.max()}; expected labels from 0 to 9. Download them again."
         )
     return images, labels
 

@@ -30,7 +30,7 @@ class FolderListing:
     """Names of the listed files."""
     exists: bool = True
     unreadable: str = ""
-    """Reason why an existing folder cannot be read; empty if it can be."""
+    """Reason why an existing folder cannot be read; empty for readable folders."""
     missing: tuple[str, ...] = ()
     """Listed names that are not files on disk, sorted."""
     empty: tuple[str, ...] = ()

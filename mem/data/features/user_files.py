@@ -19,7 +19,7 @@ def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]
     """Check the features of all splits and copy them into a run folder as float32, a few thousand images at a time.
 
     Returns:
-        Class names, class counts and shot groups, as in the results of a conversion.
+        Class names, class counts and shot groups, as returned by a conversion.
 
     Raises:
         UserError: A file is missing or damaged, or its content is invalid; see `mem.data.features.arrays`.

@@ -42,7 +42,7 @@ class TrainingImages:
     group_size: int = 1
     """Number of consecutive samples that stay on the same rank and in the same micro-batch."""
     fill: Color = GREY
-    """Fill colour of RandAugment for the area outside the transformed image."""
+    """Fill colour for the area outside an image transformed by RandAugment."""
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
         """Yield this rank's part of the batches `step` to `until - 1`."""
@@ -71,7 +71,7 @@ class ImageViews:
     seed: int
     workers: int
     fill: Color = GREY
-    """Fill colour of RandAugment for the area outside the transformed image."""
+    """Fill colour for the area outside an image transformed by RandAugment."""
 
     def of_view(self, indices: Int64[np.ndarray, " images"], view: int, batch: int) -> Iterator[Batch]:
         """Yield one view of each image in `indices`, in this order, in batches of at most `batch` images."""

@@ -39,7 +39,7 @@ class Augmenter:
     augmentation: Augmentation
     seed: int
     fill: Color = GREY
-    """Fill colour of RandAugment for the area outside the transformed image."""
+    """Fill colour for the area outside an image transformed by RandAugment."""
 
     def of_samples(self, images: Beton, indices: Int64[np.ndarray, " samples"], first: int) -> BatchTransform:
         """Return the transform for consecutive training samples, starting at sample `first`."""
