@@ -1,7 +1,7 @@
-"""A real SLURM on this machine, for tests and demonstrations. It starts within seconds and leaves nothing behind.
+"""A real SLURM on this machine for tests and demonstrations. It starts within seconds and removes all its files.
 
-python -m cluster.throwaway up      start it; then run: eval "$(python -m cluster.throwaway env)"
-python -m cluster.throwaway down    stop it and remove its files
+python -m cluster.throwaway up      start SLURM; then run: eval "$(python -m cluster.throwaway env)"
+python -m cluster.throwaway down    stop SLURM and remove its files
 """
 
 from cluster.throwaway.packages import ThrowawayError, Unavailable

@@ -1,4 +1,4 @@
-"""The command line: python -m cluster.throwaway up|down|status|env|run."""
+"""Command-line interface: `python -m cluster.throwaway up|down|status|env|run`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0 on success; 2 if the command failed; `EXIT_NOT_UP` if `status` or `env` find no running
-        SLURM; for `run`, the status of the user's command.
+        The exit status: 0 on success, 2 if the command failed, or `EXIT_NOT_UP` if `status` or `env` found no running
+        SLURM. `run` returns the exit status of the user's command.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -43,13 +43,13 @@ def _up(options: argparse.Namespace) -> int:
     layout = running.layout if running.is_up() else Layout(options.nodes, options.cores, options.gpus)
     slurm = ThrowawaySlurm(layout, log=lambda text: print(text, flush=True))
     slurm.up()
-    print("To use it in this shell, run:")
+    print("To use this SLURM in your shell, run:")
     print(_exports(slurm))
     return 0
 
 
 def _run(command: list[str]) -> int:
-    """Run a command; SLURM is started for it, and stopped afterwards, unless it is up already."""
+    """Run a command. Start SLURM first and stop it afterwards, unless it is already running."""
     with ThrowawaySlurm(log=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
         try:
             return subprocess.run(command, env={**os.environ, **slurm.environment()}, check=False).returncode
@@ -69,7 +69,7 @@ def _status(slurm: ThrowawaySlurm) -> int:
 
 def _env(slurm: ThrowawaySlurm) -> int:
     if not slurm.is_up():
-        print("throwaway: SLURM is not up; start it with `make slurm-up`", file=sys.stderr)
+        print("throwaway: SLURM is not running; start it with `make slurm-up`", file=sys.stderr)
         return EXIT_NOT_UP
     print(_exports(slurm))
     return 0
@@ -82,10 +82,10 @@ def _exports(slurm: ThrowawaySlurm) -> str:
 def _parser() -> argparse.ArgumentParser:
     sizes = Layout()
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.throwaway", description="Run a real SLURM on this machine, for tests."
+        prog="python -m cluster.throwaway", description="Run a real SLURM on this machine for tests."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start SLURM, unless it is up already")
+    up = commands.add_parser("up", help="start SLURM unless it is already running")
     up.add_argument("--nodes", type=_count(1), default=sizes.node_count, help="number of nodes (default: %(default)s)")
     up.add_argument(
         "--cores", type=_count(1), default=sizes.cores_per_node, help="cores per node (default: %(default)s)"
@@ -93,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--gpus", type=_count(0), default=sizes.gpus_per_node, help="simulated GPUs per node (default: %(default)s)"
     )
-    run = commands.add_parser("run", help="run a command; start SLURM first and stop it afterwards if it is not up")
+    run = commands.add_parser("run", help="run a command; start and stop SLURM for it unless it is running")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the command")
     commands.add_parser("down", help="stop SLURM and remove its files")
-    commands.add_parser("status", help="show processes, nodes and jobs")
-    commands.add_parser("env", help='print the environment for a shell: eval "$(python -m cluster.throwaway env)"')
+    commands.add_parser("status", help="print the processes, nodes and jobs")
+    commands.add_parser("env", help='print the shell environment: eval "$(python -m cluster.throwaway env)"')
     return parser
 
 
@@ -105,7 +105,7 @@ def _count(minimum: int):
     def count(text: str) -> int:
         number = int(text)
         if number < minimum:
-            raise argparse.ArgumentTypeError(f"{number} is too small, expected {minimum} or more")
+            raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, got {number}")
         return number
 
     return count

@@ -1,4 +1,4 @@
-"""Configuration files of the throwaway SLURM: all daemons on one machine, and short waits for quick tests."""
+"""Configuration files for the throwaway SLURM: all daemons run on one machine, with short timeouts for quick tests."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ import stat
 from cluster.throwaway.layout import Layout, cgroups_limit_memory
 
 PORT = 27600
-"""The first port: slurmctld, then slurmdbd and the nodes. Above SLURM's defaults, below the ephemeral range."""
+"""First of the consecutive ports of slurmctld, slurmdbd and the nodes.
+
+The ports are above SLURM's default ports and below the ephemeral range.
+"""
 ACCOUNT = "study"
-"""The only account; SLURM rejects jobs of any other."""
+"""The only account. SLURM rejects jobs that use any other account."""
 PARTITIONS = ("main", "urgent")
-"""The default partition, and a second one, whose jobs preempt those in the first."""
+"""The default partition, and a second partition whose jobs preempt jobs in the default partition."""
 PREEMPTION_GRACE_SECONDS = 10
 KILL_WAIT_SECONDS = 3
 REQUEUE_HOLD_SECONDS = 8
-"""How long SLURM holds a requeued job (`cred_expire`), by default 120 s. Credentials must outlast a slow job launch."""
+"""How long SLURM holds a requeued job (`cred_expire`; SLURM's default is 120 s).
+
+Credentials must not expire during a slow job launch.
+"""
 NODE_TIMEOUT_SECONDS = 10
-"""How long a node may be silent before SLURM marks it as DOWN."""
+"""How long a node may fail to respond before SLURM marks it as DOWN."""
 
 
 def write(layout: Layout) -> None:
-    """Write slurm.conf and the other configuration files, and create the devices that they name."""
+    """Write slurm.conf and the other configuration files, and create the device files that they refer to."""
     etc = layout.slurm_conf.parent
     layout.slurm_conf.write_text(_slurm_conf(layout))
     (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
     numbers = range(layout.gpus_per_node)
     (etc / "gres.conf").write_text("".join(f"Name=gpu File={layout.gpu(number)}\n" for number in numbers))
     for number in numbers:
-        with contextlib.suppress(PermissionError):  # not allowed in every container; SLURM logs it
+        with contextlib.suppress(PermissionError):  # some containers forbid mknod; SLURM logs the missing device
             os.mknod(layout.gpu(number), 0o666 | stat.S_IFCHR, os.stat("/dev/null").st_rdev)
     database = etc / "slurmdbd.conf"
     database.touch()
-    database.chmod(0o600)  # slurmdbd refuses a file that others can read
+    database.chmod(0o600)  # slurmdbd rejects a file that other users can read
     database.write_text(_slurmdbd_conf(layout))
 
 
@@ -76,7 +82,7 @@ SlurmdLogFile={layout.logs}/slurmd-%n.log
 MailProg=/bin/true
 MpiDefault=none
 
-# All nodes are this machine, which has fewer cores than they claim.
+# All nodes run on this machine, which has fewer cores than they declare in total.
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 JobAcctGatherType=jobacct_gather/linux
@@ -85,7 +91,7 @@ GresTypes=gpu
 NodeName={nodes} NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports} CPUs={layout.cores_per_node} \
 RealMemory={layout.memory_mb} Gres=gpu:{layout.gpus_per_node} State=UNKNOWN
 
-# Accounting; jobs of an unknown account are rejected.
+# Accounting. SLURM rejects jobs with an unknown account.
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort={PORT + 1}
@@ -104,7 +110,8 @@ SlurmdTimeout={NODE_TIMEOUT_SECONDS}
 ReturnToService=2
 JobRequeue=1
 
-# Jobs in `urgent` preempt those in `main`, which get the signal they requested, a grace time, and are requeued.
+# Jobs in `urgent` preempt jobs in `main`. A preempted job gets the signal it requested, then a grace time, and is
+# requeued.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal

@@ -1,4 +1,4 @@
-"""Daemon processes: started detached, recorded by process id and start time, and stopped without touching others."""
+"""Start, record and stop daemon processes without affecting other processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
 _PROGRAMS = ("slurm", "munged", "mariadbd", "mysqld")
-"""Prefixes of the names of daemons, which tell them from a shell or pager that works in the folder."""
+"""Prefixes of daemon names. They distinguish daemons from shells and pagers whose working directory is in the folder."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
-"""Starts a command in a new session, orphans it so that init adopts it, and prints its process id."""
+"""Shell script that starts a command in a new session, orphans it so that init adopts it, and prints its process id."""
 
 
 class Daemons:
     """The daemons that belong to a folder.
 
-    A file in the folder records the process id and start time of each daemon. The start time tells a daemon from a
-    later process with the same id.
+    A file in the folder records the process id and start time of each daemon. The start time distinguishes a daemon
+    from a later process with the same id.
     """
 
     def __init__(self, record: Path, folder: Path, logs: Path) -> None:
@@ -34,7 +34,7 @@ class Daemons:
         self.logs = logs
 
     def names(self) -> list[str]:
-        """Return the daemons that were started and not stopped, in start order. They may have exited since."""
+        """Return the names of the daemons that were not stopped, in start order. Some may have exited since."""
         return list(self._read())
 
     def running(self, name: str) -> psutil.Process | None:
@@ -43,13 +43,13 @@ class Daemons:
         return None if entry is None else _find_running(*entry)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
-        """Start a daemon in a new session, with the given working folder; its terminal output goes to a file.
+        """Start a daemon in a new session and working directory, and redirect its terminal output to a file.
 
         Returns:
             The process id.
 
         Raises:
-            ThrowawayError: The daemon is running already, or exited at once.
+            ThrowawayError: The daemon is already running, or it exited immediately.
         """
         if self.running(name) is not None:
             raise ThrowawayError(f"{name} is already running. Stop it first.")
@@ -68,12 +68,12 @@ class Daemons:
             started = psutil.Process(pid).create_time()
         except psutil.NoSuchProcess:
             last = self.output_file(name).read_text(errors="replace").strip()
-            raise ThrowawayError(f"{name} exited at once. Its output:\n{last}") from None
+            raise ThrowawayError(f"{name} exited immediately. Its output:\n{last}") from None
         self._write({**self._read(), name: (pid, started)})
         return pid
 
     def output_file(self, name: str) -> Path:
-        """Return the file that holds a daemon's terminal output."""
+        """Return the path of the file with a daemon's terminal output."""
         return self.logs / f"{name}.out"
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
@@ -84,9 +84,9 @@ class Daemons:
         self._write({other: entry for other, entry in self._read().items() if other != name})
 
     def unrecorded(self, folder: Path | None = None) -> list[psutil.Process]:
-        """Return unrecorded daemons that work in the folder, and their descendants.
+        """Return the unrecorded daemons whose working directory is in the folder, and their descendants.
 
-        These are slurmd's step daemons: they outlive slurmd, share its working folder, and run the jobs' processes.
+        These are slurmd's step daemons. They outlive slurmd, share its working directory and run the jobs' processes.
         """
         recorded = {entry[0] for entry in self._read().values()}
         found: dict[int, psutil.Process] = {}
@@ -109,10 +109,10 @@ class Daemons:
 
 
 def end_processes(processes: Sequence[psutil.Process], number: signal.Signals = signal.SIGTERM) -> None:
-    """Send a signal, wait, and kill the processes that still run.
+    """Send a signal to processes, wait, and kill the processes that are still running.
 
     Raises:
-        ThrowawayError: A process does not end even when killed.
+        ThrowawayError: A process is still running after it was killed.
     """
     remaining = list(processes)
     for each in (number, signal.SIGKILL):
@@ -124,7 +124,7 @@ def end_processes(processes: Sequence[psutil.Process], number: signal.Signals = 
             time.sleep(0.02)
     if remaining:
         names = ", ".join(str(process) for process in remaining)
-        raise ThrowawayError(f"These processes did not end when killed: {names}. End them yourself.")
+        raise ThrowawayError(f"These processes are still running after SIGKILL: {names}. End them manually.")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, problem: str, poll_seconds: float = 0.1) -> None:
@@ -149,7 +149,7 @@ def _find_running(pid: int, started: float) -> psutil.Process | None:
 
 
 def _is_running(process: psutil.Process) -> bool:
-    """Return whether a process runs; a zombie, whose parent has not collected its status, does not."""
+    """Return whether a process is running. A zombie has ended, even if its parent has not collected its status."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Names of the nodes in /etc/hosts. Ranks connect to a node by name, and wait forever if it does not resolve."""
+"""Node names in /etc/hosts. Ranks connect to nodes by name, and wait forever if a name does not resolve."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
     The file is written in place: container runtimes mount it, and a mounted file cannot be replaced.
 
     Raises:
-        ThrowawayError: One of the names already resolves to another machine.
+        ThrowawayError: A name already resolves to another machine.
     """
     remove(hosts)
     for name in names:
         address = _address(name)
         if address is not None and not address.startswith("127."):
             raise ThrowawayError(
-                f"The name {name} resolves to {address} on this machine's network, but the throwaway SLURM needs it "
-                "for its own node. Run it in a container."
+                f"The name {name} already resolves to {address}, but the throwaway SLURM needs this name for a node. "
+                "Run the throwaway SLURM in a container."
             )
     text = hosts.read_text()
     end = "" if text.endswith("\n") or not text else "\n"

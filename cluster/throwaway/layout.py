@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Fixed, because a machine can run only one throwaway SLURM: its ports and the names n1, n2, ... are fixed too."""
+"""Root folder. A machine can run only one throwaway SLURM, because ports and node names (n1, n2, ...) are fixed."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
-"""Root of the memory controller of cgroups, version 1."""
+"""Root of the cgroup v1 memory controller."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths and sizes."""
+    """Paths and sizes of one throwaway SLURM."""
 
     node_count: int = 2
     cores_per_node: int = 4
     gpus_per_node: int = 2
-    """Copies of /dev/null that SLURM hands out as GPUs. Jobs get them but cannot compute on them."""
+    """Number of simulated GPUs: copies of /dev/null that SLURM allocates as GPUs. Jobs cannot compute on them."""
     folder: Path = FOLDER
 
     @staticmethod
@@ -33,38 +33,38 @@ class Layout:
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes."""
+        """Node names: n1, n2, ..."""
         return [f"n{number}" for number in range(1, self.node_count + 1)]
 
     @property
     def memory_mb(self) -> int:
-        """Memory of a node, an equal share of the machine's, in MB."""
+        """Memory per node in MB: an equal share of the machine's memory."""
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
         return max(1000, total // self.node_count // 100 * 100)
 
     @property
     def slurm_conf(self) -> Path:
-        """SLURM's configuration, the value of SLURM_CONF."""
+        """Path of slurm.conf, the value of SLURM_CONF."""
         return self.folder / "etc" / "slurm.conf"
 
     @property
     def munge_socket(self) -> Path:
-        """The socket through which clients and daemons authenticate each other."""
+        """MUNGE socket through which clients and daemons authenticate each other."""
         return self.folder / "munge" / "munge.socket"
 
     @property
     def munge_key(self) -> Path:
-        """The secret that clients and daemons share."""
+        """Secret key that clients and daemons share."""
         return self.folder / "munge" / "munge.key"
 
     @property
     def database(self) -> Path:
-        """Data folder of MariaDB."""
+        """MariaDB data folder."""
         return self.folder / "mariadb" / "data"
 
     @property
     def database_socket(self) -> Path:
-        """The socket of MariaDB, which does not listen on the network."""
+        """MariaDB socket. MariaDB does not listen on the network."""
         return self.folder / "mariadb" / "socket"
 
     @property
@@ -74,23 +74,23 @@ class Layout:
 
     @property
     def process_record(self) -> Path:
-        """The file in which `Daemons` records the processes that it started."""
+        """File in which `Daemons` records the processes that it started."""
         return self.folder / "processes.json"
 
     def spool(self, node: str) -> Path:
-        """Return the spool and working folder of a node's slurmd."""
+        """Return the spool folder of a node's slurmd, which is also its working directory."""
         return self.folder / "spool" / node
 
     def gpu(self, number: int) -> Path:
-        """Return the device that SLURM hands out as a GPU."""
+        """Return the device file that SLURM allocates as a GPU."""
         return self.folder / "gpus" / f"gpu{number}"
 
     def memory_cgroup(self, node: str) -> Path:
-        """Return the cgroup in which a node's slurmd limits the memory of jobs."""
+        """Return the cgroup in which a node's slurmd limits job memory."""
         return MEMORY_CGROUP / f"slurm_{node}"
 
     def create(self) -> None:
-        """Create the folders, and write the sizes for `load`."""
+        """Create the folders, and write the sizes to a file for `load`."""
         for name in ("etc", "gpus", "log", "mariadb", "munge", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
@@ -101,9 +101,9 @@ class Layout:
 
 
 def cgroups_limit_memory() -> bool:
-    """Return whether SLURM can limit the memory of jobs by cgroups, and so report OUT_OF_MEMORY.
+    """Return whether SLURM can limit job memory with cgroups and therefore report OUT_OF_MEMORY.
 
-    This needs root and a writable mount of cgroups, version 1. Elsewhere SLURM measures the memory once a second. It
-    then kills the job with the message "Exceeded job memory limit" and the state FAILED or CANCELLED.
+    This requires root and a writable cgroup v1 mount. Otherwise, SLURM measures job memory once per second and kills
+    jobs above their limit with the message "Exceeded job memory limit" and the state FAILED or CANCELLED.
     """
     return (MEMORY_CGROUP / "memory.limit_in_bytes").exists() and os.access(MEMORY_CGROUP, os.W_OK)

@@ -1,4 +1,4 @@
-"""Debian's packages of SLURM, MUNGE and MariaDB: found, or installed without starting their daemons."""
+"""Find the Debian packages of SLURM, MUNGE and MariaDB, or install them without starting their daemons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAMS = {
     "sbatch": "slurm-wlm",
     "sacctmgr": "slurm-wlm",
 }
-"""Each required program, and the package that contains it."""
+"""Required programs and the packages that contain them."""
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _SERVICES = {
     "munge": ["munge"],
@@ -32,15 +32,15 @@ _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class ThrowawayError(Exception):
-    """An operation on the throwaway SLURM failed; the message gives the reason and what to do."""
+    """An operation on the throwaway SLURM failed. The message states the reason and the fix."""
 
 
 class Unavailable(ThrowawayError):
-    """This machine cannot run a throwaway SLURM: no root, or packages that cannot be installed."""
+    """This machine cannot run a throwaway SLURM: the user is not root, or packages cannot be installed."""
 
 
 def find_program(name: str) -> str:
-    """Return the full path of a program, even if the user's PATH lacks the system folders.
+    """Return the full path of a program, even if the user's PATH does not include the system folders.
 
     Raises:
         ThrowawayError: The program is not installed.
@@ -61,7 +61,7 @@ def unavailable_reason() -> str | None:
     """Return why this machine cannot run a throwaway SLURM, or None if it can."""
     if os.geteuid() != 0:
         return (
-            "A throwaway SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and starts jobs as their user. "
+            "A throwaway SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and runs jobs as their owner. "
             "Run it as root in a container: docker run -it -v $PWD:/mem -w /mem debian:12"
         )
     if missing_packages() and shutil.which("apt-get") is None:
@@ -73,10 +73,11 @@ def unavailable_reason() -> str | None:
 
 
 def install_packages(log: Callable[[str], None]) -> None:
-    """Install the missing packages, without starting a daemon now or at the next boot.
+    """Install the missing packages without starting their daemons, either now or at the next boot.
 
     Raises:
-        Unavailable: The user is not root, there is no apt-get, or apt-get failed (with the end of its output).
+        Unavailable: The user is not root, apt-get is not available, or apt-get failed. In the last case, the message
+            contains the end of apt-get's output.
     """
     reason = unavailable_reason()
     if reason is not None:
@@ -84,14 +85,14 @@ def install_packages(log: Callable[[str], None]) -> None:
     packages = missing_packages()
     if not packages:
         return
-    log(f"Installing {' '.join(packages)} (takes half a minute)")
+    log(f"Installing {' '.join(packages)} (takes about half a minute)")
     with _services_disabled([service for package in packages for service in _SERVICES[package]]):
         _apt("update", "-qq")
         _apt("install", "-y", "-qq", "--no-install-recommends", *packages)
     missing = missing_packages()
     if missing:
         raise Unavailable(
-            f"apt-get installed {' '.join(packages)}, but programs of {' '.join(missing)} are still missing. "
+            f"apt-get installed {' '.join(packages)}, but programs from {' '.join(missing)} are still missing. "
             "Install SLURM, MUNGE and MariaDB yourself."
         )
 
@@ -118,7 +119,7 @@ def _apt(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def _services_disabled(services: list[str]) -> Iterator[None]:
-    """Prevent packages from starting services, now through Debian's policy-rc.d, and at the next boot."""
+    """Prevent packages from starting services during installation (with Debian's policy-rc.d) and at the next boot."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
     mode = _POLICY.stat().st_mode & 0o777 if before is not None else 0o755
     _POLICY.write_text("#!/bin/sh\nexit 101\n")

@@ -1,4 +1,4 @@
-"""The daemons of the throwaway SLURM: commands that start them, and checks that they respond."""
+"""The daemons of the throwaway SLURM: start them, and wait until they respond."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NO_VARIABLES: Mapping[str, str] = {}
 class Services:
     """The daemons of one SLURM.
 
-    Each `start_...` method returns when the daemon responds, and raises `ThrowawayError` with the end of its log if
-    it exits or does not respond.
+    Each `start_...` method returns when the daemon responds. If the daemon exits or does not respond, the method raises
+    `ThrowawayError` with the end of the daemon's log.
     """
 
     def __init__(self, layout: Layout, log: Callable[[str], None]) -> None:
@@ -33,14 +33,14 @@ class Services:
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd {node}" for node in self.layout.nodes)]
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that make daemons and clients use this SLURM."""
+        """Return the environment variables that select this SLURM for daemons and clients."""
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
     def run(self, *command: str, check: bool = True, seconds: float = _CLIENT_SECONDS) -> str:
         """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
 
         Raises:
-            ThrowawayError: The command failed and `check` is set; with its error output.
+            ThrowawayError: The command failed and `check` is set. The message contains its error output.
         """
         done = subprocess.run(
             [find_program(command[0]), *command[1:]],
@@ -56,7 +56,7 @@ class Services:
         return done.stdout.strip()
 
     def start_munged(self) -> None:
-        """Start MUNGE, which authenticates daemons and clients, with a new key."""
+        """Start MUNGE with a new key. MUNGE authenticates daemons and clients."""
         folder = self.layout.munge_socket.parent
         folder.chmod(0o755)
         subprocess.run([find_program("mungekey"), "--create", f"--keyfile={self.layout.munge_key}"], check=True)
@@ -73,7 +73,7 @@ class Services:
         self._wait_for_file("munged", self.layout.munge_socket)
 
     def start_mariadb(self) -> None:
-        """Start the accounting database, empty and without a network port."""
+        """Start MariaDB with an empty accounting database and without a network port."""
         layout = self.layout
         created = subprocess.run(
             [
@@ -101,7 +101,7 @@ class Services:
             "--skip-networking",
             "--innodb-buffer-pool-size=64M",
             "--innodb-lock-wait-timeout=900",
-            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose a second, which does not matter here
+            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose one second of data, which is acceptable here
         ]
         self._start("mariadbd", command)
         self._wait_for_file("mariadbd", layout.database_socket)
@@ -117,7 +117,7 @@ class Services:
         self._wait_for_answer("slurmctld", "squeue")
 
     def start_slurmd(self, node: str) -> None:
-        """Start the daemon of a node; `wait_for_nodes` waits until the node accepts jobs."""
+        """Start a node's daemon. `wait_for_nodes` waits until the node accepts jobs."""
         self._start(f"slurmd {node}", [find_program("slurmd"), "-D", "-N", node], folder=self.layout.spool(node))
 
     def _start(
@@ -140,7 +140,7 @@ class Services:
             return True
 
         try:
-            wait_until(responds, _START_SECONDS, f"{name} does not respond")
+            wait_until(responds, _START_SECONDS, f"{name} did not respond")
         except ThrowawayError as error:
             raise ThrowawayError(f"{error}. {' '.join(last_error)} See its log in {self.layout.logs}.") from None
 
@@ -149,14 +149,14 @@ class Services:
             self._check_running(name)
             return path.exists()
 
-        wait_until(exists, _START_SECONDS, f"{name} (log in {self.layout.logs}) does not create {path}")
+        wait_until(exists, _START_SECONDS, f"{name} (log in {self.layout.logs}) did not create {path}")
 
     def _check_running(self, name: str) -> None:
         if self.daemons.running(name) is None:
-            raise ThrowawayError(f"{name} exited. The end of its output and log:\n{self._last_lines(name)}")
+            raise ThrowawayError(f"{name} exited. Last lines of its output and log:\n{self._last_lines(name)}")
 
     def wait_for_nodes(self, nodes: list[str]) -> None:
-        """Wait until nodes accept jobs."""
+        """Wait until the given nodes accept jobs."""
 
         def ready() -> bool:
             for node in nodes:
@@ -166,7 +166,7 @@ class Services:
                 line.split()[1] in ("idle", "mixed", "allocated") for line in states.splitlines()
             )
 
-        wait_until(ready, _START_SECONDS, f"Nodes {' '.join(nodes)} (logs in {self.layout.logs}) do not become idle")
+        wait_until(ready, _START_SECONDS, f"Nodes {' '.join(nodes)} (logs in {self.layout.logs}) did not become idle")
 
     def _last_lines(self, name: str, count: int = 15) -> str:
         lines: list[str] = []

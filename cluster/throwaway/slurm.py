@@ -25,9 +25,9 @@ def _discard(text: str) -> None:
 
 
 class ThrowawaySlurm:
-    """Starts and stops a SLURM, and simulates failures of its parts.
+    """A SLURM that can be started and stopped, and whose daemons and nodes can be made to fail.
 
-    As a context manager, it starts SLURM and stops it on leaving, unless it was up before.
+    As a context manager, it starts SLURM on entry and stops it on exit, unless SLURM was already running.
     """
 
     account = ACCOUNT
@@ -42,23 +42,23 @@ class ThrowawaySlurm:
 
     @staticmethod
     def reports_out_of_memory() -> bool:
-        """Return whether a job that exceeds its memory ends as OUT_OF_MEMORY, instead of FAILED or CANCELLED."""
+        """Return whether the state of a job above its memory limit is OUT_OF_MEMORY instead of FAILED or CANCELLED."""
         return cgroups_limit_memory()
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes."""
+        """Node names."""
         return self.layout.nodes
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that make clients (sbatch, sacct, ...) use this SLURM."""
+        """Return the environment variables that select this SLURM for clients (sbatch, sacct, ...)."""
         return self._services.environment()
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
 
         Raises:
-            ThrowawayError: The command failed and `check` is set; with its error output.
+            ThrowawayError: The command failed and `check` is set. The message contains its error output.
         """
         return self._services.run(*command, check=check)
 
@@ -76,11 +76,11 @@ class ThrowawaySlurm:
         return all(self._daemons.running(name) for name in self._services.names())
 
     def up(self) -> None:
-        """Install missing packages, remove the remains of an earlier SLURM, start the daemons, and wait for the nodes.
+        """Install missing packages, clean up after an earlier SLURM, start the daemons, and wait for the nodes.
 
         Raises:
             Unavailable: This machine cannot run a throwaway SLURM.
-            ThrowawayError: A daemon did not start; with the end of its log.
+            ThrowawayError: A daemon did not start. The message contains the end of its log.
         """
         install_packages(self.log)
         with self._machine_lock():
@@ -108,10 +108,10 @@ class ThrowawaySlurm:
             if self._daemons.running("slurmctld") and self._daemons.running("munged"):
                 self._cancel_all()
             self._clear()
-        self.log("down: all processes ended, and the folder and the line in /etc/hosts are removed")
+        self.log("down: all processes have ended; the folder and the line in /etc/hosts have been removed")
 
     def status(self) -> list[tuple[str, int | None]]:
-        """Return each daemon with its process id, or None if it is not running."""
+        """Return the name of each daemon with its process id, or with None if the daemon is not running."""
         found = []
         for name in self._services.names():
             process = self._daemons.running(name)
@@ -119,10 +119,10 @@ class ThrowawaySlurm:
         return found
 
     def kill_slurmd(self, node: str) -> None:
-        """Simulate a crash of the node: kill slurmd and all processes that it runs."""
+        """Simulate a node crash: kill slurmd and all processes that it started."""
         process = self._daemons.running(f"slurmd {node}")
         if process is None:
-            raise ThrowawayError(f"slurmd of node {node} is not running. Start it first.")
+            raise ThrowawayError(f"slurmd on node {node} is not running. Start it first.")
         self._daemons.stop(f"slurmd {node}", signal.SIGKILL)
         end_processes(self._daemons.unrecorded(self.layout.spool(node)), signal.SIGKILL)
 
@@ -137,11 +137,11 @@ class ThrowawaySlurm:
         self._services.start_slurmctld()
 
     def stop_slurmdbd(self) -> None:
-        """Stop accounting: sacct fails, and slurmctld keeps records until slurmdbd is back."""
+        """Stop slurmdbd. sacct then fails, and slurmctld keeps accounting records until slurmdbd runs again."""
         self._daemons.stop("slurmdbd")
 
     def start_slurmdbd(self) -> None:
-        """Start accounting again."""
+        """Start slurmdbd again."""
         self._services.start_slurmdbd()
 
     def _summary(self) -> str:
@@ -168,13 +168,13 @@ class ThrowawaySlurm:
         self._services.wait_for_nodes(self.nodes)
 
     def _cancel_all(self) -> None:
-        """Cancel the jobs as a user would; `_clear` kills those that do not end."""
+        """Cancel all jobs with scancel. `_clear` kills the jobs that do not end."""
         with contextlib.suppress(ThrowawayError, subprocess.TimeoutExpired):
             self.run("scancel", "--user=root")
-            wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs do not end")
+            wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs did not end")
 
     def _clear(self, keep_logs: bool = False) -> None:
-        """End every process of the folder, recorded or not, and remove all files."""
+        """End all processes of this SLURM, recorded or not, and remove all files."""
         names = self._daemons.names()
         for name in reversed(names):
             self._daemons.stop(name)
@@ -194,13 +194,13 @@ class ThrowawaySlurm:
     @contextlib.contextmanager
     def _machine_lock(self) -> Iterator[None]:
         """Allow only one `up` or `down` at a time on the machine."""
-        with open(hosts.HOSTS) as file:  # an existing file, so that the lock leaves nothing behind
+        with open(hosts.HOSTS) as file:  # an existing file, so that no lock file remains
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 def _remove_cgroup(group: Path) -> None:
-    """Remove a cgroup and its children. The kernel owns their files, so only folders are removed."""
+    """Remove a cgroup and its children. Only folders are removed, because the kernel owns the files in them."""
     if group.exists():
         for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""The throwaway SLURM does to jobs what the SLURM of a cluster does: preemption, memory limits, failing nodes."""
+"""The throwaway SLURM behaves like a cluster's SLURM: preemption, memory limits, node failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def clean(slurm: ThrowawaySlurm) -> Iterator[ThrowawaySlurm]:
 
 
 def submit(slurm: ThrowawaySlurm, folder: Path, script: str, *options: str) -> int:
-    """Submit a batch script whose output goes to `<job>.out`; return the job id."""
+    """Submit a batch script that writes its output to `<job>.out`, and return the job id."""
     path = folder / "job.sh"
     path.write_text(f"#!/bin/bash\n{script}\n")
     where = [f"--output={folder}/%j.out", f"--chdir={folder}"]
@@ -35,13 +35,13 @@ def submit(slurm: ThrowawaySlurm, folder: Path, script: str, *options: str) -> i
 
 
 def states(slurm: ThrowawaySlurm, job: int) -> list[str]:
-    """Return the states of all starts of a job in accounting, oldest first."""
+    """Return the accounting states of all attempts of a job, oldest first."""
     output = slurm.run("sacct", "-D", "-X", "-n", "-P", "-j", str(job), "-o", "state")
     return [line.split()[0] for line in output.splitlines()]
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that still run; zombies do not."""
+    """Return the processes that are still running, without zombies."""
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -49,13 +49,13 @@ def wait_for_state(slurm: ThrowawaySlurm, job: int, state: str, seconds: float =
     wait_until(lambda: state in states(slurm, job), seconds, f"job {job} does not become {state}")
 
 
-def test_a_job_runs_on_two_nodes_and_accounting_records_it_at_once(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_runs_on_two_nodes_and_accounting_records_it_immediately(clean: ThrowawaySlurm, tmp_path: Path):
     job = submit(clean, tmp_path, "srun sh -c 'echo $SLURMD_NODENAME $SLURM_PROCID'", "--nodes=2", "--ntasks=2")
     wait_until(lambda: states(clean, job) == ["COMPLETED"], 20, "the job does not complete")
     assert sorted((tmp_path / f"{job}.out").read_text().split()) == ["0", "1", "n1", "n2"]
 
 
-def test_the_names_of_the_nodes_resolve_to_this_machine(slurm: ThrowawaySlurm):
+def test_node_names_resolve_to_this_machine(slurm: ThrowawaySlurm):
     found = subprocess.run(["getent", "hosts", *slurm.nodes], capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in found.splitlines()] == ["127.0.0.1"] * len(slurm.nodes)
 
@@ -86,7 +86,7 @@ def test_a_job_that_exceeds_its_memory_is_killed(clean: ThrowawaySlurm, tmp_path
         assert "memory limit" in (tmp_path / f"{job}.out").read_text()
 
 
-def test_a_job_on_a_node_that_fails_ends_as_node_fail(clean: ThrowawaySlurm, tmp_path: Path):
+def test_a_job_whose_node_fails_ends_in_state_node_fail(clean: ThrowawaySlurm, tmp_path: Path):
     job = submit(clean, tmp_path, "sleep 500", "--no-requeue", "--nodelist=n2")
     wait_for_state(clean, job, "RUNNING")
     clean.kill_slurmd("n2")
@@ -167,13 +167,13 @@ def test_env_prints_the_environment_for_a_shell(slurm: ThrowawaySlurm):
 class TestWithoutSlurm:
     """Tests that need neither root nor SLURM."""
 
-    def test_without_root_the_message_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch):
+    def test_without_root_the_error_explains_what_to_do(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         for command in (ThrowawaySlurm().up, ThrowawaySlurm().down):
             with pytest.raises(Unavailable, match=r"needs root.*in a container"):
                 command()
 
-    def test_a_failed_installation_is_reported_with_the_output_of_apt(
+    def test_a_failed_installation_is_reported_with_the_apt_output(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
