@@ -16,7 +16,7 @@ from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
 _PROGRAMS = ("slurm", "munged", "mariadbd", "mysqld")
-"""Prefixes of daemon names. They distinguish daemons from shells and pagers whose working directory is in the folder."""
+"""Daemon name prefixes, which distinguish daemons from shells and pagers whose working directory is in the folder."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
 """Shell script that starts a command in a new session, orphans it so that init adopts it, and prints its process id."""
 
