@@ -102,8 +102,8 @@ def _choose_tau(
     if val is None:
         if (candidates := len(taus)) > 1:
             raise UserError(
-                f"{context.name}: taus has {candidates} candidates, but the dataset has no val split for the selection. "
-                "Select tau on a holdout (dataset.holdout), then set taus to the selected value."
+                f"{context.name}: taus has {candidates} candidates, but the dataset has no val split to select from "
+                "them. Select tau on a holdout (dataset.holdout), then set taus to the selected value."
             )
         context.say(f"tau is {taus[0]:g}, the only candidate, because there is no val split.")
         return taus[0], {"tau": taus[0]}

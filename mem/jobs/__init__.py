@@ -1,1 +1,1 @@
-"""Code shared by the stages: execution of a run, signals, training of backbones, sources of features."""
+"""Code shared by the stages: run execution, signals, backbone training, and feature sources."""

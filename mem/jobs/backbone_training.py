@@ -1,4 +1,4 @@
-"""Training of a backbone on a converted dataset, shared by the stages `pretrain` and `finetune`."""
+"""Backbone training on a converted dataset, shared by the stages `pretrain` and `finetune`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from mem.train.step import Objective, StepOptions
 
 @dataclass(frozen=True)
 class BackboneInputs:
-    """The samples that a backbone is trained on."""
+    """Training samples of a backbone."""
 
     augmentation: config.Augmentation
     side: int
     """Height and width of a sample, in pixels."""
     group_size: int = 1
-    """Number of consecutive samples that share a rank and a micro-batch."""
+    """Number of consecutive samples that must be on the same rank and in the same micro-batch."""
     flop_shapes: tuple[tuple[int, ...], ...] | None = None
-    """Shapes of the model's inputs for one image. None: the image alone."""
+    """Shapes of the model's inputs for one image. None means that the image is the only input."""
 
 
 def normalization_of(images: Path) -> Pixels:
-    """Return the normalisation of a converted dataset."""
+    """Return the pixel normalisation of a converted dataset."""
     dataset = read_record(images)["settings"]["dataset"]
     return Pixels(tuple(dataset["pixel_mean"]), tuple(dataset["pixel_std"]))
 
@@ -58,7 +58,7 @@ def train_backbone(
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every_epochs: float = 0,
 ) -> dict[str, Any]:
-    """Train on the training split of a converted dataset; return the results to record in run.json."""
+    """Train on the training split of a converted dataset and return the results for run.json."""
     train = Beton(job.inputs["images"] / "train.beton")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)
@@ -103,6 +103,6 @@ def train_backbone(
 
 
 def peak_images_per_s(job: Job, model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> float | None:
-    """Return the images per second of all ranks at the rate `compute.peak_tflops`, or None if it is not set."""
+    """Return the throughput of all ranks (images/s) at `compute.peak_tflops`, or None if this is not set."""
     peak = job.run.compute.peak_tflops
     return peak and peak * 1e12 * job.world.size / training_flops(model, *shapes)

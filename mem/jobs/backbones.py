@@ -1,4 +1,4 @@
-"""Backbones of a job: where their weights come from."""
+"""Build the backbone of a job and load its weights."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FEATURE_BATCH = 256
 def backbone_of(
     job: Job, classes: int
 ) -> tuple[config.ImageBackbone, BackboneClassifier | FrozenBackbone, dict[str, Any]]:
-    """Build the backbone that computes a run's features, on the job's device: finetuned, or frozen as it is.
+    """Build the finetuned or pretrained backbone that computes a run's features, on the job's device.
 
     Returns:
-        Its settings, the module, and what to record in run.json about its weights.
+        The backbone's settings, the module, and a record of the loaded weights for run.json.
     """
     if "classifier" in job.inputs:
         backbone = read_finetuned_backbone(job)
@@ -38,7 +38,7 @@ def backbone_of(
 
 
 def read_finetuned_backbone(job: Job) -> config.ImageBackbone:
-    """Return the backbone's settings of the finetuning run that the job reads."""
+    """Return the backbone settings of the finetuning run that is the job's input."""
     return read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
 
 
@@ -48,10 +48,10 @@ def frozen_backbone(
     """Build a backbone that is not finetuned.
 
     Returns:
-        Its settings, the module, and what to record in run.json about its weights.
+        The backbone's settings, the module, and a record of the loaded weights for run.json.
 
     Raises:
-        UserError: Weights or a user-provided module are missing, changed after the run was planned, or do not fit.
+        UserError: The weights or the user-provided module are missing, changed after planning, or do not fit.
     """
     backbone = job.run.union("backbone", config.ImageBackbone)
     if isinstance(backbone, config.CustomModule):
@@ -64,9 +64,9 @@ def frozen_backbone(
 def load_starting_weights(
     job: Job, model: BackboneClassifier | FrozenBackbone | Autoencoder
 ) -> dict[str, dict[str, Any]]:
-    """Load the pretrained weights that the run starts from, if any; return what to record in run.json.
+    """Load the initial weights of the run, if any, and return a record of them for run.json.
 
-    They are the encoder of the job's pretraining run, or the weights of the run's section `initial`.
+    The weights are the encoder of the job's pretraining run, or the weights that the run's section `initial` specifies.
 
     Raises:
         UserError: The weights are missing, changed after the run was planned, or do not fit.
@@ -90,7 +90,7 @@ def load_starting_weights(
 
 
 def require_unchanged(job: Job, what: str, setting: str, digest: str | None) -> None:
-    """Check that a file still has the content that it had when the run was planned.
+    """Check that a file has not changed since the run was planned.
 
     Raises:
         UserError: The file changed.
@@ -101,7 +101,7 @@ def require_unchanged(job: Job, what: str, setting: str, digest: str | None) -> 
 
 
 def changed_since_planning(what: str, digest: str | None, planned: object) -> str:
-    """Return the message about a file that changed after the run was planned."""
+    """Return the error message for a file that changed after the run was planned."""
     return (
         f"{what}: changed after this run was planned (digest {digest}, was {planned}). Run the study again to plan a "
         "new run for the new content."

@@ -1,4 +1,4 @@
-"""Execution of a stage run: configuration, folder lock, inputs, log, provenance, run record and exit status."""
+"""Run a stage: configuration, folder lock, inputs, log, provenance, run record and exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mem.train.context import FitContext
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
-"""The status of a process that SIGTERM ended. The run is not finished; it resumes when it is started again."""
+"""Exit status of a process that was ended by SIGTERM. The run is not finished. It resumes when it is restarted."""
 _PERMISSION_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 logger = logging.getLogger("mem")
@@ -35,7 +35,7 @@ logger = logging.getLogger("mem")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the function of a stage needs about its run."""
+    """The run of a stage, as it is passed to the stage function."""
 
     run: RunConfig
     folder: RunFolder
@@ -46,7 +46,7 @@ class Job:
     stop: StopSignals
 
     def say(self, text: str) -> None:
-        """Show a message on the terminal and in the log file. Only rank 0 does."""
+        """Print a message on the terminal and write it to the log file, on rank 0 only."""
         if self.world.is_main:
             logger.info(text)
 
@@ -61,7 +61,7 @@ class Job:
         )
 
     def fit_context(self, name: str = "") -> FitContext:
-        """Return the context of a training in this run. `name` is the model's name in error messages."""
+        """Return the context for training in this run. `name` is the model's name in error messages."""
         return FitContext(
             title=self.run.title,
             world=self.world,
@@ -80,7 +80,7 @@ class Job:
 
 
 StageFunction = Callable[[Job], Mapping[str, Any]]
-"""Computes a stage and returns the results to record in run.json."""
+"""Function that computes a stage and returns the results for run.json."""
 
 
 def run_stage(
@@ -91,15 +91,15 @@ def run_stage(
     log_file: Path | None,
     inputs: Mapping[str, Path],
 ) -> int:
-    """Run a stage, from reading its configuration to writing its run.json.
+    """Run a stage: read the configuration, compute the outputs, and write run.json.
 
     Args:
         stage: Name of the stage.
         function: Computes the stage.
         config: The run's config.yaml, or its folder.
-        out: Run folder. None: the folder of `config`.
-        log_file: File for messages. Ranks other than 0 append `.rankN` to its name.
-        inputs: Folders of input runs by name, instead of those in the configuration.
+        out: Run folder. None selects the folder of `config`.
+        log_file: File for messages. Ranks other than 0 append `.rankN` to the file name.
+        inputs: Folders of input runs by name. They override the folders in the configuration.
 
     Returns:
         The exit status: 0, `EXIT_USER_ERROR`, `EXIT_STOPPED`, 130 for a second SIGINT, or 1 for an unexpected error.
@@ -122,7 +122,7 @@ def _exit_status(
     inputs: Mapping[str, Path],
     start_time: float,
 ) -> int:
-    """Run the stage, report an error as a message, and return the exit status."""
+    """Run the stage, report errors as messages, and return the exit status."""
     stop = StopSignals()
     try:
         run = read_config(config, stage)
@@ -171,10 +171,10 @@ def _exit_status(
 
 
 def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the folder of each input: the given one, or the one in the configuration.
+    """Return the folder of each input: the given folder, or the folder in the configuration.
 
     Raises:
-        UserError: An input is unknown, is not finished, or belongs to another run than the configured one.
+        UserError: An input is unknown, is not finished, or is not the configured run.
     """
     unknown = set(given) - set(run.inputs)
     if unknown:
@@ -201,7 +201,7 @@ def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path
 
 
 def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> Log:
-    """Open the run's log on rank 0. If the run is finished already, mark it unfinished and rename its old log."""
+    """Open the run's log on rank 0. If the run is already finished, mark it as unfinished and rename its old log."""
     if not world.is_main:
         return NullLog()
     if folder.finished():
@@ -213,7 +213,7 @@ def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> L
 
 
 def _start_system_metrics(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
-    """Log system metrics of this rank's node and GPU: rank 0 in the run's log, other ranks in files of their own."""
+    """Log system metrics of this rank's node and GPU. Rank 0 uses the run's log, other ranks use separate files."""
     log_id = world.from_main(log.id if isinstance(log, JsonLines) else None)
     if not has_system_metrics(world):
         return
@@ -224,7 +224,7 @@ def _start_system_metrics(folder: RunFolder, stage: str, world: World, log: Log,
         except (OSError, ValueError) as error:
             logger.warning("Rank %d does not log system metrics: %s", world.rank, error)
             return
-    # In MLflow an evaluation belongs to the run of its head, so its metrics get a prefix.
+    # In MLflow, an evaluation belongs to the run of its head, so its metrics need a prefix.
     stack.enter_context(SystemMetrics(log, folder.path, world, stage if stage == "evaluate" else ""))
 
 
@@ -275,7 +275,7 @@ def _write_record(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[
 
 @contextlib.contextmanager
 def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
-    """Send messages to the terminal and, with details, to the log file. Other ranks use a log file of their own."""
+    """Write messages to the terminal and, with details, to the log file. Ranks other than 0 use separate log files."""
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -299,10 +299,10 @@ def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """Return a message for the user about a full disk, a missing permission or another file error."""
+    """Return an error message for a full disk, a missing permission or another file error."""
     path = error.filename or "the file"
     if error.errno in files.DISK_FULL_ERRORS:
-        return f"{path}: the disk is full. No incomplete output was left. Free some space and run the same command."
+        return f"{path}: the disk is full. No incomplete output was left. Free disk space and run the command again."
     if error.errno in _PERMISSION_ERRORS:
         return f"{path}: no permission to write. Change the permissions, or use another folder."
     return str(error)

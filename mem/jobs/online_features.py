@@ -1,4 +1,4 @@
-"""The features that a job reads: stored on disk, or computed by the frozen backbone on request."""
+"""Feature sources of a job: stored features, or features that the frozen backbone computes on request."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from mem.runs.run_config import read_config
 
 
 def feature_sources(job: Job) -> Callable[[str], FeatureSource]:
-    """Return a function from the name of a split to its features.
+    """Return a function that returns the features of a split, given the name of the split.
 
-    The function raises `UserError`; see `mem.data.features.files.open_split`.
+    The function can raise `UserError`; see `mem.data.features.files.open_split`.
     """
     folder = job.inputs["features"]
     return OnlineBackbone(job).split if is_online(folder) else lambda split: open_split(folder, split)
@@ -36,14 +36,14 @@ class OnlineBackbone:
     """The backbone and the settings of a features run, loaded on first use.
 
     Args:
-        job: A job whose inputs are a features run and the inputs of that run.
+        job: A job whose inputs are a features run and the inputs of the features run.
     """
 
     def __init__(self, job: Job) -> None:
         self.folder = job.inputs["features"]
         run = read_config(self.folder, "features")
         self.job = replace(job, run=run, inputs={name: job.inputs[name] for name in run.inputs})
-        """The job as the stage `features` saw it."""
+        """The job from the perspective of the stage `features`."""
         self.settings = run.section("features", config.Features)
 
     @cached_property
@@ -80,7 +80,7 @@ class OnlineBackbone:
 
 
 class OnlineFeatures:
-    """The features of one split, computed on request. They equal those that the stage would have stored."""
+    """The features of one split, computed on request. They equal the features that the stage would store."""
 
     def __init__(self, backbone: OnlineBackbone, split: str) -> None:
         self._backbone = backbone
@@ -106,7 +106,7 @@ class OnlineFeatures:
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the study provides tokens to heads."""
+        """Whether the features include tokens."""
         return self._backbone.settings.tokens
 
     def shape(self, *, tokens: bool) -> tuple[int, ...]:
@@ -115,7 +115,7 @@ class OnlineFeatures:
         return (1 + model.tokens, model.width) if tokens else (model.width,)
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> Tensor:
-        """Return a head's input: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
+        """Return head inputs: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
         every = np.broadcast_to(views, indices.shape)
         if not len(indices):
             return torch.empty((0, *self.shape(tokens=tokens)))
@@ -127,7 +127,7 @@ class OnlineFeatures:
         """Yield `inputs` for each pair of views and indices, on the job's device. Threads prefetch the images."""
         device = self._backbone.job.world.device
         for batch in self._images.batches(samples):
-            # Not inference_mode: a head's backward pass may need these tensors.
+            # Do not use inference_mode, because a head's backward pass may need these tensors.
             with torch.no_grad():
                 parts = [
                     self._features(part, tokens)

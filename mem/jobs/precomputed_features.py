@@ -1,4 +1,4 @@
-"""Features that the user provides in files: the stage `features` for a dataset without images."""
+"""User-provided features in files: the stage `features` for a dataset without images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def precomputed_features(job: Job) -> Mapping[str, Any]:
     """Copy the features from the user's files, on rank 0.
 
     Raises:
-        UserError: The files do not match each other, or changed after the run was planned.
+        UserError: The files are inconsistent, or changed after the run was planned.
     """
     settings = job.run.section("dataset", config.FeatureFiles)
     for name, digest in index_digests(settings).items():

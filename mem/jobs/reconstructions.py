@@ -1,4 +1,4 @@
-"""Reconstructions of a few training images during pretraining, as PNG files and MLflow artifacts."""
+"""Log reconstructions of a few training images during pretraining, as PNG files and MLflow artifacts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mem.models.reconstruction_sheet import reconstruction_sheet
 from mem.train.state import TrainState
 
 SHEET_IMAGES = 8
-"""Number of images in a sheet."""
+"""Number of images per sheet."""
 FOLDER = "reconstructions"
 
 
@@ -29,7 +29,7 @@ def reconstruction_logger(
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     """Return a validation function that writes `reconstructions/step-N.png` in the run folder.
 
-    Every sheet shows the same images under the same masks.
+    Every sheet shows the same images with the same masks.
     """
     indices = images_to_show(train.labels)
     (batch,) = plain_batches(train, indices, len(indices), side, center_crop, workers=1)
@@ -53,7 +53,7 @@ def reconstruction_logger(
 
 
 def images_to_show(labels: Int64[np.ndarray, " images"]) -> Int64[np.ndarray, " shown"]:
-    """Return the first image of each of a few classes, spread evenly from the most to the least frequent class."""
+    """Return the first image of each of a few classes, spaced evenly from the most to the least frequent class."""
     classes, first, counts = np.unique(labels, return_index=True, return_counts=True)
     by_frequency = first[np.argsort(-counts, kind="stable")]
     return by_frequency[np.linspace(0, len(classes) - 1, min(SHEET_IMAGES, len(classes))).round().astype(int)]

@@ -1,4 +1,4 @@
-"""Requests to a running stage: signals, and the end of the workflow process."""
+"""Requests to a running stage: signals, and the exit of the workflow process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ import psutil
 from mem.errors import Stopped
 
 WORKFLOW_VARIABLE = "MEM_HEAD"
-"""Set by the Snakefile for jobs on its own machine: `host pid start-time slurm-job` of the workflow process."""
+"""Set by the Snakefile for jobs on the same machine: `host pid start-time slurm-job` of the workflow process."""
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
-"""Set by the executor plugin: the file to create when a checkpoint requested by SIGUSR2 is on disk."""
+"""Set by the executor plugin: the file to create after a checkpoint requested by SIGUSR2 is on disk."""
 _POLL_SECONDS = 1.0
 
 
 class StopSignals:
-    """Signal handlers of a stage: SIGTERM and SIGINT stop it, SIGUSR2 requests a checkpoint.
+    """Signal handlers of a stage: SIGTERM and SIGINT stop the stage, SIGUSR2 requests a checkpoint.
 
-    Within `deferred` a stop only sets `requested`, and the training saves and stops after its current step. Elsewhere a
-    stop raises `Stopped` immediately, and SIGUSR2 is ignored because there is nothing to save. A second SIGINT raises
-    KeyboardInterrupt.
+    Within `deferred`, a stop signal only sets `requested`, and the training loop saves and stops after the current
+    step. Elsewhere, a stop signal raises `Stopped` immediately, and SIGUSR2 is ignored because there is nothing to
+    save. A second SIGINT raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Defer requests to the body, which reads `requested` and `take_save`."""
+        """Defer requests to the body of the context, which reads `requested` and `take_save`."""
         self._deferred = True
         signal.signal(signal.SIGUSR2, self._on_save)
         try:
@@ -67,7 +67,7 @@ class StopSignals:
         return requested
 
     def saved(self) -> None:
-        """Acknowledge that the requested checkpoint is on disk, by creating the file that `SAVED_VARIABLE` names."""
+        """Acknowledge that the requested checkpoint is on disk by creating the file specified by `SAVED_VARIABLE`."""
         if path := os.environ.get(SAVED_VARIABLE):
             Path(path).touch()
 
@@ -92,9 +92,9 @@ def describe_this_process() -> str:
 
 
 def watch_workflow_process(stop: StopSignals) -> None:
-    """Stop the stage when the workflow process that started it has exited.
+    """Stop the stage when the workflow process that started it exits.
 
-    Otherwise an orphaned job would continue while the restarted workflow runs the same stage.
+    Otherwise, an orphaned job would continue while the restarted workflow runs the same stage.
     """
     description = os.environ.get(WORKFLOW_VARIABLE, "").split()
     if len(description) != 4:
@@ -113,7 +113,7 @@ def watch_workflow_process(stop: StopSignals) -> None:
 
 
 def _alive(pid: int, started: float) -> bool:
-    """Return whether the process still runs; its start time excludes a reused process number."""
+    """Return whether the process is still running. The start time distinguishes it from a reused process ID."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE

@@ -1,1 +1,1 @@
-"""The stages: each one rule, one command, one function here, one kind of run folder. Wiring, no arithmetic."""
+"""The stages. Each stage has one rule, one command, one function in this package, and one kind of run folder."""

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: predictions and scores of a head on val, if there is a val split, and on test."""
+"""Stage `evaluate`: computes predictions and scores of a head on val (if there is a val split) and on test."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _check_classes(job: Job, classes: int) -> None:
     """Check that the head and the features have the same number of classes.
 
     Raises:
-        UserError: They belong to different datasets.
+        UserError: The numbers differ, because the head and the features belong to different datasets.
     """
     head = job.inputs["head"]
     head_classes = json.loads((head / "head.json").read_text(encoding="utf-8"))["classes"]
     if head_classes != classes:
         raise UserError(
-            f"{head}: this head has {head_classes} classes, but {job.inputs['features']} has features of {classes}. "
-            "They belong to different datasets. Train the head on these features: mem train_head"
+            f"{head}: this head has {head_classes} classes, but {job.inputs['features']} has features of {classes} "
+            "classes. They belong to different datasets. Train the head on these features: mem train_head"
         )
 
 
@@ -115,7 +115,7 @@ def _mem_partition(head: Head) -> tuple[int, ...] | None:
 
 
 def _image_names(features: Path) -> dict[str, list[str]]:
-    """Return the image names of each split. Empty if the features come from files or `images.csv` is missing."""
+    """Return the image names of each split, or an empty dictionary if there is no `images.csv`."""
     images = read_record(features)["inputs"].get("images")
     path = Path(images, "images.csv") if images is not None else None
     if path is None or not path.is_file():

@@ -27,10 +27,10 @@ from mem.progress import Progress
 
 
 def features(job: Job) -> Mapping[str, Any]:
-    """Write the pooled features (and, by setting, the tokens) of all splits, and the finetuned classifier if any.
+    """Write the pooled features of all splits, optionally their tokens, and the finetuned classifier if there is one.
 
-    Each rank computes a contiguous part of the missing chunks and writes them into the shared files. With `online`,
-    only the labels and the classifier are written.
+    Each rank computes a contiguous part of the missing chunks and writes it to the shared files. With `online`, only
+    the labels and the classifier are written.
     """
     if "dataset" in job.run.settings:
         return precomputed_features(job)
@@ -38,7 +38,7 @@ def features(job: Job) -> Mapping[str, Any]:
     counts = train_counts(job.inputs["images"])
     backbone, model, record = backbone_of(job, len(counts))
     if settings.tokens and not model.tokens:
-        raise UserError(f"features.tokens: {backbone.name} has pooled features only. Set features.tokens to false.")
+        raise UserError(f"features.tokens: {backbone.name} has no tokens. Set features.tokens to false.")
     betons = {split: Beton(job.inputs["images"] / f"{split}.beton") for split in SPLITS}
     out = job.folder.path
     if job.world.is_main:
@@ -51,7 +51,7 @@ def features(job: Job) -> Mapping[str, Any]:
             linear = {"weight": model.linear.weight, "bias": model.linear.bias}
             save_weights(out / "classifier.safetensors", linear, {"key": job.run.key})
     if settings.online:
-        job.say("Only labels are stored (features.online): the heads run the backbone themselves.")
+        job.say("Only labels are stored (features.online). The backbone computes features when heads need them.")
         return {"images": 0, **record}
     return _compute(job, settings, backbone, model, betons) | record
 
@@ -74,10 +74,10 @@ def _compute(
     writer = FeatureWriter(job.folder.path, job.run.key, layouts, FEATURE_BATCH, save_seconds)
     present = job.world.from_main(writer.create_or_resume() if job.world.is_main else None)
     if present:
-        job.say(f"Resuming: the features of {present:,} images (times views) are present.")
+        job.say(f"Resuming: features of {present:,} views of images are already stored.")
         job.log.event("resumed", step=present)
     total = sum(chunk.count for chunk in writer.chunks())
-    # Every rank must have read the map of missing chunks before any rank changes it.
+    # Every rank must read the map of missing chunks before any rank changes it.
     missing = writer.missing_chunks()
     job.world.barrier()
     quiet = not job.world.is_main
@@ -114,12 +114,12 @@ def _batches(
     backbone: config.ImageBackbone,
     settings: config.Features,
 ) -> Iterator[tuple[Chunk, Batch]]:
-    """Yield each chunk with its images."""
+    """Yield each chunk with a batch of its images."""
     workers, side = provenance.cpus(), backbone.image_size
     fill = fill_color_of(job.inputs["images"])
     for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
         chunks_of_view = list(group)
         indices = np.concatenate([np.arange(chunk.first, chunk.first + chunk.count) for chunk in chunks_of_view])
         views = ImageViews(betons[split], side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
-        # Every chunk is a full batch, except the last one of a view.
+        # Every chunk is a full batch, except the last chunk of a view.
         yield from zip(chunks_of_view, views.of_view(indices, view, FEATURE_BATCH), strict=True)

@@ -33,7 +33,7 @@ EVALUATION_BATCH = 256
 
 
 def finetune(job: Job) -> Mapping[str, Any]:
-    """Train backbone and classifier, from the pretrained encoder or from scratch, and write `model.safetensors`."""
+    """Train the backbone and classifier, from pretrained weights or from scratch, and write `model.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
     images = job.inputs["images"]
@@ -77,8 +77,8 @@ def classification(
 ) -> Objective:
     """Return the cross-entropy objective.
 
-    Erasing, mixing and stochastic depth of a sample depend only on the sample's random numbers. The accuracy of a mixed
-    sample counts its label with the larger share.
+    Random erasing, mixing and stochastic depth of a sample depend only on the sample's random numbers. The accuracy of
+    a mixed sample uses the label with the larger share.
     """
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -107,7 +107,7 @@ def validation(
     *,
     bf16: bool,
 ) -> dict[str, float]:
-    """Return loss and accuracy on val in the precision of the training. Every rank evaluates all of val."""
+    """Return loss and accuracy on val, in the precision used for training. Every rank evaluates all val images."""
     model.eval()
     losses: list[Tensor] = []
     predictions: list[Tensor] = []

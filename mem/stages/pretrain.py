@@ -60,7 +60,7 @@ def pretrain(job: Job) -> Mapping[str, Any]:
 
 
 def reconstruction(pixels: Pixels, tokens: int) -> Objective:
-    """Return the autoencoder's loss. The mask of a sample depends only on the sample's random numbers."""
+    """Return the autoencoder's objective. The mask of a sample depends only on the sample's random numbers."""
 
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         images = pixels.normalise(batch.inputs)

@@ -30,7 +30,7 @@ from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import read_record
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
-"""Figures of the paper that equal a figure of the report, and the name of that figure."""
+"""Figures of the paper that are also figures of the report, with the report's name for each figure."""
 NO_ABLATION = "No two MEM heads of this study differ in exactly one setting, so there is no figure 4."
 
 
@@ -105,7 +105,7 @@ def _write_paper_figures(
 
 
 def _figure1(results: StudyResults) -> RenderedFigure:
-    """Plot the paper's figure 1 for the finetuned classifier, or for the first head if there is none."""
+    """Plot the paper's figure 1 for the finetuned classifier, or for the first head if nothing was finetuned."""
     variant, mem = classifier_of(results.rows), head_for(results.rows, "mem")
     accuracy, oracle = summarise(results.rows, "test"), summarise(results.rows, "test", ORACLE)
     mem_column = None if mem in (None, variant) else (mem, accuracy[mem])

@@ -37,7 +37,7 @@ def train_head(job: Job) -> Mapping[str, Any]:
 
 
 def _initial_classifier(job: Job, classes: int, about: Mapping[str, Any]) -> Linear:
-    """Return the classifier to start from: another head's, the finetuned one, or zeros, which only give the shape."""
+    """Return the initial classifier: that of another head, the finetuned one, or zeros that only define the shape."""
     if "head" in job.inputs:
         return load_linear(job.inputs["head"] / "head.safetensors")
     path = job.inputs["features"] / "classifier.safetensors"

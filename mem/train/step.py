@@ -26,8 +26,8 @@ class StepOptions:
     """Options for the computation of a step."""
 
     micro_batch: int | None = None
-    """Images per forward and backward pass on one device. None uses the complete batch or, on a GPU, the largest size that
-    fits."""
+    """Images per forward and backward pass on one device. None uses the complete batch or, on a GPU, the largest size
+    that fits."""
     clip_grad: float | None = None
     bf16: bool = False
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Signal handlers of a stage, during and outside a training."""
+"""Signal handlers of a stage, during and outside the training loop."""
 
 from __future__ import annotations
 

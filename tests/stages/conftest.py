@@ -13,7 +13,7 @@ from tests.stages.running import MINI, call_mem, keep_finished
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Path:
-    """A folder in which every stage of the mini study was run by the commands that `mem runs` prints. Read only."""
+    """A read-only folder in which every stage of the mini study was run with the commands that `mem runs` prints."""
     folder = tmp_path_factory.mktemp("study")
     for command in call_mem(folder, "runs", str(MINI), "--commands").out.splitlines():
         program, *arguments = command.split()

@@ -48,7 +48,7 @@ def frozen_study(**changes) -> dict:
 
 
 def module_study(folder: Path, function: str = "backbone", **changes) -> dict:
-    """Write `mine.py` and return a study whose backbone is a function of it."""
+    """Write `mine.py` and return a study whose backbone is a function in this file."""
     (folder / "mine.py").write_text(MODULE)
     backbone = {"name": "mine", "kind": "module", "module": f"{folder / 'mine.py'}:{function}"}
     backbone |= {"image_size": 8, "center_crop": 1.0}
@@ -56,7 +56,7 @@ def module_study(folder: Path, function: str = "backbone", **changes) -> dict:
 
 
 def feature_file_study(folder: Path, **changes) -> dict:
-    """Write feature files of both formats and return a study of them: .npy for train, safetensors for val and test."""
+    """Write feature files (.npy for train, safetensors for val and test) and return a study that uses them."""
     rng = np.random.default_rng(0)
     centres = 2 * rng.normal(size=(6, 8))
 

@@ -1,7 +1,7 @@
-"""Calls of `mem` commands and stages of small studies.
+"""Run `mem` commands and stages of small studies.
 
-Run folders are named by their content, so a run that one test finished serves every test whose study has the same run.
-`run_study` keeps a copy of each finished run for the session and copies it instead of computing it again.
+Run folders are named by their content, so tests whose studies have a run in common can share its outputs. `run_study`
+keeps a copy of each finished run for the session, and copies it instead of computing the run again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FINISHED_RUNS = tempfile.TemporaryDirectory(prefix="mem-finished-runs-")
 
 
 class Output(NamedTuple):
-    """What a command printed."""
+    """Output of a command."""
 
     out: str
     err: str
@@ -88,10 +88,10 @@ def keep_finished(folder: Path, run: Run) -> None:
 
 
 def find_run(runs: list[Run], stage: str, variant: str | None = None) -> Run:
-    """Return the run of a stage, and of a head if one is named."""
+    """Return the run of a stage, and of a specific head if `variant` is given."""
     return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
 
 
 def mini_run(stage: str, variant: str | None = None, changes: dict | None = None) -> Run:
-    """Return a run of the mini study, with changed settings if given."""
+    """Return a run of the mini study, optionally with changed settings."""
     return find_run(study_runs(load_study([MINI], changes)), stage, variant)

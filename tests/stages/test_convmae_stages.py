@@ -26,7 +26,7 @@ BACKBONE = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """Run folders up to the features, by stage."""
+    """Run folders of the stages from convert to features, by stage."""
     folder = tmp_path_factory.mktemp("convmae")
     values = MINI_VALUES | {
         "backbone": BACKBONE,

@@ -1,4 +1,4 @@
-"""Studies of features that the user provides in files."""
+"""Studies that use feature files provided by the user."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_key_depends_on_the_content_of_the_files(tmp_path):
 
 
 def features_error(folder: Path, values: dict) -> str:
-    """Run the stage features, which must fail, and return its message."""
+    """Run the stage `features`, which must fail, and return the error message."""
     study = Study.model_validate(values)
     runs = study_runs(study)
     write_configs(runs[:1], study, folder)

@@ -1,4 +1,4 @@
-"""The stage `features`: resuming after a kill or a stop, tokens in float16, and bounded memory when they are opened."""
+"""The stage `features`: resuming after an interruption, float16 tokens, and memory use when features are opened."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_an_interrupted_features_stage_computes_only_the_missing_chunks(folder, 
     assert process.returncode == (-9 if signal_number == signal.SIGKILL else 143)
     assert not (folder / run.folder / "train-pooled.npy").exists()
     assert sum(map_file.read_bytes()) < VIEWS
-    # Change a value in a saved chunk. The value remains if the chunk is not computed again.
+    # Change a value in a saved chunk. The value remains unless the chunk is computed again.
     unfinished = np.load(folder / run.folder / "unfinished" / "train-pooled.npy", mmap_mode="r+")
     unfinished[0, 0, 0] = 123
     unfinished.flush()

@@ -1,4 +1,4 @@
-"""A study of user-provided PNG images, given as list files, with 100 long-tailed classes."""
+"""A study of user-provided PNG images in list files, with 100 long-tailed classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder) -> list[Run]:
-    """All runs of a study that differs from the mini study in its dataset."""
+    """All runs of a study that differs from the mini study only in the dataset."""
     dataset = miniatures.long_tailed_png(folder, largest=LARGEST)
     heads = {name: MINI_VALUES["heads"][name] for name in HEADS}
     short = {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}}

@@ -1,4 +1,4 @@
-"""Stages as processes that are stopped, killed or asked for a checkpoint, and then resume."""
+"""Stages as processes that are stopped, killed or requested to save a checkpoint, and that resume afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.waiting import wait
 
 
 def configure_long_pretraining(folder: Path, study: Path) -> Path:
-    """Configure a pretraining of many epochs on the images of the mini study, and return its run folder."""
+    """Configure a pretraining run of many epochs on the images of the mini study, and return the run folder."""
     changes = {"pretrain": {"epochs": 2000}}
     write_configs(study_runs(load_study([MINI], changes)), load_study([MINI], changes), folder)
     images = mini_run("convert").folder
@@ -49,7 +49,7 @@ def wait_for_message(folder: Path, text: str, process: subprocess.Popen[str]) ->
 
 
 def checkpoints(run: Path) -> list[str]:
-    """Names of the descriptions of all complete checkpoints, oldest first."""
+    """Return the names of the description files of all complete checkpoints, oldest first."""
     return sorted(path.name for path in (run / "checkpoints").glob("*.json"))
 
 
@@ -93,9 +93,9 @@ def test_a_second_process_waits_for_the_run_folder_and_resumes_when_the_first_is
 
 @pytest.fixture(scope="module")
 def killed_run(study, tmp_path_factory) -> tuple[Path, list[str], list[str]]:
-    """A training that acknowledged a requested checkpoint and was killed later.
+    """Request a checkpoint during training, wait for the acknowledgement, and kill the process later.
 
-    Returns its run folder, and the checkpoints before and after the request.
+    Returns the run folder, and the checkpoints before and after the request.
     """
     folder = tmp_path_factory.mktemp("killed")
     run = configure_long_pretraining(folder, study)
@@ -107,7 +107,7 @@ def killed_run(study, tmp_path_factory) -> tuple[Path, list[str], list[str]]:
     process.send_signal(signal.SIGUSR2)
     wait(acknowledgment.exists, process)
     after = checkpoints(run)
-    # The training continues: it writes the next periodic checkpoint. `wait` fails if the process ends.
+    # Training continues and writes the next periodic checkpoint. `wait` fails if the process ends.
     wait(lambda: checkpoints(run)[-1] > after[-1], process)
     process.kill()
     output_of(process)
@@ -131,7 +131,7 @@ def test_a_truncated_checkpoint_is_named_and_the_older_one_is_used(killed_run, t
     assert str(newest) in warnings[0]
 
 
-# --- a stage without a training ---------------------------------------------------------------------------------------
+# --- a stage without training ---------------------------------------------------------------------------------------
 
 SLOW_CONVERSION = """
 import sys, time
@@ -147,7 +147,7 @@ sys.exit(run_stage("convert", convert, Path(sys.argv[1]), None, None, {}))
 
 
 def start_conversion(folder: Path, **environment: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a stage without a training and wait until it runs. Return the process and the run folder."""
+    """Start a stage without training and wait until it runs. Return the process and the run folder."""
     run = mini_run("convert")
     write_configs([run], load_study([MINI]), folder)
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Every stage on a dataset without a val split, and on one whose val split is held out of train."""
+"""Every stage on a dataset without a val split, and on a dataset whose val split is held out from train."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_report_contains_no_val_scores(folder, runs):
     assert {row.split for row in rows} == {"test"}
     assert {row.variant for row in rows} == set(MINI_VALUES["heads"])
     page = (folder / "results" / "no_val" / "report" / "index.html").read_text()
-    assert "There is no val split: settings are those of the study file" in page
+    assert "There is no val split; settings are those in the study file" in page
     assert "Accuracy on val" not in page
     assert page.count("<svg") == 6
 

@@ -1,4 +1,4 @@
-"""Online features: equal to stored features, and so are the heads that are trained on them."""
+"""Online features, and heads trained on them, compared with stored features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STAGES = ("convert", "finetune", "features", "train_head", "evaluate")
 
 
 def study_values(kind: str, online: bool) -> dict:
-    """A study of a ViT or a CNN, with heads on pooled features and on tokens, and with different samplers."""
+    """Return a study with a ViT or a CNN, heads on pooled features and on tokens, and different samplers."""
     features = {"views": 2, "augmentation": AUGMENTATION, "tokens": True, **({"online": True} if online else {})}
     heads = {name: MINI_VALUES["heads"][name] for name in ("ce", "tau", "crt", "mem_on_crt")}
     heads["mem_on_crt"] = MINI_VALUES["heads"]["mem"] | heads["mem_on_crt"]
@@ -57,7 +57,7 @@ def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
 
 
 def online_split(folder: Path, runs: list[Run], split: str) -> FeatureSource:
-    """Return a split as the stage train_head opens it."""
+    """Return a split, opened in the same way as in the stage `train_head`."""
     run = find_run(runs, "train_head", "crt")
     inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
     config = read_config(folder / run.folder, "train_head")

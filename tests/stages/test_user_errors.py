@@ -1,4 +1,4 @@
-"""Errors of users, and full disks: a stage ends with one message."""
+"""User errors and full disks: a stage ends with a single error message."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluation_error(study: Path, folder: Path, **changed: np.ndarray) -> str:
 def test_features_with_another_number_of_classes_are_refused(study, tmp_path):
     message = evaluation_error(study, tmp_path, counts=np.arange(1, 13))
     assert "this head has 10 classes, but" in message
-    assert "has features of 12. They belong to different datasets" in message
+    assert "has features of 12 classes. They belong to different datasets" in message
 
 
 def test_labels_outside_the_classes_are_refused(study, tmp_path):
@@ -131,7 +131,7 @@ def test_classes_without_test_images_are_named_and_excluded_from_means(study, tm
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 100 kB with the configuration of a conversion."""
+    """A 100 kB file system that contains the configuration of a conversion."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)]

@@ -44,7 +44,7 @@ class TopLogits(nn.Module):
     def _largest(
         self, logits: Float[Tensor, "samples classes"]
     ) -> tuple[Float[Tensor, "samples kept"], Int64[Tensor, "samples kept"]]:
-        """Return the largest logits and their classes, without gradients. `forward` gathers the logits with gradients."""
+        """Return the largest logits and their classes without gradients. `forward` gathers them with gradients."""
         columns, present = self.get_buffer("columns"), self.get_buffer("present")
         by_group = logits.index_select(1, columns.view(-1)).view(-1, *columns.shape)
         values, largest = by_group.masked_fill_(~present, -torch.inf).topk(self.k, dim=2)

@@ -17,7 +17,7 @@ _ATTENTION_HEAD_WIDTH = 32
 
 
 class SubNetworks(nn.Module):
-    """One embedding of the image per group. The L2 norm of an embedding indicates whether the image belongs to the group.
+    """One embedding of the image per group. Its L2 norm indicates whether the image belongs to the group.
 
     A sub-network consists of a linear layer, `depth` pre-norm transformer blocks and the mean over tokens. There is no
     norm after the last block, because it would fix the length of the embedding, which eq. 3 trains.
