@@ -1,1 +1,1 @@
-"""The command line: argument parsing only. Commands import what they need when they run."""
+"""Argument parsing for the command line. Each command imports its modules when it runs."""

@@ -1,4 +1,4 @@
-"""Entry point of `python -m mem.cli`."""
+"""Entry point for `python -m mem.cli`."""
 
 import sys
 

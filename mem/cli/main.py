@@ -1,4 +1,4 @@
-"""The command `mem`: parses arguments and runs a command. Heavy imports happen inside the commands."""
+"""Entry point of the command `mem`. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mem: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of the pipe has exited. Without this, Python would report it again when it flushes stdout.
+        # The reader of the pipe has exited. Redirect stdout, so that Python reports no second error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mem",
         description=mem.__doc__,
-        epilog="`snakemake --cores 2` runs all stages of a study in order. Each stage can also be run on its own.",
+        epilog="`snakemake --cores 2` runs all stages of a study in order. Each stage can also be run separately.",
     )
     parser.add_argument("--version", action="version", version=f"mem {mem.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

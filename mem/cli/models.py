@@ -1,4 +1,4 @@
-"""Commands about fitted models: export, register, predict, and the comparison of two runs."""
+"""Commands for fitted models and runs: `export`, `register`, `predict` and `runs compare`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def add_commands(commands: Any) -> None:
     export.add_argument("--no-mlflow", dest="mlflow", action="store_false", help="omit the MLflow model")
     export.set_defaults(command=_export)
 
-    register = commands.add_parser("register", help="register the head of a study that is best on val in MLflow")
+    register = commands.add_parser("register", help="register a study's best head on val in MLflow")
     add_study(register)
     register.add_argument("--name", help="name of the registered model; default: the study's name")
     register.add_argument("--alias", default="best", help="alias to set on the new version (%(default)s)")
-    register.add_argument("--head", metavar="NAME", help="register this head instead of the best on val")
+    register.add_argument("--head", metavar="NAME", help="register this head instead of the best head on val")
     register.set_defaults(command=_register)
 
     predict = commands.add_parser("predict", help="classify images with a head: exported, registered or from a run")
@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
     )
     predict.set_defaults(command=_predict)
 
-    compare = commands.add_parser("runs compare", help="compare two runs: settings, inputs, results")
+    compare = commands.add_parser("runs compare", help="compare the settings, inputs and results of two runs")
     for name in ("a", "b"):
         compare.add_argument(name, metavar=name.upper(), help="a run's folder, its key, or the first digits of its key")
     compare.set_defaults(command=_compare)

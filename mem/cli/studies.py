@@ -1,4 +1,4 @@
-"""Commands about a study: settings, runs, data, cost, weights and results."""
+"""Commands for studies: settings, runs, data, cost, weights and results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _add_config(commands: Any) -> None:
 
 
 def _add_runs(commands: Any) -> None:
-    command = commands.add_parser("runs", help="list the runs of a study: stage, key, state, folder")
+    command = commands.add_parser("runs", help="list the runs of a study with stage, key, state and folder")
     add_study(command)
     command.add_argument("--write", action="store_true", help="write the runs' configurations into their folders")
     command.add_argument(
@@ -46,21 +46,21 @@ def _add_runs(commands: Any) -> None:
 def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="check or show the images of a study")
     actions = data.add_subparsers(required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="report problems of a dataset: counts, labels, files")
+    check = actions.add_parser("check", help="report problems with a dataset's counts, labels and files")
     check.add_argument("--deep", action="store_true", help="also decode every image")
     check.add_argument("--labels", type=Path, metavar="FILE", help="write label, class name, folder and counts as CSV")
     show = actions.add_parser("show", help="plot the class histogram and a contact sheet of images")
     for action, function in ((check, _data_check), (show, _data_show)):
         add_study(action)
         action.add_argument(
-            "--order", type=int, metavar="N", help="class order along the tail; default: the study's first"
+            "--order", type=int, metavar="N", help="class order of the long tail; default: the first order of the study"
         )
         action.set_defaults(command=function)
 
 
 def _add_plan(commands: Any) -> None:
     command = commands.add_parser(
-        "plan", help="estimate the cost of a study: FLOPs, memory, disk, hours, the longest chain of runs"
+        "plan", help="estimate the cost of a study: FLOPs, memory, disk space, hours, longest chain of runs"
     )
     add_study(command)
     command.add_argument(
@@ -79,7 +79,7 @@ def _add_plan(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="SPLIT=N",
-        help="number of images of train, val and test, and classes=N, if the data are not converted yet",
+        help="numbers of train, val and test images and of classes, if the dataset is not converted yet",
     )
     command.set_defaults(command=_plan)
 
@@ -87,7 +87,7 @@ def _add_plan(commands: Any) -> None:
 def _add_weights(commands: Any) -> None:
     weights = commands.add_parser("weights", help="list or download official checkpoints")
     actions = weights.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="list names, addresses, checksums, and which are on this machine")
+    listing = actions.add_parser("list", help="list names, addresses, checksums and storage status")
     listing.set_defaults(command=_weights_list)
     get = actions.add_parser("get", help="download a checkpoint into $MEM_WEIGHTS or ~/.cache/mem/weights")
     get.add_argument("name", metavar="NAME", help="see `mem weights list`")
@@ -96,10 +96,10 @@ def _add_weights(commands: Any) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    command = commands.add_parser("results", help="print a study's table, and the paths of report and MLflow")
+    command = commands.add_parser("results", help="print a study's result table and the paths of the report and MLflow")
     command.add_argument("study", metavar="STUDY", help="name of a study")
     command.add_argument(
-        "part", metavar="PART", nargs="?", help="table1 to table5, figure1, figure3 or figure4: print only this"
+        "part", metavar="PART", nargs="?", help="print only this part: table1 to table5, figure1, figure3 or figure4"
     )
     command.set_defaults(command=_results)
 

@@ -1,4 +1,4 @@
-"""Commands that send logs to MLflow and open its UI."""
+"""Commands that send logs to MLflow and open the MLflow UI."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def add_commands(commands: Any) -> None:
     """Add `track sync`, `track follow` and `track ui`."""
     track = commands.add_parser("track", help="send the runs' logs to MLflow, or open the MLflow UI")
     actions = track.add_subparsers(required=True, metavar="ACTION")
-    sync = actions.add_parser("sync", help="send everything that was not sent yet, then exit")
+    sync = actions.add_parser("sync", help="send all log lines that were not sent yet, then exit")
     sync.set_defaults(command=_sync)
-    follow = actions.add_parser("follow", help="send new log lines until the process --parent exits")
+    follow = actions.add_parser("follow", help="send new log lines until the process given by --parent exits")
     follow.add_argument("--parent", type=int, metavar="PID")
     follow.set_defaults(command=_follow)
     ui = actions.add_parser("ui", help="open the MLflow UI on the embedded database")
