@@ -1,4 +1,4 @@
-"""The ranks of a distributed stage. This is the only file that imports torch.distributed."""
+"""Communication between the ranks of a distributed stage. No other file imports torch.distributed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """All ranks of one stage, as this process sees them."""
+    """All ranks of one stage, from the perspective of this process."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = CPU
     local_rank: int = 0
     local_size: int = 1
-    """Ranks per node; the same on every node."""
+    """Number of ranks per node. It is the same on every node."""
 
     @property
     def node(self) -> int:
@@ -47,7 +47,7 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a replica that averages gradients over the ranks, or the model itself for a single rank."""
+        """Return a model replica that averages gradients over the ranks, or the model itself for a single rank."""
         if self.size == 1:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
@@ -57,7 +57,7 @@ class World:
         )
 
     def without_sync(self, replica: nn.Module) -> AbstractContextManager[None]:
-        """Return a context in which backward passes accumulate gradients without exchanging them."""
+        """Return a context in which backward passes accumulate gradients without synchronising them."""
         return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class World:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set on any rank, without waiting for the device's queue."""
+        """Return whether the flag is set on any rank, without synchronising with the device."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -114,17 +114,17 @@ class RankGroup:
     index: int
     """Index of this rank within the group."""
     group: Any
-    """The process group of torch.distributed; None for all ranks."""
+    """The torch.distributed process group; None for all ranks."""
 
     def gather(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the values of all ranks, stacked. Gradients flow back to the rank that each value came from."""
+        """Return the stacked values of all ranks. Gradients flow back to the rank that provided each value."""
         row = torch.zeros(self.size, device=value.device, dtype=value.dtype)
         row[self.index] = 1
         return _AllReduceSum.apply(row.view(-1, *[1] * value.ndim) * value, self.group)  # type: ignore[no-any-return]
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over a group of ranks. Its gradient is the sum of the ranks' gradients."""
+    """Sum over a group of ranks. The gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, group: Any) -> torch.Tensor:
@@ -141,7 +141,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 _control: dist.ProcessGroup | None = None
-"""A gloo group next to the nccl group; None if the default group uses gloo."""
+"""A gloo group in addition to the nccl group; None if the default group uses gloo."""
 
 
 def _control_group() -> dist.ProcessGroup | None:
@@ -153,10 +153,10 @@ SINGLE_PROCESS = World()
 
 @contextlib.contextmanager
 def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
-    """Join the world that RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+    """Join the world specified by RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-    Without these variables, the world is a single process. Ranks communicate over nccl if every rank has a GPU, and
-    over gloo otherwise. A second group over gloo carries control messages.
+    Without these variables, the world consists of a single process. Ranks communicate with nccl if every rank has a
+    GPU, and with gloo otherwise. A second group, which uses gloo, transmits control messages.
 
     Raises:
         UserError: The variables are incomplete or contradict each other, or the ranks cannot connect.
@@ -173,7 +173,7 @@ def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterat
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(
-            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set, so that the ranks cannot connect. Set it, or "
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set, so the ranks cannot connect. Set it, or "
             "unset WORLD_SIZE to run a single process."
         )
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -197,7 +197,7 @@ def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterat
 def _device(local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # SLURM may expose to each rank only its own GPU.
+    # SLURM may restrict each rank to a single visible GPU.
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device

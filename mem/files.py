@@ -1,4 +1,4 @@
-"""Atomic writing of files: a reader never sees a partly written file."""
+"""Atomic file writes: readers never observe a partly written file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file next to `path`; on exit, flush it to disk and rename it to `path`.
 
-    If the body raises or the disk is full, the temporary file is deleted, and an existing file at `path` stays as it
-    is. An OSError names `path`.
+    If the body raises an exception or the disk is full, the temporary file is deleted, and an existing file at `path`
+    remains unchanged. The file name of an OSError is `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -45,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, so that a rename in it is durable, if the file system supports it."""
+    """Flush a folder to disk so that a rename in this folder is durable, if the file system supports this."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,6 +1,6 @@
-"""The long-tail protocol: class orders, long-tailed cuts, shot groups and partitions of the classes.
+"""The long-tail protocol: class orders, long-tailed cuts, shot groups and class partitions.
 
-The data, the heads and the metrics all import this module.
+The packages for data, heads and metrics import this module.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def class_counts(labels: np.ndarray, classes: int) -> Int64[np.ndarray, " {class
 
 
 def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes"]:
-    """Return the shot group of each class by its number of training images: 0 many, 1 medium, 2 few.
+    """Return the shot group of each class, given the numbers of training images: 0 many, 1 medium, 2 few.
 
-    Source: Liu et al. 2019 (the paper's section 4.1), with exclusive thresholds.
+    Source: Liu et al. 2019 (section 4.1 of the paper), with exclusive thresholds.
     """
     return np.select([counts > shots.many_above, counts < shots.few_below], [0, 2], 1).astype(np.int64)
 
 
 def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
-    """Return the number of training images per class of a long-tailed cut.
+    """Return the number of training images per class for a long-tailed cut.
 
     Args:
-        cut: Specifies `counts`, or `imbalance` for the exponential rule of Cui et al. 2019, most frequent class first:
-            int(largest * imbalance^(-i / (K - 1))).
+        cut: Specifies `counts`, or `imbalance` for the exponential rule of Cui et al. 2019:
+            int(largest * imbalance^(-i / (K - 1))), where class i = 0 is the most frequent class.
         sizes: Number of images of each class before the cut.
 
     Raises:
@@ -62,7 +62,8 @@ def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
 def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " classes"]:
     """Return the number of training images per class for a class order.
 
-    Order 0 is the dataset's order: class k gets `counts[k]`. Any other number seeds a permutation of the classes.
+    Order 0 is the dataset's order, in which class k has `counts[k]` images. Any other number seeds a permutation of the
+    classes.
     """
     values = np.asarray(counts, dtype=np.int64)
     if order == 0:
@@ -74,7 +75,7 @@ def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " cla
 
 @dataclass(frozen=True)
 class Cut:
-    """Indices into a pool of images: the training images, and the images set aside for another split."""
+    """Indices into a pool of images: the training images, and the images that are set aside for another split."""
 
     train: Int64[np.ndarray, " images"]
     rest: Int64[np.ndarray, " others"]
@@ -83,7 +84,7 @@ class Cut:
 def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) -> Cut:
     """Choose `counts` training images per class from a pool, and `rest_per_class` of the remaining images.
 
-    Both parts keep the order of the pool.
+    Images in both parts have the same order as in the pool.
 
     Raises:
         UserError: A class has too few images.
@@ -118,9 +119,9 @@ def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: 
 
 
 def hold_out_share(labels: np.ndarray, classes: int, share: float, seed: int, stream: str) -> Cut:
-    """Hold out a share of the images of each class, rounded to the nearest number. Every class keeps at least one.
+    """Hold out a share of each class's images, rounded to the nearest integer. Every class keeps at least one image.
 
-    The held-out images are the `rest` of the cut. Both parts keep the order of the pool.
+    The held-out images are the `rest` of the cut. Images in both parts have the same order as in the pool.
     """
     held_out = np.zeros(len(labels), dtype=bool)
     by_class = np.argsort(labels, kind="stable")
@@ -135,8 +136,8 @@ def hold_out_share(labels: np.ndarray, classes: int, share: float, seed: int, st
 def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed: int) -> Int64[np.ndarray, " classes"]:
     """Return the group of each class, by one of the paper's three strategies (section 4.3).
 
-    `shot` is strategy 1, `random_even` strategy 2, and `cardinality_even` strategy 3: classes are sorted by their
-    number of training images, most frequent first and ties by class, and divided into groups of equal size.
+    `shot` is strategy 1, `random_even` is strategy 2, and `cardinality_even` is strategy 3. In strategy 3, classes are
+    sorted by their number of training images in descending order (ties by class) and divided into groups of equal size.
 
     Raises:
         UserError: A group would be empty.
@@ -162,5 +163,5 @@ def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed
 
 
 def group_membership(group_of_class: np.ndarray, groups: int) -> Bool[np.ndarray, "{groups} classes"]:
-    """Return whether each class (column) belongs to each group (row)."""
+    """Return a matrix that specifies whether each class (column) belongs to each group (row)."""
     return group_of_class[None, :] == np.arange(groups)[:, None]

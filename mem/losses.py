@@ -21,7 +21,7 @@ def mixed_cross_entropy(
     shares: Float[Tensor, " samples"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, " samples"]:
-    """Return the cross-entropy of mixed samples. It equals the cross-entropy with equally mixed soft targets.
+    """Return the cross-entropy of mixed samples, which equals the cross-entropy with soft targets mixed equally.
 
     Args:
         logits: Logits of the mixed samples.

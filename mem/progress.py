@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, and occasional lines elsewhere."""
+"""Progress of a stage, displayed as a bar on a terminal and as occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 20
-"""Time between lines without a terminal."""
+"""Time between progress lines if there is no terminal."""
 
 
 class Progress:
-    """Counts items towards a total, and shows the rate and the remaining time.
+    """Counts completed items, and displays the rate and the remaining time.
 
     Args:
-        title: Name of the work.
+        title: Label of the progress bar.
         total: Total number of items.
-        start: Items that an earlier attempt completed.
-        unit: Name of an item.
-        quiet: Show nothing, for all ranks but the first.
+        start: Number of items that an earlier attempt completed.
+        unit: Unit of the items.
+        quiet: Display nothing. Used for ranks other than 0.
         stream: Output stream; stderr by default.
     """
 
@@ -55,7 +55,7 @@ class Progress:
             )
 
     def advance(self, count: int, note: str = "") -> None:
-        """Count `count` more items. `note` is shown after the numbers."""
+        """Add `count` completed items. `note` is displayed after the numbers."""
         self._done += count
         if self._bar is not None:
             if note:
@@ -66,7 +66,7 @@ class Progress:
             print(self.line(note), file=self._stream, flush=True)
 
     def line(self, note: str = "") -> str:
-        """Return the state as one line."""
+        """Format the progress as one line."""
         rate = self.rate
         seconds_left = (self._total - self._done) / rate if rate else 0
         parts = [
@@ -94,7 +94,7 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as text, such as 5:07 or 2:05:07."""
+    """Format a duration, for example as 5:07 or 2:05:07."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflo
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of the running code, and whether files differ from it; None for both outside a checkout."""
+    """Return the code's commit and whether files differ from the commit; None for both outside a checkout."""
     here = Path(mem.__file__).parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpus() -> int:
-    """Return the number of cores that this process may use, as assigned by Snakemake or SLURM, or from its affinity."""
+    """Return the number of cores available to this process, from Snakemake, SLURM, or the CPU affinity."""
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if os.environ.get(name, "").isdigit():
             return max(1, int(os.environ[name]))
@@ -65,10 +65,10 @@ def cpus() -> int:
 
 
 def peak_memory_gb() -> float:
-    """Return the peak main memory of this process so far, in GB (10^9 bytes)."""
+    """Return the peak memory use of this process so far, in GB (10^9 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def peak_gpu_memory_gb() -> float:
-    """Return the peak GPU memory of this process so far, in GB (10^9 bytes); 0 without a GPU."""
+    """Return the peak GPU memory use of this process so far, in GB (10^9 bytes); 0 without a GPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0

@@ -1,8 +1,8 @@
-"""Random numbers that depend on the position of a sample, not on the generator's history.
+"""Random numbers that depend on the sample's position, not on the generator's history.
 
-Numbers are determined by (seed, stream, index of the sample): the n-th sample that a training consumes gets the same
-numbers with any number of workers, ranks and micro-batches, and after any interruption. Philox (Salmon et al. 2011) is
-a counter-based generator, which can start at any position of its sequence.
+Numbers depend only on (seed, stream, sample index). The n-th sample of a training run gets the same numbers for any
+number of workers, ranks and micro-batches, and after any interruption. Philox (Salmon et al. 2011) is a counter-based
+random number generator, which can start at any position in its sequence.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 _NUMBERS_PER_COUNT = 4
-"""Doubles that one step of Philox's counter yields."""
+"""Number of doubles per step of the Philox counter."""
 _CONTIGUOUS_PER_START = 200
-"""Number of consecutive samples that take as long to generate as starting the generator once."""
+"""Number of consecutive samples whose generation takes as long as one start of the generator."""
 
 
 def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Float64[np.ndarray, "{count} {width}"]:
@@ -23,10 +23,10 @@ def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Floa
 
     Args:
         seed: The run's seed.
-        stream: Purpose of the numbers. Streams are independent of each other.
-        start: Index of the first sample, counted from 0 over the complete training.
+        stream: Purpose of the numbers. Different streams are independent.
+        start: Index of the first sample, counted from 0 over the complete training run.
         count: Number of consecutive samples.
-        width: Numbers per sample. A stream must always be read with the same width.
+        width: Number of values per sample. Always use the same width for a stream.
     """
     steps = -(-width // _NUMBERS_PER_COUNT)
     bits = np.random.Philox(counter=start * steps, key=_key(seed, stream))
@@ -47,12 +47,12 @@ def uniforms_at(
 
 
 def permutation(seed: int, stream: str, number: int, length: int) -> Int64[np.ndarray, " {length}"]:
-    """Return permutation number `number` of 0 to `length - 1` of a stream."""
+    """Return the permutation of 0 to `length - 1` with the index `number` in a stream."""
     return np.random.default_rng([seed, number, _stream_hash(stream)]).permutation(length)
 
 
 def generator(seed: int, stream: str) -> np.random.Generator:
-    """Return a new generator, for random numbers that are needed only once."""
+    """Return a new random number generator for one-time use."""
     return np.random.default_rng([seed, _stream_hash(stream)])
 
 

@@ -1,4 +1,4 @@
-"""Style of figures. The colours are those of Okabe and Ito, which colour-blind readers can distinguish."""
+"""Figure style. Colours are from the palette of Okabe and Ito, which colour-blind readers can distinguish."""
 
 from __future__ import annotations
 

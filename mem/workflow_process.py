@@ -16,14 +16,14 @@ from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 
 _MIRROR_SECONDS = 120
-"""Time for the mirror to send the remaining points before it is killed."""
+"""Time that the mirror has to send the remaining points before it is killed."""
 
 
 class WorkflowProcess:
-    """Lock of the working folder and the MLflow mirror, from the first job of a workflow to the last.
+    """Working-folder lock and MLflow mirror for the duration of a workflow.
 
-    The kernel releases the lock when the process ends, so nothing has to be unlocked after it was killed. Snakemake's
-    own lock would remain; profiles/default turns it off.
+    The kernel releases the lock when the process ends, so a killed process leaves no lock. Snakemake's built-in lock
+    would remain; profiles/default disables it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,10 +32,10 @@ class WorkflowProcess:
         self._mirror: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Take the lock, describe this process to its jobs, and start the mirror.
+        """Acquire the lock, pass the description of this process to its jobs, and start the mirror.
 
         Raises:
-            UserError: Another workflow process holds the lock. The message names it.
+            UserError: Another workflow process holds the lock. The message identifies the process.
         """
         self._lock_folder()
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
@@ -52,7 +52,7 @@ class WorkflowProcess:
             )
 
     def stop(self) -> None:
-        """Let the mirror send the remaining points and stop it. Print a warning if it fails."""
+        """Let the mirror send the remaining points, then stop it. Print a warning if it fails."""
         if self._mirror is None:
             return
         self._mirror.send_signal(signal.SIGTERM)
@@ -64,8 +64,8 @@ class WorkflowProcess:
         self._mirror = None
         if status != 0:
             print(
-                "Some points were not sent to MLflow (see logs/mlflow-mirror.log). They are in the logs of the runs; "
-                "run `mem track sync` to send them.",
+                "Some points were not sent to MLflow (see logs/mlflow-mirror.log). They are in the run logs. "
+                "Run `mem track sync` to send them.",
                 file=sys.stderr,
             )
 
@@ -80,8 +80,8 @@ class WorkflowProcess:
             holder = file.read().strip()
             file.close()
             raise UserError(
-                f"Another workflow process works in this folder: {holder}. Two of them would start every job twice. "
-                "Wait until it ends, stop it with Ctrl-C, or use another folder with --directory."
+                f"Another workflow process is running in this folder: {holder}. Two processes would start every job "
+                "twice. Wait until it ends, stop it with Ctrl-C, or use another folder with --directory."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")

@@ -1,4 +1,4 @@
-"""Small .beton files for tests, without a conversion."""
+"""Small .beton files for tests, written without the stage `convert`."""
 
 from __future__ import annotations
 

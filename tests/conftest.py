@@ -1,4 +1,4 @@
-"""Tiers, scheduling, and fixtures that several folders share."""
+"""Test tiers, scheduling, and fixtures that several folders share."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ SLURM_FILES = (
     "test_throwaway.py",
     "test_doctor.py",
 )
-"""Files that use the machine's one SLURM. xdist runs them one after the other."""
+"""Files that use the machine's only SLURM instance. xdist runs these files one after the other."""
 GUARD = ProcessGuard()
 
 
 class SlurmInOneWorker(LoadFileScheduling):
     """Schedule each file on one worker, and all files that use SLURM on the same worker.
 
-    xdist's own groups (3.8) are not visible to it under pytest 9.2.
+    xdist 3.8 does not detect its built-in groups under pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -55,11 +55,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SlurmInOneWo
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by folder and put the slow tiers first, so that all workers are busy until the end."""
+    """Mark tests by folder and run the slow tiers first, so that all workers are busy until the end."""
     for item in items:
         mark_by_folder(item)
         if tier_of(item) == "slurm":
-            # SLURM's timers and a busy machine can make a test late. A second try is allowed, and pytest reports it.
+            # SLURM's timers and a busy machine can delay a test. Allow one rerun, which pytest reports.
             item.add_marker(pytest.mark.flaky(reruns=1))
     unlisted = {item.path.name for item in items if tier_of(item) == "slurm"} - set(SLURM_FILES)
     if unlisted:
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Refuse processes in unit tests."""
+    """Raise an error if a unit test starts a process."""
     GUARD.active = tier_of(item) == "unit" and item.path.is_relative_to(REPOSITORY / "tests")
     try:
         return (yield)
@@ -80,13 +80,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread, as training on a CPU does: importing ffcv sets it. Several workers would compete otherwise."""
+    """Use one thread, because several test workers would compete. Importing ffcv has the same effect in training."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[ThrowawaySlurm]:
-    """A real SLURM. It keeps running after the tests if it was running before."""
+    """A real SLURM instance. It keeps running after the tests if it was running before."""
     from cluster.throwaway import ThrowawaySlurm, Unavailable
 
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def mini() -> Study:
 
 @pytest.fixture
 def file_limit() -> Callable[[int], AbstractContextManager[None]]:
-    """Limit the size of files. Simulates a full disk, because write() fails at the same place."""
+    """Limit the size of files to simulate a full disk. In both cases, write() fails."""
 
     @contextmanager
     def limited(size: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Program of one rank in test_distributed.py: trains a small model for each given case and saves its weights.
+"""Program for one rank in test_distributed.py. It trains a small model for each given case and saves the weights.
 
     python -m tests.distributed_training FOLDER CASES
 
@@ -34,12 +34,12 @@ from mem.train.step import StepOptions
 
 
 class TrainingCase(NamedTuple):
-    """One training."""
+    """Settings of one training run."""
 
     ranks: int
     micro_batch: int | None
     norm_batch: int | None
-    """Samples in a group of BatchNorm. None: the model is a ViT, which has no BatchNorm."""
+    """Number of samples per BatchNorm group. None selects a ViT, which has no BatchNorm."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ def model_and_settings(norm_batch: int | None) -> tuple[Backbone, Training]:
 
 
 def train(case: TrainingCase, folder: Path, world: World) -> None:
-    """Train for ten steps in float64 and save the weights and their average to `NAME.pt`."""
+    """Train for ten steps in float64 and save the weights and their moving average to `NAME.pt`."""
     torch.manual_seed(0)
     backbone, settings = model_and_settings(case.norm_batch)
     model = build(backbone, 5, drop_path=0.4).double()

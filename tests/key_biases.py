@@ -1,4 +1,4 @@
-"""Comparison of trained attention layers whose rounding differs."""
+"""Comparison of trained attention layers with different rounding errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 def without_key_biases(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a model without the biases of its attention keys.
 
-    A constant added to all keys does not change the softmax, so that the gradient of these biases is zero except for
-    rounding. Adam enlarges it to steps of up to the learning rate, which makes the biases differ between processors,
-    numbers of ranks and batch shapes, while the function of the model stays the same.
+    A constant added to all keys does not change the softmax, so the gradient of these biases is zero except for
+    rounding errors. Adam scales the rounding errors up to steps as large as the learning rate. The biases therefore
+    differ between processors, numbers of ranks and batch shapes, although the model computes the same function.
     """
     found = {}
     for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""Several ranks on this machine, as real processes that communicate over gloo."""
+"""Several ranks on one machine: real processes that communicate with gloo."""
 
 from __future__ import annotations
 
@@ -113,12 +113,12 @@ CASES = (
     TrainingCase(4, None, 12),  # a group spans all ranks
 )
 REFERENCES = {norm_batch: TrainingCase(1, None, norm_batch) for norm_batch in (None, 6, 12)}
-"""One process without accumulation."""
+"""Reference cases: a single process without gradient accumulation."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with the weights of all cases. Processes are started once for each number of ranks."""
+    """A folder with the weights of all cases. Processes are started only once for each number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     images = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
     write_beton(folder / "train.beton", list(images), np.arange(37) % 5)

@@ -1,4 +1,4 @@
-"""Studies that start from external weights: their run keys and their stages, with a CNN."""
+"""Studies that start from external weights: run keys, and stages with a CNN."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_official_weights_of_another_backbone_are_rejected_when_the_study_is_loa
 
 @pytest.fixture
 def cnn_study(tmp_path) -> Path:
-    """The mini study with a CNN, trained by SGD with averages."""
+    """The mini study with a CNN that is trained by SGD with weight averaging."""
     text = MINI.read_text()
     start, end = text.index("backbone:"), text.index("finetune:")
     backbone = "{name: cnn, kind: timm, model: resnet10t, image_size: 8, norm_batch: 32, center_crop: 1.0}"

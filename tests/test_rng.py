@@ -1,4 +1,4 @@
-"""Random numbers that depend on the position of a sample only."""
+"""Random numbers that depend only on the position of a sample."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_numbers_are_uniform():
 
 
 def test_consecutive_seeds_do_not_share_permutations():
-    # In FFCV's sampling order they do: default_rng(seed + epoch).
+    # FFCV's sampling order, default_rng(seed + epoch), shares permutations.
     assert not np.array_equal(rng.permutation(8, "order", 0, 50), rng.permutation(7, "order", 1, 50))
     assert sorted(rng.permutation(8, "order", 0, 50)) == list(range(50))

@@ -1,7 +1,7 @@
-"""Tiers of tests: unit, stage, workflow, slurm and gpu (see README.md in this folder).
+"""Test tiers: unit, stage, workflow, slurm and gpu (see README.md in this folder).
 
-A test's tier is its marker. Tests in `stages/` and `workflow/` have the tier of their folder. Tests without a marker
-are unit tests, and starting a process in one of them fails.
+A test's marker specifies its tier. Tests in `stages/` and `workflow/` have the tier of their folder. Tests without a
+marker are unit tests and must not start processes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"
 
 
 def tier_of(item: pytest.Item) -> str:
-    """Return the tier of a test: the first of `TIERS` that it is marked with, or `unit`."""
+    """Return the tier of a test: the first of its markers in `TIERS`, or `unit`."""
     return next((tier for tier in TIERS if item.get_closest_marker(tier)), "unit")
 
 
@@ -31,7 +31,7 @@ def mark_by_folder(item: pytest.Item) -> None:
 
 
 class ProcessGuard:
-    """Makes the start of a process an error while a unit test runs."""
+    """Raises an error if a process is started while a unit test runs."""
 
     def __init__(self) -> None:
         self.active = False

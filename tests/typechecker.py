@@ -1,4 +1,4 @@
-"""How jaxtyping checks the annotations of mem while tests run: an int passes for a float, as PEP 484 has it."""
+"""Type checker that jaxtyping uses for mem during tests. It accepts an int as a float, as specified in PEP 484."""
 
 from beartype import BeartypeConf, beartype
 

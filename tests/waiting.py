@@ -1,3 +1,3 @@
-"""Waiting for a condition while a process runs. The plugin's tests define it, because they also run on their own."""
+"""Wait for a condition while a process runs. The function is in the plugin's tests, which can also run separately."""
 
 from workflow_runner import wait as wait

@@ -89,7 +89,7 @@ def test_a_second_workflow_process_in_the_same_folder_is_refused_and_the_first_c
     wait(lambda: has_checkpoint(tmp_path), first)
     second = snakemake(tmp_path, *ARGUMENTS, check=False)
     assert second.returncode != 0
-    assert f"Another workflow process works in this folder: process {first.pid} on " in second.stdout
+    assert f"Another workflow process is running in this folder: process {first.pid} on " in second.stdout
     assert "Traceback" not in second.stdout
     assert first.poll() is None
     assert len(training_processes(tmp_path)) == 1
