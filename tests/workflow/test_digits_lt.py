@@ -234,7 +234,7 @@ def test_the_snakemake_report_contains_every_table_and_figure_with_its_caption(f
         assert content == (folder / results / f"{kind}s" / f"{target}.{ending}").read_bytes()
     assert "The complete report in one file" in shown[f"{results}/report/index.html"]["caption"]
     assert len(shown[f"{results}/report/results.csv"]["caption"]) > 20
-    assert "From images to compared classifiers" in page
+    assert "The workflow converts images" in page
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
