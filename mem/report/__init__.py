@@ -1,1 +1,1 @@
-"""From scores to tables, figures and a page."""
+"""The report: tables, figures and an HTML page from a study's scores."""

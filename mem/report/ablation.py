@@ -1,4 +1,4 @@
-"""Ablations: sets of heads that differ in exactly one setting, found by comparing the settings of all heads."""
+"""Find ablations: sets of heads that differ in exactly one setting."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from mem.config import Head
 
 @dataclass(frozen=True)
 class Ablation:
-    """Heads whose settings are equal except for one."""
+    """Heads that differ in one setting."""
 
     setting: str
     """Dotted name of the setting that differs."""
     variants: tuple[str, ...]
     """Names of the heads, in the order of `values`."""
     values: tuple[Any, ...]
-    """Value of the setting for each head; ascending if all values are numbers."""
+    """Value of the setting for each head, in ascending order if all values are numbers."""
 
     @property
     def numeric(self) -> bool:
-        """Whether all values are numbers, so that they fit on an axis."""
+        """Whether all values are numbers and can be plotted on a numeric axis."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
 
 def find_ablations(heads: Mapping[str, Head], method: str = "mem") -> list[Ablation]:
     """Return one ablation for every setting in which heads of a method differ while all other settings are equal.
 
-    A grid has several such sets for one setting: the set that contains the head named like the method is used,
-    otherwise the largest one. Heads with equal settings count once.
+    In a grid, several sets of heads vary the same setting. The set that contains the head named after the method is
+    used, otherwise the largest set. Heads with equal settings count once.
     """
     settings_of = {name: flatten(head.model_dump(mode="json")) for name, head in heads.items() if head.method == method}
     name_by_settings: dict[tuple, str] = {}
     for name, settings in settings_of.items():
         name_by_settings.setdefault(_hashable(settings), name)
-    # Of several equal heads, the one named like the method is listed.
+    # Among heads with equal settings, the one named after the method is listed.
     if method in settings_of:
         name_by_settings[_hashable(settings_of[method])] = method
     distinct = {name: settings_of[name] for name in name_by_settings.values()}
@@ -54,7 +54,7 @@ def find_ablations(heads: Mapping[str, Head], method: str = "mem") -> list[Ablat
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dotted names. Lists become tuples."""
+    """Flatten nested settings to dotted names. Lists become tuples."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Collecting the results of a study: every evaluation is read once, and the report is built from what was read."""
+"""Collect the results of a study. Every evaluation is read once, and the report is built from these results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from mem.report.results import ScoreRow, score_rows
 
 @dataclass
 class StudyResults:
-    """Scores of all evaluations of a study. Matrices are summed or averaged over seeds and class orders."""
+    """Scores from all evaluations of a study. Matrices are summed or averaged over seeds and class orders."""
 
     rows: list[ScoreRow] = field(default_factory=list)
     wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)
-    """For each variant: wrong test images of true shot group i that were predicted as shot group j."""
+    """For each variant: number of misclassified test images of true shot group i predicted as shot group j."""
     mean_norms: dict[str, np.ndarray] = field(default_factory=dict)
-    """For each MEM variant: mean norm on test, true group x sub-network."""
+    """For each MEM variant: mean norm on test, as a matrix (true group, sub-network)."""
     evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)
     """Folder of the evaluate run of each (variant, class order, seed)."""
 
     def error_shares(self, variants: Iterable[str]) -> dict[str, np.ndarray]:
-        """Return where wrong predictions land, as in the paper's figure 1a.
+        """Return how errors are distributed over shot groups, as in the paper's figure 1a.
 
-        Each row is a true shot group and sums to 100: the percentage of its wrong test images in each shot group.
+        Row i contains the percentages of the misclassified test images of shot group i that were predicted as each
+        shot group. Rows sum to 100.
         """
         with np.errstate(invalid="ignore"):
             return {
@@ -43,11 +44,11 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
 
     Args:
         study: Name of the study.
-        evaluations: The labels that this study gives each run, and the run's folder. Studies share runs, and a run's
-            record keeps the labels of the study that created it.
+        evaluations: This study's labels for each run, and the run's folder. Studies share runs, and `run.json` contains
+            the labels of the study that created the run.
 
     Raises:
-        UserError: An evaluation is unfinished or damaged, or the evaluations are of different datasets.
+        UserError: An evaluation is unfinished or damaged, or the evaluations use different datasets.
     """
     results = StudyResults()
     first_of_order: dict[int, tuple[Path, object]] = {}
@@ -74,12 +75,12 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
 
 
 def _data_summary(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
-    """Return training images per class and images per split, which differ between datasets and class orders."""
+    """Return the training images per class and the images per split, which identify a dataset and class order."""
     return metrics["class_counts"], {name: scores["images"] for name, scores in metrics["splits"].items()}
 
 
 def _check_same_data(first: tuple[Path, Any], other: tuple[Path, Any]) -> None:
-    """Require that two evaluations of one class order used the same images."""
+    """Check that two evaluations of one class order used the same images."""
     if first[1] != other[1]:
         raise UserError(
             f"{_describe_data(*first)}, but {_describe_data(*other)}. They are of different datasets or class orders, "

@@ -1,4 +1,4 @@
-"""Cost, list and provenance of a study's runs."""
+"""Cost and provenance of a study's runs, and the table that lists them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from mem.runs.dag import Run
 
 MAX_LISTED_RUNS = 200
-"""Number of runs that the page lists. runs.csv lists all of them."""
+"""Maximum number of runs listed on the page. `runs.csv` lists all runs."""
 
 
 def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table with one line per stage: hours, speed, data wait, memory and restarts."""
+    """Return a table with one line per stage: hours, throughput, data wait, memory and restarts."""
     lines = [["stage", "runs", "hours", "GPU-hours", "images/s", "data wait", "peak memory", "restarts"]]
     for stage in dict.fromkeys(run.stage for run in runs):
         stage_records = [records[run.key] for run in runs if run.stage == stage]
@@ -57,7 +57,7 @@ def cost_by_run(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -
 
 
 def gpu_count(record: Mapping[str, Any]) -> int:
-    """Return the number of GPUs of a run, over all nodes."""
+    """Return the total number of GPUs that a run used."""
     compute = record["compute"]
     return compute["nodes"] * compute["gpus_per_node"]
 
@@ -72,7 +72,7 @@ def run_label(run: Run) -> str:
 
 
 def runs_table(runs: Sequence[Run]) -> list[list[str]]:
-    """Return a table with one line per run: labels, folder and the keys of its inputs."""
+    """Return a table with one line per run: its labels, its folder and the keys of its inputs."""
     columns = ("stage", "key", "dataset", "backbone", "order", "seed", "method", "variant", "folder", "inputs")
     lines: list[list[str]] = [list(columns)]
     for run in runs:
@@ -107,7 +107,7 @@ def provenance(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _format_hours(hours: float) -> str:
-    """Return hours with two decimals, or with two significant digits below 0.1."""
+    """Format hours with two decimals, or with two significant digits below 0.1."""
     return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.2g}"
 
 

@@ -1,4 +1,4 @@
-"""Differences between a study's settings and the paper's, and the settings that the paper does not state."""
+"""Settings in which a study differs from the paper, and settings that the paper does not state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRETRAIN: Mapping[str, Any] = {
     "weight_decay": 0.05,
     "mask_ratio": 0.75,
 }
-"""Settings of pretraining in section 4.2 of the paper."""
+"""Pretraining settings from section 4.2 of the paper."""
 PRETRAIN_EPOCHS = {"vit_base": 400, "convmae_base": 400, "vit_large": 800}
 FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5}
 FINETUNE_PLACES: Mapping[str, Any] = {"epochs": 30}
@@ -23,13 +23,13 @@ DATASETS = ("imagenet_lt", "inat18", "places_lt")
 CNN_BACKBONES = ("resnext50", "resnet152")
 SHOTS = "many>100 few<20"
 UNSTATED = ("input", "width", "fusion_width", "top_k", "weight", "classifier", "classifier_from", "training.sampler")
-"""Settings of MEM that the paper does not state. docs/explanation/mem.md discusses each."""
+"""MEM settings that the paper does not state. docs/explanation/mem.md discusses each of them."""
 
 
 def deviations(study: Study) -> list[list[str]]:
-    """Return a table of settings: the paper's value and this study's.
+    """Return a table of settings with the paper's value and this study's value.
 
-    It contains only settings that differ from the paper or that the paper does not state.
+    The table contains only settings that differ from the paper or that the paper does not state.
     """
     lines: list[list[str]] = []
     if study.dataset.name not in DATASETS:

@@ -1,4 +1,4 @@
-"""Paired differences between methods, and which methods a table or figure shows in which order."""
+"""Paired differences between methods, and the selection and order of methods in tables and figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MINUS_SIGN = "−"
 
 
 def reference_variant(rows: Sequence[ScoreRow]) -> str:
-    """Return the variant that others are compared with: cRT, as in the paper, otherwise the first variant."""
+    """Return the variant that all others are compared with: cRT if present, otherwise the first variant."""
     methods = {row.variant: row.method for row in rows}
     if methods.get("crt") == "crt":
         return "crt"
@@ -43,13 +43,13 @@ def val_accuracy(rows: Sequence[ScoreRow]) -> dict[str, float]:
 
 
 def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
-    """Return the variant with the highest mean accuracy on val (the first in a tie), or `None` without val."""
+    """Return the variant with the highest mean accuracy on val (the first in a tie), or `None` without a val split."""
     accuracy = val_accuracy(rows)
     return max(accuracy, key=lambda variant: accuracy[variant]) if accuracy else None
 
 
 def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the variants in the order of the study, or best on val first if there are more than `MANY_VARIANTS`."""
+    """Return the variants in the order of the study, or sorted by accuracy on val if there are many of them."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     accuracy = val_accuracy(rows)
     if len(variants) <= MANY_VARIANTS or not accuracy:
@@ -58,7 +58,7 @@ def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
-    """Return at most `limit` variants for a figure: all, or CE, the reference and the best on val."""
+    """Return all variants for a figure, or CE, the reference and the best variants on val if there are too many."""
     variants = sorted_variants(rows)
     if len(variants) <= limit:
         return variants
@@ -76,7 +76,7 @@ def paired_differences(
 ) -> dict[str, dict[str, PairedDifference]]:
     """Return each variant's scores minus those of the reference.
 
-    Runs are paired by seed and class order. Variants without a common run are left out.
+    Runs are paired by seed and class order. Variants without a common run are omitted.
 
     Raises:
         UserError: There is no variant named `reference`.
@@ -124,12 +124,12 @@ def difference_table(
 
 
 def format_difference(difference: PairedDifference) -> str:
-    """Return a difference with its sign and its 95 % interval."""
+    """Format a difference with its sign and its 95 % interval."""
     return format_signed(difference.mean, difference.half_width)
 
 
 def format_signed(mean: float, half_width: float | None = None) -> str:
-    """Return a number with its sign and, if given, the half-width of its interval; `-` for NaN."""
+    """Format a number with its sign and, if given, the half-width of its interval; `-` for NaN."""
     if np.isnan(mean):
         return "-"
     number = f"{mean:+.2f}".replace("-", MINUS_SIGN)
@@ -137,7 +137,7 @@ def format_signed(mean: float, half_width: float | None = None) -> str:
 
 
 def format_p_value(p: float) -> str:
-    """Return a p-value with three decimals if it is below 0.1, otherwise with two."""
+    """Format a p-value with three decimals if it is below 0.1, otherwise with two."""
     return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
@@ -147,15 +147,15 @@ def format_p_value(p: float) -> str:
 def image_difference_table(folders: Mapping[str, Path], reference: str, order: Iterable[str]) -> list[list[str]]:
     """Return a table of differences over the test images of one run.
 
-    Intervals are 95 % bootstrap intervals, p-values are those of McNemar's test.
+    Intervals are 95 % bootstrap intervals; p-values are from McNemar's test.
 
     Args:
-        folders: Folder of the evaluate run of each variant.
+        folders: Folder of the evaluate run by variant.
         reference: The variant that is subtracted.
-        order: Variants in the order of the table.
+        order: The variants in the order of the table.
 
     Raises:
-        UserError: Predictions are missing or of different images.
+        UserError: Predictions are missing or are for different images.
     """
     about, splits = read_predictions(folders[reference] / "predictions.parquet")
     reference_predictions = splits["test"]
@@ -179,7 +179,7 @@ def image_difference_table(folders: Mapping[str, Path], reference: str, order: I
 
 
 def _format_bounded(difference: float, bounds: tuple[float, float]) -> str:
-    """Return a share's difference in points with the bounds of its interval."""
+    """Format a difference between shares in points, with the bounds of its interval."""
     if np.isnan(difference):
         return "-"
     low, high = (format_signed(100 * bound) for bound in bounds)

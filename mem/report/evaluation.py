@@ -1,4 +1,4 @@
-"""Reading an evaluate run: its files are validated before anything is computed from them."""
+"""Read an evaluate run. All files are validated before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from mem.errors import UserError
 
 Percentage = float | None
-"""A score in percent; null if there are no images to compute it from."""
+"""A score in percent; `null` if it has no images."""
 
 
 class _Shots(TypedDict):
@@ -66,7 +66,7 @@ class _Record(TypedDict):
 
 
 _FILES = {"run.json": TypeAdapter(_Record), "metrics.json": TypeAdapter(_Metrics)}
-"""The keys of each file that a report reads. Files may have more keys."""
+"""Required keys of each file that the report reads. Files may contain additional keys."""
 
 
 def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

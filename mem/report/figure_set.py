@@ -1,4 +1,4 @@
-"""The set of figures in a report: which figures a study has, with their titles and captions."""
+"""The figures in a study's report, with their titles and captions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mem.runs.folder import RunFolder
 from mem.tracking.log import read_curve
 
 MAX_BARS = 12
-"""Largest number of methods in the bar chart."""
+"""Maximum number of methods in the bar chart."""
 MAX_PANELS = 9
-"""Largest number of methods in figures with a panel per method."""
+"""Maximum number of methods in figures with one panel per method."""
 RECONSTRUCTIONS = "reconstructions"
-"""Folder of a pretrain run that holds its reconstructed images."""
+"""Subfolder of a pretrain run that contains the reconstructed images."""
 
 
 def build_figures(
@@ -36,7 +36,7 @@ def build_figures(
     Args:
         study: The study.
         runs: All runs of the study except the report.
-        manifest: Results of the convert run.
+        manifest: Recorded results of the convert run.
         results: Scores of all heads.
     """
     rows = results.rows
@@ -44,27 +44,31 @@ def build_figures(
     summary = summarise(rows, "test")
     oracle = summarise(rows, "test", ORACLE)
     omitted = len(summary) - len(bar_variants)
-    selection = f" Shown: CE, the reference and the best on val; the tables have {omitted} more." if omitted else ""
+    selection = (
+        f" The figure shows CE, the reference and the best methods on val; the tables list {omitted} more."
+        if omitted
+        else ""
+    )
     report_figures = [
         CaptionedFigure(
             "shots",
             "Accuracy by shot group",
-            f"Accuracy on test as in the paper's figure 3: for each shot group the mean over its classes "
-            f"({study.shots}), and the accuracy over all images.{selection}",
+            f"Accuracy on test, as in the paper's figure 3. The accuracy of a shot group is the mean over its classes "
+            f"({study.shots}); `all` is the accuracy over all images.{selection}",
             figures.shot_bars({variant: summary[variant] for variant in bar_variants}),
         ),
         CaptionedFigure(
             "confusion",
-            "Where wrong predictions land",
-            "Percentage of the wrong test images of each shot group that are predicted as a class of each shot group, "
-            "summed over seeds and class orders, as in the paper's figure 1a.",
+            "Distribution of errors over shot groups",
+            "Rows are the true shot groups of misclassified test images, columns the shot groups of their predictions, "
+            "in percent of each row. Errors are summed over seeds and class orders, as in the paper's figure 1a.",
             figures.error_matrices(results.error_shares(panel_variants)),
         ),
         CaptionedFigure(
             "oracle",
-            "Accuracy with and without the shot group given",
-            "Accuracy among all classes, and when the image's shot group is given so that only its classes compete, as "
-            "in the paper's figure 1b.",
+            "Accuracy with and without the oracle",
+            "Accuracy with predictions among all classes, and with predictions restricted to the classes of the "
+            "image's true shot group (oracle), as in the paper's figure 1b.",
             figures.oracle_bars(
                 {variant: summary[variant] for variant in panel_variants},
                 {variant: oracle[variant] for variant in panel_variants},
@@ -79,7 +83,7 @@ def build_figures(
 
 
 def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:
-    """Return the first and last image of reconstructions of the first pretrain run that has some."""
+    """Return the first and the last reconstruction image of the first pretrain run that has any."""
     for run in runs:
         paths = sorted((run.folder / RECONSTRUCTIONS).glob("step-*.png")) if run.stage == "pretrain" else []
         if paths:
@@ -105,8 +109,8 @@ def _norms(study: config.Study, results: StudyResults, preferred: Sequence[str])
     return CaptionedFigure(
         "norms",
         "Norms of MEM's sub-networks",
-        "Mean norm of each sub-network on the test images of each group of MEM's partition, over seeds and class "
-        "orders. A dominant diagonal means that the norms identify the group.",
+        "Mean norm of each sub-network on the test images of each group of MEM's partition, averaged over seeds and "
+        "class orders. A dominant diagonal means that the norms identify the group.",
         figures.norm_matrices({variant: results.mean_norms[variant] for variant in variants}, group_names),
     )
 
@@ -120,7 +124,7 @@ def _ablations(study: config.Study, results: StudyResults) -> list[CaptionedFigu
     if not panels:
         return []
     caption = (
-        "MEM heads that differ in one setting only, as in the paper's figure 4. All other settings are those of the "
+        "MEM heads that differ in only one setting, as in the paper's figure 4. All other settings are those of the "
         "head `mem`, or of the largest set of such heads."
     )
     return [CaptionedFigure("ablations", "One setting at a time", caption, figures.ablation_panels(panels))]
@@ -132,7 +136,7 @@ def _histogram(study: config.Study, runs: Sequence[Run], manifest: Mapping[str, 
     return CaptionedFigure(
         "histogram",
         "Training images per class",
-        f"{counts.sum():,} training images in {len(counts)} classes, imbalance {manifest['imbalance']:.0f}.{order}",
+        f"{counts.sum():,} training images in {len(counts)} classes; imbalance {manifest['imbalance']:.0f}.{order}",
         figures.class_histogram(counts.tolist(), longtail.shot_groups(counts, study.shots), manifest["classes"]),
     )
 
@@ -143,7 +147,7 @@ def _curves(runs: Sequence[Run]) -> list[CaptionedFigure]:
         ("pretrain", "train/loss", "Pretraining", "Reconstruction loss by epoch.", "reconstruction loss"),
         ("finetune", "val/acc1", "Finetuning", "Accuracy on val by epoch, in percent.", "accuracy on val, %"),
     ):
-        # Without a val split, val/acc1 has no points.
+        # Without a val split, `val/acc1` has no points.
         lines = {run_label(run): line for run in runs if run.stage == stage and (line := _curve_by_epoch(run, metric))}
         if lines:
             captioned.append(CaptionedFigure(stage, title, caption, figures.curves(lines, "epoch", label)))

@@ -1,4 +1,4 @@
-"""Figures of the report in the style of mem.style. Each function returns one figure as SVG and PNG."""
+"""Figures of the report, in the style of `mem.style`. Each function returns one figure as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mem.style import SERIES, SHOT_COLOURS
 
 Curve = Sequence[tuple[float, float]]
 Summary = Mapping[str, Mapping[str, Interval]]
-"""For each variant its scores by column, as `mem.report.results.summarise` returns them."""
+"""Scores by variant and column, as returned by `mem.report.results.summarise`."""
 
 
 def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[str]) -> RenderedFigure:
-    """Plot training images per class on a logarithmic axis, most frequent class first, coloured by shot group."""
+    """Plot the training images per class on a logarithmic axis, sorted by frequency and coloured by shot group."""
     with style():
         return render(histogram(np.asarray(counts), groups, names))
 
@@ -50,9 +50,9 @@ def shot_bars(summary: Summary) -> RenderedFigure:
 
 
 def oracle_bars(accuracy: Summary, oracle: Summary) -> RenderedFigure:
-    """Plot accuracy among all classes and among those of the true shot group, as in the paper's figure 1b.
+    """Plot accuracy among all classes and among the classes of the true shot group, as in the paper's figure 1b.
 
-    Each method has a panel.
+    Each method has its own panel.
     """
     with style():
         figure = Figure(figsize=(WIDTH, 0.6 + 2.0 * -(-len(accuracy) // 3)), layout="constrained")
@@ -78,14 +78,14 @@ def paper_figure1(
     oracle: Mapping[str, Interval],
     mem: tuple[str, Mapping[str, Interval]] | None = None,
 ) -> RenderedFigure:
-    """Plot the paper's figure 1: where a method's errors land, and its accuracy with the shot group given.
+    """Plot the paper's figure 1: the distribution of a method's errors, and its oracle accuracy.
 
     Args:
         variant: Name of the method.
-        error_shares: For each true shot group (row), the percentage of wrong images in each shot group.
+        error_shares: Percentage of misclassified images by true shot group (rows) and predicted shot group (columns).
         accuracy: Accuracy of the method among all classes.
-        oracle: Accuracy of the method with the shot group given.
-        mem: Name and accuracy of a MEM head, the paper's third column.
+        oracle: Accuracy of the method among the classes of the true shot group.
+        mem: Name and accuracy of a MEM head, for the third series of bars.
     """
     with style({"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -109,7 +109,7 @@ def paper_figure1(
 
 
 def curves(lines: Mapping[str, Curve], x: str, y: str) -> RenderedFigure:
-    """Plot one metric over training, one line per run. Many runs share one colour and have no legend."""
+    """Plot one metric over training, with one line per run. If there are many runs, all lines have the same colour."""
     few = len(lines) <= len(SERIES)
     with style():
         figure, axes = single_axes(WIDTH, 2.8)
@@ -126,9 +126,9 @@ def curves(lines: Mapping[str, Curve], x: str, y: str) -> RenderedFigure:
 
 
 def error_matrices(error_shares: Mapping[str, np.ndarray]) -> RenderedFigure:
-    """Plot where the wrong predictions of each shot group land, in percent, as in the paper's figure 1a.
+    """Plot how the errors of each shot group are distributed over shot groups, as in the paper's figure 1a.
 
-    Each method has a panel.
+    Each method has its own panel. Each row sums to 100 %.
     """
     with style({"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 0.5 + 2.1 * -(-len(error_shares) // 3)), layout="constrained")
@@ -139,7 +139,7 @@ def error_matrices(error_shares: Mapping[str, np.ndarray]) -> RenderedFigure:
 
 
 def norm_matrices(mean_norms: Mapping[str, np.ndarray], group_names: Mapping[str, Sequence[str]]) -> RenderedFigure:
-    """Plot the mean norm of each of MEM's sub-networks on the images of each group. Each head has a panel."""
+    """Plot the mean norm of each MEM sub-network on the images of each group, with one panel per head."""
     with style({"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 0.5 + 2.1 * -(-len(mean_norms) // 3)), layout="constrained")
         for axes, (variant, values) in zip(panels(figure, len(mean_norms)), mean_norms.items(), strict=True):
@@ -152,10 +152,10 @@ def norm_matrices(mean_norms: Mapping[str, np.ndarray], group_names: Mapping[str
 def ablation_panels(
     ablations: Mapping[str, tuple[Sequence[object], Sequence[Mapping[str, Interval]]]],
 ) -> RenderedFigure:
-    """Plot accuracy by shot group over the values of one setting, as in the paper's figure 4. Each setting has a panel.
+    """Plot accuracy by shot group over the values of a setting, as in the paper's figure 4, with one panel per setting.
 
     Args:
-        ablations: For each setting its values, and the scores for each value. Numbers are plotted as lines, all other
+        ablations: The values of each setting, and the scores for each value. Numbers are plotted as lines, all other
             values as bars.
     """
     with style():
@@ -177,7 +177,7 @@ def ablation_panels(
 
 
 def placeholder(reason: str) -> RenderedFigure:
-    """Return a figure that consists of a sentence: why there is nothing to plot."""
+    """Return a figure that contains only text: the reason why there is nothing to plot."""
     with style({"axes.grid": False}):
         figure, axes = single_axes(WIDTH, 1.4)
         axes.set_axis_off()

@@ -18,7 +18,7 @@ class CaptionedFigure:
     """A plotted figure with its title and caption."""
 
     name: str
-    """File name without suffix, and anchor on the page."""
+    """File name without suffix. It is also the anchor on the page."""
     title: str
     caption: str
     rendered: RenderedFigure
@@ -33,7 +33,7 @@ class CaptionedImage:
 
     @property
     def data_uri(self) -> str:
-        """The image as a `data:` URI, so that the page needs no other file."""
+        """The image as a `data:` URI, so that the page does not depend on other files."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
@@ -46,9 +46,9 @@ class CaptionedTable:
     lines: Sequence[Sequence[str]]
     """Cells; the first line is the header."""
     folded: bool = False
-    """Whether the page shows only the title until it is clicked."""
+    """Whether the table is collapsed until its title is clicked."""
     css_class: str = ""
-    """Classes of page.css: `text` for words instead of numbers, `small` for a long list."""
+    """CSS classes defined in page.css: `text` for text instead of numbers, `small` for long lists."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class Page:
     title: str
     description: str
     facts: Mapping[str, str]
-    """Key figures at the top."""
+    """Key facts shown at the top of the page."""
     score_tables: Sequence[CaptionedTable]
-    """Accuracy, differences between methods, other scores."""
+    """Tables of accuracy, differences between methods, and other scores."""
     figures: Sequence[CaptionedFigure]
     reconstructions: Sequence[CaptionedImage]
     """Images reconstructed in pretraining."""
     paper_tables: Sequence[CaptionedTable]
-    """The paper's tables, and its figures in numbers."""
+    """The paper's tables, and the numbers of its figures as tables."""
     other_tables: Sequence[CaptionedTable]
-    """Deviations from the paper, and cost."""
+    """Tables of deviations from the paper and of cost."""
     provenance: Mapping[str, str]
     runs: Sequence[Sequence[str]]
     """Table of runs."""
@@ -75,7 +75,7 @@ class Page:
     """The study as YAML."""
 
     def html(self) -> str:
-        """Return the page as HTML. It loads nothing from the network."""
+        """Return the page as HTML. The page loads nothing from the network."""
         return _render("page.html.j2", page=self)
 
 
@@ -85,7 +85,7 @@ def table_page(table: CaptionedTable) -> str:
 
 
 def nonbreaking(cell: str) -> str:
-    """Return a cell with non-breaking spaces, so that narrow screens wrap it only before its interval."""
+    """Insert non-breaking spaces, so that narrow screens wrap a cell only before its interval."""
     return re.sub("(?<=±) | (?=%|GB|to )|(?<= to) ", "\N{NO-BREAK SPACE}", cell)
 
 

@@ -1,6 +1,6 @@
-"""Numbers of the paper's figures 1, 3 and 4: results of this study and what the paper states for the same quantities.
+"""Numbers for the paper's figures 1, 3 and 4: results of this study and the paper's values for the same quantities.
 
-`mem.report.paper_figures` turns them into tables with captions.
+`mem.report.paper_figures` formats these numbers as tables with captions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mem.report.results import ScoreRow, by_variant, interval
 from mem.report.results_store import METHODS, ResultsStore, accuracy_on_test, head_for, methods_of, run_count
 
 DATASET, BACKBONE = "imagenet_lt", "vit_base"
-"""All three figures are of ViT-Base on ImageNet-LT."""
+"""All three figures use ViT-Base on ImageNet-LT."""
 VARIED_SETTINGS = ("width", "depth", "xi", "mu")
-"""Settings of MEM that the paper's figure 4 varies."""
+"""MEM settings that the paper's figure 4 varies."""
 
 
 @dataclass(frozen=True)
 class ErrorShare:
-    """Share of the wrong images of one shot group that are predicted as a class of another, in percent."""
+    """Percentage of the misclassified images of one shot group that are predicted as a class of another group."""
 
     true_shot: str
     predicted_shot: str
@@ -36,10 +36,10 @@ class ErrorShare:
 
 @dataclass(frozen=True)
 class Figure1:
-    """Errors and few-shot accuracy of one classifier, and what MEM adds."""
+    """Errors and few-shot accuracy of one classifier, and the gain from MEM."""
 
     comparable: bool
-    """Whether this study is of the paper's dataset and backbone."""
+    """Whether this study uses the paper's dataset and backbone."""
     classifier: str
     runs: int
     error_shares: Sequence[ErrorShare]
@@ -48,10 +48,10 @@ class Figure1:
     paper_few: float
     paper_few_in_table5: float
     oracle_few: Interval
-    """Accuracy on few-shot classes with the shot group given."""
+    """Oracle accuracy on few-shot classes: predictions are restricted to the few-shot classes."""
     paper_oracle_few: float
     mem_gain: PairedDifference | None
-    """MEM minus the classifier on few-shot classes; `None` if one of them was not run."""
+    """Accuracy of MEM minus that of the classifier on few-shot classes; `None` if either head was not run."""
     paper_mem_gain: float
     missing: Sequence[str]
     """Methods of the figure that were not run."""
@@ -67,9 +67,9 @@ class MethodAccuracy:
     runs: int
     accuracy: Mapping[str, Interval]
     paper: Sequence[float | None] | None
-    """The paper's accuracies for the shot groups and all classes; `None` if it does not have the method."""
+    """The paper's accuracies for the shot groups and all classes; `None` if the paper does not report the method."""
     paper_table: int
-    """The paper's table that they are from."""
+    """Number of the paper's table that contains the accuracies."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Figure3:
     comparable: bool
     methods: Sequence[MethodAccuracy]
     mem_minus_crt: tuple[str, Mapping[str, PairedDifference]] | None
-    """Names of the two heads, and the differences by shot group; `None` if one of them was not run."""
+    """Names of the two heads, and the differences by shot group; `None` if either head was not run."""
     paper_mem_minus_crt: float
     paper_mem_in_table2: float
     paper_mem_in_table5: float
@@ -95,7 +95,7 @@ class SettingAccuracy:
     runs: int
     accuracy: Mapping[str, Interval]
     paper: float | None
-    """The paper's accuracy over all classes, which it states for one transformer block only."""
+    """The paper's accuracy over all classes. The paper states it only for one transformer block."""
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,21 @@ class Figure4:
     heads: Sequence[SettingAccuracy]
     paper_one_block: float
     xi_range: tuple[float, float]
-    """The two values of xi that the paper's text compares, at mu 0."""
+    """The two values of xi that the paper's text compares at mu = 0."""
     xi_gain: tuple[str, Mapping[str, PairedDifference]] | None
-    """Names of the two heads, and the differences by shot group; `None` if one of them was not run."""
+    """Names of the two heads, and the differences by shot group; `None` if either head was not run."""
     paper_xi_gain: float
     constant_settings: Sequence[str]
-    """Settings that the paper's figure varies and this study does not."""
+    """Settings that vary in the paper's figure but not in this study."""
 
 
 def classifier_of(rows: Sequence[ScoreRow]) -> str:
-    """Return the head that figure 1 shows: the finetuned classifier, otherwise the first head."""
+    """Return the head shown in figure 1: the finetuned classifier if it was run, otherwise the first head."""
     return head_for(rows, "ce") or rows[0].variant
 
 
 def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[str, Any]) -> Figure1:
-    """Look up the numbers of figure 1."""
+    """Return the numbers for figure 1."""
     rows = store.rows
     classifier, mem = classifier_of(rows), head_for(rows, "mem")
     shares = results.error_shares([classifier])[classifier]
@@ -149,7 +149,7 @@ def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[s
 
 
 def figure3_numbers(store: ResultsStore, paper: Mapping[str, Any]) -> Figure3:
-    """Look up the numbers of figure 3. The paper's are those of its tables 2 and 5."""
+    """Return the numbers for figure 3. The paper's values are from its tables 2 and 5."""
     rows = store.rows
     table2 = next(entry for entry in paper["tables"] if entry["table"] == 2)
     column = table2["backbones"].index(BACKBONE)
@@ -172,7 +172,7 @@ def figure3_numbers(store: ResultsStore, paper: Mapping[str, Any]) -> Figure3:
 
 
 def figure4_numbers(store: ResultsStore, study: Study, paper: Mapping[str, Any]) -> Figure4:
-    """Look up the numbers of figure 4."""
+    """Return the numbers for figure 4."""
     rows, stated = store.rows, paper["figure4"]
     ablations = {ablation.setting: ablation for ablation in find_ablations(study.heads)}
     mem = study.heads.get("mem")
@@ -205,12 +205,12 @@ def figure4_numbers(store: ResultsStore, study: Study, paper: Mapping[str, Any])
 
 
 def _table5_accuracies(paper: Mapping[str, Any]) -> dict[str, Sequence[float]]:
-    """Return the accuracies of the pretrained ViT-Base's heads: many, medium, few, all."""
+    """Return the accuracies of the heads on the pretrained ViT-Base, in the order many, medium, few, all."""
     return {entry["head"]: entry["shots"] for entry in paper["table5"] if entry["recipe"].endswith(BACKBONE)}
 
 
 def _is_one_block(study: Study, ablation: Ablation, value: object) -> bool:
-    """Return whether a head is the one that the paper states a number for: one transformer block on tokens."""
+    """Return whether a head has one transformer block on tokens, the only case for which the paper states a number."""
     head = study.heads[ablation.variants[0]]
     return ablation.setting == "depth" and value == 1 and isinstance(head, Mem) and head.input == "tokens"
 
@@ -218,7 +218,7 @@ def _is_one_block(study: Study, ablation: Ablation, value: object) -> bool:
 def _xi_gain(
     rows: Sequence[ScoreRow], study: Study, xi: Ablation | None, smallest: float, largest: float
 ) -> tuple[str, Mapping[str, PairedDifference]] | None:
-    """Compare the heads with the two values of xi, if both were run at mu 0."""
+    """Compare the heads with the two values of xi if both were run at mu = 0."""
     variant_by_xi = {} if xi is None else dict(zip(xi.values, xi.variants, strict=True))
     if not {smallest, largest} <= set(variant_by_xi):
         return None

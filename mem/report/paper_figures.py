@@ -1,4 +1,4 @@
-"""The paper's figures 1, 3 and 4 in numbers: tables that show this study's results next to what the paper states."""
+"""The paper's figures 1, 3 and 4 as tables that show this study's results next to the paper's values."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from mem.report.results import SHOTS, ScoreRow
 from mem.report.results_store import ResultsStore
 
 TITLES = {
-    1: "Where errors land, and accuracy with the shot group given",
+    1: "Distribution of errors, and oracle accuracy",
     3: "Accuracy by shot group",
     4: "MEM heads that differ in one setting",
 }
 
 
 def build_figure_tables(store: ResultsStore, study: Study, results: StudyResults) -> list[PaperTable]:
-    """Return the numbers of figures 1, 3 and 4, one table per figure."""
+    """Return the numbers of figures 1, 3 and 4 as one table per figure."""
     paper, rows = paper_numbers(), store.rows
     return [
         _figure1(rows, figure1_numbers(store, results, paper)),
@@ -64,11 +64,11 @@ def _figure1(rows: Sequence[ScoreRow], figure: Figure1) -> PaperTable:
     gain += _gain_cells(figure.mem_gain, figure.paper_mem_gain, figure.comparable)
     lines.append([f"mem minus {classifier}: few", *gain])
     text = (
-        "Share of the wrong test images of one shot group that are predicted as a class of another, summed over runs; "
-        f"accuracy of {classifier} on few-shot classes, among all classes and with the shot group given; gain of MEM "
-        f"on few-shot classes. The paper's text states no other numbers for its figure 1. {_scope(figure.comparable)} "
-        f"For the few-shot accuracy of CE, the paper has {figure.paper_few} in the text and "
-        f"{figure.paper_few_in_table5} in table 5."
+        "The table lists the share of one shot group's errors that are predicted as a class of another group, summed "
+        f"over runs; the accuracy of {classifier} on few-shot classes, among all classes and among the few-shot "
+        "classes; and the gain from MEM on few-shot classes. The paper's text states no other numbers for figure 1. "
+        f"{_scope(figure.comparable)} For the few-shot accuracy of CE, the paper reports {figure.paper_few} in the text "
+        f"and {figure.paper_few_in_table5} in table 5."
     )
     return PaperTable(1, TITLES[1], paper_caption(rows, text, figure.missing), lines)
 
@@ -82,17 +82,18 @@ def _figure3(rows: Sequence[ScoreRow], figure: Figure3) -> PaperTable:
         lines.append([heads, *_difference_cells(differences), "ours, paired"])
     lines.append(["mem minus crt", EMPTY, EMPTY, EMPTY, format_signed(figure.paper_mem_minus_crt), "paper"])
     text = (
-        "The paper's text states no numbers for these bars. Its accuracies in this table are those of its tables for "
-        f"the same heads (MEM: {figure.paper_mem_in_table2} in table 2, {figure.paper_mem_in_table5} in table 5). "
-        "According to the text, MEM is more balanced than the other methods: higher on medium-shot and few-shot "
-        f"classes, slightly lower on many-shot classes. {_scope(figure.comparable)}"
+        "The paper's text states no numbers for the bars of figure 3. The paper's accuracies in this table are taken "
+        f"from its tables 2 and 5 for the same heads (MEM: {figure.paper_mem_in_table2} in table 2, "
+        f"{figure.paper_mem_in_table5} in table 5). According to the text, MEM is more balanced than the other "
+        "methods: its accuracy is higher on medium-shot and few-shot classes and slightly lower on many-shot classes. "
+        f"{_scope(figure.comparable)}"
     )
     not_run = [method.method for method in figure.methods if method.variant is None]
     return PaperTable(3, TITLES[3], paper_caption(rows, text, not_run), lines)
 
 
 def _method_lines(method: MethodAccuracy, comparable: bool) -> list[list[str]]:
-    """Return up to three lines: the result, the paper's accuracies, and the difference."""
+    """Return up to three table lines: this study's result, the paper's accuracies, and the difference."""
     name, variant = method.method, method.variant
     if variant is None:
         lines = [[name, *[NOT_RUN] * len(SHOTS), EMPTY]]
@@ -126,9 +127,10 @@ def _figure4(rows: Sequence[ScoreRow], figure: Figure4) -> PaperTable:
     ending = _gain_cells(gain, figure.paper_xi_gain, figure.comparable)
     lines.append([f"xi {largest} minus xi {smallest}", *xi_cells, *ending])
     text = (
-        "MEM heads that differ in one setting. The paper's text states few numbers for its curves: accuracy hardly "
-        f"depends on width or depth, one transformer block has {figure.paper_one_block} %, raising xi from {smallest} "
-        f"to {largest} at mu 0 adds {figure.paper_xi_gain} points, and mu matters little. {_scope(figure.comparable)}"
+        "The MEM heads in this table differ in one setting. The paper's text states few numbers for its curves: "
+        "accuracy hardly depends on width or depth, one transformer block reaches "
+        f"{figure.paper_one_block} %, raising xi from {smallest} to {largest} at mu = 0 adds {figure.paper_xi_gain} "
+        f"points, and mu has little effect. {_scope(figure.comparable)}"
     )
     missing = [f"other values of {', '.join(figure.constant_settings)}"] if figure.constant_settings else []
     return PaperTable(4, TITLES[4], paper_caption(rows, text, missing), lines)
@@ -145,7 +147,7 @@ def _difference_cells(differences: Mapping[str, PairedDifference]) -> list[str]:
 
 
 def _gain_cells(gain: PairedDifference | None, paper: float, comparable: bool) -> list[str]:
-    """Return the pairs of a gain, the paper's gain, and the difference between the two gains."""
+    """Return the cells for a gain: the number of run pairs, the paper's gain, and the difference between the gains."""
     if gain is None:
         return [EMPTY, f"{paper:+g}", EMPTY]
     return [str(gain.pairs), f"{paper:+g}", minus_paper(gain, paper) if comparable else EMPTY]

@@ -1,4 +1,4 @@
-"""Tables that show results of this study next to the paper's numbers: their cells and captions."""
+"""Cells and captions of tables that show results of this study next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One of the paper's tables, or one of its figures in numbers, with the results of this study."""
+    """One of the paper's tables or figures, as a table that includes the results of this study."""
 
     number: int
     title: str
@@ -28,32 +28,32 @@ class PaperTable:
 
 
 def paper_numbers() -> dict[str, Any]:
-    """Return the numbers of the paper's tables and figures from paper.yaml."""
+    """Return the numbers of the paper's tables and figures from `paper.yaml`."""
     return yaml.safe_load((Path(__file__).parent / "paper.yaml").read_text(encoding="utf-8"))
 
 
 def format_accuracy(accuracy: float | None) -> str:
-    """Return an accuracy of the paper with at most two decimals, without a trailing zero in the second."""
+    """Format an accuracy from the paper with one or two decimals, without a trailing zero in the second."""
     return EMPTY if accuracy is None else f"{accuracy:.2f}".removesuffix("0")
 
 
 def format_runs(runs: int) -> str:
-    """Return the source of a result of this study: `ours, 3 runs`."""
+    """Describe the source of a result of this study, for example `ours, 3 runs`."""
     return f"ours, {runs} run{'s' * (runs > 1)}"
 
 
 def minus_paper(result: Interval | PairedDifference, paper: float | None) -> str:
-    """Return a result minus the paper's number, with the interval of the result."""
+    """Format the difference between a result and the paper's number, with the interval of the result."""
     return EMPTY if paper is None else format_signed(result.mean - paper, result.half_width)
 
 
 def minus_paper_by_shot(accuracy: Mapping[str, Interval], paper: Sequence[float | None]) -> list[str]:
-    """Return the accuracy for each shot group minus the paper's."""
+    """Format the differences between the accuracies of this study and the paper's, by shot group."""
     return [minus_paper(result, number) for result, number in zip(accuracy.values(), paper, strict=True)]
 
 
 def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -> str:
-    """Return a caption: the given text, thresholds of the shot groups, seeds, class orders, and what was not run."""
+    """Return a caption with the given text, the shot-group thresholds, seeds, class orders, and missing results."""
     repeats = sorted({row.repeat for row in rows})
     orders = sorted({order for order, _ in repeats})
     seeds = sorted({seed for _, seed in repeats})

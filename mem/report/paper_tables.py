@@ -1,4 +1,4 @@
-"""The paper's tables 1 to 5: results of this study and of other recipes, the paper's numbers, and the difference."""
+"""The paper's tables 1 to 5: results of this study and other recipes, the paper's numbers, and the differences."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
     lines = [["dataset", "method", *SHOTS, "source"]]
     not_run: list[str] = []
     if store.dataset in paper:
-        text = "Other methods are listed as the paper cites them; they are not run here."
+        text = "The numbers for other methods are those cited in the paper; these methods are not run here."
         for dataset, cited in paper.items():
             rows = store.recipe_rows(dataset, "vit_large")
             lines += [[dataset, *line] for line in _cited_methods(rows, cited)]
@@ -61,8 +61,8 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
                 not_run.append(f"{dataset} with ViT-Large")
     else:
         text = (
-            "The paper's table compares published methods on its own datasets. This one lists the methods of this "
-            "study."
+            "The paper's table compares published methods on the paper's datasets. This table lists the methods of "
+            "this study."
         )
         heads = [head_for(store.rows, method) for method in methods_of(store.rows)]
         lines += [[store.dataset, *_result_line(store.rows, head)] for head in dict.fromkeys(filter(None, heads))]
@@ -71,7 +71,7 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
 
 
 def _cited_methods(rows: Sequence[ScoreRow], cited: Mapping[str, Sequence[float | None]]) -> list[list[str]]:
-    """Return the lines of one dataset: methods as the paper cites them, results for them, and MEM's difference."""
+    """Return the lines for one dataset: numbers cited in the paper, results of this project, and MEM's difference."""
     lines = [
         [method, *map(format_accuracy, shots), "paper" if method == "mem" else f"cited, {NOT_RUN}"]
         for method, shots in cited.items()
@@ -91,7 +91,7 @@ def _result_line(rows: Sequence[ScoreRow], head: str) -> list[str]:
 
 def _methods_by_backbone(store: ResultsStore, entry: Mapping[str, Any]) -> PaperTable:
     lines = [["backbone", "method", "ours", "runs", "paper", "difference"]]
-    text = "Top-1 accuracy of all classes on test, in percent."
+    text = "Top-1 accuracy on test over all classes, in percent."
     title = TITLES[entry["table"]]
     if store.dataset == entry["dataset"]:
         not_run: list[str] = []
@@ -106,7 +106,7 @@ def _methods_by_backbone(store: ResultsStore, entry: Mapping[str, Any]) -> Paper
             if head_for(store.rows, method) is not None:
                 lines.append([store.backbone, *_method_line(store.rows, method, None)])
         not_run = missing_methods(store.rows)
-        text += f" The paper's table is for {entry['dataset']}; this one is for {store.dataset}."
+        text += f" The paper's table is for {entry['dataset']}; this table is for {store.dataset}."
         title = f"Methods on {store.dataset} (in the paper: {title[0].lower()}{title[1:]})"
     return PaperTable(entry["table"], title, paper_caption(store.rows, text, not_run), lines)
 

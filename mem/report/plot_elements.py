@@ -1,4 +1,4 @@
-"""Elements that the report's figures share: grouped bars, lines, matrices, grids of panels, and saving a figure."""
+"""Plot elements shared by the report's figures: grouped bars, lines, matrices, panel grids, and rendering."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PNG_DPI = 160
 WIDTH = 6.4
 """Default width of a figure in inches."""
 MAX_VALUE_TICKS = 8
-"""Up to this number of values, an axis has a tick at each value."""
+"""Maximum number of values for which an axis has a tick at each value."""
 INK = "#222222"
 
 
@@ -33,13 +33,13 @@ class RenderedFigure:
 
 @contextmanager
 def style(changes: Mapping[str, object] | None = None) -> Iterator[None]:
-    """Apply the style of mem.style, with the given changes, to all figures created in the context."""
+    """Apply the style defined in `mem.style`, with the given changes, to all figures created in the context."""
     with mpl.rc_context(MATPLOTLIB_SETTINGS | dict(changes or {})):
         yield
 
 
 def render(figure: Figure) -> RenderedFigure:
-    """Render a figure without dates and version numbers, so that equal figures have equal files."""
+    """Render a figure without dates and version numbers, so that equal figures produce identical files."""
     text, pixels = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     figure.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
@@ -48,13 +48,13 @@ def render(figure: Figure) -> RenderedFigure:
 
 
 def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes. Sizes are in inches."""
+    """Return a figure with a single Axes. Width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def panels(figure: Figure, number: int, max_columns: int = 3) -> Iterator[Axes]:
-    """Yield the given number of axes on a grid. Unused cells of the grid stay empty."""
+    """Yield the given number of Axes on a grid. Unused grid cells stay empty."""
     columns = min(number, max_columns)
     grid = figure.subplots(-(-number // columns), columns, squeeze=False)
     for i, axes in enumerate(grid.flat):
@@ -65,7 +65,7 @@ def panels(figure: Figure, number: int, max_columns: int = 3) -> Iterator[Axes]:
 
 
 def shared_labels(figure: Figure, x: str, y: str) -> None:
-    """Label the axes of all panels once; a single panel is labelled itself."""
+    """Add shared axis labels for all panels. A single panel gets its own labels."""
     if len(figure.axes) == 1:
         figure.axes[0].set_xlabel(x, fontsize=9)
         figure.axes[0].set_ylabel(y, fontsize=9)
@@ -77,12 +77,12 @@ def shared_labels(figure: Figure, x: str, y: str) -> None:
 def grouped_bars(
     axes: Axes, positions: Sequence[str], series: Mapping[str, Sequence[Interval]], colours: Mapping[str, str]
 ) -> None:
-    """Plot one bar per series at each position, with error bars for intervals. The axis is 0 to 100.
+    """Plot one bar per series at each position, with error bars for intervals. The axis ranges from 0 to 100.
 
     Args:
         axes: Axes to plot on.
         positions: Labels of the positions.
-        series: For each series its scores, one per position.
+        series: Scores of each series, one per position.
         colours: Colour of each series.
     """
     width = 0.8 / len(series)
@@ -103,7 +103,10 @@ def grouped_bars(
 
 
 def lines_by_shot(axes: Axes, values: Sequence[float], scores_by_shot: Mapping[str, Sequence[Interval]]) -> None:
-    """Plot one line per shot group over the values of a setting. The axis is logarithmic from a ratio of 8."""
+    """Plot one line per shot group over the values of a setting.
+
+    The axis is logarithmic if the ratio of the largest to the smallest value is at least 8.
+    """
     for shot, scores in scores_by_shot.items():
         means = [score.mean for score in scores]
         errors = [score.half_width or 0.0 for score in scores]
@@ -125,7 +128,7 @@ def matrix(
     row_names: Sequence[str],
     column_names: Sequence[str],
 ) -> None:
-    """Plot a matrix as a grid of shaded cells with their values. NaN cells stay empty."""
+    """Plot a matrix as a grid of shaded cells annotated with their values. NaN cells stay empty."""
     axes.imshow(np.nan_to_num(values), cmap="Blues", vmin=0, vmax=maximum)
     for i, j in np.ndindex(values.shape):
         if not np.isnan(values[i, j]):

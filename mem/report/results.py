@@ -1,4 +1,4 @@
-"""Scores of a study: one row per head, seed, class order and split, and their means over runs."""
+"""Scores of a study, with one row per head, seed, class order and split, and means over runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mem.errors import UserError
 from mem.metrics import Interval, interval
 
 SHOTS = ("many", "medium", "few", "all")
-"""Columns of accuracy: the three shot groups and all classes."""
+"""Accuracy columns: the three shot groups and all classes."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one head on one split, in percent: a line of results.csv."""
+    """Scores of one head on one split, in percent. Each object is a line of `results.csv`."""
 
     study: str
     dataset: str
@@ -38,33 +38,33 @@ class ScoreRow:
     """Key of the head's run."""
     top5: float = math.nan
     balanced: float = math.nan
-    """Mean over all classes of their accuracy."""
+    """Mean of the per-class accuracies."""
     ece: float = math.nan
     """Expected calibration error."""
     oracle_many: float = math.nan
-    """Oracle: accuracy when the shot group is given, as in the next three columns."""
+    """Oracle accuracy, as in the next three columns: predictions are restricted to the image's true shot group."""
     oracle_medium: float = math.nan
     oracle_few: float = math.nan
     oracle_all: float = math.nan
     group_recall_many: float = math.nan
-    """Share of the images of a shot group that are predicted as any class of it, as in the next two columns."""
+    """Percentage of a shot group's images predicted as any class of this group, as in the next two columns."""
     group_recall_medium: float = math.nan
     group_recall_few: float = math.nan
     group_by_norm: float = math.nan
-    """How often the sub-network of MEM with the largest norm is that of the image's group; NaN for other heads."""
+    """Percentage of images whose true group has the largest MEM sub-network norm; NaN for other heads."""
 
     @property
     def repeat(self) -> tuple[int, int]:
-        """Class order and seed. Runs that agree in both share a backbone and images."""
+        """Class order and seed. Runs with equal values share a backbone and images."""
         return self.order, self.seed
 
 
 SCORES = tuple(field.name for field in fields(ScoreRow) if field.type == "float")
-"""Columns that are percentages. Those that an older results.csv lacks are read as NaN."""
+"""Columns that contain percentages. Columns missing from an older `results.csv` are read as NaN."""
 
 
 def score_rows(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[ScoreRow]:
-    """Return the rows of evaluate runs for all their splits.
+    """Return one row for each evaluate run and split.
 
     Args:
         study: Name of the study.
@@ -102,7 +102,7 @@ def _score_columns(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_csv(rows: Sequence[ScoreRow]) -> str:
-    """Return rows as CSV with a header. Scores have four decimals."""
+    """Format rows as CSV with a header. Scores have four decimals."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [field.name for field in fields(ScoreRow)]
@@ -118,10 +118,10 @@ def _format_score(value: float) -> str:
 
 
 def from_csv(path: Path) -> list[ScoreRow]:
-    """Read a file that `to_csv` wrote, in this or an older version.
+    """Read a file written by `to_csv` of this or an older version.
 
     Raises:
-        UserError: A column that every version has is missing, or a value is not a number.
+        UserError: A required column is missing, or a value is not a number.
     """
     types = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SCORES, float)
     known = {field.name for field in fields(ScoreRow)}
@@ -133,13 +133,13 @@ def from_csv(path: Path) -> list[ScoreRow]:
             ]
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"{path} is not a results file of a study, or it is damaged: {error}. To write it again, force the "
-                f"report: snakemake --cores 2 --forcerun report --config study=STUDY"
+                f"{path} is not a results file of a study, or it is damaged: {error}. To write it again, run: "
+                f"snakemake --cores 2 --forcerun report --config study=STUDY"
             ) from None
 
 
 def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]]:
-    """Return the rows of a split for each variant. Variants are in the order of their first row on any split."""
+    """Group the rows of a split by variant. Variants are in the order of their first row on any split."""
     grouped: dict[str, list[ScoreRow]] = {}
     for row in rows:
         split_rows = grouped.setdefault(row.variant, [])
@@ -149,7 +149,7 @@ def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]
 
 
 def summarise(rows: Sequence[ScoreRow], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
-    """Return for each variant the mean and interval of each score over seeds and class orders."""
+    """Return the mean and interval of each score over seeds and class orders, by variant."""
     return {
         variant: {name: interval([getattr(row, name) for row in split_rows]) for name in columns}
         for variant, split_rows in by_variant(rows, split).items()
@@ -157,7 +157,7 @@ def summarise(rows: Sequence[ScoreRow], split: str, columns: Sequence[str] = SHO
 
 
 def score_table(summary: Mapping[str, Mapping[str, Interval]]) -> list[list[str]]:
-    """Return a table of the result of `summarise`: one line per method, one column per score."""
+    """Format the result of `summarise` as a table with one line per method and one column per score."""
     columns = list(next(iter(summary.values()))) if summary else list(SHOTS)
     return [
         ["method", *columns],

@@ -1,4 +1,4 @@
-"""Results of this study and of other studies in the same folder, looked up by study, recipe and method."""
+"""Look up results of this study and of other studies in the same folder by study, recipe and method."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mem.report.differences import val_accuracy
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, interval
 
 FROM_SCRATCH = ("table5_scratch_100", "table5_scratch_500", "table5_scratch_1000")
-"""Recipes of table 5 without pretraining. They do not count as results for tables 1 to 4."""
+"""Recipes for table 5 without pretraining. They do not count as results for tables 1 to 4."""
 METHODS = ("ce", "tau", "crt", "lws", "mem")
-"""Methods of the paper's tables 2 to 4."""
+"""Methods in the paper's tables 2 to 4."""
 
 
 @dataclass
 class ResultsStore:
-    """Rows of this study and, if they have a report in `root`, of other studies."""
+    """Rows of this study, and of other studies that have a report in `root`."""
 
     study: str
     rows: Sequence[ScoreRow]
@@ -36,7 +36,7 @@ class ResultsStore:
         return self.rows[0].backbone
 
     def rows_of(self, study: str) -> Sequence[ScoreRow]:
-        """Return the rows of a study; empty if it has no report."""
+        """Return the rows of a study, or an empty sequence if it has no report."""
         if study == self.study:
             return self.rows
         if study not in self._cache:
@@ -45,15 +45,15 @@ class ResultsStore:
         return self._cache[study]
 
     def is_recipe(self, dataset: str, backbone: str) -> bool:
-        """Return whether this study is of the dataset and backbone, with pretraining."""
+        """Return whether this study uses the dataset and the backbone, with pretraining."""
         return (self.dataset, self.backbone) == (dataset, backbone) and self.study not in FROM_SCRATCH
 
     def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
-        """Return the rows of this study if it is of the dataset and backbone, otherwise those of their recipe."""
+        """Return the rows of this study if it uses the dataset and backbone, otherwise the rows of their recipe."""
         return self.rows if self.is_recipe(dataset, backbone) else self.rows_of(f"{dataset}_{backbone}")
 
     def related_studies(self) -> list[str]:
-        """Return the other studies of the same dataset and backbone that have a report."""
+        """Return all other studies of the same dataset and backbone that have a report."""
         names = sorted(path.parent.parent.name for path in self.root.glob("*/report/results.csv"))
         related: list[str] = []
         for name in names:
@@ -64,7 +64,7 @@ class ResultsStore:
 
 
 def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
-    """Return the variant that represents a method: the one named like it, otherwise its best on val."""
+    """Return the variant that represents a method: the variant with its name, otherwise the method's best on val."""
     variants = dict.fromkeys(row.variant for row in rows if row.method == method)
     if method in variants or any(row.variant == method for row in rows):
         return method
@@ -73,17 +73,17 @@ def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
 
 
 def methods_of(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the paper's methods, followed by all other methods of the rows."""
+    """Return the paper's methods, followed by all other methods in the rows."""
     return list(dict.fromkeys([*METHODS, *(row.method for row in rows)]))
 
 
 def missing_methods(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the paper's methods that the rows do not have."""
+    """Return the paper's methods for which there are no rows."""
     return [method for method in METHODS if head_for(rows, method) is None]
 
 
 def accuracy_on_test(rows: Sequence[ScoreRow], variant: str) -> dict[str, Interval]:
-    """Return a variant's accuracy on test for each shot group, over its runs."""
+    """Return a variant's accuracy on test for each shot group, averaged over its runs."""
     test_rows = by_variant(rows, "test")[variant]
     return {shot: interval([getattr(row, shot) for row in test_rows]) for shot in SHOTS}
 

@@ -1,4 +1,4 @@
-"""Tables of scores in the report: accuracy, differences between methods, and all other measurements."""
+"""Score tables in the report: accuracy, differences between methods, and all other metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group
 
 
 def score_tables(results: StudyResults) -> list[CaptionedTable]:
-    """Return the tables of scores, the table of methods first."""
+    """Return the score tables, starting with the table of methods."""
     rows = results.rows
     tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
     if val_accuracy(rows):
@@ -37,23 +37,23 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
     tables += [
         CaptionedTable(
             "Top-5 accuracy, balanced accuracy, calibration",
-            "On test, in percent. Balanced accuracy is the mean over all classes of their accuracy. ECE is the "
+            "Scores on test, in percent. Balanced accuracy is the mean of the per-class accuracies. ECE is the "
             "expected calibration error with 15 bins of equal width; smaller is better.",
             _rename_columns(score_table(_sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
         ),
         CaptionedTable(
-            "Accuracy with the shot group given",
-            "The X-shot oracle of the paper's figure 1b: only the classes of the image's true shot group compete "
-            f"({thresholds}).",
+            "Oracle accuracy",
+            "The X-shot oracle of the paper's figure 1b: predictions are restricted to the classes of the image's true "
+            f"shot group ({thresholds}).",
             _rename_columns(
                 score_table(_sorted_summary(rows, "test", ORACLE)),
                 {name: name.removeprefix("oracle_") for name in ORACLE},
             ),
         ),
         CaptionedTable(
-            "How often the shot group is recognised",
-            "Percentage of the test images of each shot group that are predicted as any class of it. For MEM also how "
-            "often the sub-network with the largest norm is that of the image's group.",
+            "Recall of shot groups",
+            "Percentage of each shot group's test images that are predicted as any class of this group. For MEM, the "
+            "last column is the percentage of images whose true group has the largest sub-network norm.",
             _rename_columns(
                 score_table(_sorted_summary(rows, "test", RECALL)),
                 {name: name.removeprefix("group_recall_") for name in RECALL} | {"group_by_norm": "by norm"},
@@ -64,9 +64,9 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
 
 
 def accuracy_table(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Return a table of methods: accuracy on test for each shot group.
+    """Return a table with the accuracy of each method on test, by shot group.
 
-    More than `MANY_VARIANTS` methods are sorted by val, and a column shows their accuracy on val.
+    If there are more than `MANY_VARIANTS` methods, they are sorted by accuracy on val, which an extra column shows.
     """
     summary = _sorted_summary(rows, "test", SHOTS)
     lines = score_table(summary)
@@ -81,32 +81,36 @@ def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
     """Return the caption of the table of methods."""
     repeats = len({row.repeat for row in rows})
     spread = (
-        f"Mean and 95 % interval (Student's t) over {repeats} runs."
+        f"Values are the mean and 95 % interval (Student's t) over {repeats} runs."
         if repeats > 1
-        else "One run: differences of a few points may be chance."
+        else "The study has one run, so differences of a few points may be due to chance."
     )
     selection = (
         "Settings were selected on val. Test was evaluated once, after training."
         if any(row.split == "val" for row in rows)
-        else "There is no val split: settings are those of the study file. Test was evaluated once, after training."
+        else "There is no val split; settings are those in the study file. Test was evaluated once, after training."
     )
     methods = len({row.variant for row in rows})
-    sorting = f" {methods} methods, best on val first." if methods > MANY_VARIANTS and val_accuracy(rows) else ""
+    sorting = (
+        f" The {methods} methods are sorted, best on val first."
+        if methods > MANY_VARIANTS and val_accuracy(rows)
+        else ""
+    )
     return (
-        f"Accuracy in percent. Shot groups are defined by training images per class ({rows[0].thresholds}); the "
-        f"accuracy of a group is the mean over its classes. {spread} {selection}{sorting}"
+        f"Accuracy in percent. Shot groups are defined by the number of training images per class "
+        f"({rows[0].thresholds}); the accuracy of a group is the mean over its classes. {spread} {selection}{sorting}"
     )
 
 
 def val_caption(rows: Sequence[ScoreRow]) -> str:
-    """Return the caption of the table of accuracies on val. The rows must include val."""
+    """Return the caption for the table of accuracies on val. The rows must include val."""
     return (
-        f"Settings and methods are selected on val, not on test. Best on val: {best_on_val_text(rows)} of all images."
+        f"Settings and methods are selected on val, not on test. Best on val over all images: {best_on_val_text(rows)}."
     )
 
 
 def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
-    """Return the method with the highest accuracy on val, and that accuracy."""
+    """Return the method with the highest accuracy on val together with this accuracy."""
     best = best_on_val(rows)
     return "no val split" if best is None else f"{best}, {val_accuracy(rows)[best]:.2f} %"
 
@@ -114,7 +118,7 @@ def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
 def paired_difference_table(rows: Sequence[ScoreRow], split: str = "test") -> list[list[str]] | None:
     """Return a table of differences from the reference, paired over runs.
 
-    `None` if there is a single run or a single method, so that nothing can be paired.
+    Returns `None` if there is only one run or one method.
     """
     if len({row.repeat for row in rows}) < 2 or len(by_variant(rows, split)) < 2:
         return None
@@ -131,20 +135,20 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
     if (lines := paired_difference_table(rows)) is not None:
         orders = len({row.order for row in rows})
         shared_images = (
-            " Runs of one class order share their images, so intervals over them are rather narrow."
+            " Runs of one class order share their images, so intervals over these runs may be too narrow."
             if orders > 1
             else ""
         )
         caption = (
-            f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points: mean "
-            "difference with the 95 % interval of the paired t-test over the pairs. p is the p-value for all classes, "
+            f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points. "
+            "Values are mean differences with 95 % intervals of the paired t-test. p is the p-value for all classes, "
             f"also adjusted for the number of methods (Holm).{shared_images}"
         )
         return [CaptionedTable(title, caption, lines)]
     folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}
     caption = (
-        f"Each method minus {reference} on the same test images of one run, in points: difference with the 95 % "
-        "interval by paired bootstrap over images. p is the p-value of McNemar's test for all classes, also adjusted "
+        f"Each method minus {reference} on the same test images of one run, in points. Intervals are 95 % paired "
+        "bootstrap intervals over images. p is the p-value of McNemar's test for all classes, also adjusted "
         "for the number of methods (Holm). Differences between seeds can be larger."
     )
     return [CaptionedTable(title, caption, image_difference_table(folders, reference, sorted_variants(rows)))]

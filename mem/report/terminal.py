@@ -1,4 +1,4 @@
-"""Results of a study in the terminal: the output of `mem results`."""
+"""Print the results of a study in the terminal: the output of `mem results`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mem.report.tables import accuracy_table, paired_difference_table
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
 """Tables and figures that `mem results STUDY PART` prints."""
 TEXT_WIDTH = 100
-"""Width of captions in characters."""
+"""Maximum width of captions in characters."""
 
 
 def paper_part(study: str, part: str, root: Path = Path()) -> str:
-    """Return one of the paper's tables or figures for a study: its numbers, its caption and the paths of its files.
+    """Return the numbers, caption and file paths of one of the paper's tables or figures for a study.
 
     Raises:
-        UserError: There is no such table or figure, or the study has no report.
+        UserError: The table or figure is unknown, or the study has no report.
     """
     if part not in PARTS:
         raise UserError(f"Unknown table or figure {part}. Choose one of: {', '.join(PARTS)}.")
@@ -50,7 +50,7 @@ def paper_part(study: str, part: str, root: Path = Path()) -> str:
 
 
 def _read_title_and_caption(path: Path, command: str) -> tuple[str, str]:
-    """Return the first and third line of a Markdown file. `command` is what writes the file again."""
+    """Return the first and third lines of a Markdown file. Error messages name `command`, which rewrites the file."""
     try:
         title, _, caption, *_ = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def _results_csv(study: str, root: Path) -> Path:
 
 
 def study_summary(study: str, root: Path = Path()) -> str:
-    """Return a study's table of methods, differences over its runs, and where its report is.
+    """Return a study's table of methods, the differences over its runs, and the path of its report.
 
     Raises:
         UserError: The study has no report, or its results are empty.

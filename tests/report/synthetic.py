@@ -1,4 +1,4 @@
-"""A synthetic study: the files that a report reads, written without running anything."""
+"""A synthetic study: the files that the report reads, written without running any stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOTS = (0, 0, 0, 1, 1, 1, 1, 2, 2, 2)
 
 
 def study_of(folder: Path, **changes: object) -> Study:
-    """Write the mini study with the given changes to a file in the folder, and load it."""
+    """Write the mini study with the given changes to a file in the folder, and load the study."""
     values = yaml.safe_load((REPOSITORY / "tests" / "mini.yaml").read_text()) | changes
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
     return load_study([folder / "study.yaml"])
@@ -35,7 +35,7 @@ def study_of(folder: Path, **changes: object) -> Study:
 def write_runs(
     folder: Path, study: Study, *, gain: dict[str, float] | None = None, without_few: bool = False
 ) -> list[Run]:
-    """Write what the report reads of every run of a study. Accuracies are 60 % plus the gain of a head."""
+    """Write the files that the report reads from every run of a study. Accuracies are 60 % plus the head's gain."""
     runs = study_runs(study)
     write_configs(runs, study, folder)
     for run in runs:
@@ -77,7 +77,7 @@ def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) ->
     about = PredictionMetadata(
         run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None
     )
-    # Images depend on the class order only; heads of one seed share their noise.
+    # Images depend only on the class order. Heads of one seed share their noise.
     images = np.random.default_rng(int(run.labels["order"]))
     noise = np.random.default_rng([int(run.labels["order"]), int(run.labels["seed"])])
     labels = images.permutation(np.arange(200) % (7 if without_few else 10))
@@ -102,7 +102,7 @@ def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) ->
 
 
 def write_report(folder: Path, study: Study, **options) -> Path:
-    """Write the runs of a study, run the report stage, and return the folder of the results."""
+    """Write the runs of a study, run the report stage, and return the results folder."""
     runs = write_runs(folder, study, **options)
     before = Path.cwd()
     os.chdir(folder)
@@ -114,13 +114,13 @@ def write_report(folder: Path, study: Study, **options) -> Path:
 
 
 def mem_grid(variants: int) -> dict[str, object]:
-    """Return changes that give a study this number of MEM heads, over two settings of MEM."""
+    """Return changes that add the given number of MEM heads to a study, over two MEM settings."""
     xis: Sequence[float] = [20.0 + 5 * i for i in range(variants // 2)]
     return {"sweeps": {"xi": {"of": "mem", "over": {"xi": list(xis), "weight": ["free", "additive"]}}}}
 
 
 def rows_of_two_seeds(study: str, dataset: str, backbone: str, **accuracies: float) -> list[ScoreRow]:
-    """Return test rows of heads named like their methods, over two seeds one point apart."""
+    """Return test rows for two seeds, one point apart, of heads that are named after their methods."""
     return [
         ScoreRow(
             study=study,

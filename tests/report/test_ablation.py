@@ -1,4 +1,4 @@
-"""Ablations are found from the settings of the heads."""
+"""Ablations are found by comparing the settings of heads."""
 
 from __future__ import annotations
 

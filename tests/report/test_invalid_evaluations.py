@@ -1,4 +1,4 @@
-"""A report of missing, damaged or mismatched evaluations ends in one message, and the previous report stays."""
+"""Missing, damaged or mismatched evaluations are reported in one message, and the previous report is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_report_before_its_evaluations_names_the_command_to_run_first(tmp_path
 
 @pytest.fixture(scope="module")
 def single_run(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """A folder with the report of a study with one seed, and its runs."""
+    """A folder with the report of a study with one seed, and the runs of the study."""
     folder = tmp_path_factory.mktemp("single")
     study = study_of(folder)
     write_report(folder, study)
@@ -71,12 +71,12 @@ def truncated(folder: Path) -> None:
 
 
 def with_content(content: str) -> Callable[[Path], int]:
-    """Return a change that replaces the metrics by other JSON."""
+    """Return a change that replaces the metrics with the given JSON text."""
     return lambda folder: (folder / "metrics.json").write_text(content)
 
 
 def without_key(*names: str) -> Callable[[Path], None]:
-    """Return a change that removes one key of the metrics."""
+    """Return a change that removes one key from the metrics."""
 
     def change(folder: Path) -> None:
         metrics = inner = json.loads((folder / "metrics.json").read_text())

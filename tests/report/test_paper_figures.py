@@ -1,4 +1,4 @@
-"""The paper's figures 1, 3 and 4 in numbers: results of the study next to what the paper states."""
+"""The paper's figures 1, 3 and 4 as tables: results of the study next to the paper's values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WRONG_COUNTS = np.array([[8.0, 1, 1], [30, 9, 1], [50, 40, 10]])
 
 
 def figure_tables(folder: Path, study: Study, rows: list[ScoreRow]) -> dict[int, PaperTable]:
-    """Return the tables of synthetic results, by number of the figure."""
+    """Return the tables of synthetic results by figure number."""
     results = StudyResults(rows, {row.variant: WRONG_COUNTS for row in rows})
     store = ResultsStore(rows[0].study, rows, folder)
     return {table.number: table for table in build_figure_tables(store, study, results)}
@@ -44,7 +44,7 @@ def test_figure_1_shows_error_shares_the_oracle_and_the_gain_of_mem(tmp_path):
         ["mem minus ce: few", "+13.00 ± 0.00", "2", "+11.9", "+1.10 ± 0.00"],
     ]
     assert "both for ViT-Base on ImageNet-LT." in figure.caption
-    assert "the paper has 24.9 in the text and 21.1 in table 5" in figure.caption
+    assert "the paper reports 24.9 in the text and 21.1 in table 5" in figure.caption
 
 
 def test_figure_3_shows_the_accuracies_of_the_papers_tables_and_its_claim(tmp_path):
@@ -55,7 +55,7 @@ def test_figure_3_shows_the_accuracies_of_the_papers_tables_and_its_claim(tmp_pa
     assert ["lws", *["not run"] * 4, "-"] in figure.lines
     assert ["mem minus crt", *["+2.00 ± 0.00"] * 4, "ours, paired"] in figure.lines
     assert ["mem minus crt", "-", "-", "-", "+0.82", "paper"] in figure.lines
-    assert "higher on medium-shot and few-shot classes, slightly lower on many-shot classes" in figure.caption
+    assert "higher on medium-shot and few-shot classes and slightly lower on many-shot classes" in figure.caption
     assert "Not run: tau, lws." in figure.caption
 
 

@@ -1,4 +1,4 @@
-"""The report of a synthetic study: its files, tables, captions and order."""
+"""The report of a synthetic study: files, tables, captions and their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.stage
 
 @pytest.fixture(scope="module")
 def several_runs(tmp_path_factory) -> Path:
-    """Results of two seeds and two class orders of the mini study; MEM is 20 points above all other heads."""
+    """Results of the mini study for two seeds and two class orders. MEM is 20 points above all other heads."""
     folder = tmp_path_factory.mktemp("several")
     return write_report(folder, study_of(folder, seeds=[0, 1], orders=[0, 3]), gain={"mem": 0.2})
 
@@ -39,7 +39,7 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
         "Accuracy on val",
         "Differences between methods",
         "Top-5 accuracy, balanced accuracy, calibration",
-        "Accuracy with the shot group given",
+        "Oracle accuracy",
         "Norms of MEM&#39;s sub-networks",
         "Table 5",
         "Deviations from the paper",
@@ -50,7 +50,7 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
     without_names = re.sub(r'xmlns(:\w+)?="[^"]*"|xlink:href="#[^"]*"', "", page)
     assert not re.search(r'(src|href)="(?!#|data:)', without_names)
     assert "many&gt;100 few&lt;20" in page
-    assert "Mean and 95 % interval (Student&#39;s t) over 4 runs." in page
+    assert "Values are the mean and 95 % interval (Student&#39;s t) over 4 runs." in page
 
 
 def test_differences_are_paired_with_crt_over_seeds_and_class_orders(several_runs):
@@ -77,7 +77,7 @@ def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path,
     on_val = [float(line.split(" | ")[1]) for line in lines[2:]]
     assert on_val == sorted(on_val, reverse=True)
     page = (results / "report" / "index.html").read_text()
-    assert "methods, best on val first" in page
+    assert "methods are sorted, best on val first" in page
     assert "One setting at a time" in page
     assert "best on val</dt><dd>mem.additive.xi35" in page
 

@@ -1,4 +1,4 @@
-"""Rows of scores: reading, writing, summaries and formatted tables."""
+"""Rows of scores: reading, writing, summarising and formatting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mem results` prints tables and figures of a finished study, or one message with what to do next."""
+"""`mem results` prints tables and figures of a finished study, or one message that tells the user what to do next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.stage
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory) -> Path:
-    """A folder with the report of a study with a sweep, over two seeds."""
+    """A folder with the report of a study with a sweep and two seeds."""
     folder = tmp_path_factory.mktemp("reported")
     write_report(folder, study_of(folder, seeds=[0, 1], **mem_grid(4)), gain={"mem": 0.2})
     return folder

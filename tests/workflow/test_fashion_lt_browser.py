@@ -1,7 +1,7 @@
-"""Fashion-MNIST-LT's report and MLflow's compare view in a browser.
+"""The report of Fashion-MNIST-LT and MLflow's compare view in a browser.
 
-By default the tests run a small study on the first images of the dataset. To check a finished study, set
-`MEM_FASHION=FOLDER` to the folder in which `snakemake --config study=fashion_lt` ran. `MEM_SCREENSHOTS=DIR` keeps the
+By default, the tests run a small study on the first images of the dataset. To check a finished study, set
+`MEM_FASHION=FOLDER` to the folder in which `snakemake --config study=fashion_lt` ran. `MEM_SCREENSHOTS=DIR` saves the
 screenshots.
 """
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def write_first_images(folder: Path) -> None:
-    """Write the first images of the dataset in its own file format."""
+    """Write the first images of the dataset in the original file format."""
     folder.mkdir()
     for name in FILES:
         array = read_idx(DEBIAN / f"{name}.gz")[: IMAGES[name.split("-")[0]]]
@@ -82,7 +82,7 @@ def run_small_study(images: Path) -> None:
 @pytest.mark.parametrize(("device", "width"), WIDTHS)
 def test_the_report_fits_desktop_and_phone_screens_in_a_browser(folder, device, width):
     text = check_report(folder, "fashion_lt", device, width, HEADS)
-    for expected in ("Ankle boot", "Figure 1: Where errors land", "73.6", "Original, masked and reconstructed"):
+    for expected in ("Ankle boot", "Figure 1: Distribution of errors", "73.6", "Original, masked and reconstructed"):
         assert expected in text
     for variant in HEADS:
         accuracies = [row.all for row in rows_on_test(folder, "fashion_lt") if row.variant == variant]
