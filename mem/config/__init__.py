@@ -1,8 +1,8 @@
-"""The schema of a study: the single source of YAML validation, the JSON schema and the settings reference.
+"""The study schema, from which YAML validation, the JSON schema and the settings reference are generated.
 
 A study is a dataset, a backbone, a recipe, any number of seeds and class orders, and the heads to compare.
-Hyperparameters have no defaults: the YAML file states them all, like a table in a paper. Settings annotated with
-`Unkeyed` control where and how a stage runs, not what it computes; they are not part of the keys of runs (see
+Hyperparameters have no defaults: the YAML file specifies all of them, like a table in a paper. Settings annotated with
+`Unkeyed` control where and how a stage runs, but not what it computes. They are not part of run keys (see
 `mem.runs.keys`).
 """
 

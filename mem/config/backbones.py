@@ -1,4 +1,4 @@
-"""Settings of backbones."""
+"""Backbone settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.config.base import Name, Section, Unkeyed
 
 
 class VisionTransformer(Section):
-    """A Vision Transformer (Dosovitskiy et al. 2021) with a class token: timm's module, with timm's parameter names."""
+    """timm's Vision Transformer (Dosovitskiy et al. 2021) with a class token and timm's parameter names."""
 
     name: Name
     """Name of the backbone's folder under `runs/<dataset>/`."""
@@ -48,9 +48,9 @@ class VisionTransformer(Section):
 
 
 class ConvMae(Section):
-    """Encoder of ConvMAE (Gao et al. 2022): two stages of convolution blocks, then one of transformer blocks.
+    """ConvMAE encoder (Gao et al. 2022): two stages of convolution blocks, then one stage of transformer blocks.
 
-    It has no class token. Parameter names are those of the repository Alpha-VL/ConvMAE.
+    The encoder has no class token. Parameter names match the repository Alpha-VL/ConvMAE.
     """
 
     name: Name
@@ -59,7 +59,7 @@ class ConvMae(Section):
     image_size: PositiveInt
     """Side of the square input in pixels."""
     patch_sizes: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """Factor by which the embedding of each stage reduces the sides of its input; ConvMAE-B: 4, 2, 2."""
+    """Downsampling factor of each stage's patch embedding; ConvMAE-B: 4, 2, 2."""
     widths: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Channels of each stage; ConvMAE-B: 256, 384, 768."""
     depths: tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -67,7 +67,7 @@ class ConvMae(Section):
     heads: PositiveInt
     """Attention heads per transformer block."""
     mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 4.0, 4.0)
-    """Hidden dimension of the perceptrons of each stage, as a multiple of its width."""
+    """Hidden dimension of the MLPs in each stage, as a multiple of the stage's width."""
     center_crop: Annotated[float, Field(gt=0, le=1)]
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
@@ -100,25 +100,25 @@ class ConvMae(Section):
 
 
 class TimmNetwork(Section):
-    """Any network of timm, without pretraining. Its tokens are the positions that it pools over."""
+    """Any timm network, without pretraining. The tokens are the positions that the network pools over."""
 
     name: Name
     """Name of the backbone's folder under `runs/<dataset>/`."""
     kind: Literal["timm"]
     model: str
-    """Name of the architecture in timm, for example `resnext50_32x4d` or `vit_base_patch14_dinov2`, without the tag of
+    """timm name of the architecture, for example `resnext50_32x4d` or `vit_base_patch14_dinov2`, without the tag for
     pretrained weights."""
     image_size: PositiveInt
     """Side of the square input in pixels."""
     norm_batch: Annotated[int, Field(ge=2)] | None
-    """Number of consecutive images over which BatchNorm computes its training statistics, independent of GPUs and
-    micro-batches. `null` for networks without BatchNorm and for studies without finetuning."""
+    """Number of consecutive images over which BatchNorm computes its training statistics, regardless of the number of
+    GPUs and micro-batches. Use `null` for networks without BatchNorm and for studies without finetuning."""
     center_crop: Annotated[float, Field(gt=0, le=1)]
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @model_validator(mode="after")
     def _is_known(self) -> TimmNetwork:
-        import timm  # takes seconds, which only studies with such a backbone need
+        import timm  # imported here because the import takes seconds and only such studies need it
 
         if "." in self.model:
             raise ValueError(f"model ({self.model}) must not contain a weights tag; use `{self.model.split('.')[0]}`")
@@ -129,7 +129,7 @@ class TimmNetwork(Section):
 
 
 class CustomModule(Section):
-    """A user-provided torch module, used without training (`finetune: null`)."""
+    """User-provided torch module, used without training (`finetune: null`)."""
 
     name: Name
     """Name of the backbone's folder under `runs/<dataset>/`."""
@@ -164,10 +164,10 @@ class CustomModule(Section):
 
 
 class NoBackbone(Section):
-    """Placeholder for the model that computed the features of `dataset.source: features`."""
+    """Placeholder for the model that computed the features, for `dataset.source: features`."""
 
     name: Name
-    """Name of the folder under `runs/<dataset>/`, for example that of the model that computed the features."""
+    """Name of the folder under `runs/<dataset>/`, for example the name of the model that computed the features."""
     kind: Literal["none"]
 
 

@@ -8,16 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Unkeyed:
-    """Marker of settings that cannot change a result. They are not part of a run's key."""
+    """Marker for settings that cannot change a result. These settings are not part of a run's key."""
 
 
 class Section(BaseModel):
-    """Base class of all sections: immutable, without unknown keys."""
+    """Base class of all sections. Sections are immutable and reject unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
-"""A name that is used in paths: letters, digits, `_` and `.`."""
+"""A name for use in paths: letters, digits, `_` and `.`."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]

@@ -1,4 +1,4 @@
-"""Settings of custom datasets: a folder per class, list files, or a table."""
+"""Settings for custom datasets: a folder per class, list files, or a table."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mem.config.data import ImageData, LongTailCut, Root, SetAside
 
 
 class CustomImages(ImageData, ABC):
-    """Base class of custom datasets: long-tailed as they are, or cut to a long tail."""
+    """Base class of custom datasets, which are already long-tailed or are cut to a long tail."""
 
     root: Root
-    """Folder that all paths of images are relative to."""
+    """Folder that all image paths are relative to."""
     test: SetAside | None = None
-    """Test split taken out of the training images, for a dataset without test."""
+    """Test split taken from the training images, for a dataset without a test split."""
     cut: LongTailCut | None = None
     """Cut of the training split to a long tail."""
     class_names: Annotated[str | None, Unkeyed()] = None
-    """Text file with one class name per line, in the order of the labels, starting with label 0."""
+    """Text file with one class name per line, in label order, starting with label 0."""
     TEST_SETTING: ClassVar[str]
-    """The setting that specifies an existing test split, for messages."""
+    """Name of the setting that specifies an existing test split, for error messages."""
 
     @model_validator(mode="after")
     def _has_one_test_split(self) -> CustomImages:
@@ -32,7 +32,7 @@ class CustomImages(ImageData, ABC):
         if has_test is True and self.test is not None:
             raise ValueError(f"the dataset already has a test split ({self.TEST_SETTING}); remove `test`")
         if has_test is False and self.test is None:
-            raise ValueError(f"the dataset has no test split; set {self.TEST_SETTING}, or take one out with `test`")
+            raise ValueError(f"the dataset has no test split; set {self.TEST_SETTING}, or split one off with `test`")
         return self
 
     @model_validator(mode="after")
@@ -43,25 +43,25 @@ class CustomImages(ImageData, ABC):
 
     @abstractmethod
     def has_test_without_set_aside(self) -> bool | None:
-        """Whether there is a test split without `test`; None if this depends on the data."""
+        """Whether there is a test split without the setting `test`; None if this depends on the data."""
 
     @abstractmethod
     def has_listed_val(self) -> bool | None:
         """Whether there is a val split before cut and holdout; None if this depends on the data."""
 
     def has_val_without_holdout(self) -> bool | None:
-        """Whether there is a val split without `holdout`; None if this depends on the data."""
+        """Whether there is a val split without the setting `holdout`; None if this depends on the data."""
         return True if self.cut is not None and self.cut.val_per_class else self.has_listed_val()
 
     def index_files(self) -> dict[str, Path]:
-        """Return the file of class names, if there is one."""
+        """Return the class-name file, if there is one."""
         return {} if self.class_names is None else {"class_names": Path(self.class_names).expanduser()}
 
 
 class Folder(CustomImages):
-    """A folder tree with one folder per class.
+    """Folder tree with one folder per class.
 
-    The classes are in natural order (`class2` before `class10`), or in the order of `class_names`.
+    Classes are in natural order (`class2` before `class10`), or in the order of `class_names`.
     """
 
     source: Literal["folder"]
@@ -72,8 +72,8 @@ class Folder(CustomImages):
     test_folder: str | None = None
     """Folder with the class folders of the test split, relative to `root`."""
     revision: NonNegativeInt = 0
-    """Increase this number after you change images in the tree: unlike lists, a folder tree is not part of a run's
-    key."""
+    """Version of the images. Increase this number after you change images in the tree: unlike lists, a folder tree is
+    not part of a run's key."""
     TEST_SETTING: ClassVar[str] = "`test_folder`"
 
     @model_validator(mode="after")
@@ -99,11 +99,11 @@ class Folder(CustomImages):
 
 
 class Labelled(CustomImages):
-    """Base class of lists and tables."""
+    """Base class of datasets defined by lists or tables."""
 
     labels: Literal["numbers", "names"] = "numbers"
-    """What the label field contains: class numbers starting at 0, or class names. Names are numbered in natural order,
-    or in the order of `class_names`."""
+    """Content of the label field: class numbers starting at 0, or class names. Names are numbered in natural order, or
+    in the order of `class_names`."""
 
 
 class Lists(Labelled):
@@ -111,13 +111,13 @@ class Lists(Labelled):
 
     source: Literal["lists"]
     train_list: Root
-    """List of the training split."""
+    """List file for the training split."""
     val_list: Annotated[str | None, Unkeyed()] = None
-    """List of the val split."""
+    """List file for the val split."""
     test_list: Annotated[str | None, Unkeyed()] = None
-    """List of the test split."""
+    """List file for the test split."""
     separator: Literal["space", "tab", "comma"] = "space"
-    """Separator between path and label."""
+    """Separator between the path and the label."""
     TEST_SETTING: ClassVar[str] = "`test_list`"
 
     def has_test_without_set_aside(self) -> bool:
@@ -129,13 +129,13 @@ class Lists(Labelled):
         return self.val_list is not None
 
     def index_files(self) -> dict[str, Path]:
-        """Return the lists by split, and the file of class names."""
+        """Return the list files by split, and the class-name file."""
         lists = {"train": self.train_list, "val": self.val_list, "test": self.test_list}
         return {k: Path(v).expanduser() for k, v in lists.items() if v is not None} | super().index_files()
 
 
 class SplitValues(Section):
-    """Values of a table's split column."""
+    """Values in a table's split column."""
 
     train: str = "train"
     val: str = "val"
@@ -149,19 +149,19 @@ class SplitValues(Section):
 
 
 class Table(Labelled):
-    """A CSV or Parquet table with one image per row."""
+    """CSV or Parquet table with one image per row."""
 
     source: Literal["table"]
     table: Root
-    """The table: `.parquet`, `.tsv` with tabs, or any other suffix with commas."""
+    """Path of the table: `.parquet`, `.tsv` (tab-separated), or any other suffix (comma-separated)."""
     path_column: Annotated[str, Field(min_length=1)] = "path"
-    """Column with the path of the image, relative to `root`."""
+    """Name of the column that contains the image path, relative to `root`."""
     label_column: Annotated[str, Field(min_length=1)] = "label"
-    """Column with the label."""
+    """Name of the column that contains the label."""
     split_column: str | None = None
-    """Column with the split."""
+    """Name of the column that contains the split."""
     split_values: SplitValues = SplitValues()
-    """Values in the split column that stand for each split."""
+    """Value of the split column for each split."""
     TEST_SETTING: ClassVar[str] = "`split_column`"
 
     def has_test_without_set_aside(self) -> bool | None:
@@ -173,5 +173,5 @@ class Table(Labelled):
         return None if self.split_column is not None else False
 
     def index_files(self) -> dict[str, Path]:
-        """Return the table, and the file of class names."""
+        """Return the table and the class-name file."""
         return {"table": Path(self.table).expanduser()} | super().index_files()

@@ -1,4 +1,4 @@
-"""Settings that all datasets share: names, normalisation, storage, splits and shot groups."""
+"""Settings shared by all datasets: names, normalisation, storage, splits and shot groups."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from mem.config.base import Fraction, Name, OpenFraction, Section, Unkeyed
 
 Root = Annotated[str, Unkeyed()]
-"""A folder or file on this machine, absolute or relative to the working folder. The path cannot change a result and is
-not part of a key. The digests of lists and tables are (see `ImageData.index_files`)."""
+"""Folder or file on this machine, absolute or relative to the working folder. The path cannot change a result and is
+not part of a key, but the digests of lists and tables are (see `ImageData.index_files`)."""
 
 
 class LongTailCut(Section):
     """Cut of a balanced training split to a long tail, by class counts or by the usual exponential rule."""
 
     counts: tuple[PositiveInt, ...] | None = None
-    """Training images per class, in class order (see `orders` of the study)."""
+    """Number of training images per class, in class order (see the study's `orders`)."""
     imbalance: Annotated[float, Field(ge=1)] | None = None
     """Ratio of the largest class to the smallest: class i of K keeps int(largest * imbalance^(-i / (K - 1))) images
     (Cui et al. 2019)."""
     largest: PositiveInt | None = None
-    """Images of the largest class, with `imbalance`. Default: the number of images of the smallest class minus
-    `val_per_class`."""
+    """Number of images in the largest class; requires `imbalance`. Default: the number of images in the smallest class
+    minus `val_per_class`."""
     seed: NonNegativeInt
-    """Seed of the shuffle within each class that selects the images to keep."""
+    """Seed for the shuffle within each class that selects the images to keep."""
     val_per_class: NonNegativeInt
-    """Images per class of the val split, taken from the training images that the cut discards. With 0, val comes from
-    `holdout`, or there is no val split."""
+    """Number of images per class in the val split, taken from the training images that the cut discards. If 0, the val
+    split is taken from `holdout`, or there is no val split."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> LongTailCut:
@@ -41,29 +41,27 @@ class LongTailCut(Section):
 
 
 class Holdout(Section):
-    """Val split taken out of the training split, for a dataset without val.
+    """Val split taken from the training split, for a dataset without a val split.
 
-    Choose settings with it. Then train with the chosen settings on all training images: run the same study without
-    `holdout`.
+    Use the val split to choose settings. Then run the same study without `holdout` to train on all training images.
     """
 
     share: OpenFraction
-    """Share of the training images of each class, rounded to the nearest integer. Every class keeps at least one
-    training image."""
+    """Share of each class's training images, rounded to the nearest integer. Every class keeps at least one training
+    image."""
     seed: NonNegativeInt
-    """Seed of the shuffle within each class that selects the images to hold out."""
+    """Seed for the shuffle within each class that selects the images to hold out."""
 
 
 class SetAside(Section):
-    """Test split taken out of a dataset without test, before the cut and the holdout."""
+    """Test split taken from the images of a dataset without a test split, before the cut and the holdout."""
 
     per_class: PositiveInt | None = None
-    """Test images per class. Every class must have at least one more image."""
+    """Number of test images per class. Every class must have at least one more image."""
     share: OpenFraction | None = None
-    """Share of the images of each class, rounded to the nearest integer. Every class keeps at least one training
-    image."""
+    """Share of each class's images, rounded to the nearest integer. Every class keeps at least one training image."""
     seed: NonNegativeInt
-    """Seed of the shuffle within each class that selects the test images."""
+    """Seed for the shuffle within each class that selects the test images."""
 
     @model_validator(mode="after")
     def _one_rule(self) -> SetAside:
@@ -73,30 +71,30 @@ class SetAside(Section):
 
 
 class ImageData(Section):
-    """Base class of all datasets of images."""
+    """Base class of all image datasets."""
 
     name: Name
     """Name of the dataset's folder under `runs/`."""
     pixel_mean: tuple[Fraction, Fraction, Fraction]
-    """Mean of each colour channel for pixel values in 0..1, for normalisation."""
+    """Per-channel mean for normalisation, for pixel values in 0..1."""
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    """Standard deviation of each colour channel for pixel values in 0..1, for normalisation."""
+    """Per-channel standard deviation for normalisation, for pixel values in 0..1."""
     storage: Literal["raw", "jpeg", "fit"]
     """Format of the images in the .beton files. `fit` stores raw pixels if they fit into `size_budget_gb`, otherwise
-    JPEG of the highest quality that fits."""
+    JPEG at the highest quality that fits."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
-    """JPEG quality, for `storage: jpeg`."""
+    """JPEG quality for `storage: jpeg`."""
     size_budget_gb: PositiveFloat | None = None
-    """Maximum size of all splits in total, for `storage: fit`."""
+    """Maximum total size of all splits for `storage: fit`."""
     short_side: PositiveInt | None = None
-    """Length in pixels to which the shorter side of larger images is reduced. Default: images keep their size."""
+    """Length in pixels to which the shorter side of larger images is reduced. Default: images are not resized."""
     resample: Literal["area", "lanczos"] = "area"
-    """Resampling method for `short_side`: INTER_AREA of OpenCV or LANCZOS of Pillow."""
+    """Resampling method for `short_side`: OpenCV's INTER_AREA or Pillow's LANCZOS."""
     unreadable: Literal["fail", "skip"] = "fail"
-    """Treatment of files that cannot be read as complete images: `fail` lists them all and stops; `skip` omits, counts
+    """Action for files that cannot be read as complete images: `fail` lists all of them and stops; `skip` omits, counts
     and records them."""
     holdout: Holdout | None = None
-    """Val split taken out of train, for a dataset without val."""
+    """Val split taken from the training split, for a dataset without a val split."""
 
     @model_validator(mode="after")
     def _storage_is_consistent(self) -> ImageData:
@@ -113,7 +111,7 @@ class ImageData(Section):
         return self
 
     def has_val_without_holdout(self) -> bool | None:
-        """Whether there is a val split without `holdout`; None if this depends on the data."""
+        """Whether there is a val split without the setting `holdout`; None if this depends on the data."""
         return False
 
     def has_val(self) -> bool | None:
@@ -121,12 +119,12 @@ class ImageData(Section):
         return self.holdout is not None or self.has_val_without_holdout()
 
     def index_files(self) -> dict[str, Path]:
-        """Return the files that list the images. Their digests are part of the run key."""
+        """Return the files that list the images. The digests of these files are part of the run key."""
         return {}
 
 
 class Shots(Section):
-    """Thresholds of the three shot groups, both exclusive (section 4.1 of the paper)."""
+    """Exclusive thresholds for the three shot groups (section 4.1 of the paper)."""
 
     many_above: PositiveInt = 100
     """Classes with more training images than this are many-shot."""

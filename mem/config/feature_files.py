@@ -1,4 +1,4 @@
-"""Settings of precomputed features: a dataset without images."""
+"""Settings for precomputed features: a dataset without images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUFFIXES = (".npy", ".safetensors")
 
 
 class FeatureFiles(Section):
-    """Features and labels of each split in `.npy` or `.safetensors` files, whose digests are part of the run key.
+    """Features and labels of each split in `.npy` or `.safetensors` files. File digests are part of the run key.
 
     Features have the shape (images, width), or (images, 1 + tokens, width) with the pooled feature first. Labels are
     integers starting at 0. In a safetensors file the tensors are named `features` and `labels`.
@@ -24,19 +24,19 @@ class FeatureFiles(Section):
     name: Name
     """Name of the dataset's folder under `runs/`."""
     train_features: Root
-    """Features of the training split."""
+    """File with the features of the training split."""
     train_labels: Annotated[str | None, Unkeyed()] = None
-    """Labels of the training split. Default: they are in the safetensors file of the features."""
+    """File with the labels of the training split. Default: the safetensors file that contains the features."""
     val_features: Annotated[str | None, Unkeyed()] = None
-    """Features of the val split, if there is one."""
+    """File with the features of the val split, if there is one."""
     val_labels: Annotated[str | None, Unkeyed()] = None
-    """Labels of the val split. Default: they are in the safetensors file of the features."""
+    """File with the labels of the val split. Default: the safetensors file that contains the features."""
     test_features: Root
-    """Features of the test split."""
+    """File with the features of the test split."""
     test_labels: Annotated[str | None, Unkeyed()] = None
-    """Labels of the test split. Default: they are in the safetensors file of the features."""
+    """File with the labels of the test split. Default: the safetensors file that contains the features."""
     class_names: Annotated[str | None, Unkeyed()] = None
-    """Text file with one class name per line, in the order of the labels, starting with label 0."""
+    """Text file with one class name per line, in label order, starting with label 0."""
 
     @model_validator(mode="after")
     def _files_are_complete(self) -> FeatureFiles:
@@ -62,7 +62,7 @@ class FeatureFiles(Section):
         return features, features if labels is None else Path(labels).expanduser()
 
     def index_files(self) -> dict[str, Path]:
-        """Return all files: their content is the dataset."""
+        """Return all files, because their content defines the dataset."""
         files: dict[str, Path] = {}
         for split in self.splits():
             files[f"{split} features"], files[f"{split} labels"] = self.files_of(split)

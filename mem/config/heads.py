@@ -1,4 +1,4 @@
-"""Settings of heads on frozen features."""
+"""Settings for heads on frozen features."""
 
 from __future__ import annotations
 
@@ -18,33 +18,34 @@ from mem.config.base import Name, Section
 
 
 class Blocks(Section):
-    """Shuffling of features that do not fit into memory: first blocks of images, then images within windows."""
+    """Two-level shuffling for features that do not fit into memory: blocks of images, then images within windows."""
 
     images: PositiveInt
-    """Number of neighbouring images that are read at once. Reads of a megabyte or more are fast on any disk."""
+    """Number of consecutive images that are read at once. Reads of a megabyte or more are fast on any disk."""
     window: PositiveInt
-    """Number of blocks whose images are shuffled together. Memory holds about three times this number of blocks."""
+    """Number of blocks whose images are shuffled together. About three times as many blocks are kept in memory."""
 
 
 class HeadTraining(Section):
-    """Training of a head on frozen features, with a cosine schedule from `lr` to 0."""
+    """Training settings for a head on frozen features. The learning rate follows a cosine schedule from `lr` to 0."""
 
     epochs: PositiveFloat
-    """Length of the training, as a multiple of the size of the training set."""
+    """Length of training as a multiple of the training set size."""
     global_batch: PositiveInt
     """Samples per optimizer step."""
     optimizer: Literal["sgd", "adamw"]
-    """`sgd` uses momentum 0.9."""
+    """Optimizer. `sgd` uses momentum 0.9."""
     lr: PositiveFloat
-    """Initial learning rate; not scaled by the batch size."""
+    """Initial learning rate. It is not scaled by the batch size."""
     weight_decay: NonNegativeFloat
     sampler: Literal["instance", "class_balanced", "sqrt"]
-    """`instance` visits each image once per epoch. `class_balanced` visits the classes in turn, four images per visit
-    (Kang et al. 2020). `sqrt` samples classes in proportion to the square root of their count (Mahajan et al. 2018)."""
+    """Sampling order. `instance` visits each image once per epoch. `class_balanced` visits the classes in turn, with
+    four images per visit (Kang et al. 2020). `sqrt` samples classes in proportion to the square root of their image
+    count (Mahajan et al. 2018)."""
     blocks: Blocks | None = None
-    """For features that do not fit into memory, with sampler `instance`: reads features in blocks at the full rate of
-    the disk. Choose a window of at least twenty batches to keep batches mixed. All images of a block have the same view
-    in an epoch."""
+    """Block-wise reading at full disk throughput, for features that do not fit into memory. Requires the sampler
+    `instance`. Choose a window of at least twenty batches so that batches are well mixed. Within an epoch, all images
+    of a block use the same view."""
     views: NonNegativeInt | None = None
     """Number of augmented views of `features` to train on, in addition to the plain view. Default: all."""
 
@@ -62,11 +63,11 @@ def _require_candidates(taus: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class Ce(Section):
-    """The finetuned classifier without changes; with `training`, a linear probe on the features."""
+    """The unchanged finetuned classifier or, with `training`, a linear probe on the features."""
 
     method: Literal["ce"]
     training: HeadTraining | None = None
-    """Training of the linear probe; required without finetuning (`finetune: null`, or features from files)."""
+    """Training settings for the linear probe; required without finetuning (`finetune: null` or features from files)."""
 
 
 class Tau(Section):
@@ -90,7 +91,7 @@ class Crt(Section):
 
 
 class Lws(Section):
-    """Learnable weight scaling (Kang et al. 2020): one learned factor per class on the frozen classifier."""
+    """Learnable weight scaling (Kang et al. 2020): one learned factor per class for the frozen classifier."""
 
     method: Literal["lws"]
     training: HeadTraining
@@ -146,12 +147,12 @@ class Mem(Section):
 
     method: Literal["mem"]
     partition: Literal["shot", "random_even", "cardinality_even"]
-    """Assignment of classes to groups: by the thresholds of `shots`, at random in even parts, or in even parts after
-    sorting by the number of training images."""
+    """Assignment of classes to groups: by the thresholds in `shots`, randomly into groups of equal size, or into groups
+    of equal size after sorting by the number of training images."""
     groups: PositiveInt = 3
     """Number of groups; always 3 for `shot`."""
     partition_seed: NonNegativeInt = 0
-    """Seed of the partition `random_even`."""
+    """Seed for the partition `random_even`."""
     input: Literal["pooled", "tokens"]
     """Input of the sub-networks: the pooled feature, or the patch tokens, which require `features.tokens`."""
     width: PositiveInt
@@ -159,23 +160,23 @@ class Mem(Section):
     depth: NonNegativeInt
     """Transformer blocks of a sub-network after its linear embedding."""
     xi: PositiveFloat
-    """Margin in eq. 3: the norm of a sub-network should be above it for images of its group."""
+    """Margin in eq. 3: lower bound for a sub-network's norm on images of the sub-network's group."""
     mu: NonNegativeFloat
-    """Margin in eq. 3: the norm of a sub-network should be below it for all other images."""
+    """Margin in eq. 3: upper bound for a sub-network's norm on all other images."""
     top_k: PositiveInt
-    """Number of largest logits per group that are input of the fusion (eq. 7); all logits of a smaller group."""
+    """Number of largest logits per group that the fusion uses as input (eq. 7). Smaller groups use all their logits."""
     reo_weight: NonNegativeFloat
-    """Factor of the regularisation objective in eq. 10; the paper uses 1."""
+    """Weight of the regularisation objective in eq. 10; the paper uses 1."""
     fusion_width: PositiveInt
-    """Hidden width of the two-layer perceptron of the fusion."""
+    """Hidden width of the fusion's two-layer perceptron."""
     weight: Literal["free", "softplus", "exp", "residual", "additive"]
-    """Group weight w as a function of the output o of the fusion: o, softplus(o), exp(o), 1 + o, or o added to the
-    logits instead of multiplied with them. Every variant starts neutral: MEM starts as the classifier that it
-    modulates."""
+    """Group weight w as a function of the fusion output o: o, softplus(o), exp(o), 1 + o, or o added to the logits
+    instead of multiplied with them. With every variant, the initial MEM head predicts the same as the classifier that
+    it modulates."""
     classifier: Literal["frozen", "trained"]
-    """Whether the linear classifier is trained together with the modulator."""
+    """Whether the linear classifier is trained jointly with the modulator."""
     classifier_from: Name
-    """Name of the head whose linear classifier MEM starts from: a head of this study with the method `ce`, `crt`,
+    """Name of the head that provides MEM's initial linear classifier: a head of this study with the method `ce`, `crt`,
     `balanced_softmax` or `logit_adjusted_loss`."""
     training: HeadTraining
 
@@ -194,4 +195,4 @@ Head = Annotated[
 ]
 
 TRAINED_LINEAR = (Crt, LogitAdjustedLoss, BalancedSoftmax)
-"""Heads that train a new linear classifier, which MEM can start from."""
+"""Heads that train a new linear classifier, which MEM can use as its initial classifier."""

@@ -1,4 +1,4 @@
-"""Initial weights of a training, and the table of official weights."""
+"""Settings for initial weights, and the table of official weights."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from mem.config.base import Section, Unkeyed
 
 @dataclass(frozen=True)
 class OfficialWeights:
-    """A checkpoint published by its authors."""
+    """A checkpoint published by the authors of a model."""
 
     about: str
     address: str
     checksum: str | None
-    """`algorithm:prefix of the digest`, as far as it is published; None if it is not published."""
+    """Checksum as `algorithm:prefix of the digest`, as far as it is published; None if there is none."""
     source: str
-    """Where the address and the checksum are published."""
+    """Source of the address and the checksum."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that the backbone of the study must have."""
+    """Backbone settings that the weights require."""
 
     @property
     def file(self) -> str:
-        """Name of the file in the folder of downloaded weights."""
+        """File name in the folder for downloaded weights."""
         return self.address.rsplit("/", 1)[1] if not self.address.startswith(_DRIVE) else self._drive_file_name
 
     @property
@@ -97,16 +97,16 @@ OFFICIAL: Mapping[str, OfficialWeights] = {
         {"kind": "timm", "model": "resnext50_32x4d"},
     ),
 }  # fmt: skip
-"""Official weights by the name that studies use."""
+"""Official weights by their names in studies."""
 
 
 class Initial(Section):
-    """Initial weights of pretraining, or of finetuning in a study without pretraining. The classifier is always new."""
+    """Initial weights for pretraining, or for finetuning without pretraining. The classifier is always new."""
 
     weights: str | None = None
-    """Name of official weights. `mem weights list` shows the names, `mem weights get NAME` downloads a file."""
+    """Name of official weights. `mem weights list` prints the names; `mem weights get NAME` downloads a file."""
     file: Annotated[str | None, Unkeyed()] = None
-    """File with weights (.pth or .safetensors): a local copy of the official weights, or custom weights. The digest of
+    """Weights file (.pth or .safetensors): a local copy of the official weights, or custom weights. The digest of
     custom weights is part of the run key."""
 
     @field_validator("weights")

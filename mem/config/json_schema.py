@@ -7,15 +7,15 @@ import json
 from mem.config import Study
 
 EXTENDS = {
-    "description": "Path of another study, relative to the folder of this file, which contains only the differences.",
+    "description": "Path of the base study, relative to this file's folder. This file contains only the differences.",
     "title": "Extends",
     "type": "string",
 }
-"""Schema of the key `extends`, which `mem.config.load` removes before validation."""
+"""Schema for the key `extends`, which `mem.config.load` removes before validation."""
 
 
 def study_schema() -> str:
-    """Return the schema as JSON text with a final newline; `workflow/schemas/study.schema.json` contains a copy."""
+    """Return the schema as JSON text with a final newline. `workflow/schemas/study.schema.json` contains a copy."""
     schema = Study.model_json_schema()
     schema["properties"] = {"extends": EXTENDS, **schema["properties"]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Loading a study from YAML files and overrides."""
+"""Load a study from YAML files and overrides."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True)
 class ConfigLayer:
-    """The values of one file or of the overrides, and where each was written."""
+    """The values from one file or from the overrides, with their locations."""
 
     values: dict[str, Any]
     locations: dict[KeyPath, str] = field(default_factory=dict)
-    """`file:line` of each key, for error messages."""
+    """Location of each key as `file:line`, for error messages."""
 
 
 def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
-    """Load a study from a YAML file; merge further files and `overrides` over it.
+    """Load a study from a YAML file, and merge additional files and `overrides` over it.
 
-    A file with `extends: OTHER.yaml` is merged over that file. The path is relative to the folder of the file.
+    A file with `extends: OTHER.yaml` is merged over OTHER.yaml. The path is relative to the folder of the extending
+    file.
 
     Raises:
         UserError: A file is missing or is not valid YAML, or a setting is unknown, missing or invalid. The message
-            lists all errors with file, line and key, what is allowed, and the most similar valid name.
+            lists all errors with file, line, key, allowed values, and the most similar valid name.
     """
     if not files:
-        raise UserError("No study given. Name a YAML file, for example config/digits_lt.yaml")
+        raise UserError("No study was specified. Pass a YAML file, for example config/digits_lt.yaml")
     files = [_relative_to_working_folder(Path(file)) for file in files]
     layers = [layer for file in files for layer in _read_with_bases(file)]
     if overrides:
@@ -58,13 +59,13 @@ def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
 def study_files(
     config: Mapping[str, Any], configfiles: Sequence[Path], folder: Path
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Return the files and overrides that `load_study` needs for given Snakemake options.
+    """Return the arguments for `load_study` that correspond to the given Snakemake options.
 
     Args:
-        config: The values of `--config`: `study` is a YAML file, or the name of one in `folder`. All other values
+        config: Values of `--config`. `study` is a YAML file or the name of a YAML file in `folder`. All other values
             override settings.
-        configfiles: The files of `--configfile`: a study, and files to merge over it.
-        folder: The folder with the studies of the workflow. The default study is `digits_lt`.
+        configfiles: Files of `--configfile`: a study, and files to merge over it.
+        folder: Folder that contains the workflow's studies. The default study is `digits_lt`.
     """
     # Snakemake parses `a=3` as a number and `a={...}` as a mapping, but `a=null` as text.
     overrides = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in config.items()}
@@ -78,7 +79,7 @@ def study_files(
 
 
 def deep_merge(base: Any, over: Any) -> Any:
-    """Merge nested mappings, with the values of `over` taking precedence. Lists and scalars are replaced."""
+    """Merge nested mappings. Values of `over` take precedence; lists and scalars are replaced."""
     if isinstance(base, Mapping) and isinstance(over, Mapping):
         return {key: deep_merge(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
     return over
@@ -89,7 +90,7 @@ def _relative_to_working_folder(path: Path) -> Path:
 
 
 def _read_with_bases(path: Path, extending: tuple[Path, ...] = ()) -> list[ConfigLayer]:
-    """Return the layers of all files that a file extends, the lowest first, and of the file itself."""
+    """Return the layers of all files that a file extends, base first, followed by the file's layer."""
     layer = _read_file(path)
     base_name = layer.values.pop("extends", None)
     if base_name is None:
@@ -134,7 +135,7 @@ def _read_file(path: Path) -> ConfigLayer:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A loader that rejects duplicate keys, which PyYAML accepts."""
+    """YAML loader that rejects duplicate keys, which PyYAML accepts."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first_lines: dict[str, int] = {}
@@ -155,7 +156,7 @@ def _yaml_type(value: Any) -> str:
 
 
 def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: dict[KeyPath, str]) -> None:
-    """Add `file:line` of every key and list item below a node. Keys of a mapping override those that it merges."""
+    """Add `file:line` of every key and list item below a node. A mapping's keys override the keys that it merges."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag == _MERGE_TAG:
@@ -172,7 +173,7 @@ def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: 
 
 
 def _layer_of_overrides(values: Mapping[str, Any], location: str) -> ConfigLayer:
-    """Return overrides as a layer in which every key has the same location."""
+    """Return the overrides as a layer in which every key has the same location."""
     locations: dict[KeyPath, str] = {}
 
     def copied(value: Any, path: KeyPath) -> Any:

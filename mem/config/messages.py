@@ -1,4 +1,4 @@
-"""Messages for invalid studies: each names the file, the line and the key, and what is allowed."""
+"""Error messages for invalid studies. Each message names the file, the line, the key and the allowed values."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pydantic_core import ErrorDetails
 from mem.config.study import Study
 
 KeyPath = tuple[str | int, ...]
-"""Position of a value in nested mappings and lists: keys and indices from the top."""
+"""Path of a value in nested mappings and lists: keys and indices, outermost first."""
 
 
 def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath, str], name: str) -> str:
-    """Return one line that describes one validation error.
+    """Describe a validation error in one line.
 
     Args:
         error: The error as reported by pydantic.
         values: The values that were validated.
         locations: `file:line` of each key.
-        name: Used instead of a location if the key has none.
+        name: Text that replaces the location if the key has none.
     """
     path, model = _resolve(error["loc"], values)
     location = next((locations[path[:n]] for n in range(len(path), 0, -1) if path[:n] in locations), name)
@@ -44,7 +44,7 @@ def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath,
 
 
 def suggestion(given: str, allowed: Sequence[str]) -> str:
-    """Return a question with the most similar allowed name, or a full stop if none is similar."""
+    """Return a suggestion with the most similar allowed name, or a full stop if no name is similar."""
     similar = difflib.get_close_matches(given, allowed, n=1)
     return f"; did you mean `{similar[0]}`?" if similar else "."
 
@@ -63,7 +63,7 @@ def _describe_tag_error(error: ErrorDetails, path: KeyPath, locations: Mapping[K
 
 
 def _resolve(loc: tuple[int | str, ...], values: Any) -> tuple[KeyPath, type[BaseModel] | None]:
-    """Return pydantic's location without the tags of unions, and the model that contains its last key."""
+    """Return pydantic's location without union tags, and the model that contains the last key of the location."""
     path: list[str | int] = []
     model: type[BaseModel] | None = Study
     parent: type[BaseModel] | None = Study
@@ -99,7 +99,7 @@ def _plain_annotation(annotation: Any) -> Any:
 
 
 def _union_member(annotation: Any, tag: str | int) -> type[BaseModel] | None:
-    """Return the member of a discriminated union that has the tag."""
+    """Return the member of a discriminated union with the given tag."""
     for member in typing.get_args(annotation):
         if not (isinstance(member, type) and issubclass(member, BaseModel)):
             continue

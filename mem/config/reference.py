@@ -1,4 +1,4 @@
-"""The settings reference: a Markdown page, generated from the schema, with the values and default of every setting."""
+"""The settings reference: a Markdown page, generated from the schema, with the values and defaults of all settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean":
 
 
 def reference() -> str:
-    """Return the page: the study first, then every section in the order of first mention."""
+    """Return the page. It starts with the study, followed by all sections in the order of their first mention."""
     schema = json.loads(study_schema())
     sections = schema["$defs"]
     lines = [
@@ -52,7 +52,7 @@ def _default(value: Any) -> str:
 
 
 def words(value: Schema) -> str:
-    """Return the allowed values of a setting in words; sections become links."""
+    """Describe the allowed values of a setting in words. Sections become links."""
     if "$ref" in value:
         name = value["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -76,7 +76,7 @@ def words(value: Schema) -> str:
 
 
 def _mentioned(value: Any, sections: Schema, seen: dict[str, None] | None = None) -> list[str]:
-    """Return the names of all sections that a schema refers to, directly or through other sections, each once."""
+    """Return the distinct names of all sections that a schema refers to, directly or through other sections."""
     seen = {} if seen is None else seen
     if isinstance(value, dict):
         ref = value.get("$ref")

@@ -1,4 +1,4 @@
-"""Settings of published datasets, one section each. `mem.config.custom_sources` defines those of custom datasets."""
+"""Settings for published datasets, one section each. `mem.config.custom_sources` defines those for custom datasets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mem.config.feature_files import FeatureFiles
 
 
 class BalancedSource(ImageData):
-    """Base class of balanced datasets with a known number of classes, which are cut to a long tail."""
+    """Base class of balanced datasets that have a known number of classes and are cut to a long tail."""
 
     CLASSES: ClassVar[int]
     cut: LongTailCut
@@ -33,26 +33,26 @@ class BalancedSource(ImageData):
 
 
 class Digits(BalancedSource):
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels."""
+    """scikit-learn's 1,797 handwritten digits with 8 x 8 pixels."""
 
     CLASSES = 10
     source: Literal["digits"]
     test_per_class: PositiveInt
-    """Test images per class, taken out before the cut."""
+    """Number of test images per class. They are set aside before the cut."""
 
 
 class FashionMnist(BalancedSource):
-    """Fashion-MNIST (Xiao et al. 2017): 60,000 training and 10,000 test images, 28 x 28 pixels."""
+    """Fashion-MNIST (Xiao et al. 2017): 60,000 training and 10,000 test images with 28 x 28 pixels."""
 
     CLASSES = 10
     source: Literal["fashion_mnist"]
     root: Annotated[str | None, Unkeyed()] = None
-    """Folder of the four IDX files. Default: the folder of the Debian package `dataset-fashion-mnist`, then that of
-    torchvision."""
+    """Folder that contains the four IDX files. Default: the folder of the Debian package `dataset-fashion-mnist` if it
+    exists, otherwise torchvision's folder."""
 
 
 class Cifar(BalancedSource):
-    """Base class of CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32."""
+    """Base class of CIFAR-10 and CIFAR-100 (Krizhevsky 2009), with 50,000 training and 10,000 test images (32 x 32)."""
 
     root: Root = "data"
     """The official archive (Python or binary version), its unpacked folder, or the folder that contains either."""
@@ -73,14 +73,14 @@ class Cifar100(Cifar):
 
 
 class PublishedLists(ImageData):
-    """Base class of datasets that are long-tailed by nature or by published lists."""
+    """Base class of published datasets that are naturally long-tailed or are defined by long-tailed lists."""
 
     root: Root
-    """Folder that the paths in the lists are relative to."""
+    """Folder that all paths in the lists are relative to."""
     train_list: Root
-    """List of the training split."""
+    """List file for the training split."""
     test_list: Root
-    """List of the test split."""
+    """List file for the test split."""
 
     def index_files(self) -> dict[str, Path]:
         """Return the list files by split."""
@@ -91,7 +91,7 @@ class PublishedListsWithVal(PublishedLists):
     """Base class of published datasets with a val split."""
 
     val_list: Root
-    """List of the val split."""
+    """List file for the val split."""
 
     def index_files(self) -> dict[str, Path]:
         """Return the list files by split."""
@@ -103,21 +103,21 @@ class PublishedListsWithVal(PublishedLists):
 
 
 class ImageNetLt(PublishedListsWithVal):
-    """ImageNet-LT (Liu et al. 2019): lists of images in `train/` and `val/` of ILSVRC 2012."""
+    """ImageNet-LT (Liu et al. 2019): image lists for the folders `train/` and `val/` of ILSVRC 2012."""
 
     source: Literal["imagenet_lt"]
 
 
 class PlacesLt(PublishedListsWithVal):
-    """Places-LT (Liu et al. 2019): lists of images of Places365-Standard, in either of its two folder layouts."""
+    """Places-LT (Liu et al. 2019): image lists for Places365-Standard, in either of its two folder layouts."""
 
     source: Literal["places_lt"]
 
 
 class INaturalist2018(PublishedLists):
-    """iNaturalist 2018: lists, or the official `train2018.json` and `val2018.json`.
+    """iNaturalist 2018: image lists, or the official `train2018.json` and `val2018.json`.
 
-    The official val split is the test split. The label of a class is its category id.
+    The official val split is used as the test split. Labels are category ids.
     """
 
     source: Literal["inaturalist2018"]

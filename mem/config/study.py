@@ -1,4 +1,4 @@
-"""The settings of a complete study and the resources of its stages."""
+"""Settings for a complete study and for the resources of its stages."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from mem.config.training import Features, Finetune, Pretrain
 
 
 class Compute(Section):
-    """Resources of a stage. Nothing here changes a result."""
+    """Resources of a stage. These settings do not change any result."""
 
     threads: PositiveInt = 1
     """CPU cores per process."""
     memory_gb: PositiveFloat = 4
-    """Main memory per node, in gigabytes."""
+    """Main memory per node in gigabytes."""
     nodes: PositiveInt = 1
-    """Number of nodes, with the profile `slurm`."""
+    """Number of nodes for the profile `slurm`."""
     gpus_per_node: NonNegativeInt = 0
     """GPUs per node."""
     tasks_per_node: PositiveInt | None = None
-    """Processes (ranks) per node. Default: one per GPU, or one without GPUs."""
+    """Processes (ranks) per node. Default: one per GPU, or one if there are no GPUs."""
     hours: PositiveFloat = 1
-    """Time limit of the job, in hours."""
+    """Time limit of the job in hours."""
     micro_batch: PositiveInt | None = None
-    """Maximum number of images that pass through a device at once; larger batches are accumulated. Default on a GPU: as
-    many images as fit into its memory."""
+    """Maximum number of images per forward pass on one device. Larger batches use gradient accumulation. Default on a
+    GPU: the largest micro-batch that fits into its memory."""
     checkpoint_minutes: NonNegativeFloat = 3
     """Minutes between checkpoints."""
     peak_tflops: PositiveFloat | None = None
-    """Peak rate of matrix products of one device at the precision of the training, in 10^12 operations per second. If
-    set, pretraining and finetuning log `mfu`: the share of this rate that the arithmetic of the model reaches."""
+    """Peak matrix-product rate of one device at the training precision, in TFLOP/s. If set, pretraining and finetuning
+    log `mfu` (model FLOPs utilisation): the share of this rate that the model's arithmetic reaches."""
     compile: bool = False
-    """Whether training uses torch.compile. Like the number of ranks, it changes rounding only."""
+    """Whether training uses `torch.compile`. Like the number of ranks, this changes only rounding."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -86,31 +86,31 @@ class StageCompute(Section):
 
 
 class Study(Section):
-    """A dataset, a backbone and a recipe, with the seeds, class orders and heads to compare."""
+    """A study: a dataset, a backbone and a recipe, with the seeds, class orders and heads to compare."""
 
     study: Name
     """Name of the study and of its folder under `results/`."""
     description: str = ""
-    """Purpose of the study: command, duration, expected results. Shown in the report."""
+    """Description for the report: for example the purpose of the study, its command, duration and expected results."""
     dataset: Dataset
     orders: tuple[NonNegativeInt, ...] = (0,)
-    """Class orders along the long tail: 0 is the order of the dataset; any other number seeds a permutation."""
+    """Class orders along the long tail: 0 is the dataset's order; any other number is the seed of a permutation."""
     seeds: tuple[NonNegativeInt, ...]
-    """Seeds of initialisation, sampling, augmentation and masks."""
+    """Seeds for initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
     backbone: Backbone
     initial: Initial | None = None
-    """Published or custom weights to start from. Default: the first training starts from random weights."""
+    """Published or custom initial weights. Default: the first training stage starts from random weights."""
     pretrain: Pretrain | None
-    """Pretraining; `null` starts finetuning from `initial` or from random weights."""
+    """Pretraining settings. With `null`, finetuning starts from `initial` or from random weights."""
     finetune: Finetune | None
-    """Finetuning; `null` uses the backbone as it is: from pretraining, `initial`, or a user-provided module."""
+    """Finetuning settings. With `null`, the backbone from pretraining, `initial` or a custom module is not changed."""
     features: Features | None
-    """Features of the frozen backbone; `null` if the dataset consists of features."""
+    """Settings for the features of the frozen backbone; `null` if the dataset consists of features."""
     heads: dict[Name, Head]
-    """The heads to compare, by name. If `method` is omitted, the name is the method."""
+    """Heads to compare, by name. If `method` is omitted, the name is used as the method."""
     sweeps: dict[Name, Sweep] = Field(default={})
-    """Sweeps by name. Their variants are added to `heads` when the study is loaded."""
+    """Sweeps by name. The variants of all sweeps are added to `heads` when the study is loaded."""
     compute: Annotated[StageCompute, Unkeyed()] = StageCompute()
 
     @field_validator("orders", "seeds")
@@ -125,7 +125,7 @@ class Study(Section):
     @model_validator(mode="before")
     @classmethod
     def _complete_heads(cls, values: Any) -> Any:
-        """Fill in methods that are given by the name of the head, and add the variants of sweeps."""
+        """Fill in methods from the names of heads, and add the variants of sweeps."""
         if not isinstance(values, dict) or not isinstance(values.get("heads"), dict):
             return values
         heads = {
@@ -205,7 +205,7 @@ class Study(Section):
 
     @property
     def may_have_tokens(self) -> bool:
-        """Whether heads may use tokens. For features in files, only the files determine this."""
+        """Whether heads may use tokens. For precomputed features, this depends on the files."""
         return self.features is None or self.features.tokens
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Sweeps: variants of one head for all combinations of given values."""
+"""Sweeps: variants of one head for all combinations of the given values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mem.config.heads import Head
 class Sweep(Section):
     """Variants of a head, one for every combination of the given values.
 
-    The name of a variant is the name of the head and one part per setting: the value if it is text, otherwise the
+    The name of a variant consists of the head's name and one part per setting: the value if it is text, otherwise the
     setting followed by the value (`mem.frozen.crt`, `mem.xi40`). A combination that equals another head of the study is
     not run again.
     """
@@ -24,7 +24,7 @@ class Sweep(Section):
     of: Name
     """Name of the head to vary."""
     over: dict[str, tuple[str | float | int | bool, ...]]
-    """Settings of the head with the values of each. A dot selects a setting of a section, as in `training.sampler`."""
+    """Settings of the head and their values. A dot selects a setting within a section, as in `training.sampler`."""
 
     @model_validator(mode="after")
     def _values(self) -> Sweep:
@@ -36,10 +36,10 @@ class Sweep(Section):
         return self
 
     def variants(self, head: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the names and settings of the variants of a head, which is given as a mapping.
+        """Yield the name and the settings of each variant of a head. The head is given as a mapping.
 
         Raises:
-            ValueError: A setting of the sweep is in a section that the head does not have.
+            ValueError: A setting of the sweep belongs to a section that the head does not have.
         """
         for values in itertools.product(*self.over.values()):
             varied = copy.deepcopy(dict(head))
@@ -62,7 +62,7 @@ def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
     Invalid sweeps are ignored here; validation of the study reports them.
 
     Raises:
-        ValueError: A sweep refers to an unknown head or section, or the name of a variant is the name of another head.
+        ValueError: A sweep refers to an unknown head or section, or a variant has the name of another head.
     """
     all_heads = dict(heads)
     for name, raw in (sweeps or {}).items() if isinstance(sweeps, Mapping | None) else ():
@@ -89,7 +89,7 @@ _HEAD: TypeAdapter[Head] = TypeAdapter(Head)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two heads are equal after defaults are filled in."""
+    """Return whether two heads are equal after defaults are filled in."""
     if one == other:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Settings of training a backbone and of computing its features."""
+"""Settings for training a backbone and for computing its features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SectionT = TypeVar("SectionT", bound=Section)
 class RandAugment(Section):
     """RandAugment (Cubuk et al. 2020) as implemented in timm.
 
-    timm's `rand-m9-mstd0.5-inc1` is layers 2, magnitude 9, magnitude_std 0.5, increasing true.
+    timm's `rand-m9-mstd0.5-inc1` corresponds to layers 2, magnitude 9, magnitude_std 0.5, increasing true.
     """
 
     layers: PositiveInt
-    """Number of operations that are sampled for an image and applied in sequence."""
+    """Number of operations that are sampled for each image and applied in sequence."""
     magnitude: Annotated[float, Field(ge=0, le=10)]
     """Mean magnitude of an operation; 10 is the maximum."""
     magnitude_std: NonNegativeFloat
@@ -39,11 +39,11 @@ class Augmentation(Section):
     flip: bool
     """Whether images are flipped horizontally with probability 0.5."""
     rand_augment: RandAugment | None = None
-    """RandAugment; off by default."""
+    """RandAugment settings. Default: RandAugment is off."""
     color_jitter: tuple[Fraction, Fraction, Fraction] = (0, 0, 0)
-    """Jitter of brightness, contrast and saturation: each is scaled by a factor between 1 - value and 1 + value."""
+    """Strength of brightness, contrast and saturation jitter: each is scaled by 1 - value to 1 + value."""
     erasing: Fraction = 0
-    """Probability of random erasing (Zhong et al. 2020); in finetuning only."""
+    """Probability of random erasing (Zhong et al. 2020). It is available only in finetuning."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
@@ -56,36 +56,39 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """Settings of every training: linear warm-up, then a cosine schedule to `min_lr`, with full batches only."""
+    """Training settings. The learning rate warms up linearly and then follows a cosine schedule to `min_lr`.
+
+    All batches are full.
+    """
 
     epochs: PositiveFloat
     """Number of passes over the training set."""
     warmup_epochs: NonNegativeFloat
-    """Number of epochs in which the learning rate rises linearly from 0."""
+    """Number of warm-up epochs, during which the learning rate rises linearly from 0."""
     global_batch: PositiveInt
     """Images per optimizer step, summed over all ranks and micro-batches."""
     base_lr: PositiveFloat
-    """Learning rate per 256 images. The peak learning rate is base_lr * global_batch / 256."""
+    """Learning rate for a global batch size of 256. The peak learning rate is base_lr * global_batch / 256."""
     min_lr: NonNegativeFloat
     """Learning rate at the end of the cosine schedule."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW (Loshchilov & Hutter 2019), or stochastic gradient descent with momentum."""
+    """Optimizer: AdamW (Loshchilov & Hutter 2019), or stochastic gradient descent with momentum."""
     betas: tuple[OpenFraction, OpenFraction] | None = None
-    """Decay rates of AdamW; required for `adamw`, not allowed otherwise."""
+    """AdamW's decay rates; required for `adamw`, not allowed otherwise."""
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Momentum of SGD; required for `sgd`, not allowed otherwise."""
     nesterov: bool = False
     """Whether `sgd` uses Nesterov momentum (Nesterov 1983)."""
     weight_decay: NonNegativeFloat
-    """Weight decay: decoupled in AdamW, part of the gradient in SGD. See `decay_all`."""
+    """Weight decay. It is decoupled in AdamW and added to the gradient in SGD. See also `decay_all`."""
     decay_all: bool = False
     """Whether weight decay also applies to norms, biases, tokens and position embeddings, as in plain SGD recipes."""
     clip_grad: PositiveFloat | None = None
-    """Maximum L2 norm of the gradient; no clipping by default."""
+    """Maximum L2 norm for gradient clipping. Default: no clipping."""
     precision: Literal["fp32", "bf16"]
-    """Precision of the forward pass: `bf16` uses autocast. Weights and optimizer state stay float32."""
+    """Precision of the forward pass. `bf16` uses autocast; weights and optimizer state stay float32."""
     ema_decay: OpenFraction | None = None
-    """Decay of the exponential moving average of the weights. If set, the averaged weights are validated and saved."""
+    """Decay of the exponential moving average of the weights. If set, the averaged weights are evaluated and saved."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """Action if the loss or the gradient is NaN or infinite: stop with an error that names the step, or skip and count
     the step."""
@@ -141,8 +144,8 @@ class Pretrain(Training):
     decoder: Decoder
     augmentation: Augmentation
     reconstruct_every_epochs: Annotated[PositiveFloat | None, Unkeyed()] = None
-    """Epochs between figures of a few reconstructed training images; the last figure is drawn at the end. Default: no
-    figures."""
+    """Number of epochs between figures of a few reconstructed training images. The last figure is saved at the end of
+    training. Default: no figures."""
 
     @model_validator(mode="after")
     def _has_no_erasing(self) -> Pretrain:
@@ -150,30 +153,30 @@ class Pretrain(Training):
 
 
 class Finetune(Training):
-    """Supervised finetuning of the complete backbone with cross-entropy: the row CE in the tables of the paper."""
+    """Supervised finetuning of the complete backbone with cross-entropy, the row CE in the paper's tables."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    """Ratio of the learning rate of each layer to that of the next layer (Clark et al. 2020)."""
+    """Layer-wise learning-rate decay: ratio of each layer's learning rate to the next layer's (Clark et al. 2020)."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
-    """Stochastic depth (Huang et al. 2016): rate of the last block. The rates rise linearly from 0."""
+    """Stochastic depth rate of the last block (Huang et al. 2016). Rates rise linearly from 0 at the first block."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augmentation: Augmentation
     validate_every_epochs: PositiveFloat
-    """Epochs between measurements of the accuracy on val. The accuracy is logged; nothing is selected by it."""
+    """Number of epochs between evaluations on val. The accuracy is only logged; it does not affect training."""
     mixup: NonNegativeFloat = 0
-    """Parameter of mixup (Zhang et al. 2018): samples are mixed with their neighbour, with a share from
-    Beta(mixup, mixup). 0 turns it off."""
+    """Mixup parameter (Zhang et al. 2018). Each sample is mixed with its neighbour; the mixing weight is sampled from
+    Beta(mixup, mixup). 0 disables mixup."""
     cutmix: NonNegativeFloat = 0
-    """Parameter of CutMix (Yun et al. 2019): samples receive a box of their neighbour, with an area from
-    Beta(cutmix, cutmix). 0 turns it off."""
+    """CutMix parameter (Yun et al. 2019). A box in each sample is replaced with pixels of its neighbour; the share of
+    the box area is sampled from Beta(cutmix, cutmix). 0 disables CutMix."""
     mix_probability: Fraction = 1
-    """Probability that a sample is mixed, if `mixup` or `cutmix` is on."""
+    """Probability that a sample is mixed if `mixup` or `cutmix` is enabled."""
     mix_switch: Fraction = 0.5
-    """Probability that a mixed sample uses CutMix, if both are on."""
+    """Probability that CutMix is used for a mixed sample if both are enabled."""
 
     @property
     def mixes(self) -> bool:
-        """Whether `mixup` or `cutmix` is on."""
+        """Whether `mixup` or `cutmix` is enabled."""
         return bool(self.mixup or self.cutmix)
 
     @model_validator(mode="after")
@@ -184,10 +187,10 @@ class Finetune(Training):
 
 
 class Features(Section):
-    """Features of the frozen backbone, computed once per view."""
+    """Settings for features of the frozen backbone, which are computed once per view."""
 
     views: NonNegativeInt
-    """Augmented views of the training split, in addition to the plain view."""
+    """Number of augmented views of the training split, in addition to the plain view."""
     augmentation: Augmentation | None = None
     """Augmentation of the views; required if `views` is not 0."""
     tokens: bool
@@ -195,7 +198,7 @@ class Features(Section):
     dtype: Literal["float32", "float16"] = "float32"
     """Data type of stored tokens; `float16` halves their size. The pooled feature is always float32."""
     online: bool = False
-    """Whether to store no features, but to run the backbone in every epoch of every head. Saves disk space."""
+    """Whether heads run the backbone in every epoch instead of reading stored features. This saves disk space."""
 
     @model_validator(mode="after")
     def _dtype_requires_stored_tokens(self) -> Features:

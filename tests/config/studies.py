@@ -1,4 +1,4 @@
-"""Writing studies to files, and the messages that loading them raises."""
+"""Write studies to files, and return the error messages raised when they are loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_study(folder: Path, values: dict) -> Path:
 
 
 def error_message(folder: Path, values: dict) -> str:
-    """Return the message of the error that loading the study raises."""
+    """Return the error message that is raised when the study is loaded."""
     with pytest.raises(UserError) as error:
         load_study([write_study(folder, values)])
     return str(error.value)

@@ -38,7 +38,7 @@ NO_HYPERPARAMETERS = (
     "dataset.root",
     "dataset.*_list",
 )
-"""Settings that are names, paths or resources."""
+"""Settings that are names, paths or resources rather than hyperparameters."""
 
 
 @cache
@@ -48,7 +48,7 @@ def study(recipe: str) -> Study:
 
 @cache
 def settings(recipe: str) -> dict[str, Any]:
-    """Return the hyperparameters of a recipe by dotted name."""
+    """Return the hyperparameters of a recipe by their dotted names."""
     found: dict[str, Any] = {}
 
     def walk(value: Any, name: str) -> None:
@@ -63,7 +63,7 @@ def settings(recipe: str) -> dict[str, Any]:
 
 
 def documented() -> list[tuple[str, Any, list[str]]]:
-    """Return the rows of the page: a pattern of settings, their value, and patterns of recipes."""
+    """Return the rows of the page: a settings pattern, the expected value, and recipe patterns."""
     lines = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
     return [(name, yaml.safe_load(value), [p.strip() for p in recipes.split(",")]) for name, value, recipes in lines]
 
@@ -113,7 +113,7 @@ def test_every_setting_of_a_recipe_is_on_the_page_with_its_value(recipe):
         assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page has {matching}"
 
 
-@pytest.mark.stage  # counts the cost of full-size models: seconds each
+@pytest.mark.stage  # counting the cost of a full-size model takes seconds
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
     _, estimates = estimate_study(study(recipe), {}, Rates(core_gflops=50))

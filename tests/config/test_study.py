@@ -1,4 +1,4 @@
-"""Loading of studies, and the messages for invalid ones."""
+"""Loading valid studies, and error messages for invalid studies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.config.studies import error_message
 from tests.conftest import REPOSITORY
 
 OVERLAYS = ("holdout",)
-"""Files in config/ that are not studies, but are merged over one."""
+"""Files in config/ that are not complete studies but are merged over one."""
 SHIPPED = [path for path in sorted((REPOSITORY / "config").rglob("*.yaml")) if path.stem not in OVERLAYS]
 
 

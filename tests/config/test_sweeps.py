@@ -1,4 +1,4 @@
-"""Sweeps: variants of a head for all combinations of values."""
+"""Sweeps: variants of a head for all combinations of the given values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_sweep_adds_a_head_for_every_combination(tmp_path, mini_values):
 def test_a_variant_equal_to_another_head_is_omitted(tmp_path, mini_values):
     xi = mini_values["heads"]["mem"]["xi"]
     one, other = ({"of": "mem", "over": {"xi": [xi, 33]}} for _ in range(2))
-    # The default partition_seed is 0, so this variant equals the head.
+    # The default of `partition_seed` is 0, so this variant equals the head.
     seeds = {"of": "mem", "over": {"partition_seed": [0]}}
     study = load_with_sweeps(tmp_path, mini_values, one=one, other=other, seeds=seeds)
     assert [name for name in study.heads if name.startswith("mem.")] == ["mem.xi33"]
