@@ -1,4 +1,4 @@
-"""The fixture of the plugin's tests, for the tests of the plugin on a real SLURM."""
+"""The plugin's workflow fixture, for tests of the plugin on a real SLURM."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from workflow_runner import Workflow, workflow_factory
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Iterator[Callable[..., Workflow]]:
-    """Creates a workflow in a folder of its own."""
+    """A function that creates a workflow in a new folder."""
     with workflow_factory(tmp_path) as create:
         yield create

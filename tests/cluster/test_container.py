@@ -1,4 +1,4 @@
-"""The container recipe copies existing files, and every package of the project."""
+"""The container recipe copies every package of the project, and all files that it copies exist."""
 
 from __future__ import annotations
 

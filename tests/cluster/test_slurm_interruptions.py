@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def training(slurm: ThrowawaySlurm, workflow):
-    """Creates a workflow that trains for a given number of steps."""
+    """A function that creates a workflow that trains for a given number of steps."""
 
     def make(
         steps: int, *, step_seconds: float = 0.1, resources: str = "mem_mb=100, runtime=10", before: str = ""
@@ -39,17 +39,17 @@ def training(slurm: ThrowawaySlurm, workflow):
 
 
 def starts(flow: Workflow, rank: int = 0) -> list[int]:
-    """Return the steps at which the training was started."""
+    """Return the step at which each attempt of the training program started."""
     path = flow.path(f"trained.starts{rank}")
     return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def jobs_of(flow: Workflow) -> set[str]:
-    """Return the SLURM jobs in which the training was started."""
+    """Return the SLURM jobs in which the training program ran."""
     return {line.split()[1] for line in flow.text("trained.starts0").splitlines()}
 
 
-def test_a_preempted_training_saves_and_resumes_on_both_nodes(slurm, training):
+def test_a_preempted_training_job_saves_and_resumes_on_both_nodes(slurm, training):
     flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
     process = flow.start()
     wait(lambda: starts(flow) and starts(flow, 1), process)
@@ -68,7 +68,7 @@ def test_a_preempted_training_saves_and_resumes_on_both_nodes(slurm, training):
     assert len(jobs_of(flow)) == 1
 
 
-def test_a_training_longer_than_its_time_limit_is_requeued_until_it_ends(training):
+def test_a_training_job_longer_than_its_time_limit_is_requeued_until_it_completes(training):
     flow = training(90, step_seconds=1.0, resources="mem_mb=100, runtime=1")
     printed = flow.run(timeout=280)
     assert flow.text("trained.txt") == "90"
@@ -78,7 +78,7 @@ def test_a_training_longer_than_its_time_limit_is_requeued_until_it_ends(trainin
     assert len(jobs_of(flow)) == 1
 
 
-def test_a_program_is_asked_to_save_once_it_has_installed_its_handler(slurm, training):
+def test_a_program_is_signalled_to_save_once_it_has_installed_its_handler(slurm, training):
     flow = training(60, before="echo $SLURM_JOB_ID > starting; sleep 4; ")
     process = flow.start()
     wait(lambda: flow.path("starting").exists() and flow.text("starting"), process)
@@ -100,11 +100,11 @@ def test_requeues_are_limited(slurm, training):
             wait(lambda: len(starts(flow)) == 2, process)
     printed = process.communicate(timeout=60)[0]
     assert process.returncode != 0
-    assert "REQUEUES_SPENT, it reached the limit on requeues" in printed
+    assert "REQUEUES_SPENT, it reached the maximum number of requeues" in printed
     assert "requeue 1 of at most 1" in printed
 
 
-def test_a_job_restarts_after_its_node_was_killed(slurm, training):
+def test_a_job_restarts_after_its_node_failed(slurm, training):
     flow = training(100)
     process = flow.start()
     wait(lambda: starts(flow), process)
@@ -135,7 +135,7 @@ def test_a_workflow_survives_a_restart_of_slurmctld_and_a_stop_of_slurmdbd(slurm
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_a_new_workflow_process_reattaches_to_the_job_of_one_that_ended(slurm, training, number):
+def test_a_new_workflow_process_reattaches_to_the_job_of_an_earlier_one(slurm, training, number):
     flow = training(3000)
     process = flow.start()
     wait(lambda: starts(flow), process)
@@ -149,18 +149,18 @@ def test_a_new_workflow_process_reattaches_to_the_job_of_one_that_ended(slurm, t
     assert second.returncode == 0, printed
     assert flow.path("trained.txt").exists()
     assert len(starts(flow)) == 1
-    # The database receives jobs after the controller, many seconds later on a busy machine.
+    # On a busy machine, a job appears in the database many seconds after it appears in the controller.
     wait(lambda: str(flow.folder) in slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split())
     assert slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split().count(str(flow.folder)) == 1
 
 
 def logged(flow: Workflow, pattern: str) -> bool:
-    """Return whether a workflow process logged a line that matches."""
+    """Return whether a workflow process logged a line that matches the pattern."""
     return any(re.search(pattern, path.read_text()) for path in flow.folder.glob(".snakemake/log/*.log"))
 
 
 def orphaned_job(flow: Workflow) -> str:
-    """Start a workflow process and kill it once its training runs. Return the SLURM job that remains."""
+    """Start a workflow process, kill it while its training job runs, and return the id of that job."""
     process = flow.start()
     wait(lambda: starts(flow), process)
     process.kill()
@@ -178,7 +178,7 @@ def test_a_job_that_ended_without_a_workflow_process_is_not_run_again(slurm, tra
     assert len(starts(flow)) == 1
 
 
-def test_an_earlier_job_with_another_command_is_cancelled_first(slurm, training):
+def test_an_earlier_job_with_a_different_command_is_cancelled_first(slurm, training):
     flow = training(3000)
     earlier = orphaned_job(flow)
     flow.path("Snakefile").write_text(flow.text("Snakefile").replace("trainer.py 3000", "trainer.py 10"))

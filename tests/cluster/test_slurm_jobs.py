@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def on_slurm(slurm: ThrowawaySlurm, workflow):
-    """Creates a workflow that runs on the throwaway SLURM."""
+    """A function that creates a workflow that runs on the throwaway SLURM."""
     return lambda snakefile: workflow(snakefile, **slurm.environment())
 
 
@@ -88,9 +88,9 @@ def test_a_wrong_partition_or_account_fails_only_its_own_job(on_slurm):
     assert flow.path("good.txt").exists()
 
 
-def test_a_job_that_runs_out_of_memory_is_resubmitted_with_more(on_slurm):
+def test_a_job_that_runs_out_of_memory_is_resubmitted_with_more_memory(on_slurm):
     if not ThrowawaySlurm.reports_out_of_memory():
-        pytest.skip("this machine cannot hold a job's memory: no writable memory cgroup of version 1")
+        pytest.skip("this machine cannot limit job memory: it has no writable cgroup v1 memory controller")
     flow = on_slurm(
         """
         rule big:
@@ -117,7 +117,7 @@ def test_a_failure_of_the_code_is_not_retried(on_slurm, slurm):
     assert flow.text("attempts") == "attempt\n"
 
 
-def test_200_equal_jobs_are_one_array(on_slurm):
+def test_200_similar_jobs_are_submitted_as_one_array(on_slurm):
     flow = on_slurm(
         """
         rule all:

@@ -1,8 +1,8 @@
-"""The command of a Snakemake job: the rule's shell command itself, or an inner Snakemake.
+"""Select the command of a Snakemake job: the rule's shell command, or an inner Snakemake.
 
-Starting a Snakemake in each job takes more than a second of CPU time. For a plain shell rule it is not needed: rank 0
-prepares the outputs, and the workflow process checks, touches and protects them and records metadata. Such rules
-therefore run their command directly. The tests check that both ways give equal results.
+An inner Snakemake costs more than a second of CPU time per job. Plain shell rules do not need it: rank 0 prepares the
+outputs, and the workflow process checks, touches and protects them and records metadata. Jobs of such rules therefore
+run the shell command directly. The tests check that both methods produce equal results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snakemake_executor_plugin_submitit.work import Preparation
 _TBD = "<TBD>"
 """Snakemake's placeholder for values that are known only on the node."""
 _MAX_COMMAND_CHARACTERS = 60_000
-"""Length of a command that is safe as a single argument."""
+"""Maximum length of a command that is passed as a single argument."""
 _RANK_MB = 100
 _RANK_WITH_SNAKEMAKE_MB = 300
 TASK_RESOURCES = ("nodes", "tasks", "tasks_per_node")
@@ -55,12 +55,12 @@ def thread_variables(job: Any) -> dict[str, str]:
 
 
 def rank_startup_mb(job: Any, workflow: Any, *, inner: bool) -> int:
-    """Return the memory that a rank needs to start submitit, and Snakemake if it runs inside the job."""
+    """Return the memory in MB that a rank needs to start submitit and, if required, an inner Snakemake."""
     return _RANK_WITH_SNAKEMAKE_MB if inner or inner_snakemake_reason(job, workflow) else _RANK_MB
 
 
 def preparation(job: Any, workflow: Any) -> Preparation:
-    """Return what rank 0 has to do before a shell command."""
+    """Return the preparation that rank 0 performs before a shell command."""
     return Preparation(
         outputs=tuple((str(path), bool(path.is_directory)) for path in job.output),
         logs=tuple(str(path) for path in job.log),
@@ -88,7 +88,7 @@ def _rule_reasons(job: Any, workflow: Any) -> Iterator[str]:
     if job.rule.is_handover or job.is_template_engine:
         yield "its rule hands over to another system"
     if workflow.workflow_settings.cache is not None and job.rule.cache:
-        yield "its rule is cached between workflows"
+        yield "its rule uses the between-workflow cache"
     if workflow.remote_execution_settings.precommand:
         yield "the workflow has a --precommand"
 
@@ -106,7 +106,7 @@ def _deployment_reasons(job: Any, workflow: Any) -> Iterator[str]:
 def _file_reasons(job: Any) -> Iterator[str]:
     for path in chain(job.input, job.output, job.log):
         if path.is_storage:
-            yield f"{path} is in a storage"
+            yield f"{path} is in remote storage"
     for path in job.output:
         for flag in ("update", "pipe", "service"):
             if is_flagged(path, flag):
@@ -119,7 +119,7 @@ def _file_reasons(job: Any) -> Iterator[str]:
 def _command_reasons(job: Any, workflow: Any) -> Iterator[str]:
     raw = job.rule.shellcmd
     if "{jobid" in raw or "{bench_iteration" in raw:
-        yield "its command uses values that only Snakemake knows"
+        yield "its command uses values that only an inner Snakemake can provide"
     temporary = job.rule.resources.get("tmpdir")
     if temporary is not None and temporary.raw not in ("system_tmpdir", None):
         yield "it sets its own temporary directory"
@@ -131,10 +131,10 @@ def _command_reasons(job: Any, workflow: Any) -> Iterator[str]:
 
 
 def check_group_member(job: Any) -> None:
-    """Refuse a job with several tasks inside a group.
+    """Check that a job inside a group requests a single task.
 
     Raises:
-        ResourceError: Names the rule and the resource.
+        ResourceError: The job requests several tasks. The message contains the rule and the resource.
     """
     for name in TASK_RESOURCES:
         value = job.resources.get(name)
@@ -146,10 +146,10 @@ def check_group_member(job: Any) -> None:
 
 
 def check_tasks(job: Any, request: Request, workflow: Any) -> None:
-    """Refuse a job with several tasks unless its rule has a shell command that every rank can run.
+    """Check that a job with several tasks has a shell command that every rank can run.
 
     Raises:
-        ResourceError: Names the obstacle and what to do.
+        ResourceError: The job cannot run with several tasks. The message states the reason and the fix.
     """
     if request.tasks == 1:
         return
@@ -164,13 +164,13 @@ def check_tasks(job: Any, request: Request, workflow: Any) -> None:
     if job.is_shadow:
         obstacle = "its rule has a shadow directory"
     if workflow.workflow_settings.cache is not None and job.rule.cache:
-        obstacle = "its rule is cached between workflows"
+        obstacle = "its rule uses the between-workflow cache"
     if obstacle is None and _TBD in job.shellcmd:
         obstacle = "its command uses {resources.tmpdir}, which is known only on the node (use $TMPDIR)"
     if obstacle is None:
         obstacle = next((reason for reason in _file_reasons(job) if "update" not in reason), None)
     if obstacle is not None:
         raise ResourceError(
-            f"{requested}, but {obstacle}, which Snakemake supports for a single process only. "
+            f"{requested}, but {obstacle}, which Snakemake supports only for a single process. "
             "Activate the environment before you start snakemake, or request a single task"
         )

@@ -1,4 +1,4 @@
-"""Jobs inside the workflow process, one after another, with their output on the terminal."""
+"""Run jobs inside the workflow process, one after another, with their output on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit.work import Work
 
 
 class Debug:
-    """The workflow process as a cluster, for debugging a workflow: a breakpoint in a job stops the workflow process."""
+    """A cluster that runs jobs inside the workflow process. A breakpoint in a job stops the workflow process."""
 
     name = "debug"
     outlives_workflow_process = False
@@ -23,7 +23,7 @@ class Debug:
         self._states: dict[str, State] = {}
 
     def collapse(self, request: Request) -> Request:
-        """Check that the request fits into a single process.
+        """Check that the request is for a single process.
 
         Raises:
             ResourceError: The job requests several tasks.
@@ -36,7 +36,7 @@ class Debug:
         return request
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Run jobs until they end. Return their ids."""
+        """Run jobs to completion and return their ids."""
         ids = []
         for work in works:
             job = DebugExecutor(submission_folder(token)).submit(work)
@@ -51,15 +51,15 @@ class Debug:
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """Return the states of jobs, all of which have ended."""
+        """Return the final states of jobs. All submitted jobs have already ended."""
         return {job_id: self._states[job_id] for job_id in ids}
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """Return the outcome of a job."""
+        """Return whether a job succeeded (DONE) or failed (FAILED)."""
         return self._states[job_id].kind
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Do nothing: no job runs in the background."""
+        """Do nothing, because no job runs in the background."""
 
     def remove_files(self, token: str, job_id: str) -> None:
-        """Do nothing: no files are kept."""
+        """Do nothing, because no files are kept."""

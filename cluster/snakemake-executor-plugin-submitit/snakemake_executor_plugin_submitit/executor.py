@@ -1,4 +1,4 @@
-"""The executor, which Snakemake's scheduler calls."""
+"""The executor that Snakemake's scheduler calls."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MAX_FILES_ON_COMMAND_LINE = 20
 
 
 class Executor(RemoteExecutor):
-    """Runs jobs through submitit."""
+    """Snakemake executor that runs jobs through submitit."""
 
     def __init__(self, workflow: Any, logger: Any) -> None:
-        # The base class starts a thread that uses these attributes, so they are set first. Invalid settings are
-        # refused first as well; otherwise the thread would keep the workflow process alive.
+        # The base class starts a thread that uses these attributes, so they are set first. Settings are validated
+        # before that, because after an error the running thread would keep the workflow process alive.
         settings = workflow.executor_settings
         validate(settings, workflow.storage_settings.shared_fs_usage)
         self.workflow, self.dag, self.logger = workflow, workflow.dag, logger
@@ -46,7 +46,7 @@ class Executor(RemoteExecutor):
         self._submissions = Submissions(self, self._cluster, settings)
         self._interrupts = Interrupts(
             detachable=self._cluster.outlives_workflow_process,
-            delay_during_submission=settings.cluster != "debug",  # submitting to debug runs the jobs
+            delay_during_submission=settings.cluster != "debug",  # the debug cluster runs jobs during submission
         )
         self._longest_interval = max(1.0, workflow.remote_execution_settings.seconds_between_status_checks)
         self._poll_soon()
@@ -60,10 +60,10 @@ class Executor(RemoteExecutor):
         self.run_jobs([job])
 
     def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
-        """Submit jobs that are ready, equal ones as an array, and re-attach to jobs of an earlier workflow process.
+        """Submit ready jobs as arrays of similar jobs, and re-attach to jobs of an earlier workflow process.
 
         Raises:
-            WorkflowError: On the first call, if any job of the workflow has invalid resources.
+            WorkflowError: A job of the workflow has invalid resources. Only the first call checks this.
         """
         if not self._validated:
             self._submissions.validate_all()
@@ -88,7 +88,7 @@ class Executor(RemoteExecutor):
     async def check_active_jobs(  # type: ignore[override]  # the interface declares a wrong return type
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Query all jobs at once, report those that ended, and yield the others."""
+        """Query all jobs at once, report the jobs that ended, and yield those still active."""
         submissions = [_submission(info) for info in active_jobs]
         states = self._cluster.poll({s.job_id for s in submissions}) if submissions else {}
         for info, submission in zip(active_jobs, submissions, strict=True):
@@ -106,14 +106,14 @@ class Executor(RemoteExecutor):
     def _report_failure(self, info: SubmittedJobInfo, message: str, logs: Sequence[str] = ()) -> None:
         self.report_job_error(info, msg=f"{message}\n", aux_logs=list(logs))
         if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
-            # With --quiet rules Snakemake does not print failures either.
+            # With `--quiet rules`, Snakemake suppresses failures as well.
             self.logger.error(f"Error in {'group' if info.job.is_group() else 'rule'} {info.job.name}: {message}")
 
     def _poll_soon(self) -> None:
         self._interval = min(self._longest_interval, _FIRST_POLL_SECONDS[self._cluster.name])
 
     async def sleep(self) -> None:
-        """Wait until the next poll. The interval is short after an event and grows up to Snakemake's own."""
+        """Wait until the next poll. The interval is short after an event and grows up to Snakemake's interval."""
         began = time.monotonic()
         while self.wait and time.monotonic() < began + self._interval:
             await asyncio.sleep(0.05)
@@ -123,12 +123,12 @@ class Executor(RemoteExecutor):
     # shutdown
 
     def cancel(self) -> None:
-        """Cancel all jobs, or leave them to the next workflow process after a hang-up."""
+        """Cancel all jobs. After a hang-up, leave them running for the next workflow process instead."""
         active = self._submissions.close()
         if self._interrupts.hung_up:
             self.logger.info(
-                f"Detached: {len(active)} SLURM jobs continue. Run the same command to re-attach, or end them with "
-                "`scancel`."
+                f"Detached: {len(active)} SLURM jobs continue. Run the same command again to re-attach, or cancel the "
+                "jobs with `scancel`."
             )
         elif active:
             self._cluster.cancel(active)
@@ -144,7 +144,7 @@ class Executor(RemoteExecutor):
         self._interrupts.restore()
         super().shutdown()
 
-    # Snakemake's own command, for jobs that need it
+    # command of the inner Snakemake, for jobs that need one
 
     def inner_command(self, job: JobExecutorInterface, cores: int, wait_for: Path) -> str:
         """Return the command that runs a job in an inner Snakemake."""
@@ -154,8 +154,8 @@ class Executor(RemoteExecutor):
     def get_job_args(self, job: JobExecutorInterface, **kwargs: Any) -> str:
         """Return the arguments of the inner Snakemake.
 
-        The base class writes long file lists to a temporary folder of the workflow process, which is deleted when that
-        ends. The plugin writes them to the job's folder.
+        The base class writes long file lists to a temporary folder, which is deleted when the workflow process ends.
+        The plugin writes them to the job's folder instead.
         """
         wait_for_files = [os.path.abspath(path) for path in job.get_wait_for_files()]
         if len(wait_for_files) > _MAX_FILES_ON_COMMAND_LINE:

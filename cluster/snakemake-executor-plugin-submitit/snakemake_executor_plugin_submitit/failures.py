@@ -1,4 +1,4 @@
-"""Error messages for failed jobs: the reason, the first rank that failed, its last lines, and its log."""
+"""Error messages for failed jobs, with the reason, the first rank that failed, and the end of its log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from snakemake_executor_plugin_submitit.paths import JobFolder
 
 _LINES = 20
 _BYTES = 20_000
-"""How much of the end of a log is read to find the last lines."""
+"""Number of bytes read from the end of a log to find its last lines."""
 EXPLANATIONS = {
     "OUT_OF_MEMORY": "it used more memory than requested (mem_mb)",
     "TIMEOUT": "it reached its time limit (runtime)",
@@ -18,10 +18,10 @@ EXPLANATIONS = {
     "PREEMPTED": "it was preempted by another job",
     "CANCELLED": "it was cancelled",
     "BOOT_FAIL": "its node did not boot",
-    "DEADLINE": "it cannot end before its deadline",
-    "UNKNOWN": "SLURM no longer knows it, and its ranks recorded no result",
+    "DEADLINE": "it could not end before its deadline",
+    "UNKNOWN": "SLURM no longer lists it, and its ranks recorded no result",
     "REQUEUE_REFUSED": "SLURM did not allow it to requeue itself after saving",
-    "REQUEUES_SPENT": "it reached the limit on requeues",
+    "REQUEUES_SPENT": "it reached the maximum number of requeues",
 }
 
 
@@ -37,18 +37,18 @@ class Failure:
 
 
 def first_failure(folder: JobFolder) -> Failure | None:
-    """Return the earliest failure of the last attempt, if a rank recorded one."""
+    """Return the earliest failure of the last attempt, or None if no rank recorded one."""
     attempts = sorted(folder.root.glob("attempt-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for attempt in attempts[:1]:
-        notes = [json.loads(path.read_text()) for path in attempt.glob("failed-*.json")]
-        if notes:
-            first = min(notes, key=lambda note: note["time"])
+        records = [json.loads(path.read_text()) for path in attempt.glob("failed-*.json")]
+        if records:
+            first = min(records, key=lambda record: record["time"])
             return Failure(first["rank"], first["host"], first["text"], first["reason"], Path(first["log"]))
     return None
 
 
 def last_lines(path: Path, lines: int = _LINES) -> str:
-    """Return the end of a log, without the output of earlier attempts."""
+    """Return the last lines of a log, without the output of earlier attempts."""
     if not path.exists():
         return ""
     with open(path, "rb") as file:
@@ -63,15 +63,15 @@ def last_lines(path: Path, lines: int = _LINES) -> str:
 def error_message(
     cluster: str, job_id: str, state: str, failure: Failure | None, folder: JobFolder, stdout: Path
 ) -> str:
-    """Return the text of Snakemake's error for a failed job.
+    """Format the error message that Snakemake reports for a failed job.
 
     Args:
-        cluster: The cluster's name.
-        job_id: The job's id on the cluster.
-        state: The name of its final state.
-        failure: The first rank that failed, if any rank recorded a failure.
+        cluster: Name of the cluster.
+        job_id: Id of the job on the cluster.
+        state: Name of the job's final state.
+        failure: The first rank that failed, or None if no rank recorded a failure.
         folder: The job's folder.
-        stdout: The output of submitit's own process for rank 0.
+        stdout: File with the output of submitit's process for rank 0.
     """
     reason = failure.reason if failure and failure.reason else state
     explanation = EXPLANATIONS.get(reason)
@@ -84,7 +84,7 @@ def error_message(
     tail = last_lines(log) or last_lines(stdout)
     if tail:
         return f"{summary}.\nLast lines of {log if log.exists() else stdout}:\n{_indented(tail)}"
-    return f"{summary}.\nNo rank wrote a log. Check that the nodes see {stdout.parent} (on a shared file system)."
+    return f"{summary}.\nNo rank wrote a log. Check that the nodes can access {stdout.parent} on a shared file system."
 
 
 def _indented(text: str) -> str:

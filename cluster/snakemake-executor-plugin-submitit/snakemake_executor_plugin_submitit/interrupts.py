@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and hang-ups in the workflow process, which must not interrupt a submission."""
+"""Handle Ctrl-C and hang-ups in the workflow process without interrupting a submission."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 class Interrupts:
     """Signal handlers of the workflow process.
 
-    SIGHUP ends the workflow process without cancelling its jobs. SIGINT is handled by Snakemake. Both are delayed while
-    jobs are being submitted.
+    SIGHUP ends the workflow process without cancelling its jobs. Snakemake handles SIGINT. Both signals are delayed
+    while jobs are being submitted.
     """
 
     def __init__(self, *, detachable: bool, delay_during_submission: bool) -> None:
@@ -31,7 +31,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def delayed(self) -> Iterator[None]:
-        """Delay SIGINT and SIGHUP until the submitted jobs are recorded. A second signal interrupts at once."""
+        """Delay SIGINT and SIGHUP until the submitted jobs are recorded. A second signal interrupts immediately."""
         if not self._delay_during_submission or threading.current_thread() is not threading.main_thread():
             yield
             return

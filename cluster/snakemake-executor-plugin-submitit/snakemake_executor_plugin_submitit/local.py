@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, which submitit's local controller runs while cores and GPUs are free."""
+"""Run jobs as processes on this machine with submitit's local controller, as cores and GPUs become free."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Job:
 
 
 class Local:
-    """This machine as a small batch system that starts jobs in the order of submission."""
+    """A small batch system on this machine that starts jobs in the order of submission."""
 
     name = "local"
     outlives_workflow_process = False
@@ -52,10 +52,10 @@ class Local:
         self._workflow_process = HeadProcess(os.getpid(), psutil.Process().create_time())
 
     def collapse(self, request: Request) -> Request:
-        """Return the request for a single node with the GPUs of this machine.
+        """Convert the request to a single node: this machine with its visible GPUs.
 
         Raises:
-            ResourceError: The job requests more GPUs than are visible.
+            ResourceError: The job requests more GPUs than are visible on this machine.
         """
         if self._one_rank_per_gpu and (request.gpus_per_node or request.tasks > 1):
             gpus = len(self._devices)
@@ -64,7 +64,7 @@ class Local:
         if gpus > len(self._devices):
             raise ResourceError(
                 f"the job requests {gpus} GPUs, more than the {len(self._devices)} visible on this machine. "
-                "Request fewer, or use --submitit-local-ranks gpus to start one rank per visible GPU"
+                "Request fewer GPUs, or use --submitit-local-ranks gpus to start one rank per visible GPU"
             )
         return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus)
 
@@ -87,17 +87,17 @@ class Local:
         return {job_id: self._state(job_id) for job_id in ids}
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """Return the outcome that the ranks recorded."""
+        """Return the outcome that a job's ranks recorded."""
         return self._state(job_id).kind
 
     def cancel(self, ids: Collection[str]) -> None:
-        """End jobs. Their programs get time to save first."""
+        """Stop jobs after giving their programs time to save."""
         running = []
         for job_id in ids:
             job = self._jobs[job_id]
             job.cancelled = True
             if job.process is not None and job.process.poll() is None:
-                job.process.send_signal(signal.SIGTERM)  # the controller passes it on to the ranks
+                job.process.send_signal(signal.SIGTERM)  # the controller forwards it to the ranks
                 running.append(job.process)
         deadline = time.monotonic() + _CANCEL_SECONDS
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
@@ -107,7 +107,7 @@ class Local:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def remove_files(self, token: str, job_id: str) -> None:
-        """Remove submitit's files of a job that succeeded."""
+        """Remove submitit's files for a successful job."""
         job = self._jobs.pop(job_id)
         assert job.process is not None
         remove_files(job.folder, str(job.process.pid))
@@ -122,7 +122,7 @@ class Local:
         return State(Kind.DONE, "COMPLETED") if kind is Kind.DONE else State(Kind.FAILED, "FAILED")
 
     def _start_waiting_jobs(self) -> None:
-        """Start waiting jobs in order until one does not fit. A job larger than the machine runs alone."""
+        """Start waiting jobs in order until one does not fit. A job that needs more cores than exist runs alone."""
         running = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
         used_cores = sum(_cores(job.request) for job in running)
         used_devices = {device for job in running for device in job.devices}
@@ -140,7 +140,7 @@ class Local:
             used_devices |= set(job.devices)
 
     def _start(self, job: _Job) -> None:
-        """Start submitit's controller in a new session: Ctrl-C reaches only the workflow process, which cancels."""
+        """Start submitit's controller in a new session, so that Ctrl-C reaches only the workflow process."""
         command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(job.folder))}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         environment |= {
@@ -176,7 +176,7 @@ def _cores(request: Request) -> int:
 
 
 def visible_devices() -> tuple[str, ...]:
-    """Return the CUDA devices that this environment may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the CUDA devices that this process may use, in the format of CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return tuple(part.strip() for part in named.split(",") if part.strip() and part.strip() != "-1")

@@ -1,8 +1,9 @@
-"""The processes that a rank starts, and the signals that they receive.
+"""Start, signal and stop the processes of a rank.
 
-SLURM signals all processes of a step at once: on preemption, on a requeue and before the time limit. A shell or an
-inner Snakemake would exit, and an exiting Snakemake deletes the job's outputs. The children of a rank therefore start
-with SIGUSR2, SIGTERM and SIGCONT ignored. Their own children inherit this until they install a handler.
+SLURM signals all processes of a step at once: on preemption, on a requeue and before the time limit. By default, a
+shell or an inner Snakemake would exit, and Snakemake deletes the job's outputs when it exits. The child processes of a
+rank therefore start with SIGUSR2, SIGTERM and SIGCONT ignored. Their descendants inherit this until they install a
+handler.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SAVE_SIGNAL = signal.SIGUSR2
 
 
 class SignalFlags:
-    """Which requests this rank has received by signal since it started."""
+    """Flags for the requests that this rank has received as signals since it started."""
 
     def __init__(self) -> None:
         self.save_requested = False
@@ -50,7 +51,7 @@ def _ignore_signals() -> None:
 def start(
     command: str, shell: str, cwd: str, environment: Mapping[str, str], log: IO[bytes] | None
 ) -> subprocess.Popen:
-    """Start a shell command whose processes ignore SLURM's signals unless they install handlers."""
+    """Start a shell command. Its processes ignore SLURM's signals unless they install handlers."""
     return subprocess.Popen(
         command,
         shell=True,
@@ -73,7 +74,7 @@ def process_tree(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def processes_with_handler(process: subprocess.Popen, number: signal.Signals) -> Iterator[psutil.Process]:
-    """Yield the processes of a tree that have a handler for a signal."""
+    """Yield the processes in a process tree that have a handler for a signal."""
     for member in process_tree(process):
         with contextlib.suppress(OSError, StopIteration, ValueError):
             status = Path(f"/proc/{member.pid}/status").read_text()
@@ -83,7 +84,7 @@ def processes_with_handler(process: subprocess.Popen, number: signal.Signals) ->
 
 
 def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
-    """Send a signal to the processes of a tree that have a handler for it. Return whether there were any."""
+    """Send a signal to all processes in a tree that handle it. Return whether any process handles it."""
     found = False
     for member in processes_with_handler(process, number):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -93,7 +94,7 @@ def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
 
 
 def stop(process: subprocess.Popen, grace_seconds: float) -> None:
-    """Kill a process tree. Programs that handle SIGTERM get the grace period to save first."""
+    """Kill a process tree after giving programs that handle SIGTERM a grace period to save."""
     members = process_tree(process)
     if signal_handlers(process, signal.SIGTERM):
         deadline = time.monotonic() + grace_seconds
@@ -107,7 +108,7 @@ def stop(process: subprocess.Popen, grace_seconds: float) -> None:
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """Return whether the process with this id and creation time still runs."""
+    """Return whether the process with this id and creation time is still running."""
     try:
         found = psutil.Process(pid)
         return abs(found.create_time() - started) < 1 and found.status() != psutil.STATUS_ZOMBIE

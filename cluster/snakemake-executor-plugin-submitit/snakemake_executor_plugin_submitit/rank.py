@@ -1,4 +1,4 @@
-"""One rank of a job: prepare, rendezvous with the other ranks, run the command and supervise it."""
+"""Run one rank of a job: prepare, rendezvous with the other ranks, start the command and supervise it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from snakemake_executor_plugin_submitit.rendezvous import (
 from snakemake_executor_plugin_submitit.work import Preparation, Work
 
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
-"""Environment variable that names the file which a program writes after it has saved on SIGUSR2."""
+"""Environment variable with the path of the file that a program creates after it has saved on SIGUSR2."""
 _POLL_SECONDS = 0.25
 _SHELL_START_POLL_SECONDS = 0.02
 _PEER_CHECK_SECONDS = {"slurm": 5.0, "local": 0.3, "debug": 5.0}
-"""How often a rank checks whether another one failed. On SLURM srun ends the step as well."""
+"""Seconds between checks for a failure of another rank. On SLURM, srun also ends the step."""
 _STOP_GRACE_SECONDS = 25.0
 EXIT_STOPPED = 143
 
@@ -44,7 +44,7 @@ class RankFailed(Exception):
 
 
 class Rank:
-    """Runs a job's command as one of its ranks."""
+    """One rank of a job, which runs the job's command."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -57,8 +57,8 @@ class Rank:
         """Run the rank until its command ends.
 
         Raises:
-            RankFailed: The command failed or could not be started. A note in the job's folder tells the workflow
-                process why.
+            RankFailed: The command failed or could not be started. A file in the job's folder reports the reason to
+                the workflow process.
         """
         if self.info.cluster != "debug":
             self.signals.install()
@@ -113,9 +113,9 @@ class Rank:
         return rendezvous
 
     def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: Rendezvous | None) -> None:
-        """Let the other ranks start once the inner Snakemake has prepared, that is, once it starts the rule's command.
+        """Release the other ranks once the inner Snakemake starts the rule's command.
 
-        By then it has created directories and removed old outputs.
+        At this point, the inner Snakemake has already created directories and removed old outputs.
         """
         assert rendezvous is not None and self.work.command is not None
         while process.poll() is None and not self.signals.stop_requested:
@@ -123,7 +123,7 @@ class Rank:
             if any(self.work.command in word for word in words):
                 break
             time.sleep(_SHELL_START_POLL_SECONDS)
-        if process.poll() in (None, 0):  # a command that needs no peer may have ended between two polls
+        if process.poll() in (None, 0):  # a short command may have ended between two polls
             publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
 
     def _environment(self, rendezvous: Rendezvous | None) -> dict[str, str]:
@@ -168,10 +168,10 @@ class Rank:
             self._exit_if_abandoned(process)
 
     def _save(self, process: subprocess.Popen) -> bool:
-        """Ask the program to save and requeue the job. Only rank 0 acts, on behalf of all ranks.
+        """Request a save from the program, then requeue the job. Only rank 0 acts, on behalf of all ranks.
 
         Returns:
-            Whether the request is settled. It is not while the program starts and has no handler yet.
+            Whether the request has been handled. False if the program has not installed its handler yet.
         """
         if self.info.rank != 0:
             return True
@@ -181,7 +181,7 @@ class Rank:
         saved = requeue.save(process, self.folder.saved, requeue.save_seconds(self.work.signal_delay_seconds))
         if saved is None:
             return False
-        if process.poll() is None or self.signals.stop_requested:  # otherwise the program has just ended by itself
+        if process.poll() is None or self.signals.stop_requested:  # otherwise the program has already ended
             self._requeue(process, saved=saved)
         return True
 
@@ -196,29 +196,29 @@ class Rank:
         sys.exit(EXIT_STOPPED)
 
     def _stop(self, process: subprocess.Popen) -> None:
-        """Handle SIGTERM: save and requeue on a preemption that comes without SIGUSR2, otherwise end the job."""
+        """Handle SIGTERM: save and requeue if the job was preempted without SIGUSR2, otherwise end the job."""
         if self._is_preempted():
             self._save(process)
-            process.wait()  # no process handles SIGUSR2; SLURM requeues the job after its grace time
+            process.wait()  # no process handles SIGUSR2, so SLURM requeues the job after the grace time
             self._after_preemption(process)
             return
         processes.stop(process, _STOP_GRACE_SECONDS)
         sys.exit(EXIT_STOPPED)
 
     def _after_preemption(self, process: subprocess.Popen) -> None:
-        """Requeue on rank 0 after the program ended. The other ranks wait: their exit would end rank 0's step."""
+        """Requeue on rank 0 after the program has ended. Other ranks wait, because their exit would end the step."""
         if self.info.rank == 0:
             self._requeue(process, saved=False)
         elif process.poll() != 0:
             time.sleep(requeue.END_SECONDS)
 
     def _is_preempted(self) -> bool:
-        if self.info.cluster != "slurm" or self._failure_notes():
+        if self.info.cluster != "slurm" or self._failure_records():
             return False
         return requeue.is_preempted(self.info.job_id)
 
     def _exit_if_abandoned(self, process: subprocess.Popen | None) -> None:
-        """Exit if another rank failed, or if the workflow process of a local job no longer runs."""
+        """Exit if another rank failed, or if the workflow process of a local job has ended."""
         workflow_process = self.work.head
         if workflow_process is not None and not processes.is_alive(workflow_process.pid, workflow_process.started):
             if process is not None:
@@ -228,16 +228,16 @@ class Rank:
         if not self.info.is_distributed or since_check < _PEER_CHECK_SECONDS[self.info.cluster]:
             return
         self._last_peer_check = time.monotonic()
-        if self._failure_notes():
+        if self._failure_records():
             if process is not None:
                 processes.stop(process, _STOP_GRACE_SECONDS / 2)
             sys.exit(EXIT_STOPPED)
 
-    def _failure_notes(self) -> list[Path]:
+    def _failure_records(self) -> list[Path]:
         return list(self.folder.attempt(self.info.attempt).glob("failed-*.json"))
 
     def _failed(self, text: str, reason: str = "") -> RankFailed:
-        note = {
+        record = {
             "rank": self.info.rank,
             "host": socket.gethostname(),
             "text": text,
@@ -247,13 +247,13 @@ class Rank:
         }
         path = self.folder.failure(self.info.attempt, self.info.rank)
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(note))
+        partial.write_text(json.dumps(record))
         partial.rename(path)
-        return RankFailed(f"{self.work.title}: rank {self.info.rank} on {note['host']}: {text}")
+        return RankFailed(f"{self.work.title}: rank {self.info.rank} on {record['host']}: {text}")
 
 
 def prepare(preparation: Preparation, cwd: str) -> None:
-    """Wait for inputs, remove old outputs and create directories, as Snakemake does before a rule's command.
+    """Wait for inputs, remove old outputs and create directories, as Snakemake does before a rule's command runs.
 
     Raises:
         RankFailed: An output is write-protected, or an input is missing.
@@ -261,7 +261,7 @@ def prepare(preparation: Preparation, cwd: str) -> None:
     missing = wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
     if missing:
         raise RankFailed(
-            f"inputs are not visible on {socket.gethostname()} after {preparation.latency_wait:g} s (--latency-wait): "
+            f"inputs did not appear on {socket.gethostname()} within {preparation.latency_wait:g} s (--latency-wait): "
             + ", ".join(missing[:5])
         )
     outputs = [(os.path.join(cwd, path), directory) for path, directory in preparation.outputs]

@@ -1,4 +1,4 @@
-"""Jobs of an earlier workflow process: re-attached if they do what is to be done, cancelled otherwise."""
+"""Jobs of an earlier workflow process: re-attached if they run the same command, and cancelled otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT_SECONDS = 120
 
 
 class ReattachedJobs:
-    """The jobs that earlier workflow processes recorded. Each record is considered once."""
+    """Jobs that earlier workflow processes recorded. Each record is used once."""
 
     def __init__(self, registry: Registry, cluster: Any, logger: Any) -> None:
         self._registry = registry
@@ -31,7 +31,7 @@ class ReattachedJobs:
         self._states: dict[str, State] = {}
 
     def query_states(self, jobs: Sequence[Any]) -> None:
-        """Query the states of all recorded jobs that correspond to jobs about to be submitted."""
+        """Query the states of the recorded jobs that correspond to jobs about to be submitted."""
         wanted = {self._records[key].job_id for key in map(record_key, jobs) if key in self._records}
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while wanted:
@@ -45,10 +45,10 @@ class ReattachedJobs:
         """Attach a submission to the recorded job if that job runs, or ran, the same command.
 
         Returns:
-            Whether the submission is attached. If not, it has to be submitted.
+            Whether the submission was attached. If not, it must be submitted.
 
         Raises:
-            WorkflowError: The state of the recorded job is unknown, or the job could not be cancelled.
+            WorkflowError: The state of the recorded job is unknown, or the recorded job could not be cancelled.
         """
         record = self._records.pop(submission.key, None)
         if record is None:
@@ -58,7 +58,7 @@ class ReattachedJobs:
             self._records[submission.key] = record
             raise WorkflowError(
                 f"Cannot determine whether job {record.job_id}, which an earlier run submitted for these outputs, "
-                "still runs. Run the same command again when SLURM responds (sacct, squeue)."
+                "is still running. Run the same command again when SLURM responds (sacct, squeue)."
             )
         active = state.kind in (Kind.PENDING, Kind.RUNNING)
         useful = active or (state.kind is Kind.DONE and outputs_are_current(record, submission.job))
@@ -73,7 +73,8 @@ class ReattachedJobs:
 
     def _cancel(self, record: Record) -> None:
         self._logger.warning(
-            f"Cancelling SLURM job {record.job_id} of an earlier run: it creates the same outputs with another command."
+            f"Cancelling SLURM job {record.job_id} of an earlier run, because it creates the same outputs with a "
+            "different command."
         )
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline:
@@ -82,7 +83,7 @@ class ReattachedJobs:
                 return
             time.sleep(1)
         raise WorkflowError(
-            f"SLURM job {record.job_id} of an earlier run still runs after it was cancelled. End it with "
+            f"SLURM job {record.job_id} of an earlier run is still running after it was cancelled. End it with "
             f"`scancel {record.job_id}`, then run the same command again."
         )
 

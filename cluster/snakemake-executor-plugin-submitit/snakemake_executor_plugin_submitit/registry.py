@@ -1,6 +1,6 @@
-"""Records of submitted SLURM jobs, through which a later workflow process finds the jobs of an earlier one.
+"""Records of submitted SLURM jobs, with which a later workflow process finds them.
 
-Snakemake's own record of a job's id does not suffice: the inner Snakemake overwrites it.
+Snakemake's own record of a job's id is not sufficient, because the inner Snakemake overwrites it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Record:
-    """A submitted job. The fields are the keys of the JSON file: do not rename or remove one."""
+    """A submitted job. The fields are the keys of the JSON file: do not rename or remove them."""
 
     job_id: str
     token: str
@@ -23,7 +23,7 @@ class Record:
     tasks: int
     logs: str
     fingerprint: str
-    """Digest of what the job runs; tells it from a job with another command or other parameters."""
+    """Digest that distinguishes the job from jobs with a different command or different parameters."""
     submitted: float
     """Seconds since the epoch."""
 
@@ -51,7 +51,7 @@ class Registry:
         self._folder = folder.absolute()
 
     def read_all(self) -> dict[str, Record]:
-        """Return every record by key. Unreadable files were written only in part, name no job, and are deleted."""
+        """Return all records by key, and delete unreadable (incompletely written) files."""
         found = {}
         for path in self._folder.glob("*.json"):
             try:
@@ -73,7 +73,7 @@ class Registry:
 
 
 def outputs_are_current(record: Record, job: Any) -> bool:
-    """Return whether all outputs of a finished job exist and none of its inputs is newer than its submission."""
+    """Return whether all outputs of a finished job exist and no input changed after the job was submitted."""
     members = job.jobs if job.is_group() else [job]
     outputs = [str(path) for member in members for path in member.output]
     inputs = [str(path) for path in job.input]

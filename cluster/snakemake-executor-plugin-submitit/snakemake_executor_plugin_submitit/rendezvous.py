@@ -1,4 +1,4 @@
-"""The rank of a process in its job, and the rendezvous of the ranks."""
+"""Determine the rank of a process in its job, and let the ranks find each other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RankInfo:
 
 
 def current_rank_info() -> RankInfo:
-    """Return the rank of this process, from submitit's environment variables."""
+    """Return the rank of this process according to submitit's environment variables."""
     environment = JobEnvironment()
     on_slurm = environment.name() == "slurm"
     return RankInfo(
@@ -58,17 +58,17 @@ class RendezvousError(Exception):
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The address on which rank 0 listens."""
+    """Address and port on which rank 0 listens."""
 
     address: str
     port: int
 
 
 def choose_rendezvous(info: RankInfo, ports: tuple[int, int]) -> Rendezvous:
-    """Choose a free port of this machine at random. A port derived from the job's id could collide with another job's.
+    """Choose a random free port on this machine. A port derived from the job's id could collide with another job.
 
     Raises:
-        RendezvousError: None of the ports tried is free.
+        RendezvousError: All ports that were tried are in use.
     """
     first, last = ports
     candidates = random.Random().sample(range(first, last + 1), min(_MOST_PORTS_TRIED, last - first + 1))
@@ -80,26 +80,26 @@ def choose_rendezvous(info: RankInfo, ports: tuple[int, int]) -> Rendezvous:
                 continue
         return Rendezvous(info.first_host, port)
     raise RendezvousError(
-        f"rank 0 found no free port among {len(candidates)} tried in {first}-{last}. "
-        "Set another range with --submitit-ports FIRST-LAST"
+        f"rank 0 tried {len(candidates)} ports in the range {first}-{last}, and all are in use. "
+        "Set a different range with --submitit-ports FIRST-LAST"
     )
 
 
 def publish_rendezvous(rendezvous: Rendezvous, go: Path) -> None:
-    """Write the rendezvous, which lets the other ranks start."""
+    """Write the rendezvous file, which the other ranks wait for."""
     partial = go.with_suffix(".part")
     partial.write_text(json.dumps({"address": rendezvous.address, "port": rendezvous.port}))
     partial.rename(go)
 
 
 def read_rendezvous(go: Path) -> Rendezvous | None:
-    """Return the rendezvous that rank 0 published, or None if it has not yet.
+    """Return the rendezvous that rank 0 published, or None if it is not published yet.
 
     Raises:
-        RendezvousError: The name of the first node does not resolve on this one.
+        RendezvousError: The first node's name does not resolve on this node.
     """
     try:
-        os.listdir(go.parent)  # makes network file systems refresh the directory
+        os.listdir(go.parent)  # refreshes the directory listing of network file systems
         found = json.loads(go.read_text())
     except FileNotFoundError:
         return None
@@ -115,7 +115,7 @@ def read_rendezvous(go: Path) -> Rendezvous | None:
 
 
 def torch_variables(info: RankInfo, rendezvous: Rendezvous) -> dict[str, str]:
-    """Return the environment of torch.distributed's `env://` initialization."""
+    """Return the environment variables for torch.distributed's `env://` initialization."""
     return {
         "MASTER_ADDR": rendezvous.address,
         "MASTER_PORT": str(rendezvous.port),
@@ -127,11 +127,11 @@ def torch_variables(info: RankInfo, rendezvous: Rendezvous) -> dict[str, str]:
 
 
 TORCH_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-"""Variables that are removed from the inherited environment of every rank."""
+"""Variables that are removed from the environment that each rank inherits."""
 
 
 def wait_for(paths: Iterable[str], seconds: float) -> list[str]:
-    """Wait until files are visible on this node. Return those still missing after the given number of seconds."""
+    """Wait until files appear on this node. Return the files that are still missing after the given time."""
     deadline = time.monotonic() + seconds
     while missing := [path for path in paths if not os.path.lexists(path)]:
         if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Saving and requeueing a job from inside, on preemption and shortly before its time limit."""
+"""Save and requeue a job from inside the job, on preemption and shortly before its time limit."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from snakemake_executor_plugin_submitit.rendezvous import RankInfo
 from snakemake_executor_plugin_submitit.work import Work
 
 _REQUEUE_CALL_SECONDS = 10.0
-"""Part of the time to save that is reserved for the requeue call."""
+"""Part of the signal delay that is reserved for the requeue call."""
 REFUSED = "SLURM refuses to requeue"
-LIMIT_REACHED = "the limit on requeues is reached"
+LIMIT_REACHED = "the job reached the maximum number of requeues"
 _SIGNAL_RESOLUTION_SECONDS = 90
-"""SLURM may send the signal before the time limit up to a minute early."""
+"""SLURM may send the signal up to a minute earlier than requested."""
 END_SECONDS = 120
-"""SLURM ends the step of a requeued job well within this time."""
+"""Maximum time to wait until SLURM ends the step of a requeued job."""
 
 
 def save_seconds(delay_seconds: float) -> float:
-    """Return how much of the time between the signal and the limit a program may use to save."""
+    """Return the time that a program may use to save, given the time between the signal and the limit."""
     return max(delay_seconds / 2, delay_seconds - _REQUEUE_CALL_SECONDS)
 
 
 def save(process: subprocess.Popen, saved: Path, limit_seconds: float) -> bool | None:
-    """Ask the program to save, and wait until it has.
+    """Signal the program to save, and wait until it has saved.
 
     Returns:
-        True if the program reported that it saved, False if it ended or the time ran out, None if none of its processes
-        handles the signal.
+        True if the program reported that it saved, False if it ended or the time limit was reached, and None if none
+        of its processes handles the signal.
     """
     saved.unlink(missing_ok=True)
     if not processes.signal_handlers(process, processes.SAVE_SIGNAL):
@@ -48,35 +48,35 @@ def save(process: subprocess.Popen, saved: Path, limit_seconds: float) -> bool |
 
 
 def requeue(work: Work, info: RankInfo, *, saved: bool) -> str:
-    """Requeue this job and note it for the workflow process. SLURM ends the step soon afterwards.
+    """Requeue this job and record the requeue for the workflow process. SLURM then ends the step.
 
     Returns:
-        Why the job cannot be requeued; empty on success.
+        The reason why the job cannot be requeued, or an empty string on success.
     """
     if len(read_requeues(work.folder.requeues)) >= work.max_requeues:
         return f"{LIMIT_REACHED} ({work.max_requeues}, --submitit-max-requeues)"
     cause = "near its time limit" if _is_near_limit(work, info) else "preempted"
-    note = {"attempt": info.attempt, "cause": cause, "saved": saved, "time": time.time()}
+    record = {"attempt": info.attempt, "cause": cause, "saved": saved, "time": time.time()}
     with open(work.folder.requeues, "a", encoding="utf-8") as file:
-        file.write(json.dumps(note) + "\n")
+        file.write(json.dumps(record) + "\n")
     done = subprocess.run(["scontrol", "requeue", info.job_id], capture_output=True, text=True, timeout=60, check=False)
     return f"{REFUSED} job {info.job_id}: {done.stderr.strip()}" if done.returncode else ""
 
 
 def read_requeues(path: Path) -> list[dict]:
-    """Return the notes of all requeues so far, oldest first."""
+    """Return the records of all requeues so far, oldest first."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
 
 def reason_of(refused: str) -> str:
-    """Return the reason code for the workflow process, which resubmits the job only after REQUEUE_REFUSED."""
+    """Return the reason code of a failed requeue. The workflow process resubmits the job only for REQUEUE_REFUSED."""
     return "REQUEUE_REFUSED" if refused.startswith(REFUSED) else "REQUEUES_SPENT"
 
 
 def is_preempted(job_id: str) -> bool:
-    """Return whether SLURM is about to preempt a job, as opposed to cancelling it or ending it for a failed rank."""
+    """Return whether SLURM is preempting a job, as opposed to cancelling it or ending it after a rank failed."""
     shown = subprocess.run(
         ["scontrol", "show", "job", "--oneliner", job_id], capture_output=True, text=True, timeout=30, check=False
     ).stdout
@@ -86,7 +86,7 @@ def is_preempted(job_id: str) -> bool:
 
 
 def wait_for_step_end(process: subprocess.Popen) -> None:
-    """Wait until SLURM ends the step after a requeue. A program that handles SIGTERM saves once more and exits."""
+    """Wait until SLURM ends the step after a requeue. A program that handles SIGTERM can save once more."""
     deadline = time.monotonic() + END_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

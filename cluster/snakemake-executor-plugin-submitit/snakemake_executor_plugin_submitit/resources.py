@@ -1,4 +1,4 @@
-"""Parsing of a rule's resources into a request to the cluster. Names follow Snakemake's SLURM plugin."""
+"""Parse a rule's resources into a request to the cluster. Resources are named as in Snakemake's SLURM plugin."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 SUPPORTED = {
     "slurm_partition": "partition",
     "slurm_account": "account",
-    "runtime": "minutes until the job is stopped, or asked to save and requeued",
-    "mem_mb": "memory per node",
-    "mem_mb_per_cpu": "memory per core",
-    "nodes": "nodes",
-    "tasks": "tasks (ranks) over all nodes",
-    "tasks_per_node": "tasks (ranks) on each node",
-    "cpus_per_task": "cores per task; the rule's threads by default",
-    "gpu": "GPUs of the whole job",
-    "gpus_per_node": "GPUs of each node",
+    "runtime": "time limit in minutes",
+    "mem_mb": "memory per node in MB",
+    "mem_mb_per_cpu": "memory per core in MB",
+    "nodes": "number of nodes",
+    "tasks": "number of tasks (ranks) on all nodes together",
+    "tasks_per_node": "number of tasks (ranks) per node",
+    "cpus_per_task": "number of cores per task; by default, the rule's threads",
+    "gpu": "number of GPUs per job",
+    "gpus_per_node": "number of GPUs per node",
     "gpu_model": "GPU model",
-    "gres": "generic resources of each node",
+    "gres": "generic resources per node",
     "constraint": "node features",
     "qos": "quality of service",
-    "slurm_extra": "further sbatch options",
+    "slurm_extra": "additional sbatch options",
 }
-"""Resources that the plugin passes to the cluster."""
+"""Resources that the plugin passes to the cluster, with their descriptions."""
 _SNAKEMAKE = {"_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "shell_exec", "cores"}
-"""Resources that only Snakemake itself uses, or that SLURM has no counterpart for."""
+"""Resources that only Snakemake uses, or that have no counterpart in SLURM."""
 _ALTERNATIVES = {
     "clusters": "set SLURM_CONF for snakemake, or start snakemake on that cluster",
     "cluster": "set SLURM_CONF for snakemake, or start snakemake on that cluster",
@@ -41,7 +41,7 @@ _ALTERNATIVES = {
     "tasks_per_gpu": "use tasks_per_node",
     "cpus_per_gpu": "use cpus_per_task",
 }
-"""Resources of the SLURM plugin that this plugin rejects, and what to use instead."""
+"""Resources of the SLURM plugin that this plugin rejects, with the alternatives."""
 _RESOURCE_OPTIONS = {
     "--account": "slurm_account", "-A": "slurm_account",
     "--partition": "slurm_partition", "-p": "slurm_partition",
@@ -53,16 +53,16 @@ _RESOURCE_OPTIONS = {
     "--gpus": "gpu", "-G": "gpu", "--gpus-per-node": "gpus_per_node", "--gres": "gres",
     "--constraint": "constraint", "-C": "constraint", "--qos": "qos", "-q": "qos",
 }  # fmt: skip
-"""sbatch options with a resource."""
+"""sbatch options that must be set through a resource."""
 _PLUGIN_OPTIONS = {
     "--array", "-a", "--output", "-o", "--error", "-e", "--job-name", "-J", "--signal", "--requeue", "--no-requeue",
     "--open-mode", "--parsable", "--wait", "-W", "--wrap", "--export", "--chdir", "-D", "--clusters", "-M",
 }  # fmt: skip
-"""sbatch options that the plugin sets, or that would break it."""
+"""sbatch options that the plugin sets, or that are incompatible with it."""
 
 
 class ResourceError(WorkflowError):
-    """A resource that is unknown, contradictory, malformed or unusable for this kind of rule."""
+    """A resource is unknown, contradictory, malformed or not supported for this kind of rule."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class Request:
 
     @property
     def tasks(self) -> int:
-        """Number of ranks."""
+        """Total number of ranks."""
         return self.nodes * self.tasks_per_node
 
     def with_startup_memory(self, rank_mb: int) -> Request:
-        """Return the request with at least the memory that the ranks need to start, before the program needs any."""
+        """Increase the requested memory, if necessary, to the amount that the ranks need to start."""
         if self.memory_mb is not None:
             return replace(self, memory_mb=max(self.memory_mb, rank_mb * self.tasks_per_node))
         if self.memory_mb_per_cpu is not None:
@@ -100,7 +100,7 @@ class Request:
         return self
 
     def signal_delay_seconds(self, longest: int) -> int:
-        """Return how long before its limit the job is asked to save: at most a quarter of its time limit."""
+        """Return how long before the time limit the job is signalled to save: at most a quarter of the time limit."""
         return longest if self.minutes is None else max(1, min(longest, 60 * self.minutes // 4))
 
 
@@ -110,13 +110,14 @@ def parse_request(
     """Parse the resources of a job.
 
     Args:
-        resources: Names and values. None means that the resource is absent.
-        threads: The rule's threads.
-        settings: Defaults of the site.
-        schedulable: Names that Snakemake's own scheduler limits (`--resources NAME=N`). The cluster ignores them.
+        resources: Resource values by name. None means that the resource is not set.
+        threads: Number of threads of the rule.
+        settings: Plugin settings, which contain the site's defaults.
+        schedulable: Resources that only Snakemake's scheduler limits (`--resources NAME=N`). They are not passed to the
+            cluster.
 
     Raises:
-        ResourceError: Names the resource.
+        ResourceError: A resource is invalid. The message contains its name.
     """
     given = {name: value for name, value in resources.items() if value is not None}
     for name in given:
@@ -176,8 +177,8 @@ def _refuse_unknown(name: str, schedulable: Collection[str]) -> None:
     close = difflib.get_close_matches(name, SUPPORTED, n=1)
     hint = f"Did you mean {close[0]}?" if close else f"Supported resources: {', '.join(sorted(SUPPORTED))}."
     raise ResourceError(
-        f"{name}: the submitit executor does not know this resource. {hint} "
-        f"If only Snakemake's scheduler uses it, set a limit: --resources {name}=N"
+        f"{name}: unknown resource for the submitit executor. {hint} "
+        f"If only Snakemake's scheduler uses this resource, set a limit: --resources {name}=N"
     )
 
 

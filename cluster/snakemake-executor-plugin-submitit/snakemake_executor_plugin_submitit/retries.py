@@ -1,4 +1,4 @@
-"""Resubmission of jobs that failed for reasons outside their code."""
+"""Resubmit jobs that failed for reasons outside their code."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _UNCHANGED = {"PREEMPTED", "REQUEUE_REFUSED"}
 
 @dataclass(frozen=True)
 class Retry:
-    """A changed request, and a description of the change."""
+    """The request for a resubmission, and a description of what changed."""
 
     request: Request
     change: str
     counts: bool = True
-    """Whether it counts towards `--submitit-retries`. Resuming saved work does not."""
+    """Whether the resubmission counts towards `--submitit-retries`. Resuming from saved work does not count."""
 
 
 def plan_retry(request: Request, state: State, reason: str, settings: ExecutorSettings) -> Retry | None:
-    """Return how to resubmit a failed job, or None if its code is at fault or the request cannot be increased.
+    """Return how to resubmit a failed job, or None if its code failed or the request cannot be increased.
 
     Args:
-        request: The request of the failed job.
-        state: The final state of the job in SLURM.
-        reason: The reason that its ranks recorded, if any. It takes precedence over SLURM's state.
-        settings: Growth factors.
+        request: The failed job's request.
+        state: The failed job's final SLURM state.
+        reason: The reason that the ranks recorded, or an empty string. It takes precedence over the SLURM state.
+        settings: Plugin settings, which contain the growth factors.
     """
     cause = reason or state.name
     if cause == "OUT_OF_MEMORY":
@@ -47,7 +47,7 @@ def plan_retry(request: Request, state: State, reason: str, settings: ExecutorSe
         change = f"without node {state.nodes}" if exclude != request.exclude else "on any node"
         return Retry(replace(request, exclude=exclude), change)
     if cause in _UNCHANGED:
-        return Retry(request, "to resume from what it saved", counts=cause != "REQUEUE_REFUSED")
+        return Retry(request, "to resume from its saved state", counts=cause != "REQUEUE_REFUSED")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Settings of the plugin: `--submitit-NAME` on the command line, or `submitit-NAME:` in a profile."""
+"""Plugin settings: `--submitit-NAME` on the command line, or `submitit-NAME:` in a profile."""
 
 import re
 import shutil
@@ -15,7 +15,8 @@ common_settings = CommonSettings(
     non_local_exec=True,
     implies_no_shared_fs=False,
     job_deploy_sources=False,
-    # Jobs inherit the environment through sbatch and the local cluster. Declarations would write secrets to files.
+    # Jobs inherit the environment through sbatch or from the workflow process. Declared variables would be written to
+    # files, which could expose secrets.
     pass_envvar_declarations_to_cmd=False,
     auto_deploy_default_storage_provider=False,
     init_seconds_before_status_checks=0,
@@ -25,78 +26,82 @@ common_settings = CommonSettings(
 
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
-    """Settings for submission. Defaults of the site apply to rules without the corresponding resource."""
+    """Plugin settings. Site-wide defaults apply to rules without the corresponding resource."""
 
     cluster: str = field(
         default="slurm",
         metadata={
-            "help": "Where jobs run: slurm; local, with ranks as processes of this machine; or debug, one after "
-            "another inside the workflow process.",
+            "help": "Where jobs run: on SLURM (slurm), as processes on this machine (local), or one after another "
+            "inside the workflow process (debug).",
             "choices": list(CLUSTERS),
         },
     )
     account: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM account of jobs without the resource slurm_account.", "env_var": True},
+        metadata={"help": "SLURM account for jobs without the resource slurm_account.", "env_var": True},
     )
     partition: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM partition of jobs without the resource slurm_partition.", "env_var": True},
+        metadata={"help": "SLURM partition for jobs without the resource slurm_partition.", "env_var": True},
     )
     qos: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM quality of service of jobs without the resource qos.", "env_var": True},
+        metadata={"help": "SLURM quality of service for jobs without the resource qos.", "env_var": True},
     )
     constraint: Optional[str] = field(
         default=None,
-        metadata={"help": "Required node features of jobs without the resource constraint.", "env_var": True},
+        metadata={"help": "Required node features for jobs without the resource constraint.", "env_var": True},
     )
     reservation: Optional[str] = field(
         default=None,
-        metadata={"help": "SLURM reservation of all jobs.", "env_var": True},
+        metadata={"help": "SLURM reservation for all jobs.", "env_var": True},
     )
     extra: Optional[str] = field(
         default=None,
-        metadata={"help": "Further sbatch options for all jobs, as one string.", "env_var": True},
+        metadata={"help": "Additional sbatch options for all jobs, as one string.", "env_var": True},
     )
     max_requeues: int = field(
         default=50,
-        metadata={"help": "Maximum number of requeues of a job on preemption or near its time limit."},
+        metadata={"help": "Maximum number of times a job is requeued on preemption or near its time limit."},
     )
     retries: int = field(
         default=2,
         metadata={
-            "help": "Maximum number of times a job is resubmitted for a reason outside its code: with more memory "
-            "after OUT_OF_MEMORY, with more time after TIMEOUT, on another node after NODE_FAIL. For failures of the "
-            "code, use Snakemake's own --retries."
+            "help": "Maximum number of times a job is resubmitted after failures that its code did not cause: with "
+            "more memory after OUT_OF_MEMORY, with more time after TIMEOUT, on a different node after NODE_FAIL. For "
+            "failures of the code, use Snakemake's --retries."
         },
     )
     memory_growth: float = field(
-        default=2.0, metadata={"help": "Factor by which the memory of a job grows after OUT_OF_MEMORY."}
+        default=2.0, metadata={"help": "Factor by which a job's memory increases after OUT_OF_MEMORY."}
     )
     time_growth: float = field(
-        default=2.0, metadata={"help": "Factor by which the runtime of a job grows after TIMEOUT."}
+        default=2.0, metadata={"help": "Factor by which a job's runtime increases after TIMEOUT."}
     )
     signal_delay_seconds: int = field(
         default=120,
-        metadata={"help": "Seconds before the time limit at which a job is asked to save. Saving must take less."},
+        metadata={
+            "help": "Number of seconds before the time limit at which a job is signalled to save. Saving must take "
+            "less time than this."
+        },
     )
     array_size: int = field(
         default=500,
         metadata={
-            "help": "Maximum number of jobs in a SLURM array; 1 submits each job separately. Must be below the site's "
-            "MaxArraySize."
+            "help": "Maximum number of jobs in a SLURM array. It must be below the site's MaxArraySize. With 1, each "
+            "job is submitted separately."
         },
     )
     ports: str = field(
         default="20000-29999",
-        metadata={"help": "Range of ports, FIRST-LAST, from which rank 0 of a multi-rank job chooses a free one."},
+        metadata={"help": "Port range FIRST-LAST from which rank 0 of a multi-rank job chooses a free port."},
     )
     local_ranks: str = field(
         default="asked",
         metadata={
-            "help": "Ranks on the local cluster: asked, nodes x tasks as requested by the rule; gpus, one rank per "
-            "visible GPU for rules that request GPUs or several tasks, or a single process if no GPU is visible.",
+            "help": "Number of ranks on the local cluster. With `asked`, nodes x tasks as requested by the rule. With "
+            "`gpus`, rules that request GPUs or several tasks run with one rank per visible GPU, or as a single "
+            "process if no GPU is visible.",
             "choices": ["asked", "gpus"],
         },
     )
@@ -109,14 +114,16 @@ class ExecutorSettings(ExecutorSettingsBase):
     )
     logdir: Path = field(
         default=Path(".snakemake/submitit/logs"),
-        metadata={"help": "Folder for the output of ranks if the rule has no log. Otherwise it is next to the log."},
+        metadata={
+            "help": "Folder for the rank output of rules without a log. For other rules, the output is next to the log."
+        },
     )
 
     def first_and_last_port(self) -> tuple[int, int]:
-        """Return the range of `ports`.
+        """Parse the port range in `ports`.
 
         Raises:
-            WorkflowError: It is malformed.
+            WorkflowError: The range is malformed.
         """
         found = re.fullmatch(r"(\d+)-(\d+)", self.ports)
         if not found or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
@@ -128,10 +135,10 @@ class ExecutorSettings(ExecutorSettingsBase):
 
 
 def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) -> None:
-    """Check the settings before anything is submitted.
+    """Check the settings before any job is submitted.
 
     Raises:
-        WorkflowError: Names the setting and what to do.
+        WorkflowError: A setting is invalid. The message contains the setting and the fix.
     """
     if settings.cluster not in CLUSTERS:
         raise WorkflowError(f"--submitit-cluster {settings.cluster}: expected one of {', '.join(CLUSTERS)}")
@@ -157,6 +164,6 @@ def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) ->
     unshared = {SharedFSUsage.PERSISTENCE, SharedFSUsage.INPUT_OUTPUT, SharedFSUsage.SOURCES} - set(shared_fs_usage)
     if unshared:
         raise WorkflowError(
-            "The submitit executor needs a file system that this machine shares with all nodes. Add to "
+            "The submitit executor requires a file system that this machine shares with all nodes. Add these values to "
             "--shared-fs-usage: " + ", ".join(sorted(usage.item_to_choice() for usage in unshared))
         )

@@ -1,4 +1,4 @@
-"""Submission to SLURM: submitit's job script and pickles, with one sbatch for an array of equal jobs."""
+"""Submit jobs to SLURM with submitit's job script and pickles, and with one sbatch call per job array."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _IDS_PER_SCANCEL = 400
 
 
 class SubmissionRefused(Exception):
-    """sbatch rejected a job; the text is sbatch's error message."""
+    """sbatch rejected a job. The message is sbatch's error message."""
 
 
 class Slurm:
-    """The cluster that `sbatch` on PATH submits to."""
+    """The SLURM cluster to which the `sbatch` command on PATH submits."""
 
     name = "slurm"
     outlives_workflow_process = True
@@ -42,10 +42,10 @@ class Slurm:
         self._signal_delay_seconds = signal_delay_seconds
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Submit jobs with equal requests, as an array if there are several. Return their ids.
+        """Submit jobs with equal requests, as an array if there are several, and return their ids.
 
         Raises:
-            SubmissionRefused: sbatch rejected all of them.
+            SubmissionRefused: sbatch rejected the jobs.
         """
         folder = submission_folder(token)
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,16 +63,16 @@ class Slurm:
         return ids
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """Return the states of jobs from one query."""
+        """Return the states of jobs with a single query."""
         return self._poller.poll(set(ids))
 
     def is_active(self, job_id: str) -> bool:
-        """Return whether the controller still runs or queues a job, or does not respond."""
+        """Return whether a job is still queued or running. If the controller does not respond, assume that it is."""
         state = self._poller.poll({job_id}, controller=True)[job_id]
         return state.kind in (Kind.PENDING, Kind.RUNNING) or (state.kind is Kind.UNKNOWN and not self._poller.answered)
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """Return the outcome that the ranks recorded, for a job that SLURM has forgotten."""
+        """Return the outcome that the ranks recorded for a job that SLURM no longer lists."""
         return recorded_outcome(submission_folder(token), job_id, tasks)
 
     def cancel(self, ids: Collection[str]) -> None:
@@ -85,7 +85,7 @@ class Slurm:
             )
 
     def remove_files(self, token: str, job_id: str) -> None:
-        """Remove submitit's files of a job that succeeded."""
+        """Remove submitit's files for a successful job."""
         remove_files(submission_folder(token), job_id)
 
     def _script(self, folder: Path, request: Request, name: str, count: int) -> str:
@@ -111,7 +111,8 @@ class Slurm:
             gres=request.gres,
             exclude=",".join(request.exclude) or None,
             additional_parameters=self._additional_parameters(request),
-            # Since SLURM 22.05 srun does not inherit --cpus-per-task. A failed rank ends the others.
+            # --kill-on-bad-exit ends the other ranks when one fails. srun does not inherit --cpus-per-task since
+            # SLURM 22.05.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"],
         )
         unwanted = ["#SBATCH --wckey="] + ([] if request.minutes else ["#SBATCH --time="])
@@ -128,14 +129,14 @@ class Slurm:
 
 
 def sbatch(arguments: Sequence[str]) -> str:
-    """Submit a job script and return the job's number.
+    """Submit a job script and return the job id.
 
-    sbatch runs in a session of its own, so that Ctrl-C in the terminal does not kill it after the controller has
-    accepted the job and before its number is read. If the workflow process itself runs in a SLURM job, that job's
-    variables are not passed on.
+    sbatch runs in a separate session. Otherwise, Ctrl-C in the terminal could kill it after the controller has accepted
+    the job and before the job id is read. If the workflow process itself runs in a SLURM job, that job's variables are
+    removed from the environment.
 
     Raises:
-        SubmissionRefused: With sbatch's error message.
+        SubmissionRefused: sbatch failed. The message is sbatch's error message.
     """
     kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
     environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
@@ -163,7 +164,7 @@ def sbatch(arguments: Sequence[str]) -> str:
 
 
 def recorded_outcome(folder: Path, job_id: str, tasks: int) -> Kind:
-    """Return FAILED if any rank recorded a failure, GONE if any recorded nothing, DONE if all recorded success."""
+    """Return FAILED if any rank recorded a failure, else GONE if any rank recorded no result, else DONE."""
     kinds = set()
     for rank in range(tasks):
         path = JobPaths(folder, job_id, rank).result_pickle
@@ -179,7 +180,7 @@ def recorded_outcome(folder: Path, job_id: str, tasks: int) -> Kind:
 
 
 def remove_files(folder: Path, job_id: str) -> None:
-    """Remove the files of one job, and the folder with its last job."""
+    """Remove the files of one job, and the folder if no other job uses it."""
     for path in folder.glob(f"{job_id}_*"):
         path.unlink(missing_ok=True)
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}

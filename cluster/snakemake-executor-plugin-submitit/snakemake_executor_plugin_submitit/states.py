@@ -1,4 +1,4 @@
-"""Job states from SLURM, with one query for all jobs."""
+"""Query the SLURM states of all jobs at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from submitit.slurm.slurm import read_job_id
 
 _TIMEOUT_SECONDS = 60
 _WITHOUT_ACCOUNTING_SECONDS = 60
-"""How long squeue is queried after sacct has failed."""
+"""How long the plugin queries squeue instead after sacct has failed."""
 _CONTROLLER_EVERY = 10
 """Every n-th query goes to squeue even if sacct works."""
 
 
 class Kind(enum.Enum):
-    """What a state means for the workflow process."""
+    """Classification of job states for the workflow process."""
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """The source cannot tell at the moment; the next query goes to the other one."""
+    """The query did not determine the state. The next query goes to the other source."""
     GONE = "gone"
-    """Neither source knows the job any more."""
+    """Neither source lists the job any more."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class State:
 
     kind: Kind
     name: str
-    """SLURM's name of the state: COMPLETED, TIMEOUT and so on."""
+    """SLURM's name for the state, such as COMPLETED or TIMEOUT."""
     nodes: str = ""
 
 
@@ -45,15 +45,15 @@ UNKNOWN = State(Kind.UNKNOWN, "UNKNOWN")
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _REQUEUEABLE = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
-"""The database also shows these while the controller has requeued the job."""
+"""States that the database may also report for jobs that the controller has requeued."""
 
 
 def kind_of(name: str, *, final: bool) -> Kind:
-    """Return what SLURM's name of a state means.
+    """Classify a SLURM state.
 
     Args:
-        name: As printed by sacct or squeue.
-        final: Whether the source would show another state if the job had been requeued.
+        name: Name of the state, as printed by sacct or squeue.
+        final: Whether the source would report a different state for a requeued job.
     """
     if name in _PENDING:
         return Kind.PENDING
@@ -74,7 +74,7 @@ def run_query(command: list[str]) -> str:
     """Run a query command and return its output.
 
     Raises:
-        QueryFailed: With the command's error message.
+        QueryFailed: The command failed or timed out. The message contains its error message.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
@@ -87,7 +87,7 @@ def run_query(command: list[str]) -> str:
 
 
 def from_sacct(ids: Iterable[str]) -> dict[str, State]:
-    """Return states from the accounting database.
+    """Return job states from the accounting database.
 
     Raises:
         QueryFailed: Accounting is disabled or does not respond.
@@ -98,7 +98,7 @@ def from_sacct(ids: Iterable[str]) -> dict[str, State]:
 
 
 def read_sacct(text: str) -> dict[str, State]:
-    """Parse sacct's output, which has one line per job and one per step."""
+    """Parse the output of sacct, which contains one line per job and one line per step."""
     found: dict[str, State] = {}
     out_of_memory: set[str] = set()
     for line in text.splitlines():
@@ -111,13 +111,13 @@ def read_sacct(text: str) -> dict[str, State]:
             continue
         found |= dict.fromkeys(_job_ids(job), State(kind_of(name, final=False), name, nodes))
     for job in out_of_memory & found.keys():
-        if found[job].kind is Kind.FAILED:  # the job does not always get the state of its step
+        if found[job].kind is Kind.FAILED:  # a job does not always inherit the state of its step
             found[job] = State(Kind.FAILED, "OUT_OF_MEMORY", found[job].nodes)
     return found
 
 
 def from_squeue(ids: Iterable[str]) -> dict[str, State]:
-    """Return states from the controller, which forgets a job some minutes after its end.
+    """Return job states from the controller, which no longer lists a job some minutes after its end.
 
     Raises:
         QueryFailed: The controller does not respond.
@@ -133,7 +133,7 @@ def from_squeue(ids: Iterable[str]) -> dict[str, State]:
 
 
 def read_squeue(text: str) -> dict[str, State]:
-    """Parse squeue's output, which has one line per job or array element."""
+    """Parse the output of squeue, which contains one line per job or array element."""
     found: dict[str, State] = {}
     for line in text.splitlines():
         job_id, name, nodes = line.strip().split("|", 2)
@@ -142,12 +142,12 @@ def read_squeue(text: str) -> dict[str, State]:
 
 
 def _job_list(ids: Iterable[str]) -> str:
-    """Return the numbers of jobs and arrays, separated by commas."""
+    """Return the ids of jobs and arrays, separated by commas."""
     return ",".join(sorted({job_id.split("_")[0] for job_id in ids}))
 
 
 def _job_ids(job_id: str) -> list[str]:
-    """Expand the first column of a line: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
+    """Expand the job id in the first column of a line: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
     if not re.fullmatch(r"\d+(_\d+|_\[[\d,%-]+\])?", job_id):
         return []
     found: list[str] = []
@@ -162,8 +162,8 @@ def _job_ids(job_id: str) -> list[str]:
 class StatePoller:
     """Queries the states of all jobs at once.
 
-    A poll runs sacct. It runs squeue instead if sacct failed or could not tell, and at regular intervals: the database
-    may miss a job's end.
+    A poll runs sacct. It runs squeue instead if sacct failed or returned no conclusive state. It also runs squeue at
+    regular intervals, because the database may miss the end of a job.
     """
 
     def __init__(self, warn: Callable[[str], None], *, forget_seconds: float = 60.0) -> None:
@@ -179,7 +179,7 @@ class StatePoller:
         """Whether the last query succeeded."""
 
     def poll(self, ids: set[str], *, controller: bool = False) -> dict[str, State]:
-        """Return the states of jobs. A job whose state cannot be determined now is UNKNOWN; no error is raised."""
+        """Return the states of jobs. If a query fails, all states are UNKNOWN and no error is raised."""
         controller |= self._controller_next or time.monotonic() < self._controller_until
         controller |= self.queries % _CONTROLLER_EVERY == _CONTROLLER_EVERY - 1
         self._controller_next = False
@@ -222,6 +222,6 @@ class StatePoller:
         if not controller:
             self._controller_until = time.monotonic() + _WITHOUT_ACCOUNTING_SECONDS
         if error != self._last_error:
-            next_query = "The query is repeated" if controller else "For a minute, squeue is queried instead"
+            next_query = "The query will be repeated" if controller else "For one minute, squeue is queried instead"
             self._warn(f"Cannot query job states with SLURM's {error}. {next_query}. Jobs are not affected.")
             self._last_error = error

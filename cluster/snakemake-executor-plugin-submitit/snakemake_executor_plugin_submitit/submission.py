@@ -1,4 +1,4 @@
-"""One job as Snakemake and the cluster see it."""
+"""State of one job during its submission and execution."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from snakemake_executor_plugin_submitit.states import Kind
 
 @dataclass
 class Submission:
-    """A job before, during and after its execution on the cluster."""
+    """A Snakemake job together with its state on the cluster."""
 
     job: Any
-    """Snakemake's job."""
+    """The Snakemake job."""
     key: str
     fingerprint: str
     request: Request
     folder: JobFolder
     token: str = ""
-    """Names the sbatch call that submitted it; equal for all elements of an array."""
+    """Identifies the sbatch call that submitted the job. All elements of an array have the same token."""
     index: int = 0
     job_id: str = ""
     submitted_at: float = 0.0
     last: Kind = Kind.PENDING
     requeues: int = 0
-    """Requeues that have been logged."""
+    """Number of requeues that have been logged."""
     retries: int = 0
-    """Resubmissions that count towards `--submitit-retries`."""
+    """Number of resubmissions that count towards `--submitit-retries`."""
     resubmissions: int = 0
-    """Resubmissions that count towards `--submitit-max-requeues`."""
+    """Number of resubmissions that count towards `--submitit-max-requeues`."""
     error: str = ""
     first_log: Path | None = None
     """Log of the first rank that failed."""

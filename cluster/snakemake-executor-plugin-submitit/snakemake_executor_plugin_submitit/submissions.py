@@ -1,4 +1,4 @@
-"""Submission of Snakemake's jobs to the cluster, and their handling until they have ended."""
+"""Submit Snakemake jobs to the cluster and track them until they end."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ Cluster = Slurm | Local | Debug
 
 
 class WorkflowExecutor(Protocol):
-    """The part of the executor that submissions use."""
+    """The interface of the executor that `Submissions` uses."""
 
     workflow: Any
     dag: Any
     logger: Any
 
     def submitted(self, submission: Submission, *, register: bool = True) -> None:
-        """Report that a job is on the cluster."""
+        """Report that a job was submitted or re-attached."""
 
     def refused(self, job: Any, message: str) -> None:
         """Report that the cluster rejected a job."""
@@ -68,10 +68,10 @@ class Submissions:
     # validation
 
     def validate_all(self) -> None:
-        """Check the resources of every job that the workflow will run, as far as they are known.
+        """Check the resources of all jobs that the workflow will run, except resources that are not known yet.
 
         Raises:
-            WorkflowError: With one line per invalid rule.
+            WorkflowError: Some rules have invalid resources. The message contains one line per invalid rule.
         """
         faults: dict[str, str] = {}
         for job in self._executor.dag.needrun_jobs():
@@ -84,7 +84,7 @@ class Submissions:
             except ResourceError as fault:
                 faults[job.rule.name] = str(fault)
             except (WorkflowError, RuleException):
-                continue  # the resources depend on files that do not exist yet; they are checked again on submission
+                continue  # the resources depend on files that do not exist yet, and are checked on submission
         if faults:
             lines = [f"rule {name}: {fault}" for name, fault in faults.items()]
             raise WorkflowError("No job was submitted. These rules have invalid resources:\n" + "\n".join(lines))
@@ -103,7 +103,7 @@ class Submissions:
     # submission
 
     def submit(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs. Those with equal requests become an array."""
+        """Submit jobs. Jobs of one rule with equal requests are submitted as an array."""
         by_request: dict[tuple[str, Request], list[Submission]] = {}
         self._reattached_jobs.query_states(jobs)
         for job in jobs:
@@ -150,10 +150,10 @@ class Submissions:
                 self._executor.refused(submission.job, submission.error)
 
     def _submit_locked(self, submissions: list[Submission]) -> bool | None:
-        """Submit an array. The scheduler's thread and the polling thread both call this.
+        """Submit an array. Both the scheduler's thread and the polling thread call this method.
 
         Returns:
-            Whether the cluster accepted it; None if the executor is shutting down.
+            Whether the cluster accepted the array, or None if the executor is shutting down.
         """
         with self._submission_lock:
             return None if self._closed else self._submit_now(submissions)
@@ -198,10 +198,10 @@ class Submissions:
             ports=self._ports,
         )
 
-    # until the end
+    # tracking
 
     def update(self, submission: Submission, state: State) -> Kind:
-        """Process a job's state. Return what to report to Snakemake: the job has ended if it is DONE or FAILED."""
+        """Process a job's state, and return the state to report to Snakemake. DONE and FAILED end the job."""
         kind = state.kind
         if kind is Kind.GONE:
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
@@ -220,7 +220,7 @@ class Submissions:
         return kind
 
     def _resubmit(self, submission: Submission, state: State) -> bool:
-        """Resubmit a failed job if it failed for a reason outside its code. Otherwise set its error."""
+        """Resubmit a failed job if its code did not cause the failure. Otherwise, set its error message."""
         failure = first_failure(submission.folder)
         reason = failure.reason if failure else ""
         submission.error = error_message(
@@ -240,13 +240,13 @@ class Submissions:
             used, limit, setting = submission.resubmissions, self._settings.max_requeues, "--submitit-max-requeues"
         if used >= limit:
             if used:
-                submission.error += f"\nIt was resubmitted {used} times for such reasons ({setting})."
+                submission.error += f"\nThe job was resubmitted {used} times, the maximum set by {setting}."
             return False
         old, before = submission.job_id, submission.error
         self._drop(submission)
         submission.request = retry.request
         if not self._submit_locked([submission]):
-            submission.error = f"{before}\nIt could not be resubmitted: {submission.error}"
+            submission.error = f"{before}\nThe job could not be resubmitted: {submission.error}"
             return False
         if retry.counts:
             submission.retries += 1
@@ -259,14 +259,14 @@ class Submissions:
         return True
 
     def _log_requeues(self, submission: Submission) -> None:
-        notes = requeue.read_requeues(submission.folder.requeues)
-        for number, note in enumerate(notes[submission.requeues :], start=submission.requeues + 1):
-            saved = "its progress is saved" if note["saved"] else "it did not report that it saved"
+        requeues = requeue.read_requeues(submission.folder.requeues)
+        for number, record in enumerate(requeues[submission.requeues :], start=submission.requeues + 1):
+            saved = "its progress is saved" if record["saved"] else "it did not report that its progress is saved"
             self._executor.logger.warning(
-                f"SLURM job {submission.job_id} (rule {submission.job.name}) was requeued ({note['cause']}); {saved} "
+                f"SLURM job {submission.job_id} (rule {submission.job.name}) was requeued ({record['cause']}); {saved} "
                 f"(requeue {number} of at most {self._settings.max_requeues})."
             )
-        submission.requeues = len(notes)
+        submission.requeues = len(requeues)
 
     def _write_record(self, submission: Submission) -> None:
         if self._cluster.outlives_workflow_process:
@@ -286,12 +286,12 @@ class Submissions:
         self._registry.drop(submission.key)
 
     def close(self) -> list[str]:
-        """Stop submitting. Return the ids of all jobs that may be on the cluster."""
+        """Stop submitting jobs. Return the ids of all jobs that may still be on the cluster."""
         with self._submission_lock:
             self._closed = True
             return list(self._active)
 
     def drop_all(self) -> None:
-        """Remove the records of all jobs, which were cancelled."""
+        """Remove the records of all jobs after they were cancelled."""
         for submission in list(self._active.values()):
             self._drop(submission)

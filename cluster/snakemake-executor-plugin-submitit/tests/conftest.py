@@ -1,4 +1,4 @@
-"""The fixture of all tests that run workflows."""
+"""The fixture for tests that run workflows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from workflow_runner import Workflow, workflow_factory
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Iterator[Callable[..., Workflow]]:
-    """Creates a workflow in a folder of its own."""
+    """A function that creates a workflow in a new folder."""
     with workflow_factory(tmp_path) as create:
         yield create

@@ -1,4 +1,4 @@
-"""Each rank adds its rank + 1 to a sum over gloo; rank 0 writes the number of ranks and the sum to sum.txt."""
+"""Sum rank + 1 over all ranks with gloo. Rank 0 writes the number of ranks and the sum to sum.txt."""
 
 import torch
 import torch.distributed as dist

@@ -8,7 +8,7 @@ from snakemake_executor_plugin_submitit import ExecutorSettings
 
 
 class SubmititSuite(TestWorkflowsLocalStorageBase):
-    """A simple workflow, and one with a group."""
+    """Runs a simple workflow and a workflow with a group."""
 
     cluster = "local"
 

@@ -1,4 +1,4 @@
-"""A shell command that is run directly gives the same results as through an inner Snakemake."""
+"""Shell commands produce the same results directly and through an inner Snakemake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ rule nothing_to_log:
 """
 BOTH = pytest.mark.parametrize("inner", [False, True], ids=["direct", "inner"])
 IGNORED_VARIABLES = {"_", "SHLVL", "PWD", "OLDPWD", "CUDA_VISIBLE_DEVICES", "PATH"}
-"""Variables that the shell sets, or that Python sets in an inner Snakemake."""
+"""Variables set by the shell, or by Python in an inner Snakemake."""
 
 
 def options(inner: bool) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def options(inner: bool) -> tuple[str, ...]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the paths outside .snakemake with their modes and contents."""
+    """Return the mode and content of each path outside .snakemake."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -73,14 +73,14 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def variables(text: str) -> dict[str, str]:
-    """Return the environment of a command without the variables that differ between runs."""
+    """Parse a command's environment, without the variables that differ between runs."""
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     prefixes = ("SUBMITIT", "SNAKEMAKE_SUBMITIT")
     return {k: v for k, v in found.items() if k not in IGNORED_VARIABLES and not k.startswith(prefixes)}
 
 
 def records(flow: Workflow) -> list[str]:
-    """Return Snakemake's metadata for each output: rule, input, log, command."""
+    """Return Snakemake's metadata for all outputs: rules, inputs, logs and commands."""
     return sorted(line.split("\t")[0] + "\t".join(line.split("\t")[2:]) for line in summary(flow).splitlines())
 
 
@@ -89,7 +89,7 @@ def summary(flow: Workflow) -> str:
     return subprocess.run(command, cwd=flow.folder, env=flow.environment, capture_output=True, text=True).stdout
 
 
-def test_files_environment_and_records_are_the_same(workflow):
+def test_files_environment_and_metadata_are_the_same(workflow):
     flows = [workflow(SNAKEFILE), workflow(SNAKEFILE)]
     for flow, inner in zip(flows, (False, True), strict=True):
         flow.path("plain").mkdir()
@@ -162,7 +162,7 @@ def test_a_protected_output_is_not_overwritten(workflow, inner):
 
 
 @BOTH
-def test_snakemakes_own_retries_apply_to_failures_of_the_code(workflow, inner):
+def test_snakemakes_retries_apply_to_failures_of_the_code(workflow, inner):
     flow = workflow(
         """
         rule flaky:

@@ -1,4 +1,4 @@
-"""Inside a job: signals, saving, requeues, the rendezvous and failures."""
+"""Ranks inside a job: signals, saving, requeues, the rendezvous and failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RANK_1_OF_2 = RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
 
 @pytest.fixture
 def started(tmp_path):
-    """Starts a command as a rank does. It is killed after the test."""
+    """A function that starts a command in the same way as a rank. The command is killed after the test."""
     running: list[subprocess.Popen] = []
 
     def start(command: str) -> subprocess.Popen:
@@ -52,7 +52,7 @@ def started(tmp_path):
 
 @pytest.fixture
 def trainer(started, tmp_path):
-    """A training in a shell in a shell."""
+    """A training run inside two nested shells."""
     shutil.copy(TRAINER, tmp_path)
     process = started(f"bash -c '{sys.executable} trainer.py 3000 0.05 out.txt; exit $?'; exit $?")
     wait(lambda: (tmp_path / "out.starts0").exists())
@@ -70,7 +70,7 @@ def test_shells_and_programs_without_handlers_survive_slurms_signals(started, tm
     assert len(processes.process_tree(process)) == 2
 
 
-def test_a_program_with_a_handler_saves_and_the_rank_waits_for_it(trainer, tmp_path):
+def test_the_rank_waits_until_a_program_with_a_handler_has_saved(trainer, tmp_path):
     began = time.monotonic()
     assert requeue.save(trainer, tmp_path / "saved", 30) is True
     assert time.monotonic() - began < 10
@@ -78,14 +78,14 @@ def test_a_program_with_a_handler_saves_and_the_rank_waits_for_it(trainer, tmp_p
     assert trainer.poll() is None
 
 
-def test_the_note_of_an_earlier_save_is_ignored(trainer, tmp_path):
+def test_the_file_from_an_earlier_save_is_ignored(trainer, tmp_path):
     (tmp_path / "saved").touch()
     for member in processes.process_tree(trainer)[1:]:
         member.suspend()
     assert requeue.save(trainer, tmp_path / "saved", 1) is False
 
 
-def test_a_program_without_a_handler_is_not_waited_for(started, tmp_path):
+def test_the_rank_does_not_wait_for_a_program_without_a_handler(started, tmp_path):
     assert requeue.save(started("sleep 60"), tmp_path / "saved", 30) is None
 
 
@@ -105,12 +105,12 @@ def test_requeues_are_counted_and_limited(tmp_path, monkeypatch):
     folder.root.mkdir()
     work = Work("rule train", folder, str(tmp_path), "true", None, max_requeues=2)
     assert [requeue.requeue(work, RANK_1_OF_2, saved=True) for _ in range(2)] == ["", ""]
-    assert "the limit on requeues is reached (2" in requeue.requeue(work, RANK_1_OF_2, saved=True)
+    assert "the job reached the maximum number of requeues (2" in requeue.requeue(work, RANK_1_OF_2, saved=True)
     assert calls.read_text() == "requeue 7\n" * 2
-    assert [note["cause"] for note in requeue.read_requeues(folder.requeues)] == ["preempted"] * 2
+    assert [record["cause"] for record in requeue.read_requeues(folder.requeues)] == ["preempted"] * 2
 
 
-def test_a_refused_requeue_and_the_reached_limit_have_different_reasons(tmp_path, monkeypatch):
+def test_a_refused_requeue_has_a_different_reason_than_the_requeue_limit(tmp_path, monkeypatch):
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Requested operation is presently disabled' >&2; exit 1\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -130,7 +130,7 @@ def test_a_refused_requeue_and_the_reached_limit_have_different_reasons(tmp_path
         ("PENDING", "None", False),
     ],
 )
-def test_a_preemption_differs_from_a_cancelled_job_and_from_a_failed_rank(
+def test_preemption_is_distinguished_from_cancellation_and_from_a_failed_rank(
     tmp_path, monkeypatch, state, preempt_time, expected
 ):
     (tmp_path / "scontrol").write_text(
@@ -179,8 +179,8 @@ def test_the_error_reports_the_first_failed_rank_of_the_last_attempt(tmp_path):
         folder.attempt(attempt).mkdir(parents=True, exist_ok=True)
         log = folder.rank_log(rank)
         log.write_text(f"== rule x, attempt 1\nearlier\n== rule x, rank {rank}, attempt 2\noutput of rank {rank}\n")
-        note = {"rank": rank, "host": "n2", "text": text, "reason": "", "time": when, "log": str(log)}
-        folder.failure(attempt, rank).write_text(json.dumps(note))
+        record = {"rank": rank, "host": "n2", "text": text, "reason": "", "time": when, "log": str(log)}
+        folder.failure(attempt, rank).write_text(json.dumps(record))
     failure = first_failure(folder)
     assert failure is not None
     assert failure.rank == 3

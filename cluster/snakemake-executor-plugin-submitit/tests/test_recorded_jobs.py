@@ -1,6 +1,6 @@
-"""Jobs that an earlier revision of the plugin submitted still load, run and re-attach.
+"""Jobs submitted by an earlier revision of the plugin still load, run and re-attach.
 
-`recorded/` holds a file that this revision pickled for a queued job, and one of its registry records.
+`recorded/` contains the pickle of a queued job and a registry record, both written by that revision.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_a_record_keeps_all_its_fields(registry):
 
 
 class RunningJobs(Slurm):
-    """A SLURM on which every job runs."""
+    """A SLURM that reports every job as running."""
 
     def poll(self, ids):
         return {job_id: State(Kind.RUNNING, "RUNNING") for job_id in ids}

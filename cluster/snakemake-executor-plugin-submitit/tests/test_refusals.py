@@ -1,4 +1,4 @@
-"""Invalid resources and settings are refused by name before anything is submitted."""
+"""Invalid resources and settings raise an error with their names before any job is submitted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ rule a:
         ("resources: tasks=2\nnotebook: 'n.ipynb'", "a notebook: rule runs in a single process"),
         ("resources: tasks=2\nshadow: 'minimal'\nshell: 'true'", "its rule has a shadow directory"),
         ("resources: tasks=2\nshell: 'ls {resources.tmpdir}'", "known only on the node (use $TMPDIR)"),
-        ("resources: slurm_partion='x'\nshell: 'true'", "slurm_partion: the submitit executor does not know this"),
+        ("resources: slurm_partion='x'\nshell: 'true'", "slurm_partion: unknown resource for the submitit executor"),
         ("resources: slurm_partion='x'\nshell: 'true'", "Did you mean slurm_partition?"),
         ("resources: tasks=3, nodes=2\nshell: 'true'", "tasks=3 cannot be distributed evenly over nodes=2"),
         ("resources: mem_mb=1, mem_mb_per_cpu=1\nshell: 'true'", "mem_mb and mem_mb_per_cpu contradict each other"),
@@ -54,7 +54,7 @@ rule a:
         ("group: 'g'\nresources: tasks=2\nshell: 'true'", "a group of jobs runs as one task"),
     ],
 )
-def test_an_invalid_rule_stops_the_workflow_before_anything_is_submitted(workflow, body, message):
+def test_an_invalid_rule_stops_the_workflow_before_any_job_is_submitted(workflow, body, message):
     flow = workflow(rule(body))
     flow.path("s.py").write_text("")
     flow.path("n.ipynb").write_text(NOTEBOOK)
@@ -117,7 +117,7 @@ def test_resources_that_depend_on_a_file_of_another_job_are_checked_later(workfl
         (("--submitit-ports", "90"), "--submitit-ports 90: expected FIRST-LAST"),
         (("--submitit-max-requeues", "-1"), "--submitit-max-requeues -1: expected at least 0"),
         (("--submitit-memory-growth", "0.5"), "--submitit-memory-growth 0.5: expected at least 1"),
-        (("--shared-fs-usage", "persistence", "input-output"), "needs a file system that this machine shares"),
+        (("--shared-fs-usage", "persistence", "input-output"), "requires a file system that this machine shares"),
     ],
 )
 def test_invalid_settings_are_refused(workflow, arguments, message):

@@ -1,4 +1,4 @@
-"""Requests to the cluster: parsing of resources, the job script, and changes after a failure."""
+"""Requests to the cluster: parsed resources, the job script, and changes after a failure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_resources_take_precedence_over_the_sites_defaults():
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "many", True])
-def test_a_malformed_number_is_refused_with_its_name(value):
+def test_the_error_for_a_malformed_number_contains_its_name(value):
     with pytest.raises(ResourceError, match=r"tasks_per_node=.*: expected an integer of at least 1"):
         parse_request({"tasks_per_node": value}, 1, SETTINGS)
 
@@ -48,7 +48,7 @@ def test_gpus_requested_twice_are_refused():
         parse_request({"gres": "gpu:2", "gpus_per_node": 2}, 1, SETTINGS)
 
 
-def test_a_short_job_is_asked_to_save_in_its_last_quarter():
+def test_a_short_job_is_signalled_to_save_in_its_last_quarter():
     assert replace(REQUEST, minutes=60).signal_delay_seconds(120) == 120
     assert replace(REQUEST, minutes=2).signal_delay_seconds(120) == 30
     assert replace(REQUEST, minutes=None).signal_delay_seconds(120) == 120
@@ -61,7 +61,7 @@ def test_a_request_has_enough_memory_to_start_the_ranks():
     assert Request().with_startup_memory(100) == Request()
 
 
-def test_the_job_script_has_the_options_of_the_request(tmp_path):
+def test_the_job_script_contains_the_options_of_the_request(tmp_path):
     slurm = Slurm(print, signal_delay_seconds=120)
     request = replace(REQUEST, nodes=2, tasks_per_node=4, cpus_per_task=3, gpus_per_node=4, gpu_model="a100")
     lines = slurm._script(tmp_path, replace(request, exclude=("n7",)), "train", 3).splitlines()
@@ -94,7 +94,7 @@ def test_a_job_without_a_runtime_gets_the_partitions_time_limit(tmp_path):
         ),
         (REQUEST, "TIMEOUT", {"minutes": 120}, "with 120 minutes instead of 60"),
         (REQUEST, "NODE_FAIL", {"exclude": ("n7",)}, "without node n7"),
-        (REQUEST, "PREEMPTED", {}, "to resume from what it saved"),
+        (REQUEST, "PREEMPTED", {}, "to resume from its saved state"),
     ],
 )
 def test_a_retry_changes_the_request_according_to_the_reason(request_, state, changed, description):

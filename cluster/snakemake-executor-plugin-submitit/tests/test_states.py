@@ -16,7 +16,7 @@ def kinds(states) -> dict[str, tuple[Kind, str]]:
     return {job: (state.kind, state.name) for job, state in states.items()}
 
 
-def test_sacct_prints_jobs_arrays_and_steps():
+def test_sacct_output_is_parsed_for_jobs_arrays_and_steps():
     text = "7|RUNNING|n1\n7.batch|RUNNING|n1\n8_1|COMPLETED|n2\n8_1.0|COMPLETED|n2\n8_[2-3,5%4]|PENDING|None assigned\n"
     text += "9|CANCELLED by 1000|n1\n10|NODE_FAIL|n1\n"
     assert kinds(read_sacct(text)) == {
@@ -30,7 +30,7 @@ def test_sacct_prints_jobs_arrays_and_steps():
     }
 
 
-def test_a_job_whose_step_ran_out_of_memory_ran_out_of_memory():
+def test_a_failed_job_whose_step_ran_out_of_memory_has_that_state():
     text = "7|FAILED|n1\n7.batch|FAILED|n1\n7.0|OUT_OF_MEMORY|n1\n8|COMPLETED|n1\n8.0|OUT_OF_MEMORY|n1\n"
     assert kinds(read_sacct(text)) == {"7": (Kind.FAILED, "OUT_OF_MEMORY"), "8": (Kind.DONE, "COMPLETED")}
 
@@ -45,7 +45,7 @@ def test_states_of_squeue_are_final():
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch):
-    """Fake sacct and squeue, which print the given text or fail with the given error, and count their calls."""
+    """Fake sacct and squeue, which record their calls and print the given text or fail with the given error."""
 
     def fake(name: str, text: str = "", error: str = "") -> None:
         end = f"echo '{error}' >&2; exit 1" if error else f"printf '{text}'"
@@ -65,7 +65,7 @@ def test_a_poll_is_a_single_query_for_any_number_of_jobs(commands):
     assert commands.calls() == ["sacct"]
 
 
-def test_the_next_poll_uses_squeue_if_sacct_cannot_tell(commands):
+def test_the_next_poll_uses_squeue_if_the_state_from_sacct_is_not_conclusive(commands):
     commands("sacct", "7|NODE_FAIL|n1\\n")
     commands("squeue", "7|PENDING|\\n")
     poller = StatePoller(print)
@@ -74,7 +74,7 @@ def test_the_next_poll_uses_squeue_if_sacct_cannot_tell(commands):
     assert commands.calls() == ["sacct", "squeue"]
 
 
-def test_without_accounting_squeue_is_used_and_one_warning_is_given(commands):
+def test_without_accounting_squeue_is_used_and_one_warning_is_logged(commands):
     commands("sacct", error="Slurm accounting storage is disabled")
     commands("squeue", "7|RUNNING|n1\\n")
     warnings = []
@@ -82,7 +82,7 @@ def test_without_accounting_squeue_is_used_and_one_warning_is_given(commands):
     assert [poller.poll({"7"})["7"].kind for _ in range(4)] == [Kind.UNKNOWN, *[Kind.RUNNING] * 3]
     assert commands.calls() == ["sacct", "squeue", "squeue", "squeue"]
     assert warnings == [
-        "Cannot query job states with SLURM's sacct: Slurm accounting storage is disabled. For a minute, squeue is "
+        "Cannot query job states with SLURM's sacct: Slurm accounting storage is disabled. For one minute, squeue is "
         "queried instead. Jobs are not affected."
     ]
 
@@ -94,7 +94,7 @@ def test_states_are_unknown_while_neither_source_responds(commands):
     assert {poller.poll({"7"})["7"].kind for _ in range(5)} == {Kind.UNKNOWN}
 
 
-def test_a_job_that_neither_source_knows_is_gone(commands):
+def test_a_job_that_neither_source_lists_is_gone(commands):
     commands("sacct")
     commands("squeue", error="slurm_load_jobs error: Invalid job id specified")
     poller = StatePoller(print, forget_seconds=0)
@@ -103,14 +103,14 @@ def test_a_job_that_neither_source_knows_is_gone(commands):
     assert Kind.GONE in seen
 
 
-def test_a_job_whose_end_the_database_missed_is_detected(commands):
+def test_the_end_of_a_job_is_detected_even_if_the_database_missed_it(commands):
     commands("sacct", "7|RUNNING|n1\\n")
     commands("squeue")
     poller = StatePoller(print, forget_seconds=0)
     assert Kind.GONE in [poller.poll({"7"})["7"].kind for _ in range(14)]
 
 
-def test_a_node_failure_is_final_once_the_controller_has_forgotten_the_job(commands):
+def test_a_node_failure_is_final_once_the_controller_no_longer_lists_the_job(commands):
     commands("sacct", "7|NODE_FAIL|n1\\n")
     commands("squeue")
     poller = StatePoller(print, forget_seconds=0)

@@ -1,4 +1,4 @@
-"""The plugin's wheel runs a workflow in an environment that holds only its declared dependencies."""
+"""The plugin's wheel runs a workflow in an environment with only its declared dependencies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ rule total:
 
 
 def dependencies(wheel: Path) -> dict[str, Distribution]:
-    """Return the installed distributions that a wheel needs, directly or indirectly, by name."""
+    """Return the installed distributions that a wheel requires directly or indirectly, by name."""
     with ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = archive.read(name).decode()
@@ -47,7 +47,7 @@ def dependencies(wheel: Path) -> dict[str, Distribution]:
         try:
             found[name] = distribution(name)
         except PackageNotFoundError:
-            continue  # a dependency of another platform or an optional one
+            continue  # an optional dependency, or one for a different platform
         waiting += [Requirement(text) for text in found[name].requires or ()]
     return found
 
@@ -61,7 +61,7 @@ def link(package: Distribution, folder: Path) -> None:
 
 @pytest.fixture
 def environment(tmp_path) -> Path:
-    """A virtual environment with the plugin's wheel and the dependencies that it declares, and nothing else."""
+    """A virtual environment that contains only the plugin's wheel and its declared dependencies."""
     quiet = ("--quiet", "--disable-pip-version-check", "--no-deps")
     pip = [sys.executable, "-m", "pip"]
     wheels = tmp_path / "wheels"

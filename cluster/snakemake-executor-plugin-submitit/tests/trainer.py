@@ -1,8 +1,8 @@
-"""A stand-in for a training. It counts steps, saves on SIGUSR2 and reports it, and saves and exits on SIGTERM.
+"""A simulated training program: it counts steps, saves and reports on SIGUSR2, and saves and exits on SIGTERM.
 
     python trainer.py STEPS SECONDS_PER_STEP OUTPUT
 
-A file `enough` in the working directory ends it early.
+Create a file `enough` in the working directory to stop it early.
 """
 
 import json

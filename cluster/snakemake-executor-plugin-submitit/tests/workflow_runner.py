@@ -1,4 +1,4 @@
-"""Small workflows that run as a user would run them, with the submitit executor."""
+"""Run small workflows with the submitit executor, as a user would."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Workflow:
         ]  # fmt: skip
 
     def run(self, *arguments: str, ok: bool = True, timeout: float = 100) -> str:
-        """Run the workflow to its end. Return what it printed."""
+        """Run the workflow to completion and return its output."""
         process = self.start(*arguments)
         printed = process.communicate(timeout=timeout)[0]
         assert (process.returncode == 0) is ok, printed
@@ -89,7 +89,7 @@ class Workflow:
         return found
 
     def clean_up(self) -> None:
-        """Kill all processes that still run."""
+        """Kill all processes that are still running."""
         for process in self.started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -102,11 +102,12 @@ class Workflow:
 
 @contextmanager
 def workflow_factory(folder: Path) -> Iterator[Callable[..., Workflow]]:
-    """Create workflows from Snakefiles and environment variables. At the end, kill everything that they started."""
+    """Create workflows from Snakefiles and environment variables. On exit, kill all processes that they started."""
     created: list[Workflow] = []
 
     def create(snakefile: str, **environment: str) -> Workflow:
-        name = f"workflow-{uuid.uuid4().hex[:8]}"  # SLURM's database may remember an earlier run of the same test
+        # The name is unique because SLURM's database may contain an earlier run of the same test.
+        name = f"workflow-{uuid.uuid4().hex[:8]}"
         created.append(Workflow(folder / name, snakefile, environment))
         return created[-1]
 
@@ -116,7 +117,7 @@ def workflow_factory(folder: Path) -> Iterator[Callable[..., Workflow]]:
 
 
 def wait(condition: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 120) -> None:
-    """Wait until a condition is true. Fail if the process ends or the time runs out before."""
+    """Wait until a condition is true. Fail if the process ends first or the time limit is reached."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, process.communicate()[0]
