@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 REPLACED = {
     "goes " + "on": "continues, resumes",
     "went " + "on": "continued, resumed",
-    "(?<!com)(?<!recom)(?<!a)" + "mend(?:s|ed|ing)?": "fix, correct",
+    "(?<!com)(?<!recom)(?<!a)" + "me" + "nd(?:s|ed|ing)?": "fix, correct",
     "as " + "ever": "as before",
     "in one " + "go": "at once, in a single pass",
     "to be " + "had": "available",
@@ -40,5 +40,5 @@ def test_no_line_uses_a_replaced_phrase():
 
 def test_the_pattern_matches_the_phrases_and_not_ordinary_words():
     assert PATTERN.search("It goes " + "on from there.")
-    assert PATTERN.search("Mend" + "ed by hand.")
+    assert PATTERN.search("Me" + "nded by hand.")
     assert not PATTERN.search("We recommend what the amended guide has everywhere.")
