@@ -267,8 +267,8 @@ def annotations(folder: Path, change) -> dict[str, Any]:
             lambda c: c.pop("annotations") and None,
             "lists images without annotations, like the competition's test split",
         ),
-        (lambda c: c.pop("categories") and None, "not in COCO's format: categories missing"),
-        (lambda c: [c], "not in COCO's format: images, annotations, categories missing"),
+        (lambda c: c.pop("categories") and None, "not in COCO's format; missing keys: categories"),
+        (lambda c: [c], "not in COCO's format; missing keys: images, annotations, categories"),
         (lambda c: 7, "not in COCO's format"),
         (lambda c: c.update(images=[]), "`images` must be a list with at least one entry"),
         (
