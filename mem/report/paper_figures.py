@@ -67,8 +67,8 @@ def _figure1(rows: Sequence[ScoreRow], figure: Figure1) -> PaperTable:
         "The table lists the share of one shot group's errors that are predicted as a class of another group, summed "
         f"over runs; the accuracy of {classifier} on few-shot classes, among all classes and among the few-shot "
         "classes; and the gain from MEM on few-shot classes. The paper's text states no other numbers for figure 1. "
-        f"{_scope(figure.comparable)} For the few-shot accuracy of CE, the paper reports {figure.paper_few} in the text "
-        f"and {figure.paper_few_in_table5} in table 5."
+        f"{_scope(figure.comparable)} For the few-shot accuracy of CE, the paper reports {figure.paper_few} in the "
+        f"text and {figure.paper_few_in_table5} in table 5."
     )
     return PaperTable(1, TITLES[1], paper_caption(rows, text, figure.missing), lines)
 

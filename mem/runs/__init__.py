@@ -1,1 +1,1 @@
-"""The runs of a study: the DAG, keys, folders, configurations, and the difference between two runs."""
+"""Runs of a study: the DAG, keys, folders, configurations, and differences between two runs."""

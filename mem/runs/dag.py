@@ -1,8 +1,8 @@
 """The runs of a study: their stages, inputs, keys and folders.
 
-The key of a run is a digest of its stage, the version of the stage, its settings, its seed and the keys of its inputs.
-Studies that agree on a stage therefore share its run, a changed setting creates a new run next to the old one, and a
-run cannot resume from a checkpoint that was made with other inputs.
+The key of a run is a digest of the stage, the version of the stage, the settings, the seed, and the keys of the inputs.
+Studies with the same settings for a stage therefore share its run. A changed setting creates a new run next to the old
+one, and a run cannot resume from a checkpoint that was computed with different inputs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, defaults, digest, file_
 
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
 VERSIONS: dict[str, int] = {**dict.fromkeys(STAGES, 1), "evaluate": 2}
-"""Version of each stage. Raise it when a change of the code changes the results of the stage: all its runs get new keys
-and are computed again."""
+"""Version of each stage. Increase it when a code change alters the results of the stage. All runs of the stage then get
+new keys and are recomputed."""
 
 Settings = Mapping[str, Section | int | str]
-"""Settings of a run, by name."""
+"""Settings of a run by name."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Run:
     stage: str
     dataset: str
     backbone: str
-    """Folder below that of the dataset: the name of the backbone, or `data` for runs that do not depend on one."""
+    """Subfolder of the dataset's folder: the name of the backbone, or `data` for runs that do not depend on one."""
     settings: Settings
     inputs: Mapping[str, Run]
-    """The runs that this run reads, by name."""
+    """Runs that this run reads, by name."""
     labels: Mapping[str, str | int]
     """Description of the run (order, seed, method, variant). Not part of the key."""
     seed: int | None = None
 
     @cached_property
     def key(self) -> str:
-        """Twelve hexadecimal digits."""
+        """Key of the run: twelve hexadecimal digits."""
         content = {
             "stage": self.stage,
             "version": VERSIONS[self.stage],
@@ -69,7 +69,7 @@ class Run:
         return Path("runs", self.dataset, self.backbone, f"{self.stage}-{self.key}")
 
     def lineage(self) -> Iterator[Run]:
-        """Yield all direct and indirect inputs, each once, in breadth-first order."""
+        """Yield every direct and indirect input once, in breadth-first order."""
         seen: set[str] = set()
         queue = list(self.inputs.values())
         while queue:
@@ -105,7 +105,7 @@ class Run:
 
 
 def study_runs(study: Study) -> list[Run]:
-    """Return every run of a study: each after its inputs, the report last."""
+    """Return all runs of a study in topological order, with the report last."""
     runs: list[Run] = []
     for order in study.orders:
         images = _data_run(study, order)
@@ -123,9 +123,9 @@ def study_runs(study: Study) -> list[Run]:
 
 
 def data_run(runs: Sequence[Run]) -> Run:
-    """Return the first run of a study, whose results contain classes, counts and groups.
+    """Return the first run of a study, whose results contain the classes, class counts and shot groups.
 
-    It is a conversion, or the check of precomputed features.
+    This run converts images or checks precomputed features.
     """
     return runs[0]
 
@@ -140,7 +140,7 @@ def _data_run(study: Study, order: int) -> Run:
 
 
 _RunFactory = Callable[..., Run]
-"""Creates a run of one seed and class order from a stage, settings, inputs and labels."""
+"""Function that creates a run of one seed and class order from a stage, settings, inputs and labels."""
 
 
 def _seed_runs(study: Study, images: Run, order: int, seed: int) -> list[Run]:
@@ -174,7 +174,7 @@ def _seed_runs(study: Study, images: Run, order: int, seed: int) -> list[Run]:
 
 
 def _initial_settings(study: Study) -> dict[str, Section | int | str]:
-    """Return the initial weights as settings: by official name, or with the digest of their file."""
+    """Return the settings that identify the initial weights: the official name, or the digest of a weights file."""
     if study.initial is None:
         return {}
     settings: dict[str, Section | int | str] = {"initial": study.initial}
@@ -185,7 +185,7 @@ def _initial_settings(study: Study) -> dict[str, Section | int | str]:
 
 
 def _module_settings(study: Study) -> dict[str, str]:
-    """Return the settings that identify a custom backbone: its function, and the digest of its file."""
+    """Return the settings that identify a custom backbone: the function name and the digest of the file."""
     if not isinstance(study.backbone, CustomModule):
         return {}
     settings = {"module function": study.backbone.function}
@@ -193,9 +193,9 @@ def _module_settings(study: Study) -> dict[str, str]:
 
 
 def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run]:
-    """Return the heads and their evaluations; each head after the head that it starts from."""
+    """Return the heads and their evaluations. Each head follows the head that it starts from."""
     runs: list[Run] = []
-    # If no features are stored, heads also read the inputs of the features.
+    # If features are not stored, heads also read the inputs of the features run.
     online = study.features is not None and study.features.online
     source = {"features": features, **(features.inputs if online else {})}
     heads: dict[str, Run] = {}
@@ -218,7 +218,10 @@ _STARTS_FROM_CE = (Tau, Lws, LogitAdjustment)
 
 
 def _start_head(study: Study, head: Head) -> str | None:
-    """Return the head whose classifier a head starts from; None for the finetuned classifier or a new one."""
+    """Return the name of the head whose classifier is the initial classifier of `head`.
+
+    None means the finetuned classifier or a new classifier.
+    """
     if isinstance(head, Mem):
         base = study.heads[head.classifier_from]
         return None if isinstance(base, Ce) and base.training is None else head.classifier_from
@@ -228,7 +231,7 @@ def _start_head(study: Study, head: Head) -> str | None:
 
 
 def _depth(study: Study, head: Head) -> int:
-    """Return a sort key by which every head comes after the head that it starts from."""
+    """Return a sort key that places every head after the head that it starts from."""
     if isinstance(head, Mem):
         return 2
     return int(study.finetune is None and isinstance(head, _STARTS_FROM_CE))

@@ -1,4 +1,4 @@
-"""The difference between two runs: settings, inputs and their settings, results, cost, versions."""
+"""Compare two runs: settings, inputs and the inputs' settings, results, cost, and versions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mem.runs.run_config import read_config
 
 _ABSENT = "-"
 _MAX_WIDTH = 40
-"""Maximum number of characters of a value in the table."""
+"""Maximum number of characters per value in the table."""
 _COST_FIELDS = ("seconds", "attempts", "peak_memory_gb")
 
 
 @dataclass(frozen=True)
 class _RunSummary:
-    """A run with its nested values flattened to dotted names."""
+    """A run whose nested values are flattened to dotted names."""
 
     folder: Path
     stage: str
@@ -37,9 +37,9 @@ def compare(a: str, b: str, root: Path) -> str:
     """Return the differences between two runs as text.
 
     Args:
-        a: Folder, key or prefix of the key of the first run.
-        b: The same of the second run.
-        root: The folder that contains `runs/`.
+        a: Folder, key or key prefix of the first run.
+        b: Folder, key or key prefix of the second run.
+        root: Folder that contains `runs/`.
 
     Raises:
         UserError: A run does not exist, a prefix is ambiguous, or the runs are of different stages.
@@ -72,7 +72,7 @@ def compare(a: str, b: str, root: Path) -> str:
 
 
 def find_run(name: str, root: Path) -> Path:
-    """Return the folder, relative to `root`, of a run that is given by its folder, its key or a prefix of its key.
+    """Return the folder, relative to `root`, of a run specified by folder, key or key prefix.
 
     Raises:
         UserError: No run matches, or several runs match.
@@ -89,7 +89,7 @@ def find_run(name: str, root: Path) -> Path:
             "`mem runs STUDY` lists the runs of a study"
         )
     listed = "\n  ".join(map(str, matches[:10]))
-    raise UserError(f"{name}: {len(matches)} runs have keys with this prefix. Give more digits:\n  {listed}")
+    raise UserError(f"{name}: {len(matches)} runs have keys with this prefix. Specify more digits:\n  {listed}")
 
 
 def _read(folder: Path, root: Path) -> _RunSummary:
@@ -119,7 +119,7 @@ def _read(folder: Path, root: Path) -> _RunSummary:
 
 
 def _scores(head: Path, root: Path) -> dict[str, Any]:
-    """Return the scores from the finished evaluations of a head."""
+    """Return the scores from all finished evaluations of a head."""
     found: dict[str, Any] = {}
     for path in sorted((root / head).resolve().parent.glob("evaluate-*/run.json")):
         record = json.loads(path.read_text())
@@ -129,7 +129,7 @@ def _scores(head: Path, root: Path) -> dict[str, Any]:
 
 
 def _input_differences(runs: Sequence[_RunSummary], root: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the inputs that differ, each followed by the differences in its settings and in its own inputs."""
+    """Yield the inputs that differ, each followed by the differences in the input's settings and inputs."""
     a, b = runs
     for name in dict.fromkeys([*a.inputs, *b.inputs]):
         folders = [run.inputs.get(name) for run in runs]
@@ -162,7 +162,7 @@ def _formatted(values: Mapping[str, Any], name: str) -> str:
 
 
 def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested values with dotted names. A list and an empty mapping are single values."""
+    """Yield nested values with dotted names. Lists and empty mappings count as single values."""
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flattened(inner, f"{name}.{key}" if name else str(key))
@@ -171,7 +171,7 @@ def _flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _table(title: str, rows: Sequence[tuple[str, str, str]], numbers: bool) -> list[str]:
-    """Return the lines of a table with the columns name, A, B and, for numbers, their difference."""
+    """Return the lines of a table with the columns name, A and B and, for numbers, B - A."""
     cells = [(title, "A", "B", "B - A" if numbers else "")]
     cells += [(name, a, b, _subtracted(a, b) if numbers else "") for name, a, b in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
@@ -184,7 +184,7 @@ def _table(title: str, rows: Sequence[tuple[str, str, str]], numbers: bool) -> l
 
 
 def _subtracted(a: str, b: str) -> str:
-    """Return B - A if both are numbers, otherwise nothing."""
+    """Return B - A if both values are numbers, otherwise an empty string."""
     try:
         return f"{float(b) - float(a):+.6g}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, its lock and its record."""
+"""Run folders: file names, the lock and the record."""
 
 from __future__ import annotations
 
@@ -17,63 +17,63 @@ from typing import Any
 from mem.errors import UserError
 
 LOCK_WAIT_SECONDS = 90
-"""Default time that a stage waits for the lock: long enough for an interrupted training to save a checkpoint."""
+"""Default time that a stage waits for the lock. It is long enough for interrupted training to save a checkpoint."""
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""Error numbers of file systems without locks, such as some mounts of Lustre."""
+"""Error numbers returned by file systems without locks, such as some Lustre mounts."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run folder."""
+    """Paths of the files in a run folder."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The settings of the run. The file is written with the DAG and never changes; its digest is the run's key."""
+        """File with the run's settings. It is written with the DAG and never changes. Its digest is the run's key."""
         return self.path / "config.yaml"
 
     @property
     def site(self) -> Path:
-        """The unkeyed settings, which control where and how the run executes. Rewritten when they change."""
+        """File with the unkeyed settings, which control where and how the run executes. It is rewritten on changes."""
         return self.path / "site.yaml"
 
     @property
     def log(self) -> Path:
-        """The curves and events of the run, as JSON lines."""
+        """File with the curves and events of the run, as JSON lines."""
         return self.path / "log.jsonl"
 
     def rank_log(self, rank: int, log_id: str) -> Path:
-        """Return the file with the system metrics of a rank other than 0, for the log with the given id."""
+        """Return the path of the system metrics of a rank other than 0, for the log with the given id."""
         return self.path / f"rank-{rank}-{log_id[:8]}.jsonl"
 
     @property
     def record(self) -> Path:
-        """The provenance and results, written last: a run is finished if this file exists."""
+        """File with the provenance and results. It is written last: a run is finished if this file exists."""
         return self.path / "run.json"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints. It is not an output of a rule, because Snakemake deletes those of failed jobs."""
+        """Checkpoint folder. It is not a rule output, because Snakemake deletes the outputs of failed jobs."""
         return self.path / "checkpoints"
 
     @property
     def lock(self) -> Path:
-        """The file that is locked by the stage that works in the folder."""
+        """Lock file of the stage that is running in the folder."""
         return self.path / "run.lock"
 
     def finished(self) -> bool:
-        """Return whether the run is finished."""
+        """Whether the run is finished."""
         return self.record.is_file()
 
     @contextmanager
     def locked(self, wait_seconds: float = LOCK_WAIT_SECONDS, say: Callable[[str], None] = print) -> Iterator[None]:
-        """Lock the folder, so that no other stage can work in it.
+        """Lock the folder so that no other stage can run in it.
 
         The kernel releases the lock when the process ends, even if it is killed.
 
         Raises:
-            UserError: Another process still holds the lock after `wait_seconds`. The message names the process.
+            UserError: Another process still holds the lock after `wait_seconds`. The message identifies the process.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.lock, "a+", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Keys of runs: which settings are part of a key, and the digests of settings and files."""
+"""Run keys: the settings that are part of a key, and digests of settings and files."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pydantic import BaseModel
 from mem.config import Dataset, Unkeyed
 
 INITIAL_DIGEST = "initial digest"
-"""Name of the setting with the digest of custom initial weights."""
+"""Name of the setting that contains the digest of custom initial weights."""
 MODULE_DIGEST = "module digest"
-"""Name of the setting with the digest of the file that defines a custom backbone."""
+"""Name of the setting that contains the digest of a custom backbone's Python file."""
 
 
 def digest(content: Any) -> str:
-    """Return the first 12 hexadecimal digits of the SHA-256 of canonical JSON text."""
+    """Return the first 12 hexadecimal digits of the SHA-256 hash of the content as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def file_digest(path: Path) -> str | None:
-    """Return the first 12 hexadecimal digits of the SHA-256 of a file, or None if there is no readable file."""
+    """Return the first 12 hexadecimal digits of a file's SHA-256 hash, or None if the file cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
     return None
 
 
 def index_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the digests of the lists and tables of a dataset, so that an edited list is another dataset.
+    """Return the digests of a dataset's lists and tables. An edited list therefore defines a different dataset.
 
-    A missing file has no digest: a study can be planned before its data are downloaded.
+    A missing file has no digest, so that a study can be planned before its data are downloaded.
     """
     digests: dict[str, str] = {}
     for name, path in dataset.index_files().items():
@@ -47,8 +47,8 @@ def index_digests(dataset: Dataset) -> dict[str, str]:
 def keyed(value: Any) -> Any:
     """Return the part of a setting that determines the key, as JSON data.
 
-    It contains the settings that can change a result and do not have their default value. A new setting with a default
-    therefore changes no key. If a default changes, the versions of the affected stages must be raised.
+    This part contains the settings that can change a result and differ from their default. A new setting with a default
+    therefore changes no key. If a default changes, increase the versions of the affected stages.
     """
     if isinstance(value, BaseModel):
         return {name: keyed(getattr(value, name)) for name in _keyed_fields(value) if not _has_default(value, name)}

@@ -1,4 +1,4 @@
-"""The configuration of a run: `config.yaml` and `site.yaml` in its folder."""
+"""Run configurations: the files `config.yaml` and `site.yaml` in a run folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The configuration that a stage reads."""
+    """Configuration that a stage reads."""
 
     stage: str
     key: str
@@ -38,7 +38,7 @@ class RunConfig:
     path: Path
 
     def section(self, name: str, kind: type[T]) -> T:
-        """Return one of the settings, validated as a model.
+        """Return a setting, validated as a model.
 
         Raises:
             UserError: The setting is missing or does not fit the schema, for example because another version of mem
@@ -47,7 +47,7 @@ class RunConfig:
         return self.union(name, kind)
 
     def union(self, name: str, kind: Any) -> Any:
-        """Return one of the settings, validated as a union of models.
+        """Return a setting, validated as a union of models.
 
         Raises:
             UserError: As in `section`.
@@ -61,7 +61,7 @@ class RunConfig:
 
     @property
     def title(self) -> str:
-        """Description of the run in a few words."""
+        """Short description of the run."""
         names = [str(self.labels[name]) for name in ("variant", "study") if name in self.labels]
         where = [self.dataset] if self.backbone == "data" else [self.dataset, self.backbone]
         numbers = [f"{name} {self.labels[name]}" for name in ("order", "seed") if name in self.labels]
@@ -69,11 +69,11 @@ class RunConfig:
 
 
 def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
-    """Write the missing or changed `config.yaml` and `site.yaml` files of runs.
+    """Write the `config.yaml` and `site.yaml` files of runs if they are missing or have changed.
 
-    Files that differ only in `defaults` or `labels` are kept: a newer file would make Snakemake execute the run again.
-    `defaults` differ if the file was written before a setting was added, `labels` if another study has another name for
-    the same run.
+    A file that differs only in `defaults` or `labels` is kept, because a newer file would make Snakemake execute the
+    run again. `defaults` differs if the file was written before a setting was added; `labels` differs if another study
+    uses a different name for the same run.
     """
     for run in runs:
         folder = RunFolder(root / run.folder)
@@ -130,7 +130,7 @@ def read_config(path: Path, stage: str) -> RunConfig:
     if version != VERSIONS[stage]:
         raise UserError(
             f"{path}: written for version {version} of {stage}, but this is version {VERSIONS[stage]}. "
-            "Run the study again; it creates new runs next to the old ones."
+            "Run the study again. This creates new runs next to the old ones."
         )
     if key != expected_key:
         raise UserError(

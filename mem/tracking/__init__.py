@@ -1,1 +1,1 @@
-"""Tracking: stages append to a log in their run folder, and one mirror sends the logs to MLflow."""
+"""Experiment tracking. Stages append to a log in the run folder, and a single mirror sends all logs to MLflow."""

@@ -15,14 +15,14 @@ from mem.tracking import server
 from mem.tracking.mirror import Mirror
 
 POLL_SECONDS = 2.0
-"""Pause between two passes over the logs if a pass is cheap."""
+"""Minimum pause between two passes over the logs."""
 _LONGEST_PAUSE_SECONDS = 6.0
 _CORE_SHARE = 0.03
-"""Share of a core that the mirror may use. An expensive pass is followed by a longer pause."""
+"""Share of a core that the mirror may use. A pass with a high CPU time is followed by a longer pause."""
 
 
 def sync(root: Path) -> int:
-    """Send everything that was not sent yet, and return the exit status.
+    """Send all log lines that were not sent yet, and return the exit status.
 
     Raises:
         UserError: Another mirror is running, or the tracking server cannot be used.
@@ -43,7 +43,7 @@ def sync(root: Path) -> int:
 
 
 def follow(root: Path, parent: int | None) -> int:
-    """Send new lines until the parent process exits or SIGTERM arrives, then send the rest.
+    """Send new log lines until the parent process exits or SIGTERM is received, then send the remaining lines.
 
     Returns:
         The exit status: 1 if the tracking server could not be used at the end.
@@ -69,7 +69,7 @@ def follow(root: Path, parent: int | None) -> int:
                     print(f"{time.strftime('%H:%M:%S')} {uri} can be used again.", flush=True)
                 reported_error = ""
             except server.tracking_errors() as error:
-                mirror = None  # a new mirror asks the server which points arrived
+                mirror = None  # a new mirror queries the server for the points that arrived
                 text = server.explain(uri, error)
                 if text != reported_error:
                     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -82,5 +82,5 @@ def follow(root: Path, parent: int | None) -> int:
 
 
 def _pause_seconds(cpu_seconds: float) -> float:
-    """Return the pause after a pass that took the given CPU time."""
+    """Return the pause after a pass that used the given CPU time."""
     return min(max(POLL_SECONDS, cpu_seconds / _CORE_SHARE), _LONGEST_PAUSE_SECONDS)

@@ -1,10 +1,10 @@
-"""The log of a run: JSON lines that the stage writes, and that the MLflow mirror and the report read.
+"""Run logs in JSON lines format, written by the stages and read by the MLflow mirror and the report.
 
-Rank 0 writes `log.jsonl`. Other ranks write the system metrics of their node and GPU to files of their own next to it.
+Rank 0 writes `log.jsonl`. Every other rank writes the system metrics of its node and GPU to a separate file next to it.
 
 Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. Each metric is
-written once per step. A resumed training recomputes the steps between its checkpoint and its interruption; on a CPU the
-recomputed values are bitwise equal, and they are not written again.
+written once per step. Resumed training recomputes the steps between the checkpoint and the interruption. The recomputed
+values are not written again; on a CPU, they are bitwise equal.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from typing import Any, Protocol, runtime_checkable
 from mem.progress import format_duration
 
 SYSTEM = "system/"
-"""Prefix of system metrics, which have a step counter of their own. MLflow's UI shows them on a separate page."""
+"""Prefix of system metrics, which have a separate step counter. MLflow's UI shows them on a separate page."""
 
 
 @runtime_checkable
 class Log(Protocol):
-    """Receives the metrics and events of a stage."""
+    """Interface that receives the metrics and events of a stage."""
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log metrics of a step."""
+        """Log the metrics of a step."""
         ...
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """Log a file of a step, and the folder of MLflow's artifacts that it belongs in."""
+        """Log a file of a step, with its destination folder among the MLflow artifacts."""
         ...
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -54,13 +54,13 @@ class NullLog:
 
 
 class JsonLines:
-    """A log file. An existing file is continued, after removing a truncated last line. Threads may share a log."""
+    """Log file. An existing file is continued after a truncated last line is removed. The class is thread-safe."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._last_step: dict[str, int] = {}
-        """Last logged step by name of a metric, or of a folder of artifacts."""
+        """Last logged step by metric name or artifact folder."""
         self.attempts = 0
         """Number of "start" events in the file when it was opened."""
         self.id = uuid.uuid4().hex
@@ -81,7 +81,7 @@ class JsonLines:
             self._write({"event": "log", "id": self.id})
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append the metrics that were not logged at this step or a later one."""
+        """Append the metrics that were not logged at this or a later step."""
         with self._lock:
             new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
             if new:
@@ -89,12 +89,12 @@ class JsonLines:
                 self._write({"event": "metrics", "step": step, "metrics": new})
 
     def next_step(self, prefix: str) -> int:
-        """Return the step after the last one of all metrics whose name starts with `prefix`."""
+        """Return the step after the last logged step of all metrics whose names start with `prefix`."""
         with self._lock:
             return 1 + max((step for name, step in self._last_step.items() if name.startswith(prefix)), default=-1)
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """Append the file, unless the same folder already has a file of this step or a later one."""
+        """Append the file, unless a file of this or a later step was already logged to the same folder."""
         with self._lock:
             if step > self._last_step.get(_artifacts(to), -1):
                 self._last_step[_artifacts(to)] = step
@@ -122,7 +122,7 @@ class JsonLines:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a log, without a truncated last line."""
+    """Yield the events of a log. A truncated last line is ignored."""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
@@ -130,9 +130,9 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Return the id of a log and its first event, each None if it is not written yet.
+    """Return the id and the first event of a log. Each is None if it is not written yet.
 
-    The first event is "start", or "beside" in a log that belongs to another one.
+    The first event is "start", or "beside" in a log that belongs to another log.
     """
     try:
         with open(path, "rb") as file:
@@ -145,12 +145,12 @@ def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
 
 
 def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    """Yield the events after a position in chunks, each with the position of its end.
+    """Yield the events after a position in chunks, each with the end position of the chunk.
 
     Args:
         path: The log.
-        start: Position in bytes.
-        metrics_per_chunk: Largest number of metrics in a chunk. A single event may exceed it.
+        start: Start position in bytes.
+        metrics_per_chunk: Maximum number of metrics per chunk. A single event may exceed this number.
     """
     with open(path, "rb") as file:
         file.seek(start)
@@ -172,7 +172,7 @@ def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tupl
 
 
 def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
-    """Return the steps and values of a metric, in the order of the log."""
+    """Return the steps and values of a metric in the order of the log."""
     return [
         (event["step"], event["metrics"][metric])
         for event in read_events(path)
@@ -181,13 +181,13 @@ def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def run_status(path: Path, now: float) -> str:
-    """Describe the state of an unfinished run: progress of its training, its speed, and the age of its last event."""
+    """Describe the state of an unfinished run: training progress, throughput, and the age of the last event."""
     if not path.exists():
         return "-"
     steps, step, rate, last = 0, 0, None, {"event": "log", "time": now}
     for event in read_events(path):
         if event["event"] == "metrics" and all(name.startswith(SYSTEM) for name in event["metrics"]):
-            continue  # system metrics show that the machine is running, not that the stage makes progress
+            continue  # system metrics do not show that the stage makes progress
         last = event
         steps = event["steps"] if event["event"] == "training" else steps
         if event["event"] == "metrics":
@@ -201,7 +201,7 @@ def run_status(path: Path, now: float) -> str:
 
 
 def _artifacts(folder: str) -> str:
-    """Return the key of a folder of artifacts among the last steps."""
+    """Return the key of an artifact folder in the mapping of last steps."""
     return f"artifacts in {folder}"
 
 

@@ -1,7 +1,7 @@
-"""The mirror: the only writer to MLflow. It reads the logs that stages write and sends each line once.
+"""The mirror, which is the only writer to MLflow. It reads the logs written by stages and sends each line once.
 
-The mirror stores no state of its own. A tag of each MLflow run records how many bytes of its log were sent. If a mirror
-is killed after sending points and before setting the tag, the next one finds these points in the run's history and
+The mirror stores no local state. A tag of each MLflow run records how many bytes of the log were sent. If a mirror is
+killed after sending points and before setting the tag, the next mirror finds these points in the run's history and
 skips them. A mirror can therefore be killed, restarted, or pointed at another server at any time, and every point
 arrives exactly once.
 """
@@ -22,13 +22,13 @@ from mem.tracking.registry import register
 from mem.tracking.run_description import LOG_ID, attempt_tags, run_name, run_params, run_tags
 
 _METRICS_PER_REQUEST = 800
-"""MLflow accepts at most 1000 items in one request."""
+"""Maximum number of metrics per request. MLflow accepts at most 1000 items in one request."""
 _SENT = "mem.sent."
-"""Prefix of the tag that holds the number of sent bytes; the id of the log follows."""
+"""Prefix of the tag that contains the number of sent bytes. The id of the log follows the prefix."""
 _NOTHING_TO_SEND = sys.maxsize
-"""Value of `LogState.sent_bytes` if the user deleted the MLflow run: it stays deleted."""
+"""Value of `LogState.sent_bytes` if the user deleted the MLflow run. Deleted runs are not restored."""
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-"""MLflow's status by status of an "end" event."""
+"""MLflow run status by the status in an "end" event."""
 
 
 @dataclass
@@ -39,14 +39,14 @@ class LogState:
     log_id: str
     sent_bytes: int
     inode: int
-    """Identifies the file: a run that is computed again starts a new log under the same name."""
+    """Inode, which identifies the file. A recomputed run starts a new log with the same name."""
     verified: bool = False
-    """Whether the run's history was searched for points that arrived without their tag."""
+    """Whether the run's history was searched for points that were sent before the tag was set."""
 
 
 @dataclass
 class Mirror:
-    """Sends the logs under `root`/runs to one tracking server."""
+    """Sends the logs in `root`/runs to a tracking server."""
 
     root: Path
     uri: str
@@ -54,11 +54,11 @@ class Mirror:
     """Number of lines sent by this mirror."""
     _client: Any = field(init=False)
     _states: dict[str, LogState] = field(init=False, default_factory=dict)
-    """By path of the log."""
+    """States by the path of the log."""
     _mlflow_runs: dict[str, Any] = field(init=False, default_factory=dict)
-    """By id of their log; runs of a report also by `_report_name`."""
+    """MLflow runs by the id of the log. Report runs are also stored by `_report_name`."""
     _experiments: dict[str, str] = field(init=False, default_factory=dict)
-    """Ids by name."""
+    """Experiment ids by name."""
 
     def __post_init__(self) -> None:
         self._client = server.client(self.uri)
@@ -67,12 +67,12 @@ class Mirror:
                 self._remember(run)
 
     def send_new(self) -> None:
-        """Send everything that was written to the logs since the last call."""
+        """Send all lines that were written to the logs since the last call."""
         for pattern in ("log*.jsonl", "rank-*.jsonl"):
             for path in sorted(self.root.glob(f"runs/*/*/*/{pattern}")):
                 try:
                     self._send(path)
-                except FileNotFoundError:  # the run is being computed again, and its log was renamed
+                except FileNotFoundError:  # the run is being recomputed, and the old log was renamed
                     self._states.pop(str(path), None)
 
     # --- one log --------------------------------------------------------------------------------------
@@ -98,10 +98,10 @@ class Mirror:
         state.verified = True
 
     def _find_state(self, path: Path, inode: int) -> LogState | None:
-        """Return the state of a log, and create its MLflow run if there is none.
+        """Return the state of a log. Create the MLflow run if it does not exist.
 
         Returns:
-            None as long as the log has no start event, or the run that it belongs to is not in MLflow.
+            The state, or None if the log has no start event yet or its main run is not in MLflow yet.
         """
         log_id, start = read_identity(path)
         if log_id is None or start is None:
@@ -110,7 +110,7 @@ class Mirror:
             run = self._mlflow_runs.get(start["log"])
             return None if run is None else self._state_in(run.info.run_id, log_id, inode)
         if start["stage"] == "evaluate":
-            # MLflow shows scores next to the settings of the head that they belong to.
+            # Scores are sent to the head's MLflow run, so that MLflow shows them next to the head's settings.
             head = RunFolder(self.root / start["inputs"]["head"]).log
             self._send(head)
             head_state = self._states.get(str(head))
@@ -123,7 +123,7 @@ class Mirror:
         return _state_of(run, log_id, inode)
 
     def _state_in(self, run_id: str, log_id: str, inode: int) -> LogState:
-        """Return the state of a log that is sent to the MLflow run of another log."""
+        """Return the state of a log whose events are sent to the MLflow run of another log."""
         return _state_of(self._client.get_run(run_id), log_id, inode)
 
     # --- MLflow runs ----------------------------------------------------------------------------------
@@ -215,14 +215,14 @@ class Mirror:
     def _send_model(self, state: LogState, event: Mapping[str, Any]) -> None:
         path = self.root / event["path"]
         if not (path / "MLmodel").is_file():
-            message = f"{path}: no MLflow model in this folder. It is not registered; run `mem register` again."
+            message = f"{path}: this folder contains no MLflow model. Nothing was registered; run `mem register` again."
             print(message, file=sys.stderr, flush=True)
             return
         names = (event["name"], event["alias"], event["key"])
         register(self._client, state.run_id, path, *names, event["tags"])
 
     def _dataset(self, start: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]] | None:
-        """Return the key, folder and manifest of the dataset that a run uses, or None if it uses none."""
+        """Return the key, folder and manifest of the dataset that a run uses, or None if the run uses no dataset."""
         folder = start["inputs"].get("images")
         if folder is None and (features := start["inputs"].get("features")):
             features_start = read_identity(RunFolder(self.root / features).log)[1]
@@ -242,15 +242,15 @@ class Mirror:
 
 
 def _state_of(run: Any, log_id: str, inode: int) -> LogState:
-    """Return the state of a log, from the tags of its MLflow run."""
+    """Return the state of a log as recorded in the tags of its MLflow run."""
     if run.info.lifecycle_stage == "deleted":
         return LogState(run.info.run_id, log_id, _NOTHING_TO_SEND, inode)
     return LogState(run.info.run_id, log_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
 
 
 def _report_name(stage: str, key: str) -> str:
-    """Return the second name of a report's run.
+    """Return the additional key under which the MLflow run of a report is stored.
 
-    A report that is computed again is sent to its existing run. In other stages, a new log starts a new run.
+    A recomputed report is sent to the existing MLflow run. In all other stages, a new log starts a new MLflow run.
     """
     return f"{stage} {key}"

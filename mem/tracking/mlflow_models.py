@@ -1,4 +1,4 @@
-"""MLflow models: writing a model folder that MLflow can serve, and downloading a registered model."""
+"""Write model folders that MLflow can serve, and download registered models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, Schema  # isort: skip
 from mlflow.types.schema import AnyType  # isort: skip
 
 LOADER = "mem.export.served"
-"""Module that defines `_load_pyfunc`. It is in a higher layer and therefore not imported here."""
+"""Module that defines `_load_pyfunc`. It belongs to a higher layer and is therefore not imported here."""
 SCHEME = "models:/"
 """Prefix of registry addresses: models:/NAME@ALIAS or models:/NAME/VERSION."""
 
@@ -29,13 +29,13 @@ def write_model(data: Path, out: Path, requirements: list[str], metadata: Mappin
 
     Args:
         data: Folder that the loader reads. It is copied into the model.
-        out: The model folder. An existing one is replaced.
-        requirements: pip requirements, for environments that MLflow creates.
+        out: The model folder. An existing folder is replaced.
+        requirements: pip requirements for environments that MLflow creates.
         metadata: Metadata of the model.
     """
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # MLflow recommends an input example, which would store a user's image in the model, and a specific column type,
-        # but the column accepts both arrays and text.
+        # MLflow suggests an input example and a specific column type. The example would store a user's image in the
+        # model, and the column accepts both arrays and text.
         warnings.simplefilter("ignore", UserWarning)
         model = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
@@ -62,7 +62,7 @@ def fetch(address: str, root: Path, into: Path) -> Path:
         The folder of the model in `into`.
 
     Raises:
-        UserError: There is no such model, or the server cannot be used.
+        UserError: The model does not exist, or the server cannot be used.
     """
     name, at, alias = address.removeprefix(SCHEME).partition("@")
     name, _, number = name.partition("/") if not at else (name, "", "")

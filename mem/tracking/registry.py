@@ -1,4 +1,4 @@
-"""Registration of a head's model in MLflow, which the mirror does for a `model` event in the head's log."""
+"""Register a head's model in MLflow. The mirror does this for each `model` event in the head's log."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 ARTIFACT = "model"
-"""Folder of the model among a run's artifacts."""
+"""Folder for the model among a run's artifacts."""
 _KEY = "mem.key"
-"""Tag of a version: key of the head's run."""
+"""Version tag that contains the key of the head's run."""
 
 
 def register(
     mlflow_client: Any, run_id: str, model: Path, name: str, alias: str, key: str, tags: Mapping[str, str]
 ) -> None:
-    """Log a model to the run of its head, register it, and set an alias on its version.
+    """Log a model to the MLflow run of its head, register it, and set an alias on the new version.
 
-    Registering a model twice has no further effect. A mirror that was killed before the end can repeat it.
+    The registration is idempotent, so that it can be repeated if a mirror was killed before it was complete.
 
     Args:
         mlflow_client: MLflow's client.
         run_id: Id of the head's MLflow run.
         model: Folder of the MLflow model.
         name: Name of the registered model.
-        alias: Alias to set on this version. It is removed from the version that had it before.
+        alias: Alias to set on this version. It is removed from the previous version with this alias.
         key: Key of the head's run.
         tags: Tags of a new version.
     """

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 LOG_ID = "mem.log_id"
-"""Tag of an MLflow run: id of the log that it was created for."""
+"""MLflow tag that contains the id of the log for which the run was created."""
 
 
 def run_name(start: Mapping[str, Any]) -> str:
-    """Return the name that MLflow's UI shows: variant or stage, class order, seed and the first digits of the key."""
+    """Return the name shown in MLflow's UI: variant or stage, class order, seed and the first digits of the key."""
     labels = start["labels"]
     words = [str(labels.get("variant") or start["stage"])]
     words += [f"{name[0]}{labels[name]}" for name in ("order", "seed") if name in labels]
@@ -38,7 +38,7 @@ def run_tags(log_id: str, folder: str, start: Mapping[str, Any]) -> dict[str, st
 
 
 def attempt_tags(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags that can differ between attempts at the same run."""
+    """Return the tags that can differ between attempts of the same run."""
     slurm = start["machine"]["slurm"] or {}
     return {
         "git_sha": str(start["git"]["commit"]),
@@ -50,7 +50,7 @@ def attempt_tags(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_params(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of a run as flat params, and its labels. A report has labels only."""
+    """Return the settings of a run as flat params, together with its labels. A report has only labels."""
     flat: dict[str, str] = {}
 
     def flatten(value: Any, name: str) -> None:

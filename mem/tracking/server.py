@@ -1,4 +1,4 @@
-"""MLflow's client, as the mirror uses it. Only this module and `mlflow_models.py` import mlflow."""
+"""Wrapper around the MLflow client for the mirror. Only this module and `mlflow_models.py` import mlflow."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient
 
 _PARAMS_PER_REQUEST = 100
-"""MLflow accepts at most this number of params in one request."""
+"""Maximum number of params that MLflow accepts in one request."""
 
 Point = tuple[str, float, int, int]
-"""Name, value, time in milliseconds, step."""
+"""Name, value, time in milliseconds, and step of a metric."""
 
 
 def tracking_uri(root: Path) -> str:
@@ -42,21 +42,21 @@ def is_embedded(uri: str) -> bool:
 
 
 def client(uri: str) -> MlflowClient:
-    """Return a client. An embedded database is created if it does not exist."""
+    """Return a client. Create the embedded database if it does not exist."""
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
 
 
 def experiment(mlflow_client: MlflowClient, name: str, root: Path, uri: str) -> str:
-    """Return the id of a dataset's experiment, which is created or restored if necessary."""
+    """Return the id of a dataset's experiment. Create or restore the experiment if necessary."""
     found = mlflow_client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
             mlflow_client.restore_experiment(found.experiment_id)
         return found.experiment_id
     location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
-    # With this tag, MLflow's UI shows its views for training. Otherwise it may show those for language models.
+    # With this tag, MLflow's UI shows the pages for model training. Otherwise it may show those for language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return mlflow_client.create_experiment(name, artifact_location=location, tags=tags)
 
@@ -74,7 +74,7 @@ def all_runs(mlflow_client: MlflowClient) -> Iterator[Any]:
 
 
 def points(mlflow_client: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
-    """Return the name, time in milliseconds and step of each point of the named metrics of a run."""
+    """Return the name, time in milliseconds and step of each point of the given metrics of a run."""
     return {
         (name, point.timestamp, point.step)
         for name in sorted(names)
@@ -89,7 +89,7 @@ def send(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> None:
-    """Send params and metrics, and finally the tags, which record how much of the log was sent."""
+    """Send params and metrics, followed by the tags, which record how much of the log was sent."""
     entries = [Param(name, value) for name, value in params.items()]
     for start in range(0, len(entries), _PARAMS_PER_REQUEST):
         mlflow_client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_REQUEST])
@@ -101,15 +101,15 @@ def send(
 def log_dataset(
     mlflow_client: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Log the dataset that a run uses as its input. Logging it twice has no further effect.
+    """Log a dataset as the input of a run. The operation is idempotent.
 
     Args:
         mlflow_client: MLflow's client.
         run_id: Id of the MLflow run.
         name: Name of the dataset.
-        key: Key of its convert run.
-        folder: Folder of its convert run.
-        manifest: Content of its `dataset.json`.
+        key: Key of the convert run.
+        folder: Folder of the convert run.
+        manifest: Content of `dataset.json`.
     """
     profile = {
         "classes": len(manifest["classes"]),
@@ -122,7 +122,7 @@ def log_dataset(
 
 
 def tracking_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions that are raised if the server is unavailable or refuses a request."""
+    """Return the exception types that are raised if the server is unavailable or rejects a request."""
     return (
         mlflow.exceptions.MlflowException,
         requests.exceptions.RequestException,
@@ -131,13 +131,13 @@ def tracking_errors() -> tuple[type[Exception], ...]:
 
 
 def explain(uri: str, error: Exception) -> str:
-    """Return a message that tells the user what is wrong with the tracking server and what to do."""
+    """Return an error message that describes the problem with the tracking server and its solution."""
     text = " ".join(str(error).split())
     nothing_lost = "Nothing is lost: the logs of the runs contain everything, and `mem track sync` sends it later."
     if "out-of-date database schema" in text or "Can't locate revision" in text:
         return (
             f"The database {uri} has the schema of another MLflow version. Use the MLflow version that created it, or "
-            f"copy the database and then upgrade it (`mlflow db upgrade {uri}`). {nothing_lost}"
+            f"back up the database and then upgrade it (`mlflow db upgrade {uri}`). {nothing_lost}"
         )
     if not is_embedded(uri) and ("error code 404" in text or "Not Found" in text):
         return (
@@ -150,7 +150,7 @@ def explain(uri: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def sole_writer(root: Path, wait_seconds: float) -> Iterator[bool]:
-    """Hold the lock of the only mirror under `root`. Yields whether the lock was acquired."""
+    """Acquire the mirror lock for `root`. Yield whether the lock was acquired."""
     (root / "runs").mkdir(parents=True, exist_ok=True)
     with open(root / "runs" / "mlflow.lock", "w", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_seconds

@@ -1,4 +1,4 @@
-"""System metrics: usage of a rank's node and GPU while a stage runs, under MLflow's names."""
+"""System metrics: utilisation of a rank's node and GPU while a stage runs, with MLflow's metric names."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ logger = logging.getLogger("mem")
 _INTERVAL_VARIABLE = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 _DEFAULT_INTERVAL_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
-"""How long the end of a stage waits for a measurement that a driver or a network file system delays."""
+"""Maximum time that a stage waits at its end for a measurement delayed by a driver or a network file system."""
 
 Probe = Callable[[], Mapping[str, float]]
-"""Measures some metrics and returns them by name."""
+"""Function that measures metrics and returns them by name."""
 
 
 class SystemMetrics:
     """Logs the system metrics of a rank from a thread while the context is active.
 
     The first rank of a node measures the node, and each rank measures its GPU. A stage that is shorter than the
-    interval has no metrics. A metric that cannot be measured is omitted after one warning.
+    interval has no system metrics. A metric that cannot be measured is omitted after one warning.
 
     Args:
-        log: Receives the metrics. The step is the number of the sample; a resumed stage continues counting.
-        folder: Its file system is measured.
-        world: This rank.
-        part: Part of the metrics' names, for an MLflow run that contains metrics of several stages.
-        seconds: Interval between samples. None: see `interval_seconds`.
+        log: Log that receives the metrics. The step is the index of the measurement and continues after a resume.
+        folder: Folder whose file system is measured.
+        world: Rank info of this process.
+        part: Part of the metric names, for an MLflow run that contains metrics from several stages.
+        seconds: Interval between measurements. If None, `interval_seconds` determines it.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SystemMetrics:
         try:
             while not self._stop.wait(self._seconds):
                 metrics = {self._prefix + name: round(value, 1) for name, value in self._measure().items()}
-                if not self._stop.is_set():  # a driver may have delayed the measurement beyond the end of the stage
+                if not self._stop.is_set():  # a driver may delay the measurement beyond the end of the stage
                     self._log.scalars(metrics, self._log.next_step(self._prefix))
         except OSError as error:
             logger.warning("System metrics are no longer logged in this attempt: %s", error)
@@ -74,22 +74,22 @@ class SystemMetrics:
         for name, probe in list(self._probes.items()):
             try:
                 metrics.update(probe())
-            except Exception as error:  # drivers raise exceptions of many types; none of them may stop a stage
+            except Exception as error:  # drivers raise many types of exceptions, and none of them may stop a stage
                 logger.warning("System metrics of %s are not available: %s: %s", name, type(error).__name__, error)
                 del self._probes[name]
         return metrics
 
 
 def has_system_metrics(world: World) -> bool:
-    """Return whether a rank measures anything."""
+    """Return whether a rank measures any system metrics."""
     return world.local_rank == 0 or world.device.type == "cuda"
 
 
 def interval_seconds() -> float:
-    """Return the seconds between two samples: ten, or the value of MLflow's variable.
+    """Return the seconds between two measurements: ten, or the value of MLflow's environment variable.
 
     Raises:
-        UserError: The value of the variable is not a positive number.
+        UserError: The value of the environment variable is not a positive number.
     """
     value = os.environ.get(_INTERVAL_VARIABLE)
     try:
@@ -104,7 +104,7 @@ def interval_seconds() -> float:
 
 
 def probes(folder: Path, world: World) -> dict[str, Probe]:
-    """Return the probes of a rank, by the name of what they measure."""
+    """Return the probes of a rank by the name of the measured quantity."""
     found: dict[str, Probe] = {}
     if world.local_rank == 0:
         found = {"processor": _processor, "memory": _memory, "disk": lambda: _disk(folder), "network": _Network()}
@@ -136,7 +136,7 @@ def _disk(folder: Path) -> Mapping[str, float]:
 
 
 class _Network:
-    """Measures the network traffic since its first call. A container may have no network."""
+    """Probe for network traffic since the first call. A container may have no network."""
 
     def __init__(self) -> None:
         self._first: Any = None

@@ -12,11 +12,11 @@ from mem.tracking.server import client, explain, is_embedded, tracking_errors, t
 
 
 def open_ui(root: Path, host: str, port: int) -> int:
-    """Replace this process by `mlflow ui`.
+    """Replace this process with `mlflow ui`.
 
     Raises:
         UserError: There is no database, this MLflow version cannot read it, the port is in use, or runs are tracked on
-            a server, which has its own UI.
+            a server that provides the UI.
     """
     uri = tracking_uri(root)
     if not is_embedded(uri):
@@ -47,8 +47,8 @@ def open_ui(root: Path, host: str, port: int) -> int:
         host,
         "--port",
         str(port),
-        # One worker is enough for one user. uvicorn kills a worker that does not start within five seconds, so several
-        # workers on a busy machine are killed and restarted endlessly.
+        # One worker is enough for one user. uvicorn kills workers that do not start within five seconds. On a busy
+        # machine, several workers would be killed and restarted endlessly.
         "--workers",
         "1",
     ]

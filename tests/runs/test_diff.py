@@ -22,7 +22,7 @@ CHANGED = {"heads": {"mem": {"xi": 35.0}}, "features": {"views": 3}, "finetune":
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """The runs of two studies, all with the record of a finished run."""
+    """A folder with the runs of two studies. Every run has the record of a finished run."""
     for changes in ({}, CHANGED):
         study = load_study([MINI], changes)
         runs = study_runs(study)
@@ -51,7 +51,7 @@ def head_run(changes: dict | None = None, variant: str = "mem") -> Run:
 
 
 def section(text: str, title: str) -> dict[str, list[str]]:
-    """The cells of a section, by the name in the first column."""
+    """Return the cells of a section by the name in the first column."""
     lines = iter(text.splitlines())
     assert any(line.split()[:1] == [title] for line in lines), text
     next(lines)
@@ -108,7 +108,7 @@ def test_runs_that_cannot_be_compared_are_reported(root):
     (root / twin).mkdir()
     (root / twin / "config.yaml").write_text("")
     with pytest.raises(
-        UserError, match=rf"(?s)2 runs have keys with this prefix. Give more digits:\n  .*{head_run().key}"
+        UserError, match=rf"(?s)2 runs have keys with this prefix. Specify more digits:\n  .*{head_run().key}"
     ):
         find_run(head_run().key[:6], root)
     with pytest.raises(UserError, match=r"is a train_head run and .* a features run"):

@@ -1,4 +1,4 @@
-"""Keys of runs: which settings change them, and which do not."""
+"""Run keys: the settings that change them, and the settings that do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
 def changed_stages(change: dict[str, Any]) -> set[str]:
-    """Return the stage and variant of the runs whose key a change of the study changes."""
+    """Return the stage and variant of all runs whose keys change when the study changes."""
     before = {run_name(run): run.key for run in study_runs(load_study([MINI]))}
     after = {run_name(run): run.key for run in study_runs(load_study([MINI], change))}
     assert before.keys() == after.keys()
@@ -126,7 +126,7 @@ def test_training_from_scratch_has_no_pretraining():
 
 
 def test_the_keys_of_the_mini_study_are_as_recorded(mini):
-    # A changed key means that all users have to compute their finished runs again.
+    # If a key changes, all users must recompute their finished runs.
     keys = {run_name(run): run.key for run in study_runs(mini)}
     assert (keys["convert"], keys["pretrain"]) == ("82c0a3e40e42", "157d80da7e75")
 

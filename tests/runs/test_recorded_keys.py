@@ -1,4 +1,4 @@
-"""Keys of all runs of the shipped studies, as recorded before the names in the code were changed."""
+"""Keys of all runs in the shipped studies, as recorded before the names in the code were changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
 
 RECORDED_FILE = REPOSITORY / "tests" / "runs" / "recorded_keys.json"
-"""Per study: stage, labels, key and folder of each run. A name with ` + ` is a study with a file merged over it."""
+"""Stage, labels, key and folder of each run, by study. A name with ` + ` denotes a study with a file merged over it."""
 
 
 @cache
@@ -22,7 +22,7 @@ def recorded() -> dict[str, list[list]]:
 
 @pytest.mark.parametrize("study", list(recorded()))
 def test_every_shipped_study_keeps_its_recorded_run_keys(study, tmp_path, monkeypatch):
-    # Lists and weights are part of the keys if they exist; in an empty working folder there are none.
+    # Lists and weights are part of the keys if they exist. An empty working folder contains none.
     monkeypatch.chdir(tmp_path)
     runs = study_runs(load_study([REPOSITORY / file for file in study.split(" + ")]))
     planned = [[run.stage, dict(run.labels), run.key, str(run.folder)] for run in runs]

@@ -1,4 +1,4 @@
-"""Configurations of runs: writing, reading, and files that do not fit."""
+"""Run configurations: writing, reading, and invalid files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.tracking.logs import OPEN_LOGS
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables. Creating them takes seconds, so tests copy it."""
+    """A database with MLflow's tables. Creating the tables takes seconds, so tests copy the database."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     list(server.all_runs(server.client(f"sqlite:///{path}")))
     return path

@@ -1,4 +1,4 @@
-"""Logs of stages, as a run writes them, and what MLflow has of them."""
+"""Write stage logs as a run does, and read the corresponding MLflow runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDERS = {
     },
 }
 OPEN_LOGS: list[JsonLines] = []
-"""Closed at the end of a test."""
+"""Logs to close at the end of a test."""
 
 
 def log_path(root: Path, stage: str) -> Path:
@@ -86,7 +86,7 @@ def steps(root: Path, stage: str, metric: str = "train/loss") -> list[int]:
 
 
 def send(root: Path) -> Mirror:
-    """Send everything that is new with a mirror that has just started."""
+    """Send all new lines with a newly started mirror."""
     mirror = Mirror(root, server.tracking_uri(root))
     mirror.send_new()
     return mirror

@@ -1,4 +1,4 @@
-"""A mirror that follows many growing logs has a small lag and uses little of a core."""
+"""A mirror that follows many growing logs has a small delay and uses a small share of a core."""
 
 import pytest
 

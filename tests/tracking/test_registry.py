@@ -1,4 +1,4 @@
-"""The best head of a study is registered by the mirror, served by MLflow and used by its name."""
+"""The mirror registers the best head of a study, MLflow serves it, and `mem predict` loads it by name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADS = {name: MINI_VALUES["heads"][name] for name in ("ce", "mem")}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """A folder in which a study was run and its MEM head was registered, and the runs."""
+    """A folder with a finished study whose MEM head is registered, and the runs of the study."""
     folder = tmp_path_factory.mktemp("registered")
     runs = run_study(
         folder, MINI_VALUES | {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}, "heads": HEADS}
@@ -137,7 +137,7 @@ def test_mlflow_serves_the_model_and_predicts_an_image(study, image_file):
     folder, runs = study
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mini@best", "--env-manager", "local"]
-    # MLflow starts uvicorn by its name, which must be on the path as in an activated environment.
+    # MLflow starts uvicorn by name, so uvicorn must be on the path, as in an activated environment.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": server.tracking_uri(folder), "PATH": path}
     with open(folder / "serve.log", "wb") as log:

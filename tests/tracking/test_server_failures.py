@@ -1,4 +1,4 @@
-"""If the tracking server is killed, too old, or has another schema, nothing is lost and nothing is duplicated."""
+"""If the tracking server is killed, is too old, or has a different schema, no points are lost or duplicated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen]:
-    """A real tracking server on the folder's database. Its process group is killed at the end."""
+    """Run a real tracking server on the folder's database. The process group is killed at the end."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/runs/mlflow.db"]
     command += ["--default-artifact-root", str(folder / "artifacts")]

@@ -1,4 +1,4 @@
-"""Logs that are sent to the MLflow run of another log: those of other ranks, and those of evaluations."""
+"""Logs that are sent to the MLflow run of another log: logs of ranks other than 0, and logs of evaluations."""
 
 from __future__ import annotations
 

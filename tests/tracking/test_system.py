@@ -1,4 +1,4 @@
-"""System metrics: usage of nodes and GPUs, logged next to the curves."""
+"""System metrics: utilisation of nodes and GPUs, logged together with the curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def samples(path: Path) -> list[dict]:
 
 
 def measure(path: Path, world: World | None = None, part: str = "", count: int = 1) -> dict[str, float]:
-    """Log `count` samples and return the metrics of the last one."""
+    """Log `count` measurements and return the metrics of the last one."""
     with JsonLines(path) as log, SystemMetrics(log, path.parent, world or World(), part, seconds=0.05):
         expected = len(samples(path)) + count
         wait(lambda: len(samples(path)) >= expected)
@@ -158,7 +158,7 @@ def test_a_hanging_driver_does_not_delay_the_end_and_its_late_result_is_not_logg
     calls = iter(range(100))
 
     def hang() -> float:
-        if next(calls):  # the first call only sets psutil's reference
+        if next(calls):  # the first call only sets psutil's reference point
             called.set()
             release.wait(60)
         return 0.0

@@ -1,4 +1,4 @@
-"""`mem track ui` refuses what it cannot show."""
+"""`mem track ui` reports why it cannot open the UI."""
 
 from __future__ import annotations
 
