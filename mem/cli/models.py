@@ -29,7 +29,7 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser("predict", help="classify images with a head: exported, registered or from a run")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for a list on standard input")
     predict.add_argument(
-        "--model", required=True, help="run folder of a head, exported folder, or models:/NAME@ALIAS of MLflow"
+        "--model", required=True, help="run folder of a head, exported folder, or MLflow model models:/NAME@ALIAS"
     )
     predict.add_argument("--format", choices=("csv", "json"), default="csv", help="output format (%(default)s)")
     predict.add_argument("--out", type=Path, metavar="FILE", help="output file; default: standard output")

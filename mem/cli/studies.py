@@ -64,14 +64,18 @@ def _add_plan(commands: Any) -> None:
     )
     add_study(command)
     command.add_argument(
-        "--peak-tflops", type=_positive, default=790, metavar="T", help="bfloat16 rate of a GPU (%(default)s)"
+        "--peak-tflops",
+        type=_positive,
+        default=790,
+        metavar="T",
+        help="peak bfloat16 rate of a GPU in TFLOP/s (%(default)s)",
     )
     command.add_argument(
-        "--utilisation", type=_positive, default=0.40, metavar="U", help="share of that rate to expect (%(default)s)"
+        "--utilisation", type=_positive, default=0.40, metavar="U", help="expected share of this rate (%(default)s)"
     )
-    command.add_argument("--device-gb", type=_positive, default=80, metavar="GB", help="memory of a GPU (%(default)s)")
+    command.add_argument("--device-gb", type=_positive, default=80, metavar="GB", help="GPU memory in GB (%(default)s)")
     command.add_argument(
-        "--core-gflops", type=_positive, metavar="G", help="float32 rate of a CPU core; default: measured"
+        "--core-gflops", type=_positive, metavar="G", help="float32 rate of a CPU core in GFLOP/s; default: measured"
     )
     command.add_argument(
         "--images",

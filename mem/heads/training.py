@@ -64,7 +64,7 @@ def make_head(
         context: Log, checkpoints and messages.
 
     Returns:
-        The head, and the results to record in run.json.
+        The head, and the results for run.json.
 
     Raises:
         UserError: The head needs tokens but the features have none, or a selection needs val. See also `build_head`.

@@ -12,7 +12,7 @@ from mem.models.pixels import Pixels
 GREY = 0.5
 """Grey level of masked patches, from 0 to 1."""
 GAP_PIXELS = 4
-"""White space between images."""
+"""Width of the white space between images."""
 SMALLEST_SIDE_PIXELS = 112
 """Smaller images are enlarged to at least this side."""
 

@@ -50,7 +50,7 @@ def study_values(kind: str, online: bool) -> dict:
 
 @pytest.fixture(scope="module", params=["vit", "cnn"])
 def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
-    """The folder in which both studies were run, and the runs by `features.online`."""
+    """The folder in which both studies were run, and the runs of each study by the value of `features.online`."""
     folder = tmp_path_factory.mktemp(request.param)
     runs = {online: run_study(folder, study_values(request.param, online), STAGES) for online in (False, True)}
     return folder, runs

@@ -1,4 +1,4 @@
-"""The sub-networks Q_1 ... Q_G of section 3.1 of the paper, computed for all groups at once.
+"""The sub-networks Q_1 ... Q_G from section 3.1 of the paper, computed for all groups at once.
 
 All parameters and activations have a leading group dimension.
 """

@@ -79,7 +79,7 @@ def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn
     random = [type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]
     if random:
         raise UserError(
-            f"{settings.model} contains {random[0]}, whose random numbers do not depend on the seed. "
+            f"{settings.model} contains {random[0]}, which uses random numbers that do not depend on the seed. "
             "Choose a network without dropout."
         )
     return network

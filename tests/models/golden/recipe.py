@@ -1,4 +1,4 @@
-"""Weights, images and masks that are generated from names, so that a recording need not contain them."""
+"""Weights, images and masks that are generated from names, so that they need not be recorded."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ SAMPLED = 12
 
 
 def normal(name: str, shape: Iterable[int]) -> np.ndarray:
-    """Return standard normal numbers in float32 that depend on the name only."""
+    """Return float32 samples from a standard normal distribution that depend only on the name."""
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), dtype=np.float32)
 
 
 def fill(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Fill each trained parameter with numbers that depend on its official name. Position embeddings stay as they are.
+    """Fill each trained parameter with numbers that depend on its official name, except position embeddings.
 
     Matrices and kernels preserve the variance of their input. Gains are near 1 and biases are not 0, so that a missing
-    one is detected.
+    bias is detected.
     """
     for name, parameter in parameters:
         if not parameter.requires_grad:
@@ -54,7 +54,7 @@ def fill(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
 
 
 def images() -> Tensor:
-    """Return normalised images (samples, 3, side, side): large shapes and noise."""
+    """Return normalised images (samples, 3, side, side) that consist of large shapes and noise."""
     coarse = torch.from_numpy(normal("coarse", (SAMPLES, 3, 8, 8)))
     smooth = nn.functional.interpolate(coarse, size=SIDE, mode="nearest")
     return smooth + 0.3 * torch.from_numpy(normal("fine", (SAMPLES, 3, SIDE, SIDE)))
@@ -72,7 +72,7 @@ def sampled_indices(name: str, size: int) -> np.ndarray:
 
 
 def summary(gradients: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return what is recorded of each gradient: its L2 norm, its largest absolute value, and sampled values."""
+    """Return the recorded statistics of each gradient: L2 norm, largest absolute value, and sampled values."""
     found = {}
     for name, gradient in gradients.items():
         flat = gradient.detach().double().flatten()

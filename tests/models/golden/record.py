@@ -26,7 +26,7 @@ import recipe
 
 
 def main() -> None:
-    """Run both models and write a file for each."""
+    """Run both models and write one file per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -42,12 +42,12 @@ def main() -> None:
 
 
 def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
-    """Return loss and gradients of an official model, in float32 on one thread."""
+    """Return the loss and gradients of an official model, computed in float32 on one thread."""
     torch.set_num_threads(1)
     with official(folder, timm):
         model = mae() if name == "mae" else convmae()
     recipe.fill(model.named_parameters())
-    # The noise of the mask is the only use of random numbers in forward.
+    # The forward pass uses random numbers only for the mask.
     with mock.patch.object(torch, "rand", lambda *shape, device: recipe.noise().to(device)):
         loss, _, mask = model(recipe.images(), mask_ratio=0.75)
     loss.backward()

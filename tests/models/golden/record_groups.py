@@ -20,7 +20,7 @@ ITERATIONS = 113
 
 
 def main() -> None:
-    """Build both official finetuning models, and write the parameter groups of their optimizer."""
+    """Build both official finetuning models, and write their optimizer parameter groups."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def recorded(model: nn.Module, groups: Any) -> dict[str, list[float]]:
-    """Return learning-rate scale and weight decay of each parameter, as in main_finetune.py."""
+    """Return the learning-rate scale and weight decay of each parameter, as in main_finetune.py."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = groups(model, DECAY, no_weight_decay_list=model.no_weight_decay(), layer_decay=LAYER_DECAY)  # type: ignore[operator]
     return {names[id(p)]: [g["lr_scale"], g["weight_decay"]] for g in found for p in g["params"]}
