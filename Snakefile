@@ -1,9 +1,9 @@
-"""The workflow: the runs of a study, with one rule per stage.
+"""The workflow, which executes the runs of a study with one rule per stage.
 
-snakemake --cores 2                                      the default study, Digits-LT
-snakemake --cores 2 --configfile config/fashion_lt.yaml  another study
-snakemake --profile local                                this machine, one rank per GPU
-snakemake --profile slurm                                every run as a SLURM job
+snakemake --cores 2                                      run the default study, Digits-LT
+snakemake --cores 2 --configfile config/fashion_lt.yaml  run another study
+snakemake --profile local                                run on this machine, with one rank per GPU
+snakemake --profile slurm                                submit every run as a SLURM job
 """
 
 from snakemake.utils import min_version

@@ -1,1 +1,1 @@
-"""Export: a head and its backbone as one image classifier that does not need the run folders."""
+"""Export a head and its backbone as one image classifier that does not depend on the run folders."""

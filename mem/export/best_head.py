@@ -1,4 +1,4 @@
-"""Selection of a study's best head, on val alone."""
+"""Select a study's best head, using only val."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.runs.dag import Run, study_runs
 
 @dataclass(frozen=True)
 class SelectedHead:
-    """The run of the selected head, and the reason for the selection in words."""
+    """The run of the selected head, and the reason for the selection as text."""
 
     run: Run
     reason: str
@@ -24,7 +24,7 @@ class SelectedHead:
 def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedHead:
     """Return the variant with the highest accuracy on val, averaged over seeds and class orders, and its best run.
 
-    Test is not used. Of equal variants or runs, the first in the study is selected.
+    Test is not used. In a tie, the first variant or run in the study is selected.
 
     Args:
         study: A study whose evaluations are finished.
@@ -36,7 +36,7 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     """
     evaluations = [run for run in study_runs(study) if run.stage == "evaluate"]
     if variant is not None and variant not in study.heads:
-        raise UserError(f"Study {study.study} has no head {variant}. Its heads: {', '.join(study.heads)}.")
+        raise UserError(f"Study {study.study} has no head {variant}. Available heads: {', '.join(study.heads)}.")
     accuracies: dict[str, list[tuple[float, Run]]] = {name: [] for name in study.heads if variant in (None, name)}
     for run in evaluations:
         name = str(run.labels["variant"])
@@ -44,8 +44,8 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
             accuracies[name].append((_val_accuracy(root / run.folder), run))
     if variant is None and any(np.isnan(accuracy) for found in accuracies.values() for accuracy, _ in found):
         raise UserError(
-            f"Study {study.study} has no val split to select a head on, and test must not be used for selection. Name "
-            "the head with --head."
+            f"Study {study.study} has no val split to select a head on, and test must not be used for selection. "
+            "Specify the head with --head."
         )
     means = {name: float(np.mean([accuracy for accuracy, _ in found])) for name, found in accuracies.items()}
     best = variant or max(means, key=lambda name: means[name])

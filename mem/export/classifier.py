@@ -1,4 +1,4 @@
-"""Backbone and head as one module, from pixels to class probabilities."""
+"""Backbone and head as one module that maps pixels to class probabilities."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mem.models.pixels import Pixels
 
 
 class ImageClassifier(nn.Module):
-    """Computes what the stages `features` and `evaluate` compute for an image. Independent of machines and folders.
+    """Classifies images with the same computation as the stages `features` and `evaluate`.
 
     Args:
         model: The finetuned backbone.
         head: The head.
-        pixels: Normalisation of the dataset.
+        pixels: Pixel normalisation of the dataset.
     """
 
     factor: Float[Tensor, " 3"]
@@ -28,8 +28,8 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.model = model
         self.head = head
-        # The computation is that of Pixels.normalise. As buffers, the constants move to the module's device and are
-        # part of an exported program.
+        # Same computation as `Pixels.normalise`. As buffers, the constants move to the module's device and are part of
+        # an exported program.
         factor = torch.tensor([1 / (255 * std) for std in pixels.std])
         shift = torch.tensor([mean / std for mean, std in zip(pixels.mean, pixels.std, strict=True)])
         self.register_buffer("factor", factor, persistent=False)
@@ -43,10 +43,10 @@ class ImageClassifier(nn.Module):
         return isinstance(self.head, MemHead) and self.head.settings.input == "tokens"
 
     def forward(self, images: UInt8[Tensor, "samples side side 3"]) -> dict[str, Float[Tensor, "samples values"]]:
-        """Return the `probabilities` of all classes, and for MEM `group_weights` (the paper's w) and `group_norms` (Q).
+        """Return the `probabilities` of all classes, and for MEM also `group_weights` (w) and `group_norms` (Q).
 
         Args:
-            images: Prepared squares, red, green and blue.
+            images: Prepared square RGB images.
         """
         normalised = (images * self.factor - self.shift).permute(0, 3, 1, 2).contiguous()
         pooled, tokens = self.model.features(normalised)

@@ -22,7 +22,7 @@ from mem.runs.folder import RunFolder
 from mem.tracking.log import JsonLines
 
 SCHEME = "models:/"
-"""Prefix of the address of a registered model."""
+"""Address prefix of registered models."""
 
 
 def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -> None:
@@ -35,7 +35,7 @@ def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -
 
 
 def register(study_files: Sequence[Path], name: str | None, alias: str, variant: str | None, root: Path) -> int:
-    """Export the best head of a study and register it through the mirror. Runs the mirror once if none is running."""
+    """Export the best head of a study and register it through the mirror. If no mirror is running, run it once."""
     study = load_study(list(study_files))
     selected = best_head(study, root, variant)
     name = name or study.study
@@ -71,13 +71,13 @@ def _write_mlflow(model: ExportedModel, folder: Path, out: Path) -> None:
 def predict(
     inputs: Sequence[str], model: str, kind: str, out: Path | None, batch: int, root: Path, stdin: Iterable[str]
 ) -> int:
-    """Write a prediction for each image, and report unreadable ones on standard error.
+    """Write a prediction for each image, and report unreadable images on standard error.
 
     Args:
         inputs: Files, folders, or `-` for a list of files on `stdin`.
         model: Folder of a model, or models:/NAME@ALIAS.
         kind: `csv` or `json`.
-        out: Output file; None: standard output.
+        out: Output file; None for standard output.
         batch: Number of images per batch.
         root: Parent folder of `runs/`.
         stdin: Lines of standard input.
@@ -103,7 +103,7 @@ def predict(
 
 
 def _file_names(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
-    """Yield the images to classify. Files that are named explicitly may have any suffix."""
+    """Yield the names of the images to classify. Files that are listed explicitly may have any suffix."""
     for given in inputs:
         if given == "-":
             yield from (line for raw in stdin if (line := raw.rstrip("\n")))

@@ -1,9 +1,9 @@
-"""The folder that a head is exported to, and the model in it.
+"""Export folders and the models in them.
 
-export.json            architecture, classes, groups, preparation of images, the runs it was made from
-backbone.safetensors   weights of the backbone
+export.json            architecture, classes, groups, image preparation, and the runs that the model is based on
+backbone.safetensors   backbone weights
 head.json, head.safetensors
-program.pt2            the complete model as a torch.export program, which needs only torch and takes prepared squares
+program.pt2            the complete model as a torch.export program; requires only torch and accepts prepared squares
 mlflow/                the complete model as an MLflow model
 """
 
@@ -33,7 +33,7 @@ from mem.runs.folder import read_record
 from mem.runs.run_config import read_config
 
 FORMAT = 1
-"""Version of the folder. Increase it when the meaning of a file changes."""
+"""Version of the folder format. Increase it when the meaning of a file changes."""
 ABOUT = "export.json"
 PROGRAM = "program.pt2"
 _COPIED = ("head.json", "head.safetensors")
@@ -41,14 +41,14 @@ _COPIED = ("head.json", "head.safetensors")
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An image classifier, the meaning of its outputs, and the preparation of its images."""
+    """An image classifier, the meaning of its outputs, and its image preparation."""
 
     classifier: ImageClassifier
     classes: tuple[str, ...]
     groups: tuple[str, ...]
     """Names of MEM's groups; empty for other heads."""
     encoding: Encoding
-    """How the dataset stores images."""
+    """Image storage of the dataset."""
     side: int
     """Height and width of the classifier's input, in pixels."""
     center_crop: float
@@ -61,14 +61,14 @@ def export_head(folder: Path, out: Path) -> ExportedModel:
 
     Args:
         folder: Run folder of a train_head run.
-        out: The folder. An earlier export in it is replaced.
+        out: Output folder. An earlier export in this folder is replaced.
 
     Raises:
-        UserError: `out` contains something else. See also `lineage`.
+        UserError: `out` exists and is not an export. See also `lineage`.
     """
     runs = lineage(folder)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
-        raise UserError(f"{out}: exists already and is not an export. Choose another folder.")
+        raise UserError(f"{out}: this path already exists and is not an export. Choose another folder.")
     about = _about(runs)
     out.mkdir(parents=True, exist_ok=True)
     (out / ABOUT).unlink(missing_ok=True)  # written last, so that an incomplete folder is not an export
@@ -115,10 +115,10 @@ def _about(runs: Lineage) -> dict[str, Any]:
 
 
 def load_export(folder: Path) -> ExportedModel:
-    """Load the model of an exported folder.
+    """Load the model from an exported folder.
 
     Raises:
-        UserError: The folder is not an export or of another format, or a file is missing or damaged.
+        UserError: The folder is not an export, has a different format, or a file is missing or damaged.
     """
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The runs that a head was made from."""
+"""Find the runs that a head is based on."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Lineage:
 
 
 def lineage(folder: Path) -> Lineage:
-    """Find the runs that a head was made from.
+    """Find the runs that a head is based on.
 
     Args:
         folder: Run folder of a train_head run.
 
     Raises:
-        UserError: The folder is not that of a train_head run, a run is missing or not finished, or the study did not
+        UserError: The folder is not a train_head run folder, a run is missing or not finished, or the study did not
             finetune a backbone.
     """
     record = read_record(folder)
@@ -42,20 +42,20 @@ def lineage(folder: Path) -> Lineage:
     inputs = read_record(features)["inputs"]
     if "classifier" not in inputs:
         raise UserError(
-            f"{folder}: its features ({features}) do not come from a backbone that a study finetuned. Without such a "
-            "backbone the head cannot be exported. Export the head of a study with `finetune`."
+            f"{folder}: the features of this head ({features}) were not computed by a backbone that a study finetuned, "
+            "so the head cannot be exported. Export a head from a study with `finetune`."
         )
     backbone, images = root / inputs["classifier"], root / inputs["images"]
     for run, file in ((backbone, "model.safetensors"), (images, "dataset.json")):
         if not (run / file).is_file():
             raise UserError(
-                f"{run}/{file}: no such file. {folder} was made from it. Run the study again to restore it."
+                f"{run}/{file}: no such file, but {folder} depends on it. Run the study again to restore the file."
             )
     return Lineage(folder, features, backbone, images)
 
 
 def root_of(folder: Path) -> Path:
-    """Return the parent folder of `runs/` from a run folder, runs/<dataset>/<backbone>/<stage>-<key>."""
+    """Return the parent folder of `runs/` for a run folder runs/<dataset>/<backbone>/<stage>-<key>."""
     parents = folder.resolve().parents
     if len(parents) < 4 or parents[2].name != "runs":
         raise UserError(f"{folder}: expected a run folder, runs/<dataset>/<backbone>/<stage>-<key>")

@@ -1,4 +1,4 @@
-"""Predictions of an exported model for image files and pixels."""
+"""Predict the classes of image files and pixel arrays with an exported model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mem.data.loading.single_image import prepare_image
 from mem.export.folder import ExportedModel
 
 TOP_CLASSES = 5
-"""Number of classes, the most probable ones, that are reported for an image."""
+"""Number of most probable classes that are reported for each image."""
 
 
 @dataclass(frozen=True)
 class BatchPredictions:
-    """Outputs of the classifier for a batch."""
+    """Classifier outputs for a batch."""
 
     probabilities: Float32[np.ndarray, "images classes"]
     group_weights: Float32[np.ndarray, "images groups"] | None
@@ -55,7 +55,7 @@ def predict_prepared(model: ExportedModel, images: UInt8[np.ndarray, "images sid
 def prepare_images(
     model: ExportedModel, sources: Sequence[ImageSource], pool: ThreadPoolExecutor
 ) -> list[np.ndarray | str]:
-    """Return, for each image, the prepared square or the reason why the image is unreadable."""
+    """Return the prepared square for each image, or the reason why the image is unreadable."""
 
     def prepare(source: ImageSource) -> np.ndarray | str:
         try:

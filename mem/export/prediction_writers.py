@@ -1,4 +1,4 @@
-"""Writers of predictions as CSV and JSON."""
+"""Writers for predictions in CSV and JSON format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mem.export.predict import TOP_CLASSES, ImagePrediction
 
 @runtime_checkable
 class TextFile(Protocol):
-    """A destination of text."""
+    """A writable text file."""
 
     def write(self, text: str, /) -> int:
         """Write text."""
@@ -31,7 +31,7 @@ class CsvWriter:
         self._table.writeheader()
 
     def write(self, prediction: ImagePrediction) -> None:
-        """Write the row of an image."""
+        """Write the row for an image."""
         row: dict[str, str] = {"path": prediction.name, "error": prediction.error}
         for rank, (name, probability) in enumerate(prediction.classes, 1):
             row |= {f"class_{rank}" if rank > 1 else "class": name}
@@ -52,7 +52,7 @@ class JsonWriter:
         self._separator = "[\n"
 
     def write(self, prediction: ImagePrediction) -> None:
-        """Write the object of an image."""
+        """Write the object for an image."""
         content: dict[str, object] = {"path": prediction.name}
         if prediction.error:
             content["error"] = prediction.error

@@ -1,4 +1,4 @@
-"""The classifier as a torch.export program: one file that needs only torch and takes any batch size."""
+"""Write the classifier as a torch.export program: one file that requires only torch and accepts any batch size."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mem.export.folder import PROGRAM, ExportedModel
 def write_program(model: ExportedModel, folder: Path) -> Path:
     """Write `program.pt2`.
 
-    Its input is uint8 (samples, side, side, 3), its output the dictionary of `ImageClassifier.forward`.
+    The program's input is a uint8 tensor (samples, side, side, 3). The output is the dictionary that
+    `ImageClassifier.forward` returns.
 
     Raises:
         UserError: torch.export cannot trace the network.
     """
     path = folder / PROGRAM
-    # Two images, because torch.export would treat a batch size of one as a constant.
+    # Trace with two images, because torch.export would treat a batch size of one as a constant.
     example = torch.zeros(2, model.side, model.side, 3, dtype=torch.uint8)
     try:
         program = torch.export.export(

@@ -1,8 +1,8 @@
-"""The `loader_module` of an exported MLflow model: what MLflow loads and serves. It does not import mlflow.
+"""The `loader_module` of exported MLflow models, which MLflow loads and serves. This module does not import mlflow.
 
-Input: a DataFrame with the column `image`. A cell is the content of an image file, as base64 text or bytes, or pixels,
-as a (height, width, 3) array or nested lists of 0 to 255. Images may have any size. Output: one row per image, see
-`ServedModel.predict`.
+The input is a DataFrame with the column `image`. Each cell contains an image file as base64 text or bytes, or pixels
+from 0 to 255 as a (height, width, 3) array or nested lists. Images may have any size. The output has one row per image
+(see `ServedModel.predict`).
 
 Saved MLflow models contain the name of this module. Do not rename or move it.
 """
@@ -25,7 +25,7 @@ from mem.export.predict import predict_prepared, prepare_images
 
 COLUMN = "image"
 BATCH = 64
-"""Number of images of a request that are classified at a time."""
+"""Maximum number of images of a request that are classified at once."""
 
 
 class ServedModel:
@@ -38,11 +38,12 @@ class ServedModel:
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row per image.
 
-        The columns are `class` and `probability` of the most probable class, `probability.CLASS` of each class, and for
-        MEM `group_weight.GROUP` and `group_norm.GROUP`.
+        The columns are `class` and `probability` for the most probable class, `probability.CLASS` for each class, and
+        for MEM also `group_weight.GROUP` and `group_norm.GROUP`.
 
         Raises:
-            ValueError: There is no column `image`, or an image is unreadable. The message names the row and the reason.
+            ValueError: The column `image` is missing, or an image is unreadable. The message names the row and the
+                reason.
         """
         cells = _cells(model_input)
         sources = [_source(cell, row) for row, cell in enumerate(cells)]
@@ -73,7 +74,7 @@ class ServedModel:
 
 
 def _load_pyfunc(path: str) -> ServedModel:
-    """Load a model. MLflow calls this function with the exported folder inside the MLflow model."""
+    """Load a model. MLflow calls this function with the path of the exported folder inside the MLflow model."""
     return ServedModel(load_export(Path(path)))
 
 
@@ -87,7 +88,7 @@ def _cells(model_input: Any) -> list[Any]:
 
 
 def _source(cell: Any, row: int) -> ImageSource:
-    """Return the content of a file, or pixels."""
+    """Return the file content or the pixels of a cell."""
     if isinstance(cell, bytes):
         return cell
     if isinstance(cell, str):
@@ -109,5 +110,5 @@ def _source(cell: Any, row: int) -> ImageSource:
 
 
 def _distinct(names: tuple[str, ...]) -> list[str]:
-    """Return distinct column names. Classes that share a name get their number appended."""
+    """Return distinct column names. If several classes share a name, the class number is appended."""
     return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]

@@ -1,6 +1,6 @@
-"""The Python API for heads on frozen features, without a study.
+"""Python API for heads on frozen features, without a study.
 
-`extract` computes features, `fit_head` fits a head on them, `load_fitted` loads a saved head.
+`extract` computes features, `fit_head` fits a head on features, and `load_fitted` loads a saved head.
 """
 
 from mem.frozen.defaults import head_settings

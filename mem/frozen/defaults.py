@@ -1,6 +1,7 @@
-"""Default settings of heads for the Python API. The YAML of a study has no such defaults and states its settings.
+"""Default head settings for the Python API. A study has no such defaults: its YAML file specifies all settings.
 
-The values were chosen on features of Fashion-MNIST-LT. They are a starting point: select values for your data on val.
+The values were chosen on features of Fashion-MNIST-LT. Use them as a starting point, and select values for your data on
+val.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TRAINING: Mapping[str, Any] = {
     "weight_decay": 5e-4,
     "sampler": "class_balanced",
 }
-"""Training settings of all methods that train, except for `TRAINING_BY_METHOD`."""
+"""Training settings for all trained methods that are not in `TRAINING_BY_METHOD`."""
 TRAINING_BY_METHOD: Mapping[str, Mapping[str, Any]] = {
     "ce": {"sampler": "instance"},
     "balanced_softmax": {"sampler": "instance"},
@@ -58,7 +59,7 @@ def methods() -> dict[str, type[config.Section]]:
 
 
 def head_settings(method: str | Mapping[str, Any] | config.Head) -> config.Head:
-    """Return complete settings from the name of a method, or from a mapping merged over the method's defaults.
+    """Return complete settings for a method name, or for a mapping that is merged over the method's defaults.
 
     Raises:
         UserError: The method or a setting is unknown, or a value is invalid.
@@ -70,7 +71,7 @@ def head_settings(method: str | Mapping[str, Any] | config.Head) -> config.Head:
     if name not in known:
         similar = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {similar[0]}?" if similar else ""
-        raise UserError(f"Unknown method {name}.{hint} The methods are: {', '.join(known)}.")
+        raise UserError(f"Unknown method {name}.{hint} Available methods: {', '.join(known)}.")
     values = {**SETTINGS.get(name, {}), **given}
     if "training" in known[name].model_fields and isinstance(training := given.get("training", {}), Mapping):
         values["training"] = {**TRAINING, **TRAINING_BY_METHOD.get(name, {}), **training}

@@ -1,4 +1,4 @@
-"""Extraction of features with any network."""
+"""Extract features with any network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mem.models.weights.initialise import initialise_from
 
 
 class Extracted(NamedTuple):
-    """Features and labels, as `fit_head` takes them."""
+    """Features and labels in the format that `fit_head` accepts."""
 
     features: Float32[np.ndarray, "images *sequence width"]
     labels: Int64[np.ndarray, " images"] | None
@@ -42,29 +42,29 @@ def extract(
     """Compute the features of images with a frozen network.
 
     Args:
-        network: A torch module, or the name of a timm model. A timm module is pooled by its own pooling. Any other
-            module returns pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature
-            first, or a pair of pooled features and tokens.
+        network: A torch module, or the name of a timm model. A timm module uses its built-in pooling. Any other module
+            must return pooled features (images, width), or (images, 1 + tokens, width) with the pooled feature first,
+            or a pair of pooled features and tokens.
         images: An array (images, 3, rows, columns), normalised for the network; or an iterable of such batches, with or
             without labels, for example a DataLoader.
-        weights: File of weights for a timm model: .pth (only tensors are loaded) or .safetensors.
-        tokens: Return tokens too: the features are (images, 1 + tokens, width).
-        batch: Number of images per batch if `images` is an array.
-        device: Device that computes the features.
+        weights: Weights file for a timm model: .pth (only tensors are loaded) or .safetensors.
+        tokens: Whether to return tokens too. The features then have the shape (images, 1 + tokens, width).
+        batch: Batch size if `images` is an array.
+        device: Device on which the features are computed.
 
     Raises:
-        UserError: The network is unknown or computes no features, the weights do not match, or there are no images.
+        UserError: The network is unknown or returns no features, the weights do not match, or there are no images.
     """
     batches = _batches(images, batch)
     first = next(batches, None)
     if first is None:
-        raise UserError("images: there are none; expected at least one image")
+        raise UserError("images: expected at least one image, got none")
     side = first[0].shape[-1]
     if isinstance(network, str):
         model = _timm_backbone(network, side, weights)
     elif weights is not None:
         raise UserError(
-            "weights: can only be used with the name of a timm model. Load them into your module with load_state_dict."
+            "weights: requires the name of a timm model. Load the weights into your module with load_state_dict."
         )
     else:
         model = FrozenBackbone(network, side, type(network).__name__)
@@ -96,7 +96,7 @@ def _timm_backbone(name: str, side: int, weights: str | Path | None) -> FrozenBa
 
 
 def _batches(images: Array | Iterable[Any], batch: int) -> Iterator[tuple[Tensor, Array | None]]:
-    """Yield batches of images with their labels, or None for labels."""
+    """Yield batches of images with labels, or with None if there are no labels."""
     if isinstance(images, torch.Tensor | np.ndarray):
         array = torch.as_tensor(images)
         images = (array[start : start + batch] for start in range(0, len(array), batch))

@@ -1,4 +1,4 @@
-"""Fitting of heads on features in memory."""
+"""Fit heads on features in memory."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head, wants_
 from mem.train.context import FitContext
 
 InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
-"""An initial linear classifier: a fitted linear head, a torch layer, or weight (classes, width) and bias (classes,)."""
+"""Initial linear classifier: a fitted linear head, a torch layer, or weight (classes, width) and bias (classes,)."""
 
 
 class GroupSignals(NamedTuple):
-    """MEM's outputs for images in addition to the logits."""
+    """MEM outputs in addition to the logits."""
 
     weights: Float[Tensor, "images groups"]
-    """Weights w of the fusion (eq. 7)."""
+    """Group weights w from the fusion (eq. 7)."""
     norms: Float[Tensor, "images groups"]
     """Norms Q of the sub-networks (section 3.1). The group with the largest norm is the predicted group."""
 
@@ -40,8 +40,8 @@ class GroupSignals(NamedTuple):
 class FittedHead(nn.Module):
     """A fitted head with its settings.
 
-    Its methods take numpy arrays or tensors with any number of images. As a torch module, it maps a batch of features
-    to logits.
+    The methods accept NumPy arrays or tensors with any number of images. As a torch module, the head maps a batch of
+    features to logits.
     """
 
     def __init__(self, head: Head, settings: config.Head, inputs: HeadInputs, results: Mapping[str, Any]) -> None:
@@ -49,9 +49,9 @@ class FittedHead(nn.Module):
         self.head = head.eval()
         self.settings = settings
         self.inputs = inputs
-        """What the head was built from."""
+        """Inputs from which the head was built."""
         self.results = dict(results)
-        """Results of the fit: tau and the accuracies that it was chosen by, steps, number of parameters."""
+        """Results of the fit: tau and the accuracies used to choose it, the steps, and the number of parameters."""
 
     def forward(self, features: Float[Tensor, "images *sequence width"]) -> Float[Tensor, "images classes"]:
         """Return the logits of a batch."""
@@ -59,7 +59,7 @@ class FittedHead(nn.Module):
 
     @torch.no_grad()
     def logits(self, features: Array) -> Float[Tensor, "images classes"]:
-        """Return the logits, on the CPU."""
+        """Return the logits on the CPU."""
         return torch.cat([self.head(part).cpu() for part in self._batches(features)])
 
     def probabilities(self, features: Array) -> Float[Tensor, "images classes"]:
@@ -101,11 +101,12 @@ class FittedHead(nn.Module):
         width = self.inputs.classifier.weight.shape[1]
         if array.shape[-1] != width:
             raise UserError(
-                f"features: their width is {array.shape[-1]}, but the head was fitted on features of width {width}."
+                f"features: got width {array.shape[-1]}, but the head was fitted on features of width {width}."
             )
         if wants_tokens(self.settings) and array.ndim == 2:
             raise UserError(
-                "features: are pooled only, but this head needs tokens; expected (images, 1 + tokens, width)"
+                "features: got pooled features only, but this head requires tokens; expected "
+                "(images, 1 + tokens, width)"
             )
         device = next(chain(self.head.parameters(), self.head.buffers())).device
         for start in range(0, len(array), EVALUATION_BATCH):
@@ -124,21 +125,21 @@ def fit_head(
     device: str | torch.device = "cpu",
     quiet: bool = False,
 ) -> FittedHead:
-    """Fit a head on features of a frozen backbone.
+    """Fit a head on the features of a frozen backbone.
 
     Args:
-        method: The name of a method (`"ce"`, `"crt"`, `"tau"`, `"mem"`, ...) for the settings of
-            `mem.frozen.defaults`; a mapping that is merged over them, for example `{"method": "mem", "xi": 50}`; or
-            complete settings, for example `mem.config.Mem(...)`.
+        method: The name of a method (`"ce"`, `"crt"`, `"tau"`, `"mem"`, ...), which selects its settings from
+            `mem.frozen.defaults`; a mapping that is merged over these settings, for example
+            `{"method": "mem", "xi": 50}`; or complete settings, for example `mem.config.Mem(...)`.
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
         labels: (images,), numbered from 0. Every class must have a training image.
-        val: Features and labels to choose tau on.
+        val: Features and labels for the selection of tau.
         classifier: The linear classifier that tau, LWS and MEM start from. By default, another head is fitted first: a
-            linear probe (`ce`), or for MEM the head that `classifier_from` names.
+            linear probe (`ce`), or for MEM the head specified by `classifier_from`.
         shots: Thresholds of the shot groups.
-        seed: Seed of initialisation and sampling. The same seed gives the same head.
+        seed: Seed for initialisation and sampling. The same seed produces the same head.
         device: Device to train on.
-        quiet: Show no progress.
+        quiet: Whether to hide the progress.
 
     Raises:
         UserError: Features and labels do not match, contain values that are not finite, or leave a class without
@@ -157,17 +158,17 @@ def fit_head(
 
 
 def load_fitted(folder: str | Path) -> FittedHead:
-    """Load a head that `FittedHead.save` or the stage `train_head` wrote."""
+    """Load a head written by `FittedHead.save` or by the stage `train_head`."""
     head, settings, inputs = load_head_and_inputs(Path(folder))
     return FittedHead(head, settings, inputs, {})
 
 
 INITIAL_METHODS = ("ce", "crt", "balanced_softmax", "logit_adjusted_loss")
-"""Methods whose classifier MEM can start from."""
+"""Methods whose linear classifier MEM can start from."""
 
 
 class _Fit(NamedTuple):
-    """The data and options of a call of `fit_head`."""
+    """Data and options of a `fit_head` call."""
 
     train: FeatureSplit
     val: FeatureSplit | None
@@ -178,7 +179,7 @@ class _Fit(NamedTuple):
     quiet: bool
 
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
-        """Fit a head, from a given classifier or the default one."""
+        """Fit a head from a given classifier or the default classifier."""
         start = start or self.initial_classifier(settings)
         inputs = HeadInputs(start, self.counts, self.shots, self.seed)
         context = FitContext(
@@ -188,10 +189,10 @@ class _Fit(NamedTuple):
         return FittedHead(head.to(self.device), settings, inputs, results)
 
     def initial_classifier(self, settings: config.Head) -> Linear:
-        """Return the default classifier that a head starts from. Fits another head for it if necessary."""
+        """Return the default initial classifier of a head. Fit another head for it if necessary."""
         if isinstance(settings, config.Ce) and settings.training is None:
             raise UserError(
-                "ce: without `training` it needs a finetuned classifier. Pass classifier=..., or set `training`."
+                "ce: requires `training` or a finetuned classifier. Pass classifier=..., or set `training`."
             )
         if isinstance(settings, (config.Ce, config.Ncm, *config.TRAINED_LINEAR)):
             width = self.train.pooled.shape[2]

@@ -1,4 +1,4 @@
-"""Copies of the files that earlier code wrote."""
+"""Copies of files written by an earlier version."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BEFORE = REPOSITORY / "tests" / "fixtures" / "earlier_version"
 
 @pytest.fixture(scope="session")
 def runs() -> list[Run]:
-    """The runs of the earlier study, as the current code keys them."""
+    """The runs of the earlier study, with keys computed by the current code."""
     return study_runs(load_study([BEFORE / "study.yaml"]))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a copy of the earlier study and its finished runs."""
+    """The working directory, which contains a copy of the earlier study and its finished runs."""
     shutil.copyfile(BEFORE / "study.yaml", tmp_path / "study.yaml")
     shutil.copytree(BEFORE / "runs", tmp_path / "runs")
     for path in tmp_path.rglob("*.beton.xz"):

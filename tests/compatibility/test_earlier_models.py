@@ -1,4 +1,4 @@
-"""Models that earlier code exported or saved give the same predictions."""
+"""Models exported or saved by an earlier version return the same predictions."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ EXPECTED = json.loads((BEFORE / "expected" / "predictions.json").read_text())
 
 
 def predictions(model: Path, capsys: pytest.CaptureFixture[str]) -> list[dict]:
-    """What `mem predict` prints for the images."""
+    """Return the predictions that `mem predict` prints for the images."""
     assert main(["predict", *map(str, IMAGES), "--model", str(model), "--format", "json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def check_predictions(found: list[dict]) -> None:
-    """Check that they are those of the earlier code."""
+    """Check that the predictions equal those of the earlier version."""
     assert [Path(row["path"]).name for row in found] == [Path(row["path"]).name for row in EXPECTED]
     for row, expected in zip(found, EXPECTED, strict=True):
         assert row["class"] == expected["class"]

@@ -1,4 +1,4 @@
-"""Runs that earlier code finished are listed, compared, continued and used as inputs."""
+"""Runs of an earlier version are listed, compared, resumed and used as inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADS = ("ce", "tau", "crt", "lws", "mem")
 
 
 def run_again(run: Run, *outputs: str) -> None:
-    """Delete outputs of a finished run, and let the current code compute them from the earlier inputs."""
+    """Delete outputs of a finished run, and recompute them with the current code from the earlier inputs."""
     for name in ("run.json", *outputs):
         (run.folder / name).unlink()
     assert main([run.stage, "--config", str(run.folder / "config.yaml")]) == 0

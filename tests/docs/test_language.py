@@ -1,4 +1,4 @@
-"""Words and phrases that the style guide replaces by plain ones do not come back."""
+"""Words and phrases that the style guide replaces with plain words are not used again."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.conftest import REPOSITORY
 
 
 def files_of_the_repository(*patterns: str) -> list[Path]:
-    """Files that git tracks or would add."""
+    """Return the files that git tracks or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     paths = [REPOSITORY / name for name in sorted(set(listed.splitlines()))]

@@ -1,4 +1,4 @@
-"""The documentation site builds without warnings, its links work, and its reference lists every setting."""
+"""The documentation site builds without warnings, has no broken links, and describes every setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of accuracies on pages equal what the results and the paper's numbers give."""
+"""Accuracy tables in the documentation match the results files and the paper's numbers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from mem.runs.dag import study_runs
 from tests.stages.running import MINI_VALUES, find_run
 
 SCORES = {"ce": (10.0, 99.0), "crt": (30.0, 1.0), "mem": (20.0, 50.0), "mem_on_crt": (25.0, 70.0)}
-"""Accuracy on val and on test."""
+"""Accuracy of each head on val and test."""
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def study() -> Study:
 
 
 def write_scores(study: Study, root: Path, scores: dict[str, dict[str, float]]) -> list[Path]:
-    """Write the metrics.json of every evaluation, as far as the selection reads it."""
+    """Write the part of each evaluation's `metrics.json` that the selection reads."""
     paths = []
     for variant, by_split in scores.items():
         folder = root / find_run(study_runs(study), "evaluate", variant).folder
@@ -44,7 +44,7 @@ def test_the_head_with_the_highest_accuracy_on_val_is_selected(study, tmp_path):
 
 
 def test_an_unknown_head_is_refused(study, tmp_path):
-    with pytest.raises(UserError, match=r"has no head lws\. Its heads: ce, crt, mem, mem_on_crt"):
+    with pytest.raises(UserError, match=r"has no head lws\. Available heads: ce, crt, mem, mem_on_crt"):
         best_head(study, tmp_path, "lws")
 
 

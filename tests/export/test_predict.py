@@ -21,7 +21,7 @@ pytestmark = pytest.mark.stage
 
 @pytest.fixture
 def images(vit: FinishedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with five images, a truncated image and a text file. Its parent is the working directory."""
+    """A folder with five images, a truncated image and a text file. The parent folder is the working directory."""
     for i, image in enumerate(vit.test_images(5)):
         path = tmp_path / "images" / ("deep" if i == 4 else ".") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Features of user-provided modules and timm models through the Python API."""
+"""Extract features of user-provided modules and timm models through the Python API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = torch.arange(10) % 3
 
 
 class CustomModule(nn.Module):
-    """Returns features in one of several forms, valid or not."""
+    """Module that returns features in one of several valid or invalid forms."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def test_a_module_that_returns_no_features_is_refused(form):
         ("resnet81", IMAGES, {}, "timm has no model resnet81. Similar names: "),
         ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: weights file not found"),
         ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "returns pooled features only"),
-        ("resnet18", IMAGES[:0], {}, "images: there are none"),
+        ("resnet18", IMAGES[:0], {}, "images: expected at least one image, got none"),
         ("resnet18", IMAGES[0], {}, r"a batch has shape \(3, 32, 32\)"),
         (
             "resnet18",
@@ -112,7 +112,7 @@ def test_a_module_that_returns_no_features_is_refused(form):
             CustomModule("pooled"),
             IMAGES,
             {"weights": "some.pth"},
-            "weights: can only be used with the name of a timm model",
+            "weights: requires the name of a timm model",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Heads on features in memory through the Python API, without a study."""
+"""Fit heads on features in memory through the Python API, without a study."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = {"epochs": 2}
 def make_features(
     counts: tuple[int, ...] = COUNTS, seed: int = 0, tokens: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of well separated classes."""
+    """Return features and labels of well-separated classes."""
     rng = np.random.default_rng(seed)
     centres = 3 * np.random.default_rng(99).normal(size=(len(COUNTS), WIDTH))
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -87,7 +87,7 @@ def test_mem_returns_group_weights_and_norms(head_input):
     assert signals.weights.shape == signals.norms.shape == (len(labels), 3)
     assert head.group_of_class is not None
     assert head.group_of_class.tolist() == [0, 0, 1, 1, 2, 2]
-    # As a module, the head returns logits and passes gradients to the features.
+    # As a torch module, the head returns logits and propagates gradients to the features.
     batch = torch.from_numpy(features[:5]).requires_grad_()
     head(batch).sum().backward()
     assert batch.grad is not None
@@ -175,7 +175,7 @@ def test_a_split_of_another_backbone_or_with_unknown_classes_is_refused():
     with pytest.raises(UserError, match="val: image 0 has label 9, but train has 6 classes"):
         fit_head("crt", features, labels, val=(features[:1], np.array([9])), quiet=True)
     head = fit_head(quick("crt"), features, labels, quiet=True)
-    with pytest.raises(UserError, match="features: their width is 5, but the head was fitted on features of width 12"):
+    with pytest.raises(UserError, match="features: got width 5, but the head was fitted on features of width 12"):
         head.logits(features[:, :5])
     with pytest.raises(UserError, match="Only a `mem` head has group weights and norms, but this head is `crt`"):
         head.groups(features)
@@ -204,7 +204,7 @@ def test_an_empty_group_is_refused_and_a_group_smaller_than_top_k_uses_all_its_c
         ("mems", r"Unknown method mems\. Did you mean mem\?"),
         ({"method": "mem", "xy": 3}, "Invalid settings of mem: xy"),
         ({"method": "mem", "mu": 30.0}, r"mu \(30\) must be smaller than xi"),
-        (config.Ce(method="ce"), "without `training` it needs a finetuned classifier"),
+        (config.Ce(method="ce"), "ce: requires `training` or a finetuned classifier"),
         ({"method": "mem", "classifier_from": "mine"}, "classifier_from is `mine`"),
     ],
 )

@@ -27,7 +27,7 @@ def _is_installed() -> bool:
 
 
 def require_browser() -> None:
-    """Install the browser if possible. Otherwise skip the test with the reason."""
+    """Install the browser if possible. Otherwise, skip the test and report the reason."""
     if _is_installed():
         return
     if os.geteuid() or not shutil.which("apt-get"):
@@ -37,7 +37,7 @@ def require_browser() -> None:
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=900", "-qq"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ([*apt, "update"], [*apt, "install", "-y", "--no-install-recommends", *PACKAGES]):
-        # apt waits for the lock of dpkg, but not for the lock of its lists, which other tests may hold.
+        # apt waits for the dpkg lock, but not for the lock on the package lists, which other tests may hold.
         for _ in range(30):
             done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
             if done.returncode == 0:
@@ -49,7 +49,7 @@ def require_browser() -> None:
 
 @contextmanager
 def browser(width: int = 1280, height: int = 1600) -> Iterator[webdriver.Chrome]:
-    """Start a browser with pages of the given width, in pixels."""
+    """Start a browser with the given page width in pixels."""
     require_browser()
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
@@ -57,7 +57,7 @@ def browser(width: int = 1280, height: int = 1600) -> Iterator[webdriver.Chrome]
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        # A window has a minimum width, which is too wide for a phone. The emulated metrics have none.
+        # The minimum width of a window is larger than a phone screen. Emulated metrics have no minimum width.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield driver
@@ -80,6 +80,6 @@ def wait_for_text(driver: webdriver.Chrome, ready: Callable[[str], bool], second
 
 
 def save_screenshot(driver: webdriver.Chrome, name: str) -> None:
-    """Save a screenshot as NAME.png in the folder MEM_SCREENSHOTS, if it is set. The docs use such screenshots."""
+    """Save a screenshot as NAME.png in the folder MEM_SCREENSHOTS if this variable is set, for use in the docs."""
     if folder := os.environ.get("MEM_SCREENSHOTS"):
         driver.save_screenshot(str(Path(folder) / f"{name}.png"))

@@ -1,4 +1,4 @@
-"""Running the workflow as a user does: with the snakemake command, in a separate folder."""
+"""Run the workflow as a user does, with the snakemake command in a separate folder."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def snakemake(
 
 
 def jobs(folder: Path, *arguments: str) -> Counter[str]:
-    """Return the number of jobs of each rule that a dry run plans."""
+    """Return the number of jobs per rule in a dry run."""
     output = snakemake(folder, "--dry-run", "--cores", "2", *arguments).stdout
     return Counter(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE))
 
@@ -78,7 +78,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
 
 def assert_same_training(run: Path, one: Path, other: Path) -> None:
-    """Check that a pretraining in two folders has equal weights and an equal loss curve, except for rounding."""
+    """Check that a pretraining run in two folders has equal weights and loss curves, except for rounding."""
     weights = [without_key_biases(load_file(folder / run / "autoencoder.safetensors")) for folder in (one, other)]
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)
     curves = [dict(read_curve(folder / run / "log.jsonl", "train/loss")) for folder in (one, other)]

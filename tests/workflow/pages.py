@@ -1,4 +1,4 @@
-"""Checks of a study's report and of MLflow's compare view in a browser."""
+"""Browser checks for a study's report and MLflow's compare view."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows_on_test(folder: Path, study: str) -> list[ScoreRow]:
 def check_report(folder: Path, study: str, device: str, width: int, heads: Collection[str]) -> str:
     """Check that the report fits the screen, names every head and loads nothing from the network.
 
-    Returns its text with all sections open.
+    Returns the text of the report with all sections open.
     """
     with browser(width) as driver:
         driver.get((folder / "results" / study / "report" / "index.html").as_uri())
@@ -57,18 +57,18 @@ def check_report(folder: Path, study: str, device: str, width: int, heads: Colle
         assert head in text
     assert image_widths
     assert all(0 < width <= screen_width for width in image_widths), image_widths
-    # On a phone some tables scroll sideways, but not the first one. On a desktop only the list of runs does.
+    # On a phone, some tables scroll sideways, but the first table does not. On a desktop, only the list of runs does.
     assert 0 not in scrolling_tables if device == "phone" else not scrolling_tables
     assert not [url for url in resources if url.startswith("http")]
     return text
 
 
 def check_compare_view(folder: Path, study: str, heads: Sequence[str], screenshot: str, seed: int = 0) -> None:
-    """Check that MLflow's compare view of a study's heads shows their names and their accuracies on test."""
+    """Check that MLflow's compare view shows the names of a study's heads and their accuracies on test."""
     client = MlflowClient(server.tracking_uri(folder))
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None, f"no experiment {study}: mem track sync"
-    # Tests may have added runs with changed settings. The heads of the study itself are older.
+    # Tests may have added runs with changed settings. The runs of the study itself are older.
     query = f"tags.stage = 'train_head' and tags.seed = '{seed}'"
     runs = client.search_runs([experiment.experiment_id], query, order_by=["start_time ASC"])
     run_of_head = {run.data.tags["variant"]: run for run in reversed(runs)}
@@ -85,7 +85,7 @@ def check_compare_view(folder: Path, study: str, heads: Sequence[str], screensho
         experiments = quote(json.dumps([experiment.experiment_id]))
         with browser(1500, 1400) as driver:
             address = f"http://127.0.0.1:{port}/"
-            # The table renders only its visible columns, and the panel of the assistant covers a part of it.
+            # The table renders only visible columns, and the assistant panel covers a part of the table.
             driver.get(address)
             driver.execute_script(
                 "for (const [name, value] of [['fab.autoOpenedOnFirstLoad_v1', 'true'], ['panelOpen_v1', 'false']])"

@@ -1,4 +1,4 @@
-"""The study Digits-LT, run once through the complete workflow, and its results."""
+"""Results of the study Digits-LT, which is run once through the complete workflow."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_ce_is_more_accurate_than_logistic_regression_on_the_pixels(folder):
     from sklearn.linear_model import LogisticRegression
 
     train, val, test = (images_of(folder, split) for split in ("train", "val", "test"))
-    # The regularisation is selected on val, for a fair comparison.
+    # For a fair comparison, the regularisation is selected on val.
     models = [LogisticRegression(C=c, max_iter=5000).fit(*train) for c in (0.1, 1, 10, 100)]
     best = max(models, key=lambda model: model.score(*val))
     logistic = 100 * best.score(*test)
@@ -118,7 +118,7 @@ def test_a_setting_that_is_changed_back_finds_the_earlier_runs(folder):
     assert (folder / "results" / "digits_lt" / "report" / "index.html").read_bytes() != page
     assert jobs(folder) == {"report": 1, "all": 1}
     snakemake(folder, "--cores", "2")
-    # Compared as text, because missing scores are NaN, which is not equal to itself.
+    # The files are compared as text, because missing scores are NaN, which is not equal to itself.
     assert to_csv(rows(folder)) == to_csv(before)
 
 

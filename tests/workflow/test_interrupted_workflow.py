@@ -32,7 +32,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def training_processes(folder: Path) -> list[psutil.Process]:
-    """Return the running pretraining processes that work in a folder."""
+    """Return the pretraining processes that are running in a folder."""
     found = []
     for process in psutil.process_iter():
         try:

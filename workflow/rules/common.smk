@@ -1,4 +1,4 @@
-"""The study, its runs, and the functions that rules use to look them up."""
+"""Load the study and its runs, and define the functions that rules use."""
 
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ wildcard_constraints:
 
 
 def inputs(wildcards):
-    """Return the records of the input runs of a run, by name."""
+    """Return the paths of the input runs' records, by input name."""
     run = RUNS.get(wildcards.key)
     if run is None:
         raise WorkflowError(
@@ -60,7 +60,10 @@ def inputs(wildcards):
 
 
 def compute(stage):
-    """Return the resources of a stage from the study. `--set-resources STAGE:NAME=VALUE` overrides them."""
+    """Return the resources that the study specifies for a stage.
+
+    Override them with `--set-resources STAGE:NAME=VALUE`.
+    """
     settings = getattr(STUDY.compute, stage)
     return {
         "mem_mb": round(1000 * settings.memory_gb),
@@ -72,12 +75,12 @@ def compute(stage):
 
 
 def threads_of(stage):
-    """Return the number of cores of a stage from the study."""
+    """Return the number of cores that the study specifies for a stage."""
     return getattr(STUDY.compute, stage).threads
 
 
 def shown(path, caption, category):
-    """Return an output of the report that `snakemake --report` includes."""
+    """Mark an output of the report for inclusion in `snakemake --report`."""
     return report(
         update(f"{RESULTS}/{path}"),
         caption=f"../report/{caption}.rst",

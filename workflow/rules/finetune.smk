@@ -1,4 +1,4 @@
-"""Finetune the complete backbone with cross-entropy, from the encoder or from random weights."""
+"""Finetune the complete backbone with cross-entropy, from a pretrained encoder, given weights, or random weights."""
 
 
 rule finetune:

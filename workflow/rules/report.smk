@@ -1,4 +1,4 @@
-"""Draw the tables and figures of the study. `update` keeps the last report until the new one is complete."""
+"""Create the tables and figures of the study. `update` keeps the previous report until the new report is complete."""
 
 
 rule report:

@@ -1,6 +1,6 @@
-"""The tables and figures of the paper as targets, for example `snakemake table2`.
+"""Targets for the tables and figures of the paper, for example `snakemake table2`.
 
-The report creates all of them; a target prints the requested one.
+The report rule creates all tables and figures. A target prints the requested one.
 """
 
 KINDS = {"table": ["md", "csv", "html"], "figure": ["svg", "png", "md", "csv"]}

@@ -1,4 +1,4 @@
-"""Train one head on the stored features."""
+"""Train a head on the frozen features."""
 
 
 rule train_head:
