@@ -1,4 +1,4 @@
-"""The workflow process: the Snakemake process that drives a workflow, with its lock and the MLflow mirror."""
+"""The Snakemake process that drives a workflow, with its lock and the MLflow mirror."""
 
 from __future__ import annotations
 
