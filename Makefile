@@ -1,12 +1,12 @@
 # make demo    set up, then run the complete workflow on Digits-LT (about 3 minutes on 2 cores)
-# make test    set up, then run every check and test, as CI does
+# make test    set up, then run all checks and tests, as CI does
 # make check   set up, then run the linters and the unit tests (under 3 minutes on 2 cores)
 # make lint    run the linters
 # make docs    build the documentation site in build/site
 # make tables  regenerate the result tables in docs/results from their CSV files
-# make setup   set up only; runs again when the requirements change
-# make slurm-up, make slurm-down   start and stop a real two-node SLURM on this machine (needs root and Debian or Ubuntu)
-# make slurm-demo   run the workflow of `make demo` on such a SLURM, in build/slurm-demo, with pretraining on both nodes
+# make setup   install packages and the virtual environment; other targets do this when the requirements change
+# make slurm-up, make slurm-down   start and stop a two-node SLURM on this machine (requires root on Debian or Ubuntu)
+# make slurm-demo   run the workflow of `make demo` on this SLURM, in build/slurm-demo, with pretraining on both nodes
 # make lock    pin the newest versions of all requirements
 
 SHELL := /bin/bash

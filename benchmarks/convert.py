@@ -1,14 +1,16 @@
-"""Throughput of a conversion relative to bare decoding, resizing and encoding on all cores.
+"""Measure conversion throughput relative to only decoding, resizing and encoding images on all cores.
 
     python benchmarks/convert.py --json
 
-Both sides convert the same photo-like JPEG files of about 500 pixels (benchmarks/synthetic_photos.py) to a short side
-of 256 pixels and JPEG quality 90, with the same decoder, resizer and encoder. The bare side discards its results: no
-ordering, no writing, no journal. Worker processes are started before the clock, and the files are in the page cache.
-The two sides alternate in many short turns, and each pair of turns gives a ratio.
+The conversion and the baseline process the same photo-like JPEG files of about 500 pixels
+(benchmarks/synthetic_photos.py). Both convert to a short side of 256 pixels and JPEG quality 90 with the same decoder,
+resizer and encoder. The baseline discards its results: it does not order or write them, and it keeps no journal. Timing
+starts after the worker processes have started and the files are in the page cache. The two sides alternate in many
+short turns, and each pair of turns yields one ratio.
 
-The last line is {"conversion_efficiency": ...}, the lower end of the 95 % interval of the mean ratio of images per
-second. The line above gives the ratio of images per CPU-second, which other work on the machine hardly affects.
+The last line is {"conversion_efficiency": ...}, the lower bound of the 95 % confidence interval for the mean throughput
+ratio (images/s). The preceding line reports the same ratio for images per CPU-second, which other processes on the
+machine hardly affect.
 """
 
 from __future__ import annotations
@@ -50,17 +52,17 @@ class Rates(NamedTuple):
     """Images per second."""
     bare: float
     conversion_cpu: float
-    """Images per CPU-second, summed over all processes."""
+    """Images per CPU-second, with the CPU time summed over all processes."""
     bare_cpu: float
 
 
 def conversion_efficiency(folder: Path, repeats: int, workers: int | None = None) -> list[float]:
-    """Return, per repeat, the images per second of a conversion divided by those of the bare work.
+    """Return the ratio of conversion throughput to baseline throughput for each repeat.
 
     Args:
-        folder: Folder of the images, which are created if missing. Temporary .beton files are written here too.
+        folder: Folder for the images, which are created if missing, and for temporary .beton files.
         repeats: Number of timed pairs.
-        workers: Number of processes; by default, the cores available to this process.
+        workers: Number of worker processes. By default, the number of cores available to this process.
     """
     return [rates.conversion / rates.bare for rates in paired_rates(folder, repeats, workers)]
 
@@ -79,7 +81,7 @@ def paired_rates(folder: Path, repeats: int, workers: int | None = None) -> list
         for turn in turns:
             turn()
         for repeat in range(repeats):
-            # Alternate which side goes first, so that a drift of the machine favours neither.
+            # Alternate which side runs first, so that gradual changes in machine speed favour neither side.
             sides = (0, 1) if repeat % 2 else (1, 0)
             timed = {which: _timed(turns[which]) for which in sides}
             rates.append(Rates(timed[0][0], timed[1][0], timed[0][1], timed[1][1]))
@@ -87,7 +89,7 @@ def paired_rates(folder: Path, repeats: int, workers: int | None = None) -> list
 
 
 def lower_end(ratios: Sequence[float]) -> float:
-    """Return the lower end of the 95 % interval of the mean."""
+    """Return the lower bound of the 95 % confidence interval for the mean."""
     error = np.std(ratios, ddof=1) / np.sqrt(len(ratios))
     return float(np.mean(ratios) - stats.t.ppf(0.975, len(ratios) - 1) * error)
 
@@ -107,7 +109,7 @@ def _cpu_seconds() -> float:
 
 
 def _convert(folder: Path, paths: list[str], conversion_workers: WorkerPool) -> None:
-    """Convert the files to a complete .beton file and delete it."""
+    """Convert the files to a complete .beton file, and delete that file."""
     path = folder / "benchmark.beton"
     results = conversion_workers.results(Task(TaskKind.ENCODE, i, name) for i, name in enumerate(paths))
     write_beton(path, (_encoded(result) for result in results), len(paths))
@@ -130,7 +132,7 @@ def write_beton(path: Path, images: Iterable[EncodedImage], count: int) -> None:
 
 
 def _work(paths: list[str], pool: ProcessPoolExecutor) -> None:
-    """Decode, resize and encode, and discard the results."""
+    """Decode, resize and encode the images, and discard the results."""
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
     for _ in pool.map(_encode_all, chunks):
         pass
@@ -148,7 +150,9 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--folder", type=Path, help="folder of the images, kept afterwards; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the images, which is kept (default: a temporary folder)"
+    )
     parser.add_argument("--json", action="store_true", help="print a line of JSON at the end")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="mem-photos-"))
@@ -158,13 +162,16 @@ def main() -> None:
         if options.folder is None:
             shutil.rmtree(folder)
     for one in rates:
-        print(f"conversion {one.conversion:6.0f} images/s, bare work {one.bare:6.0f} images/s", end=", ")
+        print(f"conversion {one.conversion:6.0f} images/s, baseline {one.bare:6.0f} images/s", end=", ")
         print(f"ratio {one.conversion / one.bare:.3f}; per CPU-second {one.conversion_cpu:.0f} and {one.bare_cpu:.0f}")
     for unit, ratios in (
         ("CPU-second", [one.conversion_cpu / one.bare_cpu for one in rates]),
         ("second", [one.conversion / one.bare for one in rates]),
     ):
-        print(f"images per {unit}: mean ratio {np.mean(ratios):.3f}, lower end {lower_end(ratios):.3f}")
+        print(
+            f"images per {unit}: mean ratio {np.mean(ratios):.3f}, "
+            f"lower bound of its 95 % interval {lower_end(ratios):.3f}"
+        )
     if options.json:
         print(json.dumps({"conversion_efficiency": round(lower_end(ratios), 3)}))
 

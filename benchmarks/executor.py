@@ -1,13 +1,13 @@
-"""The executor plugin against Snakemake's official SLURM plugin, on a real SLURM.
+"""Compare the executor plugin with Snakemake's official SLURM plugin on a real SLURM.
 
     python benchmarks/executor.py --json
 
-Both plugins run the same 100 jobs, which each write a line. The official plugin runs with its fastest polling, once
-with job arrays and once without; the faster run counts. Then 1,000 jobs are submitted on hold: the benchmark records
-the memory of the workflow process and its queries to the scheduler, and cancels the jobs with Ctrl-C. Without a SLURM,
-it starts the throwaway one (needs root and Debian's packages).
+Both plugins run the same 100 jobs, each of which writes one line. The official plugin runs with its fastest polling,
+once with job arrays and once without, and the faster of the two is used for the comparison. The benchmark then submits
+1,000 held jobs, records the memory of the workflow process and its scheduler queries, and cancels the jobs with Ctrl-C.
+If SLURM is not available, the benchmark starts the throwaway SLURM, which requires root and Debian packages.
 
-The last line is {"vs_slurm_plugin": ours/theirs in seconds, "head_mb_at_1000": ..., "queries_per_poll": ...}.
+The last line is {"vs_slurm_plugin": our time / their time, "head_mb_at_1000": ..., "queries_per_poll": ...}.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ rule write:
 """
 QUERIES = ("sacct", "squeue", "scontrol", "sinfo", "sacctmgr")
 INTERVAL_SECONDS = 5
-"""Seconds between two polls while 1,000 jobs are queued."""
+"""Polling interval while 1,000 jobs are queued."""
 WATCHED_SECONDS = 40
 OFFICIAL = ["--executor", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account"]
-"""The official plugin with its fastest polling (every second while jobs end) and without looking up the account."""
+"""Options of the official plugin for its fastest polling (every second while jobs end) and no account lookup."""
 ARRAYS = ["--slurm-array-jobs", "all", "--slurm-array-limit", "34"]
-"""The largest arrays that version 2.8.0 can submit. More commands do not fit into one argument, and all fail."""
+"""Options for the largest arrays that version 2.8.0 can submit.
+
+The commands of a larger array do not fit into one argument, and all its jobs fail.
+"""
 
 
 def main() -> int:
@@ -79,7 +82,9 @@ def main() -> int:
         median = {contestant: statistics.median(times) for contestant, times in seconds.items()}
         theirs = min(median["slurm, arrays"], median["slurm, single jobs"])
         added = (median[arguments.executor] - median["plain sbatch"]) / arguments.jobs
-        bench.say(f"time added per job over plain sbatch: {added:.2f} s (total time divided by the number of jobs)")
+        bench.say(
+            f"overhead per job relative to plain sbatch: {added:.2f} s (difference in total time / number of jobs)"
+        )
         megabytes, per_poll = bench.queued_jobs(arguments.held, ours)
     result = {
         "vs_slurm_plugin": round(median[arguments.executor] / theirs, 3),
@@ -91,7 +96,7 @@ def main() -> int:
 
 
 class Bench:
-    """Runs of workflows on a SLURM, each in a new folder."""
+    """Run workflows on SLURM, each in a new folder."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *, json_only: bool) -> None:
         self.folder = folder
@@ -100,11 +105,11 @@ class Bench:
         self._runs = 0
 
     def say(self, text: str) -> None:
-        """Print a message: to stderr if stdout is reserved for the JSON line, otherwise to stdout."""
+        """Print a message to stdout, or to stderr if stdout is reserved for the JSON line."""
         print(text, file=sys.stderr if self._json_only else sys.stdout, flush=True)
 
     def keep_slurm_conf_for_srun(self) -> None:
-        """Add an srun wrapper that sets SLURM_CONF, which the official plugin's jobs drop before they call srun."""
+        """Add an srun wrapper that sets SLURM_CONF, because the official plugin's jobs unset it before calling srun."""
         if "SLURM_CONF" in self.environment:
             folder = self.folder / "srun"
             folder.mkdir()
@@ -116,7 +121,7 @@ class Bench:
             self.environment["PATH"] = f"{folder}:{self.environment['PATH']}"
 
     def workflow(self, jobs: int, options: Sequence[str]) -> float:
-        """Return the seconds from the start to the end of snakemake; all outputs must exist."""
+        """Run a workflow, check that all outputs exist, and return the run time of snakemake in seconds."""
         run_folder = self._run_folder()
         began = time.monotonic()
         done = subprocess.run(
@@ -134,7 +139,7 @@ class Bench:
         return took
 
     def plain_sbatch(self, jobs: int) -> float:
-        """Return the seconds for the same commands with one sbatch call each, until the last job has ended."""
+        """Submit the same commands with one sbatch call each, and return the seconds until the last job has ended."""
         run_folder = self._run_folder()
         (run_folder / "out").mkdir()
         began = time.monotonic()
@@ -148,7 +153,7 @@ class Bench:
         return time.monotonic() - began
 
     def queued_jobs(self, jobs: int, options: Sequence[str]) -> tuple[float, float]:
-        """Return the peak memory (MB) of the workflow process with `jobs` queued jobs, and its queries per poll."""
+        """Return the workflow process's peak memory (MB) and its queries per poll while `jobs` jobs are queued."""
         run_folder = self._run_folder()
         record = run_folder / "queries.txt"
         environment = {**self.environment, "PATH": f"{self._shims(run_folder, record)}:{self.environment['PATH']}"}
@@ -161,11 +166,9 @@ class Bench:
             )  # fmt: skip
         try:
             began = time.monotonic()
-            self._wait(
-                lambda: self._queued() >= jobs, workflow, run_folder, f"Fewer than {jobs} jobs are in the queue."
-            )
-            self.say(f"{jobs} jobs in the queue after {time.monotonic() - began:.1f} s")
-            time.sleep(2 * INTERVAL_SECONDS)  # until the last polls of the submission are over
+            self._wait(lambda: self._queued() >= jobs, workflow, run_folder, f"Fewer than {jobs} jobs are queued.")
+            self.say(f"{jobs} jobs queued after {time.monotonic() - began:.1f} s")
+            time.sleep(2 * INTERVAL_SECONDS)  # until polls from the submission phase have ended
             first = len(record.read_text().splitlines())
             peak, until = 0, time.monotonic() + WATCHED_SECONDS
             while time.monotonic() < until:
@@ -200,7 +203,7 @@ class Bench:
         return run_folder
 
     def _shims(self, run_folder: Path, record: Path) -> Path:
-        """Return a folder of wrappers that log the time of each query and then run the real command."""
+        """Return a folder with wrappers that log the time of each query and then run the real command."""
         folder = run_folder / "shims"
         folder.mkdir()
         record.touch()
@@ -227,7 +230,7 @@ class Bench:
 
 
 def _polls(times: Sequence[float]) -> list[int]:
-    """Return the queries of each poll; queries less than half an interval apart belong to one poll."""
+    """Return the number of queries in each poll. Queries less than half an interval apart belong to the same poll."""
     counts: list[int] = []
     last = float("-inf")
     for at in times:
@@ -236,13 +239,13 @@ def _polls(times: Sequence[float]) -> list[int]:
         counts[-1] += 1
         last = at
     if not counts:
-        raise SystemExit(f"The workflow process sent no query in {WATCHED_SECONDS} s: it does not poll.")
+        raise SystemExit(f"The workflow process sent no queries within {WATCHED_SECONDS} s, so it does not poll.")
     return counts
 
 
 @contextlib.contextmanager
 def _some_slurm() -> Iterator[dict[str, str]]:
-    """Yield the environment of the existing SLURM, or of a throwaway one."""
+    """Yield the environment variables for the existing SLURM, or for a throwaway SLURM if there is none."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     if shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0:
@@ -254,10 +257,12 @@ def _some_slurm() -> Iterator[dict[str, str]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--executor", default="submitit", help="the plugin to measure (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=100, help="jobs of the comparison (%(default)s)")
-    parser.add_argument("--held", type=int, default=1000, help="jobs submitted on hold (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each; the result is their median (%(default)s)")
+    parser.add_argument("--executor", default="submitit", help="plugin to measure (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=100, help="number of jobs in the comparison (default: %(default)s)")
+    parser.add_argument(
+        "--held", type=int, default=1000, help="number of jobs submitted on hold (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="runs per plugin, of which the median is reported")
     parser.add_argument("--json", action="store_true", help="print only the last line to stdout and the rest to stderr")
     return parser
 

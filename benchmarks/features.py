@@ -1,12 +1,12 @@
-"""Read throughput of features that do not fit into memory, relative to a sequential read of the same disk.
+"""Measure read throughput for features that do not fit into memory, relative to a sequential read from the same disk.
 
     python benchmarks/features.py [--json] [--gigabytes 2] [--rounds 5] [--folder DIR]
 
-The files have the format of the `features` stage: tokens of a ViT-B (196 x 768, float32) and pooled features (768).
-Every measurement reads what one epoch of a head's training reads, from a cold page cache. Its ratio is relative to the
-mean of the sequential reads before and after. The files are removed at the end.
+The files have the format of the `features` stage: ViT-B tokens (196 x 768, float32) and pooled features (768). Each
+measurement reads the features for one training epoch of a head from a cold page cache. The ratio compares its
+throughput with the mean throughput of the sequential reads before and after it. The files are removed at the end.
 
-The last line has the medians over rounds; `tokens_vs_sequential` is for tokens in any order.
+The last line contains the medians over rounds. `tokens_vs_sequential` is the ratio for tokens in random order.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PIECE = 8 << 20
 
 
 def forget(path: Path) -> None:
-    """Drop a file from the page cache."""
+    """Evict a file from the page cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sequential(path: Path) -> float:
-    """Return bytes per second of a sequential read with the system's read-ahead."""
+    """Return the throughput (bytes/s) of a sequential read with the system's read-ahead."""
     forget(path)
     buffer = bytearray(PIECE)
     start = time.perf_counter()
@@ -54,12 +54,14 @@ def sequential(path: Path) -> float:
 
 
 def epoch(folder: Path, split: str, sampler: Sampler, batch: int, tokens: bool) -> float:
-    """Return feature bytes per second of one epoch, read as in a head's training."""
+    """Return the feature throughput (bytes/s) of one epoch that is read as in the training of a head."""
     path = feature_file(folder, split, "tokens" if tokens else "pooled")
     forget(path)
     pooled = np.load(feature_file(folder, split, "pooled"), mmap_mode="r")
     if tokens:
-        np.isfinite(pooled).all()  # small next to the tokens; opening the split has read it already
+        np.isfinite(
+            pooled
+        ).all()  # reads the pooled features, as opening a split does; they are small compared with the tokens
     kept = np.load(path, mmap_mode="r") if tokens else None
     images = pooled.shape[1]
     data = TrainingFeatures(FeatureSplit(pooled, kept, np.zeros(images, np.int64)), sampler, batch, 0, tokens)
@@ -70,7 +72,7 @@ def epoch(folder: Path, split: str, sampler: Sampler, batch: int, tokens: bool) 
 
 
 def write(folder: Path, split: str, images: int, tokens: bool) -> None:
-    """Features of about the right size; a few thousand numbers over and over."""
+    """Write feature files that repeat a small set of random features."""
     numbers = np.random.default_rng(0).normal(size=(64, TOKENS if tokens else 1, WIDTH)).astype(np.float32)
     kinds = [("pooled", (1, images, WIDTH)), *([("tokens", (1, images, TOKENS, WIDTH))] if tokens else [])]
     for kind, shape in kinds:
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--gigabytes", type=float, default=2, help="size of each file")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="folder on the disk to measure; the current one by default")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: the current folder)")
     options = parser.parse_args()
     say = (lambda *_: None) if options.json else print
     with tempfile.TemporaryDirectory(dir=options.folder or Path.cwd()) as temporary:

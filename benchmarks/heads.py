@@ -1,17 +1,18 @@
-"""Speedup of a sweep of heads by stored features, and the cost of an epoch of MEM relative to cRT.
+"""Measure how much stored features speed up a sweep of heads, and how long a MEM epoch takes relative to cRT.
 
     python benchmarks/heads.py [--json] [--images 115846] [--rounds 5] [--sample 64] [--threads 2] [--views 1]
 
-**cached_vs_online**: a sweep of 30 heads x 10 epochs with a ViT-B/16 at 224 pixels. Each round measures seconds per
-image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as in the features stage, (o) the
-backbone in the loop on shuffled, augmented images, (c) cRT training on features from disk. Per image, the sweep costs
-300 o with the backbone in the loop and (1 + views) f + 300 c from disk, so the ratio does not depend on the size of the
-training set.
+**cached_vs_online** is the speedup for a sweep of 30 heads x 10 epochs with a ViT-B/16 at 224 pixels. Each round
+measures three times in seconds per image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as
+in the features stage; (o) the backbone in the training loop on shuffled, augmented images; (c) cRT training on features
+from disk. Per image, the sweep takes 300 o with the backbone in the loop and (1 + views) f + 300 c with stored
+features. The ratio therefore does not depend on the size of the training set.
 
-**mem_vs_crt_epoch**: epochs of MEM (three groups of 385, 479 and 136 classes, one block of width 256) and of cRT on
-(images, 768) features of 1,000 classes, read from disk by the real training loop. The two alternate, and the result is
-the median ratio over rounds. This MEM also trains the classifier. The table has the variant of `config/` too, which
-keeps cRT's classifier fixed and costs less. `--images` below 115,846 measures a part of an epoch.
+**mem_vs_crt_epoch** is the duration of a MEM epoch (three groups of 385, 479 and 136 classes, one block of width 256)
+relative to a cRT epoch. The training loop reads features of shape (images, 768) for 1,000 classes from disk. MEM and
+cRT alternate, and the result is the median ratio over rounds. This MEM variant also trains the classifier. The table
+also contains the faster variant in `config/`, which freezes cRT's classifier. With `--images` below 115,846, only a
+part of an epoch is measured.
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ AUGMENTATION = Augmentation(crop_scale=(0.2, 1.0), flip=True)
 
 
 def long_tailed_labels(images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and class counts; as in ImageNet-LT, 385 classes are many-shot, 479 medium-shot, 136 few-shot."""
+    """Return labels and class counts. As in ImageNet-LT, 385 classes are many-shot, 479 medium-shot, 136 few-shot."""
     counts = np.concatenate([np.full(385, 236), np.full(479, 50), np.full(136, 10)])
     return np.random.default_rng(0).choice(CLASSES, images, p=counts / counts.sum()), counts
 
 
 def head_of(method: str, counts: np.ndarray) -> tuple[Head, Any]:
-    """Return cRT, MEM as in `config/`, or a MEM that also trains the classifier, with its training settings."""
+    """Return the head (cRT, MEM as in `config/`, or MEM with a trained classifier) and its training settings."""
     training = {"epochs": 1, "global_batch": BATCH, "lr": 1e-3, "weight_decay": 5e-4, "sampler": "instance"}
     if method == "crt":
         settings: Any = Crt.model_validate({"method": "crt", "training": training | {"optimizer": "sgd"}})
@@ -92,7 +93,7 @@ def ignore_warning(text: str) -> None:
 
 
 def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
-    """Return the seconds per image of one epoch in the training loop."""
+    """Run one epoch of the training loop and return its seconds per image."""
     head, settings = head_of(method, counts)
     split = open_split(folder, "train")
     steps = max(1, len(split) // BATCH)
@@ -116,7 +117,7 @@ def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
 
 
 def seconds_per_image(images: Beton, model: Any, samples: list[tuple[np.ndarray, np.ndarray]], threads: int) -> float:
-    """Return the seconds per image of the backbone on views of images."""
+    """Run the backbone on the given views of images and return the seconds per image."""
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     views = ImageViews(images, 224, 0.875, AUGMENTATION, 0, threads)
     start, count = time.perf_counter(), 0
@@ -128,7 +129,7 @@ def seconds_per_image(images: Beton, model: Any, samples: list[tuple[np.ndarray,
 
 
 def write_features(folder: Path, images: int) -> np.ndarray:
-    """Write the features of a training set and return its class counts."""
+    """Write random features for a training set and return its class counts."""
     labels, counts = long_tailed_labels(images)
     array, rng = create_feature_file(folder, "train", "pooled", (1, images, WIDTH)), np.random.default_rng(1)
     for first in range(0, images, 4096):
@@ -142,16 +143,16 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print only the last line")
-    parser.add_argument(
-        "--images", type=int, default=IMAGES, help="number of images of the features that heads train on"
-    )
+    parser.add_argument("--images", type=int, default=IMAGES, help="number of images in the stored training features")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", type=int, default=64, help="number of images in each measurement of the backbone")
+    parser.add_argument("--sample", type=int, default=64, help="number of images per backbone measurement")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--views", type=int, default=1, help="augmented views stored in addition to the plain one")
+    parser.add_argument(
+        "--views", type=int, default=1, help="number of augmented views stored in addition to the plain view"
+    )
     options = parser.parse_args()
     say: Callable[..., None] = (lambda *_: None) if options.json else print
-    torch.set_num_threads(options.threads)  # importing ffcv sets it to 1
+    torch.set_num_threads(options.threads)  # importing ffcv sets the number of threads to 1
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         counts = write_features(folder, options.images)

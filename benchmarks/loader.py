@@ -1,14 +1,15 @@
-"""Images per CPU-second of the training loader, compared with the pipelines of MAE, torchvision v2 and timm.
+"""Compare the training data loader with the pipelines of MAE, torchvision v2 and timm (images per CPU-second).
 
     python benchmarks/loader.py [--json] [--count 400] [--repeats 11]
 
-Every pipeline crops randomly (0.2 to 1 of the area) to 224 pixels and flips, in one process, on the same images. The
-pipelines of published recipes read the original files of about 500 pixels; torchvision's fast path reads the same
-256-pixel JPEGs as ours. The peers do not assemble batches. The two peers that convert to float and normalise on the CPU
-do so here too; ours leaves this to the device.
+Every pipeline processes the same images in one process, with random crops (0.2 to 1 of the area) resized to 224 pixels
+and random flips. The MAE and timm pipelines read the original files of about 500 pixels. torchvision's fast path reads
+the same 256-pixel JPEG files as our loader. The reference pipelines do not assemble batches. MAE and timm convert
+images to float and normalise them on the CPU, as in the published recipes. Our loader leaves this to the device.
 
-Pipelines alternate within a round, so that other load affects all of them, and each round gives a ratio. The unit is
-CPU time of the process and its children. The last line has the lower ends of the 95 % intervals of the ratios.
+Pipelines alternate within a round, so that other load affects all of them. Each round yields one ratio per comparison.
+Rates are images per second of CPU time, including child processes. The last line contains the lower bounds of the 95 %
+confidence intervals for the mean ratios.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ BARS = {
     "conversion_efficiency": 0.85,
 }
 Epoch = Callable[[int], int]
-"""Reads all images once, given the number of the epoch, and returns how many it read."""
+"""Function that reads all images of the epoch with the given index and returns the number of images."""
 
 
 def resized(path: Path) -> np.ndarray:
@@ -65,7 +66,7 @@ def resized(path: Path) -> np.ndarray:
 
 
 def pillow_pipeline(paths: list[Path], transform: Callable[[Image.Image], object]) -> Epoch:
-    """Return an epoch of a peer that opens files with Pillow."""
+    """Return an epoch function for a reference pipeline that opens files with Pillow."""
 
     def epoch(_: int) -> int:
         for path in paths:
@@ -77,7 +78,7 @@ def pillow_pipeline(paths: list[Path], transform: Callable[[Image.Image], object
 
 
 def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
-    """Return every timed pipeline by name."""
+    """Return all timed pipelines by name."""
     paths = write_photos(folder / "original", count)
     betons: dict[str, Beton] = {}
     for storage in ("jpeg", "raw"):
@@ -102,7 +103,7 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    # The largest magnitude asks Pillow for 0 bits, which recent releases reject.
+    # At the largest magnitude, timm calls Pillow with 0 bits, which recent Pillow releases reject.
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: ImageOps.posterize(image, max(1, bits))
     timm = create_transform(
         SIDE,
@@ -127,7 +128,7 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
     return {
         "MAE reference (PIL bicubic, float), original files": pillow_pipeline(paths, mae),
         "torchvision v2 (decode_jpeg, uint8), 256 px files": torchvision_v2,
-        # Next to its closest peer, because that ratio is the closest to its bar.
+        # Timed directly after torchvision v2, because this ratio is the closest to its target.
         "ours, JPEG": ours(betons["jpeg"], plain),
         "timm RandAugment (PIL), original files": pillow_pipeline(paths, timm),
         "timm RandAugment (PIL), 256 px files": pillow_pipeline(small, timm),
@@ -138,7 +139,7 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
 
 
 def ours(images: Beton, augmentation: Augmentation) -> Epoch:
-    """Return an epoch of the training loader with one worker and full batches."""
+    """Return an epoch function for our training data loader with one worker and complete batches."""
     steps = len(images) // BATCH
 
     def epoch(number: int) -> int:
@@ -149,20 +150,20 @@ def ours(images: Beton, augmentation: Augmentation) -> Epoch:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of its ended children."""
+    """Return the CPU time of this process and its terminated child processes."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def timed(epoch: Epoch, number: int) -> float:
-    """Return images per CPU-second."""
+    """Run an epoch and return its images per CPU-second."""
     start = cpu_seconds()
     images = epoch(number)
     return images / (cpu_seconds() - start)
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return the geometric mean and the ends of its 95 % interval."""
+    """Return the geometric mean and the bounds of its 95 % confidence interval."""
     logs = np.log(values)
     reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     middle, low, high = np.exp([logs.mean(), logs.mean() - reach, logs.mean() + reach])
@@ -175,7 +176,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--count", type=int, default=400, help="number of images")
     parser.add_argument("--repeats", type=int, default=11, help="timed rounds, after one warm-up round")
-    parser.add_argument("--folder", type=Path, help="folder that keeps the images; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the images, which is kept (default: a temporary folder)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -183,8 +186,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         epochs = pipelines(folder, options.count)
         rates: dict[str, list[float]] = {name: [] for name in epochs}
-        # Run everything on one core. Two cores may share execution units, so that a CPU-second is worth less while both
-        # work. Only ours would pay for that, because it decodes in a thread of its own.
+        # Run all pipelines on one core. Two logical cores may share execution units, so that each is slower while both
+        # are busy. This would affect only our loader, because it decodes images in a separate thread.
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})
         for number in range(options.repeats + 1):
@@ -198,7 +201,7 @@ def main() -> None:
 
 
 def report(rates: dict[str, list[float]], efficiency: list[float], quiet: bool) -> None:
-    """Print the tables, then the lower ends of the ratios as JSON."""
+    """Print the tables, then the lower bounds of the ratios as JSON."""
     say = (lambda *_: None) if quiet else print
     say(f"{platform.machine()}, {os.cpu_count()} cores, shared; torch {torch.__version__}\n")
     say("| | images / CPU-second | range over rounds |\n|---|---:|---:|")
@@ -214,7 +217,7 @@ def report(rates: dict[str, list[float]], efficiency: list[float], quiet: bool) 
         "randaugment_vs_timm_same_files": jpeg_rand / timm_small,
         "raw_randaugment_vs_timm": raw_rand / timm_original,
     }
-    say("\n| ratio | mean | 95 % interval | bar |\n|---|---:|---:|---:|")
+    say("\n| ratio | mean | 95 % interval | target |\n|---|---:|---:|---:|")
     for name, values in ratios.items():
         middle, low, high = interval(values)
         say(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {BARS.get(name, '')} |")

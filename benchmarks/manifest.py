@@ -1,15 +1,15 @@
-"""Time and memory of checking large datasets and writing their manifest (10,000 to 1,000,000 listed files).
+"""Measure time and memory for checking large datasets and writing their manifests (10,000 to 1,000,000 files).
 
     python benchmarks/manifest.py --json
 
 The benchmark creates tiny files (hard links to a few inodes) in a temporary folder, with a thousand class folders per
-split and lists of train, val and test. For each size, a new process reads the lists, checks the dataset like `mem data
-check`, verifies that the splits are disjoint, and writes the manifest and the list of images like `mem convert`. All
-files are removed afterwards.
+split and one list per split. For each dataset size, a new process reads the lists, checks the dataset as `mem data
+check` does, verifies that the splits are disjoint, and writes the manifest and the image list as `mem convert` does.
+All files are removed afterwards.
 
 The last line is {"seconds": {...}, "cpu_seconds": {...}, "cpu_microseconds_per_file": {...}, "per_file_100k_to_10k":
-..., "per_file_1m_to_100k": ..., "peak_memory_gb": ...}. Ratios are of CPU time, which other work on the machine
-affects less than wall time; 1 means linear scaling.
+..., "per_file_1m_to_100k": ..., "peak_memory_gb": ...}. The per-file ratios compare CPU time, because other processes
+affect it less than wall time. A ratio of 1 means linear scaling.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pathlib import Path
 SHARES = {"train": 0.88, "val": 0.02, "test": 0.10}
 CLASSES = 1000
 LINKS = 30_000
-"""Hard links per inode; ext4 allows 65,000."""
+"""Number of hard links per inode. ext4 allows 65,000."""
 STEPS = ("read the lists", "check", "verify disjoint splits", "manifest and images.csv")
 
 
@@ -59,8 +59,8 @@ def main() -> int:
         peak[size] = max(run["peak_memory_gb"] for run in runs)
         steps = ", ".join(f"{step} {taken:.2f} s" for step, taken in seconds[size].items())
         say(
-            f"{size:,} files: {sum(seconds[size].values()):.2f} s ({steps}), {processor[size]:.2f} CPU-seconds; "
-            f"{peak[size]:.2f} GB"
+            f"{size:,} files: {sum(seconds[size].values()):.2f} s ({steps}), {processor[size]:.2f} CPU-seconds, "
+            f"peak memory {peak[size]:.2f} GB"
         )
     print(json.dumps(_result(seconds, processor, peak)))
     return 0
@@ -87,7 +87,7 @@ def _result(
 
 
 def make(folder: Path, size: int) -> None:
-    """Create `size` files in the class folders of three splits, and a list for each split."""
+    """Create `size` files in the class folders of three splits, and one list per split."""
     inodes = folder / "inodes"
     inodes.mkdir()
     created = 0
@@ -107,7 +107,7 @@ def make(folder: Path, size: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return the seconds of each step, the CPU time, and the peak memory of this process."""
+    """Return the duration of each step, the CPU time and the peak memory of this process."""
     from mem.config import Lists
     from mem.data.check.check import check
     from mem.data.datasets import read_unchecked
@@ -158,9 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print only the last line to stdout and the rest to stderr")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="measurements per size; the result is their median"
+        "--repeats", type=int, default=3, metavar="N", help="measurements per size, of which the median is reported"
     )
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="parent of the temporary folder")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="folder in which the temporary folder is created")
     parser.add_argument("--worker-folder", type=Path, help=argparse.SUPPRESS)
     return parser
 

@@ -1,13 +1,13 @@
-"""Lag and CPU cost of the MLflow mirror while twenty runs write logs at the same time.
+"""Measure the delay and CPU use of the MLflow mirror while twenty runs write logs at the same time.
 
     python benchmarks/mirror.py --json
 
-Each log grows by `--rate` points per second, and by eight system metrics at every fifth point. The real mirror (`mem
-track follow`) sends them to an embedded database, whose points are counted twice a second.
+Each log grows by `--rate` points per second, and by eight system metrics at every fifth point. The mirror (`mem track
+follow`) writes them to an embedded database. The benchmark counts the points in the database twice per second.
 
-The last line is JSON: `lag_s`, the longest time from writing a point to its arrival; `core_share`, the mirror's share
-of a core while the logs grow, without its start; and the number of `points` in the database, of `doubled` and of
-`missing` points at the end.
+The last line is JSON. `lag_s` is the longest time from writing a point to its arrival in the database. `core_share` is
+the mirror's CPU use as a fraction of one core while the logs grow, without the start of the mirror. `points`, `doubled`
+and `missing` are the final numbers of all, duplicate and missing points.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ RUNS = 20
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the logs grow (%(default)s)")
     parser.add_argument(
-        "--rate", type=float, default=0.5, help="lines per second and log (%(default)s; a training logs 0.1 to 1)"
+        "--seconds", type=float, default=60.0, help="how long the logs grow, in seconds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=0.5, help="lines per second per log (default: %(default)s; training: 0.1 to 1)"
     )
     parser.add_argument("--json", action="store_true", help="print only the last line")
     options = parser.parse_args()
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str, float]:
-    """Run the mirror while logs grow, and return what the last line reports."""
+    """Run the mirror while logs grow, and return the values for the last line."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     logs = [begin(folder, number) for number in range(RUNS)]
     mirror = subprocess.Popen(
@@ -67,7 +69,7 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
                 step += 1
                 write(logs, step)
                 written[step] = now
-            # All points of a step are written together, so their number tells which steps are complete.
+            # All points of a step are written together, so the number of points determines which steps are complete.
             complete = arrived(folder) // RUNS
             waiting = [moment for number, moment in written.items() if number > complete]
             lag = max([lag, *(time.monotonic() - moment for moment in waiting)])
@@ -95,7 +97,7 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
 
 
 def begin(folder: Path, number: int) -> JsonLines:
-    """Open the log of a run that has just started."""
+    """Create a log for a new run."""
     log = JsonLines(folder / "runs" / "set" / "vit" / f"pretrain-{number:012d}" / "log.jsonl")
     log.event(
         "start",
@@ -134,7 +136,7 @@ def arrived(folder: Path) -> int:
 
 
 def counts(folder: Path) -> tuple[int, int]:
-    """Return the number of points in the database and of distinct ones."""
+    """Return the number of points and the number of distinct points in the database."""
     path = folder / "runs" / "mlflow.db"
     if not path.exists():
         return 0, 0

@@ -1,15 +1,16 @@
-"""Time of a pretraining step relative to the public training loops of MAE and ConvMAE.
+"""Compare the duration of a pretraining step with the public training loops of MAE and ConvMAE.
 
     python benchmarks/pretrain.py --json
     python benchmarks/pretrain.py --batch 32 --pairs 5 --only convmae_base
 
-A step is forward, backward and optimizer. Both sides get the same weights, images and masks, and their losses must
-agree at every step. Our steps alternate with those of the reference (benchmarks/reference_mae.py), so that other load
-affects both; the result is the median ratio over the pairs, with its range. Our side is `mem.train.loop.train_step`,
-which starts from bytes, normalises and samples masks; the reference gets prepared images and random numbers. Only our
-side is timed in bf16, because the public loop's autocast supports CUDA only.
+A step consists of the forward pass, the backward pass and the optimizer step. Our implementation and the reference
+(benchmarks/reference_mae.py) use the same weights, images and masks, and their losses must agree at every step. Their
+steps alternate, so that other load affects both. The result is the median ratio over the pairs, with its range. Our
+side is `mem.train.step.train_step`, which receives bytes, normalises them and samples masks. The reference receives
+normalised images and random numbers. Only our implementation is timed in bf16, because the public loop's autocast
+supports only CUDA.
 
-The last line is {"vit_base_vs_reference": reference / ours in seconds, "convmae_base_vs_reference": ...}.
+The last line is {"vit_base_vs_reference": reference time / our time, "convmae_base_vs_reference": ...}.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ from mem.train.step import StepContext, StepOptions, train_step
 
 LR, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""Wall time, or CPU time of this process. With one thread, which waits for no other, CPU time equals the wall time on
-an idle machine."""
+"""Wall time, or CPU time of this process. On an idle machine, both are equal for a single thread."""
 PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BACKBONES: dict[str, config.VisionTransformer | config.ConvMae] = {
     "vit_base": config.VisionTransformer(
@@ -66,15 +66,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print a line of JSON at the end")
     parser.add_argument("--batch", type=int, default=32, help="images per step")
-    parser.add_argument("--pairs", type=int, default=3, help="timed steps per side")
-    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="threads of torch")
+    parser.add_argument("--pairs", type=int, default=3, help="number of timed step pairs")
+    parser.add_argument("--threads", type=int, default=provenance.cpus(), help="number of torch threads")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="use `cpu` if the machine is shared")
     parser.add_argument("--only", choices=sorted(BACKBONES), help="measure only this backbone")
     parser.add_argument(
-        "--shallow", action="store_true", help="two blocks in the encoder and two in the decoder, for a quick trial"
+        "--shallow", action="store_true", help="use two encoder blocks and two decoder blocks, for a quick test"
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # importing FFCV sets it to 1
+    torch.set_num_threads(options.threads)  # importing FFCV sets the number of threads to 1
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"batch {options.batch}, {options.clock} clock"
@@ -92,21 +92,21 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds a step."""
+    """Seconds per step for each implementation."""
 
     reference: list[float]
     ours: list[float]
     bf16: list[float]
-    """Ours under bf16's autocast."""
+    """Our implementation with bf16 autocast."""
 
     @property
     def pairs(self) -> list[float]:
-        """Reference / ours, pair by pair."""
+        """Ratio of reference time to our time for each pair of steps."""
         return [theirs / mine for theirs, mine in zip(self.reference, self.ours, strict=True)]
 
     @property
     def ratio(self) -> float:
-        """The median pair."""
+        """Median ratio over the pairs."""
         return statistics.median(self.pairs)
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class Comparison:
 
 
 def compared(backbone: config.VisionTransformer | config.ConvMae, options: argparse.Namespace) -> Comparison:
-    """Time our steps and those of the reference alternately."""
+    """Time steps of our implementation and of the reference alternately."""
     torch.manual_seed(0)
     settings = recipe(decoder_depth=2 if options.shallow else 8)
     model = build_autoencoder(backbone, settings).train()
@@ -149,7 +149,7 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
         mine = state.meter.read(SINGLE_PROCESS)["loss"]
         if abs(mine - theirs) > 1e-4 * abs(theirs):
             raise SystemExit(
-                f"The computations differ: at step {step} our loss is {mine} and the reference's {theirs}."
+                f"The losses differ at step {step}: our loss is {mine} and the reference loss is {theirs}."
             )
     # The first step of each side is a warm-up.
     for step in range(1, options.pairs + 1):
@@ -162,14 +162,14 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
 
 
 def random_batch(step: int, samples: int, side: int) -> Batch:
-    """Return images of noise; their content does not affect the time."""
+    """Return a batch of noise images. The content does not affect the duration of a step."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randint(0, 256, (samples, side, side, 3), dtype=torch.uint8, generator=generator)
     return Batch(pixels, torch.zeros(samples, dtype=torch.int64), step * samples, seed=0)
 
 
 def recipe(decoder_depth: int) -> config.Pretrain:
-    """Return MAE's recipe, as far as a step depends on it."""
+    """Return the settings of MAE's recipe that affect a step."""
     return config.Pretrain(
         epochs=800,
         warmup_epochs=40,

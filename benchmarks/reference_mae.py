@@ -1,9 +1,14 @@
 """Reimplementation of the public MAE and ConvMAE code, for comparison in benchmarks/pretrain.py.
 
-It computes in the same way as the public code: explicit attention products and softmax (timm 0.3.2, which both pin),
-dense channels-first stages 1 and 2 in ConvMAE, patch projection before masked patches are dropped, the decoder's
-output projected and compared at every patch, and the mask restored by two sorts and a gather. Parameters have the
-public names.
+It performs the same computations as the public code:
+
+- explicit attention products and softmax, as in timm 0.3.2, which both repositories pin
+- dense channels-first stages 1 and 2 in ConvMAE
+- patch projection before masked patches are dropped
+- projection of the decoder output and loss computation at every patch
+- restoration of the patch order with two sorts and a gather
+
+Parameter names are the same as in the public code.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers, or pointwise convolutions on grids, around a GELU."""
+    """Two linear layers (or, for grids, pointwise convolutions) with a GELU in between."""
 
     def __init__(self, width: int, hidden: int, *, grid: bool) -> None:
         super().__init__()
@@ -84,7 +89,7 @@ class GridBlock(nn.Module):
         self.norm2, self.mlp = GridNorm(width), Mlp(width, hidden, grid=True)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Map grids, given a mask that is 1 at visible positions."""
+        """Map grids, with a mask that is 1 at visible positions."""
         x = x + self.conv2(self.attn(keep * self.conv1(self.norm1(x))))
         return x + self.mlp(self.norm2(x))
 
@@ -103,7 +108,7 @@ class GridEmbed(nn.Module):
 
 
 class Reference(nn.Module):
-    """MAE or ConvMAE autoencoder with mask, decoder and loss."""
+    """MAE or ConvMAE autoencoder, including masking, decoder and loss."""
 
     def __init__(
         self, backbone: config.VisionTransformer | config.ConvMae, decoder: config.Decoder, mask_ratio: float
@@ -143,7 +148,7 @@ class Reference(nn.Module):
         self.decoder_pred = nn.Linear(decoder.width, 3 * self.patch**2)
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Return the mean error over masked patches; `noise` replaces the public code's random numbers."""
+        """Return the mean squared error over masked patches. `noise` replaces the public code's random numbers."""
         shuffle = noise.argsort(dim=1)
         restore = shuffle.argsort(dim=1)
         kept = shuffle[:, : int(self.tokens * (1 - self.mask_ratio))]
@@ -180,7 +185,7 @@ class Reference(nn.Module):
         return self.norm(x)
 
     def encode_convmae(self, images: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-        """Encode the visible patches from grids of all patches."""
+        """Encode the visible patches. Stages 1 and 2 process the grids of all patches."""
         _, p2, p3 = self.patch_sizes
         coarse = 1 - mask.view(-1, 1, self.grid, self.grid)
         x, outputs = images, []
@@ -203,7 +208,7 @@ class Reference(nn.Module):
 def reference_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, noise: Tensor, lr: float
 ) -> float:
-    """Run one step of the public training loop on a CPU: float32, loss and gradient norm read every step."""
+    """Run one step of the public training loop on a CPU in float32. Loss and gradient norm are computed every step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss = model(images, noise)

@@ -1,10 +1,10 @@
-"""Synthetic photo-like JPEG files for benchmarks that have no photographs.
+"""Generate synthetic photo-like JPEG files for benchmarks.
 
     python benchmarks/synthetic_photos.py FOLDER --count 2000
 
-An image consists of a few overlapping shapes with sharp borders under fine grain. Each shape has its own colour,
-shading and 1/f noise, like the spectra of photographs (Field 1987). At about 500 pixels and JPEG quality 90, files
-take 60 to 110 kB, like ImageNet's. Image n depends on n only.
+An image consists of a few overlapping shapes with sharp borders and fine grain. Each shape has a random colour, shading
+and 1/f noise, similar to the spectra of photographs (Field 1987). At about 500 pixels and JPEG quality 90, files are
+60 to 110 kB in size, similar to ImageNet. Image n depends only on n.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from PIL import Image
 
 QUALITY = 90
 _FIELD = 1024
-"""Side, in pixels, of the noise arrays that images are cropped from."""
+"""Side length in pixels of the noise arrays from which images are cropped."""
 _FIELDS = 6
 _SIZES = ((375, 500), (333, 500), (500, 375), (500, 500), (400, 500))
-"""Common (height, width) in ImageNet."""
+"""Common image sizes (height, width) in ImageNet."""
 _SHAPES = 10
 
 
 def synthetic_photo(number: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Return image `number` in RGB."""
+    """Return the RGB image with index `number`."""
     rng = np.random.default_rng([7, number])
     height, width = _SIZES[rng.integers(len(_SIZES))]
     canvas = _surface(rng, height, width)
     for _ in range(_SHAPES):
         scale = rng.uniform(0.08, 0.5) * min(height, width)
-        # A blob: corners at random distances from the centre, sorted by angle.
+        # A blob is a polygon with corners at random distances from the centre, sorted by angle.
         corners = int(rng.integers(4, 20))
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
         radii = scale * rng.uniform(0.5, 1.2, corners)
@@ -51,14 +51,14 @@ def synthetic_photo(number: int) -> UInt8[np.ndarray, "height width 3"]:
         opacity = mask[part][:, :, None].astype(np.float32) / 255
         surface = _surface(rng, high, wide)
         canvas[part] += opacity * (surface[: opacity.shape[0], : opacity.shape[1]] - canvas[part])
-    # Cameras blur by a little less than a pixel before the sensor adds grain.
+    # A camera lens blurs by slightly less than a pixel before the sensor adds grain.
     canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.5, 0.8))
     canvas += _crop(rng, height, width, _grain())[:, :, None] * rng.uniform(4.5, 7.5)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
 def write_photos(folder: Path, count: int, workers: int = 2) -> list[Path]:
-    """Write images 0 to `count - 1` as JPEG files; existing files are kept."""
+    """Write images 0 to `count - 1` as JPEG files. Existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
@@ -78,7 +78,7 @@ def _write(folder: Path, numbers: list[int]) -> None:
 
 
 def _surface(rng: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "height width 3"]:
-    """Return a surface: one colour with linear shading, brightness noise and a little colour noise."""
+    """Return a surface of one colour with linear shading, brightness noise and slight colour noise."""
     colour = rng.uniform(30, 225, 3)
     slope = rng.uniform(-0.25, 0.25, 2)
     y, x = np.ogrid[0:height, 0:width]
@@ -96,14 +96,14 @@ def _crop(rng: np.random.Generator, height: int, width: int, field: np.ndarray) 
 
 @cache
 def _noise(number: int) -> Float32[np.ndarray, "side side"]:
-    """Return noise of mean 0 and standard deviation 1 with a 1/f spectrum; the exponent differs a little by number."""
+    """Return 1/f noise with mean 0 and standard deviation 1. The exponent depends slightly on `number`."""
     rng = np.random.default_rng([8, number])
     rows = np.fft.fftfreq(_FIELD)[:, None]
     columns = np.fft.rfftfreq(_FIELD)[None, :]
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
     exponent = 0.9 + 0.4 * number / (_FIELDS - 1)
-    # Wavelengths longer than an image would only shift its mean.
+    # Wavelengths longer than an image would only shift the image's mean.
     amplitude = np.where(frequency < 2 / _FIELD, 0, frequency**-exponent)
     spectrum = amplitude * np.exp(2j * np.pi * rng.uniform(size=amplitude.shape))
     field = np.fft.irfft2(spectrum, s=(_FIELD, _FIELD))
@@ -125,7 +125,8 @@ def main() -> None:
     sizes = [path.stat().st_size for path in write_photos(options.folder, options.count, options.workers)]
     spread = np.percentile(sizes, [5, 50, 95]) / 1000
     print(
-        f"{len(sizes)} images in {options.folder}; file sizes at the 5th, 50th, 95th percentile: {spread.round(0)} kB"
+        f"{len(sizes)} images in {options.folder}; "
+        f"5th, 50th and 95th percentiles of the file size: {spread.round(0)} kB"
     )
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs system packages, a virtual environment, the pinned requirements, and the packages of this repository.
+# Install system packages, a virtual environment, the pinned requirements and this repository's packages.
 # Usage: envs/setup.sh VENV
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,8 +22,8 @@ for candidate in "${PYTHON:-}" python3.11 python3.12 python3; do
     fi
 done
 if [ -z "$python" ]; then
-    say "mem needs Python 3.11 or 3.12, but none of python3.11, python3.12 and python3 is one of these versions."
-    say "Install one, or pass its path: make setup PYTHON=/path/to/python3.12"
+    say "mem requires Python 3.11 or 3.12, but none of python3.11, python3.12 and python3 has one of these versions."
+    say "Install Python 3.11 or 3.12, or pass the path of an installation: make setup PYTHON=/path/to/python3.12"
     exit 1
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -44,7 +44,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     if can_apt; then
         say "Installing system packages: ${missing[*]}"
         apt-get update -qq
-        # The package of the TurboJPEG headers is libturbojpeg0-dev on Debian, and libturbojpeg0-dev or libturbojpeg-dev on Ubuntu.
+        # The TurboJPEG headers are in libturbojpeg0-dev on Debian, and in libturbojpeg0-dev or libturbojpeg-dev on Ubuntu.
         packages=()
         for package in "${missing[@]}"; do
             if [ "$package" = libturbojpeg0-dev ] && ! apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then
@@ -54,21 +54,21 @@ if [ ${#missing[@]} -gt 0 ]; then
         done
         apt_install "${packages[@]}"
     else
-        say "These system packages are missing and need root to install: ${missing[*]}"
+        say "These system packages are missing: ${missing[*]}. Install them as root, or use a conda environment:"
         say "  with root:      sudo apt install ${missing[*]}"
         say "  without root:   conda env create -f envs/environment.yaml && conda activate mem"
-        say "                  then run snakemake and mem directly, without make"
+        say "                  then run snakemake and mem directly instead of make"
         exit 1
     fi
 fi
-# The images of Fashion-MNIST, needed only for config/fashion_lt.yaml and its tests.
+# Fashion-MNIST images, which only config/fashion_lt.yaml and its tests require.
 if can_apt && [ ! -d /usr/share/datasets/fashion-mnist ]; then
     apt_install dataset-fashion-mnist 2>/dev/null \
-        || say "The package dataset-fashion-mnist is not available. To use another folder, see config/fashion_lt.yaml."
+        || say "The package dataset-fashion-mnist is not available. To use Fashion-MNIST from a different folder, see config/fashion_lt.yaml."
 fi
 
 # --- Python packages --------------------------------------------------------------
-say "Installing Python packages into $venv (about 6 GB, because PyTorch includes CUDA; takes a few minutes)"
+say "Installing Python packages into $venv (about 6 GB including CUDA; this takes a few minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \

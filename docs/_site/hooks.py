@@ -1,4 +1,4 @@
-"""MkDocs hooks that add pages from outside docs/: the README, the changelog, the settings reference, linked files."""
+"""MkDocs hooks that add the README, the changelog, the settings reference and linked files to the site."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PAGES = {
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
     "cluster/snakemake-executor-plugin-submitit/docs/further.md": "executor-plugin-usage.md",
 }
-"""Pages outside docs/ and their names on the site."""
+"""Maps pages outside docs/ to their paths on the site."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of `PAGES`, the settings reference, and every file outside docs/ that a page links to."""
+    """Add the pages in `PAGES`, the settings reference, and all files outside docs/ that a page links to."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, "reference.md", content=reference()))
@@ -43,7 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Rewrite the links of a page, which are relative to the repository, for the site."""
+    """Replace links to files in the repository with links to the corresponding pages on the site."""
 
     def rewritten(match: re.Match[str]) -> str:
         target = _in_repository(page.file.src_uri, match[2])
@@ -62,11 +62,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _in_repository(page: str, link: str) -> str:
-    """Return the path, relative to the repository root, that a link on a page of the site refers to."""
+    """Return the path, relative to the repository root, to which a link on a page refers."""
     origin = next((source for source, name in PAGES.items() if name == page), f"docs/{page}")
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
 def _copied(target: str) -> str:
-    """Return the site path of a file from outside docs/; everything except figures is served as text."""
+    """Return the site path for a file outside docs/. All files except figures are served as text."""
     return f"files/{target}" + ("" if os.path.splitext(target)[1] in (".png", ".svg") else ".txt")

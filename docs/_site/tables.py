@@ -1,19 +1,20 @@
-"""Result tables of the documentation, generated from results.csv files.
+"""Generate the result tables in the documentation from results.csv files.
 
-`make tables` rewrites the marked blocks in docs/results/*.md. A page reads the
-results.csv in the folder with its name. A block names its table and, as KEY=VALUE, its options:
+`make tables` rewrites the marked blocks in docs/results/*.md. For each page, it reads results.csv in the folder with
+the name of the page. A block specifies the table and its options, as KEY=VALUE:
 
     <!-- table: scores split=test heads=mem,mem.reo_weight* columns=all,group_by_norm -->
 
     <!-- /table -->
 
-- `accuracy`: test accuracy of every method; many methods are sorted, best on val first.
-- `scores`: mean and 95 % interval of `columns` (default: the shot groups) on `split`.
-- `differences`: paired differences from `minus` on `split`. With `heads`, those methods only and no p-values;
-  otherwise every method, with p-values.
-- `study_differences`: the scores of another `study` minus this one's on `split`, paired by seed and class order.
+- `accuracy`: test accuracy of every method. If there are many methods, they are sorted by val accuracy, best first.
+- `scores`: mean and 95 % confidence interval of `columns` (default: the shot groups) on `split`.
+- `differences`: paired differences from the method `minus` on `split`. With `heads`, the table contains only those
+  methods and no p-values. Otherwise, it contains every method, with p-values.
+- `study_differences`: the scores of a different `study` minus the scores of this study on `split`, paired by seed and
+  class order.
 
-`heads` is a comma-separated list of names or patterns (`mem.xi*`). Rows keep the order of results.csv.
+`heads` is a comma-separated list of names or patterns (`mem.xi*`). Rows have the same order as in results.csv.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ Options = Mapping[str, str]
 
 
 def regenerate(page: Path) -> str:
-    """Return the text of a results page with every marked table recomputed.
+    """Return the text of a results page with all marked tables regenerated.
 
     Raises:
-        KeyError: A block names an unknown table, option, study or method.
+        KeyError: A block specifies an unknown table, option or method.
     """
     rows = from_csv(page.with_suffix("") / "results.csv")
 
@@ -88,7 +89,7 @@ def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
 
 
 def _selected(rows: Sequence[ScoreRow], options: Options) -> list[ScoreRow]:
-    """Return the rows of the methods that `heads` names, or all rows without it."""
+    """Return the rows of the methods in `heads`, or all rows if `heads` is not set."""
     patterns = options.get("heads", "*").split(",")
     for pattern in patterns:
         if not any(fnmatchcase(row.variant, pattern) for row in rows):
