@@ -19,7 +19,7 @@ class OfficialWeights:
     about: str
     address: str
     checksum: str | None
-    """Checksum as `algorithm:prefix of the digest`, as far as it is published; None if there is none."""
+    """Checksum as `algorithm:prefix of the digest`, with the published digits; None if no checksum is published."""
     source: str
     """Source of the address and the checksum."""
     backbone: Mapping[str, Any] = field(default_factory=dict)

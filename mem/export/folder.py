@@ -48,7 +48,7 @@ class ExportedModel:
     groups: tuple[str, ...]
     """Names of MEM's groups; empty for other heads."""
     encoding: Encoding
-    """Image storage of the dataset."""
+    """Format in which the dataset stores images."""
     side: int
     """Height and width of the classifier's input, in pixels."""
     center_crop: float

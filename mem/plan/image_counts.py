@@ -23,8 +23,8 @@ PHOTO_PIXELS = (500, 375)
 PHOTO_RATIO = 4 / 3
 """Longer side of a photograph divided by its shorter side."""
 JPEG_BYTES_PER_PIXEL = {100: 0.97, 95: 0.50, 90: 0.36, 80: 0.25, 70: 0.20, 0: 0.15}
-"""JPEG bytes per pixel by minimum quality, measured on the larger of scikit-learn's two sample photographs after
-resizing to 256 pixels."""
+"""JPEG bytes per pixel by minimum quality: the larger value of scikit-learn's two sample photographs, resized to 256
+pixels."""
 IMAGE_RECORD_BYTES = 60
 """Size of one image's entry in the tables of a .beton file."""
 

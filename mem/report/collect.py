@@ -83,9 +83,9 @@ def _check_same_data(first: tuple[Path, Any], other: tuple[Path, Any]) -> None:
     """Check that two evaluations of one class order used the same images."""
     if first[1] != other[1]:
         raise UserError(
-            f"{_describe_data(*first)}, but {_describe_data(*other)}. They are of different datasets or class orders, "
-            f"and a report needs the same images for all heads. Delete the folder of the wrong evaluation and run the "
-            f"workflow."
+            f"{_describe_data(*first)}, but {_describe_data(*other)}. They use different datasets or class orders, "
+            f"but a report requires the same images for all heads. Delete the folder of the wrong evaluation and run "
+            f"the workflow."
         )
 
 

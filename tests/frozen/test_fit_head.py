@@ -186,7 +186,7 @@ def test_missing_tokens_are_reported():
     with pytest.raises(UserError, match="mem: its input is `tokens`, but these features are pooled only"):
         fit_head(quick("mem", input="tokens"), features, labels, quiet=True)
     head = fit_head(quick("mem", input="tokens"), *make_features(tokens=True), quiet=True)
-    with pytest.raises(UserError, match="this head needs tokens"):
+    with pytest.raises(UserError, match="this head requires tokens"):
         head.logits(features)
 
 
