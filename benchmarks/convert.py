@@ -68,7 +68,7 @@ def conversion_efficiency(folder: Path, repeats: int, workers: int | None = None
 
 
 def paired_rates(folder: Path, repeats: int, workers: int | None = None) -> list[Rates]:
-    """Time both sides in alternating turns."""
+    """Time both sides in alternating turns, and return the rates of each pair."""
     workers = workers or len(os.sched_getaffinity(0))
     paths = [str(path) for path in write_photos(folder, IMAGES, workers)]
     rates = []

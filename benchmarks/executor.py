@@ -63,7 +63,7 @@ def main() -> int:
     """Run the command line."""
     arguments = _parser().parse_args()
     ours = ["--executor", arguments.executor]
-    build = Path("build")  # on a cluster, all nodes must see this folder
+    build = Path("build")  # on a cluster, all nodes must be able to access this folder
     build.mkdir(exist_ok=True)
     with _some_slurm() as environment, tempfile.TemporaryDirectory(prefix="executor-", dir=build.resolve()) as name:
         bench = Bench(Path(name), environment, json_only=arguments.json)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.blocks import BlockSampler
-from mem.data.features.files import FeatureSplit, create_feature_file, feature_file
+from mem.data.features.stored import FeatureSplit, create_feature_file, feature_file
 from mem.data.loading.samplers import InstanceSampler, Sampler
 
 TOKENS, WIDTH = 196, 768

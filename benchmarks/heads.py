@@ -3,10 +3,10 @@
     python benchmarks/heads.py [--json] [--images 115846] [--rounds 5] [--sample 64] [--threads 2] [--views 1]
 
 **cached_vs_online** is the speedup for a sweep of 30 heads x 10 epochs with a ViT-B/16 at 224 pixels. Each round
-measures three times in seconds per image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as
-in the features stage; (o) the backbone in the training loop on shuffled, augmented images; (c) cRT training on features
-from disk. Per image, the sweep takes 300 o with the backbone in the loop and (1 + views) f + 300 c with stored
-features. The ratio therefore does not depend on the size of the training set.
+measures three durations per image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as in the
+features stage; (o) the backbone in the training loop on shuffled, augmented images; (c) cRT training on features from
+disk. Per image, the sweep takes 300 o with the backbone in the loop and (1 + views) f + 300 c with stored features. The
+ratio therefore does not depend on the size of the training set.
 
 **mem_vs_crt_epoch** is the duration of a MEM epoch (three groups of 385, 479 and 136 classes, one block of width 256)
 relative to a cRT epoch. The training loop reads features of shape (images, 768) for 1,000 classes from disk. MEM and
@@ -40,7 +40,7 @@ from mem.data.batch import Batch
 from mem.data.beton.encoding import Encoding, encode
 from mem.data.beton.reader import Beton
 from mem.data.features.batches import TrainingFeatures
-from mem.data.features.files import create_feature_file, feature_file, open_split
+from mem.data.features.stored import create_feature_file, feature_file, open_split
 from mem.data.loading.images import ImageViews
 from mem.data.loading.samplers import build_sampler
 from mem.heads.base import Head, fresh_linear

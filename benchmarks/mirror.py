@@ -6,8 +6,8 @@ Each log grows by `--rate` points per second, and by eight system metrics at eve
 follow`) writes them to an embedded database. The benchmark counts the points in the database twice per second.
 
 The last line is JSON. `lag_s` is the longest time from writing a point to its arrival in the database. `core_share` is
-the mirror's CPU use as a fraction of one core while the logs grow, without the start of the mirror. `points`, `doubled`
-and `missing` are the final numbers of all, duplicate and missing points.
+the mirror's CPU use as a fraction of one core while the logs grow, excluding the mirror's startup. `points` is the
+final number of points in the database. `doubled` and `missing` are the numbers of duplicate and missing points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compare the duration of a pretraining step with the public training loops of MAE and ConvMAE.
+"""Measure the duration of a pretraining step relative to the public training loops of MAE and ConvMAE.
 
     python benchmarks/pretrain.py --json
     python benchmarks/pretrain.py --batch 32 --pairs 5 --only convmae_base

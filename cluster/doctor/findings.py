@@ -47,5 +47,5 @@ def as_json(findings: Sequence[Finding]) -> str:
 
 
 def passed(findings: Sequence[Finding]) -> bool:
-    """Return whether no finding is a failure."""
+    """Return whether no check failed."""
     return all(finding.status != "FAIL" for finding in findings)

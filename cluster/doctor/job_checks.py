@@ -171,8 +171,8 @@ def _check_gpus(site: Site, reports: Sequence[dict[str, Any]]) -> Iterator[Findi
             yield fail(
                 "gpus",
                 f"{each['node']}: {site.gpus_per_node} GPUs requested; {found}",
-                "check that the node's driver (nvidia-smi) supports torch's CUDA version, and how the site names GPUs; "
-                "see docs/how-to/clusters/gpus.md",
+                "check that the node's driver (nvidia-smi) supports torch's CUDA version, and check how the site names "
+                "GPUs: see docs/how-to/clusters/gpus.md",
             )
             return
     first = reports[0]["gpus"]

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--gpus", type=_count(0), default=sizes.gpus_per_node, help="simulated GPUs per node (default: %(default)s)"
     )
-    run = commands.add_parser("run", help="run a command; start and stop SLURM for it unless it is running")
+    run = commands.add_parser("run", help="run a command, with SLURM started for it unless SLURM is running")
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="the command")
     commands.add_parser("down", help="stop SLURM and remove its files")
     commands.add_parser("status", help="print the processes, nodes and jobs")

@@ -17,7 +17,7 @@ _NO_VARIABLES: Mapping[str, str] = {}
 
 
 class Services:
-    """The daemons of one SLURM.
+    """The daemons of one throwaway SLURM.
 
     Each `start_...` method returns when the daemon responds. If the daemon exits or does not respond, the method raises
     `ThrowawayError` with the end of the daemon's log.

@@ -25,7 +25,7 @@ def _discard(text: str) -> None:
 
 
 class ThrowawaySlurm:
-    """A SLURM that can be started and stopped, and whose daemons and nodes can be made to fail.
+    """A SLURM cluster on this machine, with methods to start it, stop it and simulate failures.
 
     As a context manager, it starts SLURM on entry and stops it on exit, unless SLURM was already running.
     """
@@ -132,7 +132,7 @@ class ThrowawaySlurm:
         self._services.wait_for_nodes([node])
 
     def restart_slurmctld(self) -> None:
-        """Restart slurmctld, which keeps its state."""
+        """Restart slurmctld. It restores its saved state."""
         self._daemons.stop("slurmctld")
         self._services.start_slurmctld()
 

@@ -86,7 +86,7 @@ def _rule_reasons(job: Any, workflow: Any) -> Iterator[str]:
     if job.benchmark is not None:
         yield "its rule has a benchmark"
     if job.rule.is_handover or job.is_template_engine:
-        yield "its rule hands over to another system"
+        yield "its rule uses handover or a template engine"
     if workflow.workflow_settings.cache is not None and job.rule.cache:
         yield "its rule uses the between-workflow cache"
     if workflow.remote_execution_settings.precommand:
@@ -122,7 +122,7 @@ def _command_reasons(job: Any, workflow: Any) -> Iterator[str]:
         yield "its command uses values that only an inner Snakemake can provide"
     temporary = job.rule.resources.get("tmpdir")
     if temporary is not None and temporary.raw not in ("system_tmpdir", None):
-        yield "it sets its own temporary directory"
+        yield "it sets a custom temporary directory"
     command = job.shellcmd
     if _TBD in command:
         yield "its command uses a resource that is known only on the node"

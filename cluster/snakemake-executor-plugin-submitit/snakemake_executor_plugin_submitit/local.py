@@ -122,7 +122,7 @@ class Local:
         return State(Kind.DONE, "COMPLETED") if kind is Kind.DONE else State(Kind.FAILED, "FAILED")
 
     def _start_waiting_jobs(self) -> None:
-        """Start waiting jobs in order until one does not fit. A job that needs more cores than exist runs alone."""
+        """Start waiting jobs in order until one does not fit. A job that needs more cores than available runs alone."""
         running = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
         used_cores = sum(_cores(job.request) for job in running)
         used_devices = {device for job in running for device in job.devices}

@@ -168,7 +168,7 @@ class Rank:
             self._exit_if_abandoned(process)
 
     def _save(self, process: subprocess.Popen) -> bool:
-        """Request a save from the program, then requeue the job. Only rank 0 acts, on behalf of all ranks.
+        """Signal the program to save, then requeue the job. Only rank 0 acts, on behalf of all ranks.
 
         Returns:
             Whether the request has been handled. False if the program has not installed its handler yet.

@@ -18,7 +18,7 @@ _MOST_PORTS_TRIED = 64
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One rank of a job."""
+    """The position of one rank within its job."""
 
     cluster: str
     job_id: str

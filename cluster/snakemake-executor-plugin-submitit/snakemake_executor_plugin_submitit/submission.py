@@ -38,5 +38,5 @@ class Submission:
     """Log of the first rank that failed."""
 
     def shown_logs(self) -> list[str]:
-        """Return the log that explains the failure, if it exists."""
+        """Return the log of the first rank that failed, if the log exists."""
         return [str(self.first_log)] if self.first_log and self.first_log.exists() else []

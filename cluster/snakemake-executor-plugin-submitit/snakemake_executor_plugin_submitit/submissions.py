@@ -51,7 +51,7 @@ class WorkflowExecutor(Protocol):
 
 
 class Submissions:
-    """All jobs of one workflow process."""
+    """Submits and tracks all jobs of one workflow process."""
 
     def __init__(self, executor: WorkflowExecutor, cluster: Cluster, settings: ExecutorSettings) -> None:
         self._executor = executor

@@ -21,7 +21,7 @@ class Preparation:
     logs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     latency_wait: float = 0.0
-    """Seconds to wait for inputs to become visible."""
+    """Maximum time in seconds to wait for inputs to appear."""
 
 
 @dataclass(frozen=True)

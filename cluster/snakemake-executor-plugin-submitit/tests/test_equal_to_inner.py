@@ -1,4 +1,4 @@
-"""Shell commands produce the same results directly and through an inner Snakemake."""
+"""Shell commands produce the same results when they run directly and through an inner Snakemake."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_a_record_keeps_all_its_fields(registry):
 
 
 class RunningJobs(Slurm):
-    """A SLURM that reports every job as running."""
+    """A SLURM cluster that reports every job as running."""
 
     def poll(self, ids):
         return {job_id: State(Kind.RUNNING, "RUNNING") for job_id in ids}
