@@ -14,7 +14,7 @@ from mem.config.load import load_study
 from mem.data.codecs.suffixes import IMAGE_SUFFIXES, is_image_name
 from mem.errors import UserError
 from mem.export.best_head import best_head
-from mem.export.folder import ExportedModel, export_head, open_model
+from mem.export.exported_model import ExportedModel, export_head, open_model
 from mem.export.predict import predict_files
 from mem.export.prediction_writers import CsvWriter, JsonWriter, TextFile
 from mem.export.program import write_program

@@ -15,7 +15,7 @@ from mem import provenance
 from mem.data.beton.encoding import ImageSource
 from mem.data.codecs.decode import Unreadable
 from mem.data.loading.single_image import prepare_image
-from mem.export.folder import ExportedModel
+from mem.export.exported_model import ExportedModel
 
 TOP_CLASSES = 5
 """Number of most probable classes that are reported for each image."""

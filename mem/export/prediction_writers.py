@@ -6,7 +6,7 @@ import csv
 import json
 from typing import Protocol, runtime_checkable
 
-from mem.export.folder import ExportedModel
+from mem.export.exported_model import ExportedModel
 from mem.export.predict import TOP_CLASSES, ImagePrediction
 
 

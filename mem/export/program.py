@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mem.errors import UserError
-from mem.export.folder import PROGRAM, ExportedModel
+from mem.export.exported_model import PROGRAM, ExportedModel
 
 
 def write_program(model: ExportedModel, folder: Path) -> Path:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from mem import provenance
 from mem.data.beton.encoding import ImageSource
-from mem.export.folder import ExportedModel, load_export
+from mem.export.exported_model import ExportedModel, load_export
 from mem.export.predict import predict_prepared, prepare_images
 
 COLUMN = "image"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mem import config, longtail
 from mem.data.features.arrays import Array, as_features, in_memory_split, require_every_class, require_known_labels
-from mem.data.features.files import FeatureSplit
+from mem.data.features.stored import FeatureSplit
 from mem.distributed import World
 from mem.errors import UserError
 from mem.frozen.defaults import head_settings

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter
 from mem import config, files, longtail
 from mem.errors import UserError
 from mem.heads.base import Head, Linear, fresh_linear
-from mem.heads.lws import Lws
+from mem.heads.lws import LwsHead
 from mem.heads.mem.head import MemHead
-from mem.heads.ncm import Ncm
+from mem.heads.ncm import NcmHead
 from mem.heads.prior import PriorLinear, log_prior, logit_adjusted
 from mem.heads.tau import tau_normalised
 from mem.models.weights import load_weights, save_weights
@@ -52,7 +52,7 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
         case config.LogitAdjustment():
             return logit_adjusted(classifier, log_prior(inputs.class_counts), 0.0)
         case config.Ncm():
-            return Ncm(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(inputs.class_counts > 0))
+            return NcmHead(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(inputs.class_counts > 0))
         case config.Ce() | config.Crt():
             return fresh_linear(width, classes, inputs.seed)
         case config.LogitAdjustedLoss():
@@ -62,7 +62,7 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
             offset = torch.from_numpy(np.log(np.maximum(inputs.class_counts, 1))).float()
             return PriorLinear(fresh_linear(width, classes, inputs.seed), offset)
         case config.Lws():
-            return Lws(classifier.weight.detach(), classifier.bias.detach())
+            return LwsHead(classifier.weight.detach(), classifier.bias.detach())
         case config.Mem():
             groups = longtail.partition(
                 settings.partition, inputs.class_counts, settings.groups, inputs.shots, settings.partition_seed

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mem.heads.base import Head, pooled_feature
 
 
-class Lws(Head):
+class LwsHead(Head):
     """Logits s_k (W_k z + b_k). W and b are frozen. One factor s_k per class is learned, starting from 1."""
 
     def __init__(self, weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mem.heads.base import Head, pooled_feature
 
 
-class Ncm(Head):
+class NcmHead(Head):
     """Negative squared distances to the class means of centred, L2-normalised features.
 
     A class without training images has no mean and is never predicted: its logit is minus infinity.
@@ -47,7 +47,9 @@ def _centre_and_normalise(
     return torch.nn.functional.normalize(features - mean, dim=1)
 
 
-def nearest_class_mean(batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[Tensor, " _"]]], classes: int) -> Ncm:
+def nearest_class_mean(
+    batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[Tensor, " _"]]], classes: int
+) -> NcmHead:
     """Compute the class means of training features in two passes.
 
     Args:
@@ -63,4 +65,4 @@ def nearest_class_mean(batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[T
     for features, labels in batches:
         sums.index_add_(0, labels, _centre_and_normalise(features, mean).double())
         counts += torch.bincount(labels, minlength=classes)
-    return Ncm(mean, (sums / counts.clamp(min=1)[:, None]).float(), counts > 0)
+    return NcmHead(mean, (sums / counts.clamp(min=1)[:, None]).float(), counts > 0)

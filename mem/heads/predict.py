@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 
 from mem import metrics
-from mem.data.features.files import FeatureSource
+from mem.data.features.stored import FeatureSource
 from mem.heads.base import Head
 from mem.heads.mem.head import MemHead
 from mem.longtail import SHOT_NAMES

@@ -15,7 +15,7 @@ from mem import config
 from mem.data.batch import Batch
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.blocks import BlockSampler
-from mem.data.features.files import FeatureSource
+from mem.data.features.stored import FeatureSource
 from mem.data.loading.samplers import build_sampler
 from mem.errors import UserError
 from mem.heads.base import Head, Linear

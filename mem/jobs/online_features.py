@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mem import config, provenance
 from mem.data.beton.reader import Beton
-from mem.data.features.files import FeatureSource, is_online, open_split, read_about, read_labels
+from mem.data.features.stored import FeatureSource, is_online, open_split, read_about, read_labels
 from mem.data.loading.images import ImageViews
 from mem.jobs.backbone_training import fill_color_of, normalization_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
@@ -26,7 +26,7 @@ from mem.runs.run_config import read_config
 def feature_sources(job: Job) -> Callable[[str], FeatureSource]:
     """Return a function that returns the features of a split, given the name of the split.
 
-    The function can raise `UserError`; see `mem.data.features.files.open_split`.
+    The function can raise `UserError`; see `mem.data.features.stored.open_split`.
     """
     folder = job.inputs["features"]
     return OnlineBackbone(job).split if is_online(folder) else lambda split: open_split(folder, split)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mem import config, files, longtail
-from mem.data.features.files import FeatureSource, read_about
+from mem.data.features.stored import FeatureSource, read_about
 from mem.errors import UserError
 from mem.heads.base import Head
 from mem.heads.build import load_head

@@ -13,7 +13,7 @@ from mem import config, provenance
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
-from mem.data.features import files as store
+from mem.data.features import stored as store
 from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_of_rank
 from mem.data.loading.images import ImageViews
 from mem.errors import Stopped, UserError

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mem import config
-from mem.data.features.files import read_about
+from mem.data.features.stored import read_about
 from mem.errors import UserError
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mem.data.features.files import feature_file
+from mem.data.features.stored import feature_file
 from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_of_rank
 from mem.errors import UserError
 

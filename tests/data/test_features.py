@@ -15,7 +15,7 @@ from mem.config import HeadTraining
 from mem.data.features import arrays
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.blocks import BlockSampler, RowReader
-from mem.data.features.files import FeatureSplit, create_feature_file, feature_file, open_split
+from mem.data.features.stored import FeatureSplit, create_feature_file, feature_file, open_split
 from mem.data.loading.samplers import InstanceSampler
 from mem.errors import UserError
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from mem.cli.main import main
-from mem.data.features.files import open_split
+from mem.data.features.stored import open_split
 from mem.errors import UserError
-from mem.export.folder import export_head, load_export, open_model
+from mem.export.exported_model import export_head, load_export, open_model
 from mem.export.served import ServedModel
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead

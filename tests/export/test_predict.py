@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mem.cli.main import main
-from mem.export.folder import open_model
+from mem.export.exported_model import open_model
 from mem.export.served import ServedModel
 from tests.export.conftest import FinishedStudy
 

@@ -11,7 +11,7 @@ from mem import config
 from mem.errors import UserError
 from mem.frozen import FittedHead, fit_head, head_settings, load_fitted
 from mem.frozen.defaults import methods
-from mem.heads.lws import Lws
+from mem.heads.lws import LwsHead
 
 COUNTS = (120, 110, 60, 40, 15, 10)
 WIDTH, TOKENS = 12, 3
@@ -107,7 +107,7 @@ def test_a_head_starts_from_the_given_classifier():
     pair = (layer.weight.detach().numpy(), layer.bias.detach().numpy())
     for classifier in (layer, pair):
         head = fit_head("lws", features, labels, classifier=classifier, quiet=True)
-        assert isinstance(head.head, Lws)
+        assert isinstance(head.head, LwsHead)
         assert torch.equal(head.head.get_buffer("weight"), layer.weight)
     crt = fit_head(quick("crt"), features, labels, quiet=True)
     start = fit_head(quick("mem", training={"epochs": 1, "lr": 1e-9}), features, labels, classifier=crt, quiet=True)

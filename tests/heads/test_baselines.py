@@ -14,7 +14,7 @@ from mem import config
 from mem.errors import UserError
 from mem.heads.base import Linear, fresh_linear
 from mem.heads.build import HeadInputs, build_head, load_head, save_head
-from mem.heads.lws import Lws
+from mem.heads.lws import LwsHead
 from mem.heads.selection import choose_on_val
 from mem.heads.tau import tau_normalised
 from tests.heads.mem_heads import mem_settings
@@ -67,7 +67,7 @@ def test_the_chosen_tau_is_the_smallest_with_the_highest_accuracy_on_val():
 def test_lws_equals_numpy_and_trains_only_its_scales():
     rng = np.random.default_rng(0)
     weight, bias, scale = rng.normal(size=(5, 4)), rng.normal(size=5), rng.uniform(0.5, 2, 5)
-    head = Lws(torch.from_numpy(weight), torch.from_numpy(bias))
+    head = LwsHead(torch.from_numpy(weight), torch.from_numpy(bias))
     z = rng.normal(size=(3, 4))
     np.testing.assert_allclose(head(torch.from_numpy(z)).detach().numpy(), z @ weight.T + bias)
     with torch.no_grad():

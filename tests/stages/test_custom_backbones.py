@@ -10,7 +10,7 @@ import yaml
 
 from mem.config import Study
 from mem.config.load import load_study
-from mem.data.features.files import open_split
+from mem.data.features.stored import open_split
 from mem.errors import UserError
 from mem.heads.build import load_head
 from mem.models.backbones.frozen import load_user_module

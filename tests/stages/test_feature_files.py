@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mem.config import Study
-from mem.data.features.files import open_split
+from mem.data.features.stored import open_split
 from mem.frozen import fit_head
 from mem.heads.build import load_head
 from mem.plan.text import plan_text

@@ -15,7 +15,7 @@ import yaml
 
 from mem.config.load import load_study
 from mem.data.features.batches import TrainingFeatures
-from mem.data.features.files import create_feature_file, feature_file, open_split
+from mem.data.features.stored import create_feature_file, feature_file, open_split
 from mem.data.loading.samplers import InstanceSampler
 from mem.runs.dag import Run, study_runs
 from mem.runs.run_config import write_configs
@@ -104,7 +104,7 @@ def test_tokens_stored_in_float16_are_read_as_float32(folder):
 PEAK_MEMORY = """
 import resource, sys
 from pathlib import Path
-from mem.data.features.files import open_split
+from mem.data.features.stored import open_split
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 open_split(Path(sys.argv[1]), "train")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -11,7 +11,7 @@ import torch
 
 from mem.config.load import load_study
 from mem.data.features.batches import TrainingFeatures
-from mem.data.features.files import FeatureSource, open_split
+from mem.data.features.stored import FeatureSource, open_split
 from mem.data.loading.samplers import build_sampler
 from mem.distributed import World
 from mem.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mem.config.load import load_study
-from mem.data.features.files import open_split
+from mem.data.features.stored import open_split
 from mem.heads.build import load_head
 from mem.heads.training import predict_classes
 from mem.metrics.predictions import read_predictions

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from mem.cli.main import main
 from mem.config.load import load_study
 from mem.export.best_head import best_head
-from mem.export.folder import open_model
+from mem.export.exported_model import open_model
 from mem.export.predict import predict_files
 from mem.runs.dag import Run
 from mem.tracking import server

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from mem.data.features.files import FeatureSplit
+from mem.data.features.stored import FeatureSplit
 from mem.errors import UserError
 
 Array: TypeAlias = Any

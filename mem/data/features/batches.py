@@ -14,7 +14,7 @@ import torch
 from mem import rng
 from mem.data.batch import Batch
 from mem.data.features.blocks import THREADS, BlockCache, BlockSampler, RowReader
-from mem.data.features.files import FeatureSource, FeatureSplit, StreamedFeatureSource
+from mem.data.features.stored import FeatureSource, FeatureSplit, StreamedFeatureSource
 from mem.data.loading.buffer_pool import BufferPool
 from mem.data.loading.prefetch import prefetch
 from mem.data.loading.samplers import Sampler

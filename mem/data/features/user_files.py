@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from mem import longtail
 from mem.config import FeatureFiles, Shots
 from mem.data.features import arrays
-from mem.data.features.files import create_feature_file, feature_file, write_about
+from mem.data.features.stored import create_feature_file, feature_file, write_about
 from mem.errors import UserError
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mem import files
-from mem.data.features.files import create_feature_file, feature_file
+from mem.data.features.stored import create_feature_file, feature_file
 from mem.errors import UserError
 
 UNFINISHED_FOLDER = "unfinished"
