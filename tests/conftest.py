@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cluster.throwaway import ThrowawaySlurm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Shells start background jobs with SIGINT ignored, which child processes inherit. Tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parent.parent
 
 

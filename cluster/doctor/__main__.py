@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.doctor import job_checks, login_checks
-from cluster.doctor.findings import Finding, as_json, passed
+from cluster.doctor.check_results import CheckResult, as_json, passed
 from cluster.doctor.site import Site, from_environment
 
 
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 1 if a check fails, else 0.
     """
     options = _parser().parse_args(arguments)
-    findings: list[Finding] = []
+    findings: list[CheckResult] = []
     for finding in _run_checks(_site(options), options.jobs):
         findings.append(finding)
         if not options.json:
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if passed(findings) else 1
 
 
-def _run_checks(site: Site, with_jobs: bool) -> Iterator[Finding]:
+def _run_checks(site: Site, with_jobs: bool) -> Iterator[CheckResult]:
     """Run the fast checks first. Skip the checks that need SLURM if SLURM is not available."""
     commands = list(login_checks.check_commands())
     yield from commands

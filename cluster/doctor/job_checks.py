@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.doctor.findings import Finding, fail, ok, warn
+from cluster.doctor.check_results import CheckResult, fail, ok, warn
 from cluster.doctor.jobs import TestJob, TestJobError, submitted
 from cluster.doctor.probe import TOKEN_FILE
 from cluster.doctor.site import Site, parse_fields, run_command
@@ -28,7 +28,7 @@ _NOT_STARTED_ADVICE = (
 )
 
 
-def check_requeue(site: Site) -> Iterator[Finding]:
+def check_requeue(site: Site) -> Iterator[CheckResult]:
     """Check that a job starts, that a signal reaches its step, and that SLURM can requeue it."""
     try:
         with submitted(site, "requeue", _waiting_script, "--requeue", "--signal=USR2@60") as job:
@@ -46,7 +46,7 @@ def _waiting_script(folder: Path) -> str:
     return f"trap '' USR2\nsrun --ntasks=1 bash -c {shlex.quote(step)}"
 
 
-def _check_signal(job: TestJob) -> Finding:
+def _check_signal(job: TestJob) -> CheckResult:
     result = run_command("scancel", "--signal=USR2", job.job_id)
     try:
         if not result.succeeded:
@@ -62,7 +62,7 @@ def _check_signal(job: TestJob) -> Finding:
     return ok("signal", f"USR2 reached the job's step within {seconds:.0f} s")
 
 
-def _requeue(job: TestJob) -> Finding:
+def _requeue(job: TestJob) -> CheckResult:
     result = run_command("scontrol", "requeue", job.job_id)
     advice = (
         "keep the workflow process running: it resubmits jobs that are preempted or reach their time limit; "
@@ -79,7 +79,7 @@ def _requeue(job: TestJob) -> Finding:
     return warn("requeue", f"job {job.job_id} did not return to the queue within {_REQUEUE_SECONDS:.0f} s", advice)
 
 
-def check_nodes(site: Site) -> Iterator[Finding]:
+def check_nodes(site: Site) -> Iterator[CheckResult]:
     """Check that processes on several nodes can read the shared folder, connect to each other and use their GPUs."""
     token = f"doctor {time.time()}"
 
@@ -125,7 +125,7 @@ def _probe_script(folder: Path) -> str:
     )
 
 
-def _check_shared_folder(site: Site, reports: Sequence[dict[str, Any]], token: str, delay: float) -> Finding:
+def _check_shared_folder(site: Site, reports: Sequence[dict[str, Any]], token: str, delay: float) -> CheckResult:
     for each in reports:
         read = each["token"]
         if "error" in read or read["text"] != token:
@@ -145,7 +145,7 @@ def _check_shared_folder(site: Site, reports: Sequence[dict[str, Any]], token: s
     return ok("folder", f"{site.folder} is shared; a new file appears on another machine within {slowest:.0f} s")
 
 
-def _check_rendezvous(reports: Sequence[dict[str, Any]]) -> Finding:
+def _check_rendezvous(reports: Sequence[dict[str, Any]]) -> CheckResult:
     for each in reports:
         rendezvous = each["rendezvous"]
         if "error" in rendezvous:
@@ -161,7 +161,7 @@ def _check_rendezvous(reports: Sequence[dict[str, Any]]) -> Finding:
     return ok("rendezvous", f"{len(reports)} ranks connected at {address}, port {first['port']}")
 
 
-def _check_gpus(site: Site, reports: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+def _check_gpus(site: Site, reports: Sequence[dict[str, Any]]) -> Iterator[CheckResult]:
     if not site.gpus_per_node:
         return
     for each in reports:

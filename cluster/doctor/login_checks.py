@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from cluster.doctor.findings import Finding, fail, ok, warn
+from cluster.doctor.check_results import CheckResult, fail, ok, warn
 from cluster.doctor.site import Site, parse_fields, run_command, slurm_configuration
 
 REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -25,7 +25,7 @@ _FAIL_FREE_GB = 1.0
 _SERVER_SECONDS = 10.0
 
 
-def check_commands() -> Iterator[Finding]:
+def check_commands() -> Iterator[CheckResult]:
     """Check that the SLURM commands exist, that their version is supported, and that the controller responds."""
     missing = [name for name in REQUIRED_COMMANDS if shutil.which(name) is None]
     if len(missing) == len(REQUIRED_COMMANDS):
@@ -56,7 +56,7 @@ def check_commands() -> Iterator[Finding]:
         yield ok("controller", ping.output.splitlines()[0])
 
 
-def _check_version() -> Finding:
+def _check_version() -> CheckResult:
     result = run_command("sbatch", "--version")
     text = result.output or result.error
     version = re.search(r"(\d+)\.(\d+)(\.\S+)?", text)
@@ -75,7 +75,7 @@ def _check_version() -> Finding:
     return ok("version", f"SLURM {version[0]}")
 
 
-def check_accounting() -> Iterator[Finding]:
+def check_accounting() -> Iterator[CheckResult]:
     """Check that `sacct` can report how jobs ended."""
     result = run_command("sacct", "-n", "-X", "-o", "JobID")
     if result.succeeded:
@@ -90,7 +90,7 @@ def check_accounting() -> Iterator[Finding]:
     )
 
 
-def check_partition(site: Site) -> Iterator[Finding]:
+def check_partition(site: Site) -> Iterator[CheckResult]:
     """Check that the partition exists and is up, and report its size and time limit."""
     result = run_command("scontrol", "show", "partition", "--oneliner")
     partitions = [parse_fields(line) for line in result.output.splitlines()]
@@ -121,7 +121,7 @@ def check_partition(site: Site) -> Iterator[Finding]:
         yield ok("partition", found)
 
 
-def check_submission(site: Site) -> Iterator[Finding]:
+def check_submission(site: Site) -> Iterator[CheckResult]:
     """Check with `sbatch --test-only` that SLURM accepts a job with the site's options."""
     result = run_command("sbatch", "--test-only", "--time=1", f"--nodes={site.nodes}", *site.options(), "--wrap=true")
     job = f"a {site.nodes}-node job with {' '.join(site.options()) or 'no further options'}"
@@ -147,7 +147,7 @@ def _user_accounts() -> str:
     return ", ".join(sorted(set(result.output.split()))) if result.succeeded else ""
 
 
-def check_limits() -> Iterator[Finding]:
+def check_limits() -> Iterator[CheckResult]:
     """Report the site's job limits, and check that the default array size is allowed."""
     config = slurm_configuration()
     if not config:
@@ -168,7 +168,7 @@ def check_limits() -> Iterator[Finding]:
         )
 
 
-def check_tracking(site: Site) -> Iterator[Finding]:
+def check_tracking(site: Site) -> Iterator[CheckResult]:
     """Check that the tracking server responds. Only processes on the login node connect to it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if urlsplit(uri).scheme not in ("http", "https"):
@@ -194,7 +194,7 @@ def check_tracking(site: Site) -> Iterator[Finding]:
         )
 
 
-def check_disk(site: Site) -> Iterator[Finding]:
+def check_disk(site: Site) -> Iterator[CheckResult]:
     """Check that the working directory is writable and has enough free space."""
     if not os.access(site.folder, os.W_OK):
         yield fail(

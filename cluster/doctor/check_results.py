@@ -11,7 +11,7 @@ Status = Literal["OK", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The result of one check."""
 
     status: Status
@@ -26,26 +26,26 @@ class Finding:
         return f"{self.status:<4}  {self.check:<12}  {' '.join(self.found.split())}{advice}"
 
 
-def ok(check: str, found: str) -> Finding:
+def ok(check: str, found: str) -> CheckResult:
     """Return a finding for a check that passed."""
-    return Finding("OK", check, found)
+    return CheckResult("OK", check, found)
 
 
-def warn(check: str, found: str, advice: str) -> Finding:
+def warn(check: str, found: str, advice: str) -> CheckResult:
     """Return a finding for a problem that limits runs but does not prevent them."""
-    return Finding("WARN", check, found, advice)
+    return CheckResult("WARN", check, found, advice)
 
 
-def fail(check: str, found: str, advice: str) -> Finding:
+def fail(check: str, found: str, advice: str) -> CheckResult:
     """Return a finding for a problem that prevents runs."""
-    return Finding("FAIL", check, found, advice)
+    return CheckResult("FAIL", check, found, advice)
 
 
-def as_json(findings: Sequence[Finding]) -> str:
+def as_json(findings: Sequence[CheckResult]) -> str:
     """Format all findings as JSON, together with the overall result."""
     return json.dumps({"ok": passed(findings), "findings": [asdict(finding) for finding in findings]}, indent=2)
 
 
-def passed(findings: Sequence[Finding]) -> bool:
+def passed(findings: Sequence[CheckResult]) -> bool:
     """Return whether no check failed."""
     return all(finding.status != "FAIL" for finding in findings)
