@@ -34,8 +34,8 @@ FLOP_FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten.convolution_backward: convolution_backward,
 }
-"""FLOP formulas for operations that PyTorch's counter does not support or counts incorrectly. In its formula for the
-backward pass of fused attention, PyTorch also counts the recomputation of the attention scores."""
+"""FLOP formulas for operations that PyTorch's counter does not support or counts incorrectly. For the backward pass
+of fused attention, PyTorch's formula also counts the recomputation of the attention scores."""
 
 Inputs = Callable[[int], tuple[Tensor, ...]]
 """Function that returns the model's arguments for a given number of samples."""
@@ -43,7 +43,7 @@ Inputs = Callable[[int], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class ModelCost:
-    """FLOPs and memory of a model. A multiply-add counts as two FLOPs. Only matrix products are counted."""
+    """FLOPs and memory of a model. Only matrix products are counted, with two FLOPs per multiply-add."""
 
     forward_flops: float
     """FLOPs of the forward pass of one sample."""
@@ -59,7 +59,7 @@ class ModelCost:
 
 
 NO_MODEL = ModelCost(0.0, 0.0, 0, 0, 0.0, 0.0)
-"""Cost of a stage without a model."""
+"""Cost of a stage that runs no model."""
 
 
 def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, backward: bool = True) -> ModelCost:
@@ -67,7 +67,7 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
 
     Args:
         build: Function that builds the model.
-        inputs: Function that returns the model's arguments.
+        inputs: Function that returns the model's arguments for a given number of samples.
         bf16: Whether the forward pass runs under autocast to bfloat16.
         backward: Whether the model is trained.
     """
@@ -79,7 +79,7 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if backward else 0
         bytes_of_one, forward_flops, training_flops = _run(model, inputs(1), bf16, backward)
         bytes_of_two = _run(model, inputs(2), bf16, backward, flops=False)[0] if backward else bytes_of_one
-    # The kept bytes are linear in the number of samples. The slope is the cost per sample; the intercept is fixed.
+    # The memory kept is linear in the number of samples: the slope is the cost per sample, the intercept a fixed cost.
     per_sample, constant = bytes_of_two - bytes_of_one, max(0.0, 2 * bytes_of_one - bytes_of_two)
     return ModelCost(forward_flops, training_flops, parameters, trained, per_sample, constant)
 
@@ -87,7 +87,7 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
 def _run(
     model: nn.Module, arguments: tuple[Tensor, ...], bf16: bool, backward: bool, *, flops: bool = True
 ) -> tuple[float, float, float]:
-    """Return bytes kept for the backward pass, FLOPs of the forward pass, and FLOPs of both passes."""
+    """Return the bytes kept for the backward pass, the FLOPs of the forward pass, and the FLOPs of both passes."""
     model_storages = {_storage(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     saved: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Disk space of a run: its final files, and its checkpoints while it runs."""
+"""Disk space of a run: the final files, and the checkpoints that exist during the run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DiskUse:
 
 
 def convert(study: Study, images: ImageCounts) -> DiskUse:
-    """Return the space of the .beton files and the image list. With `storage: fit`, `size_budget_gb` is the limit."""
+    """Return the disk space of the .beton files and the image list. `size_budget_gb` limits it for `storage: fit`."""
     betons = sum(beton_bytes(number, images.bytes_per_image) for number in images.splits.values())
     assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:
@@ -49,7 +49,7 @@ def convert(study: Study, images: ImageCounts) -> DiskUse:
 
 
 def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *, average: bool) -> DiskUse:
-    """Return the space of a training run: its weights and curves, and its checkpoints while it runs.
+    """Return the disk space of a training run: weights and curves, and checkpoints during the run.
 
     Args:
         model: The trained model.
@@ -66,14 +66,14 @@ def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *
 
 
 def features(study: Study, images: ImageCounts, width: int, tokens: int, *, online: bool) -> DiskUse:
-    """Return the space of the classifier and of the features of every view of every image.
+    """Return the disk space of the classifier and of the features of every view of every image.
 
     Args:
         study: The study.
         images: Number of images per split.
         width: Dimension of a feature.
         tokens: Tokens per image.
-        online: Whether features are computed when heads need them instead of being stored.
+        online: Whether heads compute the features when they need them, so that no features are stored.
     """
     views = study.features.views if study.features else 0
     stored_images = 0 if online else images.total + views * images.train
@@ -86,7 +86,7 @@ def features(study: Study, images: ImageCounts, width: int, tokens: int, *, onli
 def head(
     model: ModelCost, classes: int, optimizer: str, steps: int, candidates: int = 0, *, kind: str = "head"
 ) -> DiskUse:
-    """Return the space of a head: weights, class counts, training curves, and scores of the candidate values of tau.
+    """Return the disk space of a head: weights, class counts, curves, and scores of the candidate values of tau.
 
     Args:
         model: The head.
@@ -103,11 +103,12 @@ def head(
 
 
 def evaluate(images: ImageCounts, groups: int = 0) -> DiskUse:
-    """Return the space of the compressed predictions and per-class scores on val and test.
+    """Return the disk space of the compressed predictions and the per-class scores on val and test.
 
     Args:
         images: Number of images per split.
-        groups: Number of groups of a MEM head. The group weights and norms are stored for every image.
+        groups: Number of groups of a MEM head, whose group weights and norms are stored for every image; 0 for other
+            heads.
     """
     rows = (PREDICTION_BYTES + 2 * FLOAT_BYTES * groups) * (images.val + images.test)
     return DiskUse(rows + 60.0 * images.classes + PARQUET_BYTES + 2.1 * RECORD_BYTES)

@@ -32,7 +32,7 @@ class Estimate:
     steps: int | None = None
     """Optimizer steps."""
     images: float = 0.0
-    """Number of images that pass through the model, counting repetitions."""
+    """Number of images that pass through the model. An image counts once per pass."""
     flops_per_image: float = 0.0
     memory: Memory | None = None
     """Memory of each process; `None` if it is negligible."""
@@ -164,7 +164,7 @@ class Estimator:
             return Estimate(
                 run, compute, online_hours, online, saved_bytes=saved_bytes, added_hours=online_hours - hours
             )
-        # Without a backward pass, the activations of one layer at a time are in memory.
+        # Without a backward pass, only the activations of one layer at a time are in memory.
         memory = Memory(FLOAT_BYTES * model.parameters, 0.0, model.activation_bytes / 4, FEATURE_BATCH)
         return Estimate(run, compute, hours, stored, images=images, flops_per_image=model.forward_flops, memory=memory)
 
@@ -176,13 +176,13 @@ class Estimator:
         return settings, self._head_costs[name]
 
     def _feature_bytes(self, settings: config.Head) -> float:
-        """Return the bytes of stored features that a head reads per image."""
+        """Return the number of bytes of stored features that a head reads per image."""
         tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
         token_bytes = disk.TOKEN_BYTES[self.study.features.dtype] if self.study.features else FLOAT_BYTES
         return self.classifier.width * (FLOAT_BYTES + token_bytes * self.classifier.tokens * tokens)
 
     def _head_hours(self, run: Run, flops: float, images: float, settings: config.Head) -> tuple[float, float]:
-        """Return the hours of a stage that reads features, and the part of them that `features.online` adds."""
+        """Return the hours of a stage that reads features, and how many of these hours `features.online` adds."""
         stored_hours = self._hours(run, flops, read_bytes=images * self._feature_bytes(settings))
         if not self._online:
             return stored_hours, 0.0

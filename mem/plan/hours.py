@@ -1,4 +1,4 @@
-"""Run times: rates of the devices that a study requests, and the longest chain of runs."""
+"""Run times: rates of the devices that a study requests, and the chain of dependent runs that takes the longest."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mem.config import Compute
 from mem.runs.dag import Run
 
 PEAK_TFLOPS = 790.0
-"""Measured bfloat16 matrix rate of an H200."""
+"""Measured bfloat16 matrix-product rate of an H200."""
 UTILISATION = 0.40
 """Share of the peak rate that training reaches."""
 FP32_SHARE = 1 / 12
 """float32 rate of an H200 divided by its bfloat16 rate (67 and 790 TFLOP/s)."""
 CPU_UTILISATION = 0.25
-"""Share of a CPU's matrix rate that small models reach (see docs/how-to/plan.md)."""
+"""Share of a CPU's matrix-product rate that small models reach (see docs/how-to/plan.md)."""
 READ_GB_PER_S = 1.0
-"""Disk throughput when stored features are read, in GB/s."""
+"""Disk throughput in GB/s when stored features are read."""
 CONVERT_SECONDS = {"photo": 1 / 300, "small": 1 / 2000}
-"""Core-seconds to convert an image. A photograph is decoded, resized and encoded (docs/explanation/convert.md); a small
-image is copied."""
+"""Core-seconds required to convert an image. A photograph is decoded, resized and encoded
+(docs/explanation/convert.md); a small image is copied."""
 JOB_OVERHEAD_SECONDS = 10.0
 """Overhead of a job: starting Python, importing torch and FFCV, writing records."""
 
@@ -33,11 +33,11 @@ class Rates:
     """Rates and memory of the devices."""
 
     peak_tflops: float = PEAK_TFLOPS
-    """Matrix rate of one GPU in bfloat16."""
+    """Matrix-product rate of one GPU in bfloat16."""
     utilisation: float = UTILISATION
     """Share of the peak rate that training reaches."""
     core_gflops: float = 0.0
-    """float32 matrix rate of a CPU core."""
+    """float32 matrix-product rate of a CPU core."""
     device_gb: float = 80.0
     """Memory of a GPU."""
 
@@ -51,7 +51,7 @@ class Rates:
 
 
 def core_gflops(seconds: float = 0.4) -> float:
-    """Measure the float32 matrix rate of one core of this machine, in GFLOP/s."""
+    """Measure the float32 matrix-product rate of one core of this machine, in GFLOP/s."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -68,13 +68,13 @@ def core_gflops(seconds: float = 0.4) -> float:
 
 
 def critical_path(runs: Sequence[Run], hours: Mapping[str, float]) -> tuple[float, list[Run]]:
-    """Return the total hours and the runs of the longest chain.
+    """Return the total hours and the runs of the chain of dependent runs that takes the longest.
 
-    This is the duration of a study if jobs run in parallel wherever possible.
+    If jobs run in parallel wherever possible, the study takes this many hours.
 
     Args:
         runs: The runs in topological order.
-        hours: Hours of each run by run key.
+        hours: Duration of each run in hours, by run key.
     """
     finished_after: dict[str, float] = {}
     predecessor: dict[str, Run | None] = {}

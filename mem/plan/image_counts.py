@@ -1,4 +1,4 @@
-"""Number and size of a study's images, without access to the data."""
+"""Number and size of a study's images, determined without access to the images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PHOTO_PIXELS = (500, 375)
 PHOTO_RATIO = 4 / 3
 """Longer side of a photograph divided by its shorter side."""
 JPEG_BYTES_PER_PIXEL = {100: 0.97, 95: 0.50, 90: 0.36, 80: 0.25, 70: 0.20, 0: 0.15}
-"""JPEG bytes per pixel by minimum quality: the larger value of scikit-learn's two sample photographs, resized to 256
-pixels."""
+"""JPEG bytes per pixel, by the lowest quality for which the value is used. Each value is the larger of those measured
+for scikit-learn's two sample photographs, resized to 256 pixels."""
 IMAGE_RECORD_BYTES = 60
 """Size of one image's entry in the tables of a .beton file."""
 
@@ -38,9 +38,9 @@ class ImageCounts:
     test: int
     classes: int
     bytes_per_image: float
-    """Mean size of an image in a .beton file."""
+    """Mean number of bytes of an image in a .beton file."""
     source: str
-    """Source of the numbers."""
+    """Description of the source of these numbers, for the printed plan."""
 
     @property
     def splits(self) -> dict[str, int]:
@@ -109,7 +109,7 @@ def _converted_counts(folder: Path) -> tuple[dict[str, int], str] | None:
 
 
 def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
-    """Return the counts derived from published totals or from the cut, and their source."""
+    """Return the counts derived from published totals or from the settings `cut`, and their source."""
     source: str = getattr(dataset, "source", "")
     if (published := LONG_TAILED.get(source)) is not None:
         counts = {**published.images, "classes": published.classes}
@@ -134,7 +134,7 @@ def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
 def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]:
     """Move the holdout's share of the images from train to val.
 
-    The exact holdout rounds its share within each class, so the result is accurate to about half an image per class.
+    The convert stage rounds the share within each class, so this estimate can be off by half an image per class.
     """
     if dataset.holdout is None:
         return counts
@@ -143,7 +143,7 @@ def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]
 
 
 def _bytes_per_image(dataset: ImageData) -> float:
-    """Return the mean size of a stored image. For storage `fit`, `mem.plan.disk` applies `size_budget_gb`."""
+    """Return the mean number of bytes of a stored image, without the limit `size_budget_gb` for `storage: fit`."""
     width, height = _stored_pixels(dataset)
     raw = 3.0 * width * height
     if dataset.storage == "jpeg":
@@ -156,7 +156,7 @@ def _jpeg_bytes_per_pixel(quality: int) -> float:
 
 
 def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
-    """Return the width and height of a stored image."""
+    """Return the typical width and height of a stored image in pixels."""
     source: str = getattr(dataset, "source", "")
     side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
     if side is not None:
@@ -168,7 +168,7 @@ def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
 
 
 def beton_bytes(images: int, bytes_per_image: float) -> float:
-    """Return the size of a .beton file: pages for header and tables, images, and the table of image positions."""
+    """Return the bytes of a .beton file: pages for header and tables, images, and the table of image positions."""
     if not images:
         return 0.0
     header = -(-images * IMAGE_RECORD_BYTES // PAGE_BYTES) * PAGE_BYTES

@@ -11,10 +11,10 @@ from mem.plan.cost_counter import ModelCost
 FLOAT_BYTES = 4
 """Bytes per float32. Weights, gradients and optimizer state are float32 even if the forward pass is bfloat16."""
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
-"""Optimizer state values per weight."""
+"""Number of state values that each optimizer keeps per weight."""
 ACTIVATION_FACTOR = 1.15
-"""Factor on the activation memory that covers activation gradients and fragmentation. docs/how-to/plan.md compares the
-estimates with measurements."""
+"""Factor by which the activation memory is multiplied to cover activation gradients and fragmentation. docs/how-to/plan.md
+compares the estimates with measurements."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Memory:
 
     @property
     def bytes(self) -> float:
-        """Total memory."""
+        """Total memory of the process."""
         return self.state_bytes + self.weight_copy_bytes + self.batch * self.bytes_per_image
 
     def largest_batch(self, available_bytes: float) -> int:
-        """Return the largest micro-batch that fits into the given memory."""
+        """Return the largest micro-batch size that fits into the given memory."""
         if not self.bytes_per_image:
             return self.batch
         return max(0, int((available_bytes - self.state_bytes - self.weight_copy_bytes) // self.bytes_per_image))
@@ -53,8 +53,7 @@ def training_memory(
 ) -> Memory:
     """Return the memory of one rank in training.
 
-    Without the setting `micro_batch`, the batch is halved until it fits into the memory of the GPU, as in
-    `mem.train.micro_batch`.
+    If `micro_batch` is not set, the batch is halved until it fits into GPU memory, as in `mem.train.micro_batch`.
 
     Args:
         model: The trained model.
@@ -62,7 +61,7 @@ def training_memory(
         compute: Resources of the stage, including ranks and micro-batch.
         global_batch: Images per optimizer step over all ranks.
         average: Whether a moving average of the weights is kept.
-        device_bytes: Memory of a GPU.
+        device_bytes: Memory of a GPU in bytes.
     """
     ranks = compute.nodes * compute.ranks_per_node
     # Gradients, optimizer state and, with several ranks, a gradient bucket.

@@ -1,4 +1,4 @@
-"""Cost of the model in each stage. The model is built from the study's settings, and its FLOPs are counted."""
+"""Cost of the model in each stage, counted on a model that is built from the study's settings."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
 
 
 def is_trained(settings: config.Head) -> bool:
-    """Return whether a head is trained. CE without `training` is the finetuned classifier itself."""
+    """Return whether a head is trained. For example, CE without `training` is the unchanged finetuned classifier."""
     return getattr(settings, "training", None) is not None
 
 
@@ -107,7 +107,7 @@ def _zero_images(samples: int, side: int) -> Tensor:
 
 
 def _example_counts(study: Study, classes: int) -> np.ndarray:
-    """Return example class counts with a third of the classes in each shot group."""
+    """Return example class counts for building heads, with a third of the classes in each shot group."""
     shots = study.shots
     levels = [shots.many_above + 1, shots.many_above, max(shots.few_below - 1, 0)]
     return np.asarray([levels[3 * i // classes] for i in range(classes)])

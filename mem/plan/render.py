@@ -13,8 +13,8 @@ from mem.runs.dag import STAGES, Run
 
 HEADER = ("stage", "runs", "steps", "images", "FLOP/image", "FLOPs", "memory", "disk", "+ while running", "on", "hours")
 LOADER_IMAGES_PER_CORE = 800.0
-"""Approximate number of 256-pixel JPEG images that one core decodes and crops per second. Values reported for FFCV are
-900 to 1,060 without further augmentation."""
+"""Approximate number of 256-pixel JPEG images that one core decodes and crops per second. Without further augmentation,
+values reported for FFCV range from 900 to 1,060."""
 
 
 def render_plan(
@@ -40,7 +40,7 @@ def _headline(study: Study, images: ImageCounts) -> str:
 
 
 def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
-    """Group estimates by stage, and for head stages also by head."""
+    """Group the estimates by stage, and those of `train_head` also by head."""
     groups: dict[str, list[Estimate]] = {}
     for estimate in sorted(estimates, key=lambda e: STAGES.index(e.run.stage)):
         groups.setdefault(_kind(estimate.run), []).append(estimate)
@@ -56,7 +56,7 @@ def _longest(group: Sequence[Estimate]) -> Estimate:
 
 
 def _line(group: Sequence[Estimate]) -> tuple[str, ...]:
-    """Return the line for one kind of run: FLOPs and disk are summed over runs, all other values are of the longest."""
+    """Return the line for one kind of run. FLOPs and disk space are totals; the rest describes the longest run."""
     longest = _longest(group)
     flops = sum(e.flops for e in group)
     running_bytes = longest.disk.running_bytes

@@ -1,4 +1,4 @@
-"""Plan a study: from the YAML files to the printed plan."""
+"""Compute the plan of a study from its YAML files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def plan_text(
     Args:
         files: The study's YAML file, and files that override its settings.
         given: Numbers of images and classes, for datasets whose size is unknown before conversion.
-        peak_tflops: Matrix rate of one GPU in bfloat16.
+        peak_tflops: bfloat16 matrix-product rate of one GPU, in TFLOP/s.
         utilisation: Share of the peak rate that training reaches.
-        cpu_gflops: float32 matrix rate of a core; if `None`, it is measured on this machine.
-        device_gb: Memory of a GPU.
+        cpu_gflops: float32 matrix-product rate of a CPU core, in GFLOP/s. If `None`, it is measured on this machine.
+        device_gb: Memory of a GPU in GB.
 
     Raises:
         UserError: As in `load_study` and `count_images`.
@@ -44,7 +44,7 @@ def plan_text(
 
 
 def estimate_study(study: Study, given: Mapping[str, int], rates: Rates) -> tuple[ImageCounts, list[Estimate]]:
-    """Return the number of images of a study and the estimates of its runs in topological order, each run once."""
+    """Return the image counts of a study and the estimates of its runs in topological order."""
     runs = list({run.key: run for run in study_runs(study)}.values())
     images = count_images(study, runs[0], given)
     estimator = Estimator(study, images, rates)

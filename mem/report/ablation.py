@@ -29,14 +29,14 @@ class Ablation:
 def find_ablations(heads: Mapping[str, Head], method: str = "mem") -> list[Ablation]:
     """Return one ablation for every setting in which heads of a method differ while all other settings are equal.
 
-    In a grid, several sets of heads vary the same setting. The set that contains the head named after the method is
-    used, otherwise the largest set. Heads with equal settings count once.
+    In a grid, several sets of heads vary the same setting. If one of these sets contains the head named after the
+    method, this set is used, otherwise the largest set. Heads with equal settings count once.
     """
     settings_of = {name: flatten(head.model_dump(mode="json")) for name, head in heads.items() if head.method == method}
     name_by_settings: dict[tuple, str] = {}
     for name, settings in settings_of.items():
         name_by_settings.setdefault(_hashable(settings), name)
-    # Among heads with equal settings, the one named after the method is listed.
+    # Of several heads with equal settings, list the one named after the method.
     if method in settings_of:
         name_by_settings[_hashable(settings_of[method])] = method
     distinct = {name: settings_of[name] for name in name_by_settings.values()}

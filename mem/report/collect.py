@@ -1,4 +1,4 @@
-"""Collect the results of a study. Every evaluation is read once, and the report is built from these results."""
+"""Collect the results of a study. Every evaluation is read only once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mem.report.results import ScoreRow, score_rows
 
 @dataclass
 class StudyResults:
-    """Scores from all evaluations of a study. Matrices are summed or averaged over seeds and class orders."""
+    """Scores from all evaluations of a study. Over the runs of a variant, error counts are summed and norms are averaged."""
 
     rows: list[ScoreRow] = field(default_factory=list)
     wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)
-    """For each variant: number of misclassified test images of true shot group i predicted as shot group j."""
+    """For each variant: number of misclassified test images by true shot group (rows) and predicted one (columns)."""
     mean_norms: dict[str, np.ndarray] = field(default_factory=dict)
     """For each MEM variant: mean norm on test, as a matrix (true group, sub-network)."""
     evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)
@@ -44,8 +44,8 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
 
     Args:
         study: Name of the study.
-        evaluations: This study's labels for each run, and the run's folder. Studies share runs, and `run.json` contains
-            the labels of the study that created the run.
+        evaluations: This study's labels for each run, and the run's folder. The labels in `run.json` are not used,
+            because studies share runs and `run.json` contains the labels of the study that created the run.
 
     Raises:
         UserError: An evaluation is unfinished or damaged, or the evaluations use different datasets.
@@ -75,7 +75,7 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
 
 
 def _data_summary(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:
-    """Return the training images per class and the images per split, which identify a dataset and class order."""
+    """Return the numbers of training images per class and of images per split, which identify the data."""
     return metrics["class_counts"], {name: scores["images"] for name, scores in metrics["splits"].items()}
 
 

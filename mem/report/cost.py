@@ -9,11 +9,11 @@ from typing import Any
 from mem.runs.dag import Run
 
 MAX_LISTED_RUNS = 200
-"""Maximum number of runs listed on the page. `runs.csv` lists all runs."""
+"""Maximum number of runs listed on the report page. `runs.csv` lists all runs."""
 
 
 def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table with one line per stage: hours, throughput, data wait, memory and restarts."""
+    """Return a table with one line per stage: hours, throughput, time spent waiting for data, memory and restarts."""
     lines = [["stage", "runs", "hours", "GPU-hours", "images/s", "data wait", "peak memory", "restarts"]]
     for stage in dict.fromkeys(run.stage for run in runs):
         stage_records = [records[run.key] for run in runs if run.stage == stage]

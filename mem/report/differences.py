@@ -49,7 +49,7 @@ def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
 
 
 def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the variants in the order of the study, or sorted by accuracy on val if there are many of them."""
+    """Return the variants in the study's order. More than `MANY_VARIANTS` are sorted by accuracy on val, if it exists."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     accuracy = val_accuracy(rows)
     if len(variants) <= MANY_VARIANTS or not accuracy:
@@ -58,7 +58,7 @@ def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
-    """Return all variants for a figure, or CE, the reference and the best variants on val if there are too many."""
+    """Return up to `limit` variants for a figure: CE, the reference, and the first of the sorted variants."""
     variants = sorted_variants(rows)
     if len(variants) <= limit:
         return variants
@@ -97,7 +97,7 @@ def difference_of(
     split: str = "test",
     columns: Sequence[str] = SHOTS,
 ) -> dict[str, PairedDifference]:
-    """Return the scores of one variant minus those of another over their common runs; NaN if there are none."""
+    """Return the scores of one variant minus those of another, paired over their common runs; NaN without such runs."""
     grouped = by_variant(rows, split)
     reference_row = {row.repeat: row for row in grouped[reference]}
     pairs = [(row, reference_row[row.repeat]) for row in grouped[variant] if row.repeat in reference_row]
@@ -110,7 +110,7 @@ def difference_of(
 def difference_table(
     differences: Mapping[str, Mapping[str, PairedDifference]], reference: str, order: Iterable[str]
 ) -> list[list[str]]:
-    """Return a table with one line per method: differences by shot group, p-values for all classes, pairs of runs."""
+    """Return a table with one line per method: differences by shot group, p-values over all classes, and run pairs."""
     variants = [variant for variant in order if variant in differences]
     p_values = [differences[variant]["all"].p for variant in variants]
     adjusted = holm([1.0 if p is None else p for p in p_values])
@@ -152,7 +152,7 @@ def image_difference_table(folders: Mapping[str, Path], reference: str, order: I
     Args:
         folders: Folder of the evaluate run by variant.
         reference: The variant that is subtracted.
-        order: The variants in the order of the table.
+        order: The variants, in the order of the table's lines.
 
     Raises:
         UserError: Predictions are missing or are for different images.
@@ -179,7 +179,7 @@ def image_difference_table(folders: Mapping[str, Path], reference: str, order: I
 
 
 def _format_bounded(difference: float, bounds: tuple[float, float]) -> str:
-    """Format a difference between shares in points, with the bounds of its interval."""
+    """Format a difference between two proportions in percentage points, with the bounds of its interval."""
     if np.isnan(difference):
         return "-"
     low, high = (format_signed(100 * bound) for bound in bounds)

@@ -1,4 +1,4 @@
-"""Read an evaluate run. All files are validated before anything is computed from them."""
+"""Read and validate the files of an evaluate run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from mem.errors import UserError
 
 Percentage = float | None
-"""A score in percent; `null` if it has no images."""
+"""A score in percent; `null` if there are no images to compute it from."""
 
 
 class _Shots(TypedDict):

@@ -50,7 +50,7 @@ def shot_bars(summary: Summary) -> RenderedFigure:
 
 
 def oracle_bars(accuracy: Summary, oracle: Summary) -> RenderedFigure:
-    """Plot accuracy among all classes and among the classes of the true shot group, as in the paper's figure 1b.
+    """Plot the accuracy and the oracle accuracy of each method by shot group, as in the paper's figure 1b.
 
     Each method has its own panel.
     """
@@ -78,13 +78,13 @@ def paper_figure1(
     oracle: Mapping[str, Interval],
     mem: tuple[str, Mapping[str, Interval]] | None = None,
 ) -> RenderedFigure:
-    """Plot the paper's figure 1: the distribution of a method's errors, and its oracle accuracy.
+    """Plot how a method's errors are distributed over shot groups, and its oracle accuracy, as in the paper's figure 1.
 
     Args:
         variant: Name of the method.
         error_shares: Percentage of misclassified images by true shot group (rows) and predicted shot group (columns).
-        accuracy: Accuracy of the method among all classes.
-        oracle: Accuracy of the method among the classes of the true shot group.
+        accuracy: Accuracy of the method when it predicts any class.
+        oracle: Accuracy of the method when its predictions are restricted to the true shot group.
         mem: Name and accuracy of a MEM head, for the third series of bars.
     """
     with style({"axes.grid": False}):
@@ -109,7 +109,7 @@ def paper_figure1(
 
 
 def curves(lines: Mapping[str, Curve], x: str, y: str) -> RenderedFigure:
-    """Plot one metric over training, with one line per run. If there are many runs, all lines have the same colour."""
+    """Plot a metric during training, with one line per run. If there are many runs, all lines have the same colour."""
     few = len(lines) <= len(SERIES)
     with style():
         figure, axes = single_axes(WIDTH, 2.8)

@@ -44,7 +44,7 @@ class CaptionedTable:
     title: str
     caption: str
     lines: Sequence[Sequence[str]]
-    """Cells; the first line is the header."""
+    """Lines of cells; the first line is the header."""
     folded: bool = False
     """Whether the table is collapsed until its title is clicked."""
     css_class: str = ""

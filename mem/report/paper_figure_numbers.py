@@ -51,10 +51,10 @@ class Figure1:
     """Oracle accuracy on few-shot classes: predictions are restricted to the few-shot classes."""
     paper_oracle_few: float
     mem_gain: PairedDifference | None
-    """Accuracy of MEM minus that of the classifier on few-shot classes; `None` if either head was not run."""
+    """Accuracy of MEM on few-shot classes minus that of the classifier; `None` if either head was not run."""
     paper_mem_gain: float
     missing: Sequence[str]
-    """Methods of the figure that were not run."""
+    """Methods in the paper's figure that were not run."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Figure4:
     """Names of the two heads, and the differences by shot group; `None` if either head was not run."""
     paper_xi_gain: float
     constant_settings: Sequence[str]
-    """Settings that vary in the paper's figure but not in this study."""
+    """Settings that are varied in the paper's figure but not in this study."""
 
 
 def classifier_of(rows: Sequence[ScoreRow]) -> str:

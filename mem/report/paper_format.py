@@ -1,4 +1,4 @@
-"""Cells and captions of tables that show results of this study next to the paper's numbers."""
+"""Cells and captions for tables that show results of this study next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def paper_numbers() -> dict[str, Any]:
 
 
 def format_accuracy(accuracy: float | None) -> str:
-    """Format an accuracy from the paper with one or two decimals, without a trailing zero in the second."""
+    """Format an accuracy from the paper with two decimals, or with one if the second is zero."""
     return EMPTY if accuracy is None else f"{accuracy:.2f}".removesuffix("0")
 
 
@@ -43,17 +43,17 @@ def format_runs(runs: int) -> str:
 
 
 def minus_paper(result: Interval | PairedDifference, paper: float | None) -> str:
-    """Format the difference between a result and the paper's number, with the interval of the result."""
+    """Format a result minus the paper's number, with the interval of the result."""
     return EMPTY if paper is None else format_signed(result.mean - paper, result.half_width)
 
 
 def minus_paper_by_shot(accuracy: Mapping[str, Interval], paper: Sequence[float | None]) -> list[str]:
-    """Format the differences between the accuracies of this study and the paper's, by shot group."""
+    """Format the differences between this study's accuracies and the paper's accuracies, by shot group."""
     return [minus_paper(result, number) for result, number in zip(accuracy.values(), paper, strict=True)]
 
 
 def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -> str:
-    """Return a caption with the given text, the shot-group thresholds, seeds, class orders, and missing results."""
+    """Return a caption with the given text, the shot-group thresholds, the seeds and class orders, and missing results."""
     repeats = sorted({row.repeat for row in rows})
     orders = sorted({order for order, _ in repeats})
     seeds = sorted({seed for _, seed in repeats})

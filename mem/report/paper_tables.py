@@ -71,7 +71,7 @@ def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
 
 
 def _cited_methods(rows: Sequence[ScoreRow], cited: Mapping[str, Sequence[float | None]]) -> list[list[str]]:
-    """Return the lines for one dataset: numbers cited in the paper, results of this project, and MEM's difference."""
+    """Return the lines for one dataset: numbers from the paper, results of this project, and the difference for MEM."""
     lines = [
         [method, *map(format_accuracy, shots), "paper" if method == "mem" else f"cited, {NOT_RUN}"]
         for method, shots in cited.items()

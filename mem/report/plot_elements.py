@@ -77,7 +77,7 @@ def shared_labels(figure: Figure, x: str, y: str) -> None:
 def grouped_bars(
     axes: Axes, positions: Sequence[str], series: Mapping[str, Sequence[Interval]], colours: Mapping[str, str]
 ) -> None:
-    """Plot one bar per series at each position, with error bars for intervals. The axis ranges from 0 to 100.
+    """Plot one bar per series at each position, with intervals as error bars. The score axis ranges from 0 to 100.
 
     Args:
         axes: Axes to plot on.

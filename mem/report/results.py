@@ -19,7 +19,7 @@ SHOTS = ("many", "medium", "few", "all")
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one head on one split, in percent. Each object is a line of `results.csv`."""
+    """Scores of one head on one split, in percent. Each object corresponds to a row of `results.csv`."""
 
     study: str
     dataset: str
@@ -42,12 +42,12 @@ class ScoreRow:
     ece: float = math.nan
     """Expected calibration error."""
     oracle_many: float = math.nan
-    """Oracle accuracy, as in the next three columns: predictions are restricted to the image's true shot group."""
+    """Oracle accuracy (four columns): predictions are restricted to the classes of the image's true shot group."""
     oracle_medium: float = math.nan
     oracle_few: float = math.nan
     oracle_all: float = math.nan
     group_recall_many: float = math.nan
-    """Percentage of a shot group's images predicted as any class of this group, as in the next two columns."""
+    """Percentage of a shot group's images that are predicted as any class of this group (three columns)."""
     group_recall_medium: float = math.nan
     group_recall_few: float = math.nan
     group_by_norm: float = math.nan
@@ -55,7 +55,7 @@ class ScoreRow:
 
     @property
     def repeat(self) -> tuple[int, int]:
-        """Class order and seed. Runs with equal values share a backbone and images."""
+        """Class order and seed. Heads that have both in common use the same images and the same backbone."""
         return self.order, self.seed
 
 

@@ -11,14 +11,14 @@ from mem.report.differences import val_accuracy
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, interval
 
 FROM_SCRATCH = ("table5_scratch_100", "table5_scratch_500", "table5_scratch_1000")
-"""Recipes for table 5 without pretraining. They do not count as results for tables 1 to 4."""
+"""Recipes for table 5 without pretraining. Tables 1 to 4 do not contain their results."""
 METHODS = ("ce", "tau", "crt", "lws", "mem")
 """Methods in the paper's tables 2 to 4."""
 
 
 @dataclass
 class ResultsStore:
-    """Rows of this study, and of other studies that have a report in `root`."""
+    """Score rows of this study, and of other studies that have a report in `root`."""
 
     study: str
     rows: Sequence[ScoreRow]
@@ -45,11 +45,11 @@ class ResultsStore:
         return self._cache[study]
 
     def is_recipe(self, dataset: str, backbone: str) -> bool:
-        """Return whether this study uses the dataset and the backbone, with pretraining."""
+        """Return whether this study uses the dataset and the backbone, and is not one of `FROM_SCRATCH`."""
         return (self.dataset, self.backbone) == (dataset, backbone) and self.study not in FROM_SCRATCH
 
     def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
-        """Return the rows of this study if it uses the dataset and backbone, otherwise the rows of their recipe."""
+        """Return the rows of this study if `is_recipe`, otherwise those of the recipe for the dataset and backbone."""
         return self.rows if self.is_recipe(dataset, backbone) else self.rows_of(f"{dataset}_{backbone}")
 
     def related_studies(self) -> list[str]:
@@ -64,7 +64,7 @@ class ResultsStore:
 
 
 def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
-    """Return the variant that represents a method: the variant with its name, otherwise the method's best on val."""
+    """Return the variant that represents a method: the one named after it, otherwise its best variant on val."""
     variants = dict.fromkeys(row.variant for row in rows if row.method == method)
     if method in variants or any(row.variant == method for row in rows):
         return method

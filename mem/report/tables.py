@@ -110,7 +110,7 @@ def val_caption(rows: Sequence[ScoreRow]) -> str:
 
 
 def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
-    """Return the method with the highest accuracy on val together with this accuracy."""
+    """Describe the method with the highest accuracy on val, including this accuracy."""
     best = best_on_val(rows)
     return "no val split" if best is None else f"{best}, {val_accuracy(rows)[best]:.2f} %"
 
