@@ -1,9 +1,9 @@
 """The study schema, from which YAML validation, the JSON schema and the settings reference are generated.
 
 A study is a dataset, a backbone, a recipe, any number of seeds and class orders, and the heads to compare.
-Hyperparameters have no defaults: the YAML file specifies all of them, like a table in a paper. Settings annotated with
-`Unkeyed` control where and how a stage runs, but not what it computes. They are not part of run keys (see
-`mem.runs.keys`).
+Hyperparameters have no defaults: the YAML file specifies all of them, like the hyperparameter table of a paper.
+Settings annotated with `Unkeyed` control where and how a stage runs, but not what it computes; these settings are not
+part of run keys (see `mem.runs.keys`).
 """
 
 from mem.config.backbones import (

@@ -1,4 +1,4 @@
-"""Settings for custom datasets: a folder per class, list files, or a table."""
+"""Settings for custom datasets, defined by one folder per class, by list files, or by a table."""
 
 from __future__ import annotations
 

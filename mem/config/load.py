@@ -64,10 +64,10 @@ def study_files(
     Args:
         config: Values of `--config`. `study` is a YAML file or the name of a YAML file in `folder`. All other values
             override settings.
-        configfiles: Files of `--configfile`: a study, and files to merge over it.
+        configfiles: Files of `--configfile`: a study, unless `config` specifies one, and files to merge over it.
         folder: Folder that contains the workflow's studies. The default study is `digits_lt`.
     """
-    # Snakemake parses `a=3` as a number and `a={...}` as a mapping, but `a=null` as text.
+    # Snakemake parses `a=3` as a number and `a={...}` as a mapping, but passes `a=null` as text.
     overrides = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in config.items()}
     name = overrides.pop("study", None)
     if name is None and configfiles:
@@ -79,7 +79,7 @@ def study_files(
 
 
 def deep_merge(base: Any, over: Any) -> Any:
-    """Merge nested mappings. Values of `over` take precedence; lists and scalars are replaced."""
+    """Merge nested mappings. Values of `over` take precedence. Lists are replaced, not merged."""
     if isinstance(base, Mapping) and isinstance(over, Mapping):
         return {key: deep_merge(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
     return over
@@ -156,7 +156,7 @@ def _yaml_type(value: Any) -> str:
 
 
 def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: dict[KeyPath, str]) -> None:
-    """Add `file:line` of every key and list item below a node. A mapping's keys override the keys that it merges."""
+    """Add `file:line` of every key and list item below a node. A mapping's keys override keys merged with `<<`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag == _MERGE_TAG:

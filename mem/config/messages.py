@@ -44,7 +44,7 @@ def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath,
 
 
 def suggestion(given: str, allowed: Sequence[str]) -> str:
-    """Return a suggestion with the most similar allowed name, or a full stop if no name is similar."""
+    """Return a suggestion that names the most similar allowed name, or a full stop if no name is similar."""
     similar = difflib.get_close_matches(given, allowed, n=1)
     return f"; did you mean `{similar[0]}`?" if similar else "."
 

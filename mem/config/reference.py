@@ -15,7 +15,7 @@ _TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean":
 
 
 def reference() -> str:
-    """Return the page. It starts with the study, followed by all sections in the order of their first mention."""
+    """Return the page: the settings of a study, followed by all sections in the order of their first mention."""
     schema = json.loads(study_schema())
     sections = schema["$defs"]
     lines = [

@@ -1,4 +1,4 @@
-"""Settings for published datasets, one section each. `mem.config.custom_sources` defines those for custom datasets."""
+"""Settings for published datasets, one section per dataset. See `mem.config.custom_sources` for custom datasets."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Sweep(Section):
 def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
     """Return the heads and the variants of all sweeps, as mappings.
 
-    Invalid sweeps are ignored here; validation of the study reports them.
+    Invalid sweeps are ignored, because validation of the study reports them later.
 
     Raises:
         ValueError: A sweep refers to an unknown head or section, or a variant has the name of another head.
@@ -89,7 +89,7 @@ _HEAD: TypeAdapter[Head] = TypeAdapter(Head)
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Return whether two heads are equal after defaults are filled in."""
+    """Return whether the settings of two heads are equal after defaults are filled in."""
     if one == other:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Select a study's best head, using only val."""
+"""Select a study's best head by its scores on val."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SelectedHead:
 def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedHead:
     """Return the variant with the highest accuracy on val, averaged over seeds and class orders, and its best run.
 
-    Test is not used. In a tie, the first variant or run in the study is selected.
+    Scores on test are not used. In a tie, the first variant or run in the study is selected.
 
     Args:
         study: A study whose evaluations are finished.

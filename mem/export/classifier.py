@@ -1,4 +1,4 @@
-"""Backbone and head as one module that maps pixels to class probabilities."""
+"""Combine a backbone and a head into one module that maps pixels to class probabilities."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ImageClassifier(nn.Module):
         """Return the `probabilities` of all classes, and for MEM also `group_weights` (w) and `group_norms` (Q).
 
         Args:
-            images: Prepared square RGB images.
+            images: Prepared RGB images: cropped and resized to squares as in evaluation.
         """
         normalised = (images * self.factor - self.shift).permute(0, 3, 1, 2).contiguous()
         pooled, tokens = self.model.features(normalised)

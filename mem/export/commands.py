@@ -35,7 +35,7 @@ def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -
 
 
 def register(study_files: Sequence[Path], name: str | None, alias: str, variant: str | None, root: Path) -> int:
-    """Export the best head of a study and register it through the mirror. If no mirror is running, run it once."""
+    """Export the best head of a study and register it through the mirror. If no mirror is running, run one once."""
     study = load_study(list(study_files))
     selected = best_head(study, root, variant)
     name = name or study.study
@@ -83,7 +83,7 @@ def predict(
         stdin: Lines of standard input.
 
     Returns:
-        The exit status: 1 if some images were unreadable.
+        The exit status: 1 if any image was unreadable, otherwise 0.
     """
     names = list(_file_names(inputs, stdin))
     if not names:

@@ -3,7 +3,7 @@
 export.json            architecture, classes, groups, image preparation, and the runs that the model is based on
 backbone.safetensors   backbone weights
 head.json, head.safetensors
-program.pt2            the complete model as a torch.export program; requires only torch and accepts prepared squares
+program.pt2            the complete model as a torch.export program; requires only torch; input: prepared square images
 mlflow/                the complete model as an MLflow model
 """
 
@@ -41,7 +41,7 @@ _COPIED = ("head.json", "head.safetensors")
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An image classifier, the meaning of its outputs, and its image preparation."""
+    """An image classifier with its class and group names and its image preparation."""
 
     classifier: ImageClassifier
     classes: tuple[str, ...]
@@ -64,14 +64,14 @@ def export_head(folder: Path, out: Path) -> ExportedModel:
         out: Output folder. An earlier export in this folder is replaced.
 
     Raises:
-        UserError: `out` exists and is not an export. See also `lineage`.
+        UserError: `out` exists and is not an export, or a run is missing or unsuitable (see `lineage`).
     """
     runs = lineage(folder)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
         raise UserError(f"{out}: this path already exists and is not an export. Choose another folder.")
     about = _about(runs)
     out.mkdir(parents=True, exist_ok=True)
-    (out / ABOUT).unlink(missing_ok=True)  # written last, so that an incomplete folder is not an export
+    (out / ABOUT).unlink(missing_ok=True)  # written last, so that an incomplete folder is not recognised as an export
     (out / PROGRAM).unlink(missing_ok=True)
     shutil.rmtree(out / "mlflow", ignore_errors=True)
     for name in _COPIED:

@@ -23,7 +23,7 @@ TOP_CLASSES = 5
 
 @dataclass(frozen=True)
 class BatchPredictions:
-    """Classifier outputs for a batch."""
+    """Classifier outputs for a batch of images."""
 
     probabilities: Float32[np.ndarray, "images classes"]
     group_weights: Float32[np.ndarray, "images groups"] | None

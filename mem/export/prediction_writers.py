@@ -12,7 +12,7 @@ from mem.export.predict import TOP_CLASSES, ImagePrediction
 
 @runtime_checkable
 class TextFile(Protocol):
-    """A writable text file."""
+    """Protocol for writable text files."""
 
     def write(self, text: str, /) -> int:
         """Write text."""
@@ -41,7 +41,7 @@ class CsvWriter:
         self._table.writerow(row)
 
     def finish(self) -> None:
-        """Do nothing: a CSV file has no footer."""
+        """Do nothing, because a CSV file has no footer."""
 
 
 class JsonWriter:

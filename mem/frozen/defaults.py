@@ -23,7 +23,7 @@ TRAINING: Mapping[str, Any] = {
     "weight_decay": 5e-4,
     "sampler": "class_balanced",
 }
-"""Training settings for all trained methods that are not in `TRAINING_BY_METHOD`."""
+"""Default training settings. `TRAINING_BY_METHOD` contains the settings in which a method differs."""
 TRAINING_BY_METHOD: Mapping[str, Mapping[str, Any]] = {
     "ce": {"sampler": "instance"},
     "balanced_softmax": {"sampler": "instance"},
@@ -49,7 +49,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "classifier_from": "crt",
     },
 }
-"""Settings by method, without `training`."""
+"""Default settings by method, except `training`."""
 
 
 def methods() -> dict[str, type[config.Section]]:

@@ -49,7 +49,7 @@ class FittedHead(nn.Module):
         self.head = head.eval()
         self.settings = settings
         self.inputs = inputs
-        """Inputs from which the head was built."""
+        """Inputs from which the head was built: initial classifier, class counts, shot thresholds and seed."""
         self.results = dict(results)
         """Results of the fit: tau and the accuracies used to choose it, the steps, and the number of parameters."""
 
@@ -139,7 +139,7 @@ def fit_head(
         shots: Thresholds of the shot groups.
         seed: Seed for initialisation and sampling. The same seed produces the same head.
         device: Device to train on.
-        quiet: Whether to hide the progress.
+        quiet: Whether to suppress the progress output.
 
     Raises:
         UserError: Features and labels do not match, contain values that are not finite, or leave a class without
@@ -179,7 +179,7 @@ class _Fit(NamedTuple):
     quiet: bool
 
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
-        """Fit a head from a given classifier or the default classifier."""
+        """Fit a head that starts from a given classifier or, with `None`, from its default initial classifier."""
         start = start or self.initial_classifier(settings)
         inputs = HeadInputs(start, self.counts, self.shots, self.seed)
         context = FitContext(
@@ -189,7 +189,7 @@ class _Fit(NamedTuple):
         return FittedHead(head.to(self.device), settings, inputs, results)
 
     def initial_classifier(self, settings: config.Head) -> Linear:
-        """Return the default initial classifier of a head. Fit another head for it if necessary."""
+        """Return the default initial classifier of a head. If another head provides it, fit that head first."""
         if isinstance(settings, config.Ce) and settings.training is None:
             raise UserError(
                 "ce: requires `training` or a finetuned classifier. Pass classifier=..., or set `training`."
@@ -206,7 +206,7 @@ class _Fit(NamedTuple):
         return self.linear(self.head(head_settings(first), None))
 
     def linear(self, given: InitialClassifier) -> Linear:
-        """Check a given classifier and convert it."""
+        """Check a user-provided classifier and convert it to a `Linear` head."""
         if isinstance(given, FittedHead):
             if not isinstance(given.head, Linear):
                 raise UserError(

@@ -13,8 +13,8 @@ FLOAT_BYTES = 4
 OPTIMIZER_STATES = {"adamw": 2, "sgd": 1}
 """Number of state values that each optimizer keeps per weight."""
 ACTIVATION_FACTOR = 1.15
-"""Factor by which the activation memory is multiplied to cover activation gradients and fragmentation. docs/how-to/plan.md
-compares the estimates with measurements."""
+"""Factor by which the activation memory is multiplied to cover activation gradients and fragmentation.
+docs/how-to/plan.md compares the estimates with measurements."""
 
 
 @dataclass(frozen=True)

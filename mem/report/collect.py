@@ -16,7 +16,7 @@ from mem.report.results import ScoreRow, score_rows
 
 @dataclass
 class StudyResults:
-    """Scores from all evaluations of a study. Over the runs of a variant, error counts are summed and norms are averaged."""
+    """Scores from all evaluations of a study. Error counts are summed over a variant's runs; norms are averaged."""
 
     rows: list[ScoreRow] = field(default_factory=list)
     wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
 
 
 def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the variants in the study's order. More than `MANY_VARIANTS` are sorted by accuracy on val, if it exists."""
+    """Return the variants in the study's order, or sorted by accuracy on val if there are many and val exists."""
     variants = list(dict.fromkeys(row.variant for row in rows))
     accuracy = val_accuracy(rows)
     if len(variants) <= MANY_VARIANTS or not accuracy:

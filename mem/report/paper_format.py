@@ -53,7 +53,7 @@ def minus_paper_by_shot(accuracy: Mapping[str, Interval], paper: Sequence[float 
 
 
 def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -> str:
-    """Return a caption with the given text, the shot-group thresholds, the seeds and class orders, and missing results."""
+    """Return a caption: the given text, shot-group thresholds, seeds and class orders, and missing results."""
     repeats = sorted({row.repeat for row in rows})
     orders = sorted({order for order, _ in repeats})
     seeds = sorted({seed for _, seed in repeats})

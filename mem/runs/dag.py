@@ -1,8 +1,8 @@
 """The runs of a study: their stages, inputs, keys and folders.
 
 The key of a run is a digest of the stage, the version of the stage, the settings, the seed, and the keys of the inputs.
-Studies with the same settings for a stage therefore share its run. A changed setting creates a new run next to the old
-one, and a run cannot resume from a checkpoint that was computed with different inputs.
+Studies for which all of these are equal therefore share the run. A changed setting creates a new run next to the old
+one, and a run cannot resume from a checkpoint that was computed with different settings or inputs.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _initial_settings(study: Study) -> dict[str, Section | int | str]:
 
 
 def _module_settings(study: Study) -> dict[str, str]:
-    """Return the settings that identify a custom backbone: the function name and the digest of the file."""
+    """Return the settings that identify a custom backbone: the function name and the digest of the Python file."""
     if not isinstance(study.backbone, CustomModule):
         return {}
     settings = {"module function": study.backbone.function}
@@ -193,9 +193,9 @@ def _module_settings(study: Study) -> dict[str, str]:
 
 
 def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run]:
-    """Return the heads and their evaluations. Each head follows the head that it starts from."""
+    """Return the train_head and evaluate runs. The run of a head follows that of the head it starts from."""
     runs: list[Run] = []
-    # If features are not stored, heads also read the inputs of the features run.
+    # If features are not stored, heads compute them from the inputs of the features run.
     online = study.features is not None and study.features.online
     source = {"features": features, **(features.inputs if online else {})}
     heads: dict[str, Run] = {}
@@ -220,7 +220,7 @@ _STARTS_FROM_CE = (Tau, Lws, LogitAdjustment)
 def _start_head(study: Study, head: Head) -> str | None:
     """Return the name of the head whose classifier is the initial classifier of `head`.
 
-    None means the finetuned classifier or a new classifier.
+    None means that `head` starts from the finetuned classifier or from a new classifier.
     """
     if isinstance(head, Mem):
         base = study.heads[head.classifier_from]

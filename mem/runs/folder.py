@@ -17,9 +17,9 @@ from typing import Any
 from mem.errors import UserError
 
 LOCK_WAIT_SECONDS = 90
-"""Default time that a stage waits for the lock. It is long enough for interrupted training to save a checkpoint."""
+"""Default time that a stage waits for the lock. An interrupted training run can save its checkpoint in this time."""
 _LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""Error numbers returned by file systems without locks, such as some Lustre mounts."""
+"""Error numbers of lock requests on file systems that do not support locks, such as some Lustre mounts."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """File with the run's settings. It is written with the DAG and never changes. Its digest is the run's key."""
+        """File with the run's settings, including those that determine its key. It is written before jobs start."""
         return self.path / "config.yaml"
 
     @property
     def site(self) -> Path:
-        """File with the unkeyed settings, which control where and how the run executes. It is rewritten on changes."""
+        """File with the unkeyed settings, which control where and how a stage runs. It is rewritten if they change."""
         return self.path / "site.yaml"
 
     @property
@@ -70,7 +70,7 @@ class RunFolder:
     def locked(self, wait_seconds: float = LOCK_WAIT_SECONDS, say: Callable[[str], None] = print) -> Iterator[None]:
         """Lock the folder so that no other stage can run in it.
 
-        The kernel releases the lock when the process ends, even if it is killed.
+        The kernel releases the lock when the process ends, even if the process is killed.
 
         Raises:
             UserError: Another process still holds the lock after `wait_seconds`. The message identifies the process.

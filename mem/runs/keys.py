@@ -1,4 +1,4 @@
-"""Run keys: the settings that are part of a key, and digests of settings and files."""
+"""Content of run keys: the settings that are part of a key, and digests of settings and files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file_digest(path: Path) -> str | None:
 
 
 def index_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the digests of a dataset's lists and tables. An edited list therefore defines a different dataset.
+    """Return the digests of a dataset's lists and tables. As they are part of the key, an edited list changes the key.
 
     A missing file has no digest, so that a study can be planned before its data are downloaded.
     """

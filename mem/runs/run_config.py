@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Configuration that a stage reads."""
+    """Content of the configuration files that a stage reads."""
 
     stage: str
     key: str
