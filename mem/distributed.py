@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class World:
-    """All ranks of one stage, from the perspective of this process."""
+    """The ranks of one stage, and the position of this process among them."""
 
     rank: int = 0
     size: int = 1
@@ -57,7 +57,7 @@ class World:
         )
 
     def without_sync(self, replica: nn.Module) -> AbstractContextManager[None]:
-        """Return a context in which backward passes accumulate gradients without synchronising them."""
+        """Return a context in which backward passes accumulate gradients without synchronising them across ranks."""
         return replica.no_sync() if isinstance(replica, DistributedDataParallel) else contextlib.nullcontext()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class World:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Return whether the flag is set on any rank, without synchronising with the device."""
+        """Return whether the flag is set on any rank. This does not wait for the GPU."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -91,7 +91,7 @@ class World:
     def subgroup(self, size: int) -> RankGroup:
         """Return the group of `size` consecutive ranks that contains this rank.
 
-        Collective: every rank must call it with the same size.
+        This is a collective operation: every rank must call it with the same size.
         """
         if self.size % size:
             raise ValueError(f"{self.size} ranks cannot be divided into groups of {size}")
@@ -114,17 +114,17 @@ class RankGroup:
     index: int
     """Index of this rank within the group."""
     group: Any
-    """The torch.distributed process group; None for all ranks."""
+    """The torch.distributed process group. None is the default group, which contains all ranks."""
 
     def gather(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the stacked values of all ranks. Gradients flow back to the rank that provided each value."""
+        """Return the stacked values of the group's ranks. Gradients flow back to the rank that provided each value."""
         row = torch.zeros(self.size, device=value.device, dtype=value.dtype)
         row[self.index] = 1
         return _AllReduceSum.apply(row.view(-1, *[1] * value.ndim) * value, self.group)  # type: ignore[no-any-return]
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """Sum over a group of ranks. The gradient is the sum of the ranks' gradients."""
+    """Differentiable sum over a group of ranks. The backward pass sums the gradients of the group's ranks."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, group: Any) -> torch.Tensor:
@@ -141,7 +141,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 _control: dist.ProcessGroup | None = None
-"""A gloo group in addition to the nccl group; None if the default group uses gloo."""
+"""Gloo process group for control messages if the default group uses NCCL; None if the default group uses Gloo."""
 
 
 def _control_group() -> dist.ProcessGroup | None:
@@ -155,8 +155,8 @@ SINGLE_PROCESS = World()
 def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     """Join the world specified by RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-    Without these variables, the world consists of a single process. Ranks communicate with nccl if every rank has a
-    GPU, and with gloo otherwise. A second group, which uses gloo, transmits control messages.
+    Without these variables, the world consists of a single process. Ranks communicate with NCCL on GPUs and with Gloo
+    on CPUs. If they use NCCL, control messages are transmitted by a second process group, which uses Gloo.
 
     Raises:
         UserError: The variables are incomplete or contradict each other, or the ranks cannot connect.

@@ -4,8 +4,8 @@
 class UserError(Exception):
     """A problem that the user can fix, such as a wrong setting, a missing path or a full disk.
 
-    The message describes the problem, its location, what was expected and what to do next. The command line prints the
-    message without a traceback and exits with status 2.
+    The message describes the problem and its location, states what was expected, and explains what to do next. The
+    `mem` command prints the message without a traceback and exits with status 2.
     """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Error numbers of a full disk and of an exceeded quota."""
+"""Error numbers for a full disk and for an exceeded disk quota."""
 
 
 @contextmanager
@@ -18,12 +18,12 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file next to `path`; on exit, flush it to disk and rename it to `path`.
 
     If the body raises an exception or the disk is full, the temporary file is deleted, and an existing file at `path`
-    remains unchanged. The file name of an OSError is `path`.
+    remains unchanged. An OSError that has no file name, or that of the temporary file, is raised with `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # File names that are not UTF-8 are written with their original bytes (see os.fsdecode).
+        # If the text contains file names that are not valid UTF-8, write their original bytes (see os.fsdecode).
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
         with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file

@@ -1,6 +1,7 @@
-"""The long-tail protocol: class orders, long-tailed cuts, shot groups and class partitions.
+"""The long-tail protocol: class orders, cuts, shot groups and class partitions.
 
-The packages for data, heads and metrics import this module.
+A cut reduces a balanced training split to a long tail. The packages `mem.data`, `mem.heads` and `mem.metrics` share
+this module.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def class_counts(labels: np.ndarray, classes: int) -> Int64[np.ndarray, " {class
 
 
 def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes"]:
-    """Return the shot group of each class, given the numbers of training images: 0 many, 1 medium, 2 few.
+    """Return the shot group of each class (0 many, 1 medium, 2 few), given its number of training images.
 
-    Source: Liu et al. 2019 (section 4.1 of the paper), with exclusive thresholds.
+    Source: section 4.1 of the paper, which follows Liu et al. 2019. Both thresholds are exclusive.
     """
     return np.select([counts > shots.many_above, counts < shots.few_below], [0, 2], 1).astype(np.int64)
 
@@ -82,9 +83,9 @@ class Cut:
 
 
 def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) -> Cut:
-    """Choose `counts` training images per class from a pool, and `rest_per_class` of the remaining images.
+    """Choose `counts[k]` training images of each class k from a pool, and `rest_per_class` of its remaining images.
 
-    Images in both parts have the same order as in the pool.
+    In both parts, the images have the same order as in the pool.
 
     Raises:
         UserError: A class has too few images.
@@ -109,7 +110,7 @@ def cut(labels: np.ndarray, counts: np.ndarray, rest_per_class: int, seed: int) 
 
 
 def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: int) -> Cut:
-    """Cut a balanced pool to a long tail, with the given settings and class order.
+    """Reduce a balanced pool of images to a long tail, with the given settings and class order.
 
     Raises:
         UserError: As in `tail_counts` and `cut`.
@@ -121,7 +122,7 @@ def cut_to_tail(labels: np.ndarray, classes: int, settings: LongTailCut, order: 
 def hold_out_share(labels: np.ndarray, classes: int, share: float, seed: int, stream: str) -> Cut:
     """Hold out a share of each class's images, rounded to the nearest integer. Every class keeps at least one image.
 
-    The held-out images are the `rest` of the cut. Images in both parts have the same order as in the pool.
+    The held-out images are the `rest` of the cut. In both parts, the images have the same order as in the pool.
     """
     held_out = np.zeros(len(labels), dtype=bool)
     by_class = np.argsort(labels, kind="stable")
@@ -134,10 +135,11 @@ def hold_out_share(labels: np.ndarray, classes: int, share: float, seed: int, st
 
 
 def partition(strategy: str, counts: np.ndarray, groups: int, shots: Shots, seed: int) -> Int64[np.ndarray, " classes"]:
-    """Return the group of each class, by one of the paper's three strategies (section 4.3).
+    """Divide the classes into groups by one of the paper's three strategies (section 4.3); return each class's group.
 
     `shot` is strategy 1, `random_even` is strategy 2, and `cardinality_even` is strategy 3. In strategy 3, classes are
-    sorted by their number of training images in descending order (ties by class) and divided into groups of equal size.
+    sorted by their number of training images in descending order (ties by class number) and divided into groups of
+    equal size.
 
     Raises:
         UserError: A group would be empty.

@@ -21,14 +21,16 @@ def mixed_cross_entropy(
     shares: Float[Tensor, " samples"],
     smoothing: float = 0.0,
 ) -> Float[Tensor, " samples"]:
-    """Return the cross-entropy of mixed samples, which equals the cross-entropy with soft targets mixed equally.
+    """Return the cross-entropy of samples that were mixed from two images.
+
+    It equals the cross-entropy with soft targets that are mixed in the same proportions as the images.
 
     Args:
         logits: Logits of the mixed samples.
-        labels: Label of the first image of each sample.
-        partners: Label of the second image.
-        shares: Share of the first image.
-        smoothing: Label smoothing.
+        labels: Label of the first image in each sample.
+        partners: Label of the second image in each sample.
+        shares: Share of the first image in each sample.
+        smoothing: Label smoothing factor.
     """
     first, second = (cross_entropy(logits, target, smoothing) for target in (labels, partners))
     return shares * first + (1 - shares) * second

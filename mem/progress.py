@@ -1,4 +1,4 @@
-"""Progress of a stage, displayed as a bar on a terminal and as occasional lines elsewhere."""
+"""Progress display for stages: a bar on a terminal, and occasional lines in other output streams."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from tqdm import tqdm
 
 LINE_SECONDS = 20
-"""Time between progress lines if there is no terminal."""
+"""Minimum time between progress lines if the output is not a terminal, in seconds."""
 
 
 class Progress:
-    """Counts completed items, and displays the rate and the remaining time.
+    """Counts completed items, and displays the rate and the estimated remaining time.
 
     Args:
         title: Label of the progress bar.
         total: Total number of items.
         start: Number of items that an earlier attempt completed.
-        unit: Unit of the items.
-        quiet: Display nothing. Used for ranks other than 0.
+        unit: Name of an item, displayed after the numbers.
+        quiet: Whether to display nothing, as on ranks other than 0.
         stream: Output stream; stderr by default.
     """
 

@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflo
 
 
 def git_state() -> dict[str, Any]:
-    """Return the code's commit and whether files differ from the commit; None for both outside a checkout."""
+    """Return the code's Git commit and whether tracked files differ from it. Outside a checkout, both are None."""
     here = Path(mem.__file__).parent
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:
@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, this project and its main packages."""
+    """Return the versions of Python, this project and its main dependencies."""
     found = {"python": platform.python_version(), "mem": mem.__version__}
     for package in PACKAGES:
         try:
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpus() -> int:
-    """Return the number of cores available to this process, from Snakemake, SLURM, or the CPU affinity."""
+    """Return the number of cores available to this process, according to Snakemake, SLURM or the CPU affinity."""
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if os.environ.get(name, "").isdigit():
             return max(1, int(os.environ[name]))

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 _NUMBERS_PER_COUNT = 4
 """Number of doubles per step of the Philox counter."""
 _CONTIGUOUS_PER_START = 200
-"""Number of consecutive samples whose generation takes as long as one start of the generator."""
+"""Starting the generator takes about as long as generating the numbers of this many consecutive samples."""
 
 
 def uniforms(seed: int, stream: str, start: int, count: int, width: int) -> Float64[np.ndarray, "{count} {width}"]:
@@ -47,12 +47,12 @@ def uniforms_at(
 
 
 def permutation(seed: int, stream: str, number: int, length: int) -> Int64[np.ndarray, " {length}"]:
-    """Return the permutation of 0 to `length - 1` with the index `number` in a stream."""
+    """Return the `number`-th permutation of 0 to `length - 1` in a stream."""
     return np.random.default_rng([seed, number, _stream_hash(stream)]).permutation(length)
 
 
 def generator(seed: int, stream: str) -> np.random.Generator:
-    """Return a new random number generator for one-time use."""
+    """Return a new random number generator whose sequence depends only on the seed and the stream."""
     return np.random.default_rng([seed, _stream_hash(stream)])
 
 

@@ -1,4 +1,4 @@
-"""Figure style. Colours are from the palette of Okabe and Ito, which colour-blind readers can distinguish."""
+"""Figure style, with the colour palette of Okabe and Ito, which is designed for colour-blind readers."""
 
 from __future__ import annotations
 

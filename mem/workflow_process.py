@@ -1,4 +1,4 @@
-"""The Snakemake process that drives a workflow, with its lock and the MLflow mirror."""
+"""Folder lock and MLflow mirror of the Snakemake process that drives a workflow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 
 _MIRROR_SECONDS = 120
-"""Time that the mirror has to send the remaining points before it is killed."""
+"""Time that the mirror has to send the remaining points before it is killed, in seconds."""
 
 
 class WorkflowProcess:
     """Working-folder lock and MLflow mirror for the duration of a workflow.
 
-    The kernel releases the lock when the process ends, so a killed process leaves no lock. Snakemake's built-in lock
-    would remain; profiles/default disables it.
+    The kernel releases this lock when the process ends, even if the process is killed. Snakemake's built-in lock would
+    remain in this case, so profiles/default disables it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,7 +32,7 @@ class WorkflowProcess:
         self._mirror: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Acquire the lock, pass the description of this process to its jobs, and start the mirror.
+        """Acquire the lock, describe this process to its jobs in an environment variable, and start the mirror.
 
         Raises:
             UserError: Another workflow process holds the lock. The message identifies the process.
@@ -52,7 +52,7 @@ class WorkflowProcess:
             )
 
     def stop(self) -> None:
-        """Let the mirror send the remaining points, then stop it. Print a warning if it fails."""
+        """Let the mirror send the remaining points, then stop it. Print a warning if the mirror fails."""
         if self._mirror is None:
             return
         self._mirror.send_signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from mem.longtail import SHOT_NAMES
 
 
 def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: int) -> Float64[np.ndarray, " {classes}"]:
-    """Return the share of correct predictions per class; NaN for a class without images."""
+    """Return the accuracy of each class: the share of its images that are classified correctly; NaN without images."""
     images = np.bincount(labels, minlength=classes)
     correct = np.bincount(labels[predictions == labels], minlength=classes)
     with np.errstate(invalid="ignore"):
@@ -21,9 +21,9 @@ def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: int
 def shot_accuracy(
     predictions: np.ndarray, labels: np.ndarray, groups: Int64[np.ndarray, " classes"]
 ) -> dict[str, float]:
-    """Return the accuracy per shot group, averaged over its classes, and the accuracy over all images.
+    """Return the mean class accuracy of each shot group, and the accuracy over all images.
 
-    The value of a shot group without images is NaN. Source: the protocol of Liu et al. 2019.
+    The value for a shot group without images is NaN. Source: the evaluation protocol of Liu et al. 2019.
     """
     by_class = per_class_accuracy(predictions, labels, len(groups))
     scores = {name: present_mean(by_class[groups == g]) for g, name in enumerate(SHOT_NAMES)}
@@ -31,7 +31,7 @@ def shot_accuracy(
 
 
 def top_k_accuracy(top: Int64[np.ndarray, "images k"], labels: Int64[np.ndarray, " images"]) -> float:
-    """Return the share of images whose label is among the k predicted classes; NaN without images."""
+    """Return the share of images whose label is among the k most probable classes; NaN without images."""
     return float((top == labels[:, None]).any(axis=1).mean()) if len(labels) else float("nan")
 
 

@@ -10,9 +10,9 @@ BINS = 15
 def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error; NaN without images.
 
-    This is the mean of |accuracy - mean confidence| over bins of equal width, weighted by the number of images. A bin
-    contains the images whose confidence is above its lower edge and at most its upper edge. Source: Guo et al. 2017,
-    equation 3, with 15 bins as in their experiments.
+    The error is the mean of |accuracy - mean confidence| over bins of equal width, weighted by the number of images in
+    each bin. A bin contains the images whose confidence is above its lower edge and at most its upper edge. Source:
+    Guo et al. 2017, equation 3. The default number of bins is the one in their experiments.
 
     Args:
         confidences: Probability of each image's predicted class.

@@ -11,16 +11,16 @@ from mem.metrics.accuracy import shot_accuracy
 def group_confusion(
     predictions: np.ndarray, labels: np.ndarray, groups: Int64[np.ndarray, " classes"], number: int
 ) -> Int64[np.ndarray, "{number} {number}"]:
-    """Return the number of images of group i that are predicted as a class of group j.
+    """Return a matrix whose entry (i, j) is the number of images of group i that are predicted as a class of group j.
 
-    The paper's figure 1a shows these counts as shares.
+    Figure 1a of the paper shows these numbers as shares.
     """
     pairs = groups[labels] * number + groups[predictions]
     return np.bincount(pairs, minlength=number * number).reshape(number, number)
 
 
 def group_recall(confusion: Int64[np.ndarray, "number number"]) -> Float64[np.ndarray, " number"]:
-    """Return the share of each group's images that are predicted as a class of the group; NaN without images."""
+    """Return the share of each group's images that are predicted as any class of the same group; NaN without images."""
     with np.errstate(invalid="ignore"):
         return np.diagonal(confusion) / confusion.sum(axis=1)
 
@@ -53,7 +53,7 @@ def oracle_accuracy(
 
 
 def group_by_norm(norms: Float[np.ndarray, "images number"], true_groups: Int64[np.ndarray, " images"]) -> np.ndarray:
-    """Return for each image whether the sub-network with the largest norm belongs to the image's group."""
+    """Return, for each image, whether the sub-network with the largest norm is that of the image's group."""
     return norms.argmax(axis=1) == true_groups
 
 

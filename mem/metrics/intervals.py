@@ -15,7 +15,7 @@ from mem.longtail import SHOT_NAMES
 
 RESAMPLES = 1000
 _CHUNK_CELLS = 4_000_000
-"""Number of counts to sample at once."""
+"""Maximum number of multinomial counts to sample at once, which limits memory use."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference over pairs of runs."""
+    """Mean difference between two methods over pairs of runs."""
 
     mean: float
     half_width: float | None
@@ -58,9 +58,10 @@ class PairedDifference:
 
 
 def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDifference:
-    """Return the mean difference first - second of two methods over the same runs, with the paired t-test.
+    """Return the mean of first - second over pairs of runs of two methods, with the paired t-test.
 
-    If all differences are equal, their variance is zero. In this case, p is 1 for differences of zero, and 0 otherwise.
+    If all differences are equal, their variance is zero. In this case, p is 1 if the differences are zero, and 0
+    otherwise.
     """
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     found = interval(differences.tolist())
@@ -87,9 +88,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[int, int, float]:
-    """Return how many images only the first method and only the second method classifies correctly, and the p-value.
+    """Return the number of images that only the first method classifies correctly, the same for the second, and p.
 
-    The test is the exact two-sided form of McNemar's test (1947): a binomial test with probability one half.
+    p is the p-value of the exact two-sided form of McNemar's test (1947), a binomial test with probability one half.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
@@ -110,11 +111,12 @@ def bootstrap_shots(
     resamples: int = RESAMPLES,
     stream: str = "bootstrap",
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % bootstrap percentile intervals of the accuracy per shot group and over all images.
+    """Return the 95 % bootstrap percentile intervals for the accuracy per shot group and over all images.
 
     The bootstrap resamples images. The accuracy of a resample depends only on the numbers of correctly and incorrectly
-    classified images per class. These numbers are multinomial and are sampled directly. A class that is missing from a
-    resample is excluded from the mean of its shot group. The interval of a shot group without images is NaN.
+    classified images per class. These numbers follow a multinomial distribution and are sampled directly. A class
+    without images in a resample is excluded from the mean of its shot group. The bounds for a shot group without images
+    are NaN.
     """
     values = np.stack([correct, ~correct]).astype(np.int64)
     return _percentiles(_resample(values, np.array([1.0, 0.0]), labels, groups, resamples, stream))
@@ -127,7 +129,7 @@ def paired_bootstrap_shots(
     groups: Int64[np.ndarray, " classes"],
     resamples: int = RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % bootstrap intervals of the accuracy difference first - second over the same images."""
+    """Return the 95 % bootstrap intervals for the accuracy difference first - second over the same images."""
     only_first, only_second = first_correct & ~second_correct, second_correct & ~first_correct
     values = np.stack([only_first, only_second, ~(only_first | only_second)]).astype(np.int64)
     scores = np.array([1.0, -1.0, 0.0])

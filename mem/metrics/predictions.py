@@ -1,4 +1,4 @@
-"""Per-image predictions of a head in files, from which every score can be recomputed without the model."""
+"""Files with a head's per-image predictions, from which every score can be recomputed without the model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
 
 
 def require_same_images(first: Predictions, second: Predictions, names: tuple[object, object]) -> None:
-    """Check that two methods have predictions for the same images.
+    """Check that two sets of predictions are for the same images.
 
     Raises:
         UserError: The numbers, labels or names of the images differ.
@@ -156,7 +156,7 @@ def _about(content: dict[str, Any]) -> PredictionMetadata:
 
 
 def _printable(name: str) -> str:
-    """Escape the bytes of file names that are not UTF-8."""
+    """Escape the bytes of an image name that are not valid UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

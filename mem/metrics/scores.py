@@ -13,7 +13,10 @@ from mem.metrics.predictions import PredictionMetadata, Predictions
 
 
 def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[str, Any]:
-    """Return the scores as JSON data: percentages, and null for scores over no images."""
+    """Return the scores as JSON data. Accuracies and calibration errors are in percent.
+
+    A score over no images is None.
+    """
     shots = np.asarray(about.shot_of_class, dtype=np.int64)
     labels, predicted, correct = predictions.labels, predictions.predictions, predictions.correct
     number = len(SHOT_NAMES)
@@ -38,7 +41,7 @@ def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[st
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Return the scalar scores, keyed by the names under which all stages log them."""
+    """Return the scalar scores by the names that all stages use in logs. Undefined scores are omitted."""
     found = {**scores["accuracy"], "acc1": scores["accuracy"]["all"]}
     found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
     found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
@@ -56,14 +59,15 @@ def classes_without_images(predictions: Predictions, classes: int) -> list[int]:
 def _modulator(
     norms: np.ndarray, weights: np.ndarray, labels: np.ndarray, group_of_class: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return how often MEM's sub-network of the true group has the largest norm, and the mean norms and weights.
+    """Return how often the sub-network of the true group has the largest norm, and the mean norms and group weights.
 
-    MEM's partition defines the groups. Rows are true groups, columns are sub-networks.
+    The groups are those of the MEM head's partition. In the matrices of means, rows are true groups and columns are
+    sub-networks.
     """
     groups = np.asarray(group_of_class, dtype=np.int64)
     true_groups = groups[labels]
     named = metrics.group_by_norm(norms, true_groups)
-    # With a single class, every image has the same weight.
+    # The interval is for a mean over images. Assigning all images to one class gives each image the same weight.
     one_class = np.zeros(len(labels), dtype=np.int64)
     low, high = metrics.bootstrap_shots(named, one_class, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
     by_group = [named[true_groups == g] for g in range(norms.shape[1])]

@@ -1,4 +1,4 @@
-"""Base class of masked autoencoders: visible patches, lightweight decoder, and loss on masked patches.
+"""Base class for masked autoencoders, with a lightweight decoder and a loss on the masked patches.
 
 Parameter names follow facebookresearch/mae (models_mae.py) and Alpha-VL/ConvMAE (models_convmae.py). Encoder parameters
 have the additional prefix `encoder.`.
@@ -20,8 +20,8 @@ from mem.models.transformer import fixed_positions, init_linear, layer_norm
 class Autoencoder(nn.Module, ABC):
     """Encodes the visible patches and predicts the pixels of the masked patches (He et al. 2022).
 
-    Subclasses implement `encode` and call `initialise_decoder` during initialisation. The position of this call
-    determines which random numbers the decoder consumes: moving it changes the initial weights for a given seed.
+    Subclasses implement `encode` and call `initialise_decoder` in `__init__`. Moving this call changes the initial
+    weights for a given seed, because the decoder then receives different random numbers.
     """
 
     def __init__(
@@ -124,6 +124,6 @@ class Autoencoder(nn.Module, ABC):
 def patch_statistics(
     patches: Float[Tensor, "samples tokens pixels"],
 ) -> tuple[Float[Tensor, "samples tokens 1"], Float[Tensor, "samples tokens 1"]]:
-    """Return the mean of each patch's pixels, and the divisor that scales them to unit variance."""
+    """Return the mean of each patch's pixels, and the divisor that scales the pixels to unit variance."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + 1e-6).sqrt()

@@ -1,8 +1,8 @@
-"""BatchNorm (Ioffe & Szegedy 2015) with a configured batch size, independent of ranks and micro-batches.
+"""BatchNorm (Ioffe & Szegedy 2015) whose batch size is a setting, independent of ranks and micro-batches.
 
 Samples are normalised in groups of `norm_batch` consecutive samples of the global batch. The running statistics are
-updated once per step with the mean of the group statistics. If `norm_batch` equals the global batch size, the result
-equals PyTorch's BatchNorm in a single process.
+updated once per step with the mean of the group statistics. If `norm_batch` equals the global batch size, the result is
+the same as with PyTorch's BatchNorm in a single process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mem.errors import UserError
 
 
 class SampleBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over groups of consecutive samples of the global batch. State-dict keys are PyTorch's.
+    """BatchNorm over groups of consecutive samples of the global batch. The state-dict keys equal those of PyTorch.
 
     `drop` and `act` are the modules that timm's BatchNormAct2d applies after the norm.
     """
@@ -78,7 +78,8 @@ def use_sample_batch_norms(model: nn.Module, norm_batch: int | None, name: str) 
     """Replace the model's BatchNorm layers with `SampleBatchNorm`.
 
     Raises:
-        UserError: The network has BatchNorm layers but `norm_batch` is missing, or has none but `norm_batch` is set.
+        UserError: The network has BatchNorm layers but `norm_batch` is None, the network has no BatchNorm layers but
+            `norm_batch` is set, or a layer is of an unsupported kind.
     """
     found = [
         (parent, key, child)
@@ -158,7 +159,7 @@ def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor
 
 
 def micro_batch_multiple(model: nn.Module, local: int) -> int:
-    """Return the number that the micro-batch must be a multiple of, given `local` images per step on this rank."""
+    """Return the number that must divide the micro-batch size, given `local` images per step on this rank."""
     norms = _norms(model)
     if not norms:
         return 1

@@ -1,11 +1,11 @@
 """ConvMAE's encoder (Gao et al. 2022, "ConvMAE: Masked Convolution Meets Masked Autoencoders").
 
-Parameter names and shapes match Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so its checkpoints load
+Parameter names and shapes match Alpha-VL/ConvMAE (models_convmae.py, models_convvit.py), so official checkpoints load
 directly. The computation differs. The official code computes stages 1 and 2 at every position and then discards the
 masked positions, which are three quarters of all positions. Here, the positions of each *cell* (the square of pixels
 that a token covers) are consecutive rows of a matrix, and only the rows of visible cells are computed. The rows are
 arranged in a grid only for the depthwise convolution, with zeros at masked positions, as masked convolution requires.
-Tests check in double precision that the results are equal.
+Tests compare both computations in double precision.
 
 Within a cell, positions are ordered from coarse to fine: first by their block in the stage-2 grid, then by their
 position within the block. The strided convolutions between stages never cross the border of a cell. They are therefore
@@ -27,7 +27,7 @@ from mem.models.drop_path import SampleDropPath
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 Rows = Float[Tensor, "samples rows _"]
-"""Positions of the visible cells, cell by cell."""
+"""Features at the positions of the visible cells, cell by cell."""
 
 
 class PointwiseConv(nn.Conv2d):
@@ -103,7 +103,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ConvMaeStages(nn.Module):
-    """The three stages, which are used in pretraining and in finetuning."""
+    """The three stages of the encoder, shared by pretraining and finetuning."""
 
     _indices1: Int64[Tensor, "cells positions"]
     _indices2: Int64[Tensor, "cells positions"]
@@ -128,7 +128,8 @@ class ConvMaeStages(nn.Module):
         )
         self.register_buffer("_indices1", raster_indices(self.grid, p3, p2), persistent=False)
         self.register_buffer("_indices2", raster_indices(self.grid, p3, 1), persistent=False)
-        # As in models_convmae.py, the last patch embedding has Xavier weights. Other convolutions use the default.
+        # As in models_convmae.py, the last patch embedding has Xavier weights. The other convolutions keep their
+        # default initialisation.
         projection = self.patch_embed3.proj.weight
         nn.init.xavier_uniform_(projection.data.view(len(projection), -1))
         for module in (self.patch_embed4, self.blocks3):
@@ -175,7 +176,7 @@ class ConvMaeStages(nn.Module):
 
 
 class ConvMaeEncoder(ConvMaeStages):
-    """The pretraining encoder. It projects the outputs of stages 1 and 2 and adds them before the final norm."""
+    """The pretraining encoder. Projections of the outputs of stages 1 and 2 are added before the final norm."""
 
     def __init__(self, settings: config.ConvMae) -> None:
         super().__init__(settings)
@@ -249,7 +250,7 @@ class _ScatterRows(torch.autograd.Function):
 
 
 class _GatherRows(torch.autograd.Function):
-    """Selects rows. Indices are unique, so the backward pass copies rows. PyTorch's backward pass adds row by row."""
+    """Selects rows. Indices are unique, so the backward pass copies rows, whereas PyTorch's would add them up."""
 
     @staticmethod
     def forward(

@@ -31,12 +31,12 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
 def convolution_backward(
     grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *rest: Any, **named: Any
 ) -> int:
-    """Return the FLOPs of a convolution's backward pass: those of the forward pass for each requested gradient.
+    """Return the FLOPs of a convolution's backward pass: as many as in the forward pass for each requested gradient.
 
-    PyTorch's formula counts grouped convolutions as full convolutions, a hundred times too many FLOPs for depthwise
-    convolutions.
+    PyTorch's formula counts grouped convolutions as full convolutions, which overestimates the FLOPs of depthwise
+    convolutions about a hundredfold.
     """
-    # bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask
+    # `rest`: bias_sizes, stride, padding, dilation, transposed, output_padding, groups, output_mask
     transposed, mask = rest[4], rest[7]
     assert not transposed, "no model in this project has transposed convolutions"
     forward = 2 * math.prod(grad_shape) * math.prod(weight_shape[1:])

@@ -64,7 +64,7 @@ class ConvMaskedAutoencoder(Autoencoder):
 
 
 def build_autoencoder(backbone: config.Backbone, pretrain: config.Pretrain) -> Autoencoder:
-    """Build the masked autoencoder whose encoder is the backbone.
+    """Build the masked autoencoder that has this backbone as its encoder.
 
     Raises:
         UserError: There is no masked autoencoder for this kind of backbone.

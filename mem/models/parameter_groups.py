@@ -27,8 +27,8 @@ def layer_decay_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameter groups for MAE finetuning, with layer-wise learning-rate decay.
 
-    `lr_scale` is multiplied by `layer_decay` for each layer below the head. Norms, biases, tokens and position
-    embeddings have no weight decay unless `decay_all` is set.
+    The `lr_scale` of a layer is `layer_decay` to the power of the number of layers above it. Norms, biases, tokens and
+    position embeddings have no weight decay unless `decay_all` is set.
 
     Source: facebookresearch/mae, util/lr_decay.py, which follows BEiT.
     """

@@ -14,7 +14,7 @@ GREY = 0.5
 GAP_PIXELS = 4
 """Width of the white space between images."""
 SMALLEST_SIDE_PIXELS = 112
-"""Smaller images are enlarged to at least this side."""
+"""Images with a shorter side are enlarged to at least this side length."""
 
 
 @torch.no_grad()
@@ -24,9 +24,10 @@ def reconstruction_sheet(
     noise: Float[Tensor, "samples tokens"],
     pixels: Pixels,
 ) -> UInt8[Tensor, "rows columns 3"]:
-    """Return a sheet with one row per image: input, visible patches, and visible patches with predictions added.
+    """Return a sheet with one row per image: the input, its visible patches, and its reconstruction.
 
-    If the loss normalises patches, predictions have no mean and contrast. Both are then taken from the input.
+    The reconstruction combines the visible patches of the input with the predictions for the masked patches. If the
+    loss normalises patches, the model does not predict their mean and contrast, which are then taken from the input.
     """
     training = model.training
     model.eval()

@@ -20,7 +20,7 @@ def init_linear(module: nn.Module) -> None:
 
 
 def fixed_positions(grid: int, width: int, class_tokens: int) -> nn.Parameter:
-    """Return fixed sine-cosine position embeddings for a square grid, after a zero vector for each class token.
+    """Return fixed sine-cosine position embeddings for a square grid, preceded by a zero vector for each class token.
 
     The first half of the channels encodes the column, as in facebookresearch/mae, util/pos_embed.py.
     """

@@ -18,7 +18,7 @@ __all__ = ["BackboneClassifier", "FrozenBackbone", "build", "build_frozen", "see
 
 
 def build(settings: config.Backbone, classes: int, drop_path: float = 0.0) -> BackboneClassifier:
-    """Build a newly initialised backbone with a linear layer.
+    """Build a backbone with a linear classification layer and new initial weights.
 
     Args:
         settings: The architecture.

@@ -19,8 +19,9 @@ HEAD_INIT_STD = 2e-5
 class BackboneClassifier(nn.Module, ABC):
     """A backbone and a linear layer that classifies its pooled feature.
 
-    Each kind of backbone is a subclass. It builds `backbone`, a module that contains the linear layer and is saved as
-    `model.safetensors`, and implements the methods that locate features, layers and the linear layer in this module.
+    Each kind of backbone is a subclass that builds the module `backbone`. The subclass implements the methods that
+    locate features, layers and the linear layer in this module. `backbone` contains the linear layer and is saved as
+    `model.safetensors`.
     """
 
     head_prefix: str
@@ -28,7 +29,7 @@ class BackboneClassifier(nn.Module, ABC):
     missing_in_encoder: ClassVar[tuple[str, ...]] = ()
     """Prefixes of additional keys that a pretrained encoder lacks. These parameters keep their initial values."""
     unused_from_encoder: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of keys of a pretrained encoder that the backbone does not have."""
+    """Prefixes of the keys that a pretrained encoder has and the backbone lacks."""
     width: int
     """Dimension of the pooled feature and of each token."""
     tokens: int
@@ -51,14 +52,14 @@ class BackboneClassifier(nn.Module, ABC):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the linear layer's input, and the tokens that are averaged to compute it (before a final norm)."""
+        """Return the pooled feature, which is the input of the linear layer, and the tokens that are pooled."""
 
     @abstractmethod
     def layer_of(self, parameter: str) -> int:
         """Return the layer index of the `backbone` parameter with this name, for layer-wise learning rates."""
 
     def exempt_from_decay(self, parameter: str) -> bool:
-        """Return whether a multi-dimensional parameter, such as a position embedding, has no weight decay."""
+        """Return whether a multi-dimensional parameter, such as a position embedding, is exempt from weight decay."""
         return False
 
     def forward(
@@ -66,13 +67,13 @@ class BackboneClassifier(nn.Module, ABC):
         images: Float[Tensor, "samples 3 rows columns"],
         drop_path_numbers: Float[Tensor, "samples branches"] | None = None,
     ) -> Float[Tensor, "samples classes"]:
-        """Return logits. In training, `drop_path_numbers` determine which branches are dropped for each sample."""
+        """Return the logits. In training, `drop_path_numbers` determines which branches are dropped for each sample."""
         set_random_numbers(self.backbone, drop_path_numbers)
         return self.linear(self.features(images)[0])
 
 
 def use_sample_drop_paths(model: nn.Module) -> None:
-    """Replace each timm `DropPath` with a `SampleDropPath` of the same rate."""
+    """Replace each timm `DropPath` in the model with a `SampleDropPath` that has the same rate."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, DropPath):

@@ -22,13 +22,14 @@ class ConvMaeNetwork(ConvMaeStages):
 
 
 class ConvMaeClassifier(BackboneClassifier):
-    """ConvMAE's stages, the mean of the tokens, a norm and a linear layer.
+    """ConvMAE's finetuning model: the three stages, the mean of the tokens, a norm and a linear layer.
 
-    The strided convolutions that project stages 1 and 2 in pretraining are not used, as in the official code.
+    As in the official code, the strided convolutions that project the outputs of stages 1 and 2 in pretraining are not
+    used.
     """
 
     head_prefix = "head."
-    # The encoder's norm precedes pooling; the norm here follows it.
+    # The pretrained encoder applies its norm before pooling. This model applies a new norm after pooling.
     missing_in_encoder = ("fc_norm.",)
     unused_from_encoder = ("norm.", "stage1_output_decode.", "stage2_output_decode.")
     backbone: ConvMaeNetwork
@@ -47,7 +48,7 @@ class ConvMaeClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature and the tokens. The norm is applied to the mean token and to each token."""
+        """Return the normalised mean of the tokens as the pooled feature, and the normalised tokens."""
         tokens = self.backbone.stages(images)[2]
         return self.backbone.fc_norm(tokens.mean(dim=1)), self.backbone.fc_norm(tokens)
 

@@ -1,4 +1,4 @@
-"""Pooled feature and tokens from the output of any network."""
+"""Extraction of pooled features and tokens from the output of any network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Features = tuple[Float[Tensor, "images width"], Float[Tensor, "images tokens wid
 
 
 def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"], name: str) -> Features:
-    """Return pooled features and tokens of any network, from timm's feature methods or from the network's output.
+    """Return the pooled features and tokens of a network, from timm's feature methods or from the network's output.
 
     Raises:
         UserError: The network's output is not supported. The message refers to the network as `name`.
@@ -33,8 +33,8 @@ def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows co
 def timm_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"]) -> Features:
     """Return the input of a timm network's classifier, and the positions that are pooled, without class tokens.
 
-    No tokens are returned if their width differs from the width of the pooled feature. For example, MobileNetV3 has a
-    layer after pooling.
+    If the positions and the classifier's input differ in width, no tokens are returned. For example, MobileNetV3 has a
+    layer between pooling and the classifier.
     """
     positions = network.forward_features(images)  # type: ignore[operator]
     pooled = network.forward_head(positions, pre_logits=True)  # type: ignore[operator]
@@ -43,7 +43,7 @@ def timm_features(network: nn.Module, images: Float[Tensor, "images 3 rows colum
     if not isinstance(positions, Tensor):
         return pooled, tokens
     if positions.ndim == 4:
-        # Most networks have channels first; windowed transformers have channels last.
+        # The channels are the second dimension in most networks, and the last dimension in windowed transformers.
         channels_last = positions.shape[-1] == network.num_features != positions.shape[1]
         positions = positions.flatten(1, 2) if channels_last else positions.flatten(2).transpose(1, 2)
     elif positions.ndim == 3:
@@ -82,10 +82,10 @@ def _description(output: Any) -> str:
 
 
 def feature_shapes(network: nn.Module, side: int, name: str) -> tuple[int, int]:
-    """Return the feature width and the number of tokens for square images, determined with an image of zeros.
+    """Return the feature width and the number of tokens per image, from a forward pass on a square image of zeros.
 
     Raises:
-        UserError: The network does not accept such images, or its output is not supported.
+        UserError: The network does not accept images of this size, or its output is not supported.
     """
     tensor = next(network.parameters(), torch.empty(0))
     was_training = network.training

@@ -20,7 +20,8 @@ class FrozenBackbone(nn.Module):
     """Any network that computes features.
 
     Args:
-        backbone: Accepts images of shape (images, 3, rows, columns); see `mem.models.backbones.feature_outputs`.
+        backbone: Network for inputs of shape (images, 3, rows, columns). `mem.models.backbones.feature_outputs`
+            describes the supported outputs.
         side: Side of the images, in pixels.
         name: Name of the network in error messages.
         head_prefixes: Key prefixes of a classifier that weights files may contain.
@@ -46,7 +47,7 @@ def frozen_timm(model: str, side: int) -> FrozenBackbone:
     """Build a timm network without its classifier.
 
     Raises:
-        UserError: The network does not accept such images.
+        UserError: The network does not accept square images of `side` pixels.
     """
     network = timm_network(model, 0, side)
     cfg = timm.get_pretrained_cfg(model)
@@ -65,7 +66,7 @@ def frozen_module(settings: config.CustomModule) -> FrozenBackbone:
 
 
 def load_user_module(file: Path, function: str) -> nn.Module:
-    """Call a function in a Python file and return the resulting module.
+    """Call a function in a Python file and return the module that it builds.
 
     Raises:
         UserError: The file or function is missing or fails, or the function does not return a module.
@@ -78,7 +79,7 @@ def load_user_module(file: Path, function: str) -> nn.Module:
     if spec is None or spec.loader is None:
         raise UserError(f"{file}: not a Python file; expected backbone.module as path/to/file.py:function")
     code = importlib.util.module_from_spec(spec)
-    sys.modules[name] = code  # dataclasses and pickle look up the file's module there
+    sys.modules[name] = code  # dataclasses and pickle look up modules in sys.modules
     try:
         spec.loader.exec_module(code)
         module = getattr(code, function)()

@@ -57,7 +57,9 @@ class TimmClassifier(BackboneClassifier):
 
 
 def timm_network(model: str, classes: int, side: int | None = None, **options: Any) -> nn.Module:
-    """Build a timm network for square images of `side` pixels. `side` is used only if the architecture depends on it.
+    """Build a timm network for square images of `side` pixels.
+
+    `side` is passed to timm only if the architecture depends on the image size.
 
     Raises:
         UserError: timm cannot build the network with these options.
@@ -73,7 +75,7 @@ def timm_network(model: str, classes: int, side: int | None = None, **options: A
 
 
 def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn.Module:
-    # Dropout inside the network would use PyTorch's global random number generator.
+    # Dropout inside the network is disabled, because it would use PyTorch's global random number generator.
     options = {"drop_rate": 0.0, **({"drop_path_rate": drop_path} if drop_path else {})}
     network = timm_network(settings.model, classes, settings.image_size, **options)
     random = [type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]

@@ -15,7 +15,7 @@ class VitClassifier(BackboneClassifier):
     """MAE's finetuning model: a ViT, the mean of its patch tokens, a norm and a linear layer."""
 
     head_prefix = "head."
-    # The encoder's norm precedes pooling; the norm here follows it.
+    # The pretrained encoder applies its norm before pooling. This model applies a new norm after pooling.
     missing_in_encoder = ("fc_norm.",)
     unused_from_encoder = ("norm.",)
     backbone: TimmViT
@@ -36,7 +36,7 @@ class VitClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature and the patch tokens. The norm is applied to the mean token and to each token."""
+        """Return the normalised mean of the patch tokens as the pooled feature, and the normalised patch tokens."""
         tokens = self.backbone.forward_features(images)
         pooled = self.backbone.forward_head(tokens, pre_logits=True)
         return pooled, self.backbone.fc_norm(tokens[:, self.backbone.num_prefix_tokens :])

@@ -24,7 +24,7 @@ ENCODER_PREFIX = "encoder."
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth or .safetensors file by name, without wrappers and key prefixes.
+    """Return the tensors of a .pth or .safetensors file by name, with wrappers and key prefixes removed.
 
     Raises:
         UserError: The file is missing or damaged, is not a checkpoint, or contains objects other than plain data.
@@ -46,7 +46,7 @@ def _read_pickle(path: Path) -> Any:
             f"{path}: this is a web page, not a checkpoint. Open the address in a browser and save the file itself."
         )
     try:
-        # Official MAE checkpoints contain their command-line arguments: a namespace of plain values.
+        # Official MAE checkpoints contain the training run's command-line arguments, a namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -84,6 +84,6 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in REPLICA_PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    # Only this project's autoencoders have the prefix. Their decoder keys have no prefix.
+    # Only autoencoders of this project have the prefix `encoder.`. The keys of their decoders have no prefix.
     encoder = {n.removeprefix(ENCODER_PREFIX): v for n, v in tensors.items() if n.startswith(ENCODER_PREFIX)}
     return {**encoder, **{n: v for n, v in tensors.items() if not n.startswith(ENCODER_PREFIX)}}

@@ -1,4 +1,4 @@
-"""Initialise a model from pretrained weights of this project or another one."""
+"""Initialise a model from weights that this project or another project pretrained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mem.models.backbones.frozen import FrozenBackbone
 from mem.models.weights.tensors import LoadReport, load_into
 
 DECODER_PREFIXES = ("decoder_", "mask_token")
-"""Key prefixes that autoencoders have and backbones lack."""
+"""Prefixes of the keys that autoencoders have and backbones lack."""
 
 
 def initialise_from(
@@ -25,13 +25,13 @@ def initialise_from(
     """Load pretrained weights into a backbone or an autoencoder.
 
     The linear layer of a `BackboneClassifier` keeps its initial values. Decoder parameters that the weights lack also
-    keep their initial values. For a `FrozenBackbone`, the weights must be complete. Position embeddings of a different
-    grid are interpolated.
+    keep their initial values. For a `FrozenBackbone`, the weights must be complete. Position embeddings for a grid of a
+    different size are interpolated.
 
     Args:
         model: The model, changed in place.
         tensors: The weights by name, as `read_checkpoint` or `load_weights` returns them.
-        origin: Where the weights come from, for error messages.
+        origin: Description of the weights' source, for error messages.
 
     Raises:
         UserError: The weights do not fit the model. The message contains `origin` and lists the keys.
@@ -82,7 +82,7 @@ def _adapted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     adapted = dict(tensors)
     for name, value in expected.items():
         if name.endswith("num_batches_tracked"):
-            # Checkpoints from before PyTorch 0.4.1 lack this counter. It is not used here.
+            # Checkpoints from before PyTorch 0.4.1 lack this counter, which this project does not use.
             adapted.setdefault(name, torch.zeros_like(value))
         elif name.split(".")[-1] == "pos_embed" and name in adapted and adapted[name].shape[1:] != value.shape[1:]:
             has_class_token = name.removesuffix("pos_embed") + "cls_token" in expected

@@ -20,7 +20,7 @@ FOLDER_VARIABLE = "MEM_WEIGHTS"
 
 
 def weights_folder() -> Path:
-    """Return the folder of downloaded weights: $MEM_WEIGHTS, or ~/.cache/mem/weights."""
+    """Return the folder for downloaded weights: $MEM_WEIGHTS, or ~/.cache/mem/weights if the variable is not set."""
     folder = os.environ.get(FOLDER_VARIABLE)
     return Path(folder) if folder else Path.home() / ".cache" / "mem" / "weights"
 
@@ -118,7 +118,7 @@ def fetch_official(name: str, source: str | None, say: Callable[[str], None]) ->
 
 
 def verify(path: Path, weights: OfficialWeights, name: str) -> str:
-    """Compare a file with the published checksum; return its SHA-256.
+    """Check a file against the published checksum, and return the file's SHA-256.
 
     Raises:
         UserError: The checksum differs.
@@ -140,7 +140,7 @@ def verify(path: Path, weights: OfficialWeights, name: str) -> str:
 
 
 def list_official() -> str:
-    """Return a list of the official checkpoints with their addresses, checksums and storage status."""
+    """Return a text that lists the official checkpoints, their addresses and checksums, and whether they are stored."""
     lines: list[str] = []
     for name, weights in OFFICIAL.items():
         path = weights_folder() / weights.file

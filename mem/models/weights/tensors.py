@@ -1,4 +1,4 @@
-"""Reader and writer for safetensors files, and a loader that reports every key of a model."""
+"""Read and write safetensors files, and load weights into a model with a report of every key."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FAULTS_LISTED = 20
 def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors as a safetensors file, atomically, with `about` as metadata.
 
-    The same content results in the same bytes.
+    Files with the same tensors and metadata are identical byte for byte.
     """
-    # Use a single metadata entry: with several entries, the order in the file would change from call to call.
+    # Use a single metadata entry. With several entries, their order in the file would vary between calls.
     metadata = {"mem": json.dumps(dict(about), sort_keys=True)}
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     with files.atomic(path, "wb") as file:
@@ -47,7 +47,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Keys of a model and of a weights file that do and do not match."""
+    """Matching and non-matching keys of a model and a weights file."""
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
@@ -56,7 +56,7 @@ class LoadReport:
     """Keys of the weights that the model does not have."""
 
     def document(self) -> dict[str, list[str]]:
-        """Return the report as JSON data, for run.json."""
+        """Return the report as JSON data for run.json."""
         return {"matched": list(self.matched), "missing": list(self.missing), "left_over": list(self.left_over)}
 
     def __str__(self) -> str:
