@@ -24,17 +24,17 @@ class Batch:
     """Index of the first sample, counted from the start of training."""
     seed: int
     group_size: int = 1
-    """Number of consecutive samples, counted from the start of training, that stay in the same micro-batch."""
+    """Number of consecutive samples in a group, counted from the start of training. Micro-batches never split a group."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def numbers(self, stream: str, width: int) -> Float64[np.ndarray, "{len(self)} {width}"]:
-        """Return random numbers in [0, 1) for each sample; see `mem.rng`."""
+        """Return `width` random numbers in [0, 1) for each sample from the given random stream; see `mem.rng`."""
         return rng.uniforms(self.seed, stream, self.first, len(self), width)
 
     def uniforms(self, stream: str, width: int) -> Float[Tensor, "{len(self)} {width}"]:
-        """Return the random numbers of `numbers` as float32, on the batch's device."""
+        """Return the result of `numbers` as a float32 tensor on the batch's device."""
         return torch.from_numpy(self.numbers(stream, width)).to(self.inputs.device, torch.float32, non_blocking=True)
 
     def to(self, device: torch.device) -> Batch:
@@ -46,7 +46,10 @@ class Batch:
         )
 
     def split(self, size: int | None) -> Iterator[Batch]:
-        """Yield micro-batches of at most `size` samples, but at least one group. None yields the complete batch."""
+        """Yield micro-batches of complete groups.
+
+        Each contains at most `size` samples, but at least one group. If `size` is None, yield the complete batch.
+        """
         size = max(self.group_size, size // self.group_size * self.group_size) if size else max(1, len(self))
         for start in range(0, len(self), size):
             part = slice(start, start + size)

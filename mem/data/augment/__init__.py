@@ -1,1 +1,1 @@
-"""Image augmentation. Random choices depend only on the sample's random numbers, not on the state of a generator."""
+"""Image augmentation. Random choices depend only on the sample's random numbers, not on a generator's state."""

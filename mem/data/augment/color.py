@@ -11,7 +11,7 @@ from mem.data.augment import pixel_ops
 from mem.data.augment.pixel_ops import ImageArray
 
 UNIFORMS = 4
-"""Uniform numbers per sample: one for the order of the adjustments, and one for the factor of each adjustment."""
+"""Number of uniform random numbers per sample: one for the order of the adjustments, and one for each factor."""
 _ADJUSTMENTS = (pixel_ops.adjust_brightness, pixel_ops.adjust_contrast, pixel_ops.adjust_saturation)
 _SEQUENCES = tuple(permutations(range(len(_ADJUSTMENTS))))
 
@@ -19,7 +19,10 @@ _SEQUENCES = tuple(permutations(range(len(_ADJUSTMENTS))))
 def jitter_colors(
     image: ImageArray, uniforms: Float64[np.ndarray, " numbers"], strengths: tuple[float, float, float]
 ) -> ImageArray:
-    """Adjust brightness, contrast and saturation, each by a factor between `1 - strength` and `1 + strength`."""
+    """Adjust brightness, contrast and saturation in random order.
+
+    The factor of each adjustment is between `1 - strength` and `1 + strength`.
+    """
     for adjustment in _SEQUENCES[int(uniforms[0] * len(_SEQUENCES))]:
         if strengths[adjustment]:
             factor = 1 + strengths[adjustment] * (2 * float(uniforms[1 + adjustment]) - 1)

@@ -1,4 +1,4 @@
-"""Random crops and flips, computed from given uniform numbers so that the same sample always gets the same crop."""
+"""Random crops and flips, computed from each sample's uniform random numbers so that they are reproducible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64, Int64
 
 _TRIES = 10
 UNIFORMS = 2 * _TRIES + 3
-"""Uniform numbers per sample: area and aspect ratio of each attempt, top, left, flip."""
+"""Number of uniform random numbers per sample: the area and aspect ratio of each attempt, top, left, and flip."""
 
 
 def random_resized_crops(
@@ -19,8 +19,9 @@ def random_resized_crops(
 ) -> Int64[np.ndarray, "samples 4"]:
     """Return top, left, height and width of each sample's crop.
 
-    The distribution is the same as in torchvision (`RandomResizedCrop.get_params`): up to ten attempts sample an area
-    and an aspect ratio. If no crop fits into the image, the largest central crop with an allowed aspect ratio is used.
+    The distribution is the same as in torchvision (`RandomResizedCrop.get_params`). Each of ten attempts samples an
+    area and an aspect ratio, and the first crop that fits into the image is used. If none fits, the largest central
+    crop with an allowed aspect ratio is used.
     """
     area = (heights * widths)[:, None]
     target = area * (scale[0] + (scale[1] - scale[0]) * uniforms[:, :_TRIES])
@@ -55,6 +56,6 @@ def flips(uniforms: Float64[np.ndarray, "samples uniforms"]) -> Bool[np.ndarray,
 def center_crops(
     heights: Int64[np.ndarray, " samples"], widths: Int64[np.ndarray, " samples"], share: float
 ) -> Int64[np.ndarray, "samples 4"]:
-    """Return top, left, height and width of the central square with `share` times the shorter side as its side."""
+    """Return top, left, height and width of a central square whose side is `share` times the image's shorter side."""
     side = np.maximum(1, np.round(np.minimum(heights, widths) * share)).astype(np.int64)
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)

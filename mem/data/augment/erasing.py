@@ -1,8 +1,8 @@
 """Random erasing (Zhong et al. 2020) as in timm's `pixel` mode: fills a rectangle of the normalised image with noise.
 
 The rectangle and its noise depend only on the sample's random numbers. The noise is a hash of the sample's keys and the
-pixel's position. It is therefore the same for any number of ranks and any micro-batch size. It is computed on the
-image's device, so it is never copied there.
+pixel's position, so the number of ranks and the micro-batch size do not affect it. It is computed on the image's
+device, so it does not have to be copied there.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from mem.data.batch import Batch
 
 _TRIES = 10
 UNIFORMS = 1 + 2 * _TRIES + 2 + 2
-"""Uniform numbers per sample: whether to erase, area and aspect ratio of each attempt, top, left, two noise keys."""
+"""Number of uniform random numbers per sample.
+
+They determine whether to erase, the area and aspect ratio of each attempt, top, left, and two noise keys.
+"""
 _AREA = (0.02, 1 / 3)
-"""Minimum and maximum area as a fraction of the image (timm's defaults, which the MAE recipe uses)."""
+"""Minimum and maximum area of the rectangle as a fraction of the image area (timm's defaults, as in the MAE recipe)."""
 _ASPECT = 0.3
-"""Minimum ratio of height to width. The maximum is the inverse."""
+"""Minimum ratio of the rectangle's height to its width. The maximum is the inverse."""
 
 
 def rectangles(
@@ -46,7 +49,7 @@ def rectangles(
 def random_erase(
     images: Float[Tensor, "samples channels rows columns"], batch: Batch, probability: float
 ) -> Float[Tensor, "samples channels rows columns"]:
-    """Fill a random rectangle with standard normal noise in randomly selected images of a batch.
+    """In randomly selected images of a batch, fill a random rectangle with standard normal noise.
 
     Args:
         images: The normalised images.

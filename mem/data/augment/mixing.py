@@ -1,9 +1,10 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a separate mixing weight and box for each sample.
 
 The distributions are the same as in timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py), but the partners differ.
-Here, training samples 2k and 2k + 1 are mixed with each other. timm mixes each sample with the one at the mirrored
-position in the batch, which depends on the number of samples that a device processes. Neighbouring samples stay on the
-same rank and in the same micro-batch (see `Batch.group_size`), so neither changes the result.
+Here, training samples 2k and 2k + 1 are mixed with each other. Both samples of such a pair stay on the same rank and in
+the same micro-batch (see `Batch.group_size`), so the number of ranks and the micro-batch size do not affect the result.
+timm mixes each sample with the one at the mirrored position in the batch. Its partners therefore depend on the number
+of samples that a device processes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from mem.data.augment.erasing import inside_boxes
 from mem.data.batch import Batch
 
 PAIR = 2
-"""Number of consecutive samples that must stay in the same micro-batch."""
+"""Number of consecutive samples that must stay on the same rank and in the same micro-batch."""
 UNIFORMS = 5
-"""Uniform numbers per sample: whether to mix, mixup or CutMix, mixing weight, row and column of the box centre."""
+"""Number of uniform random numbers per sample.
+
+They determine whether to mix, whether to use CutMix, the mixing weight, and the row and column of the box centre.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,13 @@ class Mixing:
     """Settings for mixup and CutMix."""
 
     mixup: float
-    """Parameter of the Beta distribution for the mixing weights of mixup; 0 disables mixup."""
+    """Parameter of the Beta distribution of mixup's mixing weights; 0 disables mixup."""
     cutmix: float
-    """Parameter of the Beta distribution for the mixing weights of CutMix; 0 disables CutMix."""
+    """Parameter of the Beta distribution of CutMix's mixing weights; 0 disables CutMix."""
     probability: float
     """Probability that a sample is mixed."""
     switch: float
-    """Probability that a mixed sample uses CutMix, if both are enabled."""
+    """Probability that a mixed sample uses CutMix, if both mixup and CutMix are enabled."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def sample_mixing(
     """Sample the mixing parameters of each image.
 
     Returns:
-        The weight of the image itself, the CutMix box (top, left, height, width), and whether CutMix is used.
+        For each image: its own weight, the CutMix box (top, left, height, width), and whether CutMix is used.
     """
     apply, switch, amount, y, x = uniforms.T
     cut = (switch < mixing.switch) if mixing.mixup and mixing.cutmix else np.full(len(uniforms), bool(mixing.cutmix))
@@ -93,7 +97,7 @@ def sample_mixing(
 
 
 def _beta(uniforms: Float64[np.ndarray, " samples"], alpha: float) -> Float64[np.ndarray, " samples"]:
-    """Sample from Beta(alpha, alpha) by inverting its distribution function. Return ones if alpha is 0."""
+    """Sample from Beta(alpha, alpha) by inverting the cumulative distribution function. Return ones if alpha is 0."""
     return betaincinv(alpha, alpha, uniforms) if alpha else np.ones(len(uniforms))
 
 

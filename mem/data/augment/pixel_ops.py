@@ -1,8 +1,8 @@
 """Pillow's image operations, implemented with OpenCV, which releases the global interpreter lock.
 
-The operations reimplement those of `PIL.ImageOps`, `PIL.ImageEnhance` and `Image.transform` (Pillow 13), which timm and
-torchvision call. Operations that use lookup tables are bit-identical to Pillow. docs/explanation/loaders.md lists how
-far the other operations deviate.
+The functions reimplement operations from `PIL.ImageOps`, `PIL.ImageEnhance` and `Image.transform` (Pillow 13), which
+timm and torchvision call. The results of operations that use lookup tables are bit-identical to Pillow's.
+docs/explanation/loaders.md lists the deviations of the other operations.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ _LEVELS = np.arange(256)
 _LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the grey value (ITU-R 601, as in Pillow)."""
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
-"""`PIL.ImageFilter.SMOOTH`."""
+"""Kernel of `PIL.ImageFilter.SMOOTH`."""
 _TRUNCATION = -0.499
-"""Offset that turns OpenCV's rounding into Pillow's truncation. Integers are unaffected."""
+"""Offset that turns OpenCV's rounding into Pillow's truncation. Exact integers are unaffected."""
 
 
 def apply_table(image: ImageArray, table: np.ndarray) -> ImageArray:
-    """Map each value through a lookup table of shape (256,) for all channels, or (3, 256)."""
+    """Map each value through a lookup table of shape (256,) for all channels, or (3, 256) with one row per channel."""
     if table.ndim == 2:
         table = np.ascontiguousarray(table.T)[None]
     return cv2.LUT(image, table)  # type: ignore[return-value]
 
 
 def _blend_table(factor: float, other: int) -> Table:
-    """Return a lookup table that blends `other` (factor 0) with the value (factor 1); other factors extrapolate."""
+    """Return a lookup table that blends each value (factor 1) with `other` (factor 0). Larger factors extrapolate."""
     levels = _LEVELS.astype(np.float32)  # single precision, as in Pillow, because truncation depends on it
     return np.clip(other + np.float32(factor) * (levels - other), 0, 255).astype(np.uint8)
 
 
 def adjust_brightness(image: ImageArray, factor: float) -> ImageArray:
-    """Blend black (factor 0) with the image (1); larger factors are brighter."""
+    """Blend the image (factor 1) with black (factor 0). Larger factors make it brighter."""
     return apply_table(image, _blend_table(factor, 0))
 
 
 def adjust_contrast(image: ImageArray, factor: float) -> ImageArray:
-    """Blend the image's mean grey value (factor 0) with the image (1); larger factors increase the contrast."""
+    """Blend the image (factor 1) with its mean grey value (factor 0). Larger factors increase the contrast."""
     mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
     return apply_table(image, _blend_table(factor, mean))
 
 
 def adjust_saturation(image: ImageArray, factor: float) -> ImageArray:
-    """Blend the grayscale image (factor 0) with the image (1); larger factors are more colourful."""
+    """Blend the image (factor 1) with its grayscale version (factor 0). Larger factors increase the saturation."""
     matrix = np.full((3, 4), _TRUNCATION)
     matrix[:, :3] = factor * np.eye(3) + (1 - factor) * _LUMA
     return cv2.transform(image, matrix)  # type: ignore[return-value]
 
 
 def adjust_sharpness(image: ImageArray, factor: float) -> ImageArray:
-    """Blend the smoothed image (factor 0) with the image (1); larger factors are sharper. Border pixels are kept."""
+    """Blend the image (factor 1) with a smoothed version (factor 0). Larger factors sharpen it. Borders are kept."""
     kernel = (1 - factor) * _SMOOTH
     kernel[1, 1] += factor
     out = cv2.filter2D(image, -1, kernel, delta=_TRUNCATION)
@@ -87,7 +87,7 @@ def solarize(image: ImageArray, threshold: int) -> ImageArray:
 
 
 def solarize_add(image: ImageArray, amount: int) -> ImageArray:
-    """Add `amount` to values below 128. Results are limited to 255."""
+    """Add `amount` to values below 128. Results are clipped to 255."""
     return apply_table(image, np.where(_LEVELS < 128, np.minimum(255, _LEVELS + amount), _LEVELS).astype(np.uint8))
 
 
@@ -123,7 +123,10 @@ def _equalization_table(histogram: Int64[np.ndarray, "256"]) -> Table:
 
 
 def shear(image: ImageArray, x: float, y: float, fill: Color) -> ImageArray:
-    """Shift rows by `x` times their distance from the top, or columns by `y` times their distance from the left."""
+    """Shear the image horizontally by `x` or vertically by `y`.
+
+    Each row moves left by `x` times its distance from the top, or each column up by `y` times its distance from the left.
+    """
     return _warp(image, np.array([[1.0, x, 0.0], [y, 1.0, 0.0]]), fill)
 
 
@@ -136,7 +139,7 @@ def translate(image: ImageArray, x: float, y: float, fill: Color) -> ImageArray:
 
 
 def _translate_axis(image: ImageArray, distance: float, axis: int, fill: Color) -> ImageArray:
-    """Translate with Pillow's bicubic filter, whose weights are the same at all positions for a translation."""
+    """Translate with Pillow's bicubic filter. For a translation, its weights are the same at all positions."""
     whole_pixels = math.floor(distance)
     d = distance - whole_pixels
     weights = np.array([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d + d**2 - d**3, -(d**2) + d**3])
@@ -145,7 +148,7 @@ def _translate_axis(image: ImageArray, distance: float, axis: int, fill: Color) 
     length = image.shape[axis]
     low, high = np.clip([-whole_pixels, length - whole_pixels], 0, length)
     out = np.empty_like(image)
-    # NumPy views with the axis first, so that the same slices work for both axes.
+    # Create NumPy views in which the axis comes first, so that the same slices work for both axes.
     source, target = (np.moveaxis(array, axis, 0) for array in (interpolated, out))
     target[low:high] = source[low + whole_pixels : high + whole_pixels]
     target[:low] = fill

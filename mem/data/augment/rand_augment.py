@@ -18,7 +18,7 @@ from mem.data.augment import pixel_ops as ops
 from mem.data.augment.pixel_ops import Color, ImageArray
 
 UNIFORMS_PER_LAYER = 4
-"""Uniform numbers per sample per layer: operation, whether to apply it, magnitude, and sign."""
+"""Number of uniform random numbers per sample per layer: operation, whether to apply it, magnitude, and sign."""
 _MAX_MAGNITUDE = 10
 """Magnitude at which operations have full strength."""
 
@@ -28,9 +28,9 @@ class Strength:
     """Strength and direction of an operation."""
 
     level: float
-    """Strength, from 0 to 1."""
+    """Strength, from 0 to 1: the magnitude divided by the maximum magnitude."""
     sign: float
-    """1 or -1: the direction of operations that have two directions."""
+    """Direction of operations that have two directions: 1 or -1."""
     increasing: bool
     """Whether the strength of all operations increases with the level."""
     fill: Color
@@ -38,11 +38,11 @@ class Strength:
 
     @property
     def factor(self) -> float:
-        """Blending factor, for operations that blend the image with a simpler one. 1 leaves the image unchanged."""
+        """Factor for operations that blend the image with a simpler one. A factor of 1 leaves the image unchanged."""
         return max(0.1, 1 + self.sign * 0.9 * self.level) if self.increasing else 0.1 + 1.8 * self.level
 
     def steps(self, count: int) -> int:
-        """Scale the level to an integer from 0 to `count`, reversed if `increasing`."""
+        """Scale the level to an integer from 0 to `count`. If `increasing`, subtract the integer from `count`."""
         step = int(self.level * count)
         return count - step if self.increasing else step
 
@@ -73,7 +73,7 @@ _BY_POSITION = tuple(OPERATIONS.values())
 
 @dataclass(frozen=True)
 class SampledOperations:
-    """Sampled operations and magnitudes for a group of samples."""
+    """Operations that were sampled for each sample, with magnitudes and signs."""
 
     operations: Int64[np.ndarray, "samples layers"]
     """Positions of the operations in `OPERATIONS`."""
@@ -92,7 +92,7 @@ class SampledOperations:
 
 
 def sample_operations(uniforms: Float64[np.ndarray, "samples numbers"], settings: RandAugment) -> SampledOperations:
-    """Sample operations from `UNIFORMS_PER_LAYER` uniform numbers per sample and layer."""
+    """Sample operations from `UNIFORMS_PER_LAYER` uniform random numbers per sample per layer."""
     numbers = uniforms.reshape(len(uniforms), settings.layers, UNIFORMS_PER_LAYER)
     magnitudes = settings.magnitude + settings.magnitude_std * _normal(numbers[..., 2])
     return SampledOperations(
@@ -104,5 +104,8 @@ def sample_operations(uniforms: Float64[np.ndarray, "samples numbers"], settings
 
 
 def _normal(uniforms: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-    """Convert uniform to standard normal numbers by inverting the distribution function. Finite even for 0."""
+    """Map uniform numbers to standard normal numbers by inverting the normal distribution function.
+
+    The results are finite, even for a uniform number of 0.
+    """
     return ndtri(np.maximum(uniforms, 2.0**-54))

@@ -1,4 +1,4 @@
-"""Image encoder for .beton files. Has few imports, because every worker process of a conversion imports it."""
+"""Image encoder for .beton files. It has few imports, because every worker process of a conversion imports it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mem.data.codecs import decode, jpeg_header
 from mem.data.codecs.decode import Unreadable
 
 ImageSource = str | bytes | np.ndarray
-"""An image, as the path of its file, the content of its file, or uint8 pixels of shape (height, width, 3)."""
+"""Path of an image file, its content, or uint8 pixels of shape (height, width, 3)."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Storage settings for images. Conversion journals contain the field names."""
+    """Storage settings for images. Conversion journals contain the field names, so they must not change."""
 
     storage: str
     """`raw` or `jpeg`."""
@@ -47,8 +47,9 @@ class EncodedImage(NamedTuple):
 def encode(source: ImageSource, encoding: Encoding) -> EncodedImage:
     """Decode, shrink and encode an image.
 
-    A plain JPEG file is copied without its metadata if it needs no shrinking and its quality does not exceed the
-    requested one, because re-encoding would only reduce the quality.
+    If images are stored as JPEG, a plain JPEG file is copied without its metadata and without re-encoding, provided
+    that it needs no shrinking and its quality does not exceed the requested quality. Re-encoding would only reduce the
+    quality.
 
     Raises:
         Unreadable: The source is not a complete image.
@@ -77,7 +78,7 @@ def check_decodes(source: ImageSource, encoding: Encoding) -> None:
 
 
 def measure_sizes(source: ImageSource, encoding: Encoding, qualities: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of an image in bytes: raw, then as JPEG at each quality.
+    """Return the size of an image in bytes, first as raw pixels and then as JPEG at each quality.
 
     Raises:
         Unreadable: See `encode`.

@@ -1,6 +1,6 @@
 """The parts of FFCV that the project uses. This is the only module that imports ffcv.
 
-`ffcv.fields.rgb_image` fills a numba dictionary at import, which takes five seconds of compilation in every process.
+`ffcv.fields.rgb_image` fills a numba dictionary at import, which requires five seconds of compilation in every process.
 If numba's compiler is disabled during the import, numba uses a Python dictionary and the import takes a third of a
 second. This has no other effect, because the project does not use FFCV's compiled pipelines (see
 `mem.data.beton.reader`).

@@ -90,7 +90,7 @@ class Beton:
             )
 
     def release(self) -> None:
-        """Release the mapped pages, which count as memory of this process. Later reads map them again."""
+        """Release the mapped pages, which count towards the memory use of this process. Later reads map them again."""
         mapping = self._map.base
         if isinstance(mapping, mmap.mmap):
             mapping.madvise(mmap.MADV_DONTNEED)

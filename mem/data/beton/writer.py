@@ -2,8 +2,8 @@
 
 An incomplete file consists of two hidden files in the destination folder: `.train.beton.partial` contains the images at
 their final positions, and `.train.beton.journal` contains one line per image. A line is written only after its image
-has reached the disk. Every image in the journal therefore exists, no matter how the process or the machine stopped. The
-bytes of the finished file depend only on the images, not on how often writing was interrupted.
+has reached the disk. The images listed in the journal are therefore on disk even if the process was killed or the
+machine crashed. The bytes of the finished file depend only on the images and the settings, not on interruptions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mem.data.beton.libffcv import (
 )
 
 FIELDS = {"image": (2, RGBImageField()), "label": (1, IntField())}
-"""FFCV's type id and handler for each field."""
+"""FFCV's type ID and handler for each field."""
 METADATA = get_metadata_type([handler for _, handler in FIELDS.values()])
 _SYNC_SECONDS = 5.0
 _COMPLETE = "whole"
@@ -55,7 +55,7 @@ class BetonWriter:
         planned: Total number of images, including skipped ones.
         settings: Everything that the file's bytes depend on. An attempt with different settings is discarded.
         keep_skipped: Whether images that the earlier attempt skipped remain skipped. If False, writing resumes at the
-            first of them.
+            first skipped image.
     """
 
     def __init__(self, path: Path, planned: int, settings: Mapping[str, Any], keep_skipped: bool = True) -> None:
@@ -111,7 +111,7 @@ class BetonWriter:
             if self._saving is not None and not isinstance(error, OSError):
                 self._saving.result()
             if isinstance(error, OSError):
-                # The disk is probably full. Delete images that are not in the journal, so that the log can be written.
+                # The disk is probably full. Delete images that are not in the journal, to free some space for the log.
                 self._saver.shutdown()
                 os.ftruncate(self._data, self._saved_position)
             else:
@@ -172,13 +172,13 @@ class BetonWriter:
             os.replace(self.partial_path, self.path)
 
     def remove_journal(self) -> None:
-        """Remove the journal. Call this once everything that belongs to the file is on disk."""
+        """Remove the journal. Call this after the file has been published and the manifest has been written."""
         self.journal_path.unlink(missing_ok=True)
 
     # --- the journal -----------------------------------------------------------------------------------------
 
     def _data_path(self) -> Path:
-        """Return the file that contains the images. It has its final name if publishing was interrupted."""
+        """Return the path of the file that contains the images: the final path if publishing was interrupted."""
         return self.path if self.complete and not self.partial_path.exists() else self.partial_path
 
     def _resume(self) -> int:
@@ -249,7 +249,7 @@ class BetonWriter:
         self._saved_at = time.monotonic()
 
     def _save(self, lines: list[bytes], position: int) -> None:
-        """Flush the images up to a position to disk, then append their lines to the journal."""
+        """Flush the data file to disk, then append lines to the journal. `position` is the end of the last image."""
         if lines:
             os.fsync(self._data)
             _write(self._journal, b"".join(lines), self.journal_path)
@@ -275,7 +275,7 @@ def _page_bytes_for(size: int) -> int:
 
 
 def publish_all(writers: list[BetonWriter]) -> None:
-    """Rename complete files to their final names in immediate succession."""
+    """Rename complete files to their final names, one immediately after the other."""
     for writer in writers:
         writer.publish()
     for folder in {writer.path.parent for writer in writers}:
@@ -283,7 +283,7 @@ def publish_all(writers: list[BetonWriter]) -> None:
 
 
 def _write(descriptor: int, content: bytes | bytearray | memoryview, path: Path, position: int | None = None) -> None:
-    """Write all bytes, at a position or at the end. Errors name the file."""
+    """Write all bytes at `position`, or at the current position if it is None. Exceptions contain the file name."""
     rest = memoryview(content)
     try:
         while rest:

@@ -1,11 +1,12 @@
 """Decoder for image files. Returns the pixels, or raises an error that states why a file is not a complete image.
 
-Special cases:
+The decoder handles these special cases:
 
 - Images are rotated and flipped according to their Exif orientation.
-- Grayscale, palette, CMYK and YCCK images become RGB. CMYK and YCCK values are inverted, as written by Adobe software.
+- Grayscale, palette, CMYK and YCCK images become RGB. In JPEG files, CMYK and YCCK
+  values are interpreted as inverted, as written by Adobe software.
 - Transparent parts are composited on white.
-- 16-bit values are reduced to their high byte, which keeps the full range.
+- 16-bit values are reduced to their high byte, which preserves the full value range.
 - Only the first frame of an animation and the first page of a TIFF file are read.
 - Colour profiles are not applied.
 - A truncated file is always an error.
@@ -28,11 +29,13 @@ MAX_PIXELS = 200_000_000
 """Maximum number of pixels. Larger images are rejected, because a file of a few kB can declare a size that exhausts
 memory."""
 FORMATS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "JPEG")
-"""Pillow's names of the formats that it may decode. Other formats are excluded, because EPS would start a program."""
+"""Formats that Pillow may decode, by Pillow's names. Others are excluded; EPS, for example, would start a program."""
 _HARMLESS_WARNING = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
-"""libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files. Many extraneous
-bytes mean that the decoder lost its position. libjpeg-turbo reports only its first warning, so Pillow then checks
-for truncation."""
+"""Pattern for libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files.
+
+The pattern excludes 100 or more extraneous bytes, which mean that the decoder lost its position. libjpeg-turbo reports
+only its first warning. If that warning is harmless, Pillow decodes the image and checks for truncation.
+"""
 _TO_UPRIGHT = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
@@ -43,7 +46,7 @@ _TO_UPRIGHT = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: image[:, ::-1].transpose(1, 0, 2),
 }
-"""Pillow operation that turns an image upright, by Exif orientation."""
+"""Function that turns an image array upright, by Exif orientation."""
 
 Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # `MAX_PIXELS` applies to all decoders here
 
@@ -66,7 +69,7 @@ def decode(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
 def shrink(
     image: UInt8[np.ndarray, "height width 3"], short_side: int | None, resample: str
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Shrink an image to a shorter side of `short_side` pixels. Images that are not larger are returned unchanged.
+    """Shrink an image so that its shorter side is `short_side` pixels long. Smaller images are returned unchanged.
 
     Args:
         image: The image.
@@ -122,7 +125,7 @@ def _decode_with_pillow(content: bytes) -> np.ndarray:
     except Image.UnidentifiedImageError:
         start = content[:8]
         raise Unreadable(f"is not in a supported image format; it starts with {start.hex()} ({start!r})") from None
-    except Exception as error:  # decoders can raise anything on malicious data
+    except Exception as error:  # decoders can raise any exception on malformed data
         raise Unreadable(f"is damaged or truncated: {error or type(error).__name__}") from None
 
 

@@ -1,4 +1,4 @@
-"""Parser for JPEG headers. Does not decode the image.
+"""Parser for JPEG headers. It does not decode the image.
 
 Source: ITU-T T.81, annex B (markers) and annex K (quantisation), and the Exif standard's tag 0x0112 (orientation).
 """
@@ -23,7 +23,7 @@ _LUMINANCE = np.array([
     72, 92, 95, 98, 112, 100, 103, 99,
 ])
 # fmt: on
-"""Quantisation table K.1, which encoders scale according to the quality."""
+"""Luminance quantisation table K.1, which encoders scale according to the quality."""
 
 
 class NotAJpeg(Exception):
@@ -51,12 +51,12 @@ class Header:
     """Whether an Adobe segment defines the components, or the file contains several images."""
 
     def is_plain(self) -> bool:
-        """Return whether all common decoders decode the file in the same way: 8 bits, colour, sequential, upright."""
+        """Return whether all common decoders decode the file identically: 8 bits, colour, sequential, upright."""
         upright = self.orientation == 1
         return self.components == 3 and self.bits == 8 and self.sequential and upright and not self.special
 
     def at_most(self, quality: int) -> bool:
-        """Return whether luminance is quantised at least as coarsely as by libjpeg at this quality."""
+        """Return whether luminance is quantised at least as coarsely as in a libjpeg file of the given quality."""
         return self.luminance >= int(luminance_table(quality).sum())
 
 
@@ -130,7 +130,7 @@ def without_metadata(content: bytes, header: Header) -> bytes:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the `Orientation` tag of the first directory. Return 1 if the tag is missing or invalid."""
+    """Return the `Orientation` tag of the first Exif directory. Return 1 if the tag is missing or invalid."""
     byte_order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:
         if byte_order is None:
@@ -141,7 +141,7 @@ def exif_orientation(exif: bytes) -> int:
             if tag == _ORIENTATION_TAG:
                 return value if kind == 3 and 1 <= value <= 8 else 1
     except struct.error:
-        pass  # all readers treat truncated Exif data like a missing tag
+        pass  # like other readers, treat truncated Exif data as a missing tag
     return 1
 
 

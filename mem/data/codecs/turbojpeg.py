@@ -1,4 +1,4 @@
-"""JPEG decoding with libjpeg-turbo, which reports every fault in a file.
+"""JPEG decoding with libjpeg-turbo, which reports both truncated files and damaged data.
 
 OpenCV is equally fast, but does not report truncated files and fills the rest of the image with grey. Pillow reports
 truncated files, but accepts damaged data and is slower. This module uses the library that FFCV is linked to (TurboJPEG

@@ -36,8 +36,8 @@ from mem.progress import Progress
 
 SPLITS = ("train", "val", "test")
 _FORMAT = 1
-"""Format version. Increase it when the same images and settings produce different bytes, so that no file mixes two
-versions."""
+"""Format version. Increase it when a code change alters the bytes that the same images and settings produce, so that a
+conversion started with the previous version is not resumed."""
 _IMAGES_PER_WORKER = 64
 """Minimum number of images per worker. Converting fewer images takes less time than starting a process."""
 
@@ -112,7 +112,7 @@ def _pool(images: ImageSet, workers: int) -> contextlib.AbstractContextManager[P
 
 
 def _choose_storage(images: ImageSet, settings: ImageData, pool: Pool) -> StorageFormat:
-    """Call `choose_storage` with the images of all splits, indexed consecutively."""
+    """Call `choose_storage` with the images of all splits, numbered consecutively across splits."""
     splits = list(images.splits.values())
     ends = np.cumsum([len(split) for split in splits])
 
@@ -125,7 +125,7 @@ def _choose_storage(images: ImageSet, settings: ImageData, pool: Pool) -> Storag
 
 
 def _settings(split: ImageSplit, encoding: Encoding) -> dict[str, Any]:
-    """Return everything that the bytes of a split's file depend on. Journals contain it, so it must not change."""
+    """Return everything that the bytes of a split's file depend on. Journals contain it, so the keys must not change."""
     return {
         "format": _FORMAT,
         "images": names_digest(split),
@@ -142,7 +142,7 @@ def _write(
     pool: Pool,
     say: Callable[[str], None],
 ) -> None:
-    """Convert all images. With the `fail` policy, check all remaining images before raising, to report every fault."""
+    """Convert all images. With `unreadable: fail`, check all images before raising, to report every unreadable one."""
     total, done = _total(images), sum(writer.count for writer in writers.values())
     if done:
         say(f"An earlier run converted {done:,} of {total:,} images; resuming from there.")
@@ -162,7 +162,7 @@ def _write_split(
 ) -> list[UnreadableImage]:
     """Write the remaining images of a split.
 
-    With the `fail` policy, images after the first unreadable one are only checked.
+    With `unreadable: fail`, images after the first unreadable one are only checked.
 
     Returns:
         The unreadable images.
@@ -200,7 +200,7 @@ def _publish(
     out: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Rename the files to their final names, and write the image list and the manifest."""
+    """Rename the files to their final names, write the image list and the manifest, and remove the journals."""
     written = {name: np.asarray(writer.written, dtype=np.int64) for name, writer in writers.items()}
     skipped = [
         UnreadableImage(name, i, _label(images.splits[name], i), reason)
@@ -247,7 +247,7 @@ def _require_training_images(images: ImageSet) -> None:
 
 
 def _label(split: ImageSplit, i: int) -> str:
-    """Return the file of an image for messages, or its name if it is not in a separate file."""
+    """Return the file path of an image for messages, or the image name if the image is not in a separate file."""
     return split.files[i] if split.files is not None else split.names[i]
 
 

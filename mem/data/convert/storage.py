@@ -17,7 +17,7 @@ from mem.data.convert.worker_process import ResultKind, TaskKind
 from mem.errors import UserError
 
 QUALITIES = (95, 90, 85, 80, 75, 70, 60, 50)
-"""JPEG qualities that `storage: fit` chooses from. Block artefacts become visible below 50."""
+"""JPEG qualities that `storage: fit` chooses from. Below 50, block artefacts become visible."""
 SAMPLE = 512
 """Number of images to measure, evenly spaced across all splits."""
 _STANDARD_ERRORS = 2.0

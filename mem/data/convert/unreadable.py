@@ -20,7 +20,7 @@ class UnreadableImage(NamedTuple):
 
     split: str
     number: int
-    """Index of the image in the split, as listed by the dataset."""
+    """Index of the image in the split, including skipped images."""
     name: str
     reason: str
 

@@ -1,7 +1,7 @@
-"""Worker processes for conversion. If a worker exits, the pool reports it immediately, with the image being processed.
+"""Worker processes for conversion. If a worker exits, the pool immediately reports this and the image concerned.
 
 Python's pools do not support this: if a worker exits, `multiprocessing.Pool` waits forever, and `ProcessPoolExecutor`
-does not report the item.
+does not report which item the worker was processing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TaskResult(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Measurement as JSON, or reason for a failure."""
+        """Measurement as JSON, reason for a failure, or traceback of an unexpected exception."""
         return bytes(self.image.content).decode()
 
 
@@ -76,11 +76,11 @@ class Pool(Protocol):
     """Pool of workers that perform tasks on images."""
 
     def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
-        """Set the encoding and the measured JPEG qualities for subsequent tasks."""
+        """Set the encoding and the JPEG qualities to measure for subsequent tasks."""
         ...
 
     def results(self, tasks: Iterable[Task]) -> Iterator[TaskResult]:
-        """Yield results in the order of the tasks. Tasks are consumed as needed.
+        """Yield results in the order of the tasks. Tasks are consumed lazily.
 
         Raises:
             WorkerLost: A worker exited or raised an unexpected exception.
@@ -89,7 +89,7 @@ class Pool(Protocol):
 
 
 class InProcess:
-    """In-process pool, for pixels that are in memory and for so few images that starting processes would be slower."""
+    """In-process pool, for pixels that are in memory and for datasets too small to justify starting processes."""
 
     def configure(self, encoding: Encoding, qualities: Sequence[int] = ()) -> None:
         """See `Pool`."""
@@ -103,7 +103,7 @@ class InProcess:
 
 
 class WorkerPool:
-    """Pool of processes that run `mem.data.convert.worker_process`. They run until the context exits.
+    """Pool of processes that run `mem.data.convert.worker_process`. They run until the `with` block ends.
 
     Args:
         count: Number of processes.
@@ -193,7 +193,7 @@ class _Worker:
         self._ready = self._last_task_has_content = False
 
     def can_accept(self) -> bool:
-        """Return whether a task can be sent without blocking, which could cause a deadlock."""
+        """Return whether a task can be sent without blocking. Blocking could cause a deadlock."""
         return len(self.queue) < (1 if self._last_task_has_content else _QUEUED_PER_WORKER)
 
     def submit(self, task: Task) -> None:

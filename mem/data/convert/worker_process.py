@@ -21,10 +21,10 @@ from mem.data.codecs.decode import Unreadable
 
 
 class TaskKind(IntEnum):
-    """Kind of task."""
+    """Task that a worker can perform."""
 
     CONFIGURE = 0
-    """Set the `Encoding` and the qualities for `MEASURE`. Returns no result."""
+    """Set the `Encoding` and the qualities for `MEASURE`. Produces no result."""
     ENCODE = 1
     CHECK = 2
     """Check that the image can be decoded."""
@@ -33,14 +33,14 @@ class TaskKind(IntEnum):
 
 
 class PayloadKind(IntEnum):
-    """Content of a task's body."""
+    """Meaning of a task's body: the path of an image file, or the content itself."""
 
     PATH = 0
     CONTENT = 1
 
 
 class ResultKind(IntEnum):
-    """Outcome of a task."""
+    """Kind of message that a worker sends: the outcome of a task, or `READY`."""
 
     READY = 0
     """The worker has started."""
@@ -56,9 +56,9 @@ class ResultKind(IntEnum):
 
 
 TASK_HEADER = struct.Struct("<BBQI")
-"""Task kind, payload kind, image index, body size in bytes."""
+"""Header of a task: task kind, payload kind, image index, body size in bytes."""
 RESULT_HEADER = struct.Struct("<BQBBIIQ")
-"""Result kind, image index, storage mode, whether JPEG data were copied, height, width, body size in bytes."""
+"""Header of a result: kind, image index, storage mode, whether JPEG data were copied, height, width, body bytes."""
 
 _NO_IMAGE = EncodedImage(0, 0, 0, b"", False)
 
@@ -69,8 +69,8 @@ def perform(
     """Perform a task.
 
     Returns:
-        The kind of result and the encoded image. For other kinds, the content of the image is the measurement as JSON
-        or the reason for a failure as text.
+        The kind of result and, for `ENCODED`, the encoded image. For other kinds, the image's `content` is empty, the
+        measurement as JSON, the reason for a failure, or a traceback.
     """
     try:
         if task == TaskKind.ENCODE:

@@ -18,7 +18,7 @@ from mem.data.loading.prefetch import prefetch
 from mem.data.loading.transforms import BatchTransform
 
 _TASK_IMAGES = 16
-"""Number of images per task of a thread."""
+"""Number of images that a thread processes per task."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class BatchRequest:
 class BatchBuilder:
     """Builds batches: decodes, crops, resizes and augments their images.
 
-    One thread processes each image. Two batches are in progress at any time, so that no thread is idle while the last
-    images of a batch are processed. Finished batches are prefetched.
+    Each image is processed by a single thread. Two batches are in progress at any time, so that no thread
+    is idle while the last images of a batch are processed. Finished batches are prefetched.
     """
 
     images: Beton

@@ -112,5 +112,5 @@ class ImageViews:
 def plain_batches(
     images: Beton, indices: Int64[np.ndarray, " samples"], batch: int, side: int, center_crop: float, workers: int
 ) -> Iterator[Batch]:
-    """Yield the images `indices`, in this order, with the evaluation transform."""
+    """Yield batches of the images `indices`, in this order, with the evaluation transform."""
     return ImageViews(images, side, center_crop, None, seed=0, workers=workers).of_view(indices, 0, batch)

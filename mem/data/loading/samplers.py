@@ -39,7 +39,7 @@ class InstanceSampler:
 
 
 class ClassBalancedSampler:
-    """Visits all classes in random order in each round, with `IMAGES_PER_VISIT` images per class.
+    """In each round, visits all classes in random order and selects `IMAGES_PER_VISIT` images from each.
 
     The images of a class are reshuffled once all of them have been sampled. Source: the class-aware sampler of
     Shen et al. 2016, as used by Kang et al. 2020.
@@ -74,7 +74,7 @@ class ClassBalancedSampler:
 class PowerSampler:
     """Samples a class with probability proportional to a power of its image count, then one of its images.
 
-    Samples are independent. Power 1/2 is the square-root sampling of Mahajan et al. 2018.
+    Samples are independent. Power 1/2 corresponds to the square-root sampling of Mahajan et al. 2018.
     """
 
     def __init__(self, labels: np.ndarray, classes: int, seed: int, power: float) -> None:

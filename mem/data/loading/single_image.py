@@ -18,12 +18,12 @@ from mem.data.codecs.decode import Unreadable
 def prepare_image(
     source: ImageSource, encoding: Encoding, side: int, center_crop: float
 ) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """Crop the central square of an image and resize it.
+    """Encode an image as in dataset conversion, crop its central square, and resize the square.
 
     Args:
-        source: Path of an image file, its content, or uint8 pixels of shape (height, width, 3).
+        source: Path of an image file, content of an image file, or uint8 pixels of shape (height, width, 3).
         encoding: How the dataset stores images.
-        side: Height and width of the result, in pixels.
+        side: Height and width of the returned pixels.
         center_crop: Side of the square as a fraction of the image's shorter side.
 
     Raises:

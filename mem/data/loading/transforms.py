@@ -49,7 +49,7 @@ class Augmenter:
         )
 
     def of_view(self, images: Beton, indices: Int64[np.ndarray, " samples"], view: int) -> BatchTransform:
-        """Return the transform for an augmented view. Its random numbers depend on the image index and the view."""
+        """Return the transform for an augmented view. Its random numbers depend only on the seed, image and view."""
 
         def numbers(stream: str, width: int) -> np.ndarray:
             name = f"view {view}" if stream == "augmentation" else f"view {view} {stream}"
@@ -87,5 +87,5 @@ class Augmenter:
 
 
 def plain_transform(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> BatchTransform:
-    """Return the evaluation transform, which resizes a central square of `center_crop` times the shorter side."""
+    """Return the evaluation transform, which crops a central square of `center_crop` times the shorter side."""
     return BatchTransform(crop.center_crops(images.heights[indices], images.widths[indices], center_crop))
