@@ -1,16 +1,16 @@
-"""Measure conversion throughput relative to only decoding, resizing and encoding images on all cores.
+"""Compare conversion throughput with a baseline that only decodes, resizes and encodes images on all cores.
 
     python benchmarks/convert.py --json
 
 The conversion and the baseline process the same photo-like JPEG files of about 500 pixels
 (benchmarks/synthetic_photos.py). Both convert to a short side of 256 pixels and JPEG quality 90 with the same decoder,
-resizer and encoder. The baseline discards its results: it does not order or write them, and it keeps no journal. Timing
-starts after the worker processes have started and the files are in the page cache. The two sides alternate in many
-short turns, and each pair of turns yields one ratio.
+resizer and encoder. The baseline discards the encoded images: it neither orders nor writes them, and it keeps no
+journal. Timing starts after the worker processes have started and the files are in the page cache. The conversion and
+the baseline alternate in many short turns, and each pair of turns yields one ratio.
 
 The last line is {"conversion_efficiency": ...}, the lower bound of the 95 % confidence interval for the mean throughput
-ratio (images/s). The preceding line reports the same ratio for images per CPU-second, which other processes on the
-machine hardly affect.
+ratio (images/s). The preceding line reports the ratio of images per CPU-second, on which other processes on the
+machine have little effect.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CHUNK = 25
 
 
 class Rates(NamedTuple):
-    """Throughput in one pair of turns."""
+    """Throughput of the conversion and of the baseline in one pair of turns."""
 
     conversion: float
     """Images per second."""
@@ -60,15 +60,15 @@ def conversion_efficiency(folder: Path, repeats: int, workers: int | None = None
     """Return the ratio of conversion throughput to baseline throughput for each repeat.
 
     Args:
-        folder: Folder for the images, which are created if missing, and for temporary .beton files.
-        repeats: Number of timed pairs.
+        folder: Folder for temporary .beton files and for the images, which are generated if they do not exist.
+        repeats: Number of timed pairs of turns.
         workers: Number of worker processes. By default, the number of cores available to this process.
     """
     return [rates.conversion / rates.bare for rates in paired_rates(folder, repeats, workers)]
 
 
 def paired_rates(folder: Path, repeats: int, workers: int | None = None) -> list[Rates]:
-    """Time both sides in alternating turns, and return the rates of each pair."""
+    """Time the conversion and the baseline in alternating turns, and return the rates of each pair."""
     workers = workers or len(os.sched_getaffinity(0))
     paths = [str(path) for path in write_photos(folder, IMAGES, workers)]
     rates = []
@@ -95,14 +95,14 @@ def lower_end(ratios: Sequence[float]) -> float:
 
 
 def _timed(turn: Callable[[], None]) -> tuple[float, float]:
-    """Return images per second and per CPU-second."""
+    """Return the images per second and the images per CPU-second of one turn."""
     began, cpu = time.perf_counter(), _cpu_seconds()
     turn()
     return IMAGES / (time.perf_counter() - began), IMAGES / (_cpu_seconds() - cpu)
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU time of this process and its descendants."""
+    """Return the total CPU time of this process and its descendants in seconds."""
     process = psutil.Process()
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return sum(one.user + one.system for one in times)

@@ -1,9 +1,9 @@
-"""Compare the executor plugin with Snakemake's official SLURM plugin on a real SLURM.
+"""Compare the executor plugin with Snakemake's official SLURM plugin on a real SLURM installation.
 
     python benchmarks/executor.py --json
 
-Both plugins run the same 100 jobs, each of which writes one line. The official plugin runs with its fastest polling,
-once with job arrays and once without, and the faster of the two is used for the comparison. The benchmark then submits
+Both plugins run the same 100 jobs, each of which writes one line. The official plugin polls at its shortest interval.
+It is timed with and without job arrays, and the shorter time is used for the comparison. The benchmark then submits
 1,000 held jobs, records the memory of the workflow process and its scheduler queries, and cancels the jobs with Ctrl-C.
 If SLURM is not available, the benchmark starts the throwaway SLURM, which requires root and Debian packages.
 
@@ -48,14 +48,14 @@ rule write:
 """
 QUERIES = ("sacct", "squeue", "scontrol", "sinfo", "sacctmgr")
 INTERVAL_SECONDS = 5
-"""Polling interval while 1,000 jobs are queued."""
+"""Polling interval of the workflow process while 1,000 jobs are queued."""
 WATCHED_SECONDS = 40
 OFFICIAL = ["--executor", "slurm", "--slurm-init-seconds-before-status-checks", "1", "--slurm-no-account"]
-"""Options of the official plugin for its fastest polling (every second while jobs end) and no account lookup."""
+"""Options for the official plugin: poll at the shortest interval (one second while jobs end) and look up no account."""
 ARRAYS = ["--slurm-array-jobs", "all", "--slurm-array-limit", "34"]
-"""Options for the largest arrays that version 2.8.0 can submit.
+"""Options for the largest job arrays that version 2.8.0 of the official plugin can submit.
 
-The commands of a larger array do not fit into one argument, and all its jobs fail.
+The commands of a larger array exceed the maximum length of one argument, and all jobs of that array fail.
 """
 
 
@@ -96,7 +96,7 @@ def main() -> int:
 
 
 class Bench:
-    """Run workflows on SLURM, each in a new folder."""
+    """Runner for workflows on SLURM, each in a new folder."""
 
     def __init__(self, folder: Path, environment: dict[str, str], *, json_only: bool) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class Bench:
         print(text, file=sys.stderr if self._json_only else sys.stdout, flush=True)
 
     def keep_slurm_conf_for_srun(self) -> None:
-        """Add an srun wrapper that sets SLURM_CONF, because the official plugin's jobs unset it before calling srun."""
+        """Add an srun wrapper that sets SLURM_CONF, which the official plugin's jobs unset before they call srun."""
         if "SLURM_CONF" in self.environment:
             folder = self.folder / "srun"
             folder.mkdir()
@@ -121,7 +121,7 @@ class Bench:
             self.environment["PATH"] = f"{folder}:{self.environment['PATH']}"
 
     def workflow(self, jobs: int, options: Sequence[str]) -> float:
-        """Run a workflow, check that all outputs exist, and return the run time of snakemake in seconds."""
+        """Run a workflow, check that all outputs exist, and return the run time of Snakemake in seconds."""
         run_folder = self._run_folder()
         began = time.monotonic()
         done = subprocess.run(
@@ -153,7 +153,7 @@ class Bench:
         return time.monotonic() - began
 
     def queued_jobs(self, jobs: int, options: Sequence[str]) -> tuple[float, float]:
-        """Return the workflow process's peak memory (MB) and its queries per poll while `jobs` jobs are queued."""
+        """Return the workflow process's peak memory (MB) and queries per poll while `jobs` jobs are queued."""
         run_folder = self._run_folder()
         record = run_folder / "queries.txt"
         environment = {**self.environment, "PATH": f"{self._shims(run_folder, record)}:{self.environment['PATH']}"}
@@ -203,7 +203,7 @@ class Bench:
         return run_folder
 
     def _shims(self, run_folder: Path, record: Path) -> Path:
-        """Return a folder with wrappers that log the time of each query and then run the real command."""
+        """Return a folder of wrapper scripts that log the time of each query and then run the real SLURM command."""
         folder = run_folder / "shims"
         folder.mkdir()
         record.touch()
@@ -245,7 +245,7 @@ def _polls(times: Sequence[float]) -> list[int]:
 
 @contextlib.contextmanager
 def _some_slurm() -> Iterator[dict[str, str]]:
-    """Yield the environment variables for the existing SLURM, or for a throwaway SLURM if there is none."""
+    """Yield the environment variables that select the existing SLURM, or a throwaway SLURM if none exists."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     if shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0:

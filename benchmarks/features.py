@@ -3,10 +3,11 @@
     python benchmarks/features.py [--json] [--gigabytes 2] [--rounds 5] [--folder DIR]
 
 The files have the format of the `features` stage: ViT-B tokens (196 x 768, float32) and pooled features (768). Each
-measurement reads the features for one training epoch of a head from a cold page cache. The ratio compares its
-throughput with the mean throughput of the sequential reads before and after it. The files are removed at the end.
+measurement reads the features for one training epoch of a head from a cold page cache. The throughput is divided
+by the mean throughput of the sequential reads before and after the epoch. The files are removed at the end.
 
-The last line contains the medians over rounds. `tokens_vs_sequential` is the ratio for tokens in random order.
+The last line contains the median ratios over all rounds. `tokens_vs_sequential` is the ratio for tokens that are read
+in random order.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def forget(path: Path) -> None:
 
 
 def sequential(path: Path) -> float:
-    """Return the throughput (bytes/s) of a sequential read with the system's read-ahead."""
+    """Return the throughput (bytes/s) of a sequential read that uses the kernel's read-ahead."""
     forget(path)
     buffer = bytearray(PIECE)
     start = time.perf_counter()
@@ -54,7 +55,7 @@ def sequential(path: Path) -> float:
 
 
 def epoch(folder: Path, split: str, sampler: Sampler, batch: int, tokens: bool) -> float:
-    """Return the feature throughput (bytes/s) of one epoch that is read as in the training of a head."""
+    """Read the features of one epoch as head training does, and return the throughput (bytes/s)."""
     path = feature_file(folder, split, "tokens" if tokens else "pooled")
     forget(path)
     pooled = np.load(feature_file(folder, split, "pooled"), mmap_mode="r")

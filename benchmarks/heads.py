@@ -1,18 +1,18 @@
-"""Measure how much stored features speed up a sweep of heads, and how long a MEM epoch takes relative to cRT.
+"""Measure the speedup of a head sweep through stored features, and the duration of a MEM epoch relative to cRT.
 
     python benchmarks/heads.py [--json] [--images 115846] [--rounds 5] [--sample 64] [--threads 2] [--views 1]
 
-**cached_vs_online** is the speedup for a sweep of 30 heads x 10 epochs with a ViT-B/16 at 224 pixels. Each round
+**cached_vs_online** is the speedup for a sweep of 30 heads with 10 epochs each and a ViT-B/16 at 224 pixels. Each round
 measures three durations per image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as in the
 features stage; (o) the backbone in the training loop on shuffled, augmented images; (c) cRT training on features from
 disk. Per image, the sweep takes 300 o with the backbone in the loop and (1 + views) f + 300 c with stored features. The
-ratio therefore does not depend on the size of the training set.
+speedup therefore does not depend on the size of the training set.
 
-**mem_vs_crt_epoch** is the duration of a MEM epoch (three groups of 385, 479 and 136 classes, one block of width 256)
-relative to a cRT epoch. The training loop reads features of shape (images, 768) for 1,000 classes from disk. MEM and
-cRT alternate, and the result is the median ratio over rounds. This MEM variant also trains the classifier. The table
-also contains the faster variant in `config/`, which freezes cRT's classifier. With `--images` below 115,846, only a
-part of an epoch is measured.
+**mem_vs_crt_epoch** is the duration of a MEM epoch (three MEM groups of 385, 479 and 136 classes, one block of width
+256) relative to a cRT epoch. The training loop reads features of shape (images, 768) for 1,000 classes from disk. MEM
+and cRT alternate, and the result is the median ratio over rounds. This MEM variant also trains the classifier. The
+table also contains the faster MEM variant from `config/`, which freezes the classifier from cRT. If `--images` is less
+than 115,846, only part of an ImageNet-LT epoch is measured.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ AUGMENTATION = Augmentation(crop_scale=(0.2, 1.0), flip=True)
 
 
 def long_tailed_labels(images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and class counts. As in ImageNet-LT, 385 classes are many-shot, 479 medium-shot, 136 few-shot."""
+    """Return labels and class counts with ImageNet-LT's 385 many-shot, 479 medium-shot and 136 few-shot classes."""
     counts = np.concatenate([np.full(385, 236), np.full(479, 50), np.full(136, 10)])
     return np.random.default_rng(0).choice(CLASSES, images, p=counts / counts.sum()), counts
 
@@ -117,7 +117,7 @@ def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
 
 
 def seconds_per_image(images: Beton, model: Any, samples: list[tuple[np.ndarray, np.ndarray]], threads: int) -> float:
-    """Run the backbone on the given views of images and return the seconds per image."""
+    """Run the backbone on the given image views and return the seconds per view."""
     pixels = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     views = ImageViews(images, 224, 0.875, AUGMENTATION, 0, threads)
     start, count = time.perf_counter(), 0

@@ -1,15 +1,16 @@
-"""Compare the training data loader with the pipelines of MAE, torchvision v2 and timm (images per CPU-second).
+"""Compare the training data loader with the MAE, torchvision v2 and timm pipelines, in images per CPU-second.
 
     python benchmarks/loader.py [--json] [--count 400] [--repeats 11]
 
-Every pipeline processes the same images in one process, with random crops (0.2 to 1 of the area) resized to 224 pixels
-and random flips. The MAE and timm pipelines read the original files of about 500 pixels. torchvision's fast path reads
-the same 256-pixel JPEG files as our loader. The reference pipelines do not assemble batches. MAE and timm convert
-images to float and normalise them on the CPU, as in the published recipes. Our loader leaves this to the device.
+Every pipeline processes the same images in one process. It applies random crops (20 to 100 % of the area), resizes them
+to 224 pixels and flips them at random. The MAE and timm pipelines read the original files of about 500 pixels.
+torchvision's fast path reads the same 256-pixel JPEG files as our loader. The reference pipelines do not assemble
+batches. MAE and timm convert images to float and normalise them on the CPU, as in the published recipes. With our
+loader, the training device performs these two operations.
 
 Pipelines alternate within a round, so that other load affects all of them. Each round yields one ratio per comparison.
-Rates are images per second of CPU time, including child processes. The last line contains the lower bounds of the 95 %
-confidence intervals for the mean ratios.
+Rates are images per CPU-second and include the CPU time of child processes. The last line contains the lower bounds of
+the 95 % confidence intervals for the mean ratios.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ BARS = {
     "conversion_efficiency": 0.85,
 }
 Epoch = Callable[[int], int]
-"""Function that reads all images of the epoch with the given index and returns the number of images."""
+"""Function that reads all images of the epoch with the given index and returns their number."""
 
 
 def resized(path: Path) -> np.ndarray:
@@ -103,7 +104,7 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
             transforms.Normalize(MEAN, STD),
         ]
     )
-    # At the largest magnitude, timm calls Pillow with 0 bits, which recent Pillow releases reject.
+    # At the largest magnitude, timm calls Pillow's posterize with 0 bits, which recent Pillow releases reject.
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: ImageOps.posterize(image, max(1, bits))
     timm = create_transform(
         SIDE,
@@ -128,7 +129,7 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
     return {
         "MAE reference (PIL bicubic, float), original files": pillow_pipeline(paths, mae),
         "torchvision v2 (decode_jpeg, uint8), 256 px files": torchvision_v2,
-        # Timed directly after torchvision v2, because this ratio is the closest to its target.
+        # Our loader is timed directly after torchvision v2, because their ratio is the closest to its target.
         "ours, JPEG": ours(betons["jpeg"], plain),
         "timm RandAugment (PIL), original files": pillow_pipeline(paths, timm),
         "timm RandAugment (PIL), 256 px files": pillow_pipeline(small, timm),
@@ -150,7 +151,7 @@ def ours(images: Beton, augmentation: Augmentation) -> Epoch:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and its terminated child processes."""
+    """Return the CPU time in seconds of this process and its terminated child processes."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
@@ -186,7 +187,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         epochs = pipelines(folder, options.count)
         rates: dict[str, list[float]] = {name: [] for name in epochs}
-        # Run all pipelines on one core. Two logical cores may share execution units, so that each is slower while both
+        # Run all pipelines on one core. Two logical cores may share execution units and slow each other down while both
         # are busy. This would affect only our loader, because it decodes images in a separate thread.
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})

@@ -1,11 +1,11 @@
-"""Measure time and memory for checking large datasets and writing their manifests (10,000 to 1,000,000 files).
+"""Measure the time and memory required to check datasets of 10,000 to 1,000,000 files and write their manifests.
 
     python benchmarks/manifest.py --json
 
 The benchmark creates tiny files (hard links to a few inodes) in a temporary folder, with a thousand class folders per
 split and one list per split. For each dataset size, a new process reads the lists, checks the dataset as `mem data
 check` does, verifies that the splits are disjoint, and writes the manifest and the image list as `mem convert` does.
-All files are removed afterwards.
+The benchmark then removes all files.
 
 The last line is {"seconds": {...}, "cpu_seconds": {...}, "cpu_microseconds_per_file": {...}, "per_file_100k_to_10k":
 ..., "per_file_1m_to_100k": ..., "peak_memory_gb": ...}. The per-file ratios compare CPU time, because other processes
@@ -107,7 +107,7 @@ def make(folder: Path, size: int) -> None:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Return the duration of each step, the CPU time and the peak memory of this process."""
+    """Return the duration of each step, and the CPU time and peak memory of this process."""
     from mem.config import Lists
     from mem.data.check.check import check
     from mem.data.datasets import read_unchecked

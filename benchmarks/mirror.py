@@ -2,12 +2,14 @@
 
     python benchmarks/mirror.py --json
 
-Each log grows by `--rate` points per second, and by eight system metrics at every fifth point. The mirror (`mem track
-follow`) writes them to an embedded database. The benchmark counts the points in the database twice per second.
+Each log grows by `--rate` points per second. At every fifth point, eight system metrics are added. The mirror
+(`mem track follow`) writes all points to an embedded database. The benchmark counts the points in the database twice
+per second.
 
 The last line is JSON. `lag_s` is the longest time from writing a point to its arrival in the database. `core_share` is
 the mirror's CPU use as a fraction of one core while the logs grow, excluding the mirror's startup. `points` is the
-final number of points in the database. `doubled` and `missing` are the numbers of duplicate and missing points.
+final number of points in the database. `doubled` is the number of duplicate points, and `missing` is the number of
+points that did not arrive.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def main() -> None:
 
 
 def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str, float]:
-    """Run the mirror while logs grow, and return the values for the last line."""
+    """Run the mirror while the logs grow, and return the values for the last line of the output."""
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     logs = [begin(folder, number) for number in range(RUNS)]
     mirror = subprocess.Popen(
@@ -69,7 +71,7 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
                 step += 1
                 write(logs, step)
                 written[step] = now
-            # All points of a step are written together, so the number of points determines which steps are complete.
+            # All points of a step are written together, so the number of points shows which steps have arrived.
             complete = arrived(folder) // RUNS
             waiting = [moment for number, moment in written.items() if number > complete]
             lag = max([lag, *(time.monotonic() - moment for moment in waiting)])

@@ -4,11 +4,11 @@
     python benchmarks/pretrain.py --batch 32 --pairs 5 --only convmae_base
 
 A step consists of the forward pass, the backward pass and the optimizer step. Our implementation and the reference
-(benchmarks/reference_mae.py) use the same weights, images and masks, and their losses must agree at every step. Their
-steps alternate, so that other load affects both. The result is the median ratio over the pairs, with its range. Our
-side is `mem.train.step.train_step`, which receives bytes, normalises them and samples masks. The reference receives
-normalised images and random numbers. Only our implementation is timed in bf16, because the public loop's autocast
-supports only CUDA.
+(benchmarks/reference_mae.py) use the same weights, images and masks, and their losses must agree at every step. The
+steps of the two implementations alternate, so that other load affects both. The result is the median and the range of
+the ratio over all pairs. Our implementation is `mem.train.step.train_step`, which receives uint8 images, normalises
+them and samples masks. The reference receives normalised images and the random numbers for the masks. Only our
+implementation is also timed in bf16, because the public loop's autocast supports only CUDA.
 
 The last line is {"vit_base_vs_reference": reference time / our time, "convmae_base_vs_reference": ...}.
 """
@@ -42,7 +42,7 @@ from mem.train.step import StepContext, StepOptions, train_step
 
 LR, BETAS, WEIGHT_DECAY = 1e-5, (0.9, 0.95), 0.05
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""Wall time, or CPU time of this process. On an idle machine, both are equal for a single thread."""
+"""Clocks for wall time and for the CPU time of this process. On an idle machine, both agree for a single thread."""
 PIXELS = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BACKBONES: dict[str, config.VisionTransformer | config.ConvMae] = {
     "vit_base": config.VisionTransformer(
@@ -124,7 +124,7 @@ class Comparison:
 
 
 def compared(backbone: config.VisionTransformer | config.ConvMae, options: argparse.Namespace) -> Comparison:
-    """Time steps of our implementation and of the reference alternately."""
+    """Time alternating steps of our implementation and the reference."""
     torch.manual_seed(0)
     settings = recipe(decoder_depth=2 if options.shallow else 8)
     model = build_autoencoder(backbone, settings).train()
@@ -151,7 +151,7 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
             raise SystemExit(
                 f"The losses differ at step {step}: our loss is {mine} and the reference loss is {theirs}."
             )
-    # The first step of each side is a warm-up.
+    # The first float32 step of each implementation is a warm-up. The bf16 steps follow without the reference.
     for step in range(1, options.pairs + 1):
         batch = random_batch(step, options.batch, backbone.image_size)
         began = CLOCKS[options.clock]()
@@ -187,7 +187,7 @@ def recipe(decoder_depth: int) -> config.Pretrain:
 
 
 def shallow(backbone: config.VisionTransformer | config.ConvMae) -> config.VisionTransformer | config.ConvMae:
-    """Return the backbone with the same widths and fewer blocks."""
+    """Return a backbone with the same widths and fewer blocks."""
     if isinstance(backbone, config.ConvMae):
         return backbone.model_copy(update={"depths": (*backbone.depths[:2], 2)})
     return backbone.model_copy(update={"depth": 2})

@@ -26,7 +26,7 @@ _norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Attention(nn.Module):
-    """Softmax attention with explicit weights."""
+    """Softmax attention that computes the attention weights explicitly."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class GridBlock(nn.Module):
         self.norm2, self.mlp = GridNorm(width), Mlp(width, hidden, grid=True)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Map grids, with a mask that is 1 at visible positions."""
+        """Map grids of shape (samples, width, rows, columns). `keep` is 1 at visible positions and 0 elsewhere."""
         x = x + self.conv2(self.attn(keep * self.conv1(self.norm1(x))))
         return x + self.mlp(self.norm2(x))
 
@@ -185,7 +185,7 @@ class Reference(nn.Module):
         return self.norm(x)
 
     def encode_convmae(self, images: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
-        """Encode the visible patches. Stages 1 and 2 process the grids of all patches."""
+        """Encode the visible patches. Stages 1 and 2 process dense grids that also contain the masked positions."""
         _, p2, p3 = self.patch_sizes
         coarse = 1 - mask.view(-1, 1, self.grid, self.grid)
         x, outputs = images, []
@@ -208,7 +208,7 @@ class Reference(nn.Module):
 def reference_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, noise: Tensor, lr: float
 ) -> float:
-    """Run one step of the public training loop on a CPU in float32. Loss and gradient norm are computed every step."""
+    """Run one step of the public training loop on a CPU in float32, including the loss and the gradient norm."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss = model(images, noise)

@@ -2,9 +2,9 @@
 
     python benchmarks/synthetic_photos.py FOLDER --count 2000
 
-An image consists of a few overlapping shapes with sharp borders and fine grain. Each shape has a random colour, shading
-and 1/f noise, similar to the spectra of photographs (Field 1987). At about 500 pixels and JPEG quality 90, files are
-60 to 110 kB in size, similar to ImageNet. Image n depends only on n.
+An image consists of a few overlapping shapes with sharp borders, covered by fine grain. Each shape has a random colour,
+linear shading and 1/f noise, whose spectrum resembles that of photographs (Field 1987). At about 500 pixels and JPEG
+quality 90, a file is 60 to 110 kB in size, as in ImageNet. The content of an image depends only on its index.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def synthetic_photo(number: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def write_photos(folder: Path, count: int, workers: int = 2) -> list[Path]:
-    """Write images 0 to `count - 1` as JPEG files. Existing files are kept."""
+    """Write images 0 to `count - 1` as JPEG files, keep existing files, and return all paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.jpg" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
@@ -103,7 +103,7 @@ def _noise(number: int) -> Float32[np.ndarray, "side side"]:
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
     exponent = 0.9 + 0.4 * number / (_FIELDS - 1)
-    # Wavelengths longer than an image would only shift the image's mean.
+    # Noise with wavelengths longer than an image would only change the image's mean brightness.
     amplitude = np.where(frequency < 2 / _FIELD, 0, frequency**-exponent)
     spectrum = amplitude * np.exp(2j * np.pi * rng.uniform(size=amplitude.shape))
     field = np.fft.irfft2(spectrum, s=(_FIELD, _FIELD))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Install system packages, a virtual environment, the pinned requirements and this repository's packages.
+# Install system packages, create a virtual environment, and install the pinned requirements and this repository's
+# packages into it.
 # Usage: envs/setup.sh VENV
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -61,7 +62,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         exit 1
     fi
 fi
-# Fashion-MNIST images, which only config/fashion_lt.yaml and its tests require.
+# Install the Fashion-MNIST images, which only the Fashion-MNIST studies and their tests require.
 if can_apt && [ ! -d /usr/share/datasets/fashion-mnist ]; then
     apt_install dataset-fashion-mnist 2>/dev/null \
         || say "The package dataset-fashion-mnist is not available. To use Fashion-MNIST from a different folder, see config/fashion_lt.yaml."

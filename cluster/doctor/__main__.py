@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run all checks and print their findings.
 
     Returns:
-        The exit status: 1 if a check fails, else 0.
+        The exit status: 1 if any check failed, else 0.
     """
     options = _parser().parse_args(arguments)
     findings: list[CheckResult] = []
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_checks(site: Site, with_jobs: bool) -> Iterator[CheckResult]:
-    """Run the fast checks first. Skip the checks that need SLURM if SLURM is not available."""
+    """Run the fast checks, then the test jobs. If SLURM is not available, skip all checks that need it."""
     commands = list(login_checks.check_commands())
     yield from commands
     if passed(commands):

@@ -1,4 +1,4 @@
-"""Checks that submit test jobs: one is signalled and requeued, the other connects processes on several nodes."""
+"""Checks with two test jobs: one is signalled and requeued, the other connects processes on several nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cluster.doctor.site import Site, parse_fields, run_command
 _SIGNAL_SECONDS = 30.0
 _REQUEUE_SECONDS = 60.0
 _VISIBLE_SECONDS = 30.0
-"""Maximum time for a new file to appear on another machine."""
+"""Maximum time in seconds for a new file to appear on another machine."""
 _PORTS = (20000, 29999)
 """Default of `--submitit-ports`."""
 _NOT_STARTED_ADVICE = (
@@ -29,7 +29,7 @@ _NOT_STARTED_ADVICE = (
 
 
 def check_requeue(site: Site) -> Iterator[CheckResult]:
-    """Check that a job starts, that a signal reaches its step, and that SLURM can requeue it."""
+    """Check that a job starts, that a signal reaches the job's step, and that SLURM can requeue the job."""
     try:
         with submitted(site, "requeue", _waiting_script, "--requeue", "--signal=USR2@60") as job:
             waited = job.wait_for_file("ready", site.wait_seconds)

@@ -13,9 +13,9 @@ from pathlib import Path
 from cluster.doctor.site import Site, run_command
 
 _FILE_SECONDS = 60.0
-"""Maximum time for a file written on a node to appear on this machine."""
+"""Maximum time in seconds for a file written on a node to appear on this machine."""
 _END_SECONDS = 30.0
-"""Maximum time to wait for a cancelled job to end before its folder is removed."""
+"""Maximum time in seconds to wait for a cancelled job to end before the job's folder is removed."""
 _POLL_SECONDS = 0.5
 _ACTIVE_STATES = (
     "PENDING",
@@ -45,13 +45,13 @@ class TestJob:
     output: Path
 
     def state(self) -> tuple[str, str]:
-        """Return the job's state and the reason for it, or empty strings once SLURM no longer lists the job."""
+        """Return the job's state and SLURM's reason for it, or empty strings if SLURM no longer lists the job."""
         result = run_command("squeue", "--noheader", f"--jobs={self.job_id}", "--format=%T %r")
         state, _, reason = result.output.partition(" ")
         return state, reason
 
     def wait_for_file(self, name: str, seconds: float) -> float:
-        """Wait until the job has written a file, and return the elapsed seconds.
+        """Wait until the job has written the file `name`, and return the elapsed seconds.
 
         Raises:
             TestJobError: The file did not appear in time, or the job ended without writing it.
@@ -90,7 +90,7 @@ class TestJob:
         run_command("scancel", self.job_id)
 
     def _wait_for_file_of_ended_job(self, name: str) -> None:
-        """Wait for a file of an ended job, which may appear late on a network file system."""
+        """Wait for a file that an ended job may have written. On a network file system, the file may appear late."""
         start = time.monotonic()
         while not (self.folder / name).exists():
             if time.monotonic() - start > min(_FILE_SECONDS, 10.0 if self.output.exists() else _FILE_SECONDS):

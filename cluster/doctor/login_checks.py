@@ -138,10 +138,10 @@ def check_submission(site: Site) -> Iterator[CheckResult]:
 
 
 def _user_accounts() -> str:
-    """Return the user's SLURM accounts, separated by commas, or an empty string if SLURM lists none."""
+    """Return the user's SLURM accounts as a comma-separated string, which is empty if SLURM lists none."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # in some containers, the user has no name
+    except (KeyError, OSError):  # in some containers, the user id has no name
         return ""
     result = run_command("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=account")
     return ", ".join(sorted(set(result.output.split()))) if result.succeeded else ""
@@ -169,7 +169,7 @@ def check_limits() -> Iterator[CheckResult]:
 
 
 def check_tracking(site: Site) -> Iterator[CheckResult]:
-    """Check that the tracking server responds. Only processes on the login node connect to it."""
+    """Check that the tracking server responds to this machine. Jobs do not connect to it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if urlsplit(uri).scheme not in ("http", "https"):
         where = uri or f"an SQLite database in {site.folder / 'runs'}"

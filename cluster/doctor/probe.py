@@ -1,6 +1,6 @@
 """Program that the doctor runs once on every node: `python -m cluster.doctor.probe FOLDER`.
 
-Each process writes its results to FOLDER/rank<N>.json. The doctor reads these files on the login node.
+The process of rank N writes its results to FOLDER/rank<N>.json. The doctor reads these files on the login node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TOKEN_FILE = "token.txt"
-"""File that the doctor writes before it submits the job."""
+"""File that the doctor writes to the job's folder before it submits the job."""
 _TOKEN_SECONDS = 30.0
 _RENDEZVOUS_SECONDS = 60.0
 
@@ -28,7 +28,7 @@ def main(folder: Path) -> int:
     for name, probe in probes.items():
         try:
             results[name] = probe()
-        except Exception as error:  # the doctor reports any error
+        except Exception as error:  # the doctor reports the error of any probe
             results[name] = {"error": f"{type(error).__name__}: {error}"}
     new = folder / f"rank{rank}.new"
     new.write_text(json.dumps(results))
@@ -48,7 +48,7 @@ def _read_token(folder: Path) -> dict[str, Any]:
 
 
 def _gpus() -> dict[str, Any]:
-    """Return the GPUs that torch detects, after a small computation on each."""
+    """Run a small computation on each GPU that torch detects, and return the GPU count, names and torch versions."""
     import torch
 
     count = torch.cuda.device_count()
@@ -59,7 +59,7 @@ def _gpus() -> dict[str, Any]:
 
 
 def _rendezvous(rank: int, size: int) -> dict[str, Any]:
-    """Sum the ranks with a gloo all-reduce, which connects through a port on the first node."""
+    """Sum the rank numbers with a gloo all-reduce. The ranks connect through a port on the first node."""
     import torch
     import torch.distributed
 

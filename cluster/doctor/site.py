@@ -1,4 +1,4 @@
-"""The site to check: its sbatch options, and functions that run SLURM commands."""
+"""Description of the site to check, and functions that run SLURM commands and parse their output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED_OPTIONS = ("partition", "account", "qos", "constraint", "reservation")
 
 @dataclass(frozen=True)
 class CommandResult:
-    """The result of a command."""
+    """The output and exit status of a SLURM command."""
 
     status: int
     output: str
@@ -40,11 +40,11 @@ class Site:
     constraint: str | None = None
     reservation: str | None = None
     extra: tuple[str, ...] = ()
-    """Additional sbatch options."""
+    """Additional sbatch options for the test jobs."""
     nodes: int = 2
     gpus_per_node: int = 0
     wait_seconds: float = 600
-    """Maximum time for a test job to start and finish."""
+    """Maximum time in seconds for a test job to start, and then for it to finish."""
 
     def options(self) -> list[str]:
         """Return the sbatch options that all jobs share."""
@@ -53,7 +53,7 @@ class Site:
 
 
 def from_environment(name: str) -> str | None:
-    """Return the value of SNAKEMAKE_SUBMITIT_<NAME>, which is also the executor plugin's default."""
+    """Return the value of SNAKEMAKE_SUBMITIT_<NAME>, which also sets the executor plugin's option."""
     return os.environ.get(f"SNAKEMAKE_SUBMITIT_{name.upper()}") or None
 
 

@@ -16,11 +16,11 @@ EXIT_NOT_UP = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
+    """Run the subcommand that the arguments specify.
 
     Returns:
-        The exit status: 0 on success, 2 if the command failed, or `EXIT_NOT_UP` if `status` or `env` found no running
-        SLURM. `run` returns the exit status of the user's command.
+        The exit status: 0 on success, 2 if the subcommand failed, or `EXIT_NOT_UP` if `status` or `env` found no
+        running SLURM. For `run`, the exit status of the user's command.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -49,7 +49,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _run(command: list[str]) -> int:
-    """Run a command. Start SLURM first and stop it afterwards, unless it is already running."""
+    """Run the user's command on the throwaway SLURM. If SLURM is not running, start it first and stop it afterwards."""
     with ThrowawaySlurm(log=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
         try:
             return subprocess.run(command, env={**os.environ, **slurm.environment()}, check=False).returncode

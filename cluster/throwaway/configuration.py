@@ -12,7 +12,7 @@ from cluster.throwaway.layout import Layout, cgroups_limit_memory
 PORT = 27600
 """First of the consecutive ports of slurmctld, slurmdbd and the nodes.
 
-The ports are above SLURM's default ports and below the ephemeral range.
+The ports are above SLURM's default ports and below the range of ephemeral ports.
 """
 ACCOUNT = "study"
 """The only account. SLURM rejects jobs that use any other account."""
@@ -21,12 +21,12 @@ PARTITIONS = ("main", "urgent")
 PREEMPTION_GRACE_SECONDS = 10
 KILL_WAIT_SECONDS = 3
 REQUEUE_HOLD_SECONDS = 8
-"""How long SLURM holds a requeued job (`cred_expire`; SLURM's default is 120 s).
+"""Seconds for which SLURM holds a requeued job (`cred_expire`; SLURM's default is 120 s).
 
-Credentials must not expire during a slow job launch.
+With a smaller value, credentials could expire during a slow job launch.
 """
 NODE_TIMEOUT_SECONDS = 10
-"""How long a node may fail to respond before SLURM marks it as DOWN."""
+"""Seconds after which SLURM marks a node that does not respond as DOWN."""
 
 
 def write(layout: Layout) -> None:

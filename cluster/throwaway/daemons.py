@@ -1,4 +1,4 @@
-"""Start, record and stop daemon processes without affecting other processes."""
+"""Start, record and stop daemons without affecting other processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
 _PROGRAMS = ("slurm", "munged", "mariadbd", "mysqld")
-"""Daemon name prefixes, which distinguish daemons from shells and pagers whose working directory is in the folder."""
+"""Prefixes of daemon names, to distinguish daemons from shells and pagers whose working directory is in the folder."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
-"""Shell script that starts a command in a new session, orphans it so that init adopts it, and prints its process id."""
+"""Shell script that starts a command in a new session as an orphan, which init adopts, and prints its process id."""
 
 
 class Daemons:
@@ -34,7 +34,7 @@ class Daemons:
         self.logs = logs
 
     def names(self) -> list[str]:
-        """Return the names of the daemons that were not stopped, in start order. Some may have exited since."""
+        """Return the names of all recorded daemons, in start order. Some of these daemons may have exited."""
         return list(self._read())
 
     def running(self, name: str) -> psutil.Process | None:
@@ -73,7 +73,7 @@ class Daemons:
         return pid
 
     def output_file(self, name: str) -> Path:
-        """Return the path of the file with a daemon's terminal output."""
+        """Return the path of the file that contains a daemon's terminal output."""
         return self.logs / f"{name}.out"
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
@@ -86,7 +86,8 @@ class Daemons:
     def unrecorded(self, folder: Path | None = None) -> list[psutil.Process]:
         """Return the unrecorded daemons whose working directory is in the folder, and their descendants.
 
-        These are slurmd's step daemons. They outlive slurmd, share its working directory and run the jobs' processes.
+        These are step daemons, which slurmd starts. They outlive slurmd, share its working directory and run the jobs'
+        processes.
         """
         recorded = {entry[0] for entry in self._read().values()}
         found: dict[int, psutil.Process] = {}

@@ -1,4 +1,4 @@
-"""Node names in /etc/hosts. Ranks connect to nodes by name, and wait forever if a name does not resolve."""
+"""Node names in /etc/hosts. Ranks connect to nodes by name, and they wait forever if a name does not resolve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARK = "# throwaway SLURM; removed by `make slurm-down`"
 def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
     """Make the names resolve to this machine.
 
-    The file is written in place: container runtimes mount it, and a mounted file cannot be replaced.
+    The file is modified in place, because container runtimes mount it and a mounted file cannot be replaced.
 
     Raises:
         ThrowawayError: A name already resolves to another machine.
@@ -34,7 +34,7 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
 
 
 def remove(hosts: Path = HOSTS) -> None:
-    """Remove the line that `add` wrote, and nothing else."""
+    """Remove only the line that `add` wrote."""
     text = hosts.read_text()
     kept = "".join(line for line in text.splitlines(keepends=True) if _MARK not in line)
     if kept != text:

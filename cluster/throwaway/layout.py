@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Root folder. A machine can run only one throwaway SLURM, because ports and node names (n1, n2, ...) are fixed."""
+"""Root folder. A machine can run only one throwaway SLURM, because the ports and node names (n1, n2, ...) are fixed."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 """Root of the cgroup v1 memory controller."""
 
@@ -20,7 +20,7 @@ class Layout:
     node_count: int = 2
     cores_per_node: int = 4
     gpus_per_node: int = 2
-    """Number of simulated GPUs: copies of /dev/null that SLURM allocates as GPUs. Jobs cannot compute on them."""
+    """Number of simulated GPUs: copies of the /dev/null device that SLURM allocates. Jobs cannot compute on them."""
     folder: Path = FOLDER
 
     @staticmethod
@@ -44,7 +44,7 @@ class Layout:
 
     @property
     def slurm_conf(self) -> Path:
-        """Path of slurm.conf, the value of SLURM_CONF."""
+        """Path of slurm.conf, to which the environment variable SLURM_CONF is set."""
         return self.folder / "etc" / "slurm.conf"
 
     @property
@@ -82,15 +82,15 @@ class Layout:
         return self.folder / "spool" / node
 
     def gpu(self, number: int) -> Path:
-        """Return the device file that SLURM allocates as a GPU."""
+        """Return the path of the device file that SLURM allocates as the GPU with the given number."""
         return self.folder / "gpus" / f"gpu{number}"
 
     def memory_cgroup(self, node: str) -> Path:
-        """Return the cgroup in which a node's slurmd limits job memory."""
+        """Return the path of the cgroup in which a node's slurmd limits job memory."""
         return MEMORY_CGROUP / f"slurm_{node}"
 
     def create(self) -> None:
-        """Create the folders, and write the sizes to a file for `load`."""
+        """Create the folders, and write the sizes to a file that `load` reads."""
         for name in ("etc", "gpus", "log", "mariadb", "munge", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
@@ -104,6 +104,6 @@ def cgroups_limit_memory() -> bool:
     """Return whether SLURM can limit job memory with cgroups and therefore report OUT_OF_MEMORY.
 
     This requires root and a writable cgroup v1 mount. Otherwise, SLURM measures job memory once per second and kills
-    jobs above their limit with the message "Exceeded job memory limit" and the state FAILED or CANCELLED.
+    jobs that exceed their limit, with the message "Exceeded job memory limit" and the state FAILED or CANCELLED.
     """
     return (MEMORY_CGROUP / "memory.limit_in_bytes").exists() and os.access(MEMORY_CGROUP, os.W_OK)

@@ -20,7 +20,7 @@ PROGRAMS = {
     "sbatch": "slurm-wlm",
     "sacctmgr": "slurm-wlm",
 }
-"""Required programs and the packages that contain them."""
+"""Required programs, mapped to the packages that contain them."""
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _SERVICES = {
     "munge": ["munge"],
@@ -32,7 +32,7 @@ _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class ThrowawayError(Exception):
-    """An operation on the throwaway SLURM failed. The message states the reason and the fix."""
+    """An operation on the throwaway SLURM failed. The message states the reason and, if known, the fix."""
 
 
 class Unavailable(ThrowawayError):
@@ -40,7 +40,7 @@ class Unavailable(ThrowawayError):
 
 
 def find_program(name: str) -> str:
-    """Return the full path of a program, even if the user's PATH does not include the system folders.
+    """Return the full path of a program. The search includes system folders that are not on the user's PATH.
 
     Raises:
         ThrowawayError: The program is not installed.
@@ -52,7 +52,7 @@ def find_program(name: str) -> str:
 
 
 def missing_packages() -> list[str]:
-    """Return the packages whose programs are not installed."""
+    """Return the names of the required packages whose programs are not installed."""
     path = _search_path()
     return sorted({package for name, package in PROGRAMS.items() if shutil.which(name, path=path) is None})
 
@@ -73,7 +73,7 @@ def unavailable_reason() -> str | None:
 
 
 def install_packages(log: Callable[[str], None]) -> None:
-    """Install the missing packages without starting their daemons, either now or at the next boot.
+    """Install the missing packages without letting them start daemons, now or at the next boot.
 
     Raises:
         Unavailable: The user is not root, apt-get is not available, or apt-get failed. In the last case, the message
@@ -119,7 +119,7 @@ def _apt(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def _services_disabled(services: list[str]) -> Iterator[None]:
-    """Prevent packages from starting services during installation (with Debian's policy-rc.d) and at the next boot."""
+    """Prevent packages from starting services on installation (with Debian's policy-rc.d) and at the next boot."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
     mode = _POLICY.stat().st_mode & 0o777 if before is not None else 0o755
     _POLICY.write_text("#!/bin/sh\nexit 101\n")

@@ -33,11 +33,11 @@ class Services:
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd {node}" for node in self.layout.nodes)]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that select this SLURM for daemons and clients."""
+        """Return the environment variables with which daemons and clients use this SLURM."""
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
     def run(self, *command: str, check: bool = True, seconds: float = _CLIENT_SECONDS) -> str:
-        """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
+        """Run a client command (sbatch, sacct, ...) on this SLURM and return its output.
 
         Raises:
             ThrowawayError: The command failed and `check` is set. The message contains its error output.
@@ -56,7 +56,7 @@ class Services:
         return done.stdout.strip()
 
     def start_munged(self) -> None:
-        """Start MUNGE with a new key. MUNGE authenticates daemons and clients."""
+        """Start munged with a new key. MUNGE authenticates daemons and clients."""
         folder = self.layout.munge_socket.parent
         folder.chmod(0o755)
         subprocess.run([find_program("mungekey"), "--create", f"--keyfile={self.layout.munge_key}"], check=True)
@@ -101,23 +101,23 @@ class Services:
             "--skip-networking",
             "--innodb-buffer-pool-size=64M",
             "--innodb-lock-wait-timeout=900",
-            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose one second of data, which is acceptable here
+            "--innodb-flush-log-at-trx-commit=0",  # a crash may lose the last second of data, which is acceptable here
         ]
         self._start("mariadbd", command)
         self._wait_for_file("mariadbd", layout.database_socket)
 
     def start_slurmdbd(self) -> None:
-        """Start the accounting daemon."""
+        """Start slurmdbd, the accounting daemon."""
         self._start("slurmdbd", [find_program("slurmdbd"), "-D"], {"MYSQL_UNIX_PORT": str(self.layout.database_socket)})
         self._wait_for_answer("slurmdbd", "sacctmgr", "-n", "show", "cluster")
 
     def start_slurmctld(self) -> None:
-        """Start the controller."""
+        """Start slurmctld, the controller."""
         self._start("slurmctld", [find_program("slurmctld"), "-D"])
         self._wait_for_answer("slurmctld", "squeue")
 
     def start_slurmd(self, node: str) -> None:
-        """Start a node's daemon. `wait_for_nodes` waits until the node accepts jobs."""
+        """Start a node's slurmd. It may respond before the node accepts jobs: call `wait_for_nodes` next."""
         self._start(f"slurmd {node}", [find_program("slurmd"), "-D", "-N", node], folder=self.layout.spool(node))
 
     def _start(
@@ -127,7 +127,7 @@ class Services:
         self.log(f"started {name} (process {pid}, log in {self.layout.logs})")
 
     def _wait_for_answer(self, name: str, *command: str) -> None:
-        """Wait until a client command succeeds."""
+        """Wait until a client command succeeds, which shows that the daemon responds."""
         last_error: list[str] = []
 
         def responds() -> bool:

@@ -42,7 +42,7 @@ class ThrowawaySlurm:
 
     @staticmethod
     def reports_out_of_memory() -> bool:
-        """Return whether the state of a job above its memory limit is OUT_OF_MEMORY instead of FAILED or CANCELLED."""
+        """Return whether a job that exceeds its memory limit ends as OUT_OF_MEMORY instead of FAILED or CANCELLED."""
         return cgroups_limit_memory()
 
     @property
@@ -51,11 +51,11 @@ class ThrowawaySlurm:
         return self.layout.nodes
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that select this SLURM for clients (sbatch, sacct, ...)."""
+        """Return the environment variables with which clients (sbatch, sacct, ...) use this SLURM."""
         return self._services.environment()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a client command (sbatch, sacct, ...) against this SLURM and return its output.
+        """Run a client command (sbatch, sacct, ...) on this SLURM and return its output.
 
         Raises:
             ThrowawayError: The command failed and `check` is set. The message contains its error output.
@@ -80,7 +80,7 @@ class ThrowawaySlurm:
 
         Raises:
             Unavailable: This machine cannot run a throwaway SLURM.
-            ThrowawayError: A daemon did not start. The message contains the end of its log.
+            ThrowawayError: A daemon did not start. The message contains the end of the daemon's log.
         """
         install_packages(self.log)
         with self._machine_lock():
@@ -119,7 +119,7 @@ class ThrowawaySlurm:
         return found
 
     def kill_slurmd(self, node: str) -> None:
-        """Simulate a node crash: kill slurmd and all processes that it started."""
+        """Simulate a node crash: kill the node's slurmd and all processes that slurmd started."""
         process = self._daemons.running(f"slurmd {node}")
         if process is None:
             raise ThrowawayError(f"slurmd on node {node} is not running. Start it first.")
@@ -132,16 +132,16 @@ class ThrowawaySlurm:
         self._services.wait_for_nodes([node])
 
     def restart_slurmctld(self) -> None:
-        """Restart slurmctld. It restores its saved state."""
+        """Restart slurmctld, which restores its saved state."""
         self._daemons.stop("slurmctld")
         self._services.start_slurmctld()
 
     def stop_slurmdbd(self) -> None:
-        """Stop slurmdbd. sacct then fails, and slurmctld keeps accounting records until slurmdbd runs again."""
+        """Stop slurmdbd. Until slurmdbd runs again, sacct fails and slurmctld keeps the accounting records."""
         self._daemons.stop("slurmdbd")
 
     def start_slurmdbd(self) -> None:
-        """Start slurmdbd again."""
+        """Start slurmdbd after `stop_slurmdbd`."""
         self._services.start_slurmdbd()
 
     def _summary(self) -> str:
@@ -168,7 +168,7 @@ class ThrowawaySlurm:
         self._services.wait_for_nodes(self.nodes)
 
     def _cancel_all(self) -> None:
-        """Cancel all jobs with scancel. `_clear` kills the jobs that do not end."""
+        """Cancel all jobs with scancel. `_clear` later kills the processes of jobs that do not end."""
         with contextlib.suppress(ThrowawayError, subprocess.TimeoutExpired):
             self.run("scancel", "--user=root")
             wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs did not end")
@@ -200,7 +200,7 @@ class ThrowawaySlurm:
 
 
 def _remove_cgroup(group: Path) -> None:
-    """Remove a cgroup and its children. Only folders are removed, because the kernel owns the files in them."""
+    """Remove a cgroup and its children. Only folders are removed: the kernel removes the files in them."""
     if group.exists():
         for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
             folder.rmdir()

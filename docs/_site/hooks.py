@@ -22,7 +22,7 @@ PAGES = {
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
     "cluster/snakemake-executor-plugin-submitit/docs/further.md": "executor-plugin-usage.md",
 }
-"""Maps pages outside docs/ to their paths on the site."""
+"""Site paths of the pages outside docs/."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
 
 
@@ -62,11 +62,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _in_repository(page: str, link: str) -> str:
-    """Return the path, relative to the repository root, to which a link on a page refers."""
+    """Return the target of a page's link as a path relative to the repository root."""
     origin = next((source for source, name in PAGES.items() if name == page), f"docs/{page}")
     return posixpath.normpath(posixpath.join(posixpath.dirname(origin), link))
 
 
 def _copied(target: str) -> str:
-    """Return the site path for a file outside docs/. All files except figures are served as text."""
+    """Return the site path for a linked file outside docs/. All files except figures are served as text."""
     return f"files/{target}" + ("" if os.path.splitext(target)[1] in (".png", ".svg") else ".txt")

@@ -1,20 +1,22 @@
 """Generate the result tables in the documentation from results.csv files.
 
-`make tables` rewrites the marked blocks in docs/results/*.md. For each page, it reads results.csv in the folder with
-the name of the page. A block specifies the table and its options, as KEY=VALUE:
+`make tables` rewrites the marked blocks in docs/results/*.md. The data for the page NAME.md is in
+docs/results/NAME/results.csv. A block specifies the name of a table and its options as KEY=VALUE:
 
     <!-- table: scores split=test heads=mem,mem.reo_weight* columns=all,group_by_norm -->
 
     <!-- /table -->
 
-- `accuracy`: test accuracy of every method. If there are many methods, they are sorted by val accuracy, best first.
-- `scores`: mean and 95 % confidence interval of `columns` (default: the shot groups) on `split`.
-- `differences`: paired differences from the method `minus` on `split`. With `heads`, the table contains only those
-  methods and no p-values. Otherwise, it contains every method, with p-values.
-- `study_differences`: the scores of a different `study` minus the scores of this study on `split`, paired by seed and
-  class order.
+- `accuracy`: test accuracy of every method. A table with many methods is sorted by val accuracy, best first.
+- `scores`: mean and 95 % confidence interval of each column in `columns` (default: the shot groups) on `split`.
+- `differences`: paired differences between each method and a reference on `split`. With `heads`, the table contains
+  only those methods, without p-values, and `minus` specifies the reference. Otherwise, it contains every method, with
+  p-values.
+- `study_differences`: the scores of another study, `study`, minus the scores of this study on `split`, paired by seed
+  and class order.
 
-`heads` is a comma-separated list of names or patterns (`mem.xi*`). Rows have the same order as in results.csv.
+`heads` is a comma-separated list of names or patterns (`mem.xi*`). Except in a sorted `accuracy` table, rows have
+the same order as in results.csv.
 """
 
 from __future__ import annotations

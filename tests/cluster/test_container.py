@@ -1,4 +1,4 @@
-"""The container recipe copies every package of the project, and all files that it copies exist."""
+"""The container recipe copies all of the project's packages, and every path that it copies exists."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The doctor reports problems with a site and how to fix them.
+"""The doctor reports a site's problems and how to fix them.
 
-Shell scripts replace the SLURM commands, except in the last class.
+Shell scripts replace the SLURM commands, except in `TestOnTheRealSlurm`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Site = Callable[..., None]
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """Simulate a working site. The test may replace commands; None removes a command."""
+    """A simulated working site. Tests can replace its commands, or remove a command by replacing it with None."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for tool in ("cat", "sed", "touch", "sh", "sleep", "head"):
@@ -69,7 +69,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture
 def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, str]]]:
-    """Run the doctor; return its exit status and the line that each check printed."""
+    """A function that runs the doctor and returns its exit status and the line that each check printed."""
 
     def run(*arguments: str) -> tuple[int, dict[str, str]]:
         status = main(["--folder", str(tmp_path), "--wait", "1", *arguments])
@@ -151,7 +151,7 @@ def test_the_doctor_works_inside_a_slurm_job(site, doctor, monkeypatch):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that reports good health at /good and fails at every other path."""
+    """A server whose health check succeeds under /good and fails at every other path."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""Interruptions on a real SLURM: preemption, time limits, and failures of nodes, daemons and workflow processes."""
+"""Interrupted jobs on a real SLURM: preemption, time limits, and failures of nodes, daemons and workflow processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def training(slurm: ThrowawaySlurm, workflow):
-    """A function that creates a workflow that trains for a given number of steps."""
+    """A function that creates a workflow with a training job of a given number of steps."""
 
     def make(
         steps: int, *, step_seconds: float = 0.1, resources: str = "mem_mb=100, runtime=10", before: str = ""
@@ -45,7 +45,7 @@ def starts(flow: Workflow, rank: int = 0) -> list[int]:
 
 
 def jobs_of(flow: Workflow) -> set[str]:
-    """Return the SLURM jobs in which the training program ran."""
+    """Return the ids of the SLURM jobs in which the training program ran."""
     return {line.split()[1] for line in flow.text("trained.starts0").splitlines()}
 
 
@@ -149,7 +149,7 @@ def test_a_new_workflow_process_reattaches_to_the_job_of_an_earlier_one(slurm, t
     assert second.returncode == 0, printed
     assert flow.path("trained.txt").exists()
     assert len(starts(flow)) == 1
-    # On a busy machine, a job appears in the database many seconds after it appears in the controller.
+    # On a busy machine, a job may appear in the database many seconds after the controller lists it.
     wait(lambda: str(flow.folder) in slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split())
     assert slurm.run("sacct", "-nX", "--name=train", "-o", "WorkDir%300").split().count(str(flow.folder)) == 1
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 @pytest.fixture
 def clean(slurm: ThrowawaySlurm) -> Iterator[ThrowawaySlurm]:
-    """Cancel all jobs after the test."""
+    """The throwaway SLURM. All jobs are cancelled after the test."""
     yield slurm
     slurm.run("scancel", "--user=root")
     wait_until(lambda: not slurm.run("squeue", "-h"), 30, "jobs do not end")
@@ -41,7 +41,7 @@ def states(slurm: ThrowawaySlurm, job: int) -> list[str]:
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that are still running, without zombies."""
+    """Return the processes that are still running, except zombies."""
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 

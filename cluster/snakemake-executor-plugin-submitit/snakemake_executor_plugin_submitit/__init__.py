@@ -1,7 +1,7 @@
 """Snakemake executor plugin `submitit`: multi-rank jobs on SLURM or one machine, through submitit.
 
 The names that Snakemake's plugin registry expects are imported on first access. Each rank of a job also imports this
-package, and does not need to load Snakemake's interfaces.
+package, but does not need Snakemake's interfaces.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 _EXPORTS = {"Executor": "executor", "ExecutorSettings": "settings", "common_settings": "settings"}
-"""Maps exported names to the modules that define them."""
+"""Exported names, mapped to the modules that define them."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""Select the command of a Snakemake job: the rule's shell command, or an inner Snakemake.
+"""Determine whether a job runs the rule's shell command directly or an inner Snakemake.
 
-An inner Snakemake costs more than a second of CPU time per job. Plain shell rules do not need it: rank 0 prepares the
-outputs, and the workflow process checks, touches and protects them and records metadata. Jobs of such rules therefore
-run the shell command directly. The tests check that both methods produce equal results.
+An inner Snakemake costs more than a second of CPU time per job. Plain shell rules do not need one: rank 0 prepares the
+outputs, and the workflow process checks, touches and protects them and records their metadata. Jobs of such rules
+therefore run the shell command directly. The tests check that both methods produce the same results.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ def shell_command(job: Any) -> str | None:
 
 
 def shell_executable(job: Any) -> str:
-    """Return the shell that runs a rule's command."""
+    """Return the path of the shell that runs a rule's command."""
     return (None if job.is_group() else job.resources.get("shell_exec")) or shell.get_executable() or "/bin/sh"
 
 
 def thread_variables(job: Any) -> dict[str, str]:
-    """Return the variables that Snakemake sets for a shell command, without the node's temporary directory."""
+    """Return the variables that Snakemake sets for a shell command, except those for the temporary directory."""
     return dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
 
 
 def rank_startup_mb(job: Any, workflow: Any, *, inner: bool) -> int:
-    """Return the memory in MB that a rank needs to start submitit and, if required, an inner Snakemake."""
+    """Return the memory in MB that a rank needs to run submitit and, if the job requires it, an inner Snakemake."""
     return _RANK_WITH_SNAKEMAKE_MB if inner or inner_snakemake_reason(job, workflow) else _RANK_MB
 
 
 def preparation(job: Any, workflow: Any) -> Preparation:
-    """Return the preparation that rank 0 performs before a shell command."""
+    """Return the preparation that rank 0 performs before the shell command starts."""
     return Preparation(
         outputs=tuple((str(path), bool(path.is_directory)) for path in job.output),
         logs=tuple(str(path) for path in job.log),
@@ -134,7 +134,7 @@ def check_group_member(job: Any) -> None:
     """Check that a job inside a group requests a single task.
 
     Raises:
-        ResourceError: The job requests several tasks. The message contains the rule and the resource.
+        ResourceError: The job requests several tasks. The message names the rule and the resource.
     """
     for name in TASK_RESOURCES:
         value = job.resources.get(name)

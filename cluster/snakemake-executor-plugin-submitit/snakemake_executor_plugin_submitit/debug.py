@@ -14,7 +14,7 @@ from snakemake_executor_plugin_submitit.work import Work
 
 
 class Debug:
-    """A cluster that runs jobs inside the workflow process. A breakpoint in a job stops the workflow process."""
+    """A cluster that runs jobs inside the workflow process, where a debugger can stop at a breakpoint in a job."""
 
     name = "debug"
     outlives_workflow_process = False
@@ -23,7 +23,7 @@ class Debug:
         self._states: dict[str, State] = {}
 
     def collapse(self, request: Request) -> Request:
-        """Check that the request is for a single process.
+        """Check that the request is for a single process, and return the request.
 
         Raises:
             ResourceError: The job requests several tasks.
@@ -55,7 +55,7 @@ class Debug:
         return {job_id: self._states[job_id] for job_id in ids}
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """Return whether a job succeeded (DONE) or failed (FAILED)."""
+        """Return DONE if a job succeeded, or FAILED if it failed."""
         return self._states[job_id].kind
 
     def cancel(self, ids: Collection[str]) -> None:

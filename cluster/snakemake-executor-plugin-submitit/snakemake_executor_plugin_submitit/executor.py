@@ -34,8 +34,8 @@ class Executor(RemoteExecutor):
     """Snakemake executor that runs jobs through submitit."""
 
     def __init__(self, workflow: Any, logger: Any) -> None:
-        # The base class starts a thread that uses these attributes, so they are set first. Settings are validated
-        # before that, because after an error the running thread would keep the workflow process alive.
+        # The base class starts a thread that uses these attributes, so they are set first. The settings are validated
+        # before the thread starts, because a running thread would keep the workflow process alive after an error.
         settings = workflow.executor_settings
         validate(settings, workflow.storage_settings.shared_fs_usage)
         self.workflow, self.dag, self.logger = workflow, workflow.dag, logger
@@ -60,10 +60,10 @@ class Executor(RemoteExecutor):
         self.run_jobs([job])
 
     def run_jobs(self, jobs: list[JobExecutorInterface]) -> None:
-        """Submit ready jobs as arrays of similar jobs, and re-attach to jobs of an earlier workflow process.
+        """Submit similar jobs as arrays, and re-attach to jobs of an earlier workflow process.
 
         Raises:
-            WorkflowError: A job of the workflow has invalid resources. Only the first call checks this.
+            WorkflowError: A job of the workflow has invalid resources. Only the first call checks all jobs.
         """
         if not self._validated:
             self._submissions.validate_all()
@@ -88,7 +88,7 @@ class Executor(RemoteExecutor):
     async def check_active_jobs(  # type: ignore[override]  # the interface declares a wrong return type
         self, active_jobs: list[SubmittedJobInfo]
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
-        """Query all jobs at once, report the jobs that ended, and yield those still active."""
+        """Query all jobs at once, report the jobs that ended, and yield the jobs that are still active."""
         submissions = [_submission(info) for info in active_jobs]
         states = self._cluster.poll({s.job_id for s in submissions}) if submissions else {}
         for info, submission in zip(active_jobs, submissions, strict=True):
@@ -106,14 +106,14 @@ class Executor(RemoteExecutor):
     def _report_failure(self, info: SubmittedJobInfo, message: str, logs: Sequence[str] = ()) -> None:
         self.report_job_error(info, msg=f"{message}\n", aux_logs=list(logs))
         if Quietness.RULES in (self.workflow.output_settings.quiet or ()):
-            # With `--quiet rules`, Snakemake suppresses failures as well.
+            # With `--quiet rules`, Snakemake also suppresses the error messages of failed jobs.
             self.logger.error(f"Error in {'group' if info.job.is_group() else 'rule'} {info.job.name}: {message}")
 
     def _poll_soon(self) -> None:
         self._interval = min(self._longest_interval, _FIRST_POLL_SECONDS[self._cluster.name])
 
     async def sleep(self) -> None:
-        """Wait until the next poll. The interval is short after an event and grows up to Snakemake's interval."""
+        """Wait until the next poll. The interval is short after an event, and then grows up to Snakemake's interval."""
         began = time.monotonic()
         while self.wait and time.monotonic() < began + self._interval:
             await asyncio.sleep(0.05)
@@ -123,7 +123,7 @@ class Executor(RemoteExecutor):
     # shutdown
 
     def cancel(self) -> None:
-        """Cancel all jobs. After a hang-up, leave them running for the next workflow process instead."""
+        """Cancel all jobs. After SIGHUP, leave the jobs running for the next workflow process instead."""
         active = self._submissions.close()
         if self._interrupts.hung_up:
             self.logger.info(
@@ -144,7 +144,7 @@ class Executor(RemoteExecutor):
         self._interrupts.restore()
         super().shutdown()
 
-    # command of the inner Snakemake, for jobs that need one
+    # inner Snakemake, for jobs that need one
 
     def inner_command(self, job: JobExecutorInterface, cores: int, wait_for: Path) -> str:
         """Return the command that runs a job in an inner Snakemake."""
@@ -154,8 +154,8 @@ class Executor(RemoteExecutor):
     def get_job_args(self, job: JobExecutorInterface, **kwargs: Any) -> str:
         """Return the arguments of the inner Snakemake.
 
-        The base class writes long file lists to a temporary folder, which is deleted when the workflow process ends.
-        The plugin writes them to the job's folder instead.
+        The base class writes long file lists to a temporary folder that is deleted when the workflow process ends. The
+        plugin writes these lists to the job's folder instead.
         """
         wait_for_files = [os.path.abspath(path) for path in job.get_wait_for_files()]
         if len(wait_for_files) > _MAX_FILES_ON_COMMAND_LINE:

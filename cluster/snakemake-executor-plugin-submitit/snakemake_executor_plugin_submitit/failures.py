@@ -1,4 +1,4 @@
-"""Error messages for failed jobs, with the reason, the first rank that failed, and the end of its log."""
+"""Error messages for failed jobs, with the reason, the first rank that failed, and the end of that rank's log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class Failure:
-    """The first rank that failed."""
+    """The failure of the first rank that failed."""
 
     rank: int
     host: str
@@ -37,7 +37,7 @@ class Failure:
 
 
 def first_failure(folder: JobFolder) -> Failure | None:
-    """Return the earliest failure of the last attempt, or None if no rank recorded one."""
+    """Return the earliest failure in the last attempt, or None if no rank recorded a failure."""
     attempts = sorted(folder.root.glob("attempt-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
     for attempt in attempts[:1]:
         records = [json.loads(path.read_text()) for path in attempt.glob("failed-*.json")]
@@ -69,7 +69,7 @@ def error_message(
         cluster: Name of the cluster.
         job_id: Id of the job on the cluster.
         state: Name of the job's final state.
-        failure: The first rank that failed, or None if no rank recorded a failure.
+        failure: The failure of the first rank that failed, or None if no rank recorded a failure.
         folder: The job's folder.
         stdout: File with the output of submitit's process for rank 0.
     """

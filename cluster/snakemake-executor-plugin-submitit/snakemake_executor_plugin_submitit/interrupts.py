@@ -1,4 +1,4 @@
-"""Handle Ctrl-C and hang-ups in the workflow process without interrupting a submission."""
+"""Handle Ctrl-C and SIGHUP in the workflow process without interrupting a submission."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def delayed(self) -> Iterator[None]:
-        """Delay SIGINT and SIGHUP until the submitted jobs are recorded. A second signal interrupts immediately."""
+        """Delay SIGINT and SIGHUP until the submitted jobs are recorded. A second signal interrupts the submission."""
         if not self._delay_during_submission or threading.current_thread() is not threading.main_thread():
             yield
             return

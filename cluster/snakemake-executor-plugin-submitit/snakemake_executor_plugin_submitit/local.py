@@ -38,7 +38,7 @@ class _Job:
 
 
 class Local:
-    """A small batch system on this machine that starts jobs in the order of submission."""
+    """A small batch system that starts jobs on this machine in the order of their submission."""
 
     name = "local"
     outlives_workflow_process = False
@@ -91,7 +91,7 @@ class Local:
         return self._state(job_id).kind
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Stop jobs after giving their programs time to save."""
+        """Stop jobs, after giving their programs time to save."""
         running = []
         for job_id in ids:
             job = self._jobs[job_id]
@@ -122,7 +122,7 @@ class Local:
         return State(Kind.DONE, "COMPLETED") if kind is Kind.DONE else State(Kind.FAILED, "FAILED")
 
     def _start_waiting_jobs(self) -> None:
-        """Start waiting jobs in order until one does not fit. A job that needs more cores than available runs alone."""
+        """Start waiting jobs in order until one does not fit. A job that needs more cores than exist runs alone."""
         running = [job for job in self._jobs.values() if job.process is not None and job.process.poll() is None]
         used_cores = sum(_cores(job.request) for job in running)
         used_devices = {device for job in running for device in job.devices}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STATE = Path(".snakemake/submitit")
-"""Folder with the plugin's state, next to Snakemake's metadata in the working directory."""
+"""Folder for the plugin's state, next to Snakemake's metadata in the working directory."""
 REGISTRY = STATE / "registry"
 _LONGEST_FOLDER_NAME = 120
 
@@ -18,7 +18,7 @@ _LONGEST_FOLDER_NAME = 120
 class JobFolder:
     """The files through which the ranks of one submission and the workflow process communicate.
 
-    `root` is private to the submission and is removed after success. `logs` is for users and is kept.
+    `root` is private to the submission and is removed when the job succeeds. `logs` is for users and is kept.
     Queued jobs contain pickles of this class: do not rename the class, its fields or this module.
     """
 
@@ -37,23 +37,23 @@ class JobFolder:
 
     @property
     def saved(self) -> Path:
-        """File that the job's program creates after it has saved on request."""
+        """File that the job's program creates after it has saved in response to SIGUSR2."""
         return self.root / "saved"
 
     def attempt(self, number: int) -> Path:
-        """Folder with the records of one attempt. Each attempt has a separate folder."""
+        """Return the folder with the records of one attempt. Each attempt has a separate folder."""
         return self.root / f"attempt-{number}"
 
     def go(self, attempt: int) -> Path:
-        """File with the rendezvous, which rank 0 writes when the other ranks may start."""
+        """Return the rendezvous file, which rank 0 writes when the other ranks may start."""
         return self.attempt(attempt) / "go.json"
 
     def failure(self, attempt: int, rank: int) -> Path:
-        """File with the reason for a rank's failure."""
+        """Return the file that contains the reason for a rank's failure."""
         return self.attempt(attempt) / f"failed-{rank}.json"
 
     def rank_log(self, rank: int) -> Path:
-        """File with the output of a rank's command."""
+        """Return the file that contains the output of a rank's command."""
         return self.logs / f"rank{rank}.txt"
 
 
@@ -63,12 +63,12 @@ def submission_folder(token: str) -> Path:
 
 
 def job_folder(token: str, logs: Path) -> JobFolder:
-    """Return the folder of a job."""
+    """Return the `JobFolder` of a submission."""
     return JobFolder((STATE / "jobs" / token).absolute(), logs.absolute())
 
 
 def rank_logs(log: Sequence[str], logdir: Path, name: str, wildcards: Sequence[str]) -> Path:
-    """Return the folder for rank logs: next to the rule's log, or in `logdir` by rule and wildcards."""
+    """Return the folder for rank logs: LOG.ranks if the rule has a log file LOG, else a folder in `logdir`."""
     if log:
         return Path(f"{log[0]}.ranks")
     parts = [re.sub(r"[^\w.=+-]+", "_", part) for part in wildcards]

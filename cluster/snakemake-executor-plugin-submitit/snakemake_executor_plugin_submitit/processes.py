@@ -1,8 +1,8 @@
-"""Start, signal and stop the processes of a rank.
+"""Start, signal and stop the child processes of a rank.
 
 SLURM signals all processes of a step at once: on preemption, on a requeue and before the time limit. By default, a
-shell or an inner Snakemake would exit, and Snakemake deletes the job's outputs when it exits. The child processes of a
-rank therefore start with SIGUSR2, SIGTERM and SIGCONT ignored. Their descendants inherit this until they install a
+shell or an inner Snakemake would exit, and Snakemake would delete the job's outputs. The child processes of a rank
+therefore start with SIGUSR2, SIGTERM and SIGCONT ignored. Descendants also ignore these signals until they install a
 handler.
 """
 
@@ -23,14 +23,14 @@ SAVE_SIGNAL = signal.SIGUSR2
 
 
 class SignalFlags:
-    """Flags for the requests that this rank has received as signals since it started."""
+    """Flags for the requests to save or stop that this rank has received as signals."""
 
     def __init__(self) -> None:
         self.save_requested = False
         self.stop_requested = False
 
     def install(self) -> None:
-        """Replace submitit's signal handlers."""
+        """Replace submitit's signal handlers with handlers that set the flags."""
         signal.signal(SAVE_SIGNAL, self._on_save)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
@@ -84,7 +84,7 @@ def processes_with_handler(process: subprocess.Popen, number: signal.Signals) ->
 
 
 def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
-    """Send a signal to all processes in a tree that handle it. Return whether any process handles it."""
+    """Send a signal to all processes in a process tree that handle it. Return whether any process does."""
     found = False
     for member in processes_with_handler(process, number):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -94,7 +94,7 @@ def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
 
 
 def stop(process: subprocess.Popen, grace_seconds: float) -> None:
-    """Kill a process tree after giving programs that handle SIGTERM a grace period to save."""
+    """Kill a process tree, after giving programs that handle SIGTERM a grace period to save."""
     members = process_tree(process)
     if signal_handlers(process, signal.SIGTERM):
         deadline = time.monotonic() + grace_seconds

@@ -1,4 +1,4 @@
-"""Run one rank of a job: prepare, rendezvous with the other ranks, start the command and supervise it."""
+"""Run one rank of a job: prepare, rendezvous with the other ranks, start the command, and supervise it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
 _POLL_SECONDS = 0.25
 _SHELL_START_POLL_SECONDS = 0.02
 _PEER_CHECK_SECONDS = {"slurm": 5.0, "local": 0.3, "debug": 5.0}
-"""Seconds between checks for a failure of another rank. On SLURM, srun also ends the step."""
+"""Seconds between checks for a failure of another rank. On SLURM, srun also ends the step when a rank fails."""
 _STOP_GRACE_SECONDS = 25.0
 EXIT_STOPPED = 143
 
@@ -57,8 +57,8 @@ class Rank:
         """Run the rank until its command ends.
 
         Raises:
-            RankFailed: The command failed or could not be started. A file in the job's folder reports the reason to
-                the workflow process.
+            RankFailed: The command failed or could not be started. A file in the job's folder contains the reason
+                for the workflow process.
         """
         if self.info.cluster != "debug":
             self.signals.install()
@@ -115,7 +115,7 @@ class Rank:
     def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: Rendezvous | None) -> None:
         """Release the other ranks once the inner Snakemake starts the rule's command.
 
-        At this point, the inner Snakemake has already created directories and removed old outputs.
+        By then, the inner Snakemake has created directories and removed old outputs.
         """
         assert rendezvous is not None and self.work.command is not None
         while process.poll() is None and not self.signals.stop_requested:
@@ -171,7 +171,7 @@ class Rank:
         """Signal the program to save, then requeue the job. Only rank 0 acts, on behalf of all ranks.
 
         Returns:
-            Whether the request has been handled. False if the program has not installed its handler yet.
+            Whether the request to save was handled. False if the program has not installed its handler yet.
         """
         if self.info.rank != 0:
             return True
@@ -199,14 +199,14 @@ class Rank:
         """Handle SIGTERM: save and requeue if the job was preempted without SIGUSR2, otherwise end the job."""
         if self._is_preempted():
             self._save(process)
-            process.wait()  # no process handles SIGUSR2, so SLURM requeues the job after the grace time
+            process.wait()  # reached if no process handles SIGUSR2; SLURM requeues the job after the grace time
             self._after_preemption(process)
             return
         processes.stop(process, _STOP_GRACE_SECONDS)
         sys.exit(EXIT_STOPPED)
 
     def _after_preemption(self, process: subprocess.Popen) -> None:
-        """Requeue on rank 0 after the program has ended. Other ranks wait, because their exit would end the step."""
+        """Requeue the job from rank 0 after the program ended. Other ranks wait: their exit would end the step."""
         if self.info.rank == 0:
             self._requeue(process, saved=False)
         elif process.poll() != 0:

@@ -1,4 +1,4 @@
-"""Jobs of an earlier workflow process: re-attached if they run the same command, and cancelled otherwise."""
+"""Re-attach to jobs of an earlier workflow process if their commands are unchanged, and cancel the others."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class ReattachedJobs:
             time.sleep(1)
 
     def reattach(self, submission: Submission) -> bool:
-        """Attach a submission to the recorded job if that job runs, or ran, the same command.
+        """Attach a submission to its recorded job if that job runs, or successfully ran, the same command.
 
         Returns:
-            Whether the submission was attached. If not, it must be submitted.
+            Whether the submission was attached. If not, the job must be submitted.
 
         Raises:
             WorkflowError: The state of the recorded job is unknown, or the recorded job could not be cancelled.

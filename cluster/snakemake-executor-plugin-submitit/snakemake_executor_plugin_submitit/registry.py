@@ -1,6 +1,6 @@
-"""Records of submitted SLURM jobs, with which a later workflow process finds them.
+"""Records of submitted SLURM jobs, with which a later workflow process finds the jobs.
 
-Snakemake's own record of a job's id is not sufficient, because the inner Snakemake overwrites it.
+Snakemake's own record of the job id is not sufficient, because an inner Snakemake overwrites it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Record:
     tasks: int
     logs: str
     fingerprint: str
-    """Digest that distinguishes the job from jobs with a different command or different parameters."""
+    """Digest from `job_fingerprint`. It differs between jobs with different commands, parameters or files."""
     submitted: float
-    """Seconds since the epoch."""
+    """Time of the submission, in seconds since the epoch."""
 
 
 def record_key(job: Any) -> str:
-    """Return the key of a job's record: a digest of its outputs, or of its rule and wildcards if it has none."""
+    """Return the key of a job's record: a digest of its outputs, or of its rule and wildcards if it has no outputs."""
     names = sorted(os.path.abspath(path) for path in job.output) or [job.name, job.format_wildcards("{wildcards}")]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
 
 
 def job_fingerprint(job: Any, persistence: Any) -> str:
-    """Return a digest of the code, parameters, inputs and outputs of a job's rules."""
+    """Return a digest of a job's code, parameters, inputs and outputs. A group job includes all its members."""
     parts = []
     for member in job.jobs if job.is_group() else [job]:
         parts.append([member.rule.name, persistence._code(member.rule), persistence._params(member)])
@@ -51,7 +51,7 @@ class Registry:
         self._folder = folder.absolute()
 
     def read_all(self) -> dict[str, Record]:
-        """Return all records by key, and delete unreadable (incompletely written) files."""
+        """Return all records by key, and delete files that are unreadable because they were written incompletely."""
         found = {}
         for path in self._folder.glob("*.json"):
             try:
@@ -68,7 +68,7 @@ class Registry:
         partial.rename(self._folder / f"{key}.json")
 
     def drop(self, key: str) -> None:
-        """Delete the record of a job that has ended."""
+        """Delete a record, for example after the job has ended."""
         (self._folder / f"{key}.json").unlink(missing_ok=True)
 
 

@@ -37,7 +37,7 @@ class RankInfo:
 
 
 def current_rank_info() -> RankInfo:
-    """Return the rank of this process according to submitit's environment variables."""
+    """Return this process's position within its job, according to submitit's environment variables."""
     environment = JobEnvironment()
     on_slurm = environment.name() == "slurm"
     return RankInfo(
@@ -65,7 +65,7 @@ class Rendezvous:
 
 
 def choose_rendezvous(info: RankInfo, ports: tuple[int, int]) -> Rendezvous:
-    """Choose a random free port on this machine. A port derived from the job's id could collide with another job.
+    """Choose a random free port on this machine. A port derived from the job id could collide with that of another job.
 
     Raises:
         RendezvousError: All ports that were tried are in use.
@@ -86,14 +86,14 @@ def choose_rendezvous(info: RankInfo, ports: tuple[int, int]) -> Rendezvous:
 
 
 def publish_rendezvous(rendezvous: Rendezvous, go: Path) -> None:
-    """Write the rendezvous file, which the other ranks wait for."""
+    """Write the rendezvous file `go`, for which the other ranks wait."""
     partial = go.with_suffix(".part")
     partial.write_text(json.dumps({"address": rendezvous.address, "port": rendezvous.port}))
     partial.rename(go)
 
 
 def read_rendezvous(go: Path) -> Rendezvous | None:
-    """Return the rendezvous that rank 0 published, or None if it is not published yet.
+    """Return the rendezvous that rank 0 published, or None if rank 0 has not published one yet.
 
     Raises:
         RendezvousError: The first node's name does not resolve on this node.
@@ -127,7 +127,7 @@ def torch_variables(info: RankInfo, rendezvous: Rendezvous) -> dict[str, str]:
 
 
 TORCH_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-"""Variables that are removed from the environment that each rank inherits."""
+"""Variables that a rank removes from its inherited environment before it starts the command."""
 
 
 def wait_for(paths: Iterable[str], seconds: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Save and requeue a job from inside the job, on preemption and shortly before its time limit."""
+"""Save and requeue a job from inside the job, on preemption or shortly before the job's time limit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from snakemake_executor_plugin_submitit.rendezvous import RankInfo
 from snakemake_executor_plugin_submitit.work import Work
 
 _REQUEUE_CALL_SECONDS = 10.0
-"""Part of the signal delay that is reserved for the requeue call."""
+"""Part of the signal delay, in seconds, that is reserved for the requeue call."""
 REFUSED = "SLURM refuses to requeue"
 LIMIT_REACHED = "the job reached the maximum number of requeues"
 _SIGNAL_RESOLUTION_SECONDS = 90
-"""SLURM may send the signal up to a minute earlier than requested."""
+"""Tolerance for the time of the signal, which SLURM may send up to 60 s earlier than requested."""
 END_SECONDS = 120
-"""Maximum time to wait until SLURM ends the step of a requeued job."""
+"""Maximum time in seconds to wait until SLURM ends the step of a requeued job."""
 
 
 def save_seconds(delay_seconds: float) -> float:
-    """Return the time that a program may use to save, given the time between the signal and the limit."""
+    """Return the seconds that a program may use to save, given the seconds between the signal and the time limit."""
     return max(delay_seconds / 2, delay_seconds - _REQUEUE_CALL_SECONDS)
 
 
@@ -31,8 +31,8 @@ def save(process: subprocess.Popen, saved: Path, limit_seconds: float) -> bool |
     """Signal the program to save, and wait until it has saved.
 
     Returns:
-        True if the program reported that it saved, False if it ended or the time limit was reached, and None if none
-        of its processes handles the signal.
+        True if the program reported that it saved, False if it ended first or `limit_seconds` elapsed, and None if
+        none of its processes handles the signal.
     """
     saved.unlink(missing_ok=True)
     if not processes.signal_handlers(process, processes.SAVE_SIGNAL):

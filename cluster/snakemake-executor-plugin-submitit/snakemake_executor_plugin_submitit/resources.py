@@ -1,4 +1,4 @@
-"""Parse a rule's resources into a request to the cluster. Resources are named as in Snakemake's SLURM plugin."""
+"""Parse a rule's resources into a request to the cluster. Resource names are those of Snakemake's SLURM plugin."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Request:
         return self
 
     def signal_delay_seconds(self, longest: int) -> int:
-        """Return how long before the time limit the job is signalled to save: at most a quarter of the time limit."""
+        """Return the seconds between the signal to save and the time limit: at most a quarter of the time limit."""
         return longest if self.minutes is None else max(1, min(longest, 60 * self.minutes // 4))
 
 
@@ -117,7 +117,7 @@ def parse_request(
             cluster.
 
     Raises:
-        ResourceError: A resource is invalid. The message contains its name.
+        ResourceError: A resource is invalid. The message names the resource.
     """
     given = {name: value for name, value in resources.items() if value is not None}
     for name in given:

@@ -1,4 +1,4 @@
-"""Resubmit jobs that failed for reasons outside their code."""
+"""Determine how to resubmit jobs that failed for reasons outside their code."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Retry:
     request: Request
     change: str
     counts: bool = True
-    """Whether the resubmission counts towards `--submitit-retries`. Resuming from saved work does not count."""
+    """Whether the resubmission counts towards `--submitit-retries`. A resubmission after a refused requeue does not."""
 
 
 def plan_retry(request: Request, state: State, reason: str, settings: ExecutorSettings) -> Retry | None:
-    """Return how to resubmit a failed job, or None if its code failed or the request cannot be increased.
+    """Return how to resubmit a failed job, or None if its code failed or the request contains no limit to increase.
 
     Args:
         request: The failed job's request.
         state: The failed job's final SLURM state.
-        reason: The reason that the ranks recorded, or an empty string. It takes precedence over the SLURM state.
+        reason: The reason that the ranks recorded, or an empty string. If present, it takes precedence over `state`.
         settings: Plugin settings, which contain the growth factors.
     """
     cause = reason or state.name

@@ -15,8 +15,8 @@ common_settings = CommonSettings(
     non_local_exec=True,
     implies_no_shared_fs=False,
     job_deploy_sources=False,
-    # Jobs inherit the environment through sbatch or from the workflow process. Declared variables would be written to
-    # files, which could expose secrets.
+    # Jobs inherit the environment through sbatch or from the workflow process. If declared variables were passed to
+    # the command, they would be written to files, which could expose secrets.
     pass_envvar_declarations_to_cmd=False,
     auto_deploy_default_storage_provider=False,
     init_seconds_before_status_checks=0,
@@ -26,7 +26,7 @@ common_settings = CommonSettings(
 
 @dataclass
 class ExecutorSettings(ExecutorSettingsBase):
-    """Plugin settings. Site-wide defaults apply to rules without the corresponding resource."""
+    """Plugin settings. Some are site-wide defaults for rules that do not set the corresponding resource."""
 
     cluster: str = field(
         default="slurm",
@@ -138,7 +138,7 @@ def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) ->
     """Check the settings before any job is submitted.
 
     Raises:
-        WorkflowError: A setting is invalid. The message contains the setting and the fix.
+        WorkflowError: A setting is invalid. The message names the setting and describes the fix.
     """
     if settings.cluster not in CLUSTERS:
         raise WorkflowError(f"--submitit-cluster {settings.cluster}: expected one of {', '.join(CLUSTERS)}")

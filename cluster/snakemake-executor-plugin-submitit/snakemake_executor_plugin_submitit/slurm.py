@@ -1,4 +1,4 @@
-"""Submit jobs to SLURM with submitit's job script and pickles, and with one sbatch call per job array."""
+"""Submit jobs to SLURM with submitit's job scripts and pickles, using one sbatch call per job array."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Slurm:
         self._signal_delay_seconds = signal_delay_seconds
 
     def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Submit jobs with equal requests, as an array if there are several, and return their ids.
+        """Submit jobs with equal requests and return their ids. Several jobs are submitted as one array.
 
         Raises:
             SubmissionRefused: sbatch rejected the jobs.
@@ -67,7 +67,7 @@ class Slurm:
         return self._poller.poll(set(ids))
 
     def is_active(self, job_id: str) -> bool:
-        """Return whether a job is still queued or running. If the controller does not respond, assume that it is."""
+        """Return whether a job is still queued or running. Return True if the controller does not respond."""
         state = self._poller.poll({job_id}, controller=True)[job_id]
         return state.kind in (Kind.PENDING, Kind.RUNNING) or (state.kind is Kind.UNKNOWN and not self._poller.answered)
 
@@ -111,8 +111,8 @@ class Slurm:
             gres=request.gres,
             exclude=",".join(request.exclude) or None,
             additional_parameters=self._additional_parameters(request),
-            # --kill-on-bad-exit ends the other ranks when one fails. srun does not inherit --cpus-per-task since
-            # SLURM 22.05.
+            # --kill-on-bad-exit ends the other ranks when one fails. Since SLURM 22.05, srun does not inherit
+            # --cpus-per-task from sbatch.
             srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"],
         )
         unwanted = ["#SBATCH --wckey="] + ([] if request.minutes else ["#SBATCH --time="])
@@ -180,7 +180,7 @@ def recorded_outcome(folder: Path, job_id: str, tasks: int) -> Kind:
 
 
 def remove_files(folder: Path, job_id: str) -> None:
-    """Remove the files of one job, and the folder if no other job uses it."""
+    """Remove the files of one job, and remove the folder if no other job uses it."""
     for path in folder.glob(f"{job_id}_*"):
         path.unlink(missing_ok=True)
     left = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}

@@ -13,9 +13,9 @@ from submitit.slurm.slurm import read_job_id
 
 _TIMEOUT_SECONDS = 60
 _WITHOUT_ACCOUNTING_SECONDS = 60
-"""How long the plugin queries squeue instead after sacct has failed."""
+"""Seconds for which the plugin queries squeue instead after sacct has failed."""
 _CONTROLLER_EVERY = 10
-"""Every n-th query goes to squeue even if sacct works."""
+"""Of this many consecutive queries, the last one goes to squeue even if sacct works."""
 
 
 class Kind(enum.Enum):
@@ -26,9 +26,9 @@ class Kind(enum.Enum):
     DONE = "done"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """The query did not determine the state. The next query goes to the other source."""
+    """The query did not determine the state."""
     GONE = "gone"
-    """Neither source lists the job any more."""
+    """Neither sacct nor squeue lists the job any more."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ UNKNOWN = State(Kind.UNKNOWN, "UNKNOWN")
 _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _REQUEUEABLE = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
-"""States that the database may also report for jobs that the controller has requeued."""
+"""States that the accounting database may also report for jobs that the controller has requeued."""
 
 
 def kind_of(name: str, *, final: bool) -> Kind:
@@ -53,7 +53,7 @@ def kind_of(name: str, *, final: bool) -> Kind:
 
     Args:
         name: Name of the state, as printed by sacct or squeue.
-        final: Whether the source would report a different state for a requeued job.
+        final: Whether the state is final: the source would report a different state if the job had been requeued.
     """
     if name in _PENDING:
         return Kind.PENDING
@@ -74,7 +74,7 @@ def run_query(command: list[str]) -> str:
     """Run a query command and return its output.
 
     Raises:
-        QueryFailed: The command failed or timed out. The message contains its error message.
+        QueryFailed: The command failed or timed out. The message contains the command's error output.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
@@ -111,13 +111,13 @@ def read_sacct(text: str) -> dict[str, State]:
             continue
         found |= dict.fromkeys(_job_ids(job), State(kind_of(name, final=False), name, nodes))
     for job in out_of_memory & found.keys():
-        if found[job].kind is Kind.FAILED:  # a job does not always inherit the state of its step
+        if found[job].kind is Kind.FAILED:  # a job does not always have the state of its failed step
             found[job] = State(Kind.FAILED, "OUT_OF_MEMORY", found[job].nodes)
     return found
 
 
 def from_squeue(ids: Iterable[str]) -> dict[str, State]:
-    """Return job states from the controller, which no longer lists a job some minutes after its end.
+    """Return job states from the controller. Some minutes after the end of a job, the controller no longer lists it.
 
     Raises:
         QueryFailed: The controller does not respond.
@@ -142,12 +142,12 @@ def read_squeue(text: str) -> dict[str, State]:
 
 
 def _job_list(ids: Iterable[str]) -> str:
-    """Return the ids of jobs and arrays, separated by commas."""
+    """Return the ids as a comma-separated list in which each array appears once."""
     return ",".join(sorted({job_id.split("_")[0] for job_id in ids}))
 
 
 def _job_ids(job_id: str) -> list[str]:
-    """Expand the job id in the first column of a line: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
+    """Expand the job id from the first column into single ids: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
     if not re.fullmatch(r"\d+(_\d+|_\[[\d,%-]+\])?", job_id):
         return []
     found: list[str] = []
@@ -162,8 +162,8 @@ def _job_ids(job_id: str) -> list[str]:
 class StatePoller:
     """Queries the states of all jobs at once.
 
-    A poll runs sacct. It runs squeue instead if sacct failed or returned no conclusive state. It also runs squeue at
-    regular intervals, because the database may miss the end of a job.
+    A poll normally runs sacct. It runs squeue instead if sacct failed recently or if the previous poll returned an
+    inconclusive state. Every tenth poll also runs squeue, because the accounting database may miss the end of a job.
     """
 
     def __init__(self, warn: Callable[[str], None], *, forget_seconds: float = 60.0) -> None:

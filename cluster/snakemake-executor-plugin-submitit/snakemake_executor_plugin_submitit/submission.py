@@ -22,13 +22,13 @@ class Submission:
     request: Request
     folder: JobFolder
     token: str = ""
-    """Identifies the sbatch call that submitted the job. All elements of an array have the same token."""
+    """Identifier of the call that submitted the job. All elements of an array have the same token."""
     index: int = 0
     job_id: str = ""
     submitted_at: float = 0.0
     last: Kind = Kind.PENDING
     requeues: int = 0
-    """Number of requeues that have been logged."""
+    """Number of requeues that have already been reported to the user."""
     retries: int = 0
     """Number of resubmissions that count towards `--submitit-retries`."""
     resubmissions: int = 0

@@ -33,7 +33,7 @@ Cluster = Slurm | Local | Debug
 
 
 class WorkflowExecutor(Protocol):
-    """The interface of the executor that `Submissions` uses."""
+    """The part of the executor's interface that `Submissions` uses."""
 
     workflow: Any
     dag: Any
@@ -68,7 +68,7 @@ class Submissions:
     # validation
 
     def validate_all(self) -> None:
-        """Check the resources of all jobs that the workflow will run, except resources that are not known yet.
+        """Check the resources of all jobs that the workflow will run, except jobs whose resources are not known yet.
 
         Raises:
             WorkflowError: Some rules have invalid resources. The message contains one line per invalid rule.
@@ -84,7 +84,7 @@ class Submissions:
             except ResourceError as fault:
                 faults[job.rule.name] = str(fault)
             except (WorkflowError, RuleException):
-                continue  # the resources depend on files that do not exist yet, and are checked on submission
+                continue  # the resources depend on files that do not exist yet; they are checked on submission
         if faults:
             lines = [f"rule {name}: {fault}" for name, fault in faults.items()]
             raise WorkflowError("No job was submitted. These rules have invalid resources:\n" + "\n".join(lines))
@@ -103,7 +103,7 @@ class Submissions:
     # submission
 
     def submit(self, jobs: Sequence[Any]) -> None:
-        """Submit jobs. Jobs of one rule with equal requests are submitted as an array."""
+        """Submit jobs. Jobs of the same rule with equal requests are submitted as arrays."""
         by_request: dict[tuple[str, Request], list[Submission]] = {}
         self._reattached_jobs.query_states(jobs)
         for job in jobs:
@@ -150,7 +150,7 @@ class Submissions:
                 self._executor.refused(submission.job, submission.error)
 
     def _submit_locked(self, submissions: list[Submission]) -> bool | None:
-        """Submit an array. Both the scheduler's thread and the polling thread call this method.
+        """Submit an array under a lock, because the scheduler's thread and the polling thread both call this method.
 
         Returns:
             Whether the cluster accepted the array, or None if the executor is shutting down.
@@ -201,7 +201,7 @@ class Submissions:
     # tracking
 
     def update(self, submission: Submission, state: State) -> Kind:
-        """Process a job's state, and return the state to report to Snakemake. DONE and FAILED end the job."""
+        """Process a job's state, and return the state for the executor to report. DONE and FAILED end the job."""
         kind = state.kind
         if kind is Kind.GONE:
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
@@ -220,7 +220,7 @@ class Submissions:
         return kind
 
     def _resubmit(self, submission: Submission, state: State) -> bool:
-        """Resubmit a failed job if its code did not cause the failure. Otherwise, set its error message."""
+        """Resubmit a failed job if its code did not cause the failure. Otherwise, set `submission.error`."""
         failure = first_failure(submission.folder)
         reason = failure.reason if failure else ""
         submission.error = error_message(
@@ -292,6 +292,6 @@ class Submissions:
             return list(self._active)
 
     def drop_all(self) -> None:
-        """Remove the records of all jobs after they were cancelled."""
+        """Remove the records of all jobs after the jobs were cancelled."""
         for submission in list(self._active.values()):
             self._drop(submission)

@@ -14,10 +14,10 @@ from snakemake_executor_plugin_submitit.paths import JobFolder
 
 @dataclass(frozen=True)
 class Preparation:
-    """The steps that Snakemake performs before a rule's command. Rank 0 performs them in jobs without Snakemake."""
+    """The steps that Snakemake performs before a rule's command. Without an inner Snakemake, rank 0 performs them."""
 
     outputs: tuple[tuple[str, bool], ...] = ()
-    """Pairs of a path and whether it is declared with `directory()`."""
+    """Output paths, each with whether it is declared with `directory()`."""
     logs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     latency_wait: float = 0.0
@@ -26,7 +26,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class HeadProcess:
-    """The workflow process, for jobs on the same machine that must end with it."""
+    """The id and creation time of the workflow process, for jobs on the same machine that must end with it."""
 
     pid: int
     started: float
@@ -41,7 +41,7 @@ class Work:
     folder: JobFolder
     cwd: str
     command: str | None
-    """The rule's shell command, which every rank runs. None if the job needs `inner`."""
+    """The rule's shell command, which every rank runs. None if only the inner Snakemake can run the rule."""
     inner: str | None
     """Command of the inner Snakemake. If present, rank 0 runs it instead of `command`."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class Work:
     minutes: int | None = None
     """Time limit in minutes."""
     signal_delay_seconds: float = 120.0
-    """Time between SIGUSR2 and the time limit."""
+    """Seconds between SIGUSR2 and the time limit."""
     max_requeues: int = 0
     ports: tuple[int, int] = (20000, 29999)
-    """First and last port that rank 0 may choose for the rendezvous."""
+    """First and last port of the range from which rank 0 chooses a port for the rendezvous."""
     devices: tuple[str, ...] | None = None
-    """CUDA devices that the workflow process assigned to the job. Rank r of n uses `devices[r::n]`."""
+    """CUDA devices that the workflow process assigned to the job. Of n ranks, rank r uses `devices[r::n]`."""
     head: HeadProcess | None = None
     """The workflow process. Set only for jobs that must end with it."""
 

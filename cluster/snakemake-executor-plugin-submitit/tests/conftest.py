@@ -10,7 +10,7 @@ import pytest
 
 from workflow_runner import Workflow, workflow_factory
 
-# Shells start background jobs with SIGINT ignored, which child processes inherit. Tests of Ctrl-C need it.
+# Shells start background jobs with SIGINT ignored, and child processes inherit this. Tests of Ctrl-C need the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

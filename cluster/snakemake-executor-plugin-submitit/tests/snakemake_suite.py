@@ -8,7 +8,7 @@ from snakemake_executor_plugin_submitit import ExecutorSettings
 
 
 class SubmititSuite(TestWorkflowsLocalStorageBase):
-    """Runs a simple workflow and a workflow with a group."""
+    """Suite that runs a simple workflow and a workflow with a group job."""
 
     cluster = "local"
 

@@ -54,7 +54,7 @@ rule nothing_to_log:
 """
 BOTH = pytest.mark.parametrize("inner", [False, True], ids=["direct", "inner"])
 IGNORED_VARIABLES = {"_", "SHLVL", "PWD", "OLDPWD", "CUDA_VISIBLE_DEVICES", "PATH"}
-"""Variables set by the shell, or by Python in an inner Snakemake."""
+"""Variables that the shell, or Python in an inner Snakemake, sets. They differ between runs."""
 
 
 def options(inner: bool) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ def options(inner: bool) -> tuple[str, ...]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Return the mode and content of each path outside .snakemake."""
+    """Return the mode and content of each path outside .snakemake and the rank logs, as one string per path."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -73,7 +73,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def variables(text: str) -> dict[str, str]:
-    """Parse a command's environment, without the variables that differ between runs."""
+    """Parse a command's environment, and omit the variables that differ between runs."""
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     prefixes = ("SUBMITIT", "SNAKEMAKE_SUBMITIT")
     return {k: v for k, v in found.items() if k not in IGNORED_VARIABLES and not k.startswith(prefixes)}

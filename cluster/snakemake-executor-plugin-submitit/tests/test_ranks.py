@@ -37,7 +37,7 @@ RANK_1_OF_2 = RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
 
 @pytest.fixture
 def started(tmp_path):
-    """A function that starts a command in the same way as a rank. The command is killed after the test."""
+    """A function that starts a command as a rank does. The command is killed after the test."""
     running: list[subprocess.Popen] = []
 
     def start(command: str) -> subprocess.Popen:
@@ -52,7 +52,7 @@ def started(tmp_path):
 
 @pytest.fixture
 def trainer(started, tmp_path):
-    """A training run inside two nested shells."""
+    """A simulated training program that runs inside two nested shells."""
     shutil.copy(TRAINER, tmp_path)
     process = started(f"bash -c '{sys.executable} trainer.py 3000 0.05 out.txt; exit $?'; exit $?")
     wait(lambda: (tmp_path / "out.starts0").exists())

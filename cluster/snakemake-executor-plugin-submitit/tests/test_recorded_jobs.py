@@ -1,4 +1,4 @@
-"""Jobs submitted by an earlier revision of the plugin still load, run and re-attach.
+"""Jobs that an earlier revision of the plugin submitted can still be loaded, run and re-attached.
 
 `recorded/` contains the pickle of a queued job and a registry record, both written by that revision.
 """

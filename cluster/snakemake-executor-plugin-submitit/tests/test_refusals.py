@@ -1,4 +1,4 @@
-"""Invalid resources and settings raise an error with their names before any job is submitted."""
+"""Invalid resources and settings raise an error that names them before any job is submitted."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_states_of_squeue_are_final():
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch):
-    """Fake sacct and squeue, which record their calls and print the given text or fail with the given error."""
+    """Fake sacct and squeue commands that record their calls and print the given text or fail with the given error."""
 
     def fake(name: str, text: str = "", error: str = "") -> None:
         end = f"echo '{error}' >&2; exit 1" if error else f"printf '{text}'"

@@ -47,7 +47,7 @@ def dependencies(wheel: Path) -> dict[str, Distribution]:
         try:
             found[name] = distribution(name)
         except PackageNotFoundError:
-            continue  # an optional dependency, or one for a different platform
+            continue  # an optional dependency, or a dependency for a different platform
         waiting += [Requirement(text) for text in found[name].requires or ()]
     return found
 

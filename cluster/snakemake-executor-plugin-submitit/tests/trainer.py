@@ -1,8 +1,8 @@
-"""A simulated training program: it counts steps, saves and reports on SIGUSR2, and saves and exits on SIGTERM.
+"""A simulated training program. It counts steps, saves and reports this on SIGUSR2, and saves and exits on SIGTERM.
 
     python trainer.py STEPS SECONDS_PER_STEP OUTPUT
 
-Create a file `enough` in the working directory to stop it early.
+To stop the program early, create a file `enough` in the working directory.
 """
 
 import json

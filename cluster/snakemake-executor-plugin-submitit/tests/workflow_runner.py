@@ -76,7 +76,7 @@ class Workflow:
         return (self.folder / name).read_text()
 
     def job_processes(self) -> list[psutil.Process]:
-        """Return the running processes whose working directory is the folder, except workflow processes."""
+        """Return the running processes whose working directory is the workflow's folder, except workflow processes."""
         excluded = {os.getpid(), *(process.pid for process in self.started)}
         found = []
         for process in psutil.process_iter():
@@ -89,7 +89,7 @@ class Workflow:
         return found
 
     def clean_up(self) -> None:
-        """Kill all processes that are still running."""
+        """Kill all processes of the workflow that are still running."""
         for process in self.started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -102,11 +102,11 @@ class Workflow:
 
 @contextmanager
 def workflow_factory(folder: Path) -> Iterator[Callable[..., Workflow]]:
-    """Create workflows from Snakefiles and environment variables. On exit, kill all processes that they started."""
+    """Yield a function that creates workflows. On exit, kill all processes that the workflows started."""
     created: list[Workflow] = []
 
     def create(snakefile: str, **environment: str) -> Workflow:
-        # The name is unique because SLURM's database may contain an earlier run of the same test.
+        # The name must be unique, because SLURM's database may contain jobs from an earlier run of the same test.
         name = f"workflow-{uuid.uuid4().hex[:8]}"
         created.append(Workflow(folder / name, snakefile, environment))
         return created[-1]
