@@ -24,7 +24,7 @@ class Batch:
     """Index of the first sample, counted from the start of training."""
     seed: int
     group_size: int = 1
-    """Number of consecutive samples in a group, counted from the start of training. Micro-batches never split a group."""
+    """Number of consecutive samples in a group, counted from the start of training. No micro-batch splits a group."""
 
     def __len__(self) -> int:
         return len(self.labels)

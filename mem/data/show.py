@@ -31,9 +31,12 @@ _GAP = 6
 """Gap between images on a contact sheet, in pixels."""
 _DPI = 150
 _MAX_CLASS_NAMES = 20
-"""If there are more classes, the histogram omits their names."""
+"""Maximum number of classes for which the histogram shows class names."""
 _MAX_BARS = 60
-"""If there are more classes, the histogram shows one outline per shot group instead of one bar per class."""
+"""Maximum number of classes for which the histogram shows individual bars.
+
+For more classes, it shows one outline per shot group.
+"""
 Tile = UInt8[np.ndarray, "side side 3"]
 
 
@@ -42,7 +45,7 @@ def show(study: Study, order: int | None) -> list[Path]:
 
     Args:
         study: The study.
-        order: Class order. Defaults to the study's first one.
+        order: Class order. None selects the study's first class order.
 
     Returns:
         Paths of the PNG files.
@@ -246,7 +249,7 @@ def _escape_math(name: str) -> str:
 
 
 def thumbnail(image: UInt8[np.ndarray, "height width 3"]) -> Tile:
-    """Crop the central square of an image and resize it to `TILE`. Small images are enlarged without smoothing."""
+    """Crop the central square of an image and resize it to `TILE` pixels. Enlarge small images without smoothing."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = np.ascontiguousarray(image[top : top + side, left : left + side])

@@ -1,4 +1,4 @@
-"""Fixtures of the data tests: a tree of image files, its reference conversion, and a dataset to check."""
+"""Fixtures for the data tests: a tree of image files, its reference conversion, and a dataset to check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.data.twelve_classes import write_files
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """Write JPEG files with quality 95 in class folders below split folders, and return the root."""
+    """Write JPEG files with quality 95 in class folders below split folders, and return the root folder."""
     root = tmp_path_factory.mktemp("tree")
     for s, (split, count) in enumerate(COUNTS.items()):
         for i in range(count):

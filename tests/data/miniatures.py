@@ -62,7 +62,7 @@ def tail(classes: int, largest: int, smallest: int = 2) -> list[int]:
 
 
 def imagenet_lt(folder: Path, synset_folders: bool = True) -> dict[str, Any]:
-    """Write ImageNet-LT with 12 synsets. The ILSVRC validation images are in synset folders or in a single folder."""
+    """Write ImageNet-LT with 12 synsets. Put the ILSVRC validation images in synset folders or in a single folder."""
     root = folder / "imagenet"
     splits: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     for k, (synset, count) in enumerate(zip(SYNSETS, tail(12, 30), strict=True)):
@@ -106,7 +106,7 @@ def _number(image: str) -> int:
 
 
 def inaturalist_2018(folder: Path, json_form: bool = True, classes: int = 12) -> dict[str, Any]:
-    """Write iNaturalist 2018 as JSON or lists. More than ten categories make IDs sort differently as strings."""
+    """Write iNaturalist 2018 as JSON or lists. With over ten categories, IDs as strings sort in a different order."""
     root = folder / "inaturalist"
     kingdoms = ("Animalia", "Plantae", "Fungi")
     splits: dict[str, list[Row]] = {"train": [], "val": []}
@@ -158,7 +158,7 @@ def write_coco(path: Path, rows: Sequence[Row], classes: int, first: int = 1) ->
 def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True, per_class: int = 6) -> dict[str, Any]:
     """Write CIFAR as an archive or unpacked, with `per_class` training images and two test images per class.
 
-    The reader accepts it if the test patches `_EXPECTED` with `cifar_counts` (fixture `small_cifar`).
+    The reader accepts the miniature if the test patches `_EXPECTED` with `cifar_counts` (fixture `small_cifar`).
     """
     rng = np.random.default_rng(classes)
     parts = {}
@@ -203,7 +203,7 @@ def cifar(folder: Path, classes: int, binary: bool = False, packed: bool = True,
 
 
 def cifar_counts(classes: int, per_class: int = 6) -> dict[str, int]:
-    """Return the number of images in each split before the long-tailed cut."""
+    """Return the number of images in each split before the training split is reduced to a long tail."""
     return {"train": classes * per_class, "test": 2 * classes}
 
 

@@ -1,4 +1,4 @@
-"""Functions that read miniatures, compare datasets, and return messages about invalid datasets."""
+"""Functions that read miniatures, compare datasets, and return the error messages for invalid datasets."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_jpeg_file_of_no_higher_quality_is_copied(tree, tmp_path):
     assert (tmp_path / "train.beton").read_bytes()[start : start + size] == content
     assert (
         np.abs(pixels(beton, 5).astype(int) - decode(content)).max() <= 6
-    )  # FFCV decodes with a faster, less accurate transform
+    )  # FFCV decodes with a faster, less accurate inverse DCT
     assert converted(tree, tmp_path, jpeg_quality=94, short_side=None)["kept"]["files_as_they_were"] == 0
 
 

@@ -39,7 +39,7 @@ codec.decode = decode
 
 @pytest.fixture
 def slow(tmp_path, monkeypatch) -> Path:
-    """Make workers take 20 ms per image and raise an exception for marked images."""
+    """Slow workers down to 20 ms per image, and make them raise an exception for marked images."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SLOW.format(seconds=0.02))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
@@ -48,7 +48,7 @@ def slow(tmp_path, monkeypatch) -> Path:
 
 @contextlib.contextmanager
 def after_first_images(out: Path, then: Callable[[list[psutil.Process]], None]) -> Iterator[None]:
-    """Call a function with the worker processes once a conversion has written images."""
+    """As soon as a conversion has written images, call `then` with its worker processes."""
 
     def wait() -> None:
         data = out / ".train.beton.partial"

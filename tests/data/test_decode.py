@@ -15,7 +15,7 @@ from mem.data.codecs.decode import Unreadable, decode, shrink
 
 
 def smooth(height: int = 40, width: int = 56, channels: int = 3, seed: int = 0) -> np.ndarray:
-    """Create an image without symmetries that JPEG compression hardly changes."""
+    """Create an asymmetric image that JPEG compression hardly changes."""
     slopes = np.random.default_rng(seed).uniform(-2, 2, (channels, 2))
     y, x = np.mgrid[0:height, 0:width]
     planes = [128 + a * (y - height / 2) + b * (x - width / 2) for a, b in slopes]
@@ -106,7 +106,7 @@ def test_a_jpeg_without_its_end_marker_is_rejected(cut):
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_jpeg_that_ends_in_zeros_is_rejected(progressive):
-    """Interrupted downloads produce such files if the disk space was allocated in advance."""
+    """Interrupted downloads leave such files if their disk space was allocated in advance."""
     content = saved(noisy(), "JPEG", quality=90, progressive=progressive)
     half = len(content) // 2
     assert "damaged or truncated" in reason(content[:half] + bytes(len(content) - half))

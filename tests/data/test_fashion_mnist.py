@@ -1,4 +1,4 @@
-"""The reader for Fashion-MNIST-LT, with IDX files."""
+"""The reader for Fashion-MNIST-LT and its IDX files."""
 
 from __future__ import annotations
 

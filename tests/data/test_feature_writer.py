@@ -14,7 +14,7 @@ from mem.errors import UserError
 
 
 def new_writer(folder: Path, key: str = "k", views: int = 2, dtype: str = "float32") -> FeatureWriter:
-    """Create a writer for 10 images per view in chunks of 4 images, which makes 3 chunks per view."""
+    """Create a writer for 10 images per view in chunks of 4 images, which results in 3 chunks per view."""
     return FeatureWriter(folder, key, {"train": SplitLayout(views, 10, {"pooled": (3,)}, {"pooled": dtype})}, 4, 0.0)
 
 
@@ -63,7 +63,7 @@ def test_values_that_are_not_finite_or_too_large_are_rejected(tmp_path, value, m
 
 
 def test_unfinished_files_have_the_names_and_content_of_earlier_versions(tmp_path):
-    """Otherwise, a run that was started with an earlier version would start over instead of resuming."""
+    """If the format changed, a run that an earlier version started would start over instead of resuming."""
     writer = new_writer(tmp_path)
     writer.create_or_resume()
     write(writer, writer.missing_chunks()[:1])

@@ -1,4 +1,4 @@
-"""Batches of stored features are the same from every kind of reader, and invalid files are reported."""
+"""Every kind of reader yields the same batches of stored features, and invalid files are reported."""
 
 from __future__ import annotations
 

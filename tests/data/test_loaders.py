@@ -53,7 +53,7 @@ def finetuning(images: Beton, workers: int = 1, shard: RankShard | None = None) 
 
 
 def model_inputs(batches, micro_batch: int | None = None) -> list[torch.Tensor]:
-    """Return the model inputs in finetuning: images, labels, partner labels and mixing weights."""
+    """Return the concatenated inputs of all finetuning steps: images, labels, partner labels and mixing weights."""
     parts = [part for batch in batches for part in batch.split(micro_batch)]
     erased = [random_erase(PIXELS.normalise(part.inputs), part, EVERYTHING.erasing) for part in parts]
     samples = [mix(images, part, MIXING) for images, part in zip(erased, parts, strict=True)]

@@ -63,7 +63,7 @@ def test_each_operation_matches_timms(name, increasing, magnitude, sign, monkeyp
     found = rand_augment.OPERATIONS[name](image.copy(), strength).astype(int)
     difference = np.abs(found - expected)
     if name in GEOMETRIC:
-        # Pillow's bicubic kernel has a = -1, OpenCV's a = -0.75. Pillow truncates. OpenCV blends borders with the fill.
+        # Pillow's bicubic kernel has a = -1, OpenCV's a = -0.75. Pillow truncates. OpenCV blends borders with `fill`.
         assert difference.mean() < 1.2
         assert (difference > 8).mean() < 0.02
     elif name in ROUNDED:

@@ -1,4 +1,4 @@
-"""Splits derived from train: val held out or taken from discarded images, and the exponential long tail."""
+"""Operations on train: val held out or taken from discarded images, and the exponential long tail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image suffixes, which image folders, checks and predictions share."""
+"""Image suffixes, which the folder reader, dataset checks and predictions share."""
 
 from __future__ import annotations
 

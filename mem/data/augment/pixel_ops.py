@@ -125,7 +125,8 @@ def _equalization_table(histogram: Int64[np.ndarray, "256"]) -> Table:
 def shear(image: ImageArray, x: float, y: float, fill: Color) -> ImageArray:
     """Shear the image horizontally by `x` or vertically by `y`.
 
-    Each row moves left by `x` times its distance from the top, or each column up by `y` times its distance from the left.
+    Each row moves left by `x` times its distance from the top, or each column moves up by `y` times its distance from
+    the left edge.
     """
     return _warp(image, np.array([[1.0, x, 0.0], [y, 1.0, 0.0]]), fill)
 

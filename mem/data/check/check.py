@@ -18,7 +18,7 @@ from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.progress import Progress
 
 SIZE_SECONDS = 40
-"""Time limit for reading file sizes, so that a check takes less than a minute even on a slow file system."""
+"""Time limit for reading file sizes, in seconds, so that a check takes under a minute even on a slow file system."""
 
 
 def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] = lambda count: None) -> Findings:
@@ -27,7 +27,7 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
     Args:
         images: The dataset, as returned by `read_unchecked`.
         deep: Whether to read all file sizes without a time limit and decode every image.
-        done: Called with 1 for each decoded image if `deep` is set.
+        done: Progress callback. If `deep` is set, it is called with 1 after each image.
     """
     findings = Findings()
     check_counts(images, findings)
@@ -53,9 +53,9 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
     Args:
         study: The study.
         files: YAML files of the study, for the suggested next command.
-        order: Class order. Defaults to the study's first one.
+        order: Class order. None selects the study's first class order.
         deep: Whether to decode every image.
-        labels: Path of the label map to write, if any.
+        labels: Path to which the label map is written. None writes no label map.
 
     Returns:
         The exit status: 1 if there are errors or warnings, else 0.

@@ -33,11 +33,11 @@ _OTHER_STARTS = (
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 _IN_FLIGHT = 32
-"""Number of images in memory per worker thread."""
+"""Maximum number of images per worker thread that are queued or in progress."""
 
 
 def non_image_format(start: bytes) -> str:
-    """Return the format of a file that is not an image, from its first 64 bytes; "" for an image."""
+    """Identify the format of a file that is not an image, from its first 64 bytes. Return "" for an image."""
     if start.startswith(_IMAGE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return ""
     if start[4:8] == b"ftyp" or (start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()):
@@ -57,7 +57,7 @@ def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) ->
     Args:
         images: The dataset. Splits whose images are not in separate files are skipped.
         absent: Files that are known to be missing or empty.
-        findings: The findings are added to it.
+        findings: Collection to which the findings are added.
     """
     sampled = dict.fromkeys(file for split in images.splits.values() for file in _sample(split))
     files = [file for file in sampled if file not in absent]
@@ -102,8 +102,8 @@ def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Cal
     Args:
         images: The dataset.
         absent: Files that are known to be missing or empty. They are skipped.
-        findings: The findings and a digest of all contents are added to it.
-        done: Called with 1 after each image.
+        findings: Collection to which the findings and a digest of all contents are added.
+        done: Progress callback, called with 1 after each image.
     """
     all_contents = hashlib.sha256()
     unreadable: list[str] = []

@@ -1,4 +1,4 @@
-"""Checks that need only index files: counts, empty classes, duplicates, and the labels of class folders."""
+"""Checks that require only index files: counts, empty classes, duplicates, and the labels of class folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mem.data.datasets.problems import MAX_EXAMPLES
 from mem.longtail import class_counts
 
 _MAX_MIXED = 0.1
-"""If a larger fraction of a split's folders has several labels, the folders are not treated as class folders."""
+"""Maximum fraction of a split's folders that may have several labels. Above it, they are not class folders."""
 
 
 def check_counts(images: ImageSet, findings: Findings) -> None:
@@ -51,7 +51,7 @@ def check_empty_classes(images: ImageSet, findings: Findings) -> None:
 
 
 def check_duplicates(images: ImageSet, findings: Findings) -> None:
-    """Report images that occur twice in a split or in two splits. Compares names, then files."""
+    """Report images that occur twice in a split or in two splits. Images are compared by name, then by file path."""
     splits = images.splits.items()
     for columns in ({name: split.names for name, split in splits}, {name: split.files or () for name, split in splits}):
         by_splits: dict[tuple[str, str], list[str]] = {}
@@ -71,7 +71,7 @@ def check_duplicates(images: ImageSet, findings: Findings) -> None:
 
 
 def _duplicates(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, str]]:
-    """Yield the first split, the second split and the entry for each entry that occurs twice."""
+    """For each repeated entry, yield the split of its first occurrence, the split of the repetition, and the entry."""
     if len(set(chain(*columns.values()))) == sum(map(len, columns.values())):
         return
     first_split: dict[str, str] = {}
@@ -118,13 +118,13 @@ def check_labels(images: ImageSet, findings: Findings) -> None:
 
 
 def _class_folder(name: str) -> str:
-    """Return the folders in a name without the first one, which is the folder of the split or archive."""
+    """Return the folder path in an image name without its first folder, which belongs to the split or the archive."""
     folder = posixpath.dirname(name)
     return folder.partition("/")[2] or folder
 
 
 def _note_labels_sorted_as_text(images: ImageSet, findings: Findings) -> None:
-    """Report numbered folders that are sorted as text, so that labels differ from folder numbers."""
+    """Report class folders with numeric names that were sorted as text, so that labels differ from the numbers."""
     numbers = [posixpath.basename(folder) for folder in first_folders(images)]
     if all(number.isdecimal() for number in numbers) and numbers == sorted(numbers):
         different = [k for k, number in enumerate(numbers) if int(number) != k]

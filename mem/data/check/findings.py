@@ -31,7 +31,7 @@ class Finding:
     text: str
     """One sentence that states the problem and the number of cases."""
     examples: tuple[str, ...] = ()
-    """Examples of the first cases."""
+    """The first cases, as examples."""
     advice: str = ""
     """What the user can do about it."""
 

@@ -9,18 +9,18 @@ from mem.data.check.findings import Findings, Severity, counted
 from mem.data.datasets.file_listing import FolderListing
 
 _PLACES_LAYOUTS = ({"train", "val"}, {"data_256", "val_256"}, {"data_large", "val_large"})
-"""Folders in the Places365-Standard archives."""
+"""Top-level folders in the Places365-Standard archives: one set per archive layout."""
 _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2")
 _MAX_SEARCHED_FOLDERS = 2_000
-"""Maximum number of folders in the search for a moved folder."""
+"""Maximum number of folders that the search for a moved folder visits."""
 _MAX_SEARCH_DEPTH = 4
 
 _MissingFolders = Mapping[tuple[str, str], Sequence[FolderListing]]
-"""Listings of missing folders, by the deepest existing folder of their path and the first missing name below it."""
+"""Listings of missing folders, by the deepest existing folder on their path and the first missing name below it."""
 
 
 def explain_missing_files(listings: Sequence[FolderListing], findings: Findings) -> None:
-    """Add a finding for each group of missing folders and for missing files in existing folders."""
+    """Add findings for folders that are missing or cannot be read, and for missing files in existing folders."""
     missing: dict[tuple[str, str], list[FolderListing]] = {}
     for listing in listings:
         if listing.unreadable:
@@ -41,7 +41,7 @@ def explain_missing_files(listings: Sequence[FolderListing], findings: Findings)
 
 
 def _existing_parent(folder: str) -> tuple[str, str]:
-    """Return the deepest existing folder of a path and the first missing name below it."""
+    """Return the deepest existing folder on a path and the first missing name below it."""
     child = folder
     while True:
         parent = os.path.dirname(child) or "."
@@ -169,7 +169,7 @@ def _report_files(listings: Sequence[FolderListing], findings: Findings) -> None
 
 
 def _renamed_example(listings: Sequence[FolderListing]) -> str:
-    """Return an existing file that differs from a missing file only in suffix or capitalisation; "" if none does."""
+    """Describe an existing and a missing file whose names differ only in suffix or capitalisation; "" if none do."""
     for listing in listings:
         stems = {os.path.splitext(name)[0].casefold(): name for name in listing.missing}
         for name in _names_in(listing.folder):
@@ -180,7 +180,7 @@ def _renamed_example(listings: Sequence[FolderListing]) -> str:
 
 
 def _lacks_its_end(listing: FolderListing) -> bool:
-    """Return whether the missing files are the last ones in alphabetical order."""
+    """Return whether at least three files are missing and they are the last listed files in alphabetical order."""
     return 3 <= len(listing.missing) < len(listing.listed) and (
         sorted(listing.listed)[-len(listing.missing) :] == list(listing.missing)
     )

@@ -125,7 +125,7 @@ def _choose_storage(images: ImageSet, settings: ImageData, pool: Pool) -> Storag
 
 
 def _settings(split: ImageSplit, encoding: Encoding) -> dict[str, Any]:
-    """Return everything that the bytes of a split's file depend on. Journals contain it, so the keys must not change."""
+    """Return everything that determines a split file's bytes. Journals contain it, so its keys must not change."""
     return {
         "format": _FORMAT,
         "images": names_digest(split),

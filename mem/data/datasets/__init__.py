@@ -34,11 +34,11 @@ __all__ = ["ImageSet", "ImageSplit", "read_dataset", "read_unchecked"]
 def read_dataset(settings: Dataset, order: int) -> ImageSet:
     """Read the dataset specified by the settings.
 
-    Reads only index files. `mem data check` and the conversion detect missing and damaged images.
+    Image files are not opened. `mem data check` and the conversion detect missing and damaged images.
 
     Args:
         settings: The `dataset` section of a study.
-        order: Class order of the long-tailed cut.
+        order: Class order, which specifies the frequent classes if the training split is reduced to a long tail.
 
     Raises:
         UserError: Files are missing or invalid, a class has too few images, or splits overlap.
@@ -49,7 +49,7 @@ def read_dataset(settings: Dataset, order: int) -> ImageSet:
 
 
 def read_unchecked(settings: Dataset, order: int) -> ImageSet:
-    """Read a dataset whose splits may overlap, so that `mem data check` can report duplicates.
+    """Read a dataset but do not require disjoint splits, so that `mem data check` can report duplicates.
 
     Raises:
         UserError: Files are missing or invalid, or a class has too few images.
@@ -79,7 +79,7 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
 
 
 def _split_and_cut(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:
-    """Set a test split aside and cut train to a long tail, if the settings specify it."""
+    """Set a test split aside and reduce train to a long tail, if the settings specify `test` and `cut`."""
     if settings.test is not None:
         images.require_disjoint()
         images = set_aside(images, settings.test)

@@ -13,7 +13,7 @@ from mem.errors import UserError
 
 @dataclass(frozen=True)
 class Archive:
-    """Files in an archive or in the unpacked folder."""
+    """Files in a published archive or in the folder that it was unpacked to."""
 
     origin: Path
     """Path of the archive or the folder."""
@@ -38,7 +38,7 @@ def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) ->
         The files, or None if neither the folder nor the archive exists.
 
     Raises:
-        UserError: The archive or the folder is incomplete.
+        UserError: The archive is damaged, or the archive or the folder is incomplete.
     """
     given = Path(root).expanduser()
     for unpacked in (given / folder, given):

@@ -28,7 +28,7 @@ class ImageSplit:
     read: Callable[[int], np.ndarray | bytes]
     """Function that returns image `i`, as uint8 pixels of shape (height, width, 3) or as the content of its file."""
     files: Sequence[str] | None = None
-    """Path of each image file, absolute or relative to the working folder; None if images are not in separate files."""
+    """Absolute or relative path of each image file; None if the images are not in separate files."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +44,7 @@ class ImageSplit:
 
 
 class PrefixedPaths(Sequence[str]):
-    """Relative paths that are joined to a folder on access, so that a million joined paths do not need to be stored."""
+    """Relative paths that are joined to a folder on access, so that a million joined paths need not be stored."""
 
     def __init__(self, folder: str, paths: Sequence[str]) -> None:
         self._prefix = folder if folder.endswith("/") else f"{folder}/"
@@ -101,7 +101,7 @@ class ImageSet:
     reference: ReferenceCounts | None = None
     """Published counts of the dataset, if any."""
     held_out: bool = False
-    """Whether `holdout` took val out of train. The published training counts then refer to train and val together."""
+    """Whether `holdout` moved images from train to val. The published training counts then cover both splits."""
     notes: tuple[str, ...] = ()
     """Messages for the user, for example about skipped files."""
 
@@ -116,7 +116,7 @@ class ImageSet:
         Images are compared by name. Names are derived from normalised paths, so different spellings of a path match.
 
         Raises:
-            UserError: An image occurs more than once. The message gives the number of duplicates, examples and splits.
+            UserError: An image occurs more than once. The message gives the duplicates' number, splits and examples.
         """
         distinct = {name for split in self.splits.values() for name in split.names}
         if len(distinct) == sum(map(len, self.splits.values())):

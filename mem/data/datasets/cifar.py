@@ -1,4 +1,4 @@
-"""Reader for CIFAR-10-LT and CIFAR-100-LT. Cuts the official datasets (Krizhevsky 2009) to a long tail.
+"""Reader for CIFAR-10-LT and CIFAR-100-LT. Reduces the training splits of CIFAR (Krizhevsky 2009) to a long tail.
 
 The archive formats are described at https://www.cs.toronto.edu/~kriz/cifar.html.
 """
@@ -67,7 +67,7 @@ Part = tuple[UInt8[np.ndarray, "images 3072"], Int64[np.ndarray, " images"]]
 
 
 def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
-    """Read CIFAR and cut the 50,000 training images to a long tail. The test split is the official test split.
+    """Read CIFAR and reduce its 50,000 training images to a long tail. The official test split is used unchanged.
 
     Raises:
         UserError: The archive is missing, incomplete or not a CIFAR archive, or a class has too few images.
@@ -84,7 +84,7 @@ def read_cifar(settings: Cifar10 | Cifar100, order: int) -> ImageSet:
 
 
 def _reference(settings: Cifar10 | Cifar100) -> ReferenceCounts | None:
-    """Return the published counts if the settings cut all training images according to the standard rule."""
+    """Return the published counts if the settings reduce all training images by the standard rule, else None."""
     cut = settings.cut
     per_class = _EXPECTED["train"] // settings.CLASSES
     if cut.imbalance is None or (cut.largest or per_class - cut.val_per_class) != per_class:

@@ -15,7 +15,7 @@ from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _KEPT = {"images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"}
-"""Keys to keep. All other keys are dropped during parsing, so that a large file fits in memory."""
+"""Keys to keep. All other keys are dropped during parsing, so that large files fit in memory."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Readers for user-provided images in list files or a table. `folder.py` reads class folders."""
+"""Readers for user-provided images that are listed in list files or a table. For class folders, see `folder.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reader for Digits-LT: the 1,797 handwritten digits included in scikit-learn, cut to a long tail."""
+"""Reader for Digits-LT: the 1,797 handwritten digits included in scikit-learn, reduced to a long tail."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mem.data.datasets.base import ImageSet, ImageSplit, gray_to_rgb
 from mem.data.datasets.reference_counts import DIGITS_CLASSES, DIGITS_SIDE
 
 _TEST_SEED = 0
-"""Fixed seed, so that the test split is the same for every cut and class order."""
+"""Fixed seed, so that the test split is the same for every imbalance factor and class order."""
 
 
 def read_digits(settings: Digits, order: int) -> ImageSet:
-    """Set a balanced test split aside and cut the remaining images to a long tail.
+    """Set a balanced test split aside and reduce the remaining images to a long tail.
 
     Raises:
-        UserError: A class has fewer images than train, val and test need.
+        UserError: A class has fewer images than train, val and test require in total.
     """
     from sklearn.datasets import load_digits  # the import takes seconds, and no other dataset needs it
 

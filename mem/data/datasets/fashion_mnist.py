@@ -1,4 +1,4 @@
-"""Reader for Fashion-MNIST-LT. Cuts the Fashion-MNIST dataset (Xiao et al. 2017) to a long tail."""
+"""Reader for Fashion-MNIST-LT: Fashion-MNIST (Xiao et al. 2017) with its training split reduced to a long tail."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Folder that the Debian package `dataset-fashion-mnist` installs."""
+"""Folder in which the Debian package `dataset-fashion-mnist` installs the files."""
 _EXPECTED = {"train": FASHION_MNIST.train, "t10k": FASHION_MNIST.test}
 """Number of images in each split, by file name prefix."""
 
 
 def read_fashion_mnist(settings: FashionMnist, order: int) -> ImageSet:
-    """Read Fashion-MNIST and cut the 60,000 training images to a long tail. The test split is the official test split.
+    """Read Fashion-MNIST and reduce its 60,000 training images to a long tail.
+
+    The official test split is used unchanged.
 
     Raises:
         UserError: The files are missing, incomplete or not IDX files, or a class has too few images.
@@ -130,7 +132,7 @@ def _path(folder: Path, name: str) -> Path:
 def read_idx(path: Path) -> UInt8[np.ndarray, ...]:
     """Read a uint8 array from an IDX file, which may be gzipped.
 
-    Source: LeCun's MNIST page. The format is two zero bytes, a type byte (8 for unsigned bytes), the number of
+    Source: LeCun's MNIST page. A file consists of two zero bytes, a type byte (8 for unsigned bytes), the number of
     dimensions, each dimension as a big-endian 32-bit integer, and the data.
 
     Raises:

@@ -1,7 +1,7 @@
 """Search for listed image files on disk, with one directory listing per folder and many folders in parallel.
 
 A dataset with a million files in ten thousand folders requires ten thousand listings. File sizes require one additional
-call per file. The same threads read them, up to a time limit.
+call per file. The threads that list the folders also read the sizes, up to a time limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FolderListing:
     unreadable: str = ""
     """Reason why an existing folder cannot be read; empty for readable folders."""
     missing: tuple[str, ...] = ()
-    """Listed names that are not files on disk, sorted."""
+    """Listed names without a file on disk, sorted."""
     empty: tuple[str, ...] = ()
     """Listed files of 0 bytes, sorted."""
     unlisted: int = 0
@@ -43,7 +43,7 @@ class FolderListing:
 
 
 def list_folders(splits: Iterable[ImageSplit], seconds: float | None = None) -> list[FolderListing]:
-    """Compare the files listed in the splits with the files on disk. Folders are sorted.
+    """Compare the files listed in the splits with the files on disk. Return one listing per folder, sorted by folder.
 
     Args:
         splits: The splits. Splits whose images are not in separate files are skipped.
@@ -98,7 +98,7 @@ def _list_folder(folder: str, names: set[str], deadline: float | None) -> Folder
 
 
 def _file_size(entry: os.DirEntry[str]) -> int | None:
-    """Return the size of a file in bytes; None for folders and broken links."""
+    """Return the size of a file in bytes; None if the entry is not a regular file or cannot be accessed."""
     try:
         status = entry.stat()
     except OSError:
@@ -107,14 +107,14 @@ def _file_size(entry: os.DirEntry[str]) -> int | None:
 
 
 def require_files(images: ImageSet, *, empty_too: bool = True) -> None:
-    """Raise an error if image files are missing or empty.
+    """Raise an error if image files are missing or empty, or if their folders cannot be read.
 
     Args:
         images: The dataset. Splits whose images are not in separate files are skipped.
         empty_too: Whether files of 0 bytes are an error.
 
     Raises:
-        UserError: Files are missing or empty. The message gives their number and examples.
+        UserError: Files are missing or empty, or folders cannot be read. The message gives counts and examples.
     """
     problems = Problems("Listed images are not on disk")
     for listing in list_folders(images.splits.values()):

@@ -1,4 +1,4 @@
-"""Reader for user-provided images in a tree with one folder per class."""
+"""Reader for user-provided images in one folder per class."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mem.errors import UserError
 
 
 def read_folder(settings: Folder) -> ImageSet:
-    """Read the images in the class folders of each split, including subfolders. Skips hidden files and folders.
+    """Read the images in the class folders of each split, including subfolders. Hidden files and folders are skipped.
 
     Raises:
-        UserError: A folder is missing or contains no images, or class folders do not match the classes.
+        UserError: A folder is missing or contains no images, or the class folders do not match the class names.
     """
     root = Path(settings.root).expanduser()
     if not root.is_dir():
@@ -76,7 +76,7 @@ class _ClassFolders:
     def _images(self, folder: str) -> Iterator[str]:
         """Yield the paths of the images below a folder, relative to the root.
 
-        Links to folders are not followed, because they may form cycles.
+        Symbolic links to folders are not followed, because they may form cycles.
         """
         with os.scandir(self.root / folder) as entries:
             for entry in entries:

@@ -17,7 +17,7 @@ _VAL = re.compile(r"(?:.*/)?val/(?:(n\d{8})/)?([^/]+)")
 
 
 def read_imagenet_lt(settings: ImageNetLt) -> ImageSet:
-    """Read the three lists. Paths of ILSVRC validation images may, but need not, include a synset folder.
+    """Read the three lists. Paths of ILSVRC validation images may omit the synset folder.
 
     Raises:
         UserError: A list is missing, invalid or from a different dataset.
@@ -27,7 +27,10 @@ def read_imagenet_lt(settings: ImageNetLt) -> ImageSet:
 
 
 def canonical_name(path: str) -> tuple[str, str] | None:
-    """Return name (`train/SYNSET/FILE` or `val/FILE`) and synset of a path; see `published_lists.CanonicalName`."""
+    """Return the image name (`train/SYNSET/FILE` or `val/FILE`) and the synset of a path.
+
+    See `mem.data.datasets.published_lists.CanonicalName`.
+    """
     if found := _TRAIN.fullmatch(path):
         return f"train/{found[1]}/{found[2]}", found[1]
     if found := _VAL.fullmatch(path):

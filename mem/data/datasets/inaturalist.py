@@ -1,4 +1,4 @@
-"""Reader for iNaturalist 2018, from lists or the official JSON files.
+"""Reader for iNaturalist 2018, which reads lists or the official JSON files.
 
 Labels are category IDs. The official validation split is used as the test split.
 """
@@ -39,8 +39,8 @@ class _IndexFile:
 def read_inaturalist(settings: INaturalist2018) -> ImageSet:
     """Read train and test, each from a list or a JSON file. Images are sorted by name.
 
-    torchvision's `ImageFolder` sorts the category folders as strings, so its labels are not category IDs. Lists that
-    were created with it are rejected, because heads trained on them are not comparable with other heads.
+    torchvision's `ImageFolder` sorts the category folders as strings, so its labels are not category IDs. Lists with
+    such labels are rejected, because heads trained on them are not comparable with heads that use category IDs.
 
     Raises:
         UserError: A file is missing or invalid, or a label differs from the category ID in the path.

@@ -1,6 +1,7 @@
 """Reader for index files, which list image paths and labels.
 
-Lists may have a million lines. Each list is therefore read at once, and paths are stored as plain strings.
+Lists may have a million lines. Each list is therefore read into memory at once, and its paths are stored as
+plain strings.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _OTHER_FORMATS = {
     b"<!DOCTYPE": "is a web page, not the expected file. Download it again.",
     b"<html": "is a web page, not the expected file. Download it again.",
 }
-"""First bytes of files that are often mistaken for an index file, and the resulting message."""
+"""First bytes of files that are often mistaken for an index file, and the corresponding error message."""
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -38,9 +39,9 @@ class Rows:
     """Relative, normalised paths."""
     labels: list[str]
     lines: Sequence[int]
-    """Number of each row in the index file, counted from 1."""
+    """Position of each row in the index file, counted from 1."""
     unit: str = "line"
-    """Unit of `lines`, for error messages."""
+    """What `lines` counts (lines or rows), for error messages."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -149,7 +150,7 @@ def require_distinct_names(names: Sequence[str], origin: str) -> None:
 
 
 def normalise_paths(paths: list[str], lines: Sequence[int], problems: Problems, unit: str = "line") -> list[str]:
-    """Remove `.` and double slashes from paths, so that each file has a unique path.
+    """Normalise paths by removing `.` components and double slashes, so that each file has a unique path.
 
     Adds absolute paths, paths with `..` and paths with a null byte to `problems`.
     """

@@ -53,7 +53,7 @@ def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows
 
 
 def natural_sort(names: Sequence[str]) -> list[str]:
-    """Sort names in natural order, with digits compared as numbers: `class2` precedes `class10`."""
+    """Sort names in natural order, with sequences of digits compared as numbers: `class2` precedes `class10`."""
 
     def key(part: str) -> tuple[int, int, str]:
         digits = part.lstrip("0")
@@ -63,7 +63,7 @@ def natural_sort(names: Sequence[str]) -> list[str]:
 
 
 def count_classes(labels: Mapping[str, np.ndarray], classes: int | None, origin: str, names: Sequence[str] = ()) -> int:
-    """Return the number of classes. Check that each class has a training image.
+    """Determine the number of classes, and check that each class has at least one training image.
 
     Args:
         labels: Labels of each split, including `train`.

@@ -1,4 +1,4 @@
-"""Manifest of a dataset: classes, label map, counts, shot groups and digests. Does not access image files."""
+"""Manifest of a dataset: classes, label map, counts, shot groups and digests. Image files are not accessed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _CHUNK = 10_000
 
 
 def describe(images: ImageSet) -> dict[str, Any]:
-    """Return the manifest, as in `dataset.json`. `classes`, `folders` and `counts` are indexed by label."""
+    """Return the entries of `dataset.json` that describe the dataset.
+
+    `classes`, `folders` and `counts` are indexed by label.
+    """
     classes = len(images.classes)
     shots = Shots()
     counts = class_counts(images.train.labels, classes)

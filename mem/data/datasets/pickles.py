@@ -41,7 +41,9 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 def load_pickle(content: bytes, origin: str) -> Any:
-    """Load numbers, text, lists, dictionaries and arrays from a Python 2 or 3 pickle. Bytes become Latin-1 text.
+    """Load numbers, text, lists, dictionaries and arrays from a Python 2 or 3 pickle.
+
+    Python 2 strings are decoded as Latin-1.
 
     Raises:
         UserError: The pickle is truncated or refers to other types or functions.

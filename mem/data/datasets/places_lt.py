@@ -31,7 +31,10 @@ def read_places_lt(settings: PlacesLt) -> ImageSet:
 
 
 def canonical_name(path: str) -> tuple[str, str] | None:
-    """Return name (`train/CATEGORY/FILE` or `val/FILE`) and category of a path; see `published_lists.CanonicalName`."""
+    """Return the image name (`train/CATEGORY/FILE` or `val/FILE`) and the category of a path.
+
+    See `mem.data.datasets.published_lists.CanonicalName`.
+    """
     if found := _TRAIN.fullmatch(path):
         category = found[1].replace("/", "-")
         return f"train/{category}/{found[2]}", category

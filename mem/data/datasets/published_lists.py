@@ -28,7 +28,7 @@ def read_published_lists(
 ) -> ImageSet:
     """Read a dataset that is published as one list per split.
 
-    Images are sorted by name. Lists with a different path spelling or order therefore result in the same dataset.
+    Images are sorted by name. Lists that spell or order the paths differently therefore result in the same dataset.
 
     Args:
         settings: Locations of the lists and the images.

@@ -110,7 +110,8 @@ CIFAR_LT: Mapping[tuple[int, float], ReferenceCounts] = {
         (100, 10, 19_573, None),
     )
 }
-"""CIFAR-LT, by number of classes and imbalance, if the complete training split is cut and no image is held out for val.
+"""CIFAR-LT counts, by number of classes and imbalance factor.
 
+They apply if the long tail is taken from the complete training split and no image is held out for val.
 The number of val images is omitted, because users choose it.
 """

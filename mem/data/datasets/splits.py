@@ -1,4 +1,4 @@
-"""Splits derived from train: a test split set aside, a long-tailed cut, or a val split held out."""
+"""Operations on train: set aside a test split, reduce train to a long tail, or hold out a val split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mem.errors import UserError
 
 
 def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
-    """Move a test split out of train.
+    """Move images from train to a new test split.
 
     Raises:
         UserError: The dataset already has a test split, or a class has too few images.
@@ -43,7 +43,7 @@ def set_aside(images: ImageSet, settings: SetAside) -> ImageSet:
 
 
 def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
-    """Cut train to a long tail. If `cut.val_per_class` is set, val is taken from the discarded images.
+    """Reduce train to a long tail. If `cut.val_per_class` is set, val is taken from the discarded images.
 
     Raises:
         UserError: The dataset already has a val split, or a class has too few images.
@@ -58,7 +58,7 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
 
 
 def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
-    """Move a val split out of train. Every class keeps at least one training image.
+    """Move images from train to a new val split. Every class keeps at least one training image.
 
     Raises:
         UserError: The dataset already has a val split, or val would be empty.

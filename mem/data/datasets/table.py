@@ -17,7 +17,7 @@ _PARQUET = (".parquet", ".pq")
 
 
 def read_table(settings: Table) -> dict[str, Rows]:
-    """Return the rows of each split. Rows are numbered from 1, after the header.
+    """Return the rows of each split. Rows are numbered from 1; the header is not counted.
 
     Raises:
         UserError: The file is missing or not a table, a column is missing, or cells are empty or invalid.

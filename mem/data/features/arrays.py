@@ -14,7 +14,7 @@ from mem.errors import UserError
 Array: TypeAlias = Any
 """A NumPy array, a torch tensor, or anything that `np.asarray` accepts."""
 IMAGES_PER_READ = 4096
-"""Number of images per read."""
+"""Number of images that are read and processed at once."""
 _MAX_LISTED_CLASSES = 10
 """Maximum number of classes listed in a message."""
 
@@ -23,10 +23,10 @@ def in_memory_split(features: Array, labels: Array, name: str, like: FeatureSpli
     """Create a split with one view from features in memory.
 
     Args:
-        features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
-        labels: (images,), integers from 0.
+        features: Array of shape (images, width), or (images, 1 + tokens, width) with the pooled feature first.
+        labels: Integers from 0, of shape (images,).
         name: Name of the split in messages.
-        like: A split of features from the same backbone. Width and number of tokens must match.
+        like: A split of features from the same backbone. The width and the number of tokens must match.
 
     Raises:
         UserError: Features or labels are invalid; see `check_features` and `checked_labels`.
@@ -78,7 +78,7 @@ class SliceableArray(Protocol):
 
 
 def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Check that a shape is a valid shape of features.
+    """Check that the shape of a feature array is valid.
 
     Raises:
         UserError: The number of dimensions is wrong, or there are no images.

@@ -24,7 +24,7 @@ from mem.data.loading.samplers import Sampler
 class TrainingFeatures:
     """Feature batches for head training. Each sample uses a random view of its image.
 
-    Stored features are prefetched with read requests that suit the disk; see `mem.data.features.blocks`.
+    Features on disk are prefetched with a read pattern that suits the disk; see `mem.data.features.blocks`.
     """
 
     split: FeatureSource
@@ -33,7 +33,7 @@ class TrainingFeatures:
     seed: int
     tokens: bool
     augmented_views: int | None = None
-    """Number of augmented views to use. None uses all."""
+    """Number of augmented views to use. None means all."""
 
     @property
     def views(self) -> int:
@@ -57,7 +57,7 @@ class TrainingFeatures:
         return self._from_memory(step, until)
 
     def _from_stream(self, split: StreamedFeatureSource, step: int, until: int) -> Iterator[Batch]:
-        """Compute the features from the images."""
+        """Yield batches of features that are computed from the images."""
         samples = (self._samples(s) for s in range(step, until))
         with closing(split.stream(samples, tokens=self.tokens)) as stream:  # type: ignore[type-var]
             for s, inputs in zip(range(step, until), stream, strict=True):
@@ -85,7 +85,7 @@ class TrainingFeatures:
         return np.floor(numbers * self.views).astype(np.int64), indices
 
     def _from_rows(self, step: int, until: int) -> Iterator[Batch]:
-        """Read the tokens of each sample in a thread pool. Two batches are in progress at any time."""
+        """Yield batches whose tokens are read row by row in a thread pool. Two batches are in progress at any time."""
         assert isinstance(self._stored.tokens, np.memmap)
         with closing(RowReader(self._stored.tokens)) as rows, ThreadPoolExecutor(THREADS, "features") as pool:
             buffers = BufferPool()
@@ -106,7 +106,7 @@ class TrainingFeatures:
                 yield _wait(*in_progress.popleft())
 
     def _from_blocks(self, step: int, until: int) -> Iterator[Batch]:
-        """Read complete blocks, one window in advance."""
+        """Yield batches from complete blocks of rows, which are read one window in advance."""
         assert isinstance(self.sampler, BlockSampler)
         block, window = self.sampler.block, self.sampler.window
         sources = [self._stored.pooled, *([self._stored.tokens] if self.tokens else [])]

@@ -3,7 +3,7 @@
 A disk is slow if it has to seek for every image. The head's settings select one of two read patterns:
 
 - Many threads read rows in any order, so that the disk always has requests in its queue. This is fast enough for
-  tokens, which take about half a megabyte per image.
+  tokens, which occupy about half a megabyte per image.
 - Threads read blocks of neighbouring images. `BlockSampler` shuffles the blocks, and then the images within each window
   of blocks. This is fast for rows of any size.
 """
@@ -26,7 +26,7 @@ from mem.errors import UserError
 THREADS = 16
 """Number of concurrent reads."""
 _LARGE_ROW_BYTES = 1 << 16
-"""Minimum size of rows that are copied one by one. Copying such a row takes longer than the Python call."""
+"""Minimum size, in bytes, of rows that are copied one by one. Copying such a row takes longer than a Python call."""
 
 
 class BlockSampler:
@@ -67,7 +67,10 @@ class BlockSampler:
         return np.concatenate(parts)
 
     def views(self, start: int, count: int, views: int, seed: int) -> Int64[np.ndarray, " {count}"]:
-        """Return the view of each sample. In an epoch, all images of a block use the same view and need one read."""
+        """Return the view of each sample.
+
+        Within an epoch, all images of a block use the same view, so that one read per block suffices.
+        """
         if views == 1:
             return np.zeros(count, dtype=np.int64)
         blocks = -(-self.images // self.block)
@@ -143,7 +146,7 @@ class BlockCache:
         self._blocks = -(-self._images // block)
 
     def request(self, views: Int64[np.ndarray, " samples"], indices: Int64[np.ndarray, " samples"]) -> None:
-        """Start reading the blocks of the samples, unless they are in the cache."""
+        """Start reading the blocks that contain the samples, except for blocks that are already in the cache."""
         keys = views * self._blocks + indices // self._block
         _, first = np.unique(keys, return_index=True)
         for key in keys[np.sort(first)].tolist():
@@ -170,7 +173,7 @@ class BlockCache:
         indices: Int64[np.ndarray, " samples"],
         outs: Sequence[np.ndarray],
     ) -> None:
-        """Copy the rows of requested samples.
+        """Copy the rows of samples whose blocks were requested.
 
         Args:
             views: View of each sample.

@@ -1,4 +1,4 @@
-"""Feature files of a frozen backbone. They are written once and read by every head."""
+"""Feature files of a frozen backbone, which are written once and shared by all heads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def feature_file(folder: Path, split: str, kind: str) -> Path:
 def create_feature_file(
     folder: Path, split: str, kind: str, shape: tuple[int, ...], dtype: str = "float32"
 ) -> np.ndarray:
-    """Create an array on disk. Any process can open it and write parts of it.
+    """Create a feature file and return it as a memory map. Any process can open the file and write parts of it.
 
     The shape is (views, images, width) for `pooled` and (views, images, tokens, width) for `tokens`. View 0 is the
     plain view.
@@ -115,7 +115,7 @@ def open_split(folder: Path, split: str) -> FeatureSplit:
     """Open the stored features of a split.
 
     Raises:
-        UserError: A file is missing, has the wrong shape or contains non-finite values, or features are not stored.
+        UserError: A file is missing, has the wrong shape or contains non-finite values, or no features are stored.
     """
     try:
         labels = read_labels(folder, split)

@@ -1,6 +1,6 @@
-"""Resumable writer for feature files. Uses bounded memory and supports any number of processes.
+"""Resumable writer for feature files. It uses bounded memory and supports any number of processes.
 
-Features are written in chunks. Incomplete files are in the folder `unfinished`. The workflow does not declare this
+Features are written in chunks. Incomplete files are in the subfolder `unfinished`. The workflow does not declare this
 folder as an output, so Snakemake does not delete it after an interruption. The file `unfinished/map` contains one byte
 per chunk, which is set to 1 when the chunk is on disk.
 
@@ -38,7 +38,7 @@ class Chunk:
     count: int
     """Number of images."""
     number: int
-    """Index of the chunk among all chunks and in the file `map`."""
+    """Index of the chunk among the chunks of all splits and views, and in the file `map`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SplitLayout:
 class FeatureWriter:
     """Writes the feature files of all splits.
 
-    One process calls `create_or_resume`. All processes then write their chunks and call `close`. Afterwards one
+    One process calls `create_or_resume`. All processes then write their chunks and call `close`. Afterwards, one
     process calls `finish`.
 
     Args:
@@ -64,7 +64,7 @@ class FeatureWriter:
         key: Key of the run. Unfinished files with a different key are discarded.
         layouts: The files to write, by split.
         chunk_images: Number of images per chunk.
-        save_seconds: Interval between saves. An interruption loses the chunks written since the last save.
+        save_seconds: Interval between saves, in seconds. An interruption loses the chunks written since the last save.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class FeatureWriter:
         return self.map_file.read_bytes()
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield all chunks in order."""
+        """Yield the chunks of all splits and views, in the order of their indices."""
         number = 0
         for split, layout in self._layouts.items():
             for view in range(layout.views):
