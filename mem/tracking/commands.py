@@ -15,10 +15,10 @@ from mem.tracking import server
 from mem.tracking.mirror import Mirror
 
 POLL_SECONDS = 2.0
-"""Minimum pause between two passes over the logs."""
+"""Minimum pause in seconds between two passes over the logs."""
 _LONGEST_PAUSE_SECONDS = 6.0
 _CORE_SHARE = 0.03
-"""Share of a core that the mirror may use. A pass with a high CPU time is followed by a longer pause."""
+"""Target share of a core for the mirror. A pass that uses more CPU time is followed by a longer pause."""
 
 
 def sync(root: Path) -> int:
@@ -46,11 +46,11 @@ def follow(root: Path, parent: int | None) -> int:
     """Send new log lines until the parent process exits or SIGTERM is received, then send the remaining lines.
 
     Returns:
-        The exit status: 1 if the tracking server could not be used at the end.
+        The exit status: 1 if the tracking server could not be used in the last pass, otherwise 0.
     """
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workflow process decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workflow process stops the mirror
     os.nice(5)
     uri = server.tracking_uri(root)
     with server.sole_writer(root, wait_seconds=0) as acquired:
@@ -69,7 +69,7 @@ def follow(root: Path, parent: int | None) -> int:
                     print(f"{time.strftime('%H:%M:%S')} {uri} can be used again.", flush=True)
                 reported_error = ""
             except server.tracking_errors() as error:
-                mirror = None  # a new mirror queries the server for the points that arrived
+                mirror = None  # the next mirror asks the server which points arrived
                 text = server.explain(uri, error)
                 if text != reported_error:
                     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ Rank 0 writes `log.jsonl`. Every other rank writes the system metrics of its nod
 
 Each line is one event: `{"time": seconds, "event": "start" | "metrics" | "artifact" | "end", ...}`. Each metric is
 written once per step. Resumed training recomputes the steps between the checkpoint and the interruption. The recomputed
-values are not written again; on a CPU, they are bitwise equal.
+values are not written again. On a CPU, they are bitwise equal to the first values.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class JsonLines:
         self._last_step: dict[str, int] = {}
         """Last logged step by metric name or artifact folder."""
         self.attempts = 0
-        """Number of "start" events in the file when it was opened."""
+        """Number of "start" events that the file contained when it was opened."""
         self.id = uuid.uuid4().hex
         complete_bytes = 0
         if path.exists():
@@ -81,7 +81,7 @@ class JsonLines:
             self._write({"event": "log", "id": self.id})
 
     def scalars(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append the metrics that were not logged at this or a later step."""
+        """Append those metrics that were not yet logged at this step or a later one."""
         with self._lock:
             new = {name: float(value) for name, value in metrics.items() if step > self._last_step.get(name, -1)}
             if new:
@@ -94,7 +94,7 @@ class JsonLines:
             return 1 + max((step for name, step in self._last_step.items() if name.startswith(prefix)), default=-1)
 
     def artifact(self, path: Path, to: str, step: int) -> None:
-        """Append the file, unless a file of this or a later step was already logged to the same folder."""
+        """Append an event for the file, unless a file of this or a later step was already logged to the same folder."""
         with self._lock:
             if step > self._last_step.get(_artifacts(to), -1):
                 self._last_step[_artifacts(to)] = step
@@ -130,9 +130,9 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
-    """Return the id and the first event of a log. Each is None if it is not written yet.
+    """Return the id and the first event of a log. Each of the two is None until it is written.
 
-    The first event is "start", or "beside" in a log that belongs to another log.
+    The first event is "start" or, in the log of a rank other than 0, "beside".
     """
     try:
         with open(path, "rb") as file:
@@ -206,6 +206,6 @@ def _artifacts(folder: str) -> str:
 
 
 def _complete_bytes(path: Path) -> int:
-    """Return the number of bytes up to the last line break."""
+    """Return the number of bytes up to and including the last line break."""
     content = path.read_bytes()
     return content.rfind(b"\n") + 1

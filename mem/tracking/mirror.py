@@ -41,7 +41,7 @@ class LogState:
     inode: int
     """Inode, which identifies the file. A recomputed run starts a new log with the same name."""
     verified: bool = False
-    """Whether the run's history was searched for points that were sent before the tag was set."""
+    """Whether the MLflow run's history was searched for points that were sent without setting the tag."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Mirror:
     root: Path
     uri: str
     lines: int = 0
-    """Number of lines sent by this mirror."""
+    """Number of log lines sent by this mirror."""
     _client: Any = field(init=False)
     _states: dict[str, LogState] = field(init=False, default_factory=dict)
     """States by the path of the log."""
@@ -101,7 +101,8 @@ class Mirror:
         """Return the state of a log. Create the MLflow run if it does not exist.
 
         Returns:
-            The state, or None if the log has no start event yet or its main run is not in MLflow yet.
+            The state, or None if the log has no first event yet, or if the MLflow run that it is sent to does not
+            exist yet.
         """
         log_id, start = read_identity(path)
         if log_id is None or start is None:
@@ -147,7 +148,7 @@ class Mirror:
         )
 
     def _parent(self, start: Mapping[str, Any]) -> str | None:
-        """Return the MLflow id of the parent run: pretrain > finetune > features and heads."""
+        """Return the id of the parent MLflow run. Runs are nested: pretrain > finetune > features and heads."""
         inputs = start["inputs"]
         match start["stage"]:
             case "finetune":
@@ -249,7 +250,7 @@ def _state_of(run: Any, log_id: str, inode: int) -> LogState:
 
 
 def _report_name(stage: str, key: str) -> str:
-    """Return the additional key under which the MLflow run of a report is stored.
+    """Return the additional key of a report's MLflow run in `Mirror._mlflow_runs`.
 
     A recomputed report is sent to the existing MLflow run. In all other stages, a new log starts a new MLflow run.
     """

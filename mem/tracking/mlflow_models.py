@@ -34,8 +34,8 @@ def write_model(data: Path, out: Path, requirements: list[str], metadata: Mappin
         metadata: Metadata of the model.
     """
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # MLflow suggests an input example and a specific column type. The example would store a user's image in the
-        # model, and the column accepts both arrays and text.
+        # Ignore MLflow's warnings, which ask for an input example and a specific column type. An example would store
+        # a user's image in the model, and no specific type fits, because the column accepts both arrays and text.
         warnings.simplefilter("ignore", UserWarning)
         model = Path(temporary) / "model"
         mlflow.pyfunc.save_model(

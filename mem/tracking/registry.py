@@ -9,7 +9,7 @@ from typing import Any
 ARTIFACT = "model"
 """Folder for the model among a run's artifacts."""
 _KEY = "mem.key"
-"""Version tag that contains the key of the head's run."""
+"""Tag of a model version that contains the key of the head's run."""
 
 
 def register(
@@ -17,7 +17,7 @@ def register(
 ) -> None:
     """Log a model to the MLflow run of its head, register it, and set an alias on the new version.
 
-    The registration is idempotent, so that it can be repeated if a mirror was killed before it was complete.
+    Registration is idempotent, so that the next mirror can repeat it if a mirror is killed before it is complete.
 
     Args:
         mlflow_client: MLflow's client.

@@ -38,7 +38,7 @@ def run_tags(log_id: str, folder: str, start: Mapping[str, Any]) -> dict[str, st
 
 
 def attempt_tags(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags that can differ between attempts of the same run."""
+    """Return the tags whose values can differ between attempts of the same run."""
     slurm = start["machine"]["slurm"] or {}
     return {
         "git_sha": str(start["git"]["commit"]),
@@ -50,7 +50,7 @@ def attempt_tags(start: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_params(start: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of a run as flat params, together with its labels. A report has only labels."""
+    """Return the settings of a run as flat params, together with its labels. For a report, return only the labels."""
     flat: dict[str, str] = {}
 
     def flatten(value: Any, name: str) -> None:

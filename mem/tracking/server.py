@@ -49,14 +49,14 @@ def client(uri: str) -> MlflowClient:
 
 
 def experiment(mlflow_client: MlflowClient, name: str, root: Path, uri: str) -> str:
-    """Return the id of a dataset's experiment. Create or restore the experiment if necessary."""
+    """Return the id of a dataset's experiment. Create it if it does not exist, and restore it if it was deleted."""
     found = mlflow_client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
             mlflow_client.restore_experiment(found.experiment_id)
         return found.experiment_id
     location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
-    # With this tag, MLflow's UI shows the pages for model training. Otherwise it may show those for language models.
+    # With this tag, MLflow's UI shows its pages for model training. Without it, the UI may show those for LLMs.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return mlflow_client.create_experiment(name, artifact_location=location, tags=tags)
 
@@ -101,7 +101,7 @@ def send(
 def log_dataset(
     mlflow_client: MlflowClient, run_id: str, name: str, key: str, folder: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Log a dataset as the input of a run. The operation is idempotent.
+    """Log a dataset as the input of an MLflow run. Repeated calls have no further effect.
 
     Args:
         mlflow_client: MLflow's client.
@@ -131,7 +131,7 @@ def tracking_errors() -> tuple[type[Exception], ...]:
 
 
 def explain(uri: str, error: Exception) -> str:
-    """Return an error message that describes the problem with the tracking server and its solution."""
+    """Return an error message that describes the problem with the tracking server and how to solve it."""
     text = " ".join(str(error).split())
     nothing_lost = "Nothing is lost: the logs of the runs contain everything, and `mem track sync` sends it later."
     if "out-of-date database schema" in text or "Can't locate revision" in text:

@@ -21,7 +21,7 @@ logger = logging.getLogger("mem")
 _INTERVAL_VARIABLE = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 _DEFAULT_INTERVAL_SECONDS = 10.0
 _JOIN_SECONDS = 5.0
-"""Maximum time that a stage waits at its end for a measurement delayed by a driver or a network file system."""
+"""Maximum time that a stage waits at its end for a measurement that a driver or a network file system delays."""
 
 Probe = Callable[[], Mapping[str, float]]
 """Function that measures metrics and returns them by name."""
@@ -37,8 +37,8 @@ class SystemMetrics:
         log: Log that receives the metrics. The step is the index of the measurement and continues after a resume.
         folder: Folder whose file system is measured.
         world: Rank info of this process.
-        part: Part of the metric names, for an MLflow run that contains metrics from several stages.
-        seconds: Interval between measurements. If None, `interval_seconds` determines it.
+        part: Component of the metric names that distinguishes stages whose metrics are sent to the same MLflow run.
+        seconds: Interval between measurements in seconds. Default: `interval_seconds()`.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ def _disk(folder: Path) -> Mapping[str, float]:
 
 
 class _Network:
-    """Probe for network traffic since the first call. A container may have no network."""
+    """Probe for the network traffic since the first call. It returns no metrics in a container without a network."""
 
     def __init__(self) -> None:
         self._first: Any = None

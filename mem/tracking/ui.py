@@ -1,4 +1,4 @@
-"""The command `mem track ui`, which opens the MLflow UI on the embedded database."""
+"""The command `mem track ui`, which starts MLflow's UI for the embedded database."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def open_ui(root: Path, host: str, port: int) -> int:
         "--port",
         str(port),
         # One worker is enough for one user. uvicorn kills workers that do not start within five seconds. On a busy
-        # machine, several workers would be killed and restarted endlessly.
+        # machine, several workers would be killed and restarted repeatedly without ever being ready.
         "--workers",
         "1",
     ]

@@ -1,4 +1,4 @@
-"""Copies of files written by an earlier version."""
+"""Fixtures with copies of files that an earlier version wrote."""
 
 from __future__ import annotations
 

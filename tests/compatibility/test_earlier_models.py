@@ -1,4 +1,4 @@
-"""Models exported or saved by an earlier version return the same predictions."""
+"""Models exported or saved by an earlier version return the same predictions as before."""
 
 from __future__ import annotations
 

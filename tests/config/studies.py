@@ -1,4 +1,4 @@
-"""Write studies to files, and return the error messages raised when they are loaded."""
+"""Functions that write a study to a file, and that return the error message raised when the study is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of the paper's tables: they are complete and agree with docs/reference/recipes.md."""
+"""The recipes for the paper's tables are complete and agree with docs/reference/recipes.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words and phrases that the style guide replaces with plain words are not used again."""
+"""No file contains the words and phrases that the project replaced with plain words."""
 
 from __future__ import annotations
 

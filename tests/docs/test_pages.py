@@ -1,4 +1,4 @@
-"""The links and examples of the documentation work."""
+"""The links and examples in the documentation work."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CNN = {"name": "cnn_mini", "kind": "timm", "model": "resnet10t", "image_size": 3
 
 
 class FinishedStudy(NamedTuple):
-    """A study and the folder in which it was run."""
+    """Runs of a finished study, and the folder that contains them."""
 
     folder: Path
     runs: list[Run]
@@ -33,7 +33,7 @@ class FinishedStudy(NamedTuple):
         return self.folder / find_run(self.runs, stage, variant).folder
 
     def test_images(self, number: int) -> list[np.ndarray]:
-        """Return the first images of the test split as they were before conversion."""
+        """Return the given number of test images as they were before conversion."""
         dataset = find_run(self.runs, "convert").settings["dataset"]
         assert isinstance(dataset, Digits)
         test = read_dataset(dataset, 0).test
@@ -44,14 +44,14 @@ class FinishedStudy(NamedTuple):
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
-    """A study of a ViT."""
+    """A finished study with a ViT."""
     folder = tmp_path_factory.mktemp("vit")
     return FinishedStudy(folder, run_study(folder, MINI_VALUES | CHANGES))
 
 
 @pytest.fixture(scope="session")
 def cnn(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
-    """A study of a convolutional network on images that are stored as JPEG, cropped and enlarged."""
+    """A finished study with a convolutional network, on images that are stored as JPEG, cropped and enlarged."""
     folder = tmp_path_factory.mktemp("cnn")
     dataset = MINI_VALUES["dataset"] | {"storage": "jpeg", "jpeg_quality": 80}
     finetune = CHANGES["finetune"] | {"layer_decay": 1.0, "drop_path": 0.0}

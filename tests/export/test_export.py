@@ -29,7 +29,7 @@ IMAGES = 40
 
 
 def evaluated(study: FinishedStudy, variant: str) -> dict[str, np.ndarray]:
-    """Return the outputs of a head for the test features from which `evaluate` computes the scores."""
+    """Return a head's outputs for the first test features, which `evaluate` reads too."""
     head = load_head(study.run("train_head", variant))
     split = open_split(study.run("features"), "test")
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_an_exported_model_predicts_what_the_evaluation_predicted(backbone, vari
 def test_the_program_needs_only_torch_and_takes_any_batch_size(backbone, variant, request, tmp_path):
     study: FinishedStudy = request.getfixturevalue(backbone)
     out = tmp_path / "out"
-    # Use a separate process, because torch.export cannot trace the shape checks that are active in this process.
+    # Export in a separate process: the tests enable shape checks in this process, which torch.export cannot trace.
     command = ["export", str(study.run("train_head", variant)), "--out", str(out), "--no-mlflow"]
     done = subprocess.run([sys.executable, "-m", "mem.cli", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,7 @@ def test_an_image_may_be_an_array_lists_bytes_or_base64_of_any_size(vit):
     table = served.predict(pd.DataFrame({"image": forms}))
     assert len(table) == 4
     for row in range(1, 4):
-        # Rows of a batch may differ by rounding.
+        # The rows of a batch may differ by rounding errors.
         numbers = table.drop(columns="class").astype(float)
         np.testing.assert_allclose(numbers.iloc[row], numbers.iloc[0], rtol=1e-5, atol=1e-6)
         assert table["class"][row] == table["class"][0]

@@ -1,4 +1,4 @@
-"""Extract features of user-provided modules and timm models through the Python API."""
+"""Extraction of features with user-provided modules and timm models through the Python API."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_module_is_used_in_evaluation_mode_and_not_changed():
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.Dropout(0.9)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     first, second = (extract(module, IMAGES).features for _ in range(2))
-    np.testing.assert_array_equal(first, second)  # dropout is off
+    np.testing.assert_array_equal(first, second)  # dropout is inactive
     torch.testing.assert_close(dict(module.state_dict()), before)
     assert all(p.requires_grad for p in module.parameters())
     assert module.training

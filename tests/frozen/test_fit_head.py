@@ -1,4 +1,4 @@
-"""Fit heads on features in memory through the Python API, without a study."""
+"""Fitting of heads on features in memory through the Python API, without a study."""
 
 from __future__ import annotations
 

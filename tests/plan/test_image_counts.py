@@ -1,4 +1,4 @@
-"""Number of images of a study: specified, counted in a conversion, or derived from the settings."""
+"""Number of images of a study: specified by the user, read from a finished conversion, or derived from the settings."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
 def plan(changes: dict, *, device_gb: float = 80, free_bytes: float = 1e12) -> str:
-    """Return the plan of the mini study with the given changes."""
+    """Return the printed plan of the mini study with the given changes."""
     study = load_study([MINI], changes)
     rates = Rates(core_gflops=50, device_gb=device_gb)
     images, estimates = estimate_study(study, {}, rates)

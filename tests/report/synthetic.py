@@ -77,7 +77,7 @@ def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) ->
     about = PredictionMetadata(
         run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None
     )
-    # Images depend only on the class order. Heads of one seed share their noise.
+    # The labels depend only on the class order. All heads of a seed use the same noise.
     images = np.random.default_rng(int(run.labels["order"]))
     noise = np.random.default_rng([int(run.labels["order"]), int(run.labels["seed"])])
     labels = images.permutation(np.arange(200) % (7 if without_few else 10))
@@ -114,13 +114,13 @@ def write_report(folder: Path, study: Study, **options) -> Path:
 
 
 def mem_grid(variants: int) -> dict[str, object]:
-    """Return changes that add the given number of MEM heads to a study, over two MEM settings."""
+    """Return changes that add the given number of MEM heads to a study. The heads vary two settings."""
     xis: Sequence[float] = [20.0 + 5 * i for i in range(variants // 2)]
     return {"sweeps": {"xi": {"of": "mem", "over": {"xi": list(xis), "weight": ["free", "additive"]}}}}
 
 
 def rows_of_two_seeds(study: str, dataset: str, backbone: str, **accuracies: float) -> list[ScoreRow]:
-    """Return test rows for two seeds, one point apart, of heads that are named after their methods."""
+    """Return rows on test for heads that are named after their methods, for two seeds that differ by one point."""
     return [
         ScoreRow(
             study=study,

@@ -1,4 +1,4 @@
-"""Ablations are found by comparing the settings of heads."""
+"""Ablations are found by comparing the settings of a study's heads."""
 
 from __future__ import annotations
 

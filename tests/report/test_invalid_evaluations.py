@@ -35,7 +35,7 @@ def test_a_report_before_its_evaluations_names_the_command_to_run_first(tmp_path
 
 @pytest.fixture(scope="module")
 def single_run(tmp_path_factory) -> tuple[Path, list[Run]]:
-    """A folder with the report of a study with one seed, and the runs of the study."""
+    """The folder with the report of a study with one seed, and the study's runs."""
     folder = tmp_path_factory.mktemp("single")
     study = study_of(folder)
     write_report(folder, study)
@@ -76,7 +76,7 @@ def with_content(content: str) -> Callable[[Path], int]:
 
 
 def without_key(*names: str) -> Callable[[Path], None]:
-    """Return a change that removes one key from the metrics."""
+    """Return a change that removes a key, given as a path of names, from the metrics."""
 
     def change(folder: Path) -> None:
         metrics = inner = json.loads((folder / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""The difference between two runs."""
+"""The differences between two runs, as reported by `mem runs compare`."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_training_from_scratch_has_no_pretraining():
 
 
 def test_the_keys_of_the_mini_study_are_as_recorded(mini):
-    # If a key changes, all users must recompute their finished runs.
+    # If these keys changed, all users would have to recompute their finished runs.
     keys = {run_name(run): run.key for run in study_runs(mini)}
     assert (keys["convert"], keys["pretrain"]) == ("82c0a3e40e42", "157d80da7e75")
 

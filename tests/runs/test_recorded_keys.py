@@ -1,4 +1,4 @@
-"""Keys of all runs in the shipped studies, as recorded before the names in the code were changed."""
+"""The keys of all runs in the shipped studies equal those recorded before names in the code were changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recorded() -> dict[str, list[list]]:
 
 @pytest.mark.parametrize("study", list(recorded()))
 def test_every_shipped_study_keeps_its_recorded_run_keys(study, tmp_path, monkeypatch):
-    # Lists and weights are part of the keys if they exist. An empty working folder contains none.
+    # The digests of lists and weights are part of the keys if the files exist. An empty working folder has none.
     monkeypatch.chdir(tmp_path)
     runs = study_runs(load_study([REPOSITORY / file for file in study.split(" + ")]))
     planned = [[run.stage, dict(run.labels), run.key, str(run.folder)] for run in runs]

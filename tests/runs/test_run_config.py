@@ -114,6 +114,6 @@ def test_a_run_with_another_name_in_another_study_keeps_its_configuration(tmp_pa
         write_configs(study_runs(study), study, tmp_path)
         path = tmp_path / run.folder / "config.yaml"
         written[name] = (path.stat().st_mtime_ns, yaml.safe_load(path.read_text())["labels"]["variant"])
-    # A newer file would make Snakemake train the head again.
+    # If the file were newer, Snakemake would train the head again.
     assert written["again"] == written["crt"]
     assert written["crt"][1] == "crt"

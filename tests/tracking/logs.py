@@ -1,4 +1,4 @@
-"""Write stage logs as a run does, and read the corresponding MLflow runs."""
+"""Functions that write logs as the stages do, and that read the corresponding MLflow runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOLDERS = {
     },
 }
 OPEN_LOGS: list[JsonLines] = []
-"""Logs to close at the end of a test."""
+"""Logs that the test's teardown must close."""
 
 
 def log_path(root: Path, stage: str) -> Path:

@@ -6,7 +6,7 @@ from benchmarks.mirror import measure
 
 
 @pytest.mark.stage
-@pytest.mark.flaky(reruns=1)  # on a machine whose cores are all busy, the writer itself is delayed by seconds
+@pytest.mark.flaky(reruns=1)  # if all cores are busy, the writer itself may be delayed by seconds
 @pytest.mark.timeout(180)
 def test_twenty_growing_logs_arrive_within_ten_seconds_at_less_than_a_twentieth_of_a_core(tmp_path):
     found = measure(tmp_path, seconds=16, rate=0.5, quiet=True)

@@ -137,7 +137,7 @@ def test_mlflow_serves_the_model_and_predicts_an_image(study, image_file):
     folder, runs = study
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mini@best", "--env-manager", "local"]
-    # MLflow starts uvicorn by name, so uvicorn must be on the path, as in an activated environment.
+    # MLflow starts uvicorn by name, so uvicorn must be on PATH, as in an activated environment.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": server.tracking_uri(folder), "PATH": path}
     with open(folder / "serve.log", "wb") as log:

@@ -1,4 +1,4 @@
-"""If the tracking server is killed, is too old, or has a different schema, no points are lost or duplicated."""
+"""No points are lost or duplicated if the tracking server is killed, is too old, or has a different database schema."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_after_a_server_was_killed_during_training_every_point_arrives_once(root
                 train(0.5)
                 assert time.monotonic() < deadline, (root / "mirror.log").read_text()
             train(2)
-        train(6)  # without a server
+        train(6)  # while no server is running
         assert mirror.poll() is None
         with mlflow_server(root, port):
             deadline = time.monotonic() + START_SECONDS
@@ -109,7 +109,7 @@ def test_after_a_server_was_killed_during_training_every_point_arrives_once(root
 
 
 class OldServer(BaseHTTPRequestHandler):
-    """A server that supports none of the requests."""
+    """A server that responds to every request with 404 Not Found."""
 
     def do_POST(self) -> None:
         self.send_response(404)

@@ -158,7 +158,7 @@ def test_a_hanging_driver_does_not_delay_the_end_and_its_late_result_is_not_logg
     calls = iter(range(100))
 
     def hang() -> float:
-        if next(calls):  # the first call only sets psutil's reference point
+        if next(calls):  # the first call only sets psutil's reference time
             called.set()
             release.wait(60)
         return 0.0

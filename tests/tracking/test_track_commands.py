@@ -1,4 +1,4 @@
-"""`mem track sync` and `mem track follow` as processes: killed, after their parent exits, or without a server."""
+"""`mem track sync` and `mem track follow` as processes that are killed, outlive their parent, or find no server."""
 
 from __future__ import annotations
 

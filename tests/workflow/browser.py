@@ -57,7 +57,7 @@ def browser(width: int = 1280, height: int = 1600) -> Iterator[webdriver.Chrome]
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
-        # The minimum width of a window is larger than a phone screen. Emulated metrics have no minimum width.
+        # The minimum width of a window is larger than a phone screen. Emulated device metrics have no minimum width.
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield driver
@@ -71,7 +71,7 @@ def text_of(driver: webdriver.Chrome) -> str:
 
 
 def wait_for_text(driver: webdriver.Chrome, ready: Callable[[str], bool], seconds: float = 120) -> str:
-    """Wait until the text of the page is `ready`, and return it."""
+    """Wait until `ready` returns true for the text of the page, and return the text."""
     deadline = time.monotonic() + seconds
     while not ready(text := text_of(driver)):
         assert time.monotonic() < deadline, f"after {seconds:.0f} s the page shows only:\n{text}"

@@ -29,7 +29,7 @@ def command(*arguments: str) -> list[str]:
 def snakemake(
     folder: Path, *arguments: str, check: bool = True, timeout: float = 900, **environment: str
 ) -> subprocess.CompletedProcess:
-    """Run snakemake in a folder. `stdout` contains both output streams."""
+    """Run snakemake in a folder. The result's `stdout` contains both output streams."""
     done = subprocess.run(
         command(*arguments),
         cwd=folder,
@@ -52,7 +52,7 @@ def jobs(folder: Path, *arguments: str) -> Counter[str]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Start snakemake in the background. After the test, it and all its child processes are killed."""
+    """Function that starts snakemake in the background. After the test, the process and its children are killed."""
     running: list[subprocess.Popen] = []
 
     def start_snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:

@@ -57,7 +57,7 @@ def check_report(folder: Path, study: str, device: str, width: int, heads: Colle
         assert head in text
     assert image_widths
     assert all(0 < width <= screen_width for width in image_widths), image_widths
-    # On a phone, some tables scroll sideways, but the first table does not. On a desktop, only the list of runs does.
+    # On a phone, some tables scroll sideways, but not the first. On a desktop, only the list of runs scrolls.
     assert 0 not in scrolling_tables if device == "phone" else not scrolling_tables
     assert not [url for url in resources if url.startswith("http")]
     return text
@@ -68,7 +68,7 @@ def check_compare_view(folder: Path, study: str, heads: Sequence[str], screensho
     client = MlflowClient(server.tracking_uri(folder))
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None, f"no experiment {study}: mem track sync"
-    # Tests may have added runs with changed settings. The runs of the study itself are older.
+    # Tests may have added runs with changed settings. For each head, use the oldest run, which is that of the study.
     query = f"tags.stage = 'train_head' and tags.seed = '{seed}'"
     runs = client.search_runs([experiment.experiment_id], query, order_by=["start_time ASC"])
     run_of_head = {run.data.tags["variant"]: run for run in reversed(runs)}
@@ -85,7 +85,7 @@ def check_compare_view(folder: Path, study: str, heads: Sequence[str], screensho
         experiments = quote(json.dumps([experiment.experiment_id]))
         with browser(1500, 1400) as driver:
             address = f"http://127.0.0.1:{port}/"
-            # The table renders only visible columns, and the assistant panel covers a part of the table.
+            # Close the assistant panel: it covers part of the table, which renders only visible columns.
             driver.get(address)
             driver.execute_script(
                 "for (const [name, value] of [['fab.autoOpenedOnFirstLoad_v1', 'true'], ['panelOpen_v1', 'false']])"

@@ -1,4 +1,4 @@
-"""The DAG of a study, in dry runs."""
+"""The DAG of a study, as listed by dry runs."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_setting_that_is_changed_back_finds_the_earlier_runs(folder):
     assert (folder / "results" / "digits_lt" / "report" / "index.html").read_bytes() != page
     assert jobs(folder) == {"report": 1, "all": 1}
     snakemake(folder, "--cores", "2")
-    # The files are compared as text, because missing scores are NaN, which is not equal to itself.
+    # Compare the rows as text, because missing scores are NaN, which is not equal to itself.
     assert to_csv(rows(folder)) == to_csv(before)
 
 

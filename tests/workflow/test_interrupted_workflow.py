@@ -1,4 +1,4 @@
-"""Killed workflow processes: the same command resumes, and two processes never work in one folder."""
+"""After a workflow process is killed, the same command resumes. Two processes never work in the same folder."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_second_workflow_process_in_the_same_folder_is_refused_and_the_first_c
     # A dry run starts no jobs and is allowed.
     assert "pretrain" in snakemake(tmp_path, "--dry-run", *ARGUMENTS).stdout
 
-    os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C in a terminal
+    os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
     output = first.communicate(timeout=120)[0]
     assert "(SIGINT) Run the same command to resume." in output
     assert training_processes(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A study on user-provided features, run with the snakemake command from the feature files to the report."""
+"""A study on user-provided features, run with the snakemake command up to the report."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_head_is_trained_evaluated_and_reported(folder):
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     scores = {row["variant"]: float(row["all"]) for row in rows}
     assert set(scores) == {"ce", "tau", "crt", "lws", "mem"}
-    assert min(scores.values()) > 50, scores  # chance level is 10
+    assert min(scores.values()) > 50, scores  # the accuracy of random guessing is 10 %
 
 
 def test_runs_are_repeated_only_if_a_feature_changes(folder):

@@ -1,4 +1,4 @@
-"""Compute the features of the frozen backbone once per view. If `features.online` is set, store only the labels."""
+"""Compute the frozen backbone's features once per view. If `features.online` is set, store only the labels."""
 
 ONLINE = STUDY.features is not None and STUDY.features.online
 FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]

@@ -1,4 +1,4 @@
-"""Finetune the complete backbone with cross-entropy, from a pretrained encoder, given weights, or random weights."""
+"""Finetune the complete backbone with cross-entropy, starting from pretrained, user-provided or random weights."""
 
 
 rule finetune:

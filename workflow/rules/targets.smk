@@ -1,6 +1,6 @@
 """Targets for the tables and figures of the paper, for example `snakemake table2`.
 
-The report rule creates all tables and figures. A target prints the requested one.
+The rule `report` creates all tables and figures. Each target prints one of them.
 """
 
 KINDS = {"table": ["md", "csv", "html"], "figure": ["svg", "png", "md", "csv"]}
