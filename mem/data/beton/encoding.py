@@ -68,7 +68,7 @@ def encode(source: ImageSource, encoding: Encoding) -> EncodedImage:
 
 
 def check_decodes(source: ImageSource, encoding: Encoding) -> None:
-    """Check that `encode` would succeed.
+    """Check that the image can be decoded and shrunk, without encoding it.
 
     Raises:
         Unreadable: See `encode`.

@@ -1,4 +1,4 @@
-"""Checks for file contents: read the first bytes of a sample of files, or decode all images."""
+"""Checks for file contents, which read the first bytes of a sample of files or decode all images."""
 
 from __future__ import annotations
 

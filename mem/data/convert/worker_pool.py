@@ -1,4 +1,4 @@
-"""Worker processes for conversion. If a worker exits, the pool immediately reports this and the image concerned.
+"""Worker processes for conversion. If a worker exits, the pool immediately raises an error that specifies the image.
 
 Python's pools do not support this: if a worker exits, `multiprocessing.Pool` waits forever, and `ProcessPoolExecutor`
 does not report which item the worker was processing.

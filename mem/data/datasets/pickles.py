@@ -1,7 +1,7 @@
 """Safe loader for pickles from downloaded archives.
 
-Loading a pickle can run arbitrary code. This loader only allows the functions that are needed to build numeric arrays
-(see "Restricting Globals" in Python's `pickle` documentation).
+Loading a pickle can run arbitrary code. This loader allows only the types and functions that are needed to build numeric
+arrays (see "Restricting Globals" in Python's `pickle` documentation).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def load_pickle(content: bytes, origin: str) -> Any:
     Python 2 strings are decoded as Latin-1.
 
     Raises:
-        UserError: The pickle is truncated or refers to other types or functions.
+        UserError: The pickle is truncated or refers to types or functions that are not allowed.
     """
     try:
         return _RestrictedUnpickler(io.BytesIO(content), encoding="latin1").load()

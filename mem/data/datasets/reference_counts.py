@@ -26,7 +26,7 @@ class ReferenceCounts:
 
 @dataclass(frozen=True)
 class BalancedCounts:
-    """Size of a published balanced dataset before it is cut to a long tail."""
+    """Size of a published balanced dataset before its training split is reduced to a long tail."""
 
     classes: int
     train: int

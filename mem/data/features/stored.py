@@ -74,7 +74,7 @@ class StreamedFeatureSource(FeatureSource, Protocol):
 
 @dataclass(frozen=True)
 class FeatureSplit:
-    """Features of one split, memory-mapped or in memory."""
+    """Features of one split, memory-mapped from disk or loaded into memory."""
 
     pooled: np.ndarray
     """(views, images, width), float32."""
