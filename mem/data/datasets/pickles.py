@@ -1,7 +1,7 @@
 """Safe loader for pickles from downloaded archives.
 
-Loading a pickle can run arbitrary code. This loader allows only the types and functions that are needed to build numeric
-arrays (see "Restricting Globals" in Python's `pickle` documentation).
+Loading a pickle can run arbitrary code. This loader allows only the types and functions that are needed to build
+numeric arrays (see "Restricting Globals" in Python's `pickle` documentation).
 """
 
 from __future__ import annotations
