@@ -3,8 +3,8 @@
 export.json            architecture, classes, groups, image preparation, and the runs that the model is based on
 backbone.safetensors   backbone weights
 head.json, head.safetensors
-program.pt2            the complete model as a torch.export program; requires only torch; input: prepared square images
-mlflow/                the complete model as an MLflow model
+program.pt2            complete model as a torch.export program, which requires only torch; accepts prepared images
+mlflow/                complete model as an MLflow model; accepts images of any size
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if backward else 0
         bytes_of_one, forward_flops, training_flops = _run(model, inputs(1), bf16, backward)
         bytes_of_two = _run(model, inputs(2), bf16, backward, flops=False)[0] if backward else bytes_of_one
-    # The memory kept is linear in the number of samples: the slope is the cost per sample, the intercept a fixed cost.
+    # The kept memory is linear in the number of samples: the slope is the cost per sample, the intercept a fixed cost.
     per_sample, constant = bytes_of_two - bytes_of_one, max(0.0, 2 * bytes_of_one - bytes_of_two)
     return ModelCost(forward_flops, training_flops, parameters, trained, per_sample, constant)
 

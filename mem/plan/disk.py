@@ -40,7 +40,7 @@ class DiskUse:
 
 
 def convert(study: Study, images: ImageCounts) -> DiskUse:
-    """Return the disk space of the .beton files and the image list. `size_budget_gb` limits it for `storage: fit`."""
+    """Return the disk space of the image list and the .beton files (with `storage: fit`, at most `size_budget_gb`)."""
     betons = sum(beton_bytes(number, images.bytes_per_image) for number in images.splits.values())
     assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:

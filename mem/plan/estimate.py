@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def flops(self) -> float:
-        """Total FLOPs of the run."""
+        """Total number of FLOPs of the run."""
         return self.images * self.flops_per_image
 
     @property

@@ -109,7 +109,7 @@ def _converted_counts(folder: Path) -> tuple[dict[str, int], str] | None:
 
 
 def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
-    """Return the counts derived from published totals or from the settings `cut`, and their source."""
+    """Return the counts derived from published totals or from the setting `cut`, and their source."""
     source: str = getattr(dataset, "source", "")
     if (published := LONG_TAILED.get(source)) is not None:
         counts = {**published.images, "classes": published.classes}
@@ -134,7 +134,7 @@ def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
 def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]:
     """Move the holdout's share of the images from train to val.
 
-    The convert stage rounds the share within each class, so this estimate can be off by half an image per class.
+    The convert stage rounds the share within each class, so this result can be off by up to half an image per class.
     """
     if dataset.holdout is None:
         return counts
@@ -168,7 +168,7 @@ def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
 
 
 def beton_bytes(images: int, bytes_per_image: float) -> float:
-    """Return the bytes of a .beton file: pages for header and tables, images, and the table of image positions."""
+    """Return the size of a .beton file in bytes: header and table pages, images, and the table of image positions."""
     if not images:
         return 0.0
     header = -(-images * IMAGE_RECORD_BYTES // PAGE_BYTES) * PAGE_BYTES

@@ -20,7 +20,7 @@ class StudyResults:
 
     rows: list[ScoreRow] = field(default_factory=list)
     wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)
-    """For each variant: number of misclassified test images by true shot group (rows) and predicted one (columns)."""
+    """For each variant: number of misclassified test images by true (rows) and predicted (columns) shot group."""
     mean_norms: dict[str, np.ndarray] = field(default_factory=dict)
     """For each MEM variant: mean norm on test, as a matrix (true group, sub-network)."""
     evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)

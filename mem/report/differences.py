@@ -58,7 +58,7 @@ def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
-    """Return up to `limit` variants for a figure: CE, the reference, and the first of the sorted variants."""
+    """Return up to `limit` variants for a figure: CE, the reference, and the first variants in sorted order."""
     variants = sorted_variants(rows)
     if len(variants) <= limit:
         return variants

@@ -33,7 +33,7 @@ def file_digest(path: Path) -> str | None:
 
 
 def index_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the digests of a dataset's lists and tables. As they are part of the key, an edited list changes the key.
+    """Return the digests of a dataset's lists and tables, which are part of run keys: an edited list changes the key.
 
     A missing file has no digest, so that a study can be planned before its data are downloaded.
     """
