@@ -223,7 +223,7 @@ class Study(Section):
                     f"classifier; choose one of {choices}"
                 )
             if head.input == "tokens" and not self.may_have_tokens:
-                raise ValueError(f"heads.{name}.input: `tokens` requires features.tokens, which is false")
+                raise ValueError(f"heads.{name}.input: `tokens` requires `features.tokens: true`")
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from mem.jobs.job import Job
 
 
 def convert(job: Job) -> Mapping[str, Any]:
-    """Read, subsample, check and convert the dataset."""
+    """Read, subsample, check and convert the dataset of the run."""
     settings = job.run.union("dataset", config.Dataset)
     images = read_dataset(settings, job.run.settings["order"])
     for note in images.notes:
@@ -24,7 +24,7 @@ def convert(job: Job) -> Mapping[str, Any]:
     counts = manifest["splits"]["train"]["counts"]
     job.say(
         f"{settings.name}: {len(counts)} classes, {manifest['splits']['train']['images']:,} training images, "
-        f"{min(counts)} to {max(counts)} per class (imbalance {manifest['imbalance']:.0f}); "
+        f"{min(counts)} to {max(counts)} per class (imbalance factor {manifest['imbalance']:.0f}); "
         + " / ".join(f"{number} {name}" for name, number in manifest["groups"].items())
     )
     return manifest

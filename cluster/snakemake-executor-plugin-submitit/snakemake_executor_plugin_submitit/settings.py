@@ -73,10 +73,10 @@ class ExecutorSettings(ExecutorSettingsBase):
         },
     )
     memory_growth: float = field(
-        default=2.0, metadata={"help": "Factor by which a job's memory increases after OUT_OF_MEMORY."}
+        default=2.0, metadata={"help": "Factor by which a job's requested memory is multiplied after OUT_OF_MEMORY."}
     )
     time_growth: float = field(
-        default=2.0, metadata={"help": "Factor by which a job's runtime increases after TIMEOUT."}
+        default=2.0, metadata={"help": "Factor by which a job's time limit is multiplied after TIMEOUT."}
     )
     signal_delay_seconds: int = field(
         default=120,
