@@ -136,7 +136,8 @@ def _histogram(study: config.Study, runs: Sequence[Run], manifest: Mapping[str, 
     return CaptionedFigure(
         "histogram",
         "Training images per class",
-        f"{counts.sum():,} training images in {len(counts)} classes; imbalance factor {manifest['imbalance']:.0f}.{order}",
+        f"{counts.sum():,} training images in {len(counts)} classes; "
+        f"imbalance factor {manifest['imbalance']:.0f}.{order}",
         figures.class_histogram(counts.tolist(), longtail.shot_groups(counts, study.shots), manifest["classes"]),
     )
 
