@@ -1,1 +1,1 @@
-"""Argument parsing for the command line. Each command imports its modules when it runs."""
+"""Argument parsing for the command line. Each command imports the modules that it needs only when it runs."""

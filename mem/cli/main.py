@@ -1,4 +1,4 @@
-"""Entry point of the command `mem`. Heavy imports happen inside the commands."""
+"""Entry point of the command `mem`. Modules that are slow to import are imported inside the commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status."""
+    """Run the command that the arguments specify, and return its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(models.join_runs_compare(given))
     try:
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mem: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of the pipe has exited. Redirect stdout, so that Python reports no second error when it flushes.
+        # The process that reads the pipe has exited. Redirect stdout so that Python does not report a second error when
+        # it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Commands for fitted models and runs: `export`, `register`, `predict` and `runs compare`."""
+"""Commands for fitted heads and finished runs: `export`, `register`, `predict` and `runs compare`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mem.cli.studies import add_study
 
 
 def add_commands(commands: Any) -> None:
-    """Add `export`, `register`, `predict` and `runs compare`."""
+    """Add the commands `export`, `register`, `predict` and `runs compare`."""
     export = commands.add_parser("export", help="export a head and its backbone as one model that takes images")
     export.add_argument("run", type=Path, metavar="RUN", help="run folder of a head (train_head-..., see `mem runs`)")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
 
 
 def join_runs_compare(arguments: list[str]) -> list[str]:
-    """Merge `runs compare` into one word, because argparse cannot distinguish it from `runs STUDY`."""
+    """Merge `runs compare` into one argument, because argparse cannot distinguish it from `runs STUDY`."""
     return ["runs compare", *arguments[2:]] if arguments[:2] == ["runs", "compare"] else arguments
 
 

@@ -10,7 +10,7 @@ STUDY_FILES = "the study's YAML file, and files that override it"
 
 
 def add_commands(commands: Any) -> None:
-    """Add `config`, `runs`, `data`, `plan`, `weights` and `results`."""
+    """Add the commands `config`, `runs`, `data`, `plan`, `weights` and `results`."""
     _add_config(commands)
     _add_runs(commands)
     _add_data(commands)
@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
 
 
 def add_study(command: Any) -> None:
-    """Add the positional argument STUDY."""
+    """Add the positional argument STUDY to a command."""
     command.add_argument("study", type=Path, nargs="+", metavar="STUDY", help=STUDY_FILES)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_commands(commands: Any) -> None:
-    """Add `track sync`, `track follow` and `track ui`."""
+    """Add the commands `track sync`, `track follow` and `track ui`."""
     track = commands.add_parser("track", help="send the runs' logs to MLflow, or open the MLflow UI")
     actions = track.add_subparsers(required=True, metavar="ACTION")
     sync = actions.add_parser("sync", help="send all log lines that were not sent yet, then exit")

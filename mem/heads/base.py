@@ -45,7 +45,7 @@ class Linear(Head):
 
 
 def pooled_feature(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:
-    """Return the pooled feature of inputs with or without tokens."""
+    """Return the pooled feature of head inputs with or without tokens."""
     return features if features.ndim == 2 else features[:, 0]
 
 
@@ -55,7 +55,7 @@ def accuracy(logits: Float[Tensor, "samples classes"], labels: Int64[Tensor, " s
 
 
 def fresh_linear(width: int, classes: int, seed: int) -> Linear:
-    """Return a linear classifier with PyTorch's default initialization. The global generator is unchanged."""
+    """Return a linear classifier with PyTorch's default initialisation, without using its global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(width, classes)

@@ -23,7 +23,7 @@ from mem.models.weights import load_weights, save_weights
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """Inputs for building a head, in addition to its settings."""
+    """Inputs that `build_head` needs in addition to the settings of the head."""
 
     classifier: Linear
     """The linear classifier to start from: the finetuned classifier, or the classifier of another head."""
@@ -96,7 +96,7 @@ def load_head(folder: Path) -> Head:
 
 
 def load_head_and_inputs(folder: Path) -> tuple[Head, config.Head, HeadInputs]:
-    """Load a head with its settings and inputs. The inputs' classifier has the saved shape, but zero weights.
+    """Load a head with its settings and inputs. `inputs.classifier` has the saved shape, but its weights are zero.
 
     Raises:
         UserError: A file is missing or damaged.

@@ -10,7 +10,7 @@ from mem.heads.base import Head, pooled_feature
 
 
 class LwsHead(Head):
-    """Logits s_k (W_k z + b_k). W and b are frozen. One factor s_k per class is learned, starting from 1."""
+    """A classifier with logits s_k (W_k z + b_k). W and b are frozen. The factors s_k are learned, starting from 1."""
 
     def __init__(self, weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"]) -> None:
         super().__init__()

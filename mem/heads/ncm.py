@@ -1,4 +1,4 @@
-"""Nearest class mean (Kang et al. 2020, section 4.2). It has no settings and is not trained by gradients.
+"""Nearest class mean (Kang et al. 2020, section 4.2), a classifier without settings and without gradient descent.
 
 Source: facebookresearch/classifier-balancing, `models/KNNClassifier.py` with `cl2n` features.
 """
@@ -15,7 +15,7 @@ from mem.heads.base import Head, pooled_feature
 
 
 class NcmHead(Head):
-    """Negative squared distances to the class means of centred, L2-normalised features.
+    """A classifier whose logits are negative squared distances to the class means of centred, L2-normalised features.
 
     A class without training images has no mean and is never predicted: its logit is minus infinity.
 
@@ -43,14 +43,14 @@ class NcmHead(Head):
 def _centre_and_normalise(
     features: Float[Tensor, "samples width"], mean: Float[Tensor, " width"]
 ) -> Float[Tensor, "samples width"]:
-    """Subtract the training mean and scale to unit length."""
+    """Subtract the mean of the training features, and scale each feature to unit length."""
     return torch.nn.functional.normalize(features - mean, dim=1)
 
 
 def nearest_class_mean(
     batches: Iterable[tuple[Float[Tensor, "_ width"], Int64[Tensor, " _"]]], classes: int
 ) -> NcmHead:
-    """Compute the class means of training features in two passes.
+    """Compute the class means of the training features in two passes, and return the head.
 
     Args:
         batches: Features and labels. The iterable is read twice and must yield the same batches each time.

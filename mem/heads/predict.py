@@ -26,13 +26,13 @@ def predict(
     device: torch.device,
     names: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predict the images of a split from their plain view.
+    """Predict the class of each image of a split from its plain view.
 
     Args:
         head: The head, on `device`.
         split: Features of the split.
         shot_of_class: Shot group of each class: 0 many, 1 medium, 2 few.
-        device: Device to use.
+        device: Device for the computation.
         names: Name of each image, if known.
     """
     with_tokens = isinstance(head, MemHead) and head.settings.input == "tokens"

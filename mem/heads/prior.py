@@ -14,7 +14,7 @@ from mem.losses import cross_entropy
 
 
 def log_prior(class_counts: np.ndarray) -> Float[Tensor, " classes"]:
-    """Return log pi: the log of each class's share of the training images. An empty class counts as one image."""
+    """Return log pi: the log of each class's share of the training images. An empty class is treated as one image."""
     counts = np.maximum(class_counts, 1)
     return torch.from_numpy(np.log(counts / counts.sum())).float()
 
@@ -30,7 +30,7 @@ def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: fl
 
 
 class PriorLinear(Linear):
-    """A linear classifier whose loss adds an offset to the logits. Predictions use the logits without the offset.
+    """A linear classifier whose loss adds one offset per class to the logits. Predictions do not use the offsets.
 
     Args:
         start: The classifier before training.
@@ -45,7 +45,7 @@ class PriorLinear(Linear):
     def loss(
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
-        """Return the mean cross-entropy with the offset added to the logits, and the accuracy without the offset."""
+        """Return the mean cross-entropy with the offsets added to the logits, and the accuracy without the offsets."""
         logits = self(features)
         adjusted = cross_entropy(logits + self.get_buffer("offset"), labels).mean()
         return adjusted, {"acc1": 100 * accuracy(logits, labels)}

@@ -22,9 +22,9 @@ def choose_on_val(
 
     Args:
         head_of_tau: Function that returns the head for a value of tau.
-        taus: Candidates.
-        features: Pooled features of val.
-        labels: Labels of val.
+        taus: Candidate values of tau.
+        features: Pooled features of the val split.
+        labels: Labels of the val split.
     """
     scores = {tau: float(accuracy(head_of_tau(tau)(features), labels)) for tau in sorted(taus)}
     return max(scores, key=lambda tau: scores[tau]), scores

@@ -1,4 +1,4 @@
-"""Fit heads to features by training, selection of tau, or in closed form. Used by `train_head` and `mem.frozen`."""
+"""Fit heads to features, by training, by selecting tau or in closed form, for `train_head` and `mem.frozen`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HeadFeatures:
 
     train: FeatureSource
     val: FeatureSource | None
-    """Features for selection and for the validation curve. None or empty if there is no val split."""
+    """Features for selecting tau and for the validation curve. None or empty if there is no val split."""
 
     @property
     def validation(self) -> FeatureSource | None:
@@ -58,16 +58,17 @@ def make_head(
     """Fit a head to features.
 
     Args:
-        settings: The method.
-        inputs: The classifier to start from and the class counts.
-        features: Features of train and val.
-        context: Log, checkpoints and messages.
+        settings: Method and settings of the head.
+        inputs: Inputs of `build_head`, such as the initial classifier and the class counts.
+        features: Features of the train and val splits.
+        context: Processes, log, checkpoints and messages.
 
     Returns:
         The head, and the results for run.json.
 
     Raises:
-        UserError: The head needs tokens but the features have none, or a selection needs val. See also `build_head`.
+        UserError: The head needs tokens but the features have none, or there are several values of tau to select from
+            but no val split. See also `build_head`.
     """
     if wants_tokens(settings) and not features.train.has_tokens:
         raise UserError(
@@ -172,7 +173,7 @@ class _PlainBatches:
 
 @torch.no_grad()
 def predict_classes(model: nn.Module, split: FeatureSource, tokens: bool, device: torch.device) -> np.ndarray:
-    """Return the predicted class of each image from its plain view: (images,), int64."""
+    """Return the predicted class of each image, from its plain view, as an int64 array of shape (images,)."""
     parts: list[np.ndarray] = []
     for start in range(0, len(split), EVALUATION_BATCH):
         indices = np.arange(start, min(start + EVALUATION_BATCH, len(split)))

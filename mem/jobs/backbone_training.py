@@ -26,7 +26,7 @@ from mem.train.step import Objective, StepOptions
 
 @dataclass(frozen=True)
 class BackboneInputs:
-    """Training samples of a backbone."""
+    """Description of the samples that a backbone is trained on."""
 
     augmentation: config.Augmentation
     side: int
@@ -103,6 +103,6 @@ def train_backbone(
 
 
 def peak_images_per_s(job: Job, model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> float | None:
-    """Return the throughput of all ranks (images/s) at `compute.peak_tflops`, or None if this is not set."""
+    """Return the throughput of all ranks (images/s) at `compute.peak_tflops`, or None without this setting."""
     peak = job.run.compute.peak_tflops
     return peak and peak * 1e12 * job.world.size / training_flops(model, *shapes)

@@ -1,4 +1,4 @@
-"""Build the backbone of a job and load its weights."""
+"""Build the backbone of a job and load the backbone's weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def frozen_backbone(
         The backbone's settings, the module, and a record of the loaded weights for run.json.
 
     Raises:
-        UserError: The weights or the user-provided module are missing, changed after planning, or do not fit.
+        UserError: The weights or the user-provided module are missing, changed after the run was planned, or do not
+            fit.
     """
     backbone = job.run.union("backbone", config.ImageBackbone)
     if isinstance(backbone, config.CustomModule):
@@ -66,7 +67,7 @@ def load_starting_weights(
 ) -> dict[str, dict[str, Any]]:
     """Load the initial weights of the run, if any, and return a record of them for run.json.
 
-    The weights are the encoder of the job's pretraining run, or the weights that the run's section `initial` specifies.
+    These are the encoder of the job's pretraining run, or the weights that the run's section `initial` specifies.
 
     Raises:
         UserError: The weights are missing, changed after the run was planned, or do not fit.

@@ -27,7 +27,8 @@ from mem.train.context import FitContext
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
-"""Exit status of a process that was ended by SIGTERM. The run is not finished. It resumes when it is restarted."""
+"""Exit status of a stage that stopped on request, equal to that of a process ended by SIGTERM. The run is unfinished
+and resumes when it is restarted."""
 _PERMISSION_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 logger = logging.getLogger("mem")
@@ -35,7 +36,7 @@ logger = logging.getLogger("mem")
 
 @dataclass(frozen=True)
 class Job:
-    """The run of a stage, as it is passed to the stage function."""
+    """The run that a stage function computes, with its inputs, log and processes."""
 
     run: RunConfig
     folder: RunFolder
@@ -61,7 +62,7 @@ class Job:
         )
 
     def fit_context(self, name: str = "") -> FitContext:
-        """Return the context for training in this run. `name` is the model's name in error messages."""
+        """Return the context for a training loop in this run. `name` is the model's name in error messages."""
         return FitContext(
             title=self.run.title,
             world=self.world,
@@ -95,14 +96,15 @@ def run_stage(
 
     Args:
         stage: Name of the stage.
-        function: Computes the stage.
-        config: The run's config.yaml, or its folder.
+        function: Stage function, which computes the outputs.
+        config: The run's config.yaml, or the folder that contains it.
         out: Run folder. None selects the folder of `config`.
         log_file: File for messages. Ranks other than 0 append `.rankN` to the file name.
         inputs: Folders of input runs by name. They override the folders in the configuration.
 
     Returns:
-        The exit status: 0, `EXIT_USER_ERROR`, `EXIT_STOPPED`, 130 for a second SIGINT, or 1 for an unexpected error.
+        The exit status: 0 for success, `EXIT_USER_ERROR`, `EXIT_STOPPED`, 130 for a SIGINT after an earlier stop
+        signal, or 1 for an unexpected error.
     """
     start_time = time.time()
     rank = int(os.environ.get("RANK", "0") or 0)
@@ -213,7 +215,7 @@ def _open_log(folder: RunFolder, world: World, stack: contextlib.ExitStack) -> L
 
 
 def _start_system_metrics(folder: RunFolder, stage: str, world: World, log: Log, stack: contextlib.ExitStack) -> None:
-    """Log system metrics of this rank's node and GPU. Rank 0 uses the run's log, other ranks use separate files."""
+    """Log system metrics of this rank's node and GPU. Rank 0 uses the run's log; other ranks use separate files."""
     log_id = world.from_main(log.id if isinstance(log, JsonLines) else None)
     if not has_system_metrics(world):
         return
@@ -275,7 +277,10 @@ def _write_record(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[
 
 @contextlib.contextmanager
 def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
-    """Write messages to the terminal and, with details, to the log file. Ranks other than 0 use separate log files."""
+    """Write messages to the terminal and, with timestamps and debug messages, to the log file.
+
+    Ranks other than 0 use separate log files, and print only warnings and errors on the terminal.
+    """
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
     terminal.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -299,7 +304,7 @@ def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """Return an error message for a full disk, a missing permission or another file error."""
+    """Return the message for an error that the operating system reported, such as a full disk."""
     path = error.filename or "the file"
     if error.errno in files.DISK_FULL_ERRORS:
         return f"{path}: the disk is full. No incomplete output was left. Free disk space and run the command again."

@@ -36,7 +36,7 @@ class OnlineBackbone:
     """The backbone and the settings of a features run, loaded on first use.
 
     Args:
-        job: A job whose inputs are a features run and the inputs of the features run.
+        job: A job whose inputs are a features run and the inputs of this features run.
     """
 
     def __init__(self, job: Job) -> None:
@@ -80,7 +80,10 @@ class OnlineBackbone:
 
 
 class OnlineFeatures:
-    """The features of one split, computed on request. They equal the features that the stage would store."""
+    """The features of one split, computed on request.
+
+    They equal the features that the stage `features` stores if `online` is not set.
+    """
 
     def __init__(self, backbone: OnlineBackbone, split: str) -> None:
         self._backbone = backbone

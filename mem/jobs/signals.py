@@ -1,4 +1,4 @@
-"""Requests to a running stage: signals, and the exit of the workflow process."""
+"""Requests to a running stage, which are sent by signals or caused by the exit of the workflow process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mem.errors import Stopped
 WORKFLOW_VARIABLE = "MEM_HEAD"
 """Set by the Snakefile for jobs on the same machine: `host pid start-time slurm-job` of the workflow process."""
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
-"""Set by the executor plugin: the file to create after a checkpoint requested by SIGUSR2 is on disk."""
+"""Set by the executor plugin: the file to create when the checkpoint that SIGUSR2 requested is on disk."""
 _POLL_SECONDS = 1.0
 
 
@@ -29,7 +29,7 @@ class StopSignals:
 
     Within `deferred`, a stop signal only sets `requested`, and the training loop saves and stops after the current
     step. Elsewhere, a stop signal raises `Stopped` immediately, and SIGUSR2 is ignored because there is nothing to
-    save. A second SIGINT raises KeyboardInterrupt.
+    save. A SIGINT after an earlier stop signal raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Defer requests to the body of the context, which reads `requested` and `take_save`."""
+        """Record requests without acting on them. The body of the context checks `requested` and `take_save`."""
         self._deferred = True
         signal.signal(signal.SIGUSR2, self._on_save)
         try:
@@ -94,7 +94,8 @@ def describe_this_process() -> str:
 def watch_workflow_process(stop: StopSignals) -> None:
     """Stop the stage when the workflow process that started it exits.
 
-    Otherwise, an orphaned job would continue while the restarted workflow runs the same stage.
+    Otherwise, an orphaned stage would continue while a restarted workflow runs the same stage. A stage on another
+    machine or in another SLURM job than the workflow process is not affected.
     """
     description = os.environ.get(WORKFLOW_VARIABLE, "").split()
     if len(description) != 4:

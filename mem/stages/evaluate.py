@@ -1,4 +1,4 @@
-"""Stage `evaluate`: computes predictions and scores of a head on val (if there is a val split) and on test."""
+"""Stage `evaluate`: computes a head's predictions and scores on test and, if there is a val split, on val."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from mem.progress import Progress
 def features(job: Job) -> Mapping[str, Any]:
     """Write the pooled features of all splits, optionally their tokens, and the finetuned classifier if there is one.
 
-    Each rank computes a contiguous part of the missing chunks and writes it to the shared files. With `online`, only
-    the labels and the classifier are written.
+    Each rank computes a contiguous part of the missing chunks and writes it to files that all ranks share. If `online`
+    is set, only the labels and the classifier are written.
     """
     if "dataset" in job.run.settings:
         return precomputed_features(job)

@@ -33,7 +33,7 @@ EVALUATION_BATCH = 256
 
 
 def finetune(job: Job) -> Mapping[str, Any]:
-    """Train the backbone and classifier, from pretrained weights or from scratch, and write `model.safetensors`."""
+    """Train the backbone and the classifier, from pretrained weights or from scratch; write `model.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
     images = job.inputs["images"]

@@ -30,7 +30,7 @@ from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import read_record
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
-"""Figures of the paper that are also figures of the report, with the report's name for each figure."""
+"""Figures of the paper that the report also contains, with the report's name for each figure."""
 NO_ABLATION = "No two MEM heads of this study differ in exactly one setting, so there is no figure 4."
 
 

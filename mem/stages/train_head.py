@@ -1,4 +1,4 @@
-"""Stage `train_head`: trains one head on stored or online features."""
+"""Stage `train_head`: fits one head to stored or online features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mem.jobs.online_features import feature_sources
 
 
 def train_head(job: Job) -> Mapping[str, Any]:
-    """Train, select or copy the head, and write `head.safetensors` and `head.json`."""
+    """Fit the head to the training split, and write `head.safetensors` and `head.json`."""
     if job.world.size > 1:
         raise UserError(f"Heads train in one process, but {job.world.size} were started. Start one process.")
     settings = job.run.union("head", config.Head)
@@ -37,7 +37,7 @@ def train_head(job: Job) -> Mapping[str, Any]:
 
 
 def _initial_classifier(job: Job, classes: int, about: Mapping[str, Any]) -> Linear:
-    """Return the initial classifier: that of another head, the finetuned one, or zeros that only define the shape."""
+    """Return the classifier of another head, the finetuned classifier, or zeros, of which only the shape is used."""
     if "head" in job.inputs:
         return load_linear(job.inputs["head"] / "head.safetensors")
     path = job.inputs["features"] / "classifier.safetensors"

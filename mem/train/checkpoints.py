@@ -1,4 +1,4 @@
-"""Checkpoints of a run. They are written atomically, verified by checksum and restored newest first."""
+"""Checkpoints of a run: written atomically, verified by checksum, and restored from the newest valid one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ configured interval if the interval is shorter."""
 
 @runtime_checkable
 class Resumable(Protocol):
-    """Interface for a state that can be saved and restored; see `mem.train.state.TrainState`."""
+    """Interface of a state that can be saved and restored, such as `mem.train.state.TrainState`."""
 
     step: int
 
@@ -42,8 +42,9 @@ class Resumable(Protocol):
 class Checkpoints:
     """The checkpoints of one run.
 
-    A checkpoint is a file `step-N.pt` and a description `step-N.json` with its size, checksum and the run's key. The
-    description is written last, so a checkpoint without one is incomplete and is ignored.
+    A checkpoint consists of a file `step-N.pt` and a description `step-N.json`, which contains the file's size and
+    checksum and the run's key. The description is written last, so a checkpoint without a description is incomplete and
+    is ignored.
     """
 
     folder: Path
@@ -56,7 +57,7 @@ class Checkpoints:
         self._last_saved = time.monotonic()
 
     def restore_latest(self, state: Resumable) -> bool:
-        """Restore the newest valid checkpoint on all ranks. Skip damaged ones with a warning.
+        """Restore the newest valid checkpoint on all ranks. Skip invalid checkpoints with a warning.
 
         Returns:
             Whether a checkpoint was restored.
@@ -76,7 +77,7 @@ class Checkpoints:
         return self.world.is_main and age >= limit
 
     def save(self, state: Resumable) -> None:
-        """Write a checkpoint and remove old ones. Only rank 0 writes; the other ranks return at once.
+        """Write a checkpoint and remove old ones. Only rank 0 writes; the other ranks return immediately.
 
         Raises:
             OSError: The checkpoint could not be written. Older checkpoints are kept.
@@ -89,7 +90,7 @@ class Checkpoints:
             try:
                 torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
             except RuntimeError:
-                # After a failed write, torch raises a second error when it closes the archive, which hides the first.
+                # After a failed write, torch raises a second error when it closes the archive. Raise the first error.
                 if writer.failure is not None:
                     raise writer.failure from None
                 raise
@@ -141,7 +142,7 @@ class Checkpoints:
 
 
 class NoCheckpoints(Checkpoints):
-    """Disabled checkpoints, for short training runs that are not resumed."""
+    """Replacement for `Checkpoints` that saves nothing, for short training runs that are not resumed."""
 
     def __init__(self) -> None:
         super().__init__(Path(), "", float("inf"), lambda text: None)

@@ -22,7 +22,7 @@ class FitContext:
     log: Log = field(default_factory=NullLog)
     stop: StopRequests = field(default_factory=NeverStop)
     say: Callable[[str], None] = lambda text: None
-    """Displays a message to the user."""
+    """Function that displays a message to the user."""
     quiet: bool = False
     """Whether to hide the progress bar."""
     name: str = ""

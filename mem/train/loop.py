@@ -24,7 +24,7 @@ from mem.train.state import TrainState
 from mem.train.step import Objective, StepContext, StepOptions, train_step
 
 LOGGED_POINTS = 400
-"""Approximate number of points of a training curve."""
+"""Approximate number of points in a training curve."""
 
 
 @runtime_checkable
@@ -43,12 +43,12 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics that are computed and logged during training and at the end."""
+    """Metrics to compute and log during training and at the end of training."""
 
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     """Function that evaluates a model and returns metrics by name."""
     every_steps: int = 0
-    """Number of steps between validations. 0 validates only at the end."""
+    """Number of steps between validations. With 0, validation runs only at the end of training."""
 
 
 def fit(
@@ -73,8 +73,8 @@ def fit(
 
     Raises:
         Stopped: A stop was requested. The state is saved.
-        UserError: The loss or its gradient is not finite (the message contains the step), or the batch cannot be
-            divided as configured.
+        UserError: The loss or its gradient is not finite (the message contains the step), or the global batch cannot
+            be divided into ranks, micro-batches or BatchNorm groups as configured.
     """
     options, world = options or StepOptions(), context.world
     configure_batch_norms(state.model, world, data.global_batch, options.micro_batch)
@@ -126,10 +126,10 @@ def fit(
 def _log_training(
     state: TrainState, schedule: Schedule, context: FitContext, step_context: StepContext, speed: Speed
 ) -> None:
-    """Log the mean metrics since the last logged point. Waits for the device.
+    """Log the mean metrics since the last logged point. This function waits for the device.
 
     Raises:
-        UserError: A loss or gradient was not finite.
+        UserError: Training cannot continue because of non-finite losses or gradients.
     """
     means = state.meter.read(context.world)
     step_context.watch.check()
@@ -147,7 +147,7 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
 
     Raises:
         Stopped: A stop was requested. The state is saved.
-        UserError: A loss or gradient was not finite. Nothing is saved.
+        UserError: Training cannot continue because of non-finite losses or gradients. Nothing is saved.
     """
     epoch_ended = math.floor(state.step / schedule.steps_per_epoch) > math.floor(
         (state.step - 1) / schedule.steps_per_epoch

@@ -1,4 +1,4 @@
-"""Mean metrics, non-finite values and training speed, measured without waiting for the device at every step."""
+"""Measure mean metrics, non-finite values and training speed without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mem.distributed import World
 from mem.errors import UserError
 
 MAX_CONSECUTIVE_SKIPS = 20
-"""Maximum number of consecutive non-finite steps to skip before training stops."""
+"""Number of consecutive skipped steps after which training stops."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def read(self, world: World) -> dict[str, float]:
-        """Return the means over steps and ranks, and reset the meter. Waits for the device.
+        """Return the means over steps and ranks, and reset the meter. This method waits for the device.
 
-        The means exclude skipped steps. `skipped` is the number of skipped steps.
+        The means exclude skipped steps. If there are any, `skipped` is their number.
         """
         if not self.steps:
             return {}
@@ -53,13 +53,13 @@ class FiniteWatch:
     """Detects steps with a non-finite loss or gradient, and records them on the device."""
 
     skip: bool = False
-    """Whether to skip these steps. Otherwise, the first such step ends training."""
+    """Whether to skip non-finite steps. Otherwise, the first non-finite step ends training."""
     first: Tensor | None = None
-    """The first such step, or -1 if there is none."""
+    """The first non-finite step, or -1 if there is none."""
     streak: Tensor | None = None
     """Lengths of the current and of the longest sequence of consecutive non-finite steps."""
     in_loss: Tensor | None = None
-    """Whether this rank's loss was non-finite at the first such step."""
+    """Whether this rank's loss was non-finite at the first non-finite step."""
 
     def record(self, step: int, bad: Bool[Tensor, ""], bad_loss: Bool[Tensor, ""]) -> None:
         """Record a step.
@@ -80,7 +80,7 @@ class FiniteWatch:
         self.streak = torch.stack([current, torch.maximum(current, self.streak[1])])
 
     def problem(self) -> str | None:
-        """Return the error message if training must stop, or None if it can continue. Waits for the device."""
+        """Return an error message if training must stop, or None otherwise. This method waits for the device."""
         if self.first is None or self.streak is None or self.in_loss is None:
             return None
         first, longest = int(self.first), int(self.streak[1])
@@ -99,10 +99,10 @@ class FiniteWatch:
         )
 
     def check(self) -> None:
-        """Raise an error if `problem` returns a message.
+        """Raise the message of `problem`, if there is one, as an error.
 
         Raises:
-            UserError: Training cannot continue. The message contains the step.
+            UserError: Training must stop. The message contains the step.
         """
         if message := self.problem():
             raise UserError(message)
@@ -110,7 +110,7 @@ class FiniteWatch:
 
 @dataclass
 class Speed:
-    """Training speed since the last start or restart."""
+    """Training speed over a period."""
 
     images: int = 0
     seconds: float = 0.0
@@ -130,5 +130,5 @@ class Speed:
 
     @property
     def data_wait(self) -> float:
-        """Fraction of the time that rank 0 waited for data."""
+        """Fraction of the period in which rank 0 waited for data."""
         return self.waited / self.seconds if self.seconds else 0.0

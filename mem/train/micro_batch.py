@@ -1,4 +1,4 @@
-"""Search for the largest micro-batch that fits into the device's memory."""
+"""Search for a micro-batch that fits into the device's memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Trial:
         ballast = torch.empty(self._reserved_bytes(), dtype=torch.uint8, device=self.world.device)
         try:
             part = next(self.batch.split(size))
-            for _ in range(2):  # The second pass adds to an existing gradient, as in gradient accumulation.
+            for _ in range(2):  # The second pass adds to an existing gradient, as gradient accumulation does.
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
                     loss, _ = self.objective(self.state.model, part)
                 loss.backward()
@@ -45,14 +45,14 @@ class Trial:
             discard_batch_norm_statistics(self.state.model)
 
     def _reserved_bytes(self) -> int:
-        """Memory that the optimizer and the gradient exchange will allocate later."""
+        """Memory that the optimizer and the gradient exchange will allocate later, in bytes."""
         copies = 0 if self.state.optimizer.state else 2
         weights = sum(p.numel() * p.element_size() for p in self.state.model.parameters())
         return (copies + (self.world.size > 1)) * weights
 
 
 def find_micro_batch(trial: Trial, say: Callable[[str], None]) -> int:
-    """Return the largest micro-batch that fits into the device's memory on every rank.
+    """Return a micro-batch that fits into the device's memory on every rank, starting from each rank's complete batch.
 
     Raises:
         UserError: The smallest micro-batch does not fit.
@@ -68,14 +68,14 @@ def find_micro_batch(trial: Trial, say: Callable[[str], None]) -> int:
 def fitting_micro_batch(
     attempt: Callable[[int], None], largest: int, granule: int, any_rank: Callable[[bool], bool]
 ) -> int:
-    """Halve the micro-batch until it fits into the device's memory.
+    """Halve the micro-batch until it fits into the device's memory on every rank, and return the result.
 
     Args:
         attempt: Runs a forward and backward pass with the given number of images. Raises `torch.OutOfMemoryError` if
             they do not fit.
         largest: Number of images per batch on this rank.
-        granule: Number that the micro-batch must be a multiple of (the size of the BatchNorm groups).
-        any_rank: Returns whether a flag is set on any rank, so that all ranks try the same sizes.
+        granule: Number that must divide the micro-batch, such as the size of the BatchNorm groups.
+        any_rank: Returns whether a flag is set on any rank. All ranks therefore try the same sizes.
 
     Raises:
         UserError: The smallest micro-batch does not fit.

@@ -1,4 +1,4 @@
-"""Optimizers and weight averaging. `mem.models.parameter_groups` sets weight decay and learning rate per layer."""
+"""Optimizers and weight averaging. `mem.models.parameter_groups` sets weight decay and `lr_scale` per layer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mem import config
 
 
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019) for groups with `weight_decay` and, optionally, `lr_scale`."""
+    """Return AdamW (Loshchilov & Hutter 2019) for parameter groups with `weight_decay` and, optionally, `lr_scale`."""
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 
 def backbone_optimizer(groups: list[dict[str, Any]], settings: config.Training) -> torch.optim.Optimizer:
-    """Return the configured optimizer for groups with `weight_decay` and, optionally, `lr_scale`."""
+    """Return the configured optimizer for parameter groups with `weight_decay` and, optionally, `lr_scale`."""
     if settings.optimizer == "adamw":
         assert settings.betas is not None
         return adamw(groups, settings.betas)
     assert settings.momentum is not None
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     if settings.momentum:
-        # SGD creates the buffers in its first step. If this step is skipped, they would be undefined.
+        # SGD creates the momentum buffers in its first step. If this step were skipped, they would be undefined.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -33,7 +33,7 @@ def backbone_optimizer(groups: list[dict[str, Any]], settings: config.Training) 
 
 
 def skip_step_where(optimizer: torch.optim.Optimizer, skipped: Bool[Tensor, ""]) -> None:
-    """Make the next step of a fused optimizer a no-op if the flag is set. The flag stays on the device."""
+    """Make the next step of a fused optimizer a no-op if the flag is set, without copying the flag to the CPU."""
     assert all(group["fused"] for group in optimizer.param_groups), "only fused optimizers skip without waiting"
     optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: 
 
 
 def head_optimizer(head: nn.Module, settings: config.HeadTraining) -> torch.optim.Optimizer:
-    """Return SGD with momentum 0.9, or AdamW, with one weight decay for all trained parameters (Kang et al. 2020)."""
+    """Return SGD with momentum 0.9 or AdamW, with one weight decay for all trained parameters (Kang et al. 2020)."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
@@ -79,6 +79,6 @@ def head_optimizer(head: nn.Module, settings: config.HeadTraining) -> torch.opti
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to `lr` times its `lr_scale`."""
+    """Set the learning rate of every parameter group to `lr` times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -19,7 +19,7 @@ class Schedule:
 
 
 def training_steps(epochs: float, images: int, global_batch: int) -> int:
-    """Return the number of optimizer steps. All batches are full; the last one may extend into the next epoch."""
+    """Return the number of optimizer steps. All batches are full, so the last batch may extend into another epoch."""
     return math.ceil(epochs * (images / global_batch))
 
 

@@ -24,7 +24,7 @@ class Snapshot(TypedDict):
 
 @dataclass
 class TrainState:
-    """Model, optimizer, step and metric means. The training loop updates them in place."""
+    """Model, optimizer, step and metric means, which the training loop updates in place."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

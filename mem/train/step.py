@@ -18,7 +18,7 @@ from mem.train.optimizers import set_lr, skip_step_where, update_average
 from mem.train.state import TrainState
 
 Objective = Callable[[nn.Module, Batch], tuple[Float[Tensor, ""], Mapping[str, Tensor]]]
-"""Function of a model replica and a batch that returns the mean loss over the batch, and mean metrics."""
+"""Function that takes a model replica and a batch, and returns the mean loss over the batch and mean metrics."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class StepOptions:
     """Options for the computation of a step."""
 
     micro_batch: int | None = None
-    """Images per forward and backward pass on one device. None uses the complete batch or, on a GPU, the largest size
-    that fits."""
+    """Images per forward and backward pass on one device. None uses the complete batch. On a GPU, the complete batch is
+    halved until it fits into memory."""
     clip_grad: float | None = None
     bf16: bool = False
     compile: bool = False
     """Whether to use torch.compile, which changes speed and rounding."""
     peak_images_per_s: float | None = None
-    """Images per second of all devices at their peak FLOP rate, used to compute the metric `mfu`."""
+    """Total throughput of all devices at their peak FLOP rate, used to compute the metric `mfu`."""
     skip_nonfinite: bool = False
     """Whether to skip a step with a non-finite gradient. Otherwise, such a step ends training."""
 
@@ -95,7 +95,7 @@ def train_step(
 
 
 def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) -> tuple[Tensor, Tensor]:
-    """Clip the gradient. Return whether its norm is not finite, and the norm before clipping."""
+    """Clip the gradient if `clip_grad` is set. Return whether its norm is not finite, and the norm before clipping."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters])
     if clip_grad is not None:

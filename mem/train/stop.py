@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class StopRequests(Protocol):
-    """Source of requests to the training loop. Stages use `mem.jobs.signals.StopSignals`."""
+    """Source of requests to the training loop. The implementation for stages is `mem.jobs.signals.StopSignals`."""
 
     @property
     def requested(self) -> bool:
@@ -25,12 +25,12 @@ class StopRequests(Protocol):
         ...
 
     def deferred(self) -> AbstractContextManager[None]:
-        """Return a context in which the loop handles requests. Outside this context, a request raises immediately."""
+        """Return a context in which the loop handles requests. Outside it, requests raise exceptions immediately."""
         ...
 
 
 class NeverStop:
-    """No requests. For training within a user's program, where Ctrl-C raises KeyboardInterrupt as usual."""
+    """A source without requests, for training within a user's program. Ctrl-C raises KeyboardInterrupt as usual."""
 
     requested = False
 

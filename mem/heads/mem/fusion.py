@@ -37,7 +37,8 @@ class TopLogits(nn.Module):
     def forward(self, logits: Float[Tensor, "samples classes"]) -> Float[Tensor, "samples kept"]:
         """Return the top logits T_i."""
         values, classes = self._largest(logits)
-        # A logit of minus infinity can tie with the padding, whose class belongs to another group.
+        # A logit of minus infinity ties with the padding, and the class of the padding can belong to another group. Use
+        # the value itself in this case.
         return logits.gather(1, classes).where(values.isfinite(), values)
 
     @torch.no_grad()
@@ -57,15 +58,16 @@ class Fusion(nn.Module):
     """A two-layer perceptron that computes the group weights from the norms and the top logits (eq. 7).
 
     Norms are divided by xi so that their scale is similar to the scale of the logits. The last layer is initialised
-    with zero weights and a bias that makes the group weights neutral: 1 if they multiply the logits, 0 if they are
-    added.
+    with zero weights and with a bias for which the group weights do not change the logits: the weights are 1 if they
+    multiply the logits, and 0 if they are added.
 
     Args:
         groups: Number of groups.
         top_logits: Number of top logits, over all groups.
         width: Width of the hidden layer.
         xi: Margin of the regularisation objective for images of the group.
-        kind: Mapping from the output to the group weights: `free`, `softplus`, `exp`, `residual` or `additive`.
+        kind: Mapping from the perceptron's output to the group weights: `free`, `softplus`, `exp`, `residual` or
+            `additive`.
     """
 
     def __init__(self, groups: int, top_logits: int, width: int, xi: float, kind: str) -> None:
@@ -101,9 +103,9 @@ def data_aware_logits(
     *,
     additive: bool = False,
 ) -> Float[Tensor, "samples classes"]:
-    """Multiply each logit by the weight of its group. This is the argument of the softmax in eq. 8.
+    """Multiply each logit by the weight of its group. The products are the arguments of the softmax in eq. 8.
 
-    With `additive`, the weight is added instead.
+    With `additive`, the weight is added to the logit instead.
     """
     if torch.is_grad_enabled():
         # Equivalent to indexing, but the gradient is a matrix product instead of a scatter.

@@ -16,10 +16,11 @@ def groupwise_linear(
 ) -> Float[Tensor, "groups rows outputs"]:
     """Return `x @ weight + bias` for each group.
 
-    This is a single batched product, except for training on a CPU. On a CPU, a batched product assigns complete groups
-    to cores, and two cores cannot share three groups evenly (docs/performance/heads.md). Therefore, the groups are
-    multiplied one after the other with all cores, in the forward and backward passes. This path has no second
-    derivatives. It does not support autocast, under which the batched product is used.
+    This is a single batched product, except during training on a CPU. On a CPU, a batched product assigns complete
+    groups to cores, so that, for example, two cores cannot share three groups evenly (docs/performance/heads.md).
+    Training on a CPU therefore multiplies one group after the other, using all cores, in the forward and backward
+    passes. This method has no second derivatives. It does not support autocast, so the batched product is used under
+    autocast.
     """
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     if batched or not torch.is_grad_enabled():

@@ -20,7 +20,7 @@ class MemHead(Head):
     """A linear classifier whose logits are adjusted by one weight per group of classes.
 
     Args:
-        settings: Settings of the head and the interpretation of the paper; see docs/explanation/mem.md.
+        settings: Settings of the head, including the interpretation of the paper; see docs/explanation/mem.md.
         classifier: The linear classifier to modulate. With `classifier: frozen`, it is not trained.
         group_of_class: Group of each class, from 0 to `settings.groups` - 1.
     """
@@ -40,7 +40,7 @@ class MemHead(Head):
         )
 
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
-        """Return the data-aware logits."""
+        """Return the data-aware logits (eq. 8)."""
         return self.modulate(features)[0]
 
     def modulate(

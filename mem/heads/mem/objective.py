@@ -10,13 +10,13 @@ from torch.nn import functional as F
 def regularisation_objective(
     norms: Float[Tensor, "samples groups"], group_of_sample: Int64[Tensor, " samples"], xi: float, mu: float
 ) -> Float[Tensor, ""]:
-    """Return L_REO, which pushes the norm of a sub-network above `xi` for its group and below `mu` for other groups.
+    """Return L_REO, which pushes a sub-network's norm above `xi` for images of its group and below `mu` for others.
 
     Eq. 3 averages separately over the positives and the negatives of each group, so that rare and frequent groups have
-    equal weight. Eq. 4 adds the two means, and eq. 5 sums over the groups. A mean over no images counts as 0.
+    equal weight. Eq. 4 adds the two means, and eq. 5 sums over the groups. The mean over an empty set is defined as 0.
 
     Args:
-        norms: Q_g(z_i), one column per group.
+        norms: Norms Q_g(z_i), one column per group.
         group_of_sample: Group of each sample's class.
         xi: Margin for positives (samples of the group).
         mu: Margin for negatives (all other samples).

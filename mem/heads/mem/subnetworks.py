@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from mem.heads.mem.group_product import groupwise_linear
 
 _ATTENTION_HEAD_WIDTH = 32
-"""Channels per attention head. Blocks whose width is smaller or not a multiple of this have a single head."""
+"""Minimum number of channels per attention head. A block has as many heads as this allows, or a single head if its
+width is not divisible by this number of heads."""
 
 
 class SubNetworks(nn.Module):
-    """One embedding of the image per group. Its L2 norm indicates whether the image belongs to the group.
+    """Computes one embedding of the image per group. Its L2 norm indicates whether the image belongs to the group.
 
     A sub-network consists of a linear layer, `depth` pre-norm transformer blocks and the mean over tokens. There is no
-    norm after the last block, because it would fix the length of the embedding, which eq. 3 trains.
+    norm after the last block, because it would fix the length of the embedding, which is what eq. 3 trains.
 
     Args:
         groups: Number of groups.
@@ -63,7 +64,7 @@ class GroupwiseBlock(nn.Module):
     def attention(
         self, x: Float[Tensor, "groups samples tokens width"]
     ) -> Float[Tensor, "groups samples tokens width"]:
-        """Apply self-attention over the tokens of each sample. For a single token, the result is its value."""
+        """Apply self-attention over the tokens of each sample, without computing attention weights for one token."""
         groups, samples, tokens, width = x.shape
         if tokens == 1:
             return self._value(x)
@@ -74,12 +75,12 @@ class GroupwiseBlock(nn.Module):
         return self.proj(mixed.reshape(groups, samples, tokens, width))
 
     def _value(self, x: Float[Tensor, "groups samples 1 width"]) -> Float[Tensor, "groups samples 1 width"]:
-        """Apply the value and output projections, which is attention for a single token."""
+        """Apply the value and output projections, which are equivalent to attention over a single token."""
         width = x.shape[3]
         weight, bias = self.qkv.weight[..., 2 * width :], self.qkv.bias[..., 2 * width :]
         if not self.training or x.shape[1] <= width:
             return self.proj(groupwise_linear(x[:, :, 0], weight, bias)[:, :, None])
-        # For large batches, it is cheaper to multiply the two projections first.
+        # For large batches, it is cheaper to multiply the two projection matrices first.
         bias = torch.baddbmm(self.proj.bias, bias, self.proj.weight)
         return groupwise_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
 
