@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cluster.throwaway import ThrowawaySlurm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Shells start background jobs with SIGINT ignored, which child processes inherit. Tests of Ctrl-C need it.
+# A shell starts background jobs with SIGINT ignored, and child processes inherit this. Tests of Ctrl-C need a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parent.parent
 
@@ -35,7 +35,7 @@ SLURM_FILES = (
     "test_throwaway.py",
     "test_doctor.py",
 )
-"""Files that use the machine's only SLURM instance. xdist runs these files one after the other."""
+"""Test files that use the machine's only SLURM instance. One xdist worker runs them one after the other."""
 GUARD = ProcessGuard()
 
 
@@ -51,7 +51,7 @@ class SlurmInOneWorker(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SlurmInOneWorker:
-    """Return the scheduler."""
+    """Make xdist use `SlurmInOneWorker`."""
     return SlurmInOneWorker(config, log)
 
 
@@ -82,13 +82,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread, because several test workers would compete. Importing ffcv has the same effect in training."""
+    """Use one thread, because test workers would compete for cores. In training, importing ffcv has the same effect."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[ThrowawaySlurm]:
-    """A real SLURM instance. It keeps running after the tests if it was running before."""
+    """A real SLURM instance. It is stopped after the tests unless it was already running before them."""
     from cluster.throwaway import ThrowawaySlurm, Unavailable
 
     with ExitStack() as stack:
@@ -113,7 +113,7 @@ def mini() -> Study:
 
 @pytest.fixture
 def file_limit() -> Callable[[int], AbstractContextManager[None]]:
-    """Limit the size of files to simulate a full disk. In both cases, write() fails."""
+    """Limit the size of files to simulate a full disk. write() fails both at this limit and on a full disk."""
 
     @contextmanager
     def limited(size: int) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Program for one rank in test_distributed.py. It trains a small model for each given case and saves the weights.
+"""Program that test_distributed.py runs once per rank. It trains a small model for each case and saves the weights.
 
     python -m tests.distributed_training FOLDER CASES
 

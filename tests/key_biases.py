@@ -1,4 +1,4 @@
-"""Comparison of trained attention layers with different rounding errors."""
+"""Comparison of trained attention layers regardless of rounding errors."""
 
 from __future__ import annotations
 

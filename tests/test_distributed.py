@@ -107,7 +107,7 @@ CASES = (
     TrainingCase(1, 6, 6),
     TrainingCase(2, None, None),
     TrainingCase(2, 4, None),
-    TrainingCase(2, None, 6),  # each BatchNorm group is one rank's part of the batch
+    TrainingCase(2, None, 6),  # each BatchNorm group is one rank's complete part of the batch
     TrainingCase(4, None, None),
     TrainingCase(4, None, 6),  # a group spans two ranks
     TrainingCase(4, None, 12),  # a group spans all ranks
@@ -118,7 +118,7 @@ REFERENCES = {norm_batch: TrainingCase(1, None, norm_batch) for norm_batch in (N
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder with the weights of all cases. Processes are started only once for each number of ranks."""
+    """A folder with the weights of all cases. All cases with the same number of ranks share the same processes."""
     folder = tmp_path_factory.mktemp("ranks")
     images = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
     write_beton(folder / "train.beton", list(images), np.arange(37) % 5)

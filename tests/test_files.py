@@ -1,4 +1,4 @@
-"""Atomic file writes."""
+"""Atomic file writes, including failed writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies that start from external weights: run keys, and stages with a CNN."""
+"""Studies that start from external weights: their run keys, and their stages with a CNN."""
 
 from __future__ import annotations
 

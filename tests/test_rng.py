@@ -30,6 +30,6 @@ def test_numbers_are_uniform():
 
 
 def test_consecutive_seeds_do_not_share_permutations():
-    # FFCV's sampling order, default_rng(seed + epoch), shares permutations.
+    # FFCV shuffles with default_rng(seed + epoch), so seed 8 in epoch 0 has the same order as seed 7 in epoch 1.
     assert not np.array_equal(rng.permutation(8, "order", 0, 50), rng.permutation(7, "order", 1, 50))
     assert sorted(rng.permutation(8, "order", 0, 50)) == list(range(50))

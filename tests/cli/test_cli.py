@@ -1,4 +1,4 @@
-"""The command line: help, checks, lists and invalid arguments."""
+"""The `mem` command: help, checks, lists and invalid arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy implementation of the MEM head, per sample and per group. It follows the paper, not the code of `mem`."""
+"""NumPy implementation of the MEM head with loops over samples and groups. It follows the paper, not the `mem` code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarra
 
 
 def embedding(state: State, g: int, tokens: np.ndarray, depth: int, heads: int) -> np.ndarray:
-    """Return the embedding of one sample of shape (tokens, features) by sub-network g."""
+    """Return the embedding that sub-network g computes for one sample of shape (tokens, features)."""
 
     def parameter(name: str) -> np.ndarray:
         return state[f"subnetworks.{name}"][g]

@@ -1,4 +1,4 @@
-"""Baseline heads, compared with numpy, and saved and loaded heads."""
+"""Baseline heads: comparison with NumPy, and saving and loading."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tau_normalisation_equals_numpy(seed, tau):
 
 
 def test_the_chosen_tau_is_the_smallest_with_the_highest_accuracy_on_val():
-    # The weight norm of class 0 is so large that class 0 is always predicted, until a larger tau normalises the weight.
+    # The weight norm of class 0 is so large that class 0 is always predicted, unless tau is large enough to reduce it.
     weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
     features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
     head_of_tau = functools.partial(tau_normalised, weight)

@@ -1,4 +1,4 @@
-"""The MEM head, compared with numpy for every interpretation of the paper: values, and gradients of all parameters."""
+"""The MEM head, compared with NumPy for every interpretation of the paper: outputs and gradients of all parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, FEATURES = 8, 5
 
 
 def head_and_numpy(groups: np.ndarray, samples: int, labels: np.ndarray | None = None, **changes):
-    """Return a random float64 head, features, labels, and numpy versions of the head's outputs and loss."""
+    """Return a random float64 head, features, labels, and NumPy versions of the head's outputs and loss."""
     number = int(groups.max()) + 1
     shared = {"width": WIDTH, "fusion_width": 4, "xi": 3.0, "mu": 0.5, "reo_weight": 0.3, "groups": number}
     partition = {"partition": "shot" if number == 3 else "random_even"}

@@ -1,4 +1,4 @@
-"""Equations 3 to 9 of the paper, compared with an independent numpy version, including edge cases."""
+"""Equations 3 to 9 of the paper, compared with an independent NumPy implementation, including edge cases."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_data_aware_probabilities_and_loss_equal_numpy(seed, n, classes):
 
 
 def test_a_logit_of_minus_infinity_is_not_replaced_by_one_of_another_group():
-    """The logit ties with the padding of a small group, and the padding refers to a class of another group."""
+    """The logit ties with the padding of a small group, and the padding contains a class of another group."""
     members = torch.zeros(2, 66, dtype=torch.bool)
     members[0, :64], members[1, 64:] = True, True
     logits = torch.zeros(1, 66)

@@ -1,4 +1,4 @@
-"""Logit adjustment, balanced softmax and nearest class mean, compared with numpy: values and gradients."""
+"""Logit adjustment, balanced softmax and nearest class mean, compared with NumPy: values and gradients."""
 
 from __future__ import annotations
 

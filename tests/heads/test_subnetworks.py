@@ -12,7 +12,7 @@ from mem.heads.mem.subnetworks import GroupwiseBlock, SubNetworks, embedding_nor
 
 
 def looped(model: SubNetworks, tokens: Tensor) -> Tensor:
-    """Compute each group separately, with full attention even for a single token."""
+    """Compute the embeddings group by group, with full attention even for a single token."""
     parameters = dict(model.named_parameters())
     embeddings = []
     for g in range(len(model.embed.weight)):

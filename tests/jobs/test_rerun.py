@@ -1,4 +1,4 @@
-"""A rerun of a finished run."""
+"""Rerun of a stage whose run is already finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracies, compared with scikit-learn and with plain loops."""
+"""Accuracy metrics, compared with scikit-learn and with plain loops."""
 
 from __future__ import annotations
 
@@ -84,5 +84,5 @@ def test_the_papers_overall_accuracy_of_mem_follows_from_its_shots_with_exclusiv
     *shots, total = TABLE_1[dataset]["mem"]
     groups = KNOWN[dataset].groups
     assert groups is not None
-    # The paper rounds all values to one decimal.
+    # The paper rounds all values to one decimal place.
     assert metrics.class_weighted(shots, groups) == pytest.approx(total, abs=0.1)

@@ -1,4 +1,4 @@
-"""Intervals and significance tests, compared with scipy, sums of binomials and a bootstrap that resamples images."""
+"""Intervals and significance tests, compared with SciPy, binomial sums and a bootstrap that resamples images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions on disk, and scores computed from them."""
+"""Predictions files, and scores that are computed from them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ UNEVEN = SETTINGS.model_copy(update={"patch_sizes": (2, 3, 2), "image_size": 36}
 
 
 def perturb(module: torch.nn.Module) -> None:
-    """Change norms and biases, because their initial values could hide errors."""
+    """Change the parameters of norms and all biases, because their initial values could hide errors."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad and parameter.ndim == 1:
@@ -55,7 +55,7 @@ def perturb(module: torch.nn.Module) -> None:
 
 
 def dense(p: dict[str, Tensor], settings: ConvMae, images: Tensor, visible: Tensor) -> Tensor:
-    """Compute the encoder as published: stages 1 and 2 at every position, with masks, on grids with channels first."""
+    """Compute the encoder as published: stages 1 and 2 on masked grids, at every position, with channels first."""
     samples, grid = len(images), settings.image_size // settings.patch_size
     keep = torch.zeros(samples, grid * grid, dtype=images.dtype).scatter(1, visible, 1.0).view(samples, 1, grid, grid)
 

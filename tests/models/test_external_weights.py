@@ -30,7 +30,7 @@ def classifier(classes: int = 5, side: int = 16, seed: int = 1) -> BackboneClass
 
 @pytest.fixture
 def finetuned() -> dict[str, torch.Tensor]:
-    """The weights that MAE's main_finetune.py saves, with a linear layer for a different number of classes."""
+    """Weights like those that MAE's main_finetune.py saves, with a linear layer for a different number of classes."""
     return dict(classifier(classes=7, seed=0).backbone.state_dict())
 
 

@@ -29,7 +29,7 @@ def built(name: str) -> Autoencoder:
 
 
 def official(name: str) -> str:
-    """Return the official name. The official code has a single module for encoder and decoder."""
+    """Return a parameter's name in the official code, in which one module contains the encoder and the decoder."""
     return name.removeprefix("encoder.")
 
 
@@ -59,10 +59,10 @@ def test_every_trained_parameter_has_the_official_name_and_shape(both):
 
 
 def differing(model: Autoencoder, golden: dict[str, Any]) -> list[str]:
-    """Return the parameters whose gradient differs from the recording by 1e-5 of its norm or largest value.
+    """Return the parameters whose gradient differs from the recording by more than 1e-5 of its norm or largest value.
 
-    Both sides round to float32, by about 1e-6 here (the same in float64, where only the recording rounds), so the
-    outcome does not depend on the processor.
+    Rounding to float32 causes differences of about 1e-6, even if this project's model runs in float64 and only the
+    recording is rounded. The tolerance is ten times larger, so the outcome does not depend on the processor.
     """
     gradients = {official(n): p.grad for n, p in model.named_parameters() if p.requires_grad}
     found = []
@@ -83,7 +83,7 @@ def test_every_gradient_equals_that_of_the_official_code(both):
 
 
 def test_the_comparison_detects_a_wrong_epsilon():
-    """The norms of ConvMAE's stages 1 and 2 have a different epsilon from those of stage 3, which is easily missed."""
+    """In ConvMAE, the norms of stages 1 and 2 have a different epsilon from the norms of stage 3."""
     model = built("convmae")
     for block in [*model.encoder.blocks1, *model.encoder.blocks2]:
         block.norm1.eps = 1e-4

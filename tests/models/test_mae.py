@@ -1,4 +1,4 @@
-"""The masked autoencoder, compared with a numpy implementation. Masked patches must not influence the encoder."""
+"""The masked autoencoder, compared with a NumPy implementation. Masked patches must not influence the encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECODER = Decoder(width=8, depth=1, heads=2)
 def model() -> MaskedAutoencoder:
     torch.manual_seed(0)
     model = MaskedAutoencoder(BACKBONE, DECODER, mask_ratio=0.6, norm_pix_loss=True).double()
-    # The initial values of norms and biases could hide errors.
+    # Change norms and biases, because their initial values could hide errors.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.ndim == 1:
@@ -111,7 +111,7 @@ def test_the_loss_equals_an_independent_numpy_implementation(model):
 
 
 def test_the_encoder_does_not_see_masked_patches_but_the_loss_does(model):
-    model.norm_pix_loss = False  # otherwise the change of scale would not affect the target
+    model.norm_pix_loss = False  # otherwise, a change of scale would not affect the target
     images, noise = batch(1)
     prediction, visible = model.reconstruct(images, noise)
     changed = images.clone()

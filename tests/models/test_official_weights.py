@@ -1,4 +1,4 @@
-"""Download official checkpoints from a server that closes the connection, from a file, and without a network."""
+"""Downloads of official checkpoints from a server that closes the connection, from a file, and without a network."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def offer(monkeypatch, tmp_path, server):
-    """Register weights at the server's address. Downloaded weights are stored in the test's folder."""
+    """Return a function that registers weights at the server's address. Downloads are stored in the test's folder."""
     monkeypatch.setenv("MEM_WEIGHTS", str(tmp_path / "weights"))
 
     def register(checksum: str | None, address: str | None = None) -> None:

@@ -56,7 +56,7 @@ def test_if_the_loss_normalises_patches_their_mean_comes_from_the_input():
     reconstructed = sheet[GAP_PIXELS : GAP_PIXELS + 112, GAP_PIXELS + 2 * (112 + GAP_PIXELS) :][:, :112]
     patch = int(noise[0].argmax())
     area = slice(28 * (patch // 4), 28 * (patch // 4) + 28), slice(28 * (patch % 4), 28 * (patch % 4) + 28)
-    # The mean is over all channels of the normalised patch.
+    # The mean is taken over all pixels and channels of the normalised patch.
     mean = PIXELS.normalise(inputs)[0][:, *area].mean()
     expected = PIXELS.restore(mean.expand(1, 3, 1, 1))[0, 0, 0]
     assert (reconstructed[area].float() - expected.float()).abs().max() <= 1

@@ -87,7 +87,8 @@ def test_evaluation_uses_the_running_statistics_without_changing_them():
     [(1, 12, 6), (1, 12, 2), (2, 16, 6), (4, 16, 2), (3, 16, None), (3, 12, None), (1, 10, None)],
 )
 def test_a_division_of_the_batch_that_splits_a_group_is_rejected(ranks, global_batch, micro_batch):
-    # Two ranks with 8 images each use groups of 8. Other cases use groups of 4. (4, 16, 2) splits a rank's only group.
+    # Two ranks with 8 images each use groups of 8. The other cases use groups of 4. In the case (4, 16, 2),
+    # micro-batches of 2 images split the only group of each rank.
     model = build(settings(norm_batch=8 if ranks == 2 else 4), classes=5)
     if (ranks, global_batch) == (3, 12):
         configure_batch_norms(model, World(0, ranks), global_batch, micro_batch)  # one group per rank: fits

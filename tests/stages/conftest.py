@@ -1,4 +1,4 @@
-"""The finished mini study."""
+"""Fixture with the outputs of the mini study, the smallest study with every stage."""
 
 from __future__ import annotations
 

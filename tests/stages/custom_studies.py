@@ -1,4 +1,4 @@
-"""Studies without finetuning: a pretrained encoder, a user-provided module, and features in files."""
+"""Studies without finetuning. They use a pretrained encoder, a user-provided module, or features in files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def broken():
 
 
 def frozen_study(**changes) -> dict:
-    """Return the mini study without finetuning."""
+    """Return the mini study without finetuning, with the given changes."""
     return MINI_VALUES | {"finetune": None, "heads": HEADS} | changes
 
 

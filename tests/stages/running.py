@@ -1,7 +1,7 @@
 """Run `mem` commands and stages of small studies.
 
-Run folders are named by their content, so tests whose studies have a run in common can share its outputs. `run_study`
-keeps a copy of each finished run for the session, and copies it instead of computing the run again.
+A run folder's name contains a hash of the run's settings and inputs, so studies that have a run in common can share its
+outputs. During a test session, `run_study` keeps a copy of each finished run and reuses it in other folders.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def start_mem(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def run_stage(folder: Path, run: Run) -> None:
-    """Run one stage in this process. Its configuration must exist."""
+    """Run one stage in this process. The run's configuration file must exist."""
     call_mem(folder, run.stage, "--config", str(run.folder / "config.yaml"))
 
 
@@ -63,15 +63,15 @@ def run_study(folder: Path, values: dict, stages: Collection[str] | None = None)
 
     Args:
         folder: Working directory. The study is written to `study.yaml` in it.
-        values: The study.
-        stages: Run only these stages, and return only their runs.
+        values: Settings of the study.
+        stages: Stages to run. Only the runs of these stages are returned. None selects all stages.
     """
     (folder / "study.yaml").write_text(yaml.safe_dump(values))
     study = load_study([folder / "study.yaml"])
     runs = [run for run in study_runs(study) if stages is None or run.stage in stages]
     for run in runs:
         kept = Path(_FINISHED_RUNS.name) / run.folder
-        # The results of a report are outside its run folder.
+        # Do not reuse the copy of a report run, because the outputs of a report are outside its run folder.
         if kept.is_dir() and run.stage != "report" and not (folder / run.folder).exists():
             shutil.copytree(kept, folder / run.folder)
     write_configs(runs, study, folder)
@@ -88,7 +88,7 @@ def keep_finished(folder: Path, run: Run) -> None:
 
 
 def find_run(runs: list[Run], stage: str, variant: str | None = None) -> Run:
-    """Return the run of a stage, and of a specific head if `variant` is given."""
+    """Return the run of a stage. If `variant` is given, return the run of the head with this name."""
     return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
 
 

@@ -1,4 +1,4 @@
-"""ConvMAE in the stages from convert to features: weights, reconstructions and curves."""
+"""The stages from `convert` to `features` with ConvMAE: weights, reconstructions and training curves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKBONE = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """Run folders of the stages from convert to features, by stage."""
+    """Run folders of the stages from `convert` to `features`, by stage."""
     folder = tmp_path_factory.mktemp("convmae")
     values = MINI_VALUES | {
         "backbone": BACKBONE,

@@ -36,7 +36,7 @@ def test_features_can_come_from_a_pretrained_encoder_without_finetuning(frozen):
     assert not (folder / find_run(runs, "features").folder / "classifier.safetensors").exists()
     rows = from_csv(folder / "results" / "frozen" / "report" / "results.csv")
     assert {row.variant for row in rows} == set(HEADS)
-    assert all(row.all > 15 for row in rows if row.variant in ("ce", "crt"))  # chance is 10 %
+    assert all(row.all > 15 for row in rows if row.variant in ("ce", "crt"))  # chance level: 10 %
 
 
 def test_heads_start_from_the_linear_probe(frozen):

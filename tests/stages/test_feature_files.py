@@ -39,7 +39,7 @@ def test_heads_are_trained_on_features_in_files(finished):
     assert np.array_equal(split.inputs(0, np.arange(len(split)), tokens=True).numpy(), features)
     rows = from_csv(folder / "results" / "own_features" / "report" / "results.csv")
     assert {row.variant for row in rows} == set(FEW_HEADS)
-    assert all(row.all > 60 for row in rows if row.split == "test")  # chance is 17 %
+    assert all(row.all > 60 for row in rows if row.split == "test")  # chance level: 17 %
     assert "elk" in (folder / "results" / "own_features" / "report" / "index.html").read_text()
 
 

@@ -26,7 +26,7 @@ VIEWS = 60
 
 
 def write_runs(folder: Path, features: dict) -> dict[str, Run]:
-    """Write the configurations of the runs of a study, and return the runs by stage."""
+    """Write the configuration file of each run of a study, and return the runs by stage."""
     finetune = MINI_VALUES["finetune"] | {"epochs": 1, "warmup_epochs": 0.1}
     compute = {"features": {"checkpoint_minutes": 1e-4}}
     changes = {"pretrain": None, "finetune": finetune, "features": features, "compute": compute}
@@ -64,7 +64,7 @@ def test_an_interrupted_features_stage_computes_only_the_missing_chunks(folder, 
     assert process.returncode == (-9 if signal_number == signal.SIGKILL else 143)
     assert not (folder / run.folder / "train-pooled.npy").exists()
     assert sum(map_file.read_bytes()) < VIEWS
-    # Change a value in a saved chunk. The value remains unless the chunk is computed again.
+    # Change a value in a saved chunk. If the chunk is not computed again, the changed value remains.
     unfinished = np.load(folder / run.folder / "unfinished" / "train-pooled.npy", mmap_mode="r+")
     unfinished[0, 0, 0] = 123
     unfinished.flush()

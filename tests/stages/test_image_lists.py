@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(folder) -> list[Run]:
-    """All runs of a study that differs from the mini study only in the dataset."""
+    """All runs of the study, which differs from the mini study only in the dataset."""
     dataset = miniatures.long_tailed_png(folder, largest=LARGEST)
     heads = {name: MINI_VALUES["heads"][name] for name in HEADS}
     short = {"pretrain": None, "finetune": MINI_VALUES["finetune"] | {"epochs": 2}}
@@ -47,7 +47,7 @@ def test_list_files_and_a_study_are_enough_for_new_images(folder, runs):
         (variant, split) for variant in HEADS for split in ("val", "test")
     }
     best = max(row.all for row in rows if row.split == "test")
-    assert best > 3  # chance is 1 %
+    assert best > 3  # chance level: 1 %
 
 
 def test_the_converted_images_equal_the_listed_files(folder, runs):

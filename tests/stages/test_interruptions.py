@@ -1,4 +1,4 @@
-"""Stages as processes that are stopped, killed or requested to save a checkpoint, and that resume afterwards."""
+"""Stages that run as processes, are stopped, killed or requested to save a checkpoint, and resume afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.waiting import wait
 
 
 def configure_long_pretraining(folder: Path, study: Path) -> Path:
-    """Configure a pretraining run of many epochs on the images of the mini study, and return the run folder."""
+    """Configure a pretraining run with many epochs on the images of the mini study, and return its run folder."""
     changes = {"pretrain": {"epochs": 2000}}
     write_configs(study_runs(load_study([MINI], changes)), load_study([MINI], changes), folder)
     images = mini_run("convert").folder
@@ -95,7 +95,7 @@ def test_a_second_process_waits_for_the_run_folder_and_resumes_when_the_first_is
 def killed_run(study, tmp_path_factory) -> tuple[Path, list[str], list[str]]:
     """Request a checkpoint during training, wait for the acknowledgement, and kill the process later.
 
-    Returns the run folder, and the checkpoints before and after the request.
+    Return the run folder, the checkpoints before the request, and the checkpoints after the request.
     """
     folder = tmp_path_factory.mktemp("killed")
     run = configure_long_pretraining(folder, study)
@@ -147,7 +147,7 @@ sys.exit(run_stage("convert", convert, Path(sys.argv[1]), None, None, {}))
 
 
 def start_conversion(folder: Path, **environment: str) -> tuple[subprocess.Popen[str], Path]:
-    """Start a stage without training and wait until it runs. Return the process and the run folder."""
+    """Start a conversion and wait until it is running. Return the process and the run folder."""
     run = mini_run("convert")
     write_configs([run], load_study([MINI]), folder)
     process = subprocess.Popen(

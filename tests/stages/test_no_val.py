@@ -1,4 +1,4 @@
-"""Every stage on a dataset without a val split, and on a dataset whose val split is held out from train."""
+"""Stages on a dataset without a val split, and on a dataset whose val split is held out from the training split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Online features, and heads trained on them, compared with stored features."""
+"""Online features, and heads trained on them, compared with stored features and their heads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STAGES = ("convert", "finetune", "features", "train_head", "evaluate")
 
 
 def study_values(kind: str, online: bool) -> dict:
-    """Return a study with a ViT or a CNN, heads on pooled features and on tokens, and different samplers."""
+    """Return a study with a ViT or a CNN, with heads on pooled features and on tokens, and with different samplers."""
     features = {"views": 2, "augmentation": AUGMENTATION, "tokens": True, **({"online": True} if online else {})}
     heads = {name: MINI_VALUES["heads"][name] for name in ("ce", "tau", "crt", "mem_on_crt")}
     heads["mem_on_crt"] = MINI_VALUES["heads"]["mem"] | heads["mem_on_crt"]
@@ -50,7 +50,7 @@ def study_values(kind: str, online: bool) -> dict:
 
 @pytest.fixture(scope="module", params=["vit", "cnn"])
 def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
-    """The folder in which both studies were run, and the runs of each study by the value of `features.online`."""
+    """The folder in which both studies were run, and the runs of each study, by its value of `features.online`."""
     folder = tmp_path_factory.mktemp(request.param)
     runs = {online: run_study(folder, study_values(request.param, online), STAGES) for online in (False, True)}
     return folder, runs

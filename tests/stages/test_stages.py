@@ -1,4 +1,4 @@
-"""Results of every stage of the mini study, which is run without Snakemake."""
+"""Results of every stage in the mini study, which is run without Snakemake."""
 
 from __future__ import annotations
 

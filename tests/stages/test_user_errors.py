@@ -1,4 +1,4 @@
-"""User errors and full disks: a stage ends with a single error message."""
+"""User errors and full disks, after which a stage ends with a single error message."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_refused_input_does_not_change_a_finished_run(study, tmp_path):
 
 
 def evaluation_error(study: Path, folder: Path, **changed: np.ndarray) -> str:
-    """Evaluate a head on changed features, and return the message."""
+    """Evaluate a head on changed features, and return the error message."""
     shutil.copytree(study / "runs", folder / "runs")
     features = folder / mini_run("features").folder
     about = json.loads((features / "features.json").read_text())
@@ -131,7 +131,7 @@ def test_classes_without_test_images_are_named_and_excluded_from_means(study, tm
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A 100 kB file system that contains the configuration of a conversion."""
+    """A 100 kB file system that contains the configuration of a `convert` run."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Training images for these tests."""
+"""Fixture with training images for the tests in this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: resume, gradient accumulation, curves, requested checkpoints, validation, schedules."""
+"""The training loop: resuming, gradient accumulation, curves, requested checkpoints, validation and schedules."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_training_killed_before_saving_logs_no_step_twice_after_resuming(
     state = finetuning()
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", state=state, stop_after=9)
-    # Training continues to step 15 and is killed there. The checkpoint is from step 9, but the log extends to step 15.
+    # Training continues to step 15, where it is killed. The checkpoint is from step 9, but the log extends to step 15.
     monkeypatch.setattr("mem.train.checkpoints.Checkpoints.save", lambda self, state: None)
     with pytest.raises(Stopped):
         trained(images, tmp_path / "interrupted", stop_after=15)

@@ -1,4 +1,4 @@
-"""Finetuning with every augmentation enabled: RandAugment, erasing, mixup, CutMix."""
+"""Finetuning with every augmentation enabled: RandAugment, random erasing, mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -79,4 +79,4 @@ def test_mixing_changes_the_trained_weights(images, tmp_path, uninterrupted):
     plain = trained(images, tmp_path, mixing=None)
     assert (
         uninterrupted.model.linear.weight - plain.model.linear.weight
-    ).abs().max() > 1e-4  # far above rounding in float64
+    ).abs().max() > 1e-4  # far larger than rounding errors in float64

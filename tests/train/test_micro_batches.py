@@ -35,7 +35,7 @@ def test_the_micro_batch_is_halved_until_it_fits_on_every_rank():
 
     assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory) == 13
     assert tried == [100, 50, 25, 13]
-    # The other rank has less free memory.
+    # Another rank has less free memory.
     assert fitting_micro_batch(attempt, 100, 1, lambda out_of_memory: out_of_memory or tried[-1] > 7) == 7
     assert fitting_micro_batch(attempt, 96, 12, lambda out_of_memory: out_of_memory) == 12
     with pytest.raises(UserError, match=r"A micro-batch of 16 image\(s\) does not fit"):

@@ -1,4 +1,4 @@
-"""Non-finite losses and gradients: training stops or skips the step completely."""
+"""Non-finite losses and gradients: training either stops, or skips every effect of the step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.train.training import (
 
 
 def non_finite_at(at: set[int], kind: str, batch_size: int = 12) -> Objective:
-    """Return a cross-entropy objective whose value or gradient is not finite at the given steps (counted from 1)."""
+    """Return a cross-entropy objective whose loss or gradient is not finite at the given steps (counted from 1)."""
     cross_entropy = classification(PIXELS, 0.1, 2)
 
     def objective(replica, batch):
@@ -61,7 +61,8 @@ def test_a_skipped_step_changes_nothing(images, tmp_path, kind, optimizer):
     def state() -> TrainState:
         return finetuning(settings=recipe(ema_decay=0.9, **optimizer))
 
-    # Step 1 is non-finite in one training run. The other run starts at step 2. All later steps are bitwise equal.
+    # One training run skips step 1, because it is non-finite. The other run starts at step 2. All later steps are
+    # bitwise equal.
     skipping = trained(
         images, tmp_path / "s", state=state(), objective=non_finite_at({1}, kind), steps=5, skip_nonfinite=True
     )

@@ -1,4 +1,4 @@
-"""A small training run for tests of the training loop."""
+"""Small training runs for tests of the training loop."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def dtype_of(state: TrainState) -> torch.dtype:
 
 
 def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
-    """Return the logged metrics, except metrics that depend on the clock."""
+    """Return the logged metrics of each step, except metrics that depend on the clock."""
     return [
         (e["step"], {k: v for k, v in e["metrics"].items() if k not in ("train/images_per_s", "train/data_wait")})
         for e in read_events(folder / "log.jsonl")
@@ -144,7 +144,10 @@ def curve(folder: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def assert_same(one: nn.Module, other: nn.Module, **tolerance: float) -> None:
-    """Check that two models have the same weights: bitwise, or within a tolerance and without key biases."""
+    """Check that two models have the same weights: bitwise without `tolerance`, and within `tolerance` otherwise.
+
+    Comparisons within a tolerance exclude the biases of attention keys.
+    """
     weights = [dict(model.state_dict()) for model in (one, other)]
     if tolerance:
         weights = [without_key_biases(each) for each in weights]

@@ -1,4 +1,4 @@
-"""Weights, images and masks that are generated from names, so that they need not be recorded."""
+"""Weights, images and masks that are generated from their names, so that only results need to be recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 SAMPLES, SIDE, GRID = 2, 224, 14
 VISIBLE = 49
-"""int(196 * (1 - 0.75))"""
+"""Number of visible patches: int(196 * (1 - 0.75))."""
 DECODER = {"width": 512, "depth": 1, "heads": 16}
 VIT = {"image_size": SIDE, "patch_size": 16, "width": 768, "depth": 2, "heads": 12}
 CONVMAE = {
@@ -29,15 +29,15 @@ SAMPLED = 12
 
 
 def normal(name: str, shape: Iterable[int]) -> np.ndarray:
-    """Return float32 samples from a standard normal distribution that depend only on the name."""
+    """Return float32 numbers from a standard normal distribution. They depend only on the name and the shape."""
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return np.random.Generator(np.random.Philox(key=key)).standard_normal(tuple(shape), dtype=np.float32)
 
 
 def fill(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Fill each trained parameter with numbers that depend on its official name, except position embeddings.
+    """Fill each trained parameter, except position embeddings, with numbers that depend on its official name.
 
-    Matrices and kernels preserve the variance of their input. Gains are near 1 and biases are not 0, so that a missing
+    Matrices and kernels preserve the variance of their input. Gains are close to 1. Biases are not 0, so that a missing
     bias is detected.
     """
     for name, parameter in parameters:
@@ -61,7 +61,7 @@ def images() -> Tensor:
 
 
 def noise() -> Tensor:
-    """Return one number per patch. The patches with the smallest numbers are visible."""
+    """Return one random number per patch. The patches with the smallest numbers are visible."""
     return torch.from_numpy(normal("mask", (SAMPLES, GRID * GRID)))
 
 

@@ -26,7 +26,7 @@ import recipe
 
 
 def main() -> None:
-    """Run both models and write one file per model."""
+    """Run both official models, and write one file of golden tensors per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -47,7 +47,7 @@ def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
     with official(folder, timm):
         model = mae() if name == "mae" else convmae()
     recipe.fill(model.named_parameters())
-    # The forward pass uses random numbers only for the mask.
+    # The official forward pass uses random numbers only for the mask.
     with mock.patch.object(torch, "rand", lambda *shape, device: recipe.noise().to(device)):
         loss, _, mask = model(recipe.images(), mask_ratio=0.75)
     loss.backward()
@@ -61,7 +61,7 @@ def record(name: str, folder: Path, timm: Path) -> dict[str, object]:
 
 
 def mae() -> nn.Module:
-    """Build MAE with the shape of ViT-B at depth 2 and a decoder of one block."""
+    """Build MAE with the shape of ViT-B at depth 2 and a one-block decoder."""
     import models_mae  # type: ignore[import-not-found]
 
     return models_mae.MaskedAutoencoderViT(
@@ -80,7 +80,7 @@ def mae() -> nn.Module:
 
 
 def convmae() -> nn.Module:
-    """Build ConvMAE-B with two transformer blocks and a decoder of one block."""
+    """Build ConvMAE-B with two transformer blocks and a one-block decoder."""
     import models_convmae  # type: ignore[import-not-found]
 
     return models_convmae.MaskedAutoencoderConvViT(
@@ -100,7 +100,7 @@ def convmae() -> nn.Module:
 
 @contextmanager
 def official(folder: Path, timm: Path) -> Iterator[None]:
-    """Make an unchanged checkout and timm 0.3.2 importable with current torch and numpy, for one model."""
+    """Within this context, make one unchanged checkout and timm 0.3.2 importable with current torch and numpy."""
     six = types.ModuleType("torch._six")
     six.container_abcs = collections.abc  # type: ignore[attr-defined]
     before = set(sys.modules)

@@ -16,11 +16,11 @@ from record import official
 DECAY, LAYER_DECAY = 0.05, 0.65
 SCHEDULE = {"lr": 2e-3, "min_lr": 1e-6, "warmup_epochs": 5, "epochs": 100}
 ITERATIONS = 113
-"""Steps per epoch."""
+"""Number of steps per epoch."""
 
 
 def main() -> None:
-    """Build both official finetuning models, and write their optimizer parameter groups."""
+    """Build both official finetuning models, and write their parameter groups and learning rates."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("mae", "convmae", "timm", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
