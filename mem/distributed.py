@@ -47,7 +47,7 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return a model replica that averages gradients over the ranks, or the model itself for a single rank."""
+        """Return a replica that averages the model's gradients over the ranks; the model itself for a single rank."""
         if self.size == 1:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None

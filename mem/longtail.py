@@ -33,7 +33,7 @@ def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes
 
 
 def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
-    """Return the number of training images per class for a long-tailed cut.
+    """Return the number of training images of each class after a cut, before classes are reordered.
 
     Args:
         cut: Specifies `counts`, or `imbalance` for the exponential rule of Cui et al. 2019:
@@ -76,7 +76,7 @@ def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " cla
 
 @dataclass(frozen=True)
 class Cut:
-    """Indices into a pool of images: the training images, and the images that are set aside for another split."""
+    """Parts of a pool of images, as indices: the training images, and the images set aside for another split."""
 
     train: Int64[np.ndarray, " images"]
     rest: Int64[np.ndarray, " others"]

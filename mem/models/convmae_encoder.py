@@ -250,7 +250,7 @@ class _ScatterRows(torch.autograd.Function):
 
 
 class _GatherRows(torch.autograd.Function):
-    """Selects rows. Indices are unique, so the backward pass copies rows, whereas PyTorch's would add them up."""
+    """Selects rows. Indices are unique, so the backward pass copies rows. PyTorch's adds row by row."""
 
     @staticmethod
     def forward(

@@ -16,7 +16,7 @@ EXPECTED = (
 )
 """Supported outputs of a user-provided module for inputs of shape (images, 3, rows, columns)."""
 Features = tuple[Float[Tensor, "images width"], Float[Tensor, "images tokens width"]]
-"""Pooled features and tokens. The number of tokens may be 0."""
+"""Pooled features and tokens. The number of tokens per image may be 0."""
 
 
 def network_features(network: nn.Module, images: Float[Tensor, "images 3 rows columns"], name: str) -> Features:

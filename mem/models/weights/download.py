@@ -17,7 +17,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def download(address: str, part: Path, say: Callable[[str], None]) -> None:
-    """Download an address (http, https or file) to the file `part`, resuming an earlier attempt.
+    """Download an address (http, https or file) to the file `part`, and resume an earlier attempt if there is one.
 
     Raises:
         UserError: The download failed. The bytes received so far remain in `part`. The message explains how to download
