@@ -45,7 +45,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk so that a rename in this folder is durable, if the file system supports this."""
+    """Flush a folder to disk, if the file system supports this, so that a rename in the folder is durable."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

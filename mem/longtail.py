@@ -61,7 +61,7 @@ def tail_counts(cut: LongTailCut, sizes: np.ndarray) -> tuple[int, ...]:
 
 
 def ordered_counts(counts: Sequence[int], order: int) -> Int64[np.ndarray, " classes"]:
-    """Return the number of training images per class for a class order.
+    """Return the number of training images of each class in the given class order.
 
     Order 0 is the dataset's order, in which class k has `counts[k]` images. Any other number seeds a permutation of the
     classes.

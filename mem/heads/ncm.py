@@ -1,4 +1,4 @@
-"""Nearest class mean (Kang et al. 2020, section 4.2), a classifier without settings and without gradient descent.
+"""Nearest class mean (Kang et al. 2020, section 4.2), which has no settings and needs no gradient descent.
 
 Source: facebookresearch/classifier-balancing, `models/KNNClassifier.py` with `cl2n` features.
 """

@@ -1,4 +1,4 @@
-"""Build the backbone of a job and load the backbone's weights."""
+"""Build and load the backbone of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear maps per class group, computed for all groups at once."""
+"""One linear map per class group, computed for all groups at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def groupwise_linear(
     This is a single batched product, except during training on a CPU. On a CPU, a batched product assigns complete
     groups to cores, so that, for example, two cores cannot share three groups evenly (docs/performance/heads.md).
     Training on a CPU therefore multiplies one group after the other, using all cores, in the forward and backward
-    passes. This method has no second derivatives. It does not support autocast, so the batched product is used under
-    autocast.
+    passes. This alternative has no second derivatives and does not support autocast. Under autocast, the batched
+    product is used.
     """
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     if batched or not torch.is_grad_enabled():

@@ -18,7 +18,7 @@ width is not divisible by this number of heads."""
 
 
 class SubNetworks(nn.Module):
-    """Computes one embedding of the image per group. Its L2 norm indicates whether the image belongs to the group.
+    """Computes one embedding of an image per group, whose L2 norm indicates whether the image belongs to the group.
 
     A sub-network consists of a linear layer, `depth` pre-norm transformer blocks and the mean over tokens. There is no
     norm after the last block, because it would fix the length of the embedding, which is what eq. 3 trains.
@@ -36,13 +36,13 @@ class SubNetworks(nn.Module):
         self.blocks = nn.Sequential(*[GroupwiseBlock(groups, width) for _ in range(depth)])
 
     def forward(self, tokens: Float[Tensor, "samples tokens features"]) -> Float[Tensor, "groups samples width"]:
-        """Return the embeddings."""
+        """Return each group's embeddings of the samples."""
         embedded = self.blocks(self.embed(tokens.expand(len(self.embed.weight), *tokens.shape)))
         return embedded[:, :, 0] if embedded.shape[2] == 1 else embedded.mean(dim=2)
 
 
 class GroupwiseBlock(nn.Module):
-    """A pre-norm transformer block (Vaswani et al. 2017) per group."""
+    """One pre-norm transformer block (Vaswani et al. 2017) per group."""
 
     def __init__(self, groups: int, width: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class GroupwiseBlock(nn.Module):
         self.fc2 = GroupwiseLinear(groups, 4 * width, width)
 
     def forward(self, x: Float[Tensor, "groups samples tokens width"]) -> Float[Tensor, "groups samples tokens width"]:
-        """Apply the block."""
+        """Apply each group's block to the group's activations."""
         x = x + self.attention(self.norm1(x))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
@@ -86,7 +86,7 @@ class GroupwiseBlock(nn.Module):
 
 
 class GroupwiseLinear(nn.Module):
-    """A linear layer per group."""
+    """One linear layer per group."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class GroupwiseLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "groups samples tokens inputs"]
     ) -> Float[Tensor, "groups samples tokens outputs"]:
-        """Apply the layer."""
+        """Apply each group's layer to the group's activations."""
         groups, samples, tokens, inputs = x.shape
         product = groupwise_linear(x.reshape(groups, samples * tokens, inputs), self.weight, self.bias)
         return product.view(groups, samples, tokens, -1)
 
 
 class GroupwiseLayerNorm(nn.Module):
-    """A layer norm (Ba et al. 2016) per group."""
+    """One layer norm (Ba et al. 2016) per group."""
 
     def __init__(self, groups: int, width: int) -> None:
         super().__init__()
