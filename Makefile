@@ -5,8 +5,8 @@
 # make docs    build the documentation site in build/site
 # make tables  regenerate the result tables in docs/results from their CSV files
 # make setup   install packages and the virtual environment; other targets do this when the requirements change
-# make slurm-up, make slurm-down   start and stop a two-node SLURM on this machine (requires root on Debian or Ubuntu)
-# make slurm-demo   run the workflow of `make demo` on this SLURM, in build/slurm-demo, with pretraining on both nodes
+# make slurm-up, make slurm-down   start and stop a two-node SLURM cluster on this machine (requires root on Debian or Ubuntu)
+# make slurm-demo   run the workflow of `make demo` on this SLURM cluster, in build/slurm-demo, with pretraining on both nodes
 # make lock    pin the newest versions of all requirements
 
 SHELL := /bin/bash

@@ -5,7 +5,7 @@
 Both plugins run the same 100 jobs, each of which writes one line. The official plugin polls at its shortest interval.
 It is timed with and without job arrays, and the shorter time is used for the comparison. The benchmark then submits
 1,000 held jobs, records the memory of the workflow process and its scheduler queries, and cancels the jobs with Ctrl-C.
-If SLURM is not available, the benchmark starts the throwaway SLURM, which requires root and Debian packages.
+If SLURM is not available, the benchmark starts the throwaway SLURM cluster, which requires root and Debian packages.
 
 The last line is {"vs_slurm_plugin": our time / their time, "head_mb_at_1000": ..., "queries_per_poll": ...}.
 """
@@ -245,7 +245,7 @@ def _polls(times: Sequence[float]) -> list[int]:
 
 @contextlib.contextmanager
 def _some_slurm() -> Iterator[dict[str, str]]:
-    """Yield the environment variables that select the existing SLURM, or a throwaway SLURM if none exists."""
+    """Yield the environment variables that select the existing SLURM cluster, or else a throwaway one."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path}
     if shutil.which("sinfo") and subprocess.run(["sinfo"], capture_output=True, check=False).returncode == 0:

@@ -1,1 +1,1 @@
-"""Cluster tools: the Snakemake executor plugin, the doctor (site checks), and the throwaway SLURM (a test cluster)."""
+"""Cluster tools: the Snakemake executor plugin, the doctor (site checks), and the throwaway SLURM cluster."""

@@ -33,7 +33,7 @@ def check_commands() -> Iterator[CheckResult]:
             "commands",
             f"this machine ({socket.gethostname()}) has no SLURM: none of {', '.join(REQUIRED_COMMANDS)} is on PATH",
             "log in to the cluster's login node, or load its SLURM module; without a cluster, run "
-            "`snakemake --profile local`, or start a SLURM on this machine with `make slurm-up`",
+            "`snakemake --profile local`, or start a SLURM cluster on this machine with `make slurm-up`",
         )
         return
     if missing:

@@ -1,4 +1,4 @@
-"""A real SLURM on this machine for tests and demonstrations. It starts within seconds and leaves no files behind.
+"""A real SLURM cluster on this machine for tests and demonstrations. It starts in seconds and leaves no files behind.
 
 python -m cluster.throwaway up      start SLURM; then run: eval "$(python -m cluster.throwaway env)"
 python -m cluster.throwaway down    stop SLURM and remove its files

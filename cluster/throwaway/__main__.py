@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 on success, 2 if the subcommand failed, or `EXIT_NOT_UP` if `status` or `env` found no
-        running SLURM. For `run`, the exit status of the user's command.
+        running SLURM cluster. For `run`, the exit status of the user's command.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -43,13 +43,13 @@ def _up(options: argparse.Namespace) -> int:
     layout = running.layout if running.is_up() else Layout(options.nodes, options.cores, options.gpus)
     slurm = ThrowawaySlurm(layout, log=lambda text: print(text, flush=True))
     slurm.up()
-    print("To use this SLURM in your shell, run:")
+    print("To use this SLURM cluster in your shell, run:")
     print(_exports(slurm))
     return 0
 
 
 def _run(command: list[str]) -> int:
-    """Run the user's command on the throwaway SLURM. If SLURM is not running, start it first and stop it afterwards."""
+    """Run the user's command on the throwaway SLURM cluster. If it is not running, start it first and stop it afterwards."""
     with ThrowawaySlurm(log=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
         try:
             return subprocess.run(command, env={**os.environ, **slurm.environment()}, check=False).returncode
@@ -82,7 +82,7 @@ def _exports(slurm: ThrowawaySlurm) -> str:
 def _parser() -> argparse.ArgumentParser:
     sizes = Layout()
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.throwaway", description="Run a real SLURM on this machine for tests."
+        prog="python -m cluster.throwaway", description="Run a real SLURM cluster on this machine for tests."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start SLURM unless it is already running")

@@ -25,8 +25,8 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
         address = _address(name)
         if address is not None and not address.startswith("127."):
             raise ThrowawayError(
-                f"The name {name} already resolves to {address}, but the throwaway SLURM needs this name for a node. "
-                "Run the throwaway SLURM in a container."
+                f"The name {name} already resolves to {address}, but the throwaway SLURM cluster needs it for a node. "
+                "Run the throwaway SLURM cluster in a container."
             )
     text = hosts.read_text()
     end = "" if text.endswith("\n") or not text else "\n"

@@ -1,4 +1,4 @@
-"""Paths and sizes of the throwaway SLURM."""
+"""Paths and sizes of the throwaway SLURM cluster."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Root folder. A machine can run only one throwaway SLURM, because the ports and node names (n1, n2, ...) are fixed."""
+"""Root folder. A machine can run only one throwaway SLURM cluster, because ports and node names (n1, n2, ...) are fixed."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 """Root of the cgroup v1 memory controller."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths and sizes of one throwaway SLURM."""
+    """Paths and sizes of one throwaway SLURM cluster."""
 
     node_count: int = 2
     cores_per_node: int = 4
@@ -25,7 +25,7 @@ class Layout:
 
     @staticmethod
     def load(folder: Path = FOLDER) -> Layout | None:
-        """Return the layout of the SLURM that was started in the folder, or None."""
+        """Return the layout of the SLURM cluster that was started in the folder, or None."""
         try:
             return Layout(**json.loads((folder / "layout.json").read_text()), folder=folder)
         except FileNotFoundError:

@@ -32,11 +32,11 @@ _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class ThrowawayError(Exception):
-    """An operation on the throwaway SLURM failed. The message states the reason and, if known, the fix."""
+    """An operation on the throwaway SLURM cluster failed. The message states the reason and, if known, the fix."""
 
 
 class Unavailable(ThrowawayError):
-    """This machine cannot run a throwaway SLURM: the user is not root, or packages cannot be installed."""
+    """This machine cannot run a throwaway SLURM cluster: the user is not root, or packages cannot be installed."""
 
 
 def find_program(name: str) -> str:
@@ -58,10 +58,10 @@ def missing_packages() -> list[str]:
 
 
 def unavailable_reason() -> str | None:
-    """Return why this machine cannot run a throwaway SLURM, or None if it can."""
+    """Return why this machine cannot run a throwaway SLURM cluster, or None if it can."""
     if os.geteuid() != 0:
         return (
-            "A throwaway SLURM needs root: it adds its nodes n1, n2, ... to /etc/hosts and runs jobs as their owner. "
+            "A throwaway SLURM cluster needs root: it adds its nodes to /etc/hosts and runs jobs as their owner. "
             "Run it as root in a container: docker run -it -v $PWD:/mem -w /mem debian:12"
         )
     if missing_packages() and shutil.which("apt-get") is None:

@@ -1,4 +1,4 @@
-"""The daemons of the throwaway SLURM: start them, and wait until they respond."""
+"""The daemons of the throwaway SLURM cluster: start them, and wait until they respond."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_VARIABLES: Mapping[str, str] = {}
 
 
 class Services:
-    """The daemons of one throwaway SLURM.
+    """The daemons of one throwaway SLURM cluster.
 
     Each `start_...` method returns when the daemon responds. If the daemon exits or does not respond, the method raises
     `ThrowawayError` with the end of the daemon's log.
@@ -33,11 +33,11 @@ class Services:
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd {node}" for node in self.layout.nodes)]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables with which daemons and clients use this SLURM."""
+        """Return the environment variables with which daemons and clients use this SLURM cluster."""
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
     def run(self, *command: str, check: bool = True, seconds: float = _CLIENT_SECONDS) -> str:
-        """Run a client command (sbatch, sacct, ...) on this SLURM and return its output.
+        """Run a client command (sbatch, sacct, ...) on this SLURM cluster and return its output.
 
         Raises:
             ThrowawayError: The command failed and `check` is set. The message contains its error output.

@@ -1,4 +1,4 @@
-"""The throwaway SLURM: MUNGE, MariaDB, slurmdbd, slurmctld and one slurmd per node, all in one folder."""
+"""The throwaway SLURM cluster: MUNGE, MariaDB, slurmdbd, slurmctld and one slurmd per node, all in one folder."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class ThrowawaySlurm:
         return self.layout.nodes
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables with which clients (sbatch, sacct, ...) use this SLURM."""
+        """Return the environment variables with which clients (sbatch, sacct, ...) use this SLURM cluster."""
         return self._services.environment()
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a client command (sbatch, sacct, ...) on this SLURM and return its output.
+        """Run a client command (sbatch, sacct, ...) on this SLURM cluster and return its output.
 
         Raises:
             ThrowawayError: The command failed and `check` is set. The message contains its error output.
@@ -76,10 +76,10 @@ class ThrowawaySlurm:
         return all(self._daemons.running(name) for name in self._services.names())
 
     def up(self) -> None:
-        """Install missing packages, clean up after an earlier SLURM, start the daemons, and wait for the nodes.
+        """Install missing packages, clean up after an earlier SLURM cluster, start the daemons, and wait for the nodes.
 
         Raises:
-            Unavailable: This machine cannot run a throwaway SLURM.
+            Unavailable: This machine cannot run a throwaway SLURM cluster.
             ThrowawayError: A daemon did not start. The message contains the end of the daemon's log.
         """
         install_packages(self.log)
@@ -99,7 +99,7 @@ class ThrowawaySlurm:
         """Cancel all jobs, stop the daemons, and remove all files.
 
         Raises:
-            Unavailable: This machine cannot run a throwaway SLURM.
+            Unavailable: This machine cannot run a throwaway SLURM cluster.
         """
         reason = unavailable_reason()
         if reason is not None:
@@ -174,7 +174,7 @@ class ThrowawaySlurm:
             wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs did not end")
 
     def _clear(self, keep_logs: bool = False) -> None:
-        """End all processes of this SLURM, recorded or not, and remove all files."""
+        """End all processes of this SLURM cluster, recorded or not, and remove all files."""
         names = self._daemons.names()
         for name in reversed(names):
             self._daemons.stop(name)

@@ -1,4 +1,4 @@
-"""The plugin's `workflow` fixture, for tests of the plugin on a real SLURM."""
+"""The plugin's `workflow` fixture, for tests of the plugin on a real SLURM cluster."""
 
 from __future__ import annotations
 

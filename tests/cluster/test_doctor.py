@@ -276,7 +276,7 @@ def test_the_reports_of_the_nodes_are_evaluated(site, doctor, tmp_path, changed,
 @pytest.mark.slurm
 @pytest.mark.timeout(180)
 class TestOnTheRealSlurm:
-    """Tests on the throwaway SLURM."""
+    """Tests on the throwaway SLURM cluster."""
 
     @pytest.fixture(autouse=True)
     def _environment(self, slurm: ThrowawaySlurm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM: ranks, arrays, groups, failures and retries."""
+"""Jobs on a real SLURM cluster: ranks, arrays, groups, failures and retries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 
 @pytest.fixture
 def on_slurm(slurm: ThrowawaySlurm, workflow):
-    """A function that creates a workflow that runs on the throwaway SLURM."""
+    """A function that creates a workflow that runs on the throwaway SLURM cluster."""
     return lambda snakefile: workflow(snakefile, **slurm.environment())
 
 

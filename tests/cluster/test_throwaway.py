@@ -1,4 +1,4 @@
-"""The throwaway SLURM behaves like a cluster's SLURM: preemption, memory limits, node failures."""
+"""The throwaway SLURM cluster behaves like a cluster's SLURM: preemption, memory limits, node failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
 @pytest.fixture
 def clean(slurm: ThrowawaySlurm) -> Iterator[ThrowawaySlurm]:
-    """The throwaway SLURM. All jobs are cancelled after the test."""
+    """The throwaway SLURM cluster. All jobs are cancelled after the test."""
     yield slurm
     slurm.run("scancel", "--user=root")
     wait_until(lambda: not slurm.run("squeue", "-h"), 30, "jobs do not end")

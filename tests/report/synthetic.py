@@ -77,7 +77,7 @@ def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) ->
     about = PredictionMetadata(
         run.dataset, str(run.labels["variant"]), "0" * 12, "many>100 few<20", SHOTS, SHOTS if mem else None
     )
-    # The labels depend only on the class order. All heads of a class order and seed use the same noise.
+    # The labels depend only on the class order. Heads with the same class order and seed use the same noise.
     images = np.random.default_rng(int(run.labels["order"]))
     noise = np.random.default_rng([int(run.labels["order"]), int(run.labels["seed"])])
     labels = images.permutation(np.arange(200) % (7 if without_few else 10))

@@ -1,4 +1,4 @@
-"""The workflow on a real two-node SLURM, as `snakemake --profile slurm` runs it."""
+"""The workflow on a real two-node SLURM cluster, as `snakemake --profile slurm` runs it."""
 
 from __future__ import annotations
 

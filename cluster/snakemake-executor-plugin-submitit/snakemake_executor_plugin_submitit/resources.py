@@ -126,7 +126,7 @@ def parse_request(
     nodes = number("nodes") or 1
     tasks_per_node = _tasks_per_node(nodes, number("tasks"), number("tasks_per_node"))
     if "mem_mb_per_cpu" in given and "mem_mb" in given:
-        raise ResourceError("mem_mb and mem_mb_per_cpu contradict each other. Set only one of them")
+        raise ResourceError("mem_mb and mem_mb_per_cpu are mutually exclusive. Set only one of them")
     extra = shlex.split(settings.extra or "") + shlex.split(text("slurm_extra") or "")
     _refuse_reserved_options(extra)
     return Request(

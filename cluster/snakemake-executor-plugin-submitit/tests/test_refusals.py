@@ -46,7 +46,7 @@ rule a:
         ("resources: slurm_partion='x'\nshell: 'true'", "slurm_partion: unknown resource for the submitit executor"),
         ("resources: slurm_partion='x'\nshell: 'true'", "Did you mean slurm_partition?"),
         ("resources: tasks=3, nodes=2\nshell: 'true'", "tasks=3 cannot be distributed evenly over nodes=2"),
-        ("resources: mem_mb=1, mem_mb_per_cpu=1\nshell: 'true'", "mem_mb and mem_mb_per_cpu contradict each other"),
+        ("resources: mem_mb=1, mem_mb_per_cpu=1\nshell: 'true'", "mem_mb and mem_mb_per_cpu are mutually exclusive"),
         ("resources: gpu=4, nodes=2, gpus_per_node=1\nshell: 'true'", "gpu=4 (for the whole job) contradicts nodes=2"),
         ("resources: nodes=0\nshell: 'true'", "nodes=0: expected an integer of at least 1"),
         ("resources: slurm_extra='--time=5'\nshell: 'true'", "--time is not allowed. Use the resource runtime"),
