@@ -49,7 +49,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _run(command: list[str]) -> int:
-    """Run the user's command on the throwaway SLURM cluster. If it is not running, start it first and stop it afterwards."""
+    """Run the user's command on the throwaway SLURM cluster. Start and stop the cluster unless it is running."""
     with ThrowawaySlurm(log=lambda text: print(text, file=sys.stderr, flush=True)) as slurm:
         try:
             return subprocess.run(command, env={**os.environ, **slurm.environment()}, check=False).returncode

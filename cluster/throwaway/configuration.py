@@ -1,4 +1,4 @@
-"""Configuration files for the throwaway SLURM cluster: all daemons on one machine, with short timeouts for quick tests."""
+"""Configuration files for the throwaway SLURM cluster: all daemons on one machine, short timeouts for quick tests."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FOLDER = Path("/tmp/throwaway-slurm")
-"""Root folder. A machine can run only one throwaway SLURM cluster, because ports and node names (n1, n2, ...) are fixed."""
+"""Root folder. A machine can run only one throwaway SLURM cluster, because ports and node names are fixed."""
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 """Root of the cgroup v1 memory controller."""
 

@@ -126,8 +126,8 @@ def require_same_images(first: Predictions, second: Predictions, names: tuple[ob
         )
     if first.names is not None and second.names is not None and list(first.names) != list(second.names):
         raise UserError(
-            f"{names[0]} and {names[1]} contain predictions for different images, although the labels agree. Methods can only be "
-            "compared on the same images."
+            f"{names[0]} and {names[1]} contain predictions for different images, although the labels agree. "
+            "Methods can only be compared on the same images."
         )
 
 

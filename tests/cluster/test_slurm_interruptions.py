@@ -1,4 +1,4 @@
-"""Interrupted jobs on a real SLURM cluster: preemption, time limits, failures of nodes, daemons and workflow processes."""
+"""Interrupted jobs on a real SLURM cluster: preemption, time limits, failing nodes, daemons and workflow processes."""
 
 from __future__ import annotations
 

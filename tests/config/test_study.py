@@ -105,9 +105,7 @@ def test_an_invalid_head_is_reported(tmp_path, mini_values, change, expected):
 
 def test_a_head_on_tokens_requires_stored_tokens(tmp_path, mini_values):
     mini_values["features"]["tokens"] = False
-    assert "heads.mem_on_crt.input: `tokens` requires `features.tokens: true`" in error_message(
-        tmp_path, mini_values
-    )
+    assert "heads.mem_on_crt.input: `tokens` requires `features.tokens: true`" in error_message(tmp_path, mini_values)
 
 
 def test_a_duplicate_key_is_reported_with_its_first_line(tmp_path):

@@ -85,7 +85,7 @@ def test_a_head_without_groups_has_no_scores_of_groups_by_norm():
     [
         (predicted(29), "has predictions for 30 images and b for 29"),
         (replace(predicted(30), labels=np.zeros(30, dtype=np.int64)), "have different labels for 25 of 30 images"),
-        (replace(predicted(30), names=[str(i) for i in range(30)]), "predictions for different images, although the labels agree"),
+        (replace(predicted(30), names=[str(i) for i in range(30)]), "different images, although the labels agree"),
     ],
 )
 def test_predictions_for_different_images_cannot_be_compared(other, message):
