@@ -71,13 +71,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Raise an error if a unit test starts a process."""
-    GUARD.active = tier_of(item) == "unit" and item.path.is_relative_to(REPOSITORY / "tests")
-    try:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse processes in the fixtures of unit tests."""
+    with GUARD.watching(item):
         return (yield)
-    finally:
-        GUARD.active = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Refuse processes in unit tests. The teardown is not watched, because it may end fixtures of other tests."""
+    with GUARD.watching(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

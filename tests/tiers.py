@@ -7,6 +7,8 @@ marker are unit tests and must not start processes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,15 @@ class ProcessGuard:
     def __init__(self) -> None:
         self.active = False
         sys.addaudithook(self._audit)
+
+    @contextmanager
+    def watching(self, item: pytest.Item) -> Iterator[None]:
+        """Within this context, the start of a process is an error if `item` is a unit test of this folder."""
+        self.active = tier_of(item) == "unit" and item.path.is_relative_to(ROOT)
+        try:
+            yield
+        finally:
+            self.active = False
 
     def _audit(self, event: str, args: tuple[object, ...]) -> None:
         if self.active and event in _PROCESS_EVENTS:

@@ -9,7 +9,8 @@ from pathlib import Path
 from cluster.throwaway.packages import ThrowawayError
 
 HOSTS = Path("/etc/hosts")
-_MARK = "# throwaway SLURM; removed by `make slurm-down`"
+# Lines that earlier versions wrote have the same mark.
+_MARK = "# throw-away SLURM; removed by `make slurm-down`"
 
 
 def add(names: Sequence[str], hosts: Path = HOSTS) -> None:

@@ -50,7 +50,8 @@ def build_paper_tables(store: ResultsStore) -> list[PaperTable]:
 
 
 def _table1(store: ResultsStore, paper: Mapping[str, Any]) -> PaperTable:
-    lines = [["dataset", "method", *SHOTS, "source"]]
+    # A column of table1.csv: its name does not change.
+    lines = [["data set", "method", *SHOTS, "source"]]
     not_run: list[str] = []
     if store.dataset in paper:
         text = "The numbers for other methods are those cited in the paper; these methods are not run here."

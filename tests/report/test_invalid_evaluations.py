@@ -91,7 +91,7 @@ def without_key(*names: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (fewer_classes, r"has 10 classes, .* has 9 classes, .*are of different datasets or class orders"),
+        (fewer_classes, r"has 10 classes, .* has 9 classes, .*use different datasets or class orders"),
         (fewer_images, r"200 images of val and 200 images of test, .*200 images of val and 199 images of test"),
         (fewer_predictions, r"200 images.*50"),
         (truncated, r"metrics.json is damaged: .* To evaluate again, delete .*run.json"),

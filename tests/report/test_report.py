@@ -85,7 +85,7 @@ def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path,
 def test_heads_of_a_single_run_are_compared_over_its_images(tmp_path):
     results = write_report(tmp_path, study_of(tmp_path), gain={"mem": 0.3})
     page = (results / "report" / "index.html").read_text()
-    assert "95 % interval by paired bootstrap over images" in page
+    assert "bootstrap intervals over images" in page
     assert "Difference from" not in study_summary("mini", tmp_path)
 
 
