@@ -29,17 +29,12 @@ def backbone_of(
         The backbone's settings, the module, and a record of the loaded weights for run.json.
     """
     if "classifier" in job.inputs:
-        backbone = read_finetuned_backbone(job)
+        backbone = read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
         model, record = build(backbone, classes), dict[str, Any]()
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:
         backbone, model, record = frozen_backbone(job, classes)
     return backbone, model.to(job.world.device).eval(), record
-
-
-def read_finetuned_backbone(job: Job) -> config.ImageBackbone:
-    """Return the backbone settings of the finetuning run that is the job's input."""
-    return read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
 
 
 def frozen_backbone(
