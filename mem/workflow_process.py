@@ -14,6 +14,7 @@ from typing import IO
 
 from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
+from mem.runs.working_folder import claim_runs
 
 _MIRROR_SECONDS = 120
 """Time that the mirror has to send the remaining points before it is killed, in seconds."""
@@ -32,12 +33,14 @@ class WorkflowProcess:
         self._mirror: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Acquire the lock, describe this process to its jobs in an environment variable, and start the mirror.
+        """Acquire the lock, claim `runs/`, describe this process to its jobs in a variable, and start the mirror.
 
         Raises:
-            UserError: Another workflow process holds the lock. The message identifies the process.
+            UserError: Another workflow process holds the lock (the message identifies the process), or another working
+                folder has the same `runs/`.
         """
         self._lock_folder()
+        claim_runs(self.root)
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
         log = self.root / "logs" / "mlflow-mirror.log"
         log.parent.mkdir(parents=True, exist_ok=True)

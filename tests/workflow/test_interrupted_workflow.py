@@ -100,3 +100,18 @@ def test_a_second_workflow_process_in_the_same_folder_is_refused_and_the_first_c
     output = first.communicate(timeout=120)[0]
     assert "(SIGINT) Run the same command to resume." in output
     assert training_processes(tmp_path) == []
+
+
+def test_a_second_working_folder_with_the_same_runs_is_refused_before_it_starts_a_job(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    study = ("--cores", "2", "--until", "convert", "--config", f"study={MINI}")
+    snakemake(first, *study)
+    (second / "runs").symlink_to(first / "runs")
+    forced = snakemake(second, *study, "--forcerun", "convert", check=False)
+    assert forced.returncode != 0
+    assert f"{second}: its runs/ is also the runs/ of the working folder {first}. " in forced.stdout
+    assert "Traceback" not in forced.stdout
+    run = first / next(run.folder for run in study_runs(load_study([MINI])) if run.stage == "convert")
+    assert json.loads((run / "run.json").read_text())["attempts"] == 1
+    assert not (run / "log-1.jsonl").exists()
