@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from submitit import DebugExecutor
 
@@ -21,6 +21,7 @@ class Debug:
 
     def __init__(self) -> None:
         self._states: dict[str, State] = {}
+        self._stored: dict[str, list[Work]] = {}
 
     def collapse(self, request: Request) -> Request:
         """Check that the request is for a single process, and return the request.
@@ -35,10 +36,14 @@ class Debug:
             )
         return request
 
-    def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Run jobs to completion and return their ids."""
+    def store(self, work: Work, token: str, index: int) -> None:
+        """Keep a job that `submit` will run."""
+        self._stored.setdefault(token, []).append(work)
+
+    def submit(self, token: str, count: int, request: Request, name: str) -> list[str]:
+        """Run stored jobs to completion and return their ids."""
         ids = []
-        for work in works:
+        for work in self._stored.pop(token):
             job = DebugExecutor(submission_folder(token)).submit(work)
             before = dict(os.environ)
             os.environ["SUBMITIT_DEBUG_JOB_ID"] = job.job_id
@@ -61,5 +66,5 @@ class Debug:
     def cancel(self, ids: Collection[str]) -> None:
         """Do nothing, because no job runs in the background."""
 
-    def remove_files(self, token: str, job_id: str) -> None:
+    def remove_files(self, token: str, job_id: str, index: int) -> None:
         """Do nothing, because no files are kept."""

@@ -19,9 +19,10 @@ from snakemake_interface_executor_plugins.utils import format_cli_arg
 from snakemake_executor_plugin_submitit.debug import Debug
 from snakemake_executor_plugin_submitit.interrupts import Interrupts
 from snakemake_executor_plugin_submitit.local import Local
+from snakemake_executor_plugin_submitit.outcomes import Outcomes
 from snakemake_executor_plugin_submitit.settings import validate
 from snakemake_executor_plugin_submitit.slurm import Slurm
-from snakemake_executor_plugin_submitit.states import Kind
+from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.submission import Submission
 from snakemake_executor_plugin_submitit.submissions import Submissions
 
@@ -44,6 +45,8 @@ class Executor(RemoteExecutor):
         else:
             self._cluster = Local(ranks=settings.local_ranks) if settings.cluster == "local" else Debug()
         self._submissions = Submissions(self, self._cluster, settings)
+        self._outcomes = Outcomes(self._submissions, self._cluster, settings, logger)
+        self._reported_errors: set[str] = set()
         self._interrupts = Interrupts(
             detachable=self._cluster.outlives_workflow_process,
             delay_during_submission=settings.cluster != "debug",  # the debug cluster runs jobs during submission
@@ -76,7 +79,9 @@ class Executor(RemoteExecutor):
 
     def submitted(self, submission: Submission, *, register: bool = True) -> None:
         """Report to Snakemake that a job is on the cluster."""
-        info = SubmittedJobInfo(submission.job, external_jobid=submission.job_id, aux={"submission": submission})
+        info = SubmittedJobInfo(
+            submission.job, external_jobid=submission.job_id or None, aux={"submission": submission}
+        )
         self.report_job_submission(info, register_job=register)
 
     def refused(self, job: JobExecutorInterface, message: str) -> None:
@@ -90,9 +95,11 @@ class Executor(RemoteExecutor):
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         """Query all jobs at once, report the jobs that ended, and yield the jobs that are still active."""
         submissions = [_submission(info) for info in active_jobs]
-        states = self._cluster.poll({s.job_id for s in submissions}) if submissions else {}
+        self._submissions.submit_waiting()
+        ids = {s.job_id for s in submissions if s.job_id and s.settled is None}
+        states = self._cluster.poll(ids) if ids else {}
         for info, submission in zip(active_jobs, submissions, strict=True):
-            kind = self._submissions.update(submission, states[submission.job_id])
+            kind = self._update(submission, submission.settled or states.get(submission.job_id))
             if kind is Kind.DONE:
                 self._poll_soon()
                 self.report_job_success(info)
@@ -100,8 +107,26 @@ class Executor(RemoteExecutor):
                 self._poll_soon()
                 self._report_failure(info, submission.error, submission.shown_logs())
             else:
-                info.external_jobid = submission.job_id
+                info.external_jobid = submission.job_id or None
                 yield info
+
+    def _update(self, submission: Submission, state: State | None) -> Kind:
+        """Process a job's state. After an error of the file system, the state is processed again in the next poll."""
+        try:
+            return self._outcomes.update(submission, state)
+        except OSError as error:
+            if str(error) not in self._reported_errors:
+                self._reported_errors.add(str(error))
+                self.logger.warning(f"Cannot process the state of rule {submission.job.name}'s job: {error}. Retrying.")
+            return Kind.UNKNOWN
+
+    def handle_job_success(self, job: JobExecutorInterface) -> None:
+        """Forget a job after Snakemake has processed its outputs."""
+        self._submissions.processed(job)
+
+    def handle_job_error(self, job: JobExecutorInterface) -> None:
+        """Forget a job after Snakemake has reported its failure or has not found its outputs."""
+        self._submissions.processed(job)
 
     def _report_failure(self, info: SubmittedJobInfo, message: str, logs: Sequence[str] = ()) -> None:
         self.report_job_error(info, msg=f"{message}\n", aux_logs=list(logs))
@@ -137,7 +162,7 @@ class Executor(RemoteExecutor):
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         """Cancel jobs."""
-        self._cluster.cancel([_submission(info).job_id for info in active_jobs])
+        self._cluster.cancel([job_id for info in active_jobs if (job_id := _submission(info).job_id)])
 
     def shutdown(self) -> None:
         """Stop polling."""

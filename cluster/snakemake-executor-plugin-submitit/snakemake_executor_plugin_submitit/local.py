@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.resources import Request, ResourceError
 from snakemake_executor_plugin_submitit.slurm import recorded_outcome, remove_files
-from snakemake_executor_plugin_submitit.states import Kind, State
+from snakemake_executor_plugin_submitit.states import NOT_STARTED, Kind, State
 from snakemake_executor_plugin_submitit.work import HeadProcess, Work
 
 _NO_TIMEOUT_SECONDS = 10 * 365 * 86400
@@ -35,6 +35,8 @@ class _Job:
     process: subprocess.Popen | None = None
     devices: tuple[str, ...] = ()
     cancelled: bool = False
+    error: str = ""
+    """Error message if the job could not be started."""
 
 
 class Local:
@@ -48,6 +50,7 @@ class Local:
         self._devices = visible_devices()
         self._cores = len(os.sched_getaffinity(0))
         self._jobs: dict[str, _Job] = {}
+        self._stored: dict[str, list[Work]] = {}
         self._count = 0
         self._workflow_process = HeadProcess(os.getpid(), psutil.Process().create_time())
 
@@ -68,12 +71,20 @@ class Local:
             )
         return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus)
 
-    def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Queue jobs and return their ids."""
+    def store(self, work: Work, token: str, index: int) -> None:
+        """Keep a job that `submit` will queue."""
+        self._stored.setdefault(token, []).append(work)
+
+    def submit(self, token: str, count: int, request: Request, name: str) -> list[str]:
+        """Queue stored jobs and return their ids.
+
+        Raises:
+            OSError: The folder for the jobs' files cannot be created.
+        """
         folder = submission_folder(token)
         folder.mkdir(parents=True, exist_ok=True)
         ids = []
-        for work in works:
+        for work in self._stored.pop(token):
             self._count += 1
             job_id = f"L{self._count}"
             self._jobs[job_id] = _Job(replace(work, head=self._workflow_process), request, folder)
@@ -106,7 +117,7 @@ class Local:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def remove_files(self, token: str, job_id: str) -> None:
+    def remove_files(self, token: str, job_id: str, index: int) -> None:
         """Remove submitit's files for a successful job."""
         job = self._jobs.pop(job_id)
         assert job.process is not None
@@ -114,6 +125,8 @@ class Local:
 
     def _state(self, job_id: str) -> State:
         job = self._jobs[job_id]
+        if job.error:
+            return State(Kind.FAILED, NOT_STARTED, reason=job.error)
         if job.process is None:
             return State(Kind.FAILED, "CANCELLED") if job.cancelled else State(Kind.PENDING, "PENDING")
         if job.process.poll() is None:
@@ -127,14 +140,20 @@ class Local:
         used_cores = sum(_cores(job.request) for job in running)
         used_devices = {device for job in running for device in job.devices}
         for job in self._jobs.values():
-            if job.process is not None or job.cancelled:
+            if job.process is not None or job.cancelled or job.error:
                 continue
             free = [device for device in self._devices if device not in used_devices]
             enough_cores = not running or used_cores + _cores(job.request) <= self._cores
             if len(free) < job.request.gpus_per_node or not enough_cores:
                 return
             job.devices = tuple(free[: job.request.gpus_per_node])
-            self._start(job)
+            try:
+                self._start(job)
+            except OSError as error:
+                job.error = str(error)
+                if job.process is not None:
+                    os.killpg(job.process.pid, signal.SIGKILL)
+                continue
             running.append(job)
             used_cores += _cores(job.request)
             used_devices |= set(job.devices)

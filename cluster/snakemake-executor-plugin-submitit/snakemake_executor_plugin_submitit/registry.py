@@ -1,6 +1,8 @@
 """Records of submitted SLURM jobs, with which a later workflow process finds the jobs.
 
-Snakemake's own record of the job id is not sufficient, because an inner Snakemake overwrites it.
+Snakemake's own record of the job id is not sufficient, because an inner Snakemake overwrites it. The record of a
+submission is written before sbatch is called. If the workflow process is killed before it records sbatch's answer, the
+next one finds the jobs by the submission's token.
 """
 
 from __future__ import annotations
@@ -8,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Record:
-    """A submitted job. The fields are the keys of the JSON file: do not rename or remove them."""
+    """A submitted job. The fields are keys of JSON files: do not rename or remove them."""
 
     job_id: str
+    """Id of the job, or an empty string if sbatch's answer was not recorded."""
     token: str
     index: int
     tasks: int
@@ -26,6 +31,8 @@ class Record:
     """Digest from `job_fingerprint`. It differs between jobs with different commands, parameters or files."""
     submitted: float
     """Time of the submission, in seconds since the epoch."""
+    cluster: str = ""
+    """Name of the SLURM cluster, or an empty string if it is unknown."""
 
 
 def record_key(job: Any) -> str:
@@ -44,39 +51,122 @@ def job_fingerprint(job: Any, persistence: Any) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
 
 
+def element_id(number: str, index: int, count: int) -> str:
+    """Return the id of one of the `count` jobs that sbatch submitted under a number: an array element or the job."""
+    return number if count == 1 else f"{number}_{index}"
+
+
 class Registry:
-    """A folder with one file per job that may still run."""
+    """A folder with one file per submission. The class is thread-safe.
+
+    The first line of `TOKEN.jsonl` describes the submission and its jobs. Later lines contain the number that sbatch
+    returned, and the indexes of jobs that ended. The file is deleted when all its jobs have ended. Earlier versions
+    wrote one file `KEY.json` per job.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
+        self._lock = threading.Lock()
+        self._open: dict[str, set[int]] = {}
+        """Indexes of the jobs that have not ended, by token."""
+        self._counts: dict[str, int] = {}
+        """Number of jobs by token."""
 
     def read_all(self) -> dict[str, Record]:
-        """Return all records by key, and delete files that are unreadable because they were written incompletely."""
-        found = {}
+        """Return the records of all jobs that have not ended, by key. Delete files without a complete record."""
+        found: dict[str, Record] = {}
         for path in self._folder.glob("*.json"):
             try:
                 found[path.stem] = Record(**json.loads(path.read_text()))
             except (ValueError, TypeError):
                 path.unlink(missing_ok=True)
+        submissions = [records for path in self._folder.glob("*.jsonl") if (records := self._read(path))]
+        for records in sorted(submissions, key=lambda records: next(iter(records.values())).submitted):
+            found |= records
         return found
 
-    def put(self, key: str, record: Record) -> None:
-        """Write a record atomically."""
+    def _read(self, path: Path) -> dict[str, Record]:
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        first = lines[0] if lines else {}
+        jobs = first.get("jobs", [])
+        number = next((line["number"] for line in lines if "number" in line), "")
+        ended = {line["ended"] for line in lines if "ended" in line}
+        open_jobs = {index: job for index, job in enumerate(jobs) if index not in ended}
+        if not open_jobs:
+            path.unlink(missing_ok=True)
+            return {}
+        self._open[path.stem], self._counts[path.stem] = set(open_jobs), len(jobs)
+        return {
+            job["key"]: Record(
+                job_id=element_id(number, index, len(jobs)) if number else "",
+                token=path.stem,
+                index=index,
+                tasks=first["tasks"],
+                logs=job["logs"],
+                fingerprint=job["fingerprint"],
+                submitted=first["submitted"],
+                cluster=first["cluster"],
+            )
+            for index, job in open_jobs.items()
+        }
+
+    def add(self, records: Mapping[str, Record]) -> None:
+        """Record a submission before sbatch is called.
+
+        Args:
+            records: The submission's records by key, in the order of their indexes.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        first = next(iter(records.values()))
+        jobs = [{"key": key, "logs": each.logs, "fingerprint": each.fingerprint} for key, each in records.items()]
+        line = {"cluster": first.cluster, "submitted": first.submitted, "tasks": first.tasks, "jobs": jobs}
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f"{key}.part"
-        partial.write_text(json.dumps(asdict(record)))
-        partial.rename(self._folder / f"{key}.json")
+        path = self._path(first.token)
+        try:
+            path.write_text(json.dumps(line) + "\n")
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        with self._lock:
+            self._open[first.token], self._counts[first.token] = set(range(len(records))), len(records)
 
-    def drop(self, key: str) -> None:
-        """Delete a record, for example after the job has ended."""
-        (self._folder / f"{key}.json").unlink(missing_ok=True)
+    def submitted_count(self, token: str) -> int:
+        """Return the number of jobs of a submission, including those that ended."""
+        return self._counts[token]
 
+    def set_number(self, token: str, number: str) -> None:
+        """Record the number that sbatch returned for a submission.
 
-def outputs_are_current(record: Record, job: Any) -> bool:
-    """Return whether all outputs of a finished job exist and no input changed after the job was submitted."""
-    members = job.jobs if job.is_group() else [job]
-    outputs = [str(path) for member in members for path in member.output]
-    inputs = [str(path) for path in job.input]
-    if not outputs or not all(os.path.lexists(path) for path in outputs):
-        return False
-    return all(os.path.getmtime(path) <= record.submitted for path in inputs if os.path.exists(path))
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self._append(token, {"number": number})
+
+    def drop(self, token: str, indexes: Sequence[int], keys: Sequence[str] = ()) -> None:
+        """Record that jobs have ended. `keys` are needed only for the records of earlier versions.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        for key in keys:
+            (self._folder / f"{key}.json").unlink(missing_ok=True)
+        with self._lock:
+            ended = self._open.get(token, set()).intersection(indexes)
+            if not ended:
+                return
+            self._open[token] -= ended
+            last = not self._open[token]
+        if last:
+            self._path(token).unlink(missing_ok=True)
+        else:
+            for index in sorted(ended):
+                self._append(token, {"ended": index})
+
+    def _append(self, token: str, line: Mapping[str, Any]) -> None:
+        with open(self._path(token), "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _path(self, token: str) -> Path:
+        return self._folder / f"{token}.jsonl"

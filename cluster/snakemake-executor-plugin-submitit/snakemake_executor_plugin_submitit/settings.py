@@ -1,5 +1,6 @@
 """Plugin settings: `--submitit-NAME` on the command line, or `submitit-NAME:` in a profile."""
 
+import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Optional
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase, SharedFSUsage
 
+_FILE_NAME_PATTERN = re.compile(r"%\d*[%AaJjNnstux]|\\")
+"""Text that SLURM replaces in the names of output files, or that changes how it replaces such text."""
 CLUSTERS = ("slurm", "local", "debug")
 
 common_settings = CommonSettings(
@@ -88,8 +91,8 @@ class ExecutorSettings(ExecutorSettingsBase):
     array_size: int = field(
         default=500,
         metadata={
-            "help": "Maximum number of jobs in a SLURM array. It must be below the site's MaxArraySize. With 1, each "
-            "job is submitted separately."
+            "help": "Maximum number of jobs in a SLURM array. The site's MaxArraySize also applies. With 1, each job "
+            "is submitted separately."
         },
     )
     ports: str = field(
@@ -155,6 +158,11 @@ def validate(settings: ExecutorSettings, shared_fs_usage: set[SharedFSUsage]) ->
         if value < least:
             raise WorkflowError(f"--submitit-{name.replace('_', '-')} {value}: expected at least {least}")
     if settings.cluster == "slurm":
+        if found := _FILE_NAME_PATTERN.search(os.getcwd()):
+            raise WorkflowError(
+                f"{os.getcwd()}: jobs cannot run on SLURM in a folder whose path contains {found[0]}, because SLURM "
+                "replaces this text in the paths of log files. Rename the folder, or use another one with --directory."
+            )
         missing = [command for command in ("sbatch", "srun", "scancel", "squeue") if shutil.which(command) is None]
         if missing:
             raise WorkflowError(

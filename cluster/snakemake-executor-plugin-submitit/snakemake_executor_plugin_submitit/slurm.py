@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+import psutil
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import _make_sbatch_string
 
+from snakemake_executor_plugin_submitit import queries
 from snakemake_executor_plugin_submitit.paths import submission_folder
+from snakemake_executor_plugin_submitit.poller import StatePoller
+from snakemake_executor_plugin_submitit.registry import element_id
 from snakemake_executor_plugin_submitit.resources import Request
-from snakemake_executor_plugin_submitit.states import Kind, State, StatePoller
+from snakemake_executor_plugin_submitit.sbatch import COMMAND_TIMEOUT_SECONDS, is_transient, sbatch
+from snakemake_executor_plugin_submitit.slurm_environment import client_environment, submission_environment
+from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.work import Work
 
-_COMMAND_TIMEOUT_SECONDS = 180
-_TRANSIENT_ERRORS = ("Unable to contact slurm controller", "Socket timed out", "Connection refused", "temporarily")
 _TRIES = 3
 _IDS_PER_SCANCEL = 400
-
-
-class SubmissionRefused(Exception):
-    """sbatch rejected a job. The message is sbatch's error message."""
+_SUBMITTED = "_submitted.pkl"
+_JOB_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+_INDEX = "${SLURM_ARRAY_TASK_ID:-0}"
 
 
 class Slurm:
@@ -38,55 +39,80 @@ class Slurm:
     outlives_workflow_process = True
 
     def __init__(self, warn: Callable[[str], None], *, signal_delay_seconds: int) -> None:
+        self._warn = warn
         self._poller = StatePoller(warn)
         self._signal_delay_seconds = signal_delay_seconds
+        self._configuration: dict[str, str] = {}
 
-    def submit(self, works: Sequence[Work], request: Request, token: str, name: str) -> list[str]:
-        """Submit jobs with equal requests and return their ids. Several jobs are submitted as one array.
+    # site
+
+    def site_name(self) -> str:
+        """Return the name of the SLURM cluster, or an empty string if the controller does not respond."""
+        return self._site_configuration().get("ClusterName", "")
+
+    def largest_array(self) -> int | None:
+        """Return the maximum number of jobs in an array, or None if the controller does not respond."""
+        size = self._site_configuration().get("MaxArraySize", "")
+        return max(1, int(size)) if size.isdigit() else None
+
+    def _site_configuration(self) -> dict[str, str]:
+        if not self._configuration:
+            try:
+                self._configuration = queries.configuration()
+            except queries.QueryFailed:
+                return {}
+        return self._configuration
+
+    # submission
+
+    def store(self, work: Work, token: str, index: int) -> None:
+        """Write the description of a job that `submit` will submit.
 
         Raises:
-            SubmissionRefused: sbatch rejected the jobs.
+            OSError: The file cannot be written.
         """
         folder = submission_folder(token)
         folder.mkdir(parents=True, exist_ok=True)
-        pickles = [folder / f"{index}.pkl" for index in range(len(works))]
-        for work, path in zip(works, pickles, strict=True):
-            delayed = DelayedSubmission(work)
-            delayed.set_timeout(request.minutes or 0, 0)
-            delayed.dump(path)
-        script = folder / "job.sh"
-        script.write_text(self._script(folder, request, name, len(works)))
-        number = sbatch([*request.extra, str(script)])
-        ids = [number] if len(works) == 1 else [f"{number}_{index}" for index in range(len(works))]
-        for job_id, path in zip(ids, pickles, strict=True):
-            path.rename(JobPaths(folder, job_id).submitted_pickle)
-        return ids
+        delayed = DelayedSubmission(work)
+        delayed.set_timeout(work.minutes or 0, 0)
+        delayed.dump(folder / f"{index}.pkl")
 
-    def poll(self, ids: Collection[str]) -> dict[str, State]:
-        """Return the states of jobs with a single query."""
-        return self._poller.poll(set(ids))
+    def submit(self, token: str, count: int, request: Request, name: str) -> list[str]:
+        """Submit stored jobs with equal requests and return their ids. Several jobs are submitted as one array.
 
-    def is_active(self, job_id: str) -> bool:
-        """Return whether a job is still queued or running. Return True if the controller does not respond."""
-        state = self._poller.poll({job_id}, controller=True)[job_id]
-        return state.kind in (Kind.PENDING, Kind.RUNNING) or (state.kind is Kind.UNKNOWN and not self._poller.answered)
+        Raises:
+            SubmissionRefused: sbatch rejected the jobs.
+            OSError: The job script cannot be written.
+        """
+        folder = submission_folder(token)
+        path = folder / "job.sh"
+        script = self._script(folder, request, name, count)
+        path.write_text(script)
+        environment = submission_environment(script, request.extra)
+        comment = [] if _has_comment(request, environment) else [f"--comment={token}"]
+        number = sbatch(
+            [*request.extra, *comment, "--export=ALL", str(path)], environment, lambda: self.submitted_number(token)
+        )
+        return [element_id(number, index, count) for index in range(count)]
 
-    def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
-        """Return the outcome that the ranks recorded for a job that SLURM no longer lists."""
-        return recorded_outcome(submission_folder(token), job_id, tasks)
+    def submitted_number(self, token: str) -> str | None:
+        """Return the number that sbatch returned for a submission, or None if SLURM did not accept it.
 
-    def cancel(self, ids: Collection[str]) -> None:
-        """Cancel jobs."""
-        ordered = sorted(ids)
-        for first in range(0, len(ordered), _IDS_PER_SCANCEL):
-            call = ["scancel", *ordered[first : first + _IDS_PER_SCANCEL]]
-            subprocess.run(
-                call, capture_output=True, timeout=_COMMAND_TIMEOUT_SECONDS, start_new_session=True, check=False
-            )
+        Raises:
+            QueryFailed: No job of the submission has started, and the controller does not respond.
+        """
+        for path in submission_folder(token).glob(f"*{_SUBMITTED}"):
+            return path.name.removesuffix(_SUBMITTED).split("_")[0]
+        return queries.submitted_number(token)
 
-    def remove_files(self, token: str, job_id: str) -> None:
-        """Remove submitit's files for a successful job."""
-        remove_files(submission_folder(token), job_id)
+    def wait_for_sbatch(self, token: str) -> None:
+        """Wait for the sbatch process of a killed workflow process, which may still submit jobs."""
+        deadline = time.monotonic() + COMMAND_TIMEOUT_SECONDS
+        script = str(submission_folder(token) / "job.sh")
+        while time.monotonic() < deadline and any(
+            script in (process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+        ):
+            time.sleep(0.5)
 
     def _script(self, folder: Path, request: Request, name: str, count: int) -> str:
         command = " ".join([shlex.quote(sys.executable), "-u -m submitit.core._submit", shlex.quote(str(folder))])
@@ -111,9 +137,11 @@ class Slurm:
             gres=request.gres,
             exclude=",".join(request.exclude) or None,
             additional_parameters=self._additional_parameters(request),
+            # The job names its pickle itself, so that it can start even if the workflow process is killed.
+            setup=[f'ln -sf "{_INDEX}.pkl" {shlex.quote(str(folder))}/"{_JOB_ID}{_SUBMITTED}"'],
             # --kill-on-bad-exit ends the other ranks when one fails. Since SLURM 22.05, srun does not inherit
             # --cpus-per-task from sbatch.
-            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}"],
+            srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus_per_task}", "--export=ALL"],
         )
         unwanted = ["#SBATCH --wckey="] + ([] if request.minutes else ["#SBATCH --time="])
         return "\n".join(line for line in text.split("\n") if not line.startswith(tuple(unwanted)))
@@ -127,40 +155,74 @@ class Slurm:
             parameters["gpus-per-node"] = f"{model}{request.gpus_per_node}"
         return parameters
 
+    # queries
 
-def sbatch(arguments: Sequence[str]) -> str:
-    """Submit a job script and return the job id.
+    def poll(self, ids: Collection[str]) -> dict[str, State]:
+        """Return the states of jobs with a single query."""
+        return self._poller.poll(set(ids))
 
-    sbatch runs in a separate session. Otherwise, Ctrl-C in the terminal could kill it after the controller has accepted
-    the job and before the job id is read. If the workflow process itself runs in a SLURM job, that job's variables are
-    removed from the environment.
+    def listed_jobs(self, ids: Collection[str]) -> dict[str, queries.ListedJob]:
+        """Return those jobs that the controller lists.
 
-    Raises:
-        SubmissionRefused: sbatch failed. The message is sbatch's error message.
-    """
-    kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
+        Raises:
+            QueryFailed: The controller does not respond.
+        """
+        return queries.listed_jobs(ids)
+
+    def is_active(self, job_id: str) -> bool:
+        """Return whether a job is still queued or running. Return True if the controller does not respond."""
+        try:
+            listed = self.listed_jobs([job_id]).get(job_id)
+        except queries.QueryFailed:
+            return True
+        return listed is not None and listed.state.kind in (Kind.PENDING, Kind.RUNNING)
+
+    def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
+        """Return the outcome that the ranks recorded for a job that SLURM no longer lists."""
+        return recorded_outcome(submission_folder(token), job_id, tasks)
+
+    # end
+
+    def cancel(self, ids: Collection[str]) -> None:
+        """Cancel jobs. Print a warning if SLURM does not respond."""
+        ordered = sorted(ids)
+        for first in range(0, len(ordered), _IDS_PER_SCANCEL):
+            part = ordered[first : first + _IDS_PER_SCANCEL]
+            if error := _scancel(part):
+                self._warn(f"Cannot cancel {len(part)} SLURM jobs: {error}. Cancel them with: scancel {' '.join(part)}")
+
+    def remove_files(self, token: str, job_id: str, index: int) -> None:
+        """Remove submitit's files for a successful job."""
+        (submission_folder(token) / f"{index}.pkl").unlink(missing_ok=True)
+        remove_files(submission_folder(token), job_id)
+
+
+def _has_comment(request: Request, environment: dict[str, str]) -> bool:
+    return "SBATCH_COMMENT" in environment or any(word.startswith("--comment") for word in request.extra)
+
+
+def _scancel(ids: list[str]) -> str:
+    """Cancel jobs, and return the error message if SLURM does not respond. Jobs that have ended are not an error."""
     message = ""
     for attempt in range(_TRIES):
         try:
             done = subprocess.run(
-                ["sbatch", "--parsable", *arguments],
+                ["scancel", *ids],
                 capture_output=True,
                 text=True,
-                env=environment,
-                timeout=_COMMAND_TIMEOUT_SECONDS,
+                timeout=COMMAND_TIMEOUT_SECONDS,
+                env=client_environment(),
                 start_new_session=True,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SubmissionRefused(str(error)) from None
-        if done.returncode == 0 and (found := re.search(r"^(\d+)(;|$)", done.stdout, re.MULTILINE)):
-            return found[1]
-        message = (done.stderr.strip() or done.stdout.strip()).replace("sbatch: error: ", "")
-        if not any(words in message for words in _TRANSIENT_ERRORS):
-            break
+            message = str(error)
+        else:
+            message = " ".join(done.stderr.split())
+            if done.returncode == 0 or not is_transient(message):
+                return ""
         time.sleep(2**attempt)
-    raise SubmissionRefused(" ".join(message.split()) or "sbatch failed without a message")
+    return message
 
 
 def recorded_outcome(folder: Path, job_id: str, tasks: int) -> Kind:

@@ -8,7 +8,7 @@ from typing import Any
 
 from snakemake_executor_plugin_submitit.paths import JobFolder
 from snakemake_executor_plugin_submitit.resources import Request
-from snakemake_executor_plugin_submitit.states import Kind
+from snakemake_executor_plugin_submitit.states import Kind, State
 
 
 @dataclass
@@ -25,8 +25,11 @@ class Submission:
     """Identifier of the call that submitted the job. All elements of an array have the same token."""
     index: int = 0
     job_id: str = ""
+    """Id of the job on the cluster, or an empty string while the submission waits for SLURM's submit limit."""
     submitted_at: float = 0.0
     last: Kind = Kind.PENDING
+    settled: State | None = None
+    """The final state, if it is known without asking SLURM. Such a job is not included in queries."""
     requeues: int = 0
     """Number of requeues that have already been reported to the user."""
     retries: int = 0

@@ -1,111 +1,79 @@
-"""Submit Snakemake jobs to the cluster and track them until they end."""
+"""Submit Snakemake jobs to the cluster, and keep track of the jobs that have not ended."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
-import uuid
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
 
-from snakemake.exceptions import RuleException
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_plugin_submitit import command, requeue
-from snakemake_executor_plugin_submitit.debug import Debug
-from snakemake_executor_plugin_submitit.failures import error_message, first_failure
-from snakemake_executor_plugin_submitit.local import Local
-from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, rank_logs, submission_folder
+from snakemake_executor_plugin_submitit.arrays import ArraySender, WorkflowExecutor, disk_errors_reported
+from snakemake_executor_plugin_submitit.job_requests import Cluster, JobRequests
+from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, rank_logs
 from snakemake_executor_plugin_submitit.reattach import ReattachedJobs
-from snakemake_executor_plugin_submitit.registry import Record, Registry, job_fingerprint, record_key
-from snakemake_executor_plugin_submitit.resources import Request, ResourceError, parse_request
-from snakemake_executor_plugin_submitit.retries import plan_retry
+from snakemake_executor_plugin_submitit.registry import Registry, job_fingerprint, record_key
+from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.slurm import Slurm, SubmissionRefused
-from snakemake_executor_plugin_submitit.states import Kind, State
+from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.submission import Submission
-from snakemake_executor_plugin_submitit.work import Work
 
-Cluster = Slurm | Local | Debug
-
-
-class WorkflowExecutor(Protocol):
-    """The part of the executor's interface that `Submissions` uses."""
-
-    workflow: Any
-    dag: Any
-    logger: Any
-
-    def submitted(self, submission: Submission, *, register: bool = True) -> None:
-        """Report that a job was submitted or re-attached."""
-
-    def refused(self, job: Any, message: str) -> None:
-        """Report that the cluster rejected a job."""
-
-    def inner_command(self, job: Any, cores: int, wait_for: Path) -> str:
-        """Return the command that runs a job in an inner Snakemake."""
-        ...
+_RETRY_SECONDS = 60
+"""Seconds after which jobs that wait for SLURM's submit limit are submitted again even if no other job has ended."""
 
 
 class Submissions:
-    """Submits and tracks all jobs of one workflow process."""
+    """The jobs that one workflow process submitted or re-attached to, and that have not ended."""
 
     def __init__(self, executor: WorkflowExecutor, cluster: Cluster, settings: ExecutorSettings) -> None:
         self._executor = executor
         self._workflow = executor.workflow
         self._cluster = cluster
         self._settings = settings
+        self._requests = JobRequests(self._workflow, cluster, settings)
         self._registry = Registry(REGISTRY)
-        self._reattached_jobs = ReattachedJobs(self._registry, cluster, executor.logger)
+        self._sender = ArraySender(executor, cluster, settings, self._registry)
+        self._reattached_jobs = ReattachedJobs(
+            self._registry,
+            cluster,
+            executor.logger,
+            latency_wait=float(self._workflow.execution_settings.latency_wait),
+        )
         self._active: dict[str, Submission] = {}
-        self._ports = settings.first_and_last_port()
-        self._submission_lock = threading.Lock()
+        self._completed: dict[Any, Submission] = {}
+        """Successful submissions by job, until Snakemake has processed their outputs."""
+        self._waiting: deque[Submission] = deque()
+        """Submissions that exceed SLURM's submit limit, in order."""
+        self._limit_message = ""
+        self._ended_since_retry = 0
+        self._retry_at = 0.0
+        self._submission_lock = threading.RLock()
         self._closed = False
 
-    # validation
-
     def validate_all(self) -> None:
-        """Check the resources of all jobs that the workflow will run, except jobs whose resources are not known yet.
+        """Check the resources of all jobs that the workflow will run.
 
         Raises:
             WorkflowError: Some rules have invalid resources. The message contains one line per invalid rule.
         """
-        faults: dict[str, str] = {}
-        for job in self._executor.dag.needrun_jobs():
-            if job.is_local or job.rule.norun or job.rule.name in faults:
-                continue
-            try:
-                if job.group is not None:
-                    command.check_group_member(job)
-                command.check_tasks(job, self._request(job), self._workflow)
-            except ResourceError as fault:
-                faults[job.rule.name] = str(fault)
-            except (WorkflowError, RuleException):
-                continue  # the resources depend on files that do not exist yet; they are checked on submission
-        if faults:
-            lines = [f"rule {name}: {fault}" for name, fault in faults.items()]
-            raise WorkflowError("No job was submitted. These rules have invalid resources:\n" + "\n".join(lines))
-
-    def _request(self, job: Any) -> Request:
-        """Return a job's request. A group requests one task with the sum of its jobs' cores, memory and GPUs."""
-        values = {name: value for name, value in job.resources.items() if str(value) != "<TBD>"}
-        if job.is_group():
-            for member in job.jobs:
-                command.check_group_member(member)
-            values = {name: value for name, value in values.items() if name not in command.TASK_RESOURCES}
-        schedulable = set(self._workflow.global_resources) | {"_cores", "_nodes"}
-        request = parse_request(values, job.threads, self._settings, schedulable)
-        return request if isinstance(self._cluster, Slurm) else self._cluster.collapse(request)
+        self._requests.validate_all(self._executor.dag)
 
     # submission
 
     def submit(self, jobs: Sequence[Any]) -> None:
         """Submit jobs. Jobs of the same rule with equal requests are submitted as arrays."""
         by_request: dict[tuple[str, Request], list[Submission]] = {}
-        self._reattached_jobs.query_states(jobs)
+        try:
+            self._reattached_jobs.query_states(jobs)
+        except OSError as error:
+            for job in jobs:
+                self._executor.refused(job, f"The records of earlier jobs cannot be read: {error}")
+            return
         for job in jobs:
             try:
                 submission = self._new_submission(job)
@@ -114,17 +82,21 @@ class Submissions:
                     self._executor.submitted(submission, register=False)
                 else:
                     by_request.setdefault((job.name, submission.request), []).append(submission)
-            except WorkflowError as fault:
+            except (WorkflowError, OSError) as fault:
                 self._executor.refused(job, str(fault))
-        size = self._settings.array_size
         for submissions in by_request.values():
-            for first in range(0, len(submissions), size):
-                self._submit_array(submissions[first : first + size])
+            for array in self._arrays(submissions):
+                self._submit_array(array)
+        self._warn_about_limit()
+
+    def _arrays(self, submissions: Sequence[Submission]) -> Iterator[list[Submission]]:
+        size = self._settings.array_size
+        if isinstance(self._cluster, Slurm) and len(submissions) > 1:
+            size = min(size, self._cluster.largest_array() or size)
+        for first in range(0, len(submissions), size):
+            yield list(submissions[first : first + size])
 
     def _new_submission(self, job: Any) -> Submission:
-        request = self._request(job)
-        command.check_tasks(job, request, self._workflow)
-        startup_mb = command.rank_startup_mb(job, self._workflow, inner=self._settings.inner_snakemake)
         logs = rank_logs(
             [str(path) for path in job.log] if not job.is_group() else [],
             self._settings.logdir,
@@ -135,163 +107,125 @@ class Submissions:
             job=job,
             key=record_key(job),
             fingerprint=job_fingerprint(job, self._workflow.persistence),
-            request=request.with_startup_memory(startup_mb),
+            request=self._requests.checked_request(job),
             folder=job_folder("unsent", logs),
         )
 
     def _submit_array(self, submissions: list[Submission]) -> None:
-        accepted = self._submit_locked(submissions)
-        if accepted is None:
-            return
-        for submission in submissions:
-            if accepted:
-                self._executor.submitted(submission)
+        with self._open() as is_open:
+            if not is_open:
+                return
+            if self._waiting:
+                self._waiting.extend(submissions)
             else:
+                self._send(submissions)
+        for submission in submissions:
+            if submission.error:
                 self._executor.refused(submission.job, submission.error)
+            else:
+                self._executor.submitted(submission)
 
-    def _submit_locked(self, submissions: list[Submission]) -> bool | None:
-        """Submit an array under a lock, because the scheduler's thread and the polling thread both call this method.
+    def resubmit(self, submission: Submission, request: Request) -> bool:
+        """Submit a failed job again with a new request.
 
         Returns:
-            Whether the cluster accepted the array, or None if the executor is shutting down.
+            Whether the job was submitted, or waits for SLURM's submit limit. If not, `submission.error` is set.
+        """
+        self.ended(submission)
+        with self._open() as is_open:
+            if not is_open:
+                return False
+            submission.request, submission.job_id, submission.error, submission.settled = request, "", "", None
+            self._send([submission])
+        self._warn_about_limit()
+        return not submission.error
+
+    def submit_waiting(self) -> None:
+        """Submit the jobs that wait for SLURM's submit limit, if other jobs have ended or a minute has passed."""
+        with self._open() as is_open:
+            if not is_open or not self._waiting:
+                return
+            if not self._ended_since_retry and time.monotonic() < self._retry_at:
+                return
+            size, self._ended_since_retry = max(1, self._ended_since_retry), 0
+            waiting, self._waiting = self._waiting, deque()
+            while waiting and not self._waiting:
+                _, equal = next(groupby(waiting, key=lambda each: (each.job.name, each.request)))
+                array = next(self._arrays(list(equal)))[:size]
+                for _ in array:
+                    waiting.popleft()
+                self._send(array)
+                size *= 2
+            self._waiting.extend(waiting)
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+        if not self._waiting:
+            self._limit_message = ""
+            self._executor.logger.info("All jobs that waited for SLURM's submit limit were submitted.")
+
+    @contextmanager
+    def _open(self) -> Iterator[bool]:
+        """Hold the submission lock, because the scheduler's thread and the polling thread both submit jobs.
+
+        Yields:
+            Whether jobs may be submitted. They may not if the executor is shutting down.
         """
         with self._submission_lock:
-            return None if self._closed else self._submit_now(submissions)
+            yield not self._closed
 
-    def _submit_now(self, submissions: list[Submission]) -> bool:
-        token = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-        for index, submission in enumerate(submissions):
-            submission.token, submission.index = token, index
-            submission.folder = job_folder(f"{token}-{index}", submission.folder.logs)
-            submission.folder.root.mkdir(parents=True, exist_ok=True)
-        request = submissions[0].request
-        works = [self._work(submission) for submission in submissions]
-        try:
-            ids = self._cluster.submit(works, request, token, submissions[0].job.name)
-        except SubmissionRefused as refused:
-            for submission in submissions:
-                submission.error = f"{self._cluster.name} rejected this job: {refused}"
-            return False
-        for submission, job_id in zip(submissions, ids, strict=True):
-            submission.job_id, submission.submitted_at, submission.last = job_id, time.time(), Kind.PENDING
-            self._write_record(submission)
-            self._active[job_id] = submission
-        return True
+    def _send(self, submissions: Sequence[Submission]) -> None:
+        """Submit an array. Afterwards, each of its jobs is active, has an error, or waits for SLURM's submit limit."""
+        over_limit, message = self._sender.send(submissions, others_active=bool(self._active))
+        self._active |= {each.job_id: each for each in submissions if each.job_id}
+        if over_limit:
+            self._waiting.extend(over_limit)
+            self._limit_message = message
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
 
-    def _work(self, submission: Submission) -> Work:
-        job, request, settings = submission.job, submission.request, self._settings
-        inner = None
-        if settings.inner_snakemake or command.inner_snakemake_reason(job, self._workflow):
-            inner = self._executor.inner_command(job, request.cpus_per_task, submission.folder.wait_for)
-        return Work(
-            title=f"rule {job.name}",
-            folder=submission.folder,
-            cwd=os.getcwd(),
-            command=command.shell_command(job),
-            inner=inner,
-            environment={} if job.is_group() else command.thread_variables(job),
-            shell=command.shell_executable(job),
-            preparation=command.preparation(job, self._workflow),
-            minutes=request.minutes,
-            signal_delay_seconds=request.signal_delay_seconds(settings.signal_delay_seconds),
-            max_requeues=settings.max_requeues,
-            ports=self._ports,
-        )
+    # end of jobs
 
-    # tracking
+    def ended(self, submission: Submission) -> None:
+        """Forget a job that ended without success."""
+        self._remove_active(submission)
+        with disk_errors_reported(self._executor.logger):
+            self._registry.drop(submission.token, [submission.index], [submission.key])
 
-    def update(self, submission: Submission, state: State) -> Kind:
-        """Process a job's state, and return the state for the executor to report. DONE and FAILED end the job."""
-        kind = state.kind
-        if kind is Kind.GONE:
-            kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
-            kind = Kind.DONE if kind is Kind.DONE else Kind.FAILED
-        if kind is not submission.last and kind is not Kind.UNKNOWN:
-            self._log_requeues(submission)
-            submission.last = kind
-        if kind is Kind.DONE:
-            self._drop(submission)
-            self._cluster.remove_files(submission.token, submission.job_id)
+    def completed(self, submission: Submission) -> None:
+        """Process a job that ended with success. Its record is kept until Snakemake has processed the outputs."""
+        self._remove_active(submission)
+        self._completed[submission.job] = submission
+
+    def processed(self, job: Any) -> None:
+        """Remove the record and the files of a job whose outputs Snakemake has processed."""
+        submission = self._completed.pop(job, None)
+        if submission is None:
+            return
+        with disk_errors_reported(self._executor.logger):
+            self._registry.drop(submission.token, [submission.index], [submission.key])
+            self._cluster.remove_files(submission.token, submission.job_id, submission.index)
             shutil.rmtree(submission.folder.root, ignore_errors=True)
-        elif kind is Kind.FAILED and self._resubmit(submission, state):
-            return Kind.PENDING
-        elif kind is Kind.FAILED:
-            self._drop(submission)
-        return kind
 
-    def _resubmit(self, submission: Submission, state: State) -> bool:
-        """Resubmit a failed job if its code did not cause the failure. Otherwise, set `submission.error`."""
-        failure = first_failure(submission.folder)
-        reason = failure.reason if failure else ""
-        submission.error = error_message(
-            "SLURM" if self._cluster.outlives_workflow_process else self._cluster.name,
-            submission.job_id,
-            state.name,
-            failure,
-            submission.folder,
-            submission_folder(submission.token) / f"{submission.job_id}_0_log.out",
-        )
-        submission.first_log = failure.log if failure else submission.folder.rank_log(0)
-        retry = plan_retry(submission.request, state, reason, self._settings)
-        if retry is None:
-            return False
-        used, limit, setting = submission.retries, self._settings.retries, "--submitit-retries"
-        if not retry.counts:
-            used, limit, setting = submission.resubmissions, self._settings.max_requeues, "--submitit-max-requeues"
-        if used >= limit:
-            if used:
-                submission.error += f"\nThe job was resubmitted {used} times, the maximum set by {setting}."
-            return False
-        old, before = submission.job_id, submission.error
-        self._drop(submission)
-        submission.request = retry.request
-        if not self._submit_locked([submission]):
-            submission.error = f"{before}\nThe job could not be resubmitted: {submission.error}"
-            return False
-        if retry.counts:
-            submission.retries += 1
-        else:
-            submission.resubmissions += 1
-        self._executor.logger.warning(
-            f"SLURM job {old} (rule {submission.job.name}) ended with {reason or state.name}. It was resubmitted as "
-            f"job {submission.job_id} {retry.change} ({used + 1} of at most {limit})."
-        )
-        return True
-
-    def _log_requeues(self, submission: Submission) -> None:
-        requeues = requeue.read_requeues(submission.folder.requeues)
-        for number, record in enumerate(requeues[submission.requeues :], start=submission.requeues + 1):
-            saved = "its progress is saved" if record["saved"] else "it did not report that its progress is saved"
-            self._executor.logger.warning(
-                f"SLURM job {submission.job_id} (rule {submission.job.name}) was requeued ({record['cause']}); {saved} "
-                f"(requeue {number} of at most {self._settings.max_requeues})."
-            )
-        submission.requeues = len(requeues)
-
-    def _write_record(self, submission: Submission) -> None:
-        if self._cluster.outlives_workflow_process:
-            record = Record(
-                job_id=submission.job_id,
-                token=submission.token,
-                index=submission.index,
-                tasks=submission.request.tasks,
-                logs=str(submission.folder.logs),
-                fingerprint=submission.fingerprint,
-                submitted=submission.submitted_at,
-            )
-            self._registry.put(submission.key, record)
-
-    def _drop(self, submission: Submission) -> None:
-        self._active.pop(submission.job_id, None)
-        self._registry.drop(submission.key)
+    def _remove_active(self, submission: Submission) -> None:
+        if self._active.pop(submission.job_id, None) is not None:
+            self._ended_since_retry += 1
 
     def close(self) -> list[str]:
         """Stop submitting jobs. Return the ids of all jobs that may still be on the cluster."""
         with self._submission_lock:
             self._closed = True
+            self._waiting.clear()
             return list(self._active)
 
     def drop_all(self) -> None:
         """Remove the records of all jobs after the jobs were cancelled."""
         for submission in list(self._active.values()):
-            self._drop(submission)
+            self.ended(submission)
+
+    # messages
+
+    def _warn_about_limit(self) -> None:
+        if self._waiting and self._limit_message:
+            self._executor.logger.warning(
+                f"SLURM's submit limit is reached ({self._limit_message}). {len(self._waiting)} jobs wait in this "
+                "process and are submitted as other jobs end. To submit fewer jobs at a time, use --jobs."
+            )
+            self._limit_message = ""

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from snakemake_executor_plugin_submitit.paths import JobFolder
+from snakemake_executor_plugin_submitit.queries import ListedJob
 from snakemake_executor_plugin_submitit.reattach import ReattachedJobs
 from snakemake_executor_plugin_submitit.registry import Record, Registry
 from snakemake_executor_plugin_submitit.resources import Request
@@ -107,16 +108,21 @@ def test_a_record_keeps_all_its_fields(registry):
 
 
 class RunningJobs(Slurm):
-    """A SLURM cluster that reports every job as running."""
+    """A SLURM cluster on which every job runs the script of the recorded submission."""
 
-    def poll(self, ids):
-        return {job_id: State(Kind.RUNNING, "RUNNING") for job_id in ids}
+    def site_name(self):
+        return "any"
+
+    def listed_jobs(self, ids):
+        script = f"/project/.snakemake/submitit/submissions/{TOKEN}/job.sh"
+        return {job_id: ListedJob(State(Kind.RUNNING, "RUNNING"), f"|{script}") for job_id in ids}
 
 
 def test_a_recorded_job_is_reattached(registry, monkeypatch):
     messages = []
     monkeypatch.setattr("snakemake_executor_plugin_submitit.reattach.record_key", lambda job: KEY)
-    jobs = ReattachedJobs(registry, RunningJobs(print, signal_delay_seconds=120), SimpleNamespace(info=messages.append))
+    cluster = RunningJobs(print, signal_delay_seconds=120)
+    jobs = ReattachedJobs(registry, cluster, SimpleNamespace(info=messages.append), latency_wait=0)
     submission = Submission(
         job=None, key=KEY, fingerprint="0123456789abcdef01234567", request=Request(), folder=WORK.folder
     )

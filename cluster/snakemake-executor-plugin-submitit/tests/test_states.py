@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_executor_plugin_submitit.states import Kind, StatePoller, read_sacct, read_squeue
+from snakemake_executor_plugin_submitit.poller import StatePoller
+from snakemake_executor_plugin_submitit.queries import read_sacct, read_squeue
+from snakemake_executor_plugin_submitit.states import Kind
 
 pytestmark = pytest.mark.stage
 
