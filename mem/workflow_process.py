@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import signal
@@ -15,9 +16,10 @@ from typing import IO
 from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 from mem.runs.working_folder import claim_runs
+from mem.tracking import limits
 
-_MIRROR_SECONDS = 120
-"""Time that the mirror has to send the remaining points before it is killed, in seconds."""
+_QUIET_SECONDS = 10.0
+"""Seconds after which a message says that the workflow process waits for the mirror."""
 
 
 class WorkflowProcess:
@@ -42,35 +44,61 @@ class WorkflowProcess:
         self._lock_folder()
         claim_runs(self.root)
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
-        log = self.root / "logs" / "mlflow-mirror.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as out:
-            self._mirror = subprocess.Popen(
-                [sys.executable, "-m", "mem.cli", "track", "follow", "--parent", str(os.getpid())],
-                cwd=self.root,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+        self._mirror = self._start_mirror()
+        atexit.register(self.stop)  # Snakemake calls no handler if it ends with an exception
 
     def stop(self) -> None:
-        """Let the mirror send the remaining points, then stop it. Print a warning if the mirror fails."""
-        if self._mirror is None:
+        """Let the mirror send the remaining points, and wait until it ends. Print a warning if points are missing.
+
+        If the mirror has already ended, for example because it was killed, a new mirror sends the remaining points.
+        """
+        mirror, self._mirror = self._mirror, None
+        if mirror is None:
             return
-        self._mirror.send_signal(signal.SIGTERM)
+        atexit.unregister(self.stop)
+        early_status = mirror.poll()
         try:
-            status = self._mirror.wait(_MIRROR_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._mirror.kill()
-            status = self._mirror.wait()
-        self._mirror = None
+            mirror = mirror if early_status is None else self._start_mirror()
+            mirror.send_signal(signal.SIGTERM)
+            status = _wait_for(mirror)
+        except OSError as error:
+            print(f"The MLflow mirror cannot be started again: {error}", file=sys.stderr)
+            status = 1
+        if early_status is not None:
+            print(
+                f"The MLflow mirror ended before the workflow did ({_describe_status(early_status)}). "
+                f"See {self._mirror_log}.",
+                file=sys.stderr,
+            )
         if status != 0:
             print(
-                "Some points were not sent to MLflow (see logs/mlflow-mirror.log). They are in the run logs. "
+                f"Some points were not sent to MLflow (see {self._mirror_log}). They are in the run logs. "
                 "Run `mem track sync` to send them.",
                 file=sys.stderr,
             )
+        elif early_status is not None:
+            print("A new mirror sent the remaining points. To check this, run `mem track sync`.", file=sys.stderr)
+
+    @property
+    def _mirror_log(self) -> Path:
+        return self.root / "logs" / "mlflow-mirror.log"
+
+    def _start_mirror(self) -> subprocess.Popen[bytes]:
+        self._mirror_log.parent.mkdir(parents=True, exist_ok=True)
+        # The mirror inherits the blocked signal. It receives SIGTERM when it is ready to handle it (see EndRequest).
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            with open(self._mirror_log, "ab") as out:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "mem.cli", "track", "follow", "--parent", str(os.getpid())],
+                    cwd=self.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
     def _lock_folder(self) -> None:
         folder = self.root / ".snakemake"
@@ -90,3 +118,22 @@ class WorkflowProcess:
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
         self._lock = file
+
+
+def _wait_for(mirror: subprocess.Popen[bytes]) -> int:
+    """Wait until the mirror ends, and return its status. Kill it at the time limit and on Ctrl-C."""
+    try:
+        try:
+            return mirror.wait(_QUIET_SECONDS)
+        except subprocess.TimeoutExpired:
+            seconds = limits.KILL_SECONDS - _QUIET_SECONDS
+            print(f"Sending the remaining points to MLflow, for up to {seconds:.0f} s. Press Ctrl-C to skip this.")
+            return mirror.wait(seconds)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        mirror.kill()
+        return mirror.wait()
+
+
+def _describe_status(status: int) -> str:
+    """Describe the exit status of a process."""
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -52,6 +52,8 @@ class Mirror:
     uri: str
     lines: int = 0
     """Number of log lines sent by this mirror."""
+    failed: dict[Path, str] = field(default_factory=dict)
+    """Messages about logs that cannot be sent although the server is available. Only a new mirror tries again."""
     _client: Any = field(init=False)
     _states: dict[str, LogState] = field(init=False, default_factory=dict)
     """States by the path of the log."""
@@ -67,15 +69,34 @@ class Mirror:
                 self._remember(run)
 
     def send_new(self) -> None:
-        """Send all lines that were written to the logs since the last call."""
+        """Send all lines that were written to the logs since the last call.
+
+        A log that cannot be read or that the server rejects is added to `failed`. The other logs are sent.
+
+        Raises:
+            Exception: The server is not available (one of `server.tracking_errors`).
+        """
         for pattern in ("log*.jsonl", "rank-*.jsonl"):
             for path in sorted(self.root.glob(f"runs/*/*/*/{pattern}")):
-                try:
-                    self._send(path)
-                except FileNotFoundError:  # the run is being recomputed, and the old log was renamed
-                    self._states.pop(str(path), None)
+                self._send_if_possible(path)
 
     # --- one log --------------------------------------------------------------------------------------
+
+    def _send_if_possible(self, path: Path) -> None:
+        if path in self.failed:
+            return
+        try:
+            self._send(path)
+        except FileNotFoundError:  # the run is being recomputed, and the old log was renamed
+            self._states.pop(str(path), None)
+        except Exception as error:
+            if isinstance(error, server.tracking_errors()) and not server.is_rejection(error):
+                raise
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            self.failed[path] = (
+                f"{path}: the rest of this log cannot be sent to MLflow ({cause[:500]}). The other logs are sent. "
+                "Solve this problem, then run `mem track sync`."
+            )
 
     def _send(self, path: Path) -> None:
         status = path.stat()
@@ -113,7 +134,7 @@ class Mirror:
         if start["stage"] == "evaluate":
             # Scores are sent to the head's MLflow run, so that MLflow shows them next to the head's settings.
             head = RunFolder(self.root / start["inputs"]["head"]).log
-            self._send(head)
+            self._send_if_possible(head)
             head_state = self._states.get(str(head))
             return None if head_state is None else self._state_in(head_state.run_id, log_id, inode)
         run = self._mlflow_runs.get(log_id) or self._mlflow_runs.get(_report_name(start["stage"], start["key"]))
@@ -156,7 +177,7 @@ class Mirror:
             case "features":
                 folder = inputs.get("classifier", inputs.get("encoder"))
             case "train_head":
-                features = read_identity(RunFolder(self.root / inputs["features"]).log)[1]
+                features = self._start_of(inputs["features"])
                 above = features["inputs"] if features else {}
                 folder = above.get("classifier", above.get("encoder", inputs["features"])) if features else None
             case _:
@@ -166,7 +187,7 @@ class Mirror:
         log = RunFolder(self.root / folder).log
         if not log.exists():
             return None
-        self._send(log)
+        self._send_if_possible(log)
         state = self._states.get(str(log))
         return state.run_id if state else None
 
@@ -226,12 +247,24 @@ class Mirror:
         """Return the key, folder and manifest of the dataset that a run uses, or None if the run uses no dataset."""
         folder = start["inputs"].get("images")
         if folder is None and (features := start["inputs"].get("features")):
-            features_start = read_identity(RunFolder(self.root / features).log)[1]
+            features_start = self._start_of(features)
             folder = features_start["inputs"].get("images") if features_start else None
         manifest = self.root / folder / "dataset.json" if folder else None
         if folder is None or manifest is None or not manifest.is_file():
             return None
-        return folder.rsplit("-", 1)[1], manifest.parent, json.loads(manifest.read_text())
+        try:
+            return folder.rsplit("-", 1)[1], manifest.parent, json.loads(manifest.read_text())
+        except (OSError, ValueError) as error:
+            message = f"{manifest}: cannot read this file ({error}). MLflow shows its runs without their dataset."
+            print(message, file=sys.stderr, flush=True)
+            return None
+
+    def _start_of(self, folder: str) -> dict[str, Any] | None:
+        """Return the "start" event of an input run, or None if there is none or its log is damaged."""
+        try:
+            return read_identity(RunFolder(self.root / folder).log)[1]
+        except (OSError, ValueError):
+            return None
 
     def _update_status(self, path: Path, state: LogState, event: Mapping[str, Any]) -> None:
         if event["event"] == "start" and event["stage"] != "evaluate":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +28,15 @@ from mlflow.tracking import MlflowClient
 
 _PARAMS_PER_REQUEST = 100
 """Maximum number of params that MLflow accepts in one request."""
+
+_LOCK_POLL_SECONDS = 0.5
+_NOT_ABOUT_THE_CONTENT = {
+    http.HTTPStatus.UNAUTHORIZED,
+    http.HTTPStatus.FORBIDDEN,
+    http.HTTPStatus.REQUEST_TIMEOUT,
+    http.HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""Status codes from 400 to 499 that a server returns for every request, whatever the request contains."""
 
 Point = tuple[str, float, int, int]
 """Name, value, time in milliseconds, and step of a metric."""
@@ -130,11 +141,24 @@ def tracking_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def is_rejection(error: Exception) -> bool:
+    """Return whether the server is available and rejected one request because of its content."""
+    if not isinstance(error, mlflow.exceptions.MlflowException):
+        return False
+    status = error.get_http_status_code()
+    return 400 <= status < 500 and status not in _NOT_ABOUT_THE_CONTENT
+
+
+def is_permanent(error: Exception) -> bool:
+    """Return whether the server cannot be used until the user changes it, so that it is useless to try again."""
+    return _is_about_schema(str(error))
+
+
 def explain(uri: str, error: Exception) -> str:
     """Return an error message that describes the problem with the tracking server and how to solve it."""
     text = " ".join(str(error).split())
     nothing_lost = "Nothing is lost: the logs of the runs contain everything, and `mem track sync` sends it later."
-    if "out-of-date database schema" in text or "Can't locate revision" in text:
+    if _is_about_schema(text):
         return (
             f"The database {uri} has the schema of another MLflow version. Use the MLflow version that created it, or "
             f"back up the database and then upgrade it (`mlflow db upgrade {uri}`). {nothing_lost}"
@@ -145,14 +169,29 @@ def explain(uri: str, error: Exception) -> str:
             f"({mlflow.__version__}), or it is not an MLflow server. Upgrade it, or set MLFLOW_TRACKING_URI to another "
             f"server. {nothing_lost}"
         )
+    if not isinstance(error, tracking_errors()):
+        text = f"{type(error).__name__}: {text}"
     return f"The tracking server {uri} cannot be used: {text[:300]}. Training is not affected. {nothing_lost}"
 
 
+def _is_about_schema(text: str) -> bool:
+    return "out-of-date database schema" in text or "Can't locate revision" in text
+
+
 @contextlib.contextmanager
-def sole_writer(root: Path, wait_seconds: float) -> Iterator[bool]:
-    """Acquire the mirror lock for `root`. Yield whether the lock was acquired."""
+def sole_writer(
+    root: Path, wait_seconds: float, while_waiting: Callable[[str], None] = lambda holder: None
+) -> Iterator[bool]:
+    """Acquire the mirror lock for `root`. Yield whether the lock was acquired.
+
+    Args:
+        root: The working folder.
+        wait_seconds: Time to wait for the lock.
+        while_waiting: Function that is called repeatedly during this time, with the name of the process that holds
+            the lock.
+    """
     (root / "runs").mkdir(parents=True, exist_ok=True)
-    with open(root / "runs" / "mlflow.lock", "w", encoding="utf-8") as file:
+    with open(root / "runs" / "mlflow.lock", "a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
@@ -162,5 +201,11 @@ def sole_writer(root: Path, wait_seconds: float) -> Iterator[bool]:
                 if time.monotonic() >= deadline:
                     yield False
                     return
-                time.sleep(0.2)
+                file.seek(0)
+                while_waiting(file.read().strip() or "Another process")
+                time.sleep(min(_LOCK_POLL_SECONDS, wait_seconds))
+        with contextlib.suppress(OSError):  # the text is only for messages, and the disk may be full
+            file.truncate(0)
+            file.write(f"Process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         yield True

@@ -89,4 +89,5 @@ def send(root: Path) -> Mirror:
     """Send all new lines with a newly started mirror."""
     mirror = Mirror(root, server.tracking_uri(root))
     mirror.send_new()
+    assert mirror.failed == {}
     return mirror
