@@ -116,9 +116,10 @@ class Services:
         self._start("slurmctld", [find_program("slurmctld"), "-D"])
         self._wait_for_answer("slurmctld", "squeue")
 
-    def start_slurmd(self, node: str) -> None:
+    def start_slurmd(self, node: str, *, rebooted: bool = False) -> None:
         """Start a node's slurmd. It may respond before the node accepts jobs: call `wait_for_nodes` next."""
-        self._start(f"slurmd {node}", [find_program("slurmd"), "-D", "-N", node], folder=self.layout.spool(node))
+        command = [find_program("slurmd"), "-D", "-N", node, *(["-b"] if rebooted else [])]
+        self._start(f"slurmd {node}", command, folder=self.layout.spool(node))
 
     def _start(
         self, name: str, command: list[str], environment: Mapping[str, str] = _NO_VARIABLES, folder: Path | None = None

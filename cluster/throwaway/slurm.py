@@ -126,9 +126,19 @@ class ThrowawaySlurm:
         self._daemons.stop(f"slurmd {node}", signal.SIGKILL)
         end_processes(self._daemons.unrecorded(self.layout.spool(node)), signal.SIGKILL)
 
-    def start_slurmd(self, node: str) -> None:
-        """Start a node's slurmd, and wait until the node accepts jobs."""
-        self._services.start_slurmd(node)
+    def stop_slurmd(self, node: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop only a node's slurmd. The node's jobs continue, because their step daemons are separate processes."""
+        self._daemons.stop(f"slurmd {node}", number)
+
+    def start_slurmd(self, node: str, *, rebooted: bool = False) -> None:
+        """Start a node's slurmd, and wait until the node accepts jobs.
+
+        Args:
+            node: Name of the node.
+            rebooted: Whether slurmd reports that the node was rebooted, as after a real crash. SLURM then knows that
+                all jobs on the node have ended.
+        """
+        self._services.start_slurmd(node, rebooted=rebooted)
         self._services.wait_for_nodes([node])
 
     def restart_slurmctld(self) -> None:
