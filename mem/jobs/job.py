@@ -17,6 +17,7 @@ from typing import Any
 from mem import files, provenance
 from mem.distributed import World, world_from_environment
 from mem.errors import Stopped, UserError
+from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import RunConfig, read_config
@@ -131,9 +132,8 @@ def _exit_status(
         folder = RunFolder(out or run.path.parent)
         with stop, world_from_environment() as world, contextlib.ExitStack() as stack:
             watch_workflow_process(stop)
-            if world.is_main:
-                stack.enter_context(folder.locked(say=logger.info))
-            world.barrier()
+            if world.from_main(_lock(folder, run, world, stack)):
+                return 0
             input_folders = _resolve_inputs(run, inputs)
             log = _open_log(folder, world, stack)
             _log_start(log, run)
@@ -142,14 +142,14 @@ def _exit_status(
                 _start_system_metrics(folder, run.stage, world, log, stack)
                 results = function(Job(run, folder, input_folders, world, log, stop))
             except Stopped:
-                log.event("end", status="stopped", reason=stop.reason)
+                log.event("end", status="stopped", reason=stop.reason, **_peak_memory())
                 raise
             except BaseException as error:
-                log.event("end", status="failed", reason=f"{type(error).__name__}: {error}")
+                log.event("end", status="failed", reason=f"{type(error).__name__}: {error}", **_peak_memory())
                 raise
             world.barrier()
             if world.is_main:
-                _write_record(folder, run, log, results, start_time)
+                write_record(folder, run, log, results, start_time)
         return 0
     except Stopped as stopped:
         logger.warning("%s (%s) Run the same command to resume.", stopped, stop.reason)
@@ -170,6 +170,22 @@ def _exit_status(
         )
         return 1
     return EXIT_USER_ERROR
+
+
+def _lock(folder: RunFolder, run: RunConfig, world: World, stack: contextlib.ExitStack) -> bool:
+    """Lock the run folder on rank 0. Return whether another process finished the run while this one waited."""
+    if not world.is_main:
+        return False
+    finished_meanwhile = stack.enter_context(folder.locked(say=logger.info))
+    if not (finished_meanwhile and is_complete(folder, run)):
+        return False
+    logger.info("%s: another process finished this run in the meantime. Nothing is left to do.", run.title)
+    return True
+
+
+def _peak_memory() -> dict[str, float]:
+    """Return the field of an "end" event with the peak memory of an unfinished attempt."""
+    return {"peak_memory_gb": round(provenance.peak_memory_gb(), 3)}
 
 
 def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path]:
@@ -245,34 +261,6 @@ def _log_start(log: Log, run: RunConfig) -> None:
         machine=provenance.machine(),
         versions=provenance.versions(),
     )
-
-
-def _write_record(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, Any], start_time: float) -> None:
-    """Write run.json, which marks the run as finished."""
-    seconds = time.time() - start_time
-    attempts = log.attempts + 1 if isinstance(log, JsonLines) else 1
-    record = {
-        "stage": run.stage,
-        "key": run.key,
-        "dataset": run.dataset,
-        "backbone": run.backbone,
-        "labels": dict(run.labels),
-        "seed": run.seed,
-        "settings": dict(run.settings),
-        "inputs": dict(run.inputs),
-        "compute": run.compute.model_dump(mode="json"),
-        "git": provenance.git_state(),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-        "started": round(start_time, 3),
-        "seconds": round(seconds, 3),
-        "attempts": attempts,
-        "peak_memory_gb": round(provenance.peak_memory_gb(), 3),
-        "results": dict(results),
-    }
-    files.write_text(folder.record, json.dumps(record, indent=2) + "\n")
-    log.event("end", status="finished", results=dict(results), seconds=round(seconds, 3), attempts=attempts)
-    logger.info("%s: done in %.0f s.", run.title, seconds)
 
 
 @contextlib.contextmanager

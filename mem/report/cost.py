@@ -13,7 +13,11 @@ MAX_LISTED_RUNS = 200
 
 
 def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table with one line per stage: hours, throughput, time spent waiting for data, memory and restarts."""
+    """Return a table with one line per stage: hours, throughput, time spent waiting for data, memory and restarts.
+
+    `seconds` in the records is the time of all attempts. The throughput is that of training itself, which the last
+    attempt measured. An attempt that resumed after the last step has no throughput.
+    """
     lines = [["stage", "runs", "hours", "GPU-hours", "images/s", "data wait", "peak memory", "restarts"]]
     for stage in dict.fromkeys(run.stage for run in runs):
         stage_records = [records[run.key] for run in runs if run.stage == stage]
@@ -21,7 +25,7 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
         hours = sum(record["seconds"] for record in stage_records) / 3600
         gpu_hours = sum(record["seconds"] * gpu_count(record) for record in stage_records) / 3600
         rates = [results["images_per_s"] for results in stage_results if results.get("images_per_s")]
-        waits = [results["data_wait"] for results in stage_results if results.get("data_wait") is not None]
+        waits = [wait for results in stage_results if (wait := _data_wait(results)) is not None]
         lines.append(
             [
                 stage,
@@ -42,18 +46,23 @@ def cost_by_run(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -
     lines = [["run", "seconds", "images/s", "data wait", "peak memory", "attempts"]]
     for run in runs[:MAX_LISTED_RUNS]:
         record = records[run.key]
-        rate, wait = record["results"].get("images_per_s"), record["results"].get("data_wait")
+        rate, wait = record["results"].get("images_per_s"), _data_wait(record["results"])
         lines.append(
             [
                 f"{run.stage} {run_label(run)}".strip(),
                 f"{record['seconds']:.1f}",
-                "" if rate is None else f"{rate:,.0f}",
+                f"{rate:,.0f}" if rate else "",
                 "" if wait is None else f"{100 * wait:.1f} %",
                 f"{record['peak_memory_gb']:.2f} GB",
                 str(record["attempts"]),
             ]
         )
     return lines
+
+
+def _data_wait(results: Mapping[str, Any]) -> float | None:
+    """Return the share of the time that training waited for data, or None if it was not measured."""
+    return results.get("data_wait") if results.get("images_per_s") else None
 
 
 def gpu_count(record: Mapping[str, Any]) -> int:

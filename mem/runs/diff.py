@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mem.errors import UserError
+from mem.runs.attempts import total_seconds
 from mem.runs.folder import RunFolder, read_record
 from mem.runs.run_config import read_config
 
@@ -112,10 +113,16 @@ def _read(folder: Path, root: Path) -> _RunSummary:
         labels=dict(record["labels"]),
         inputs=record["inputs"],
         results=results,
-        cost={name: record[name] for name in _COST_FIELDS if name in record},
+        cost=_cost(record, RunFolder(root / folder)),
         versions=versions if finished else {},
         finished=finished,
     )
+
+
+def _cost(record: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Return the cost of a run over all its attempts, or an empty mapping if the run is not finished."""
+    cost = {name: record[name] for name in _COST_FIELDS if name in record}
+    return cost | ({"seconds": total_seconds(record, folder.log)} if "seconds" in cost else {})
 
 
 def _scores(head: Path, root: Path) -> dict[str, Any]:

@@ -67,10 +67,14 @@ class RunFolder:
         return self.record.is_file()
 
     @contextmanager
-    def locked(self, wait_seconds: float = LOCK_WAIT_SECONDS, say: Callable[[str], None] = print) -> Iterator[None]:
+    def locked(self, wait_seconds: float = LOCK_WAIT_SECONDS, say: Callable[[str], None] = print) -> Iterator[bool]:
         """Lock the folder so that no other stage can run in it.
 
         The kernel releases the lock when the process ends, even if the process is killed.
+
+        Yields:
+            Whether another process finished the run while this one waited for the lock. A record that already existed
+            when the wait began does not count.
 
         Raises:
             UserError: Another process still holds the lock after `wait_seconds`. The message identifies the process.
@@ -78,7 +82,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.lock, "a+", encoding="utf-8") as file:
             deadline = time.monotonic() + wait_seconds
-            waiting = False
+            waiting, earlier_record = False, None
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,8 +96,8 @@ class RunFolder:
                             "Wait until it ends, or stop it and run the command again to resume."
                         ) from None
                     if not waiting:
+                        waiting, earlier_record = True, self._record_version()
                         say(f"Waiting for {holder}, which is working in {self.path}.")
-                        waiting = True
                     time.sleep(0.2)
                 except OSError as error:
                     if error.errno not in _LOCKS_UNSUPPORTED:
@@ -103,7 +107,15 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
-            yield
+            yield waiting and self._record_version() not in (None, earlier_record)
+
+    def _record_version(self) -> tuple[int, int] | None:
+        """Return values that differ between two versions of the record, or None without a record."""
+        try:
+            status = self.record.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
 
 def read_record(folder: Path) -> dict[str, Any]:

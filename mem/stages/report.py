@@ -26,8 +26,9 @@ from mem.report.results import summarise, to_csv
 from mem.report.results_store import ResultsStore, head_for
 from mem.report.table_formats import csv_table, markdown_table
 from mem.report.tables import ORACLE, accuracy_table, best_on_val_text, paired_difference_table, score_tables
+from mem.runs.attempts import total_seconds
 from mem.runs.dag import Run, data_run, study_runs
-from mem.runs.folder import read_record
+from mem.runs.folder import RunFolder, read_record
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
 """Figures of the paper that the report also contains, with the report's name for each figure."""
@@ -38,7 +39,7 @@ def report(job: Job) -> Mapping[str, Any]:
     """Write `results/<study>/`: runs.csv, report/, tables/ and figures/."""
     study = job.run.section("study", config.Study)
     *runs, report_run = study_runs(study)
-    records = {run.key: read_record(run.folder) for run in runs}
+    records = {run.key: _record_with_total_seconds(run) for run in runs}
     manifest = records[data_run(runs).key]["results"]
     results = collect(study.study, [(report_run.inputs[name].labels, folder) for name, folder in job.inputs.items()])
     report_figures = build_figures(study, runs, manifest, results)
@@ -72,6 +73,12 @@ def report(job: Job) -> Mapping[str, Any]:
         variant: {shot: score.mean for shot, score in scores.items()}
         for variant, scores in summarise(results.rows, "test").items()
     }
+
+
+def _record_with_total_seconds(run: Run) -> dict[str, Any]:
+    """Return the record of a run, with the time of all its attempts as `seconds`."""
+    record = read_record(run.folder)
+    return {**record, "seconds": total_seconds(record, RunFolder(run.folder).log)}
 
 
 def _write_report(folder: Path, page: Page, results: StudyResults) -> None:
@@ -157,13 +164,14 @@ def _other_tables(
         ),
         CaptionedTable(
             "Cost",
-            "For each stage: wall-clock hours of all runs, images per second over all processes of a run, and the "
-            "share of the time that training waited for data (medians over runs).",
+            "For each stage: hours of all attempts of all runs, images per second over all processes of a run, and the "
+            "share of the time that training waited for data (medians over runs, measured in the last attempt). An "
+            "attempt that was killed counts until its last log message.",
             cost_by_stage(runs, records),
         ),
         CaptionedTable(
             "Cost of each run",
-            f"Wall-clock time, speed and memory.{limit}",
+            f"Time of all attempts, speed and memory.{limit}",
             cost_by_run(runs, records),
             folded=True,
         ),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mem.progress import format_duration
+from mem.runs.attempts import Attempt, add_event, read_events
 
 SYSTEM = "system/"
 """Prefix of system metrics, which have a separate step counter. MLflow's UI shows them on a separate page."""
@@ -61,15 +62,15 @@ class JsonLines:
         self._lock = threading.RLock()
         self._last_step: dict[str, int] = {}
         """Last logged step by metric name or artifact folder."""
-        self.attempts = 0
-        """Number of "start" events that the file contained when it was opened."""
+        self.attempts: list[Attempt] = []
+        """The attempts in the log. The last one is the current attempt if its "start" event was written."""
         self.id = uuid.uuid4().hex
         complete_bytes = 0
         if path.exists():
             complete_bytes = _complete_bytes(path)
             for event in read_events(path):
                 self.id = event["id"] if event["event"] == "log" else self.id
-                self.attempts += event["event"] == "start"
+                add_event(self.attempts, event)
                 for name in event.get("metrics", {}):
                     self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
                 if event["event"] == "artifact" and "step" in event:
@@ -115,18 +116,12 @@ class JsonLines:
         self.close()
 
     def _write(self, content: dict[str, Any]) -> None:
-        line = json.dumps({"time": round(time.time(), 3), **content}, allow_nan=True)
+        event = {"time": round(time.time(), 3), **content}
+        line = json.dumps(event, allow_nan=True)
         with self._lock:
             self._file.write(line.encode() + b"\n")
             self._file.flush()
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the events of a log. A truncated last line is ignored."""
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+            add_event(self.attempts, event)
 
 
 def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
@@ -151,15 +146,23 @@ def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tupl
         path: The log.
         start: Start position in bytes.
         metrics_per_chunk: Maximum number of metrics per chunk. A single event may exceed this number.
+
+    Raises:
+        ValueError: A line is damaged. The events before this line are yielded first.
     """
     with open(path, "rb") as file:
         file.seek(start)
         events: list[dict[str, Any]] = []
         metrics, end = 0, start
+        damage: ValueError | None = None
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                damage = error
+                break
             count = len(event.get("metrics", {}))
             if events and metrics + count > metrics_per_chunk:
                 yield events, end
@@ -169,6 +172,8 @@ def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tupl
             end += len(line)
         if events:
             yield events, end
+        if damage is not None:
+            raise ValueError(f"the line at byte {end} is damaged: {damage}")
 
 
 def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:

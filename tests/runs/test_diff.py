@@ -15,6 +15,7 @@ from mem.runs.diff import compare, find_run
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import read_config, write_configs
 from tests.conftest import REPOSITORY
+from tests.runs.test_attempts import LINES, write_log
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
 CHANGED = {"heads": {"mem": {"xi": 35.0}}, "features": {"views": 3}, "finetune": {"epochs": 9}}
@@ -88,6 +89,13 @@ def test_scores_of_two_heads_are_compared(root):
     assert section(text, "results") == {"test.all": ["40", "42.5", "+2.5"]}
     assert section(text, "settings")["head.classifier_from"] == ["ce", "-"]
     assert text.endswith("No difference in: inputs.")
+
+
+def test_the_seconds_of_all_attempts_are_compared(root):
+    folders = [RunFolder(root / run.folder) for run in (head_run(), head_run(CHANGED))]
+    folders[0].record.write_text(json.dumps(json.loads(folders[0].record.read_text()) | {"attempts": 3}))
+    write_log(folders[0].log, LINES)
+    assert section(compare(head_run().key, head_run(CHANGED).key, root), "cost")["seconds"] == ["52.4", "3.5", "-48.9"]
 
 
 def test_an_unfinished_run_is_compared_by_its_settings(root):

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from mem.errors import UserError
+from mem.files import write_text
 from mem.runs.folder import RunFolder, read_record
 
 HOLDER = """
@@ -59,6 +61,32 @@ def test_a_stage_waits_for_a_process_that_is_about_to_end(tmp_path, holder):
         assert time.monotonic() - start < 20
     assert len(messages) == 1
     assert f"Waiting for process {holder.pid}" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, "finished", True),
+        ("an earlier record", "finished", True),  # the other process was repeating the run
+        ("finished", "finished", False),
+        (None, None, False),
+    ],
+    ids=["finished meanwhile", "repeated meanwhile", "finished before", "unfinished"],
+)
+def test_a_process_that_waited_learns_whether_the_run_was_finished_meanwhile(before, after, expected, tmp_path):
+    folder = RunFolder(tmp_path)
+    if before is not None:
+        folder.record.write_text(before)
+    with ExitStack() as other:
+        assert other.enter_context(folder.locked(0)) is False
+
+        def finish(message: str) -> None:
+            if after != before:
+                write_text(folder.record, after)
+            other.close()
+
+        with folder.locked(30, say=finish) as finished_meanwhile:
+            assert finished_meanwhile is expected
 
 
 def test_a_file_system_without_locks_is_reported_but_not_an_error(tmp_path, monkeypatch):

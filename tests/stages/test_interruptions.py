@@ -168,6 +168,7 @@ def test_a_stage_without_a_training_stops_at_once(tmp_path):
     assert process.returncode == 143
     ends = [event for event in read_events(folder / "log.jsonl") if event["event"] == "end"]
     assert [(end["status"], end["reason"]) for end in ends] == [("stopped", "SIGTERM")]
+    assert ends[0]["peak_memory_gb"] > 0
 
 
 def test_a_stage_stops_when_its_workflow_process_is_killed(tmp_path):

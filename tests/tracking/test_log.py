@@ -39,7 +39,7 @@ def test_a_reopened_log_continues_after_its_last_step(tmp_path):
     ids = [event["id"] for event in read_events(tmp_path / "log.jsonl") if event["event"] == "log"]
     assert len(ids) == 1
     with JsonLines(tmp_path / "log.jsonl") as log:
-        assert log.attempts == 2
+        assert len(log.attempts) == 2
 
 
 def test_an_artifact_is_logged_once_even_if_its_step_is_recomputed(tmp_path):

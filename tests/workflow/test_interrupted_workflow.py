@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from mem.config.load import load_study
 from mem.runs.dag import study_runs
@@ -54,6 +55,9 @@ def assert_resumed(folder: Path, output: str) -> None:
     assert [e["step"] for e in read_events(run / "log.jsonl") if e["event"] == "resumed"] == [step]
     record = json.loads((run / "run.json").read_text())
     assert record["attempts"] == 2
+    first, second = record["attempt_seconds"]
+    assert min(first, second) > 0
+    assert record["seconds"] == pytest.approx(first + second, abs=0.001)
     logged = [s for s, _ in read_curve(run / "log.jsonl", "train/loss")]
     assert logged == sorted(set(logged))
     assert logged[-1] == record["results"]["steps"]
