@@ -21,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import psutil
 import snakemake_executor_plugin_submitit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.soak_checks import check_jobs, check_left_overs, check_training, check_workflow_processes
 from benchmarks.soak_faults import Faults, calls, write_wrappers
 from cluster.throwaway import ThrowawaySlurm
 
@@ -81,7 +81,6 @@ _SAMPLE_SECONDS = 5.0
 _STARTUP_SECONDS = 20.0
 """Time after which the memory of a new workflow process is recorded."""
 _CLEANUP_SECONDS = 90
-_MAX_MEMORY_GROWTH = 1.1
 
 
 @dataclass
@@ -237,64 +236,30 @@ class Soak:
 
 def check(soak: Soak) -> dict[str, object]:
     """Return the results. The value of `failed` lists the failed checks."""
-    folder, runs, jobs = soak.folder, soak.runs, soak.options.jobs
     deadline = time.monotonic() + _CLEANUP_SECONDS
     while (queued := soak.queued_jobs()) + (processes := soak.processes()) and time.monotonic() < deadline:
         time.sleep(1)
-    made = {path.name: [line.split()[:2] for line in _lines(path)] for path in (folder / "made").iterdir()}
-    ends = {name: [job for event, job in lines if event == "end"] for name, lines in made.items()}
-    twice = sorted(name for name, of in ends.items() if len(of) > 1)
-    curve = [json.loads(line)["step"] for line in _lines(folder / "curve.jsonl")]
-    trained = int((folder / "trained.txt").read_text()) if (folder / "trained.txt").exists() else None
-    records = [path.name for path in (folder / ".snakemake/submitit/registry").rglob("*") if path.is_file()]
-    growth = [_growth(samples) for samples in runs.memory_mb]
-    outputs = sum((folder / f"out/{number}.txt").exists() for number in range(jobs))
+    parts = [
+        check_jobs(soak.folder, soak.options.jobs, soak.slurm, soak.faults.crashes),
+        check_training(soak.folder),
+        check_workflow_processes(soak.runs.exit_statuses, soak.runs.memory_mb),
+        check_left_overs(soak.folder, queued, processes),
+    ]
     failed = {
-        "the workflow did not complete in time": not runs.ended,
-        "a workflow process failed": any(status not in (0, -signal.SIGKILL) for status in runs.exit_statuses),
-        "outputs are missing": outputs != jobs,
-        "jobs did not complete": sum(map(bool, ends.values())) != jobs,
-        "jobs completed more than once": bool(twice),
-        "the curve lacks or repeats steps": curve != list(range(1, len(curve) + 1)) or trained != len(curve),
-        "jobs are still queued": bool(queued),
-        "processes are still running": bool(processes),
-        "registry records are left": bool(records),
-        "the memory of a workflow process grew": any(each is not None and each > _MAX_MEMORY_GROWTH for each in growth),
+        "the workflow did not complete in time": not soak.runs.ended,
         "faults could not be caused": bool(soak.faults.problems),
     }
-    return {
-        "failed": [text for text, is_failed in failed.items() if is_failed],
-        "outputs": outputs,
-        "jobs": jobs,
-        "completed_more_than_once": {name: ends[name] for name in twice},
-        "started_more_than_once": sum(sum(event == "start" for event, _ in lines) > 1 for lines in made.values()),
-        "ran_in_several_slurm_jobs": sum(len({job for _, job in lines}) > 1 for lines in made.values()),
-        "curve_steps": len(curve),
-        "training_starts": sum(" rank 0 " in line for line in _lines(folder / "training-starts.txt")),
-        "queued": queued,
-        "processes": processes,
-        "registry_records": records,
-        "submission_folders": sum(1 for _ in (folder / ".snakemake/submitit").glob("*/*")),
-        "exit_statuses": runs.exit_statuses,
-        "workflow_kills": runs.kills,
+    for checks, _ in parts:
+        failed |= checks
+    result: dict[str, object] = {"failed": [text for text, is_failed in failed.items() if is_failed]}
+    for _, values in parts:
+        result |= values
+    return result | {
+        "workflow_kills": soak.runs.kills,
         "faults": dict(soak.faults.injected),
         "fault_problems": soak.faults.problems,
         "client_calls": calls(soak.wrappers),
-        "memory_growth": growth,
-        "peak_memory_mb": max((max(samples) for samples in runs.memory_mb if samples), default=None),
-    }  # fmt: skip
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _growth(samples: list[float]) -> float | None:
-    """Return the median of the last quarter relative to the first quarter, or None for fewer than eight samples."""
-    quarter = len(samples) // 4
-    if quarter < 2:
-        return None
-    return round(statistics.median(samples[-quarter:]) / statistics.median(samples[:quarter]), 3)
+    }
 
 
 def main() -> int:

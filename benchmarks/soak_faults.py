@@ -92,6 +92,8 @@ class Faults(threading.Thread):
         self.folder = folder
         self.injected: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.crashes: list[float] = []
+        """Times of the node crashes, in seconds since the epoch."""
         self._random = random.Random(seed)
         self._began = time.monotonic()
         self._stop_requested = threading.Event()
@@ -152,6 +154,7 @@ class Faults(threading.Thread):
     def _crash_node(self) -> None:
         node, pause = self._random.choice(self.slurm.nodes), self._random.uniform(3, 20)
         self.log(f"node crash: slurmd and all jobs of {node} are killed; restart in {pause:.1f} s")
+        self.crashes.append(time.time())
         self.slurm.kill_slurmd(node)
         time.sleep(pause)
         self.slurm.start_slurmd(node, rebooted=True)
