@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from snakemake_executor_plugin_submitit.poller import StatePoller
@@ -37,6 +34,29 @@ def test_a_failed_job_whose_step_ran_out_of_memory_has_that_state():
     assert kinds(read_sacct(text)) == {"7": (Kind.FAILED, "OUT_OF_MEMORY"), "8": (Kind.DONE, "COMPLETED")}
 
 
+NOTICE = "*** Maintenance on Friday | 18:00 | read https://site/news ***\n\n"
+
+
+@pytest.mark.parametrize("read", [read_sacct, read_squeue])
+def test_lines_that_are_no_rows_are_skipped(read):
+    expected = {"7": (Kind.RUNNING, "RUNNING"), "8_1": (Kind.DONE, "COMPLETED")}
+    assert kinds(read(f"{NOTICE}7|RUNNING|n1\nWelcome\n8_1|COMPLETED|n2\n")) == expected
+    assert read(NOTICE) == {}
+
+
+def test_squeue_reports_the_reason_of_a_pending_job():
+    states = read_squeue("7|PENDING||launch failed requeued held\n8|RUNNING|n1|None\n")
+    assert states["7"].reason == "launch failed requeued held"
+
+
+def test_the_reasons_of_pending_jobs_are_queried_with_squeue(commands, monkeypatch):
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.poller._REASONS_EVERY_SECONDS", 0)
+    commands.prints("sacct", "7|PENDING|\n")
+    commands.prints("squeue", "7|PENDING||JobHeldUser\n")
+    poller = StatePoller(print)
+    assert [poller.poll({"7"})["7"].reason for _ in range(2)] == ["", "JobHeldUser"]
+
+
 def test_states_of_squeue_are_final():
     assert kinds(read_squeue("7|PREEMPTED|n1\n8_4|REQUEUED|\n9|COMPLETING|n1\n")) == {
         "7": (Kind.FAILED, "PREEMPTED"),
@@ -45,44 +65,34 @@ def test_states_of_squeue_are_final():
     }
 
 
-@pytest.fixture
-def commands(tmp_path: Path, monkeypatch):
-    """Fake sacct and squeue commands that record their calls and print the given text or fail with the given error."""
-
-    def fake(name: str, text: str = "", error: str = "") -> None:
-        end = f"echo '{error}' >&2; exit 1" if error else f"printf '{text}'"
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/calls\n{end}\n")
-        (tmp_path / name).chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    fake.calls = lambda: (tmp_path / "calls").read_text().split() if (tmp_path / "calls").exists() else []
-    return fake
+def names(commands) -> list[str]:
+    return [call.split()[0] for call in commands.calls()]
 
 
 def test_a_poll_is_a_single_query_for_any_number_of_jobs(commands):
     ids = {f"8_{n}" for n in range(1000)}
-    commands("sacct", "8_[0-999]|PENDING|\\n")
+    commands.prints("sacct", "8_[0-999]|PENDING|\n")
     poller = StatePoller(print)
     assert {state.kind for state in poller.poll(ids).values()} == {Kind.PENDING}
-    assert commands.calls() == ["sacct"]
+    assert len(commands.calls()) == 1
 
 
 def test_the_next_poll_uses_squeue_if_the_state_from_sacct_is_not_conclusive(commands):
-    commands("sacct", "7|NODE_FAIL|n1\\n")
-    commands("squeue", "7|PENDING|\\n")
+    commands.prints("sacct", "7|NODE_FAIL|n1\n")
+    commands.prints("squeue", "7|PENDING|\n")
     poller = StatePoller(print)
     assert poller.poll({"7"})["7"].kind is Kind.UNKNOWN
     assert poller.poll({"7"})["7"].kind is Kind.PENDING
-    assert commands.calls() == ["sacct", "squeue"]
+    assert names(commands) == ["sacct", "squeue"]
 
 
 def test_without_accounting_squeue_is_used_and_one_warning_is_logged(commands):
-    commands("sacct", error="Slurm accounting storage is disabled")
-    commands("squeue", "7|RUNNING|n1\\n")
+    commands.fails("sacct", "Slurm accounting storage is disabled")
+    commands.prints("squeue", "7|RUNNING|n1\n")
     warnings = []
     poller = StatePoller(warnings.append)
     assert [poller.poll({"7"})["7"].kind for _ in range(4)] == [Kind.UNKNOWN, *[Kind.RUNNING] * 3]
-    assert commands.calls() == ["sacct", "squeue", "squeue", "squeue"]
+    assert names(commands) == ["sacct", "squeue", "squeue", "squeue"]
     assert warnings == [
         "Cannot query job states with SLURM's sacct: Slurm accounting storage is disabled. For one minute, squeue is "
         "queried instead. Jobs are not affected."
@@ -90,15 +100,15 @@ def test_without_accounting_squeue_is_used_and_one_warning_is_logged(commands):
 
 
 def test_states_are_unknown_while_neither_source_responds(commands):
-    commands("sacct", error="Connection refused")
-    commands("squeue", error="Unable to contact slurm controller")
+    commands.fails("sacct", "Connection refused")
+    commands.fails("squeue", "Unable to contact slurm controller")
     poller = StatePoller(lambda text: None)
     assert {poller.poll({"7"})["7"].kind for _ in range(5)} == {Kind.UNKNOWN}
 
 
 def test_a_job_that_neither_source_lists_is_gone(commands):
-    commands("sacct")
-    commands("squeue", error="slurm_load_jobs error: Invalid job id specified")
+    commands.prints("sacct", "")
+    commands.fails("squeue", "slurm_load_jobs error: Invalid job id specified")
     poller = StatePoller(print, forget_seconds=0)
     seen = [poller.poll({"7"})["7"].kind for _ in range(4)]
     assert seen[0] is Kind.UNKNOWN
@@ -106,15 +116,15 @@ def test_a_job_that_neither_source_lists_is_gone(commands):
 
 
 def test_the_end_of_a_job_is_detected_even_if_the_database_missed_it(commands):
-    commands("sacct", "7|RUNNING|n1\\n")
-    commands("squeue")
+    commands.prints("sacct", "7|RUNNING|n1\n")
+    commands.prints("squeue", "")
     poller = StatePoller(print, forget_seconds=0)
     assert Kind.GONE in [poller.poll({"7"})["7"].kind for _ in range(14)]
 
 
 def test_a_node_failure_is_final_once_the_controller_no_longer_lists_the_job(commands):
-    commands("sacct", "7|NODE_FAIL|n1\\n")
-    commands("squeue")
+    commands.prints("sacct", "7|NODE_FAIL|n1\n")
+    commands.prints("squeue", "")
     poller = StatePoller(print, forget_seconds=0)
     states = [poller.poll({"7"})["7"] for _ in range(4)]
     assert (Kind.FAILED, "NODE_FAIL") in [(state.kind, state.name) for state in states]
