@@ -1,16 +1,48 @@
-"""Atomic file writes: readers never observe a partly written file."""
+"""Atomic file writes: readers never observe a partly written file. Errors of the operating system as messages."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Error numbers for a full disk and for an exceeded disk quota."""
+_PERMISSION_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+USER_ERRORS = DISK_FULL_ERRORS | _PERMISSION_ERRORS
+"""Error numbers of problems that the user can solve."""
+
+
+def describe_os_error(error: OSError, folder: Path) -> str:
+    """Return the message for an error that the operating system reported, such as a full disk.
+
+    Args:
+        error: The error.
+        folder: Folder that the message names if the error has no file name.
+    """
+    path = error.filename or folder
+    if error.errno in DISK_FULL_ERRORS:
+        return f"{path}: the disk is full. No incomplete output was left. Free disk space and run the command again."
+    if error.errno in _PERMISSION_ERRORS:
+        return f"{path}: no permission to write. Change the permissions, or use another folder."
+    return str(error) if error.filename else f"{path}: {error}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise an OSError of the body that has no file name, such as that of a failed write, with the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -42,6 +74,14 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as file:
         file.write(text)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a `.npy` file atomically. In contrast to `np.save`, an error has an error number and a file name."""
+    content = io.BytesIO()
+    np.save(content, array)
+    with atomic(path, "wb") as file:
+        file.write(content.getbuffer())
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from mem import files, provenance
 from mem.distributed import World, world_from_environment
 from mem.errors import Stopped, UserError
+from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
 from mem.runs.folder import RunFolder
@@ -30,7 +30,6 @@ EXIT_USER_ERROR = 2
 EXIT_STOPPED = 143
 """Exit status of a stage that stopped on request, equal to that of a process ended by SIGTERM. The run is unfinished
 and resumes when it is restarted."""
-_PERMISSION_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 logger = logging.getLogger("mem")
 
@@ -110,10 +109,10 @@ def run_stage(
     start_time = time.time()
     rank = int(os.environ.get("RANK", "0") or 0)
     try:
-        with _message_handlers(log_file, rank):
+        with message_handlers(logger, log_file, rank):
             return _exit_status(stage, function, config, out, inputs, start_time)
     except OSError as error:
-        print(f"mem {stage}: {_describe_os_error(error)}", file=sys.stderr)
+        print(f"mem {stage}: {files.describe_os_error(error, log_file or config)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
@@ -127,9 +126,9 @@ def _exit_status(
 ) -> int:
     """Run the stage, report errors as messages, and return the exit status."""
     stop = StopSignals()
+    folder = RunFolder(out or (config if config.is_dir() else config.parent))
     try:
         run = read_config(config, stage)
-        folder = RunFolder(out or run.path.parent)
         with stop, world_from_environment() as world, contextlib.ExitStack() as stack:
             watch_workflow_process(stop)
             if world.from_main(_lock(folder, run, world, stack)):
@@ -145,7 +144,8 @@ def _exit_status(
                 log.event("end", status="stopped", reason=stop.reason, **_peak_memory())
                 raise
             except BaseException as error:
-                log.event("end", status="failed", reason=f"{type(error).__name__}: {error}", **_peak_memory())
+                with contextlib.suppress(OSError):  # on a full disk, report the first error
+                    log.event("end", status="failed", reason=f"{type(error).__name__}: {error}", **_peak_memory())
                 raise
             world.barrier()
             if world.is_main:
@@ -157,10 +157,10 @@ def _exit_status(
     except UserError as error:
         logger.error("mem %s: %s", stage, error)
     except OSError as error:
-        if error.errno not in files.DISK_FULL_ERRORS | _PERMISSION_ERRORS:
+        if error.errno not in files.USER_ERRORS:
             logger.exception("mem %s failed", stage)
             return 1
-        logger.error("mem %s: %s", stage, _describe_os_error(error))
+        logger.error("mem %s: %s", stage, files.describe_os_error(error, folder.path))
     except KeyboardInterrupt:
         logger.error("mem %s: interrupted", stage)
         return 130
@@ -261,41 +261,3 @@ def _log_start(log: Log, run: RunConfig) -> None:
         machine=provenance.machine(),
         versions=provenance.versions(),
     )
-
-
-@contextlib.contextmanager
-def _message_handlers(path: Path | None, rank: int) -> Iterator[None]:
-    """Write messages to the terminal and, with timestamps and debug messages, to the log file.
-
-    Ranks other than 0 use separate log files, and print only warnings and errors on the terminal.
-    """
-    terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
-    terminal.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    handlers: list[logging.Handler] = [terminal]
-    if path is not None:
-        rank_path = path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
-        rank_path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(rank_path, mode="a", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        handlers.append(file)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    for handler in handlers:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
-
-
-def _describe_os_error(error: OSError) -> str:
-    """Return the message for an error that the operating system reported, such as a full disk."""
-    path = error.filename or "the file"
-    if error.errno in files.DISK_FULL_ERRORS:
-        return f"{path}: the disk is full. No incomplete output was left. Free disk space and run the command again."
-    if error.errno in _PERMISSION_ERRORS:
-        return f"{path}: no permission to write. Change the permissions, or use another folder."
-    return str(error)

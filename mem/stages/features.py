@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mem import config, provenance
+from mem import config, files, provenance
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
@@ -43,7 +43,7 @@ def features(job: Job) -> Mapping[str, Any]:
     out = job.folder.path
     if job.world.is_main:
         for split, images in betons.items():
-            np.save(store.feature_file(out, split, "labels"), images.labels)
+            files.write_array(store.feature_file(out, split, "labels"), images.labels)
         online = {"online": True} if settings.online else {}
         store.write_about(out, {"class_counts": counts.tolist(), "width": model.width, **online})
         if "classifier" in job.inputs:

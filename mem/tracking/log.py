@@ -9,6 +9,7 @@ values are not written again. On a CPU, they are bitwise equal to the first valu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from mem import files
 from mem.progress import format_duration
 from mem.runs.attempts import Attempt, add_event, read_events
 
@@ -76,8 +78,10 @@ class JsonLines:
                 if event["event"] == "artifact" and "step" in event:
                     name = _artifacts(event["to"])
                     self._last_step[name] = max(self._last_step.get(name, -1), event["step"])
-        self._file = open(path, "ab")
+        self._path = path
+        self._file = open(path, "ab", buffering=0)
         self._file.truncate(complete_bytes)
+        self._bytes = complete_bytes
         if complete_bytes == 0:
             self._write({"event": "log", "id": self.id})
 
@@ -117,10 +121,17 @@ class JsonLines:
 
     def _write(self, content: dict[str, Any]) -> None:
         event = {"time": round(time.time(), 3), **content}
-        line = json.dumps(event, allow_nan=True)
-        with self._lock:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+        line = json.dumps(event, allow_nan=True).encode() + b"\n"
+        with self._lock, files.naming(self._path):
+            try:
+                rest = line
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._bytes)  # leave no part of a line, to which the next line would be added
+                raise
+            self._bytes += len(line)
             add_event(self.attempts, event)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mem import longtail
+from mem import files, longtail
 from mem.config import FeatureFiles, Shots
 from mem.data.features import arrays
-from mem.data.features.stored import create_feature_file, feature_file, write_about
+from mem.data.features.stored import feature_file, write_about
 from mem.errors import UserError
 
 
@@ -44,7 +45,7 @@ def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]
             )
     for split in ("train", "val", "test"):
         _copy(features.get(split), features["train"].shape, folder, split)
-        np.save(feature_file(folder, split, "labels"), labels.get(split, np.zeros(0, np.int64)))
+        files.write_array(feature_file(folder, split, "labels"), labels.get(split, np.zeros(0, np.int64)))
     write_about(folder, {"class_counts": counts.tolist(), "width": features["train"].shape[-1]})
     return _summary(names, counts, labels)
 
@@ -95,18 +96,24 @@ def _copy(source: FeatureArrayReader | None, train_shape: tuple[int, ...], folde
         arrays.check_features(source, f"{split} ({source.path})")
     images = 0 if source is None else len(source)
     _, *sequence, width = train_shape
-    pooled = create_feature_file(folder, split, "pooled", (1, images, width))
-    tokens = create_feature_file(folder, split, "tokens", (1, images, sequence[0] - 1, width)) if sequence else None
-    for start in range(0, images, arrays.IMAGES_PER_READ):
-        assert source is not None
-        rows = slice(start, start + arrays.IMAGES_PER_READ)
-        values = source[rows]
-        pooled[0, rows] = values if tokens is None else values[:, 0]
-        if tokens is not None:
-            tokens[0, rows] = values[:, 1:]
-    for array in (pooled, tokens):
-        if isinstance(array, np.memmap):
-            array.flush()
+    # The files are not written through a memory map, because a full disk would kill the process.
+    with contextlib.ExitStack() as stack:
+        pooled = _create(folder, split, "pooled", (1, images, width), stack)
+        tokens = _create(folder, split, "tokens", (1, images, sequence[0] - 1, width), stack) if sequence else None
+        for start in range(0, images, arrays.IMAGES_PER_READ):
+            assert source is not None
+            values = np.asarray(source[start : start + arrays.IMAGES_PER_READ], dtype=np.float32)
+            pooled.write((values if tokens is None else values[:, 0]).tobytes())
+            if tokens is not None:
+                tokens.write(values[:, 1:].tobytes())
+
+
+def _create(folder: Path, split: str, kind: str, shape: tuple[int, ...], stack: contextlib.ExitStack) -> IO[bytes]:
+    """Open a feature file with float32 values, and write its header."""
+    file = stack.enter_context(files.atomic(feature_file(folder, split, kind), "wb"))
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def _class_names(settings: FeatureFiles, classes: int) -> list[str]:

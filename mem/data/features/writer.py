@@ -161,24 +161,27 @@ class FeatureWriter:
             row = chunk.view * layout.images + chunk.first
             remaining = content.data.cast("B")
             position = offset + row * (content.nbytes // len(content))
-            while remaining:
-                count = os.pwrite(descriptor, remaining, position)
-                remaining, position = remaining[count:], position + count
+            with files.naming(feature_file(self._folder, chunk.split, kind)):
+                while remaining:
+                    count = os.pwrite(descriptor, remaining, position)
+                    remaining, position = remaining[count:], position + count
         self._unsaved.append(chunk.number)
         if time.monotonic() - self._saved_at >= self._save_seconds:
             self.save()
 
     def save(self) -> None:
         """Flush the written chunks to disk, then mark them in the map."""
-        for descriptor, _ in self._open.values():
-            os.fdatasync(descriptor)
-        descriptor = os.open(self.map_file, os.O_WRONLY)
-        try:
-            for number in self._unsaved:
-                os.pwrite(descriptor, b"\1", number)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        for (split, kind), (descriptor, _) in self._open.items():
+            with files.naming(feature_file(self._folder, split, kind)):
+                os.fdatasync(descriptor)
+        with files.naming(self.map_file):
+            descriptor = os.open(self.map_file, os.O_WRONLY)
+            try:
+                for number in self._unsaved:
+                    os.pwrite(descriptor, b"\1", number)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         self._unsaved = []
         self._saved_at = time.monotonic()
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from mem import files
 from mem.errors import UserError
 
 TIMEOUT_SECONDS = 30
@@ -45,10 +46,12 @@ def download(address: str, part: Path, say: Callable[[str], None]) -> None:
             with open(part, "ab" if resumed else "wb") as file:
                 received = 0
                 while block := response.read(_BLOCK_BYTES):
-                    file.write(block)
+                    with files.naming(part):
+                        file.write(block)
                     received += len(block)
-                file.flush()
-                os.fsync(file.fileno())
+                with files.naming(part):
+                    file.flush()
+                    os.fsync(file.fileno())
             if length is not None and received != int(length):
                 raise http.client.IncompleteRead(b"", int(length) - received)
     except urllib.error.HTTPError as error:
