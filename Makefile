@@ -59,7 +59,7 @@ slurm-demo: $(READY)
 	@. $(BIN)/activate && python -m cluster.throwaway run sh -c "snakemake --profile slurm --directory build/slurm-demo \
 	  --config 'compute={\"pretrain\": {\"nodes\": 2}}' --quiet rules host \
 	  && sacct --allocations --format=JobID%12,JobName%24,NNodes,NodeList,State,Elapsed" \
-	  && cd build/slurm-demo && mem results digits_lt
+	  && mem results digits_lt --directory build/slurm-demo
 
 lock:
 	@. $(BIN)/activate && uv pip compile pyproject.toml $(PLUGIN)/pyproject.toml --extra dev --universal \

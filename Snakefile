@@ -40,17 +40,15 @@ include: "workflow/rules/targets.smk"
 
 
 onstart:
-    WORKFLOW_PROCESS.start()
+    with errors_as_messages():
+        WORKFLOW_PROCESS.start()
 
 
 onsuccess:
     WORKFLOW_PROCESS.stop()
     report = Path("results", STUDY.study, "report", "index.html")
-    print(
-        f"\nReport: {report}    MLflow UI: mem track ui\n"
-        if report.exists()
-        else "\nMLflow UI: mem track ui\n"
-    )
+    shown = f"Report: {DIRECTORY / report}    " if report.exists() else ""
+    print(f"\n{shown}MLflow UI: {WORKFLOW_PROCESS.command('mem track ui')}\n")
 
 
 onerror:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 from mem.runs.working_folder import claim_runs
 from mem.tracking import limits
 
+_MIRROR_LOG = Path("logs", "mlflow-mirror.log")
 _QUIET_SECONDS = 10.0
 """Seconds after which a message says that the workflow process waits for the mirror."""
 
@@ -29,8 +31,15 @@ class WorkflowProcess:
     remain in this case, so profiles/default disables it.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shown_root: Path = Path()) -> None:
+        """Create the workflow process of a folder.
+
+        Args:
+            root: The working folder.
+            shown_root: The folder as messages name it, relative to the folder in which the user started the command.
+        """
         self.root = root
+        self._shown_root = shown_root
         self._lock: IO[str] | None = None
         self._mirror: subprocess.Popen[bytes] | None = None
 
@@ -64,31 +73,32 @@ class WorkflowProcess:
         except OSError as error:
             print(f"The MLflow mirror cannot be started again: {error}", file=sys.stderr)
             status = 1
+        shown_log, sync = self._shown_root / _MIRROR_LOG, self.command("mem track sync")
         if early_status is not None:
             print(
-                f"The MLflow mirror ended before the workflow did ({_describe_status(early_status)}). "
-                f"See {self._mirror_log}.",
+                f"The MLflow mirror ended before the workflow did ({_describe_status(early_status)}). See {shown_log}.",
                 file=sys.stderr,
             )
         if status != 0:
             print(
-                f"Some points were not sent to MLflow (see {self._mirror_log}). They are in the run logs. "
-                "Run `mem track sync` to send them.",
+                f"Some points were not sent to MLflow (see {shown_log}). They are in the run logs. "
+                f"Run `{sync}` to send them.",
                 file=sys.stderr,
             )
         elif early_status is not None:
-            print("A new mirror sent the remaining points. To check this, run `mem track sync`.", file=sys.stderr)
+            print(f"A new mirror sent the remaining points. To check this, run `{sync}`.", file=sys.stderr)
 
-    @property
-    def _mirror_log(self) -> Path:
-        return self.root / "logs" / "mlflow-mirror.log"
+    def command(self, command: str) -> str:
+        """Return a command that the user can run in the folder in which the workflow was started."""
+        return command if self._shown_root == Path() else f"cd {shlex.quote(str(self._shown_root))} && {command}"
 
     def _start_mirror(self) -> subprocess.Popen[bytes]:
-        self._mirror_log.parent.mkdir(parents=True, exist_ok=True)
+        log = self.root / _MIRROR_LOG
+        log.parent.mkdir(parents=True, exist_ok=True)
         # The mirror inherits the blocked signal. It receives SIGTERM when it is ready to handle it (see EndRequest).
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
-            with open(self._mirror_log, "ab") as out:
+            with open(log, "ab") as out:
                 return subprocess.Popen(
                     [sys.executable, "-m", "mem.cli", "track", "follow", "--parent", str(os.getpid())],
                     cwd=self.root,

@@ -105,6 +105,13 @@ def _add_results(commands: Any) -> None:
     command.add_argument(
         "part", metavar="PART", nargs="?", help="print only this part: table1 to table5, figure1, figure3 or figure4"
     )
+    command.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="working folder of the study, as passed to snakemake; default: the current folder",
+    )
     command.set_defaults(command=_results)
 
 
@@ -202,7 +209,8 @@ def _weights_get(options: argparse.Namespace) -> int:
 def _results(options: argparse.Namespace) -> int:
     from mem.report.terminal import paper_part, study_summary
 
-    print(paper_part(options.study, options.part) if options.part else study_summary(options.study))
+    study, folder = options.study, options.directory
+    print(paper_part(study, options.part, folder) if options.part else study_summary(study, folder))
     return 0
 
 

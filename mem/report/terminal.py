@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -32,9 +33,9 @@ def paper_part(study: str, part: str, root: Path = Path()) -> str:
         _results_csv(study, root)
         raise UserError(
             f"{path.with_suffix('.csv')} does not exist: the report of study {study} is from an older version. Run: "
-            f"snakemake --cores 2 {part} --config study={study}"
+            f"{_snakemake(root)} {part} --config study={study}"
         )
-    command = f"snakemake --cores 2 --forcerun report --config study={study}"
+    command = f"{_snakemake(root)} --forcerun report --config study={study}"
     title, caption = _read_title_and_caption(path.with_suffix(".md"), command)
     with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
@@ -91,7 +92,7 @@ def study_summary(study: str, root: Path = Path()) -> str:
     rows = from_csv(path)
     if not rows:
         raise UserError(
-            f"{path} has no rows. Write the report again: snakemake --cores 2 --forcerun report --config study={study}"
+            f"{path} has no rows. Write the report again: {_snakemake(root)} --forcerun report --config study={study}"
         )
     runs = len({row.repeat for row in rows})
     spread = f", mean ± 95 % interval over {runs} runs" if runs > 1 else ""
@@ -108,5 +109,11 @@ def study_summary(study: str, root: Path = Path()) -> str:
             text_table(lines),
             f"Best on val: {best_on_val(rows)}" if has_val else "There is no val split.",
         ]
-    parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: mem track ui")
+    change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
+    parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: {change_directory}mem track ui")
     return "\n\n".join(parts)
+
+
+def _snakemake(root: Path) -> str:
+    """Return the first words of a command that runs the workflow in `root`."""
+    return "snakemake --cores 2" + ("" if root == Path() else f" --directory {shlex.quote(str(root))}")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.stage
 def workflow(root, monkeypatch) -> Iterator[WorkflowProcess]:
     """A started workflow process in `root`."""
     monkeypatch.setenv(WORKFLOW_VARIABLE, "")
-    process = WorkflowProcess(root)
+    process = WorkflowProcess(root, Path("build/demo"))
     process.start()
     yield process
     process.stop()
@@ -52,8 +52,8 @@ def test_a_mirror_that_ended_early_is_reported_and_a_new_one_sends_the_rest(
     open_log(root, "pretrain").scalars({"train/loss": 1.0}, 1)
     workflow.stop()
     message = capsys.readouterr().err
-    assert f"The MLflow mirror ended before the workflow did ({status}). See {root}/logs/mlflow-mirror.log." in message
-    assert "A new mirror sent the remaining points. To check this, run `mem track sync`." in message
+    assert f"The MLflow mirror ended before the workflow did ({status}). See build/demo/logs/mlflow-mirror.log." in message
+    assert "A new mirror sent the remaining points. To check this, run `cd build/demo && mem track sync`." in message
     assert steps(root, "pretrain") == [1]
 
 
@@ -78,7 +78,7 @@ def test_a_mirror_that_cannot_send_everything_is_killed_at_the_time_limit_and_re
     shown = capsys.readouterr()
     assert "Sending the remaining points to MLflow, for up to 1 s. Press Ctrl-C to skip this." in shown.out
     assert "Some points were not sent to MLflow" in shown.err
-    assert "Run `mem track sync` to send them." in shown.err
+    assert "Run `cd build/demo && mem track sync` to send them." in shown.err
 
 
 def test_ctrl_c_skips_the_last_pass(root, workflow, monkeypatch, capsys):

@@ -1,18 +1,37 @@
 """Load the study and its runs, and define the functions that rules use."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 from mem.errors import UserError
+from mem.files import describe_os_error
 from mem.workflow_process import WorkflowProcess
 from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
 from mem.config.load import load_study, study_files
 
 ENVIRONMENT = "../../envs/environment.yaml"
+# Folder that --directory specifies, as the user wrote it: the printed paths are valid where the user stands.
+DIRECTORY = Path(workflow.overwrite_workdir or "")
+
+
+@contextmanager
+def errors_as_messages():
+    """Print an error that the user can solve without a traceback, and exit with status 2."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        text = (
+            error
+            if isinstance(error, UserError)
+            else describe_os_error(error, Path.cwd())
+        )
+        print(f"mem: {text}", file=sys.stderr)
+        sys.exit(2)
+
 
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     print(
@@ -22,7 +41,7 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     )
     sys.exit(2)
 
-try:
+with errors_as_messages():
     STUDY = load_study(
         *study_files(
             workflow.config_settings.config,
@@ -32,13 +51,10 @@ try:
     )
     STUDY_RUNS = study_runs(STUDY)
     write_configs(STUDY_RUNS, STUDY)
-except UserError as error:
-    print(f"mem: {error}", file=sys.stderr)
-    sys.exit(2)
 
 RUNS = {run.key: run for run in STUDY_RUNS}
 REPORT = STUDY_RUNS[-1]
-WORKFLOW_PROCESS = WorkflowProcess(Path())
+WORKFLOW_PROCESS = WorkflowProcess(Path(), DIRECTORY)
 RESULTS = f"results/{STUDY.study}"
 
 
@@ -52,10 +68,11 @@ wildcard_constraints:
 def inputs(wildcards):
     """Return the paths of the input runs' records, by input name."""
     run = RUNS.get(wildcards.key)
-    if run is None:
-        raise WorkflowError(
-            f"Study {STUDY.study} has no run with the key {wildcards.key}. `mem runs STUDY` lists its runs."
-        )
+    with errors_as_messages():
+        if run is None:
+            raise UserError(
+                f"Study {STUDY.study} has no run with the key {wildcards.key}. `mem runs STUDY` lists its runs."
+            )
     return {name: f"{parent.folder}/run.json" for name, parent in run.inputs.items()}
 
 

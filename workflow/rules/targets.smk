@@ -3,6 +3,8 @@
 The rule `report` creates all tables and figures. Each target prints one of them.
 """
 
+import shlex
+
 KINDS = {"table": ["md", "csv", "html"], "figure": ["svg", "png", "md", "csv"]}
 PARTS = [("table", number) for number in range(1, 6)]
 PARTS += [("figure", number) for number in (1, 3, 4)]
@@ -26,5 +28,10 @@ for part, number in PARTS:
         params:
             study=STUDY.study,
             part=f"{part}{number}",
+            directory=(
+                f"--directory {shlex.quote(str(Path.cwd()))}"
+                if workflow.overwrite_workdir
+                else ""
+            ),
         shell:
-            "mem results {params.study} {params.part} | tee {log}"
+            "mem results {params.study} {params.part} {params.directory} | tee {log}"
