@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from mem.config.layers import ConfigLayer, deep_merge, merge_layers
 from mem.config.messages import KeyPath, describe_error, suggestion
 from mem.config.study import Study
+from mem.config.yaml_files import is_null, read_yaml
 from mem.errors import UserError
 
-_MERGE_TAG = "tag:yaml.org,2002:merge"
-"""Tag of the YAML merge key `<<`."""
-
-
-@dataclass(frozen=True)
-class ConfigLayer:
-    """The values from one file or from the overrides, with their locations."""
-
-    values: dict[str, Any]
-    locations: dict[KeyPath, str] = field(default_factory=dict)
-    """Location of each key as `file:line`, for error messages."""
+__all__ = ["deep_merge", "load_study", "study_files"]
 
 
 def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
@@ -44,15 +34,17 @@ def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     layers = [layer for file in files for layer in _read_with_bases(file)]
     if overrides:
         layers.append(_layer_of_overrides(overrides, "--config"))
-    values: dict[str, Any] = {}
-    locations: dict[KeyPath, str] = {}
-    for layer in layers:
-        values = deep_merge(values, layer.values)
-        locations |= layer.locations
+    merged = merge_layers(layers)
     try:
-        return Study.model_validate(values)
+        return Study.model_validate(merged.values)
     except ValidationError as error:
-        lines = [describe_error(detail, values, locations, str(files[0])) for detail in error.errors()]
+        errors = error.errors()
+        lines = [describe_error(detail, merged.values, merged.locations, str(files[0])) for detail in errors]
+        lines += [
+            str(section)
+            for path, section in merged.replaced.items()
+            if any(detail["type"] == "missing" and detail["loc"][: len(path)] == path for detail in errors)
+        ]
         raise UserError("\n".join(lines)) from None
 
 
@@ -67,8 +59,7 @@ def study_files(
         configfiles: Files of `--configfile`: a study, unless `config` specifies one, and files to merge over it.
         folder: Folder that contains the workflow's studies. The default study is `digits_lt`.
     """
-    # Snakemake parses `a=3` as a number and `a={...}` as a mapping, but passes `a=null` as text.
-    overrides = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in config.items()}
+    overrides = {key: _with_nulls(value) for key, value in config.items()}
     name = overrides.pop("study", None)
     if name is None and configfiles:
         return list(configfiles), overrides
@@ -78,11 +69,17 @@ def study_files(
     return [path, *configfiles], overrides
 
 
-def deep_merge(base: Any, over: Any) -> Any:
-    """Merge nested mappings. Values of `over` take precedence. Lists are replaced, not merged."""
-    if isinstance(base, Mapping) and isinstance(over, Mapping):
-        return {key: deep_merge(base.get(key), over[key]) if key in over else base[key] for key in {**base, **over}}
-    return over
+def _with_nulls(value: Any) -> Any:
+    """Replace the text `null` with None at every level.
+
+    Snakemake parses `a=3` as a number and `a={...}` as a mapping, but passes `null` as text, and every value inside a
+    mapping or list as text. The schema converts texts to numbers and to true or false, but not to null.
+    """
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(inner) for inner in value]
+    return None if isinstance(value, str) and is_null(value) else value
 
 
 def _relative_to_working_folder(path: Path) -> Path:
@@ -116,60 +113,15 @@ def _read_file(path: Path) -> ConfigLayer:
     except FileNotFoundError:
         folders = (path.parent, Path("config"))
         available = next((found for folder in folders if (found := sorted(map(str, folder.glob("*.yaml"))))), [])
-        listed = f" Available: {', '.join(available)}" if available else ""
+        listed = (
+            f" Available: {', '.join(available)}"
+            if available
+            else f" Relative paths start at the current folder, {Path.cwd()}. Change to the folder of the study."
+        )
         raise UserError(f"{path}: no such study{suggestion(str(path), available)}{listed}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read this file as a study: {error}") from None
-    try:
-        values = yaml.load(text, _UniqueKeyLoader)
-        root = yaml.compose(text, yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: invalid YAML: {error.problem or error.context}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a study must be a mapping of settings, but this file contains {_yaml_type(values)}")
-    locations: dict[KeyPath, str] = {}
-    _add_locations(root, (), str(path), locations)
-    return ConfigLayer(values, locations)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML loader that rejects duplicate keys, which PyYAML accepts."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first_lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if key.tag == _MERGE_TAG:
-                continue
-            if key.value in first_lines:
-                problem = f"duplicate key `{key.value}`, first defined in line {first_lines[key.value]}"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            first_lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-def _yaml_type(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    return "a list" if isinstance(value, list) else f"a value of type {type(value).__name__}"
-
-
-def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: dict[KeyPath, str]) -> None:
-    """Add `file:line` of every key and list item below a node. A mapping's keys override keys merged with `<<`."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.tag == _MERGE_TAG:
-                for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    _add_locations(merged, path, file, locations)
-        for key, value in node.value:
-            if key.tag != _MERGE_TAG:
-                locations[(*path, key.value)] = f"{file}:{key.start_mark.line + 1}"
-                _add_locations(value, (*path, key.value), file, locations)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            locations[(*path, i)] = f"{file}:{value.start_mark.line + 1}"
-            _add_locations(value, (*path, i), file, locations)
+    return ConfigLayer(*read_yaml(text, str(path)))
 
 
 def _layer_of_overrides(values: Mapping[str, Any], location: str) -> ConfigLayer:

@@ -16,7 +16,29 @@ KeyPath = tuple[str | int, ...]
 """Path of a value in nested mappings and lists: keys and indices, outermost first."""
 
 
-def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath, str], name: str) -> str:
+_EXPECTED = {
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "dict_type": "expected a mapping of names to settings",
+    "invalid_key": "expected text as a key; put it in quotes",
+    "model_attributes_type": "expected a mapping of settings",
+    "model_type": "expected a mapping of settings",
+    "string_pattern_mismatch": "expected letters, digits, `_` and `.`, starting with a letter or a digit",
+    "string_type": "expected text; put it in quotes",
+    "tuple_type": "expected a list",
+}
+"""What was expected, by pydantic's error type, for the types whose message names Python types or patterns."""
+_KEY = "[key]"
+"""Last part of pydantic's location of an error in the key of a mapping instead of its value."""
+
+
+def describe_error(
+    error: ErrorDetails,
+    values: Any,
+    locations: Mapping[KeyPath, str],
+    name: str,
+    root: type[BaseModel] = Study,
+) -> str:
     """Describe a validation error in one line.
 
     Args:
@@ -24,23 +46,45 @@ def describe_error(error: ErrorDetails, values: Any, locations: Mapping[KeyPath,
         values: The values that were validated.
         locations: `file:line` of each key.
         name: Text that replaces the location if the key has none.
+        root: The model of `values`.
     """
-    path, model = _resolve(error["loc"], values)
+    in_key = error["loc"][-1:] == (_KEY,)
+    path, model = _resolve(error["loc"][:-1] if in_key else error["loc"], values, root)
     location = next((locations[path[:n]] for n in range(len(path), 0, -1) if path[:n] in locations), name)
     key = ".".join(map(str, path))
     kind = error["type"]
+    if in_key or kind == "invalid_key":
+        return f"{location}: `{key}` has an invalid name: {_expected(error)}"
     if kind == "extra_forbidden" and model is not None:
         allowed = list(model.model_fields)
         return f"{location}: unknown key `{key}`{suggestion(str(path[-1]), allowed)} Allowed here: {', '.join(allowed)}"
+    if kind == "missing" and isinstance(path[-1], int):
+        return f"{location}: `{'.'.join(map(str, path[:-1]))}` has too few values: value {path[-1] + 1} is missing"
     if kind == "missing":
         return f"{location}: `{key}` is missing{_description(model, path)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _describe_tag_error(error, path, locations, location)
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    message = _expected(error)
     if kind == "value_error":
         return f"{location}: `{key}`: {message}" if key else f"{location}: {message}"
-    return f"{location}: `{key}` is {error.get('input')!r}: {message}"
+    return f"{location}: `{key}` is {_shown(error.get('input'))}: {message}"
+
+
+def _expected(error: ErrorDetails) -> str:
+    """Return the message of an error, in the terms of YAML."""
+    kind, given = error["type"], error.get("input")
+    if kind == "too_long":
+        return f"expected at most {error['ctx']['max_length']} values" if "ctx" in error else "too many values"
+    if kind == "tuple_type" and isinstance(given, int | float | str):
+        return f"expected a list, for example [{given}]"
+    message = _EXPECTED.get(kind) or error["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a study contains it, shortened if it is long."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def suggestion(given: str, allowed: Sequence[str]) -> str:
@@ -62,12 +106,12 @@ def _describe_tag_error(error: ErrorDetails, path: KeyPath, locations: Mapping[K
     return f"{locations.get((*path, tag_field), location)}: `{key}` is `{tag}`{near} Expected one of: {tags}"
 
 
-def _resolve(loc: tuple[int | str, ...], values: Any) -> tuple[KeyPath, type[BaseModel] | None]:
+def _resolve(loc: tuple[int | str, ...], values: Any, root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel] | None]:
     """Return pydantic's location without union tags, and the model that contains the last key of the location."""
     path: list[str | int] = []
-    model: type[BaseModel] | None = Study
-    parent: type[BaseModel] | None = Study
-    annotation: Any = Study
+    model: type[BaseModel] | None = root
+    parent: type[BaseModel] | None = root
+    annotation: Any = root
     for i, step in enumerate(loc):
         member = _union_member(annotation, step)
         if member is not None and not (isinstance(values, Mapping) and step in values and i == len(loc) - 1):
