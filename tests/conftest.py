@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).parent.parent
 SLURM_FILES = (
     "test_slurm.py",
     "test_slurm_interruptions.py",
+    "test_slurm_submission.py",
     "test_slurm_jobs.py",
     "test_throwaway.py",
     "test_doctor.py",

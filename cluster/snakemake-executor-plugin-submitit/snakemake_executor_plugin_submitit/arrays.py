@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from snakemake_executor_plugin_submitit import command
 from snakemake_executor_plugin_submitit.job_requests import Cluster
-from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, submission_folder
+from snakemake_executor_plugin_submitit.paths import REGISTRY, STATE, job_folder, submission_folder
 from snakemake_executor_plugin_submitit.registry import Record, Registry
 from snakemake_executor_plugin_submitit.sbatch import (
     ArrayTooLarge,
@@ -149,7 +149,8 @@ class ArraySender:
 
     def _rejection(self, error: Exception) -> str:
         if isinstance(error, OSError):
-            return f"This job was not submitted, because its files cannot be written: {error}"
+            place = "" if error.filename else f" (in {STATE.absolute()})"
+            return f"This job was not submitted, because its files cannot be written: {error}{place}"
         return f"{self._cluster.name} rejected this job: {error}"
 
     def _record(self, submission: Submission) -> Record:

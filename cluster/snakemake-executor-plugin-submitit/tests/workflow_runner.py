@@ -65,6 +65,7 @@ class Workflow:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_default_hang_up,
         )
         self.started.append(process)
         return process
@@ -98,6 +99,10 @@ class Workflow:
                 process.stdout.close()
         for process in self.job_processes():
             process.kill()
+
+
+def _default_hang_up() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that were started with nohup ignore the signal
 
 
 @contextmanager
