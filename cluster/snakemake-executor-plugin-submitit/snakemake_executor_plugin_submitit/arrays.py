@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from snakemake_executor_plugin_submitit import command
 from snakemake_executor_plugin_submitit.job_requests import Cluster
-from snakemake_executor_plugin_submitit.paths import REGISTRY, STATE, job_folder, submission_folder
+from snakemake_executor_plugin_submitit.paths import REGISTRY, STATE, job_folder, make_private, submission_folder
 from snakemake_executor_plugin_submitit.registry import Record, Registry
 from snakemake_executor_plugin_submitit.sbatch import (
     ArrayTooLarge,
@@ -130,7 +130,9 @@ class ArraySender:
             submission.token, submission.index, submission.submitted_at = token, len(stored), time.time()
             submission.folder = job_folder(f"{token}-{submission.index}", submission.folder.logs)
             try:
-                submission.folder.root.mkdir(parents=True, exist_ok=True)
+                make_private(submission.folder.root.parent)
+                make_private(submission_folder(token).parent)
+                submission.folder.root.mkdir(exist_ok=True)
                 self._cluster.store(self._work(submission), token, submission.index)
             except OSError as error:
                 shutil.rmtree(submission.folder.root, ignore_errors=True)

@@ -20,6 +20,7 @@ from snakemake_executor_plugin_submitit.debug import Debug
 from snakemake_executor_plugin_submitit.interrupts import Interrupts
 from snakemake_executor_plugin_submitit.local import Local
 from snakemake_executor_plugin_submitit.outcomes import Outcomes
+from snakemake_executor_plugin_submitit.quoting import quote_for_shell
 from snakemake_executor_plugin_submitit.settings import validate
 from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.states import Kind, State
@@ -39,6 +40,7 @@ class Executor(RemoteExecutor):
         # before the thread starts, because a running thread would keep the workflow process alive after an error.
         settings = workflow.executor_settings
         validate(settings, workflow.storage_settings.shared_fs_usage)
+        quote_for_shell()
         self.workflow, self.dag, self.logger = workflow, workflow.dag, logger
         if settings.cluster == "slurm":
             self._cluster = Slurm(logger.warning, signal_delay_seconds=settings.signal_delay_seconds)

@@ -57,6 +57,13 @@ class JobFolder:
         return self.logs / f"rank{rank}.txt"
 
 
+def make_private(folder: Path) -> None:
+    """Create a folder that only the user can access, whatever the umask: its pickles are executed by jobs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
 def submission_folder(token: str) -> Path:
     """Return the folder for submitit's files: the job script, the pickles and the output of srun."""
     return (STATE / "submissions" / token).absolute()

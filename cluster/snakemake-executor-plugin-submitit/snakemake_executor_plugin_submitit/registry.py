@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit.paths import make_private
+
 
 @dataclass(frozen=True)
 class Record:
@@ -122,7 +124,7 @@ class Registry:
         first = next(iter(records.values()))
         jobs = [{"key": key, "logs": each.logs, "fingerprint": each.fingerprint} for key, each in records.items()]
         line = {"cluster": first.cluster, "submitted": first.submitted, "tasks": first.tasks, "jobs": jobs}
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private(self._folder)
         path = self._path(first.token)
         try:
             path.write_text(json.dumps(line) + "\n")

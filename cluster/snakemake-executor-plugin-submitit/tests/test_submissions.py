@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -241,3 +243,13 @@ def test_the_record_of_a_successful_job_is_kept_until_snakemake_has_processed_it
     assert len(registry_files(tmp_path)) == 1
     made.processed(submission.job)
     assert registry_files(tmp_path) == []
+
+
+def test_only_the_user_can_access_job_files_whatever_the_umask(executor, tmp_path):
+    before = os.umask(0)
+    try:
+        submit(executor, Cluster(), 1)
+    finally:
+        os.umask(before)
+    state = tmp_path / ".snakemake/submitit"
+    assert [stat.S_IMODE((state / name).stat().st_mode) for name in ("jobs", "submissions", "registry")] == [0o700] * 3
