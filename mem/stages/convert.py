@@ -8,6 +8,7 @@ from typing import Any
 from mem import config, provenance
 from mem.data.convert.convert import convert as convert_images
 from mem.data.datasets import read_dataset
+from mem.data.datasets.splits import describe_holdout
 from mem.data.show import write_figures
 from mem.jobs.job import Job
 
@@ -16,8 +17,9 @@ def convert(job: Job) -> Mapping[str, Any]:
     """Read, subsample, check and convert the dataset of the run."""
     settings = job.run.union("dataset", config.Dataset)
     images = read_dataset(settings, job.run.settings["order"])
-    for note in images.notes:
-        job.say(note)
+    for note in (*images.notes, describe_holdout(images, config.Shots())):
+        if note:
+            job.say(note)
     manifest = convert_images(images, settings, job.folder.path, provenance.cpus(), job.say)
     for figure in write_figures(job.folder.path):
         job.log.event("artifact", path=str(figure), to="data")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mem.cli.main import main
 from mem.data.check.check import check
@@ -24,6 +25,14 @@ def test_a_complete_data_set_passes(root):
     assert "all 84 files in 36 folders exist and are not empty" in text
     assert "84 sampled files have image signatures" in text
     assert "each of 12 folders has one label, the same in every split" in text
+
+
+def write_study(folder: Path, dataset: dict, **sections) -> Path:
+    """Write the mini study with another dataset."""
+    values = {"extends": str(REPOSITORY / "tests" / "mini.yaml"), "dataset": dataset, **sections}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 # --- dataset miniatures ----------------------------------------------------------------------------
@@ -100,6 +109,36 @@ def test_the_command_checks_a_study_and_suggests_the_next_step(capsys, tmp_path)
     assert out.startswith("mini_digits: 489 train, 100 val, 200 test images in 10 classes\n  110 to 5 training images")
     assert out.splitlines()[-1].startswith("Next: run `mem data show ")
     assert (tmp_path / "labels.csv").is_file()
+
+
+def test_the_suggested_commands_are_complete(capsys, tmp_path, monkeypatch):
+    mini, over = REPOSITORY / "tests" / "mini.yaml", tmp_path / "my changes.yaml"
+    over.write_text("seeds: [1]\n")
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["data", "check", str(mini), str(over), "--order", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Next: run `mem data show {mini} '{over}' --order 2`, or start the study: "
+        f"`snakemake --cores 2 --config study={mini} --configfile '{over}'`"
+    )
+    monkeypatch.chdir(tmp_path)
+    main(["data", "check", str(mini)])
+    assert f"`snakemake --snakefile {REPOSITORY}/Snakefile --cores 2 --config study={mini}`" in capsys.readouterr().out
+    path = write_study(tmp_path, miniatures.folder_tree(tmp_path, classes=3))
+    next((tmp_path / "tree" / "train").rglob("*.*")).write_bytes(b"")
+    assert main(["data", "check", str(path), "--deep"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Next: fix the errors, then run `mem data check {path} --deep` again"
+    )
+
+
+def test_the_check_describes_a_holdout_with_the_thresholds_of_the_study(capsys, tmp_path):
+    values = miniatures.folder_tree(tmp_path, classes=4, largest=20, split_folders=False)
+    values |= {"holdout": {"share": 0.2, "seed": 0}}
+    path = write_study(tmp_path, values, shots={"many_above": 16, "few_below": 2})
+    assert main(["data", "check", str(path)]) == 0
+    notes = capsys.readouterr().out.partition("NOTES")[2]
+    assert "`holdout` moved " in notes
+    assert "(many>16 few<2), so 1 class changes its group: 1 from many to medium" in notes
 
 
 def test_a_data_set_that_cannot_be_read_gives_status_2(capsys, tmp_path):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 
 import pytest
+from PIL import Image
 
 from mem.data.check.check import check
 from mem.data.check.contents import non_image_format
 from mem.data.check.findings import Severity
+from mem.data.codecs.decode import FORMATS, decode
 from mem.data.datasets.file_listing import require_files
 from mem.errors import UserError
 from tests.data.twelve_classes import JPEG, image_set, printed
@@ -36,6 +39,22 @@ def test_files_that_are_not_images_are_reported_with_their_format(root):
     assert "2 of 84 sampled files are not images" in text
     assert "train/c00/000.jpg (HTML, XML or JSON text)" in text
     assert "test/c01/001.jpg (zeros)" in text
+
+
+def test_heic_files_are_reported_with_the_formats_that_can_be_read(root):
+    (root / "train/c00/000.jpg").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+    text = printed(check(image_set(root)))
+    assert "1 of 84 sampled files is not an image that mem can read" in text
+    assert "train/c00/000.jpg (HEIC)" in text
+    assert "Convert HEIC files to JPEG or PNG." in text
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_that_can_be_decoded_has_a_known_start(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, kind)
+    assert decode(file.getvalue()).shape == (16, 16, 3)
+    assert non_image_format(file.getvalue()[:64]) == ""
 
 
 def test_a_folder_or_dead_link_in_place_of_a_file_is_a_missing_file(root):
@@ -161,6 +180,13 @@ def test_a_conversion_is_refused_with_all_missing_and_empty_files(root):
         (b"version https://git-lfs.github.com", "Git LFS pointer"),
         (b"\n<!DOCTYPE html>", "HTML, XML or JSON text"),
         (b"PNG", "unknown format"),
+        (b"P7\nWIDTH 2\n", "unknown format"),
+        (b"II+\x00\x08\x00\x00\x00", ""),
+        (b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heicmiaf", "HEIC"),
+        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic", "HEIC"),
+        (b"\x00\x00\x00\x1cftypmif1\x00\x00\x00\x00mif1avifmiaf", ""),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00mif1avifmiaf", ""),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2", "video or other media file"),
         (b"", "empty"),
     ],
 )

@@ -35,7 +35,7 @@ def test_files_without_an_image_suffix_are_left_out_and_noted(tmp_path):
     images = read(values)
     assert_same(before, images)
     assert images.notes == (
-        f"{tmp_path}/tree/train: 1 file without an image suffix was skipped (train/class3/README.txt)",
+        f"{tmp_path}/tree/train: 1 file without a supported image suffix was skipped (train/class3/README.txt)",
     )
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mem.config import LongTailCut
+from mem.config import LongTailCut, Shots
+from mem.data.datasets.splits import describe_holdout
 from mem.longtail import hold_out_share, tail_counts
 from tests.data import miniatures
 from tests.data.reading import counts_of, read
@@ -46,6 +47,20 @@ def test_a_holdout_is_taken_out_of_train_and_is_the_same_every_time(tmp_path):
     for i in range(len(held.val)):
         assert held.val.read(i) == Path(held.val.files[i]).read_bytes()
         assert held.val.files[i].endswith(held.val.names[i])
+
+
+def test_the_effect_of_a_holdout_on_val_and_on_the_shot_groups_is_described(tmp_path):
+    images = read(miniatures.inaturalist_2018(tmp_path) | {"holdout": {"share": 0.2, "seed": 0}})
+    train, val = (np.array(counts_of(split, 12)) for split in (images.train, images.val))
+    shots = Shots(many_above=int((train + val)[0]) - 1, few_below=int(train[1]) + 1)
+    text = describe_holdout(images, shots)
+    assert text.startswith(f"`holdout` moved {val.sum()} of {(train + val).sum()} training images to val.")
+    assert f"Val has the long tail of train: {val.max()} to 0 images per class." in text
+    assert f"{(val == 0).sum()} of 12 classes have no val images" in text
+    assert f"computed from the remaining training images ({shots}), so " in text
+    assert "1 from many to medium" in text
+    assert "group:" not in describe_holdout(images, Shots(many_above=1000, few_below=1000))
+    assert describe_holdout(read(miniatures.inaturalist_2018(tmp_path)), shots) == ""
 
 
 def test_val_of_a_cut_data_set_is_taken_from_the_discarded_images(tmp_path, small_cifar):

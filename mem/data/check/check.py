@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mem.config import Study
 from mem.data.check.contents import check_first_bytes, decode_all
-from mem.data.check.counts_and_labels import check_counts, check_duplicates, check_empty_classes, check_labels
+from mem.data.check.counts_and_labels import (
+    check_class_names,
+    check_counts,
+    check_duplicates,
+    check_empty_classes,
+    check_labels,
+)
 from mem.data.check.findings import Findings, Severity, counted, first_few
 from mem.data.check.missing_files import explain_missing_files
 from mem.data.datasets import ImageSet, read_unchecked
 from mem.data.datasets.file_listing import FolderListing, list_folders
 from mem.data.datasets.manifest import names_digest, write_label_map
+from mem.data.datasets.splits import describe_holdout
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.progress import Progress
+from mem.runs.workflow_command import workflow_command
 
 SIZE_SECONDS = 40
 """Time limit for reading file sizes, in seconds, so that a check takes under a minute even on a slow file system."""
 
 
-def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] = lambda count: None) -> Findings:
+def check(
+    images: ImageSet,
+    *,
+    deep: bool = False,
+    short_side: int | None = None,
+    done: Callable[[int], None] = lambda count: None,
+) -> Findings:
     """Check a dataset without modifying it.
 
     Args:
         images: The dataset, as returned by `read_unchecked`.
         deep: Whether to read all file sizes without a time limit and decode every image.
+        short_side: The dataset's setting, which determines whether very wide images fit into the converted files.
         done: Progress callback. If `deep` is set, it is called with 1 after each image.
     """
     findings = Findings()
@@ -34,11 +50,12 @@ def check(images: ImageSet, *, deep: bool = False, done: Callable[[int], None] =
     check_empty_classes(images, findings)
     check_duplicates(images, findings)
     check_labels(images, findings)
+    check_class_names(images, findings)
     listings = list_folders(images.splits.values(), None if deep else SIZE_SECONDS)
     _check_files(listings, findings)
     absent = {f"{listing.folder}/{name}" for listing in listings for name in (*listing.missing, *listing.empty)}
     if deep:
-        decode_all(images, absent, findings, done)
+        decode_all(images, absent, short_side, findings, done)
     else:
         check_first_bytes(images, absent, findings)
     for note in images.notes:
@@ -66,11 +83,13 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
     images = read_unchecked(study.dataset, study.orders[0] if order is None else order)
     total = sum(len(split) for split in images.splits.values())
     with Progress("check", total, quiet=not deep) as progress:
-        findings = check(images, deep=deep, done=progress.advance)
+        findings = check(images, deep=deep, short_side=study.dataset.short_side, done=progress.advance)
+    if note := describe_holdout(images, study.shots):
+        findings.add(Severity.NOTE, note)
     if labels is not None:
         write_label_map(images, labels)
         findings.passed.append(f"label map: {labels}")
-    print("\n".join([*_summary(study, images), *findings.lines(), _next_step(files, findings)]))
+    print("\n".join([*_summary(study, images), *findings.lines(), _next_step(files, findings, order, deep)]))
     return findings.status
 
 
@@ -85,12 +104,12 @@ def _summary(study: Study, images: ImageSet) -> list[str]:
     ]
 
 
-def _next_step(files: Sequence[Path], findings: Findings) -> str:
-    names = " ".join(map(str, files))
+def _next_step(files: Sequence[Path], findings: Findings, order: int | None, deep: bool) -> str:
+    arguments = shlex.join([*map(str, files), *(["--order", str(order)] if order is not None else [])])
     if not findings.status:
-        return f"Next: run `mem data show {names}`, or start the study: `snakemake --configfile {names}`"
+        return f"Next: run `mem data show {arguments}`, or start the study: `{workflow_command(files)}`"
     action = "fix the errors" if findings.of(Severity.ERROR) else "decide whether the warnings are acceptable"
-    return f"Next: {action}, then run `mem data check {names}` again"
+    return f"Next: {action}, then run `mem data check {arguments}{' --deep' * deep}` again"
 
 
 def digest(images: ImageSet) -> str:

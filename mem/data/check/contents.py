@@ -23,9 +23,14 @@ _IMAGE_STARTS = (
     b"BM",
     b"II*\x00",  # TIFF
     b"MM\x00*",
+    b"II+\x00",  # TIFF with 64-bit offsets
+    b"MM\x00+",
     b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
     b"\xff\x4f\xff\x51",
 )
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIC = "HEIC"
 _OTHER_STARTS = (
     (b"\x1f\x8b", "gzip archive"),
     (b"PK\x03\x04", "zip archive"),
@@ -40,8 +45,10 @@ def non_image_format(start: bytes) -> str:
     """Identify the format of a file that is not an image, from its first 64 bytes. Return "" for an image."""
     if start.startswith(_IMAGE_STARTS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return ""
-    if start[4:8] == b"ftyp" or (start[:1] == b"P" and start[1:2] in b"1234567" and start[2:3].isspace()):
-        return ""  # AVIF and HEIC; PNM
+    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
+        return ""  # PNM
+    if start[4:8] == b"ftyp":
+        return _media_format(start)
     if not start:
         return "empty"
     if not start.strip(b"\x00"):
@@ -49,6 +56,15 @@ def non_image_format(start: bytes) -> str:
     if start.lstrip().startswith((b"<", b"{")):
         return "HTML, XML or JSON text"
     return next((name for magic, name in _OTHER_STARTS if start.startswith(magic)), "unknown format")
+
+
+def _media_format(start: bytes) -> str:
+    """Identify a file in the ISO base media format, which starts with a list of brands. Return "" for AVIF."""
+    end = min(int.from_bytes(start[:4], "big"), len(start))
+    brands = [start[8:12], *(start[i : i + 4] for i in range(16, end - 3, 4))]
+    if any(brand in _AVIF_BRANDS for brand in brands):
+        return ""
+    return _HEIC if any(brand in _HEIC_BRANDS for brand in brands) else "video or other media file"
 
 
 def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) -> None:
@@ -68,11 +84,13 @@ def check_first_bytes(images: ImageSet, absent: set[str], findings: Findings) ->
     wrong = [f"{file} ({found})" for file, found in zip(files, formats, strict=True) if found]
     if wrong:
         are_not_images = "is not an image" if len(wrong) == 1 else "are not images"
+        unsupported = _HEIC in formats
         findings.add(
             Severity.ERROR,
-            f"{len(wrong):,} of {len(files):,} sampled files {are_not_images}",
+            f"{len(wrong):,} of {len(files):,} sampled files {are_not_images}{' that mem can read' * unsupported}",
             wrong,
-            advice="Download or copy them again. To find all unreadable files, run the check with --deep.",
+            advice=("Convert HEIC files to JPEG or PNG. " if unsupported else "Download or copy them again. ")
+            + "To find all unreadable files, run the check with --deep.",
         )
     else:
         findings.passed.append(f"{len(files):,} sampled files have image signatures (use --deep to decode all)")
@@ -96,12 +114,15 @@ def _non_image_format_of(file: str) -> str:
 # --- decoding of all images ----------------------------------------------------------------------------
 
 
-def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Callable[[int], None]) -> None:
-    """Decode every image to find unreadable images and images with identical content.
+def decode_all(
+    images: ImageSet, absent: set[str], short_side: int | None, findings: Findings, done: Callable[[int], None]
+) -> None:
+    """Decode every image to find images that the conversion rejects, and images with identical content.
 
     Args:
         images: The dataset.
         absent: Files that are known to be missing or empty. They are skipped.
+        short_side: Length to which the conversion shrinks the shorter side; None if it does not shrink images.
         findings: Collection to which the findings and a digest of all contents are added.
         done: Progress callback, called with 1 after each image.
     """
@@ -111,7 +132,7 @@ def decode_all(images: ImageSet, absent: set[str], findings: Findings, done: Cal
     duplicates: dict[tuple[str, str], list[str]] = {}
     total = 0
     for split_name, split in images.splits.items():
-        for i, (content, reason) in enumerate(_content_digests(split, absent)):
+        for i, (content, reason) in enumerate(_content_digests(split, absent, short_side)):
             done(1)
             total += 1
             name = split.names[i]
@@ -151,11 +172,12 @@ def _report_duplicate_contents(duplicates: dict[tuple[str, str], list[str]], fin
             )
 
 
-def _content_digests(split: ImageSplit, absent: set[str]) -> Iterator[tuple[bytes, str]]:
-    """Yield the digest of each image's content and, if the image cannot be decoded, the reason."""
+def _content_digests(split: ImageSplit, absent: set[str], short_side: int | None) -> Iterator[tuple[bytes, str]]:
+    """Yield the digest of each image's content and, if the conversion would reject the image, the reason."""
 
     def digest(i: int) -> tuple[bytes, str]:
-        from mem.data.codecs.decode import Unreadable, decode
+        from mem.data.beton.encoding import Encoding, check_decodes
+        from mem.data.codecs.limits import Unreadable
 
         if split.files and split.files[i] in absent:
             return b"", ""
@@ -163,13 +185,17 @@ def _content_digests(split: ImageSplit, absent: set[str]) -> Iterator[tuple[byte
             content = split.read(i)
         except OSError as error:
             return b"", error.strerror or str(error)
-        if isinstance(content, np.ndarray):
-            return hashlib.sha256(repr(content.shape).encode() + content.tobytes()).digest(), ""
-        try:
-            decode(content)
         except Unreadable as error:
-            return hashlib.sha256(content).digest(), str(error)
-        return hashlib.sha256(content).digest(), ""
+            return b"", str(error)
+        prefix = repr(content.shape).encode() if isinstance(content, np.ndarray) else b""
+        content_digest = hashlib.sha256(prefix + bytes(content)).digest()
+        try:
+            check_decodes(content, Encoding("raw", 100, short_side, "area"))
+        except OSError as error:
+            return content_digest, f"cannot be decoded: {error.strerror or error}"
+        except Unreadable as error:
+            return content_digest, str(error)
+        return content_digest, ""
 
     workers = len(os.sched_getaffinity(0))
     pending: deque[Future[tuple[bytes, str]]] = deque()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -115,6 +116,22 @@ def check_labels(images: ImageSet, findings: Findings) -> None:
         )
     else:
         findings.passed.append(f"each of {(labels > 0).sum():,} folders has one label, the same in every split")
+
+
+def check_class_names(images: ImageSet, findings: Findings) -> None:
+    """Report class names that differ only in capitalisation, spaces or similar characters."""
+    alike: dict[str, list[str]] = {}
+    for name in images.classes:
+        visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        alike.setdefault(" ".join(visible.casefold().split()), []).append(name)
+    if groups := [names for names in alike.values() if len(names) > 1]:
+        findings.add(
+            Severity.NOTE,
+            f"{counted(len(groups), 'group of class names differs', 'groups of class names differ')} only in "
+            "capitalisation, spaces or similar characters",
+            [" / ".join(map(repr, names)) for names in groups],
+            advice="They are different classes. If they are one class, correct the names.",
+        )
 
 
 def _class_folder(name: str) -> str:

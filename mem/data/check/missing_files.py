@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mem.data.check.findings import Findings, Severity, counted
 from mem.data.datasets.file_listing import FolderListing
+from mem.data.datasets.spellings import composed, form
 
 _PLACES_LAYOUTS = ({"train", "val"}, {"data_256", "val_256"}, {"data_large", "val_large"})
 """Top-level folders in the Places365-Standard archives: one set per archive layout."""
@@ -14,6 +15,9 @@ _ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2")
 _MAX_SEARCHED_FOLDERS = 2_000
 """Maximum number of folders that the search for a moved folder visits."""
 _MAX_SEARCH_DEPTH = 4
+
+_BACKSLASH = "\\"
+_ADVICE_ON_BACKSLASHES = "The paths contain backslashes, as on Windows. Replace each backslash with `/` in the lists."
 
 _MissingFolders = Mapping[tuple[str, str], Sequence[FolderListing]]
 """Listings of missing folders, by the deepest existing folder on their path and the first missing name below it."""
@@ -69,7 +73,7 @@ def _report_folders(
     else:
         text = f"{len(children):,} of {len(expected):,} folders in {parent}/ with {images:,} listed images do not exist"
         examples = tuple(children)
-    advice = _advice_on_layout(parent, children, missing, existing)
+    advice = _advice_on_layout(parent, children, missing, [name for name in existing if name not in expected])
     if not advice and len(children) < len(expected):
         they = "It is the last one" if len(children) == 1 else "They are the last ones"
         last = f"{they} in alphabetical order. " if children == expected[-len(children) :] else ""
@@ -80,28 +84,40 @@ def _report_folders(
     findings.add(Severity.ERROR, text, examples, advice=advice)
 
 
-def _advice_on_layout(parent: str, children: Sequence[str], missing: _MissingFolders, existing: Sequence[str]) -> str:
-    """Return advice if a known difference between the folders on disk and in the lists is recognised, else ""."""
+def _advice_on_layout(parent: str, children: Sequence[str], missing: _MissingFolders, unlisted: Sequence[str]) -> str:
+    """Return advice if a known difference between the folders on disk and in the lists is recognised, else "".
+
+    Args:
+        parent: Existing folder.
+        children: Names of the missing folders below it.
+        missing: Listings of the missing folders.
+        unlisted: Names below `parent` on disk that are not in the lists.
+    """
     first = children[0]
+    if any(_BACKSLASH in child for child in children):
+        return _ADVICE_ON_BACKSLASHES
     sample = missing[parent, first][0]
     listed = next((layout for layout in _PLACES_LAYOUTS if layout.issuperset(children)), set())
-    others = [layout for layout in _PLACES_LAYOUTS if layout is not listed and layout.intersection(existing)]
+    others = [layout for layout in _PLACES_LAYOUTS if layout is not listed and layout.intersection(unlisted)]
     if listed and others:
-        found = ", ".join(f"{name}/" for name in sorted(set.union(*others).intersection(existing)))
+        found = ", ".join(f"{name}/" for name in sorted(set.union(*others).intersection(unlisted)))
         return (
             f"The lists refer to {', '.join(f'{child}/' for child in children)}, but {found} is on disk: a "
             "different Places archive. Use the lists for that archive, or unpack the archive that matches these lists."
         )
     packed = [
         name
-        for name in existing
+        for name in unlisted
         if any(name == child + suffix for child in children[:50] for suffix in _ARCHIVE_SUFFIXES)
     ]
     if packed:
         return f"Not unpacked: {_first_few(packed)} in {parent}/. Unpack each archive into a folder with the same name."
-    by_case = {name.casefold(): name for name in existing}
-    if first.casefold() in by_case:
-        found = by_case[first.casefold()]
+    on_disk = {_without_case(name): name for name in unlisted}
+    renamed = next((child for child in children if _without_case(child) in on_disk), None)
+    if renamed is not None:
+        found = on_disk[_without_case(renamed)]
+        if composed(found) == composed(renamed):
+            return _advice_on_forms(renamed, found)
         return f"The folder on disk is {found}/, with different capitalisation. Rename it or correct the lists."
     if os.path.exists(os.path.join(parent, min(sample.listed))):
         return f"The images are directly in {parent}/. Move them into the folders, or use lists without the folders."
@@ -149,11 +165,16 @@ def _report_files(listings: Sequence[FolderListing], findings: Findings) -> None
     if not missing:
         return
     renamed = _renamed_example(listings[:50])
+    wanted, found = renamed or ("", "")
     truncated = [listing for listing in listings if _lacks_its_end(listing)]
-    if renamed:
+    if any(_BACKSLASH in name for listing in listings for name in listing.missing):
+        advice = _ADVICE_ON_BACKSLASHES
+    elif renamed and composed(wanted) == composed(found):
+        advice = _advice_on_forms(wanted, found)
+    elif renamed:
         advice = (
-            f"Files with a similar name exist ({renamed}). The suffix or capitalisation differs. Rename them or "
-            "correct the lists."
+            f"Files with a similar name exist ({found} for {wanted}). The suffix or capitalisation differs. Rename "
+            "them or correct the lists."
         )
     elif truncated and len(truncated) == len(listings):
         folders = _first_few([listing.folder for listing in truncated])
@@ -168,15 +189,29 @@ def _report_files(listings: Sequence[FolderListing], findings: Findings) -> None
     findings.add(Severity.ERROR, text, missing, advice=advice)
 
 
-def _renamed_example(listings: Sequence[FolderListing]) -> str:
-    """Describe an existing and a missing file whose names differ only in suffix or capitalisation; "" if none do."""
+def _renamed_example(listings: Sequence[FolderListing]) -> tuple[str, str] | None:
+    """Return a missing and an existing file whose names differ only in suffix, capitalisation or Unicode form."""
     for listing in listings:
-        stems = {os.path.splitext(name)[0].casefold(): name for name in listing.missing}
+        stems = {_without_case(os.path.splitext(name)[0]): name for name in listing.missing}
         for name in _names_in(listing.folder):
-            wanted = stems.get(os.path.splitext(name)[0].casefold())
+            wanted = stems.get(_without_case(os.path.splitext(name)[0]))
             if wanted is not None and name not in listing.listed:
-                return f"{name} for {wanted}"
-    return ""
+                return wanted, name
+    return None
+
+
+def _without_case(name: str) -> str:
+    """Return a text that is equal for names that differ only in capitalisation or Unicode form."""
+    return composed(composed(name).casefold())
+
+
+def _advice_on_forms(listed: str, on_disk: str) -> str:
+    """Return advice for a name that the list and the disk spell in different Unicode forms."""
+    return (
+        f"{on_disk} exists, but its name on disk is in the Unicode form {form(on_disk)} and in the lists in "
+        f"{form(listed)}, which look the same. Convert the lists to {form(on_disk)}, or rename the files, for example "
+        f"with `convmv -r -f utf8 -t utf8 --{form(listed).lower()} --notest FOLDER`."
+    )
 
 
 def _lacks_its_end(listing: FolderListing) -> bool:

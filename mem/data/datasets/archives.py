@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from mem.errors import UserError
+
+MAX_BYTES = 500_000_000
+"""Maximum size of an unpacked file, in bytes. The largest file of the published archives has 154 MB."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,42 @@ def open_archive(root: str, folder: str, archive: str, wanted: Sequence[str]) ->
     return None
 
 
+def read_bounded(path: Path) -> bytes:
+    """Return the content of a file, which is decompressed if its name ends with `.gz`.
+
+    Raises:
+        UserError: The content has more than `MAX_BYTES` bytes.
+        OSError, EOFError, zlib.error: The file cannot be read or is damaged.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise _too_large(str(path))
+    return content
+
+
+def _too_large(path: str) -> UserError:
+    return UserError(
+        f"{path}: has more than {MAX_BYTES:,} bytes, which is the limit. It is not the published file. Download it "
+        "again."
+    )
+
+
+class _BoundedReads:
+    """A file that rejects reads of more than `MAX_BYTES`, which the headers of an archive can request."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > MAX_BYTES:
+            raise tarfile.ReadError(f"a part of it has more than {MAX_BYTES:,} bytes, which is the limit")
+        return self._file.read(size)
+
+
 def _open_folder(folder: Path) -> Archive:
-    return Archive(folder, lambda name: (folder / name).read_bytes())
+    return Archive(folder, lambda name: read_bounded(folder / name))
 
 
 def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
@@ -68,6 +107,8 @@ def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
             for member in tar:
                 name = member.name.removeprefix("./").removeprefix(f"{folder}/")
                 if name in wanted and (file := tar.extractfile(member)) is not None:
+                    if member.size > MAX_BYTES:
+                        raise _too_large(f"{path}/{name}")
                     content = file.read()
                     if len(content) != member.size:
                         raise EOFError(f"{name} has {len(content)} of {member.size} bytes")

@@ -9,6 +9,7 @@ from typing import overload
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from mem.data.codecs.limits import read_image_file
 from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
 
@@ -144,12 +145,14 @@ def empty_split() -> ImageSplit:
 
 
 def split_of_files(folder: str, paths: Sequence[str], names: Sequence[str], labels: np.ndarray) -> ImageSplit:
-    """Create a split from image files at `paths`, relative to `folder`."""
+    """Create a split from image files at `paths`, relative to `folder`.
+
+    Its `read` raises `Unreadable` for a file that is too large, and `OSError` for one that cannot be read.
+    """
     files = PrefixedPaths(folder, paths)
 
     def read(i: int) -> bytes:
-        with open(files[i], "rb") as file:
-            return file.read()
+        return read_image_file(files[i])
 
     return ImageSplit(labels, tuple(names), read, files)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from mem.config.custom_sources import Labelled, Lists, Table
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
 from mem.data.datasets.index_files import Rows, read_class_names, read_list
-from mem.data.datasets.labels import count_classes, named_labels, natural_sort, numeric_labels
+from mem.data.datasets.labels import count_classes, named_labels, natural_sort, numeric_labels, require_labels
+from mem.data.datasets.spellings import distinct_names, several_spellings
 from mem.data.datasets.table import read_table
 
 
@@ -34,8 +35,14 @@ def read_table_rows(settings: Table) -> ImageSet:
 
 def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> ImageSet:
     given = None if settings.class_names is None else read_class_names(Path(settings.class_names).expanduser())
+    notes: tuple[str, ...] = ()
     if settings.labels == "names":
-        classes = given or tuple(natural_sort(sorted({name for listed in rows.values() for name in listed.labels})))
+        for listed in rows.values():
+            require_labels(listed, given)
+        names = {name for listed in rows.values() for name in listed.labels}
+        if spelled := several_spellings(names):
+            notes = (f"{origin}: class names in two Unicode forms (NFC and NFD) are one class: {', '.join(spelled)}",)
+        classes = given or tuple(natural_sort(distinct_names(names)))
         labels = {split: named_labels(listed, classes) for split, listed in rows.items()}
         count_classes(labels, len(classes), origin, classes)
     else:
@@ -45,4 +52,4 @@ def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> Ima
     root = str(Path(settings.root).expanduser())
     splits = {split: split_of_files(root, listed.paths, listed.paths, labels[split]) for split, listed in rows.items()}
     empty = empty_split()
-    return ImageSet(classes, splits["train"], splits.get("val", empty), splits.get("test", empty))
+    return ImageSet(classes, splits["train"], splits.get("val", empty), splits.get("test", empty), notes=notes)

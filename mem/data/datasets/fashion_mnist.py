@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 
 from mem import longtail
 from mem.config import FashionMnist
+from mem.data.datasets.archives import read_bounded
 from mem.data.datasets.base import ImageSet, ImageSplit, gray_to_rgb
 from mem.data.datasets.reference_counts import FASHION_MNIST
 from mem.errors import UserError
@@ -139,7 +139,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, ...]:
         UserError: The file is truncated or not an IDX file of unsigned bytes.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = read_bounded(path)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}. The file may be truncated. Download it again.") from None
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":

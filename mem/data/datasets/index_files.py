@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mem.data.datasets.problems import Problems
+from mem.data.datasets.spellings import composed
 from mem.errors import UserError
 
 SEPARATORS = {"space": " ", "tab": "\t", "comma": ","}
@@ -134,30 +135,33 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def require_distinct_names(names: Sequence[str], origin: str) -> None:
-    """Check that class names are unique.
+    """Check that class names are unique. Two Unicode forms (NFC, NFD) of a name are equal.
 
     Raises:
         UserError: Class names are not unique. The message lists the duplicates.
     """
-    if len(set(names)) < len(names):
+    if len({composed(name) for name in names}) < len(names):
         problems = Problems(origin)
         first: dict[str, int] = {}
         for i, name in enumerate(names):
-            if name in first:
-                problems.add("duplicate class names", f"{name} (classes {first[name]} and {i})")
-            first.setdefault(name, i)
+            if composed(name) in first:
+                problems.add("duplicate class names", f"{name} (classes {first[composed(name)]} and {i})")
+            first.setdefault(composed(name), i)
         problems.raise_if_any()
 
 
 def normalise_paths(paths: list[str], lines: Sequence[int], problems: Problems, unit: str = "line") -> list[str]:
     """Normalise paths by removing `.` components and double slashes, so that each file has a unique path.
 
-    Adds absolute paths, paths with `..` and paths with a null byte to `problems`.
+    Adds absolute paths, web addresses, paths with `..` and paths with a null byte to `problems`.
     """
     normalised: list[str] = []
     for number, path in zip(lines, paths, strict=True):
         if path[0] == "/" or (path[1:2] == ":" and _DRIVE.match(path)):
             problems.add("absolute paths", f"{unit} {number}: {path}", "Paths must be relative to `root`")
+        elif "://" in path:
+            advice = "Download the images, and list their paths relative to `root`"
+            problems.add("web addresses instead of paths", f"{unit} {number}: {path}", advice)
         elif ".." in path and ".." in path.split("/"):
             problems.add("paths with `..`", f"{unit} {number}: {path}", "Images must be inside `root`")
         elif "\0" in path:

@@ -10,10 +10,13 @@ from jaxtyping import Int64
 
 from mem.data.datasets.index_files import Rows
 from mem.data.datasets.problems import Problems
+from mem.data.datasets.spellings import composed
 from mem.errors import UserError
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _NEGATIVE = re.compile(r"-[0-9]+")
+_MISSING_VALUES = ("nan", "<na>", "nat")
+"""Texts, in lower case, that pandas and NumPy write for a missing value."""
 
 
 def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
@@ -39,17 +42,37 @@ def numeric_labels(rows: Rows) -> Int64[np.ndarray, " rows"]:
 def named_labels(rows: Rows, classes: Sequence[str]) -> Int64[np.ndarray, " rows"]:
     """Convert labels that are written as class names to indices into `classes`.
 
+    The composed and the decomposed spelling (NFC, NFD) of a name are equal.
+
     Raises:
         UserError: A label is not in `classes`.
     """
-    label_of = {name: k for k, name in enumerate(classes)}
-    labels = [label_of.get(name, -1) for name in rows.labels]
+    number_of = {composed(name): k for k, name in enumerate(classes)}
+    label_of = {name: number_of.get(composed(name), -1) for name in set(rows.labels)}
+    labels = [label_of[name] for name in rows.labels]
     problems = Problems(rows.origin)
     for i, label in enumerate(labels):
         if label < 0:
             problems.add("labels that are not class names", rows.describe(i), "Correct them or extend `class_names`")
     problems.raise_if_any()
     return np.asarray(labels, dtype=np.int64)
+
+
+def require_labels(rows: Rows, classes: Sequence[str] | None) -> None:
+    """Check that no label is the text of a missing value, such as `nan`, unless it is in the given class names.
+
+    Raises:
+        UserError: Labels are missing values.
+    """
+    missing = {name for name in set(rows.labels) if name.lower() in _MISSING_VALUES} - set(classes or ())
+    if not missing:
+        return
+    problems = Problems(rows.origin)
+    for i, label in enumerate(rows.labels):
+        if label in missing:
+            advice = "Add the labels or remove the images. If this is the name of a class, list it in `class_names`"
+            problems.add("labels that are a missing value", rows.describe(i), advice)
+    problems.raise_if_any()
 
 
 def natural_sort(names: Sequence[str]) -> list[str]:

@@ -68,7 +68,8 @@ def _parse_paths(rows: Rows, canonical_name: CanonicalName, expected: str) -> tu
         parsed = canonical_name(path)
         if parsed is None:
             example = f"line {rows.lines[i]}: {path}"
-            problems.add("paths that do not belong to this dataset", example, f"Expected {expected}")
+            slashes = "Replace each backslash with `/`. " if "\\" in path else ""
+            problems.add("paths that do not belong to this dataset", example, f"{slashes}Expected {expected}")
         else:
             names.append(parsed[0])
             folders.append(parsed[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,35 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> list[list[str]]:
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         _require_columns(path, columns, file.schema_arrow.names)
+        for name in columns:
+            _require_plain_values(path, name, file.schema_arrow.field(name).type)
         table = file.read(columns=list(columns))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a valid Parquet file: {error}. It may be truncated.") from None
     return [[_text(cell) for cell in table.column(name).to_pylist()] for name in columns]
 
 
+def _require_plain_values(path: Path, name: str, kind: Any) -> None:
+    """Check that a Parquet column has one text or number per row.
+
+    Raises:
+        UserError: The column has values that consist of several values.
+    """
+    import pyarrow as pa
+
+    content = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not pa.types.is_nested(content):
+        return
+    fields = f" with the fields {', '.join(field.name for field in content)}" if pa.types.is_struct(content) else ""
+    raise UserError(
+        f"{path}: the column {name} has values of type {str(content).partition('<')[0]}{fields}. Expected text or "
+        "numbers. Write the path or the label into a column of its own. If the images themselves are stored in the "
+        "table, write them to files."
+    )
+
+
 def _text(cell: Any) -> str:
-    if cell is None:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "surrogateescape")
