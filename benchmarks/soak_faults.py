@@ -60,6 +60,8 @@ exit $status
 PERIOD_MINUTES = {"preemption": 5, "node crash": 10, "slurmd kill": 10, "slurmd restart": 10, "slurmctld restart": 10}
 """Average time between two faults of each kind. Each kind occurs at least once."""
 _RUNNING_SECONDS = 90
+_CRASH_SECONDS = (11.0, 30.0)
+"""Range of the time for a reboot. SLURM is slow to notice the end of jobs younger than BatchStartTimeout (10 s)."""
 
 
 def write_wrappers(folder: Path) -> None:
@@ -152,7 +154,7 @@ class Faults(threading.Thread):
         return self.slurm.run("squeue", "-h", "-j", job, "-o", "%T", check=False)
 
     def _crash_node(self) -> None:
-        node, pause = self._random.choice(self.slurm.nodes), self._random.uniform(3, 20)
+        node, pause = self._random.choice(self.slurm.nodes), self._random.uniform(*_CRASH_SECONDS)
         self.log(f"node crash: slurmd and all jobs of {node} are killed; restart in {pause:.1f} s")
         self.crashes.append(time.time())
         self.slurm.kill_slurmd(node)

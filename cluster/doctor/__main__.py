@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cluster.doctor import job_checks, login_checks
+from cluster.doctor import environment_checks, job_checks, login_checks
 from cluster.doctor.check_results import CheckResult, as_json, passed
 from cluster.doctor.site import Site, from_environment
 
@@ -36,6 +36,7 @@ def _run_checks(site: Site, with_jobs: bool) -> Iterator[CheckResult]:
     yield from commands
     if passed(commands):
         slurm = [
+            *environment_checks.check_environment(),
             *login_checks.check_accounting(),
             *login_checks.check_partition(site),
             *login_checks.check_submission(site),

@@ -14,7 +14,7 @@ from typing import Any
 from cluster.doctor.check_results import CheckResult, fail, ok, warn
 from cluster.doctor.jobs import TestJob, TestJobError, submitted
 from cluster.doctor.probe import TOKEN_FILE
-from cluster.doctor.site import Site, parse_fields, run_command
+from cluster.doctor.site import Site, parse_records, run_command
 
 _SIGNAL_SECONDS = 30.0
 _REQUEUE_SECONDS = 60.0
@@ -72,8 +72,8 @@ def _requeue(job: TestJob) -> CheckResult:
         return warn("requeue", f"SLURM refused to requeue the job: {result.error}", advice)
     start = time.monotonic()
     while time.monotonic() - start < _REQUEUE_SECONDS:
-        shown = parse_fields(run_command("scontrol", "show", "job", "--oneliner", job.job_id).output)
-        if shown.get("Restarts", "0") != "0":
+        shown = run_command("scontrol", "show", "job", "--oneliner", job.job_id).output
+        if any(record.get("Restarts", "0") != "0" for record in parse_records(shown, "JobId")):
             return ok("requeue", f"a running job returned to the queue within {time.monotonic() - start:.0f} s")
         time.sleep(0.5)
     return warn("requeue", f"job {job.job_id} did not return to the queue within {_REQUEUE_SECONDS:.0f} s", advice)
@@ -118,7 +118,7 @@ def _probe_script(folder: Path) -> str:
     return "\n".join(
         [
             f"export PYTHONPATH={shlex.quote(str(project))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            'export DOCTOR_ADDRESS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "export DOCTOR_ADDRESS=$SLURMD_NODENAME",  # the batch script runs on the first node, like rank 0
             f"export DOCTOR_PORT={random.randint(*_PORTS)}",
             f"srun {shlex.quote(sys.executable)} -m cluster.doctor.probe {shlex.quote(str(folder))}",
         ]

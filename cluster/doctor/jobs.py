@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,7 @@ _ACTIVE_STATES = (
     "REQUEUE_HOLD",
     "SUSPENDED",
     "STOPPED",
+    "UNKNOWN",
 )
 
 
@@ -45,10 +47,16 @@ class TestJob:
     output: Path
 
     def state(self) -> tuple[str, str]:
-        """Return the job's state and SLURM's reason for it, or empty strings if SLURM no longer lists the job."""
-        result = run_command("squeue", "--noheader", f"--jobs={self.job_id}", "--format=%T %r")
-        state, _, reason = result.output.partition(" ")
-        return state, reason
+        """Return the job's state and SLURM's reason for it, or empty strings if SLURM no longer lists the job.
+
+        If squeue fails, for example because the controller does not respond, the state is UNKNOWN.
+        """
+        result = run_command("squeue", "--noheader", f"--jobs={self.job_id}", "--format=%i|%T|%r")
+        rows = [line.strip().split("|") for line in result.output.splitlines()]
+        for row in rows:
+            if len(row) == 3 and row[0] == self.job_id:
+                return row[1], row[2]
+        return ("", "") if result.succeeded or "Invalid job id" in result.error else ("UNKNOWN", result.error)
 
     def wait_for_file(self, name: str, seconds: float) -> float:
         """Wait until the job has written the file `name`, and return the elapsed seconds.
@@ -110,7 +118,7 @@ def submitted(site: Site, name: str, script: Callable[[Path], str], *options: st
         options: Additional sbatch options.
 
     Raises:
-        TestJobError: sbatch rejected the job.
+        TestJobError: sbatch rejected the job, or printed no job id.
     """
     folder = Path(tempfile.mkdtemp(prefix=f".doctor-{name}-", dir=site.folder))
     try:
@@ -129,7 +137,10 @@ def submitted(site: Site, name: str, script: Callable[[Path], str], *options: st
         )
         if not result.succeeded:
             raise TestJobError(f"sbatch rejected the test job: {result.error}")
-        job = TestJob(result.output.split(";")[0], folder, folder / "output.txt")
+        number = re.search(r"^(\d+)(;|$)", result.output, re.MULTILINE)
+        if number is None:
+            raise TestJobError(f"sbatch printed no job id: {result.output!r}")
+        job = TestJob(number[1], folder, folder / "output.txt")
         try:
             yield job
         finally:

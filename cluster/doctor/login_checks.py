@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from cluster.doctor.check_results import CheckResult, fail, ok, warn
-from cluster.doctor.site import Site, parse_fields, run_command, slurm_configuration
+from cluster.doctor.site import Site, parse_records, run_command, slurm_configuration
 
 REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 _OLDEST_VERSION = (20, 11)
@@ -46,33 +46,35 @@ def check_commands() -> Iterator[CheckResult]:
     yield ok("commands", f"{', '.join(REQUIRED_COMMANDS)} in {os.path.dirname(str(shutil.which('sbatch')))}")
     yield _check_version()
     ping = run_command("scontrol", "ping")
-    if not ping.succeeded or "DOWN" in ping.output:
+    # One line per controller, or in SLURM before 20.11 one line such as `Slurmctld(primary/backup) at a/b are UP/DOWN`.
+    up = [line.strip() for line in ping.output.splitlines() if re.match(r"\s*Slurmctld\(.*\b(is|are)\b.*\bUP\b", line)]
+    if not ping.succeeded or not up:
         yield fail(
             "controller",
             f"the controller does not respond: {ping.output or ping.error}",
             "ask the site's support, or set SLURM_CONF to the site's slurm.conf",
         )
     else:
-        yield ok("controller", ping.output.splitlines()[0])
+        yield ok("controller", up[0])
 
 
 def _check_version() -> CheckResult:
     result = run_command("sbatch", "--version")
     text = result.output or result.error
-    version = re.search(r"(\d+)\.(\d+)(\.\S+)?", text)
+    version = re.search(r"^slurm\S* ((\d+)\.(\d+)(\.\S+)?)", text, re.MULTILINE | re.IGNORECASE)
     if version is None:
         return warn(
             "version",
             f"`sbatch --version` prints no version number: {text!r}",
             f"check that sbatch belongs to SLURM; the plugin is tested with SLURM {_TESTED_VERSION}",
         )
-    if (int(version[1]), int(version[2])) < _OLDEST_VERSION:
+    if (int(version[2]), int(version[3])) < _OLDEST_VERSION:
         return warn(
             "version",
-            f"SLURM {version[0]}, expected {_OLDEST_VERSION[0]}.{_OLDEST_VERSION[1]} or later",
+            f"SLURM {version[1]}, expected {_OLDEST_VERSION[0]}.{_OLDEST_VERSION[1]} or later",
             f"try a small study first; the plugin is tested with SLURM {_TESTED_VERSION}",
         )
-    return ok("version", f"SLURM {version[0]}")
+    return ok("version", f"SLURM {version[1]}")
 
 
 def check_accounting() -> Iterator[CheckResult]:
@@ -93,20 +95,21 @@ def check_accounting() -> Iterator[CheckResult]:
 def check_partition(site: Site) -> Iterator[CheckResult]:
     """Check that the partition exists and is up, and report its size and time limit."""
     result = run_command("scontrol", "show", "partition", "--oneliner")
-    partitions = [parse_fields(line) for line in result.output.splitlines()]
+    partitions = parse_records(result.output, "PartitionName")
     if not result.succeeded or not partitions:
         yield fail(
             "partition", f"`scontrol show partition` lists no partitions: {result.error}", "ask the site's support"
         )
         return
     names = ", ".join(each["PartitionName"] for each in partitions)
+    wanted = site.partition or os.environ.get("SBATCH_PARTITION")
     matching = (
-        [each for each in partitions if each["PartitionName"] == site.partition]
-        if site.partition
+        [each for each in partitions if each["PartitionName"] == wanted]
+        if wanted
         else [each for each in partitions if each.get("Default") == "YES"]
     )
     if not matching:
-        problem = f"partition {site.partition} does not exist" if site.partition else "there is no default partition"
+        problem = f"partition {wanted} does not exist" if wanted else "there is no default partition"
         yield fail("partition", f"{problem}; available: {names}", "choose one with --partition NAME")
         return
     chosen = matching[0]
@@ -143,8 +146,9 @@ def _user_accounts() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # in some containers, the user id has no name
         return ""
-    result = run_command("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=account")
-    return ", ".join(sorted(set(result.output.split()))) if result.succeeded else ""
+    result = run_command("sacctmgr", "-n", "-P", "show", "assoc", f"user={user}", "format=user,account")
+    rows = [line.split("|") for line in result.output.splitlines() if line.startswith(f"{user}|")]
+    return ", ".join(sorted({row[1] for row in rows})) if result.succeeded else ""
 
 
 def check_limits() -> Iterator[CheckResult]:

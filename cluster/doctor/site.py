@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from snakemake_executor_plugin_submitit.slurm_environment import client_environment, submission_environment
+
 _COMMAND_SECONDS = 60.0
 _NAMED_OPTIONS = ("partition", "account", "qos", "constraint", "reservation")
 
@@ -20,7 +22,7 @@ class CommandResult:
     status: int
     output: str
     error: str
-    """The last line of stderr, or a description of the failure if stderr is empty."""
+    """The last error in stderr, or a description of the failure if stderr is empty."""
 
     @property
     def succeeded(self) -> bool:
@@ -58,13 +60,12 @@ def from_environment(name: str) -> str | None:
 
 
 def run_command(*command: str, seconds: float = _COMMAND_SECONDS) -> CommandResult:
-    """Run a SLURM command.
+    """Run a SLURM command in the environment in which the executor plugin runs it.
 
-    If the doctor itself runs inside a SLURM job, that job's variables are removed from the environment. Otherwise,
-    sbatch and srun would use them as options.
+    Variables that would change the options or the output of the command are removed. For sbatch, only those variables
+    remain that also apply to the plugin's jobs, for example SBATCH_PARTITION if the command has no such option.
     """
-    kept = ("SLURM_CONF", "SLURM_JWT", "SLURM_CLUSTERS")
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_") or name in kept}
+    environment = submission_environment("", command[1:]) if command[0] == "sbatch" else client_environment()
     try:
         done = subprocess.run(
             command,
@@ -79,18 +80,31 @@ def run_command(*command: str, seconds: float = _COMMAND_SECONDS) -> CommandResu
         return CommandResult(127, "", f"{command[0]} is not on PATH")
     except subprocess.TimeoutExpired:
         return CommandResult(124, "", f"`{shlex.join(command)}` did not finish within {seconds:.0f} s")
-    stderr = done.stderr.strip().splitlines()
-    error = re.sub(r"^\w+: (error|fatal): ", "", stderr[-1]) if stderr else f"exit status {done.returncode}"
-    return CommandResult(done.returncode, done.stdout.strip(), error)
+    return CommandResult(done.returncode, done.stdout.strip(), _error(done.stderr) or f"exit status {done.returncode}")
+
+
+def _error(stderr: str) -> str:
+    """Return the last error message, or the last line if no line contains one. A site's wrapper may print notices."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)]
+    return re.sub(r"^\w+: (error|fatal): ", "", (errors or lines or [""])[-1]).strip()
 
 
 def slurm_configuration() -> dict[str, str]:
     """Return the settings from `scontrol show config` by name. The result is empty if the command fails."""
     result = run_command("scontrol", "show", "config")
-    pairs = (line.split("=", 1) for line in result.output.splitlines() if "=" in line)
-    return {name.strip(): value.strip() for name, value in pairs}
+    pairs = (re.fullmatch(r"(\w+)\s*= (.*)", line.strip()) for line in result.output.splitlines())
+    return {pair[1]: pair[2].strip() for pair in pairs if pair}
 
 
-def parse_fields(text: str) -> dict[str, str]:
-    """Parse the `Name=value` pairs that `scontrol show ... --oneliner` prints."""
-    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+def parse_records(text: str, key: str) -> list[dict[str, str]]:
+    """Parse the `Name=value` pairs that `scontrol show ... --oneliner` prints.
+
+    Returns:
+        One record per line that starts with the key, such as `PartitionName`. Other lines are no records, for example
+        a notice that a site's wrapper prints.
+    """
+    lines = (line.strip() for line in text.splitlines())
+    return [
+        dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines if line.startswith(f"{key}=")
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ import psutil
 from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
-_PROGRAMS = ("slurm", "munged", "mariadbd", "mysqld")
+_PROGRAMS = ("slurm", "munged", "mariadbd", "mariadb-install", "mysqld")
 """Prefixes of daemon names, to distinguish daemons from shells and pagers whose working directory is in the folder."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
 """Shell script that starts a command in a new session as an orphan, which init adopts, and prints its process id."""
@@ -25,7 +24,7 @@ class Daemons:
     """The daemons that belong to a folder.
 
     A file in the folder records the process id and start time of each daemon. The start time distinguishes a daemon
-    from a later process with the same id.
+    from a later process with the same id. If the file is missing or damaged, `unrecorded` still finds the daemons.
     """
 
     def __init__(self, record: Path, folder: Path, logs: Path) -> None:
@@ -43,7 +42,7 @@ class Daemons:
         return None if entry is None else _find_running(*entry)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> int:
-        """Start a daemon in a new session and working directory, and redirect its terminal output to a file.
+        """Start a daemon in a new session, working directory and environment, and redirect its output to a file.
 
         Returns:
             The process id.
@@ -57,7 +56,7 @@ class Daemons:
             shell = subprocess.run(
                 ["sh", "-c", _DETACH, *command],
                 cwd=folder,
-                env={**os.environ, **environment},
+                env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=out,
@@ -99,11 +98,15 @@ class Daemons:
         return list(found.values())
 
     def _read(self) -> dict[str, tuple[int, float]]:
-        if not self.record.exists():
+        try:
+            entries = json.loads(self.record.read_text())
+            return {name: (int(pid), float(started)) for name, (pid, started) in entries.items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return {}
-        return {name: (entry[0], entry[1]) for name, entry in json.loads(self.record.read_text()).items()}
 
     def _write(self, entries: Mapping[str, tuple[int, float]]) -> None:
+        if not self.record.parent.is_dir():  # the user removed the folder while the daemons were running
+            return
         new = self.record.with_suffix(".new")
         new.write_text(json.dumps(entries, indent=2))
         new.rename(self.record)

@@ -34,6 +34,11 @@ def add(names: Sequence[str], hosts: Path = HOSTS) -> None:
     hosts.write_text(f"{text}{end}127.0.0.1 {' '.join(names)}  {_MARK}\n")
 
 
+def contains(hosts: Path = HOSTS) -> bool:
+    """Return whether the file contains the line that `add` writes."""
+    return _MARK in hosts.read_text()
+
+
 def remove(hosts: Path = HOSTS) -> None:
     """Remove only the line that `add` wrote."""
     text = hosts.read_text()

@@ -25,10 +25,14 @@ class Layout:
 
     @staticmethod
     def load(folder: Path = FOLDER) -> Layout | None:
-        """Return the layout of the SLURM cluster that was started in the folder, or None."""
+        """Return the layout of the SLURM cluster that was started in the folder, or None.
+
+        A damaged file counts as missing: an interrupted `up` or another version of this program may have written it.
+        """
         try:
-            return Layout(**json.loads((folder / "layout.json").read_text()), folder=folder)
-        except FileNotFoundError:
+            sizes = json.loads((folder / "layout.json").read_text())
+            return Layout(**{name: int(value) for name, value in sizes.items()}, folder=folder)
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError):
             return None
 
     @property
@@ -97,7 +101,9 @@ class Layout:
             self.spool(node).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
         sizes = {name: value for name, value in asdict(self).items() if name != "folder"}
-        (self.folder / "layout.json").write_text(json.dumps(sizes))
+        partial = self.folder / "layout.part"
+        partial.write_text(json.dumps(sizes))
+        partial.rename(self.folder / "layout.json")
 
 
 def cgroups_limit_memory() -> bool:

@@ -22,6 +22,7 @@ PROGRAMS = {
 }
 """Required programs, mapped to the packages that contain them."""
 _POLICY = Path("/usr/sbin/policy-rc.d")
+_POLICY_TEXT = "#!/bin/sh\n# Written by cluster.throwaway while it installs packages.\nexit 101\n"
 _SERVICES = {
     "munge": ["munge"],
     "mariadb-server": ["mariadb"],
@@ -121,8 +122,10 @@ def _apt(*arguments: str) -> None:
 def _services_disabled(services: list[str]) -> Iterator[None]:
     """Prevent packages from starting services on installation (with Debian's policy-rc.d) and at the next boot."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
+    if before == _POLICY_TEXT.encode():  # an installation was killed before it removed the file
+        before = None
     mode = _POLICY.stat().st_mode & 0o777 if before is not None else 0o755
-    _POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _POLICY.write_text(_POLICY_TEXT)
     _POLICY.chmod(0o755)
     try:
         yield

@@ -14,6 +14,8 @@ from cluster.throwaway.packages import ThrowawayError, find_program
 _START_SECONDS = 60.0
 _CLIENT_SECONDS = 30.0
 _NO_VARIABLES: Mapping[str, str] = {}
+_SLURM_PREFIXES = ("SLURM", "SBATCH_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCTMGR_")
+"""Prefixes of environment variables that change the options of SLURM's commands, or describe a surrounding job."""
 
 
 class Services:
@@ -44,7 +46,7 @@ class Services:
         """
         done = subprocess.run(
             [find_program(command[0]), *command[1:]],
-            env={**os.environ, **self.environment()},
+            env={**_without_slurm_variables(), **self.environment()},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -84,6 +86,7 @@ class Services:
                 "--auth-root-authentication-method=socket",
                 "--skip-test-db",
             ],
+            cwd=layout.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -124,7 +127,8 @@ class Services:
     def _start(
         self, name: str, command: list[str], environment: Mapping[str, str] = _NO_VARIABLES, folder: Path | None = None
     ) -> None:
-        pid = self.daemons.start(name, command, {**self.environment(), **environment}, folder or self.layout.folder)
+        environment = {**_without_slurm_variables(), **self.environment(), **environment}
+        pid = self.daemons.start(name, command, environment, folder or self.layout.folder)
         self.log(f"started {name} (process {pid}, log in {self.layout.logs})")
 
     def _wait_for_answer(self, name: str, *command: str) -> None:
@@ -175,3 +179,7 @@ class Services:
             if path.exists():
                 lines += path.read_text(errors="replace").splitlines()[-count:]
         return "\n".join(lines)
+
+
+def _without_slurm_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SLURM_PREFIXES)}

@@ -7,10 +7,10 @@ import fcntl
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cluster.throwaway import configuration, hosts
+from cluster.throwaway import configuration, hosts, job_processes
 from cluster.throwaway.configuration import ACCOUNT, PARTITIONS
 from cluster.throwaway.daemons import end_processes, wait_until
 from cluster.throwaway.layout import Layout, cgroups_limit_memory
@@ -125,6 +125,8 @@ class ThrowawaySlurm:
             raise ThrowawayError(f"slurmd on node {node} is not running. Start it first.")
         self._daemons.stop(f"slurmd {node}", signal.SIGKILL)
         end_processes(self._daemons.unrecorded(self.layout.spool(node)), signal.SIGKILL)
+        job_processes.end_all(lambda: job_processes.by_environment(self.layout.slurm_conf, node))
+        job_processes.end_all(lambda: job_processes.in_cgroups([self.layout.memory_cgroup(node)]))
 
     def stop_slurmd(self, node: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop only a node's slurmd. The node's jobs continue, because their step daemons are separate processes."""
@@ -184,22 +186,40 @@ class ThrowawaySlurm:
             wait_until(lambda: not self.run("squeue", "-h"), _CANCEL_SECONDS, "jobs did not end")
 
     def _clear(self, keep_logs: bool = False) -> None:
-        """End all processes of this SLURM cluster, recorded or not, and remove all files."""
+        """End all processes of this SLURM cluster and of an earlier one in the same folder, and remove all files.
+
+        Raises:
+            ThrowawayError: A process or a cgroup cannot be removed, or a file system is mounted in the folder.
+        """
+        folder = self.layout.folder
+        mounted = _mounts_below(folder)
+        if mounted:
+            raise ThrowawayError(
+                f"File systems are mounted in {folder}: {', '.join(mounted)}. Unmount them, then run the command again."
+            )
         names = self._daemons.names()
+        nodes = {*self.nodes, *(name.removeprefix("slurmd ") for name in names if name.startswith("slurmd "))}
+        earlier = Layout.load(folder)
+        nodes.update(earlier.nodes if earlier else [])
         for name in reversed(names):
             self._daemons.stop(name)
         end_processes(self._daemons.unrecorded(), signal.SIGKILL)
-        for node in {*self.nodes, *(name.removeprefix("slurmd ") for name in names if name.startswith("slurmd "))}:
-            _remove_cgroup(self.layout.memory_cgroup(node))
+        self._end_job_processes(nodes)
         hosts.remove()
-        if not self.layout.folder.exists():
-            return
-        for path in self.layout.folder.iterdir():
-            if keep_logs and path == self.layout.logs:
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not keep_logs:
-            self.layout.folder.rmdir()
+        if folder.exists():
+            _remove_contents(folder, self.layout.logs if keep_logs else None)
+        if folder.exists() and not keep_logs and not folder.is_mount():
+            folder.rmdir()
+
+    def _end_job_processes(self, nodes: Iterable[str]) -> None:
+        """Kill the remaining processes of jobs, and remove the cgroups in which SLURM limited their memory."""
+        job_processes.end_all(lambda: job_processes.by_environment(self.layout.slurm_conf))
+        if not self.layout.folder.exists() and not hosts.contains():
+            return  # no trace of a throwaway SLURM cluster: the cgroups of these nodes may belong to a different SLURM
+        groups = [self.layout.memory_cgroup(node) for node in nodes]
+        job_processes.end_all(lambda: job_processes.in_cgroups(groups))
+        for group in groups:
+            job_processes.remove_cgroup(group)
 
     @contextlib.contextmanager
     def _machine_lock(self) -> Iterator[None]:
@@ -209,9 +229,18 @@ class ThrowawaySlurm:
             yield
 
 
-def _remove_cgroup(group: Path) -> None:
-    """Remove a cgroup and its children. Only folders are removed: the kernel removes the files in them."""
-    if group.exists():
-        for folder in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-            folder.rmdir()
-        group.rmdir()
+def _remove_contents(folder: Path, kept: Path | None) -> None:
+    """Remove everything in a folder except one path."""
+    for path in folder.iterdir():
+        if path == kept:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _mounts_below(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> list[str]:
+    """Return the mount points inside a folder."""
+    points = [line.split()[1] for line in mounts.read_text().splitlines()]
+    return [point for point in points if point.startswith(f"{folder}/")]

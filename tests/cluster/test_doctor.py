@@ -27,8 +27,9 @@ GOOD = {
     "srun": "true",
     "sacct": "true",
     "scancel": "true",
-    "squeue": "echo RUNNING None",
-    "sacctmgr": "echo physics; echo biology",
+    "squeue": "echo '7|RUNNING|None'",
+    "sacctmgr": 'for word in "$@"; do case $word in user=*) user=${word#user=};; esac; done\n'
+    'for account in physics biology; do echo "$user|$account"; done',
     "scontrol": """case "$*" in
         *ping*) echo 'Slurmctld(primary) at login is UP';;
         *partition*) echo 'PartitionName=cpu Default=YES State=UP TotalNodes=4 MaxTime=2-00:00:00'
@@ -41,6 +42,20 @@ GOOD = {
 REPORT = {"node": "c1", "token": {"text": "", "seconds": 0.1}, "gpus": {"error": "none"}}
 RENDEZVOUS = {"address": "c1", "resolved": "10.0.0.1", "port": 20001}
 
+SLURM_PREFIXES = ("SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SLURM_")
+BANNER = "echo '=== NOTICE: storage=slow DOWN on Monday, 1.5 TB are free | see https://site/?a=b ==='"
+"""Shell command of a site's wrapper that prints a notice before the output of a SLURM command."""
+VARIABLES = {
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_JOB_NAME": "mine",
+    "SBATCH_NO_REQUEUE": "1",
+    "SACCT_FORMAT": "User",
+    "SCANCEL_STATE": "PENDING",
+    "SQUEUE_FORMAT": "%u",
+    "SQUEUE_STATES": "PENDING",
+}
+"""Variables that would change the doctor's commands and the plugin's jobs."""
+
 Site = Callable[..., None]
 
 
@@ -52,7 +67,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     for tool in ("cat", "sed", "touch", "sh", "sleep", "head"):
         (commands / tool).symlink_to(str(shutil.which(tool)))
     monkeypatch.setenv("PATH", str(commands))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in os.environ:
+        if name.startswith(("MLFLOW_TRACKING_URI", *SLURM_PREFIXES)):
+            monkeypatch.delenv(name)
     monkeypatch.setattr("cluster.doctor.jobs._FILE_SECONDS", 1.0)
     monkeypatch.setattr("cluster.doctor.jobs._END_SECONDS", 0.0)
     monkeypatch.setattr("cluster.doctor.job_checks._SIGNAL_SECONDS", 1.0)
@@ -144,9 +161,77 @@ def test_options_default_to_the_plugins_environment_variables(site, doctor, monk
 
 
 def test_the_doctor_works_inside_a_slurm_job(site, doctor, monkeypatch):
-    site(sbatch='[ -z "$SLURM_JOB_ID" ] || { echo "sbatch: error: in job $SLURM_JOB_ID" >&2; exit 1; }; echo 23.11.4')
+    leak = '[ -z "$SLURM_JOB_ID" ] || { echo "sbatch: error: in job $SLURM_JOB_ID" >&2; exit 1; }'
+    site(sbatch=f"{leak}; echo slurm 23.11.4")
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     assert doctor("--no-jobs")[0] == 0
+
+
+def test_banner_lines_in_the_output_of_slurms_commands_are_passed_over(site, doctor):
+    site(**{name: f"{BANNER}; {BANNER} >&2\n{body}" for name, body in GOOD.items()})
+    _, before = doctor("--no-jobs")
+    site()
+    assert doctor("--no-jobs")[1] == before
+    assert {line.split()[0] for line in before.values()} == {"OK"}
+
+
+def test_an_error_message_is_found_among_banner_lines(site, doctor):
+    refusal = f"{BANNER} >&2; echo 'sbatch: error: Invalid qos' >&2; {BANNER} >&2; exit 1"
+    site(sbatch=refusal, sacctmgr=f"{BANNER}\n{GOOD['sacctmgr']}")
+    line = doctor("--no-jobs")[1]["submission"]
+    assert "no further options: Invalid qos ->" in line
+    assert "(your accounts: biology, physics)" in line
+
+
+def test_a_job_is_found_among_banner_lines(site, doctor):
+    site(squeue=f"{BANNER}\necho '7|PENDING|Priority'", sbatch=f"{BANNER}\n{GOOD['sbatch']}")
+    assert "job 7 is PENDING (Priority)" in doctor()[1]["job"]
+
+
+def test_a_job_does_not_count_as_ended_while_squeue_fails(site, doctor):
+    site(squeue="echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    assert "job 7 is UNKNOWN (slurm_load_jobs error: Unable to contact" in doctor()[1]["job"]
+
+
+def test_an_sbatch_that_prints_no_job_id_is_reported(site, doctor):
+    site(sbatch="echo slurm 23.11.4; echo queued")
+    assert "sbatch printed no job id" in doctor()[1]["job"]
+
+
+def test_a_site_with_one_of_two_controllers_passes(site, doctor):
+    site(scontrol=f"echo 'Slurmctld(primary) at a is DOWN'; echo 'Slurmctld(backup) at b is UP'\n{GOOD['scontrol']}")
+    status, lines = doctor("--no-jobs")
+    assert status == 0
+    assert "Slurmctld(backup) at b is UP" in lines["controller"]
+
+
+def test_variables_that_change_slurms_commands_are_named(site, doctor, monkeypatch):
+    site()
+    for name, value in {**VARIABLES, "SBATCH_PARTITION": "cpu"}.items():
+        monkeypatch.setenv(name, value)
+    status, lines = doctor("--no-jobs")
+    assert status == 0
+    assert lines["environment"].startswith("WARN")
+    assert "SBATCH_PARTITION applies to every job that does not set the same option itself" in lines["environment"]
+    assert f"the plugin ignores {', '.join(sorted(VARIABLES))}" in lines["environment"]
+    assert {line.split()[0] for check, line in lines.items() if check != "environment"} == {"OK"}
+
+
+def test_commands_run_without_variables_that_would_mislead_them(site, doctor, monkeypatch):
+    leak = """[ -z "$SBATCH_EXPORT$SBATCH_JOB_NAME$SBATCH_NO_REQUEUE$SACCT_FORMAT$SCANCEL_STATE$SQUEUE_FORMAT" ] || {
+        echo misled >&2; exit 1; }"""
+    site(**{name: f"{leak}\n{body}" for name, body in GOOD.items()})
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    assert doctor("--no-jobs")[0] == 0
+
+
+def test_a_partition_from_the_environment_is_checked_like_one_from_the_command_line(site, doctor, monkeypatch):
+    site(sbatch='case "$*" in *--version*) echo slurm 23.11.4;; *) [ "$SBATCH_PARTITION" = gpux ];; esac')
+    monkeypatch.setenv("SBATCH_PARTITION", "gpux")
+    _, lines = doctor("--no-jobs")
+    assert "partition gpux does not exist" in lines["partition"]
+    assert lines["submission"].startswith("OK")
 
 
 @pytest.fixture
@@ -198,7 +283,7 @@ def test_a_folder_that_is_not_writable_is_a_failure(site, doctor, monkeypatch):
 def job_that(*actions: str) -> str:
     """Return an sbatch script that runs the job's actions immediately, with the job's folder in $folder."""
     return f"""case "$*" in
-        *--version*) echo 23.11.4; exit;;
+        *--version*) echo slurm 23.11.4; exit;;
         *--test-only*) exit;;
     esac
     for word in "$@"; do case $word in --output=*) file=${{word#--output=}}; folder=${{file%/*}};; esac; done
@@ -207,7 +292,7 @@ def job_that(*actions: str) -> str:
 
 
 def test_a_pending_job_is_reported_with_the_reason(site, doctor, tmp_path):
-    site(squeue="echo PENDING Priority")
+    site(squeue="echo '7|PENDING|Priority'")
     status, lines = doctor()
     assert status == 1
     assert "job 7 is PENDING (Priority)" in lines["job"] and "--start" in lines["job"]
@@ -292,6 +377,22 @@ class TestOnTheRealSlurm:
         checks = {finding["check"] for finding in report["findings"]}
         assert checks >= {"accounting", "job", "signal", "requeue", "nodes", "folder", "rendezvous"}
         assert os.listdir(tmp_path) == []
+
+    def test_every_check_passes_with_misleading_variables_and_banner_lines(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        wrappers = tmp_path / "wrappers"
+        wrappers.mkdir()
+        for name in GOOD:
+            (wrappers / name).write_text(f'#!/bin/sh\n{BANNER}\nexec {shutil.which(name)} "$@"\n')
+            (wrappers / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{wrappers}:{os.environ['PATH']}")
+        for name, value in VARIABLES.items():
+            monkeypatch.setenv(name, value)
+        status = main(["--folder", str(tmp_path), "--wait", "60", "--json"])
+        report = json.loads(capsys.readouterr().out)
+        assert status == 0, report
+        assert [finding["check"] for finding in report["findings"] if finding["status"] != "OK"] == ["environment"]
 
     def test_gpus_that_slurm_allocates_but_torch_does_not_detect_are_a_failure(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
