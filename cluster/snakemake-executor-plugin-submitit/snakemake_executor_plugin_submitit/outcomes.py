@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snakemake_executor_plugin_submitit import requeue
-from snakemake_executor_plugin_submitit.failures import error_message, first_failure
+from snakemake_executor_plugin_submitit.failures import error_message, failure_cause, first_failure
 from snakemake_executor_plugin_submitit.job_requests import Cluster
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.retries import Retry, plan_retry
@@ -69,7 +69,7 @@ class Outcomes:
         )
         submission.first_log = failure.log if failure else submission.folder.rank_log(0)
         retry = plan_retry(submission.request, state, reason, self._settings)
-        return retry is not None and self._resubmit_as(submission, retry, reason or state.name)
+        return retry is not None and self._resubmit_as(submission, retry, failure_cause(state.name, reason))
 
     def _resubmit_as(self, submission: Submission, retry: Retry, cause: str) -> bool:
         used, limit, setting = submission.retries, self._settings.retries, "--submitit-retries"
