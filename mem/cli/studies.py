@@ -83,7 +83,7 @@ def _add_plan(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="SPLIT=N",
-        help="numbers of train, val and test images and of classes, if the dataset is not converted yet",
+        help="numbers of train, val and test images and of classes; default: those of the dataset",
     )
     command.set_defaults(command=_plan)
 

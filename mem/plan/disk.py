@@ -40,7 +40,12 @@ class DiskUse:
 
 
 def convert(study: Study, images: ImageCounts) -> DiskUse:
-    """Return the disk space of the image list and the .beton files (with `storage: fit`, at most `size_budget_gb`)."""
+    """Return the disk space of the image list and the .beton files (with `storage: fit`, at most `size_budget_gb`).
+
+    After the conversion, this is the size of its files.
+    """
+    if images.converted_bytes is not None:
+        return DiskUse(images.converted_bytes)
     betons = sum(beton_bytes(number, images.bytes_per_image) for number in images.splits.values())
     assert not isinstance(study.dataset, FeatureFiles)
     if study.dataset.size_budget_gb is not None:

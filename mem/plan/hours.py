@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,25 @@ JOB_OVERHEAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class CoreRate:
+    """Measured matrix-product rate of a CPU core, and how busy the machine was during the measurement."""
+
+    gflops: float
+    """float32 rate per second of CPU time, in GFLOP/s."""
+    load: float
+    """Load average over the last minute: the number of processes that ran or waited for a core."""
+    cores: int
+    """Number of cores of the machine."""
+    share: float
+    """CPU time of the measurement divided by its duration; less than 1 if it shared a core with other processes."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes may have slowed down the measurement."""
+        return self.load > self.cores - 0.5 or self.share < 0.9
+
+
+@dataclass(frozen=True)
 class Rates:
     """Rates and memory of the devices."""
 
@@ -40,6 +60,8 @@ class Rates:
     """float32 matrix-product rate of a CPU core."""
     device_gb: float = 80.0
     """Memory of a GPU."""
+    measured: CoreRate | None = None
+    """Measurement that `core_gflops` is from; None if the user specified the rate."""
 
     def flops_per_second(self, compute: Compute, *, bf16: bool) -> float:
         """Return the total rate of all devices of a stage."""
@@ -50,19 +72,21 @@ class Rates:
         return cores * self.core_gflops * 1e9 * CPU_UTILISATION
 
 
-def core_gflops(seconds: float = 0.4) -> float:
-    """Measure the float32 matrix-product rate of one core of this machine, in GFLOP/s."""
+def measure_core(seconds: float = 0.4) -> CoreRate:
+    """Measure the float32 matrix-product rate of one core of this machine."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         side = 768
         a, b = torch.rand(side, side), torch.rand(side, side)
         torch.mm(a, b)
-        start, products = time.perf_counter(), 0
+        start, cpu_start, products = time.perf_counter(), time.thread_time(), 0
         while (elapsed := time.perf_counter() - start) < seconds:
             torch.mm(a, b)
             products += 1
-        return 2 * side**3 * products / elapsed / 1e9
+        cpu_seconds = time.thread_time() - cpu_start
+        return CoreRate(2 * side**3 * products / cpu_seconds / 1e9, load, cores, cpu_seconds / elapsed)
     finally:
         torch.set_num_threads(threads)
 

@@ -1,4 +1,4 @@
-"""Number and size of a study's images, determined without access to the images."""
+"""Number and size of a study's images: from the finished conversion, the source, the settings or published totals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from mem import config
-from mem.config import FeatureFiles, ImageData, LongTailCut, Study
+from mem.config import FeatureFiles, Folder, ImageData, Lists, LongTailCut, Study, Table
 from mem.data.beton.format import PAGE_BYTES
 from mem.data.datasets.reference_counts import BALANCED, DIGITS_CLASSES, DIGITS_SIDE, LONG_TAILED
 from mem.data.features.user_files import FeatureArrayReader
 from mem.errors import UserError
 from mem.longtail import tail_counts
+from mem.plan.source_images import read_source, stored_image_bytes
 from mem.runs.dag import Run
 
 PHOTO_PIXELS = (500, 375)
@@ -41,6 +42,8 @@ class ImageCounts:
     """Mean number of bytes of an image in a .beton file."""
     source: str
     """Description of the source of these numbers, for the printed plan."""
+    converted_bytes: float | None = None
+    """Size of the finished conversion's files; None before the conversion."""
 
     @property
     def splits(self) -> dict[str, int]:
@@ -56,8 +59,9 @@ class ImageCounts:
 def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Path = Path()) -> ImageCounts:
     """Return the number of images of a study.
 
-    Each number is taken from `given`, otherwise from the finished conversion, otherwise from the settings and the
-    published totals.
+    Each number is taken from `given`, otherwise from the finished conversion, otherwise from the lists, table or
+    folders of a custom dataset, otherwise from the settings and the published totals. The size of the
+    images is that of the finished conversion, otherwise that of a sample of a custom dataset, otherwise a typical size.
 
     Args:
         study: The study.
@@ -68,25 +72,44 @@ def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Pat
     Raises:
         UserError: A number is neither given nor known.
     """
-    if isinstance(study.dataset, FeatureFiles):
-        return _counts_of_features(study.dataset)
-    counts, source = _converted_counts(root / convert.folder) or _expected_counts(study.dataset) or ({}, "")
-    missing = [name for name in ("train", "test", "classes") if name not in {**counts, **given}]
-    if missing:
+    dataset = study.dataset
+    if isinstance(dataset, FeatureFiles):
+        return _counts_of_features(dataset)
+    folder = root / convert.folder
+    found = _converted_counts(folder) or _expected_counts(dataset)
+    bytes_per_image, sample = _bytes_per_image(dataset), ""
+    if found is None and not _is_complete(given) and isinstance(dataset, Folder | Lists | Table):
+        images = read_source(dataset, study.orders[0])
+        sizes = {name: len(split) for name, split in images.splits.items()}
+        found = {**sizes, "classes": len(images.classes)}, "counted in the source"
+        if (measured := stored_image_bytes(images, dataset)) is not None:
+            bytes_per_image, number = measured
+            sample = f"size measured on {number} image{'s' * (number != 1)}"
+    counts, source = found or ({}, "")
+    if not _is_complete({**counts, **given}):
         raise UserError(
-            f"The number of images of `{study.dataset.source}` is unknown before the conversion. Specify it with "
+            f"The number of images of `{dataset.source}` is unknown before the conversion. Specify it with "
             f"--images {' '.join(f'{name}=N' for name in ('train', 'val', 'test', 'classes'))}."
         )
     counts = {"val": 0, **counts, **given}
-    sources = [source, f"given: {', '.join(sorted(given))}" if given else ""]
+    sources = [source, f"given: {', '.join(sorted(given))}" if given else "", sample]
+    converted_bytes = None  # numbers that the user specifies describe another dataset than the converted one
+    if (folder / "run.json").exists() and not given:
+        converted_bytes = float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
     return ImageCounts(
         train=counts["train"],
         val=counts["val"],
         test=counts["test"],
         classes=counts["classes"],
-        bytes_per_image=_bytes_per_image(study.dataset),
+        bytes_per_image=bytes_per_image,
         source=", ".join(filter(None, sources)),
+        converted_bytes=converted_bytes,
     )
+
+
+def _is_complete(counts: Mapping[str, int]) -> bool:
+    """Return whether all numbers are known that a plan requires. There may be no val split."""
+    return {"train", "test", "classes"} <= counts.keys()
 
 
 def _counts_of_features(dataset: FeatureFiles) -> ImageCounts:

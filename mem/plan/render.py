@@ -116,8 +116,11 @@ def _assumptions(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
             f"1/{1 / FP32_SHARE:.0f} of that in float32 (--utilisation, --peak-tflops)"
         )
     if any(not e.gpus for e in estimates):
+        measured = rates.measured
+        origin = f"measured at load {measured.load:.1f} on {measured.cores} cores; " if measured else ""
         lines.append(
-            f"assumed core:   {100 * CPU_UTILISATION:g} % of {rates.core_gflops:.0f} GFLOP/s in float32 (--core-gflops)"
+            f"assumed core:   {100 * CPU_UTILISATION:g} % of {rates.core_gflops:.0f} GFLOP/s in float32 "
+            f"({origin}--core-gflops)"
         )
     return lines
 
@@ -129,6 +132,12 @@ def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, free_bytes
         yield from _time_note(longest)
         yield from _memory_note(longest, rates)
         yield from _loader_note(longest)
+    if rates.measured is not None and rates.measured.busy and any(not e.gpus for e in estimates):
+        yield (
+            f"! core rate: measured while this machine was busy (load {rates.measured.load:.1f} on "
+            f"{rates.measured.cores} cores; the measurement got {100 * rates.measured.share:.0f} % of a core), so the "
+            "hours on cores may be wrong. Run the plan again on an idle machine, or specify --core-gflops."
+        )
     final_bytes = sum(e.disk.final_bytes for e in estimates)
     needed = final_bytes + max((e.disk.running_bytes for e in estimates), default=0)
     if needed > free_bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mem.config import Study
 from mem.config.load import load_study
 from mem.plan.estimate import Estimate, Estimator
-from mem.plan.hours import Rates, core_gflops
+from mem.plan.hours import Rates, measure_core
 from mem.plan.image_counts import ImageCounts, count_images
 from mem.plan.render import render_plan
 from mem.runs.dag import study_runs
@@ -38,7 +38,8 @@ def plan_text(
         UserError: As in `load_study` and `count_images`.
     """
     study = load_study(files)
-    rates = Rates(peak_tflops, utilisation, core_gflops() if cpu_gflops is None else cpu_gflops, device_gb)
+    measured = measure_core() if cpu_gflops is None else None
+    rates = Rates(peak_tflops, utilisation, measured.gflops if measured else cpu_gflops or 0.0, device_gb, measured)
     images, estimates = estimate_study(study, given, rates)
     return render_plan(study, images, estimates, rates, shutil.disk_usage(Path()).free)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mem.plan.hours import core_gflops, critical_path
+import pytest
+
+from mem.plan.hours import CoreRate, critical_path, measure_core
 from mem.runs.dag import Run
 
 
@@ -25,5 +27,34 @@ def test_the_longest_chain_has_the_most_hours_not_the_most_runs():
     assert critical_path([images, short, long, after_short, end], hours) == (11.5, [images, short, after_short, end])
 
 
-def test_the_rate_of_a_core_is_measured():
-    assert 0.1 < core_gflops(0.05) < 1000
+def test_the_rate_of_a_core_is_measured_with_the_load_of_the_machine(monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (7.5, 1.0, 1.0))
+    measured = measure_core(0.05)
+    assert 0.1 < measured.gflops < 1000
+    assert measured.load == 7.5
+    assert 0 < measured.share <= 1.05
+    assert measured.busy == (measured.cores < 8 or measured.share < 0.9)
+
+
+def test_the_rate_counts_the_cpu_time_of_the_measurement_only(monkeypatch):
+    """If another process uses the core for half of the time, the rate stays the same and the share is a half."""
+    clock = {"wall": 0.0, "cpu": 0.0}
+
+    def product(a, b):
+        clock["wall"] += 0.02
+        clock["cpu"] += 0.01
+
+    monkeypatch.setattr("torch.mm", product)
+    monkeypatch.setattr("time.perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr("time.thread_time", lambda: clock["cpu"])
+    measured = measure_core(1.0)
+    assert measured.share == pytest.approx(0.5)
+    assert measured.gflops == pytest.approx(2 * 768**3 / 0.01 / 1e9)
+    assert measured.busy
+
+
+@pytest.mark.parametrize(
+    ("load", "share", "busy"), [(0.2, 1.0, False), (1.4, 1.0, False), (1.6, 1.0, True), (0.2, 0.8, True)]
+)
+def test_a_machine_is_busy_if_its_cores_are_in_use(load, share, busy):
+    assert CoreRate(50.0, load, 2, share).busy is busy

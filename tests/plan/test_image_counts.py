@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+from mem.data.datasets import read_unchecked
 from mem.errors import UserError
+from mem.plan import disk
 from mem.plan.image_counts import count_images
 from mem.runs.dag import study_runs
+from tests.data import miniatures
 
 
 def test_counts_come_from_the_cut_before_the_conversion(mini):
@@ -27,6 +30,65 @@ def test_counts_come_from_a_finished_conversion(mini, tmp_path):
     (folder / "run.json").write_text("{}")
     images = count_images(mini, convert, {}, tmp_path)
     assert (images.splits, images.classes) == ({"train": 70, "val": 8, "test": 9}, 3)
+    assert images.converted_bytes is not None
+
+
+def test_the_size_of_a_finished_conversion_is_that_of_its_files(mini, tmp_path):
+    convert = study_runs(mini)[0]
+    folder = tmp_path / convert.folder
+    folder.mkdir(parents=True)
+    splits = {name: {"images": 5} for name in ("train", "val", "test")}
+    (folder / "dataset.json").write_text(json.dumps({"splits": splits, "classes": ["a"]}))
+    (folder / "train.beton").write_bytes(bytes(123_456))
+    assert count_images(mini, convert, {}, tmp_path).converted_bytes is None, "an unfinished conversion must not count"
+    (folder / "run.json").write_text("{}")
+    images = count_images(mini, convert, {}, tmp_path)
+    files = sum(path.stat().st_size for path in folder.iterdir())
+    assert disk.convert(mini, images).final_bytes == images.converted_bytes == files
+    assert count_images(mini, convert, {"train": 9}, tmp_path).converted_bytes is None
+
+
+CUSTOM = {
+    "lists": lambda folder: miniatures.long_tailed_png(folder, classes=4, largest=9),
+    "folder": lambda folder: miniatures.folder_tree(folder, classes=3),
+    "table": miniatures.table,
+}
+
+
+@pytest.mark.parametrize("build", CUSTOM.values(), ids=CUSTOM)
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_images_of_a_custom_dataset_are_counted_and_measured_before_the_conversion(mini, tmp_path, build, storage):
+    dataset = miniatures.settings(build(tmp_path) | {"storage": storage, "short_side": 12})
+    images = count_images(mini.model_copy(update={"dataset": dataset}), study_runs(mini)[0], {}, tmp_path)
+    expected = read_unchecked(dataset, 0)
+    assert images.splits == {name: len(split) for name, split in expected.splits.items()}
+    assert images.classes == len(expected.classes)
+    assert images.source == f"counted in the source, size measured on {min(64, images.total)} images"
+    # The images have 24 x 30 pixels, and the shorter side is reduced to 12 pixels.
+    if storage == "raw":
+        assert images.bytes_per_image == 12 * 15 * 3
+    else:
+        assert 200 < images.bytes_per_image < 12 * 15 * 3 + 400
+
+
+def test_unreadable_images_are_left_out_of_the_sample(mini, tmp_path):
+    dataset = miniatures.settings(CUSTOM["folder"](tmp_path))
+    files = sorted((tmp_path / "tree").rglob("*.png"))
+    for path in files[1:]:
+        path.write_bytes(b"damaged")
+    changed = mini.model_copy(update={"dataset": dataset})
+    assert "size measured on 1 image" in count_images(changed, study_runs(mini)[0], {}, tmp_path).source
+    files[0].unlink()
+    assert "measured" not in count_images(changed, study_runs(mini)[0], {}, tmp_path).source
+
+
+def test_a_custom_dataset_that_cannot_be_read_is_reported_unless_its_numbers_are_given(mini, tmp_path):
+    dataset = miniatures.settings(CUSTOM["lists"](tmp_path) | {"train_list": str(tmp_path / "nothing.txt")})
+    changed = mini.model_copy(update={"dataset": dataset})
+    with pytest.raises(UserError, match=r"(?s)nothing.txt: no such file.*cannot be counted.*--images train=N"):
+        count_images(changed, study_runs(mini)[0], {}, tmp_path)
+    given = {"train": 5, "test": 6, "classes": 2}
+    assert count_images(changed, study_runs(mini)[0], given, tmp_path).train == 5
 
 
 def test_unknown_counts_must_be_given(mini):

@@ -9,7 +9,7 @@ import pytest
 
 from mem.cli.main import main
 from mem.config.load import load_study
-from mem.plan.hours import Rates
+from mem.plan.hours import CoreRate, Rates
 from mem.plan.render import format_si, render_plan
 from mem.plan.text import estimate_study
 from tests.conftest import REPOSITORY
@@ -17,16 +17,30 @@ from tests.conftest import REPOSITORY
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
 
-def plan(changes: dict, *, device_gb: float = 80, free_bytes: float = 1e12) -> str:
+def plan(changes: dict, *, device_gb: float = 80, free_bytes: float = 1e12, measured: CoreRate | None = None) -> str:
     """Return the printed plan of the mini study with the given changes."""
     study = load_study([MINI], changes)
-    rates = Rates(core_gflops=50, device_gb=device_gb)
+    rates = Rates(core_gflops=50, device_gb=device_gb, measured=measured)
     images, estimates = estimate_study(study, {}, rates)
     return render_plan(study, images, estimates, rates, free_bytes)
 
 
 def test_a_study_within_all_limits_has_no_notes():
     assert "!" not in plan({})
+
+
+def test_the_load_at_which_the_rate_was_measured_is_printed_and_a_busy_machine_has_a_note():
+    text = plan({}, measured=CoreRate(50, 0.1, 2, 1.0))
+    assert "% of 50 GFLOP/s in float32 (measured at load 0.1 on 2 cores; --core-gflops)" in text
+    assert "!" not in text
+    assert "in float32 (--core-gflops)" in plan({})
+    text = plan({}, measured=CoreRate(50, 3.2, 2, 0.48))
+    assert "! core rate: measured while this machine was busy (load 3.2 on 2 cores; the measurement got 48 %" in text
+    gpus = {"gpus_per_node": 1}
+    only_gpus = {
+        stage: gpus for stage in ("convert", "train_head", "evaluate", "report", "pretrain", "finetune", "features")
+    }
+    assert "core rate" not in plan({"compute": only_gpus}, measured=CoreRate(50, 3.2, 2, 0.48))
 
 
 def test_a_training_longer_than_its_time_limit_is_announced_as_requeued():
