@@ -13,7 +13,11 @@ from mem.cli.studies import add_study
 def add_commands(commands: Any) -> None:
     """Add the commands `export`, `register`, `predict` and `runs compare`."""
     export = commands.add_parser("export", help="export a head and its backbone as one model that takes images")
-    export.add_argument("run", type=Path, metavar="RUN", help="run folder of a head (train_head-..., see `mem runs`)")
+    export.add_argument(
+        "run",
+        metavar="RUN",
+        help="run folder of a head (train_head-..., see `mem runs`), its key, or a prefix of the key",
+    )
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     export.add_argument("--no-program", dest="program", action="store_false", help="omit the torch.export program")
     export.add_argument("--no-mlflow", dest="mlflow", action="store_false", help="omit the MLflow model")
@@ -29,7 +33,9 @@ def add_commands(commands: Any) -> None:
     predict = commands.add_parser("predict", help="classify images with a head: exported, registered or from a run")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for a list on standard input")
     predict.add_argument(
-        "--model", required=True, help="run folder of a head, exported folder, or MLflow model models:/NAME@ALIAS"
+        "--model",
+        required=True,
+        help="run folder or key of a head, exported folder, or MLflow model models:/NAME@ALIAS",
     )
     predict.add_argument("--format", choices=("csv", "json"), default="csv", help="output format (%(default)s)")
     predict.add_argument("--out", type=Path, metavar="FILE", help="output file; default: standard output")
@@ -57,8 +63,10 @@ def _positive_integer(text: str) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from mem.export.commands import export
+    from mem.runs.diff import find_run
 
-    export(options.run, options.out, program=options.program, mlflow=options.mlflow)
+    run = Path(options.run) if Path(options.run, "run.json").is_file() else find_run(options.run, Path())
+    export(run, options.out, program=options.program, mlflow=options.mlflow)
     for path in sorted(options.out.iterdir()):
         print(path)
     return 0
@@ -72,8 +80,11 @@ def _register(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from mem.export.commands import predict
+    from mem.runs.diff import existing_or_run
 
-    return predict(options.images, options.model, options.format, options.out, options.batch, Path(), sys.stdin)
+    is_registered = options.model.startswith("models:")
+    model = options.model if is_registered else str(existing_or_run(options.model, Path()))
+    return predict(options.images, model, options.format, options.out, options.batch, Path(), sys.stdin)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mem.config import Folder, ImageData, Lists, Table
 from mem.data.beton.encoding import Encoding, encode
-from mem.data.codecs.limits import Unreadable
+from mem.data.codecs.decode import Unreadable
 from mem.data.datasets import ImageSet, read_unchecked
 from mem.errors import UserError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,7 @@ def find_run(name: str, root: Path) -> Path:
     """
     if (root / name / "config.yaml").is_file():
         return Path(name)
-    folders = sorted(path.parent.relative_to(root) for path in root.glob("runs/*/*/*/config.yaml"))
-    matches = [path for path in folders if name and path.name.rsplit("-", 1)[-1].startswith(name)]
+    matches = _runs_with_prefix(name, root)
     if len(matches) == 1:
         return matches[0]
     if not matches:
@@ -91,6 +91,23 @@ def find_run(name: str, root: Path) -> Path:
         )
     listed = "\n  ".join(map(str, matches[:10]))
     raise UserError(f"{name}: {len(matches)} runs have keys with this prefix. Specify more digits:\n  {listed}")
+
+
+def existing_or_run(name: str, root: Path) -> Path:
+    """Return an existing path unchanged, the folder of the run with the given key, or else the path unchanged.
+
+    Raises:
+        UserError: The name is a prefix of several keys.
+    """
+    if (root / name).exists() or not _runs_with_prefix(name, root):
+        return Path(name)
+    return find_run(name, root)
+
+
+def _runs_with_prefix(prefix: str, root: Path) -> list[Path]:
+    """Return the folders, relative to `root`, of the runs whose keys start with a prefix."""
+    folders = sorted(path.parent.relative_to(root) for path in root.glob("runs/*/*/*/config.yaml"))
+    return [path for path in folders if prefix and path.name.rsplit("-", 1)[-1].startswith(prefix)]
 
 
 def _read(folder: Path, root: Path) -> _RunSummary:
@@ -103,7 +120,7 @@ def _read(folder: Path, root: Path) -> _RunSummary:
         run = read_config(RunFolder(root / folder).config, stage)
         record = {"settings": run.settings, "labels": run.labels, "inputs": run.inputs, "seed": run.seed}
     versions = {"commit": (record.get("git") or {}).get("commit"), **record.get("versions", {})}
-    results = dict(_flattened(record.get("results", {})))
+    results = dict(_flattened(record.get("results", {}))) | _metrics(root / folder)
     if stage == "train_head":
         results |= _scores(folder, root)
     return _RunSummary(
@@ -131,8 +148,21 @@ def _scores(head: Path, root: Path) -> dict[str, Any]:
     for path in sorted((root / head).resolve().parent.glob("evaluate-*/run.json")):
         record = json.loads(path.read_text())
         if Path(record["inputs"]["head"]).name == head.resolve().name:
-            found |= dict(_flattened(record["results"]))
+            found |= dict(_flattened(record["results"])) | _metrics(path.parent)
     return found
+
+
+def _metrics(evaluation: Path) -> dict[str, Any]:
+    """Return all scores of an evaluation by dotted name, or an empty mapping for a run of another stage.
+
+    Accuracies have the same names as in the results of `run.json`, such as `test.all`.
+    """
+    path = evaluation / "metrics.json"
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    scores = {name.replace(".accuracy.", "."): value for name, value in _flattened(content["splits"])}
+    return scores | {name: content[name] for name in ("thresholds", "class_counts") if name in content}
 
 
 def _input_differences(runs: Sequence[_RunSummary], root: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -154,17 +184,60 @@ def _input_differences(runs: Sequence[_RunSummary], root: Path, prefix: str = ""
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows = [(name, _formatted(a, name), _formatted(b, name)) for name in dict.fromkeys([*a, *b])]
-    return [row for row in rows if row[1] != row[2]]
+    """Return the names of the values that differ, with both values as text. Values are compared before formatting."""
+    rows: list[tuple[str, str, str]] = []
+    for name in dict.fromkeys([*a, *b]):
+        if name not in a or name not in b:
+            first, second = (_shortened(_text(run[name])) if name in run else _ABSENT for run in (a, b))
+            rows.append((name, first, second))
+        elif not _equal(a[name], b[name]):
+            rows.append((name, *_formatted_pair(a[name], b[name])))
+    return rows
 
 
-def _formatted(values: Mapping[str, Any], name: str) -> str:
-    if name not in values:
-        return _ABSENT
-    value = values[name]
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two values are equal. Lists and tuples can be equal, and NaN equals NaN."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b or (a != a and b != b)
+
+
+def _formatted_pair(a: Any, b: Any) -> tuple[str, str]:
+    """Return two different values as different texts, shortened if they are long."""
+    texts = _text(a), _text(b)
+    if texts[0] == texts[1]:  # numbers that agree in six digits
+        return repr(a), repr(b)
+    if max(map(len, texts)) > _MAX_WIDTH and isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        first, second = list(_numbers(a)), list(_numbers(b))
+        if len(first) == len(second):
+            gaps = [
+                abs(x - y) if x is not None and y is not None else math.nan for x, y in zip(first, second, strict=True)
+            ]
+            known = [gap for gap in gaps if gap > 0]
+            largest = f", by up to {max(known):.6g}" if known else ""
+            return f"{len(first):,} values", f"{sum(gap != 0 for gap in gaps):,} differ{largest}"
+    shortened = _shortened(texts[0]), _shortened(texts[1])
+    if shortened[0] == shortened[1]:
+        return f"...{texts[0][3 - _MAX_WIDTH :]}", f"...{texts[1][3 - _MAX_WIDTH :]}"
+    return shortened
+
+
+def _numbers(value: Any) -> Iterator[float | None]:
+    """Yield the numbers in nested lists; None for other values."""
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _numbers(inner)
+    else:
+        yield value if isinstance(value, int | float) else None
+
+
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_WIDTH else text[: _MAX_WIDTH - 3] + "..."
 
 

@@ -137,12 +137,25 @@ def test_a_folder_that_cannot_be_exported_is_refused(vit, tmp_path, capsys):
     refused = {
         (head, tmp_path / "full"): "already exists and is not an export",
         (vit.run("finetune"), tmp_path / "out"): "this is a finetune run, but only the folder of a train_head run",
-        (tmp_path / "none", tmp_path / "out"): "this run is not finished",
+        (tmp_path / "none", tmp_path / "out"): "none: not a run folder, and not a prefix of a key in",
     }
     for (run, out), message in refused.items():
         assert main(["export", str(run), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "thesis.tex"]
+
+
+def test_a_head_is_exported_by_its_key(vit, tmp_path, capsys, monkeypatch):
+    run = vit.run("train_head", "ce")
+    key = run.name.rsplit("-", 1)[1]
+    monkeypatch.chdir(vit.folder)
+    out = tmp_path / "out"
+    assert main(["export", key, "--out", str(out), "--no-program", "--no-mlflow"]) == 0
+    assert json.loads((out / "export.json").read_text())["key"] == key
+    capsys.readouterr()
+    for unknown in ("runs", "", "000000000000"):
+        assert main(["export", unknown, "--out", str(out)]) == 2
+        assert f"mem: {unknown}: not a run folder, and not a prefix of a key in runs" in capsys.readouterr().err
 
 
 def test_an_export_of_another_format_is_refused(vit, tmp_path):

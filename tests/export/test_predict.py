@@ -64,9 +64,16 @@ def test_a_list_on_standard_input_is_classified_and_written_as_json(vit, images,
     assert "group_weights" not in predictions[0]
 
 
-def test_the_status_is_0_if_every_file_was_read(vit, images, capsys):
-    assert main(["predict", "images/0.png", "images/deep", "--model", str(vit.run("train_head", "mem"))]) == 0
-    assert capsys.readouterr().err == ""
+def test_the_status_is_0_if_every_file_was_read(vit, images, capsys, monkeypatch):
+    run = vit.run("train_head", "mem")
+    assert main(["predict", "images/0.png", "images/deep", "--model", str(run)]) == 0
+    expected = capsys.readouterr()
+    assert expected.err == ""
+    # The head can also be specified by its key, in the folder that contains `runs/`.
+    folder = images.resolve()
+    monkeypatch.chdir(vit.folder)
+    assert main(["predict", str(folder / "0.png"), "--model", run.name.rsplit("-", 1)[1]]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split(",")[1:3] == expected.out.splitlines()[1].split(",")[1:3]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,49 @@ def test_scores_of_two_heads_are_compared(root):
     assert text.endswith("No difference in: inputs.")
 
 
+def evaluation_of(head: Run, changes: dict | None = None) -> Run:
+    runs = study_runs(load_study([MINI], changes or {}))
+    return next(run for run in runs if run.stage == "evaluate" and run.inputs["head"].key == head.key)
+
+
+def write_metrics(root: Path, evaluation: Run, **scores) -> None:
+    """Write the `metrics.json` of an evaluation, in which the given scores of test replace the usual ones."""
+    test = {"accuracy": {"all": 61.5, "few": None}, "ece": 4.25, "per_class": [50.0] * 30, "norms": [[1.5, 2.5]] * 9}
+    content = {"thresholds": "many>100 few<20", "class_counts": [9, 5], "splits": {"test": test | scores}}
+    (root / evaluation.folder / "metrics.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"ece": 6.5}, {"test.ece": ["4.25", "6.5", "+2.25"]}),
+        # Numbers that agree in six digits, and lists that agree in their first values.
+        ({"ece": 4.25000001}, {"test.ece": ["4.25", "4.25000001", "+1e-08"]}),
+        ({"per_class": [50.0] * 28 + [51.0, 47.5]}, {"test.per_class": ["30 values", "2 differ, by up to 2.5"]}),
+        ({"norms": [[1.5, 2.5]] * 8 + [[1.5, None]]}, {"test.norms": ["18 values", "1 differ"]}),
+        ({"group_by_norm": {"all": 70.0}}, {"test.group_by_norm.all": ["-", "70"]}),
+        ({"accuracy": {"all": 62.0, "few": None}}, {"test.all": ["61.5", "62", "+0.5"]}),
+    ],
+)
+@pytest.mark.parametrize("stage", ["evaluate", "train_head"])
+def test_all_scores_of_an_evaluation_are_compared(root, stage, scores, expected):
+    heads = head_run(), head_run(CHANGED)
+    evaluations = evaluation_of(heads[0]), evaluation_of(heads[1], CHANGED)
+    write_metrics(root, evaluations[0])
+    write_metrics(root, evaluations[1], **scores)
+    a, b = evaluations if stage == "evaluate" else heads
+    assert section(compare(a.key, b.key, root), "results") == expected
+
+
+def test_equal_scores_are_reported_as_equal(root):
+    heads = head_run(), head_run(CHANGED)
+    evaluations = evaluation_of(heads[0]), evaluation_of(heads[1], CHANGED)
+    for evaluation in evaluations:
+        write_metrics(root, evaluation)
+    assert "No difference in: " in compare(evaluations[0].key, evaluations[1].key, root)
+    assert "results" in compare(evaluations[0].key, evaluations[1].key, root).splitlines()[-1]
+
+
 def test_the_seconds_of_all_attempts_are_compared(root):
     folders = [RunFolder(root / run.folder) for run in (head_run(), head_run(CHANGED))]
     folders[0].record.write_text(json.dumps(json.loads(folders[0].record.read_text()) | {"attempts": 3}))
