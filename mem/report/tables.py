@@ -53,7 +53,9 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
         CaptionedTable(
             "Recall of shot groups",
             "Percentage of each shot group's test images that are predicted as any class of this group. For MEM, the "
-            "last column is the percentage of images whose true group has the largest sub-network norm.",
+            "last column is the percentage of images whose true group has the largest sub-network norm. MEM heads that "
+            "differ only in the fusion or the classifier have nearly the same value, because almost only the "
+            "regularisation objective trains the sub-networks.",
             _rename_columns(
                 score_table(_sorted_summary(rows, "test", RECALL)),
                 {name: name.removeprefix("group_recall_") for name in RECALL} | {"group_by_norm": "by norm"},

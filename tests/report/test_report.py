@@ -47,6 +47,9 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
         "Provenance",
     ):
         assert title in page, title
+    # The synthetic heads of one run have the same norms.
+    assert "These heads have the same norms to 0.1 %: mem, mem_on_crt." in page
+    assert "MEM heads that differ only in the fusion or the classifier have nearly the same value" in page
     without_names = re.sub(r'xmlns(:\w+)?="[^"]*"|xlink:href="#[^"]*"', "", page)
     assert not re.search(r'(src|href)="(?!#|data:)', without_names)
     assert "many&gt;100 few&lt;20" in page
