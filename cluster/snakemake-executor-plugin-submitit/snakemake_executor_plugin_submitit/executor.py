@@ -55,7 +55,7 @@ class Executor(RemoteExecutor):
         )
         self._longest_interval = max(1.0, workflow.remote_execution_settings.seconds_between_status_checks)
         self._poll_soon()
-        self._validated = False
+        self._begun = False
         super().__init__(workflow, logger)
 
     # submission
@@ -70,9 +70,9 @@ class Executor(RemoteExecutor):
         Raises:
             WorkflowError: A job of the workflow has invalid resources. Only the first call checks all jobs.
         """
-        if not self._validated:
-            self._submissions.validate_all()
-            self._validated = True
+        if not self._begun:
+            self._submissions.begin()
+            self._begun = True
         for job in jobs:
             self.run_job_pre(job)
         with self._interrupts.delayed():

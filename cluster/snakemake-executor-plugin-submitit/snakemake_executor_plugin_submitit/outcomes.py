@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from snakemake_executor_plugin_submitit import requeue
@@ -11,6 +12,7 @@ from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.retries import Retry, plan_retry
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.states import NOT_STARTED, Kind, State
+from snakemake_executor_plugin_submitit.step_errors import node_failed
 from snakemake_executor_plugin_submitit.submission import Submission
 from snakemake_executor_plugin_submitit.submissions import Submissions
 
@@ -54,6 +56,9 @@ class Outcomes:
     def _resubmit(self, submission: Submission, state: State) -> bool:
         """Resubmit a failed job if its code did not cause the failure. Otherwise, set `submission.error`."""
         failure = first_failure(submission.folder)
+        output = submission_folder(submission.token) / f"{submission.job_id}_0_log.out"
+        if failure is None and state.name == "FAILED" and node_failed(output):
+            state = replace(state, name="NODE_FAIL")
         reason = failure.reason if failure else ""
         cluster = "SLURM" if self._cluster.outlives_workflow_process else self._cluster.name
         if state.name == NOT_STARTED:
@@ -65,7 +70,7 @@ class Outcomes:
             state.name,
             failure,
             submission.folder,
-            submission_folder(submission.token) / f"{submission.job_id}_0_log.out",
+            output,
         )
         submission.first_log = failure.log if failure else submission.folder.rank_log(0)
         retry = plan_retry(submission.request, state, reason, self._settings)

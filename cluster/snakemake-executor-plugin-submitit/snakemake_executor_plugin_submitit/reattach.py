@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -57,6 +58,19 @@ class ReattachedJobs:
                     return
                 time.sleep(1)
         self._wait_for_outputs([(self._records[key], job) for key, job in found.items() if self._is_done(key)])
+
+    def drop_finished(self, jobs: Sequence[Any]) -> None:
+        """Remove the records and files of finished jobs that the workflow does not need to run.
+
+        The earlier workflow process was killed after Snakemake had processed their outputs.
+        """
+        for key in {record_key(job) for job in jobs} & self._records.keys() if self._records else ():
+            record = self._records[key]
+            if record.job_id and self._cluster.outcome(record.token, record.job_id, record.tasks) is Kind.DONE:
+                del self._records[key]
+                self._registry.drop(record.token, [record.index], [key])
+                self._cluster.remove_files(record.token, record.job_id, record.index)
+                shutil.rmtree(job_folder(f"{record.token}-{record.index}", Path(record.logs)).root, ignore_errors=True)
 
     def _is_done(self, key: str) -> bool:
         return self._states[key].kind is Kind.DONE

@@ -55,13 +55,17 @@ class Submissions:
         self._submission_lock = threading.RLock()
         self._closed = False
 
-    def validate_all(self) -> None:
-        """Check the resources of all jobs that the workflow will run.
+    def begin(self) -> None:
+        """Check the resources of all jobs that the workflow will run, and remove records of jobs that it will not run.
 
         Raises:
             WorkflowError: Some rules have invalid resources. The message contains one line per invalid rule.
         """
-        self._requests.validate_all(self._executor.dag)
+        dag = self._executor.dag
+        self._requests.validate_all(dag)
+        needed = set(dag.needrun_jobs())
+        with disk_errors_reported(self._executor.logger):
+            self._reattached_jobs.drop_finished([job for job in dag.jobs if job not in needed])
 
     # submission
 

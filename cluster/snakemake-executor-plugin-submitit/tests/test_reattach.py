@@ -198,3 +198,19 @@ def test_nothing_is_done_while_the_state_is_unknown(earlier, monkeypatch):
     with pytest.raises(WorkflowError, match="Cannot determine whether job 1"):
         earlier.reattach(cluster)
     assert "key" in earlier.registry.read_all()
+
+
+def test_the_record_of_a_job_that_is_not_needed_any_more_is_removed(earlier):
+    earlier.record()
+    earlier.finished()
+    logger = SimpleNamespace(info=print, warning=print)
+    ReattachedJobs(earlier.registry, Cluster(state=None), logger, latency_wait=0).drop_finished([earlier.job])
+    assert earlier.registry.read_all() == {}
+    assert not submission_folder(TOKEN).exists()
+
+
+def test_the_record_of_a_job_that_may_still_run_is_kept(earlier):
+    earlier.record()
+    logger = SimpleNamespace(info=print, warning=print)
+    ReattachedJobs(earlier.registry, Cluster(), logger, latency_wait=0).drop_finished([earlier.job])
+    assert "key" in earlier.registry.read_all()
