@@ -11,6 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from mem.config.base import Name, Section, Unkeyed
 
+CenterCrop = Annotated[float, Field(gt=0, le=1), Unkeyed("pretrain", "finetune")]
+"""Share of the image's shorter side. Training uses random crops, so the keys of training runs do not contain it."""
+
 
 class VisionTransformer(Section):
     """timm's Vision Transformer (Dosovitskiy et al. 2021) with a class token and timm's parameter names."""
@@ -28,7 +31,7 @@ class VisionTransformer(Section):
     """Number of transformer blocks."""
     heads: PositiveInt
     """Attention heads per block."""
-    center_crop: Annotated[float, Field(gt=0, le=1)]
+    center_crop: CenterCrop
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @model_validator(mode="after")
@@ -68,7 +71,7 @@ class ConvMae(Section):
     """Attention heads per transformer block."""
     mlp_ratios: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (4.0, 4.0, 4.0)
     """Hidden dimension of the MLPs in each stage, as a multiple of the stage's width."""
-    center_crop: Annotated[float, Field(gt=0, le=1)]
+    center_crop: CenterCrop
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @model_validator(mode="after")
@@ -113,7 +116,7 @@ class TimmNetwork(Section):
     norm_batch: Annotated[int, Field(ge=2)] | None
     """Number of consecutive images over which BatchNorm computes its training statistics, regardless of the number of
     GPUs and micro-batches. Use `null` for networks without BatchNorm and for studies without finetuning."""
-    center_crop: Annotated[float, Field(gt=0, le=1)]
+    center_crop: CenterCrop
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @model_validator(mode="after")
@@ -141,7 +144,7 @@ class CustomModule(Section):
     key."""
     image_size: PositiveInt
     """Side of the square input in pixels."""
-    center_crop: Annotated[float, Field(gt=0, le=1)]
+    center_crop: CenterCrop
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 
     @field_validator("module")

@@ -75,9 +75,9 @@ class ImageData(Section):
 
     name: Name
     """Name of the dataset's folder under `runs/`."""
-    pixel_mean: tuple[Fraction, Fraction, Fraction]
+    pixel_mean: Annotated[tuple[Fraction, Fraction, Fraction], Unkeyed("convert")]
     """Per-channel mean for normalisation, for pixel values in 0..1."""
-    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    pixel_std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Unkeyed("convert")]
     """Per-channel standard deviation for normalisation, for pixel values in 0..1."""
     storage: Literal["raw", "jpeg", "fit"]
     """Format of the images in the .beton files. `fit` stores raw pixels if they fit into `size_budget_gb`, otherwise
@@ -109,6 +109,11 @@ class ImageData(Section):
                 "`holdout` is for datasets without a val split, but this one has a val split; remove `holdout`"
             )
         return self
+
+    def without_effect(self) -> frozenset[str]:
+        """Return the settings of JPEG files and of resizing, unless the images are stored as JPEG or resized."""
+        unused = {"jpeg_quality"} if self.storage != "jpeg" else set[str]()
+        return frozenset(unused | ({"resample"} if self.short_side is None else set()))
 
     def has_val_without_holdout(self) -> bool | None:
         """Whether there is a val split without the setting `holdout`; None if this depends on the data."""

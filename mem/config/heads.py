@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from mem.config.base import Name, Section
+from mem.config.base import Name, Section, Unkeyed
 
 
 class Blocks(Section):
@@ -175,10 +175,14 @@ class Mem(Section):
     it modulates."""
     classifier: Literal["frozen", "trained"]
     """Whether the linear classifier is trained jointly with the modulator."""
-    classifier_from: Name
+    classifier_from: Annotated[Name, Unkeyed("train_head")]
     """Name of the head that provides MEM's initial linear classifier: a head of this study with the method `ce`, `crt`,
     `balanced_softmax` or `logit_adjusted_loss`."""
     training: HeadTraining
+
+    def without_effect(self) -> frozenset[str]:
+        """Return the seed of the random partition if the partition is not random."""
+        return frozenset() if self.partition == "random_even" else frozenset(("partition_seed",))
 
     @model_validator(mode="after")
     def _consistent(self) -> Mem:

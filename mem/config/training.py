@@ -161,7 +161,7 @@ class Finetune(Training):
     """Stochastic depth rate of the last block (Huang et al. 2016). Rates rise linearly from 0 at the first block."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     augmentation: Augmentation
-    validate_every_epochs: PositiveFloat
+    validate_every_epochs: Annotated[PositiveFloat, Unkeyed("finetune")]
     """Number of epochs between evaluations on val. The accuracy is only logged; it does not affect training."""
     mixup: NonNegativeFloat = 0
     """Mixup parameter (Zhang et al. 2018). Each sample is mixed with its neighbour; the mixing weight is sampled from
@@ -178,6 +178,12 @@ class Finetune(Training):
     def mixes(self) -> bool:
         """Whether `mixup` or `cutmix` is enabled."""
         return bool(self.mixup or self.cutmix)
+
+    def without_effect(self) -> frozenset[str]:
+        """Return the settings of mixup and CutMix that are not used."""
+        if not self.mixes:
+            return frozenset(("mix_probability", "mix_switch"))
+        return frozenset() if self.mixup and self.cutmix else frozenset(("mix_switch",))
 
     @model_validator(mode="after")
     def _batch_is_even(self) -> Finetune:
@@ -199,6 +205,10 @@ class Features(Section):
     """Data type of stored tokens; `float16` halves their size. The pooled feature is always float32."""
     online: bool = False
     """Whether heads run the backbone in every epoch instead of reading stored features. This saves disk space."""
+
+    def without_effect(self) -> frozenset[str]:
+        """Return the augmentation if there are no augmented views."""
+        return frozenset() if self.views else frozenset(("augmentation",))
 
     @model_validator(mode="after")
     def _dtype_requires_stored_tokens(self) -> Features:

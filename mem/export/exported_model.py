@@ -30,7 +30,7 @@ from mem.models.backbones import build
 from mem.models.pixels import Pixels
 from mem.models.weights import load_into, load_weights
 from mem.runs.folder import read_record
-from mem.runs.run_config import read_config
+from mem.runs.image_settings import finetuned_backbone, normalisation_of
 
 FORMAT = 1
 """Version of the folder format. Increase it when the meaning of a file changes."""
@@ -83,9 +83,10 @@ def export_head(folder: Path, out: Path) -> ExportedModel:
 
 def _about(runs: Lineage) -> dict[str, Any]:
     record = read_record(runs.head)
-    dataset = read_record(runs.images)["settings"]["dataset"]
+    features = read_record(runs.features)["settings"]
+    mean, std = normalisation_of(features, runs.images)
     manifest = json.loads((runs.images / "dataset.json").read_text())
-    backbone = read_config(runs.backbone, "finetune").union("backbone", config.ImageBackbone)
+    backbone = finetuned_backbone(runs.backbone, features)
     return {
         "format": FORMAT,
         "mem": mem.__version__,
@@ -103,8 +104,8 @@ def _about(runs: Lineage) -> dict[str, Any]:
         "git": record["git"],
         "classes": manifest["classes"],
         "images": {
-            "pixel_mean": dataset["pixel_mean"],
-            "pixel_std": dataset["pixel_std"],
+            "pixel_mean": mean,
+            "pixel_std": std,
             "storage": manifest["kept"]["storage"],
             "jpeg_quality": manifest["kept"].get("jpeg_quality", 100),
             "short_side": manifest["kept"]["short_side"],

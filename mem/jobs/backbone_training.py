@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,7 +16,7 @@ from mem.data.loading.shard import RankShard
 from mem.jobs.job import Job
 from mem.models.flops import training_flops
 from mem.models.pixels import Pixels
-from mem.runs.folder import read_record
+from mem.runs.image_settings import normalisation_of
 from mem.train.loop import Validation, fit
 from mem.train.schedules import Schedule, training_steps, warmup_cosine
 from mem.train.state import TrainState
@@ -37,15 +36,15 @@ class BackboneInputs:
     """Shapes of the model's inputs for one image. None means that the image is the only input."""
 
 
-def normalization_of(images: Path) -> Pixels:
-    """Return the pixel normalisation of a converted dataset."""
-    dataset = read_record(images)["settings"]["dataset"]
-    return Pixels(tuple(dataset["pixel_mean"]), tuple(dataset["pixel_std"]))
+def pixels_of(job: Job) -> Pixels:
+    """Return the pixel normalisation of a run."""
+    mean, std = normalisation_of(job.run.settings, job.inputs["images"])
+    return Pixels((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
-def fill_color_of(images: Path) -> tuple[int, int, int]:
-    """Return the mean colour of a converted dataset, which fills the pixels that an augmentation leaves empty."""
-    red, green, blue = (min(255, round(255 * mean)) for mean in normalization_of(images).mean)
+def fill_color_of(job: Job) -> tuple[int, int, int]:
+    """Return the mean colour of a run's images, which fills the pixels that an augmentation leaves empty."""
+    red, green, blue = (min(255, round(255 * mean)) for mean in pixels_of(job).mean)
     return red, green, blue
 
 
@@ -72,7 +71,7 @@ def train_backbone(
         workers=provenance.cpus(),
         shard=RankShard(job.world.rank, job.world.size),
         group_size=inputs.group_size,
-        fill=fill_color_of(job.inputs["images"]),
+        fill=fill_color_of(job),
     )
     shapes = inputs.flop_shapes or ((1, 3, inputs.side, inputs.side),)
     lr_at = warmup_cosine(settings.lr, settings.min_lr, settings.warmup_epochs, settings.epochs, steps_per_epoch)

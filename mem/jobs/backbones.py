@@ -13,8 +13,8 @@ from mem.models.weights import load_into, load_weights
 from mem.models.weights.external import read_checkpoint
 from mem.models.weights.initialise import initialise_from
 from mem.models.weights.official import weights_file
+from mem.runs.image_settings import finetuned_backbone
 from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
-from mem.runs.run_config import read_config
 
 FEATURE_BATCH = 256
 """Images per forward pass of a frozen backbone."""
@@ -29,7 +29,7 @@ def backbone_of(
         The backbone's settings, the module, and a record of the loaded weights for run.json.
     """
     if "classifier" in job.inputs:
-        backbone = read_config(job.inputs["classifier"], "finetune").union("backbone", config.ImageBackbone)
+        backbone = finetuned_backbone(job.inputs["classifier"], job.run.settings)
         model, record = build(backbone, classes), dict[str, Any]()
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:

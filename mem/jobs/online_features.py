@@ -16,7 +16,7 @@ from mem import config, provenance
 from mem.data.beton.reader import Beton
 from mem.data.features.stored import FeatureSource, is_online, open_split, read_about, read_labels
 from mem.data.loading.images import ImageViews
-from mem.jobs.backbone_training import fill_color_of, normalization_of
+from mem.jobs.backbone_training import fill_color_of, pixels_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.models.pixels import Pixels
@@ -59,7 +59,7 @@ class OnlineBackbone:
     @cached_property
     def pixels(self) -> Pixels:
         """The normalisation of the images."""
-        return normalization_of(self.job.inputs["images"])
+        return pixels_of(self.job)
 
     def split(self, split: str) -> OnlineFeatures:
         """Return the features of a split."""
@@ -75,7 +75,7 @@ class OnlineBackbone:
             self.settings.augmentation,
             self.job.seed,
             provenance.cpus(),
-            fill_color_of(images),
+            fill_color_of(self.job),
         )
 
 

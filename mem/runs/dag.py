@@ -21,18 +21,30 @@ from mem.config import (
     LogitAdjustment,
     Lws,
     Mem,
+    NoBackbone,
     Section,
     Study,
     Tau,
 )
-from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, defaults, digest, file_digest, index_digests, keyed, unkeyed
+from mem.runs.keys import (
+    CENTER_CROP,
+    INITIAL_DIGEST,
+    MODULE_DIGEST,
+    NORMALISATION,
+    defaults,
+    digest,
+    file_digest,
+    index_digests,
+    keyed,
+    unkeyed,
+)
 
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
 VERSIONS: dict[str, int] = {**dict.fromkeys(STAGES, 1), "evaluate": 2}
 """Version of each stage. Increase it when a code change alters the results of the stage. All runs of the stage then get
 new keys and are recomputed."""
 
-Settings = Mapping[str, Section | int | str]
+Settings = Mapping[str, Section | Mapping[str, Any] | float | int | str]
 """Settings of a run by name."""
 
 
@@ -58,7 +70,7 @@ class Run:
             "stage": self.stage,
             "version": VERSIONS[self.stage],
             "seed": self.seed,
-            "settings": {name: keyed(value) for name, value in self.settings.items()},
+            "settings": {name: keyed(value, self.stage) for name, value in self.settings.items()},
             "inputs": {name: run.key for name, run in self.inputs.items()},
         }
         return digest(content)
@@ -89,17 +101,17 @@ class Run:
             "backbone": self.backbone,
             "labels": dict(self.labels),
             "seed": self.seed,
-            "settings": {name: keyed(value) for name, value in self.settings.items()},
-            "defaults": defaults(self.settings),
+            "settings": {name: keyed(value, self.stage) for name, value in self.settings.items()},
+            "defaults": defaults(self.settings, self.stage),
             "inputs": {name: str(run.folder) for name, run in self.inputs.items()},
         }
 
     def site(self, study: Study) -> dict[str, Any]:
-        """Return the content of the run's `site.yaml`: the unkeyed settings, which cannot change a result."""
+        """Return the content of the run's `site.yaml`: the unkeyed settings, which cannot change its result."""
         settings = {
             name: rest
             for name, value in self.settings.items()
-            if isinstance(value, Section) and (rest := unkeyed(value))
+            if isinstance(value, Section) and (rest := unkeyed(value, self.stage))
         }
         return {"compute": getattr(study.compute, self.stage).model_dump(mode="json"), "settings": settings}
 
@@ -156,21 +168,31 @@ def _seed_runs(study: Study, images: Run, order: int, seed: int) -> list[Run]:
     runs: list[Run] = []
     encoder: dict[str, Run] = {}
     initial = _initial_settings(study)
+    normalisation = _normalisation_settings(study)
     if study.pretrain is not None:
-        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **initial}
+        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **normalisation, **initial}
         pretrained = create_run("pretrain", settings, {"images": images})
         encoder, initial = {"encoder": pretrained}, {}
         runs.append(pretrained)
     if study.finetune is None:
-        settings = {"backbone": study.backbone, "features": study.features, **initial, **_module_settings(study)}
+        settings = {"backbone": study.backbone, "features": study.features, **normalisation}
+        settings |= initial | _module_settings(study)
         features = create_run("features", settings, {"images": images, **encoder})
         runs.append(features)
     else:
-        settings = {"backbone": study.backbone, "finetune": study.finetune, **initial}
+        settings = {"backbone": study.backbone, "finetune": study.finetune, **normalisation, **initial}
         finetuned = create_run("finetune", settings, {"images": images, **encoder})
-        features = create_run("features", {"features": study.features}, {"images": images, "classifier": finetuned})
+        assert not isinstance(study.backbone, NoBackbone)
+        settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation}
+        features = create_run("features", settings, {"images": images, "classifier": finetuned})
         runs += [finetuned, features]
     return runs + _head_runs(study, features, create_run)
+
+
+def _normalisation_settings(study: Study) -> dict[str, Any]:
+    """Return the setting with the normalisation of the images. The stages that use it need it in their keys."""
+    assert not isinstance(study.dataset, FeatureFiles)
+    return {NORMALISATION: {"mean": list(study.dataset.pixel_mean), "std": list(study.dataset.pixel_std)}}
 
 
 def _initial_settings(study: Study) -> dict[str, Section | int | str]:
@@ -203,7 +225,7 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
         labels = {"method": head.method, "variant": name}
         settings: dict[str, Section | int | str] = {"head": head}
         inputs = dict(source)
-        if isinstance(head, Mem):
+        if isinstance(head, Mem) and head.partition == "shot":
             settings["shots"] = study.shots
         if (start := _start_head(study, head)) is not None:
             inputs["head"] = heads[start]

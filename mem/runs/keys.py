@@ -11,12 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mem.config import Dataset, Unkeyed
+from mem.config import Dataset, Section, Unkeyed
 
 INITIAL_DIGEST = "initial digest"
 """Name of the setting that contains the digest of custom initial weights."""
 MODULE_DIGEST = "module digest"
 """Name of the setting that contains the digest of a custom backbone's Python file."""
+
+NORMALISATION = "normalisation"
+"""Name of the setting that contains the mean and standard deviation of pixel values."""
+CENTER_CROP = "center crop"
+"""Name of the setting of a features run that contains the crop of the finetuned backbone's input."""
 
 
 def digest(content: Any) -> str:
@@ -44,52 +49,70 @@ def index_digests(dataset: Dataset) -> dict[str, str]:
     return digests
 
 
-def keyed(value: Any) -> Any:
-    """Return the part of a setting that determines the key, as JSON data.
+def keyed(value: Any, stage: str) -> Any:
+    """Return the part of a setting that determines the key of a run of a stage, as JSON data.
 
     This part contains the settings that can change a result and differ from their default. A new setting with a default
     therefore changes no key. If a default changes, increase the versions of the affected stages.
     """
     if isinstance(value, BaseModel):
-        return {name: keyed(getattr(value, name)) for name in _keyed_fields(value) if not _has_default(value, name)}
+        unused = _unkeyed_fields(value, stage)
+        names = [name for name in type(value).model_fields if name not in unused and not _has_default(value, name)]
+        return {name: keyed(getattr(value, name), stage) for name in names}
     if isinstance(value, Mapping):
-        return {key: keyed(inner) for key, inner in value.items()}
+        return {key: keyed(inner, stage) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [keyed(inner) for inner in value]
+        return [keyed(inner, stage) for inner in value]
     return value
 
 
-def defaults(value: Any) -> dict[str, Any]:
+def defaults(value: Any, stage: str) -> dict[str, Any]:
     """Return the settings that `keyed` omits because they have their default value, at any depth."""
     found: dict[str, Any] = {}
     if isinstance(value, BaseModel):
-        for name in _keyed_fields(value):
+        for name in type(value).model_fields:
             inner = getattr(value, name)
+            if _has_mark(value, name, stage):
+                continue
             if _has_default(value, name):
-                found[name] = inner.model_dump(mode="json") if isinstance(inner, BaseModel) else keyed(inner)
-            elif rest := defaults(inner):
+                found[name] = inner.model_dump(mode="json") if isinstance(inner, BaseModel) else keyed(inner, stage)
+            elif rest := defaults(inner, stage):
                 found[name] = rest
     elif isinstance(value, Mapping):
-        found = {key: rest for key, inner in value.items() if (rest := defaults(inner))}
+        found = {key: rest for key, inner in value.items() if (rest := defaults(inner, stage))}
     return found
 
 
-def unkeyed(value: BaseModel) -> dict[str, Any]:
-    """Return the settings that are marked `Unkeyed` and are not None, at any depth."""
+def unkeyed(value: BaseModel, stage: str) -> dict[str, Any]:
+    """Return the settings that are not None and cannot change a result of a stage, at any depth."""
     found: dict[str, Any] = {}
-    for name, info in type(value).model_fields.items():
+    unused = _unkeyed_fields(value, stage)
+    for name in type(value).model_fields:
         inner = getattr(value, name)
-        if any(isinstance(mark, Unkeyed) for mark in info.metadata):
-            if inner is not None:
-                found[name] = inner.model_dump(mode="json") if isinstance(inner, BaseModel) else inner
-        elif isinstance(inner, BaseModel) and (rest := unkeyed(inner)):
+        if name in unused:
+            if inner is not None and (_has_mark(value, name, stage) or not _has_default(value, name)):
+                found[name] = inner.model_dump(mode="json") if isinstance(inner, BaseModel) else _as_json(inner)
+        elif isinstance(inner, BaseModel) and (rest := unkeyed(inner, stage)):
             found[name] = rest
     return found
 
 
-def _keyed_fields(value: BaseModel) -> list[str]:
-    fields = type(value).model_fields.items()
-    return [name for name, info in fields if not any(isinstance(mark, Unkeyed) for mark in info.metadata)]
+def _unkeyed_fields(value: BaseModel, stage: str) -> set[str]:
+    """Return the names of the settings that cannot change a result of a stage.
+
+    The report shows all settings of a study, also those without an effect.
+    """
+    marked = {name for name in type(value).model_fields if _has_mark(value, name, stage)}
+    return marked | (value.without_effect() if isinstance(value, Section) and stage != "report" else set())
+
+
+def _has_mark(value: BaseModel, name: str, stage: str) -> bool:
+    marks = type(value).model_fields[name].metadata
+    return any(isinstance(mark, Unkeyed) and mark.applies_to(stage) for mark in marks)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _has_default(value: BaseModel, name: str) -> bool:

@@ -17,7 +17,7 @@ from mem.data.features import stored as store
 from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_of_rank
 from mem.data.loading.images import ImageViews
 from mem.errors import Stopped, UserError
-from mem.jobs.backbone_training import fill_color_of, normalization_of
+from mem.jobs.backbone_training import fill_color_of, pixels_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.jobs.precomputed_features import precomputed_features
@@ -63,7 +63,7 @@ def _compute(
     model: BackboneClassifier | FrozenBackbone,
     betons: Mapping[str, Beton],
 ) -> dict[str, Any]:
-    pixels = normalization_of(job.inputs["images"])
+    pixels = pixels_of(job)
     shapes = {"pooled": (model.width,), **({"tokens": (model.tokens, model.width)} if settings.tokens else {})}
     dtypes = {"pooled": "float32", "tokens": settings.dtype}
     layouts = {
@@ -116,7 +116,7 @@ def _batches(
 ) -> Iterator[tuple[Chunk, Batch]]:
     """Yield each chunk with a batch of its images."""
     workers, side = provenance.cpus(), backbone.image_size
-    fill = fill_color_of(job.inputs["images"])
+    fill = fill_color_of(job)
     for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
         chunks_of_view = list(group)
         indices = np.concatenate([np.arange(chunk.first, chunk.first + chunk.count) for chunk in chunks_of_view])

@@ -17,7 +17,7 @@ from mem.data.beton.reader import Beton
 from mem.data.convert.convert import train_counts
 from mem.data.loading.images import plain_batches
 from mem.heads.base import accuracy
-from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
+from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
 from mem.jobs.backbones import load_starting_weights
 from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
@@ -42,7 +42,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
     model = build(backbone, len(counts), settings.drop_path)
     record = load_starting_weights(job, model)
     model.to(job.world.device)
-    pixels = normalization_of(images)
+    pixels = pixels_of(job)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)
     groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mem import config
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
-from mem.jobs.backbone_training import BackboneInputs, normalization_of, train_backbone
+from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
 from mem.jobs.backbones import load_starting_weights
 from mem.jobs.job import Job
 from mem.jobs.reconstructions import reconstruction_logger
@@ -35,7 +35,7 @@ def pretrain(job: Job) -> Mapping[str, Any]:
     model.to(job.world.device)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
-    pixels, side = normalization_of(job.inputs["images"]), backbone.image_size
+    pixels, side = pixels_of(job), backbone.image_size
     validate = None
     if settings.reconstruct_every_epochs:
         train = Beton(job.inputs["images"] / "train.beton")

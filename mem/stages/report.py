@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mem import config, files
+from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.report import figures
 from mem.report.collect import StudyResults, collect
@@ -39,6 +40,12 @@ def report(job: Job) -> Mapping[str, Any]:
     """Write `results/<study>/`: runs.csv, report/, tables/ and figures/."""
     study = job.run.section("study", config.Study)
     *runs, report_run = study_runs(study)
+    if report_run.key != job.run.key:
+        raise UserError(
+            f"{job.run.path}: the runs of this study have other keys now, because an earlier version of mem planned "
+            "this report, or because a list or weights file changed. Run the study again to compute the new runs; the "
+            "earlier runs are kept."
+        )
     records = {run.key: _record_with_total_seconds(run) for run in runs}
     manifest = records[data_run(runs).key]["results"]
     results = collect(study.study, [(report_run.inputs[name].labels, folder) for name, folder in job.inputs.items()])

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import lzma
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mem.config.load import load_study
-from mem.runs.dag import Run, study_runs
+from mem.runs.dag import STAGES
 from tests.conftest import REPOSITORY
 
 BEFORE = REPOSITORY / "tests" / "fixtures" / "earlier_version"
 
 
+@dataclass(frozen=True)
+class EarlierRun:
+    """A finished run of the earlier study. The current code would give the run another key."""
+
+    stage: str
+    key: str
+    labels: dict
+    folder: Path
+
+
 @pytest.fixture(scope="session")
-def runs() -> list[Run]:
-    """The runs of the earlier study, with keys computed by the current code."""
-    return study_runs(load_study([BEFORE / "study.yaml"]))
+def runs() -> list[EarlierRun]:
+    """The runs of the earlier study, in the order of their stages."""
+    configs = [(path, yaml.safe_load(path.read_text())) for path in (BEFORE / "runs").rglob("config.yaml")]
+    found = [
+        EarlierRun(config["stage"], config["key"], config["labels"], path.parent.relative_to(BEFORE))
+        for path, config in configs
+    ]
+    return sorted(found, key=lambda run: (STAGES.index(run.stage), str(run.folder)))
 
 
 @pytest.fixture

@@ -82,6 +82,98 @@ def test_the_folder_of_the_images_changes_no_key():
     assert [run.key for run in study_runs(here)] == [run.key for run in study_runs(there)]
 
 
+AFTER_FINETUNING = EVERYTHING_AFTER_FINETUNING - {"finetune"}
+
+
+@pytest.mark.parametrize("name", ["pixel_mean", "pixel_std"])
+def test_the_normalisation_changes_no_conversion_but_everything_that_uses_it(name):
+    changed = changed_stages({"dataset": {name: [0.4, 0.4, 0.4]}})
+    assert changed == EVERYTHING_AFTER_FINETUNING | {"pretrain"}
+
+
+def test_the_normalisation_changes_features_without_training(mini_values):
+    keys = []
+    for mean in (0.3, 0.4):
+        dataset = {**mini_values["dataset"], "pixel_mean": [mean] * 3}
+        heads = {"crt": mini_values["heads"]["crt"]}
+        changes = {"dataset": dataset, "heads": heads, "pretrain": None, "finetune": None}
+        runs = study_runs(Study.model_validate({**mini_values, **changes}))
+        keys.append({run.stage: run.key for run in runs})
+    assert {stage for stage, key in keys[0].items() if key == keys[1][stage]} == {"convert"}
+
+
+def test_the_center_crop_of_evaluation_changes_no_training_of_the_backbone():
+    assert changed_stages({"backbone": {"center_crop": 0.875}}) == AFTER_FINETUNING
+
+
+def test_the_interval_of_validation_changes_only_the_report():
+    assert changed_stages({"finetune": {"validate_every_epochs": 3}}) == {"report"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": {"jpeg_quality": 70}},  # storage: raw
+        {"dataset": {"resample": "lanczos"}},  # no short_side
+        {"finetune": {"mix_probability": 0.5}},  # neither mixup nor cutmix
+        {"finetune": {"mix_switch": 0.3}},
+        {"heads": {"mem": {"partition_seed": 1}}},  # partition: shot
+    ],
+)
+def test_a_setting_without_effect_changes_only_the_report(change):
+    assert changed_stages(change) == {"report"}
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        ({"dataset": {"storage": "jpeg", "jpeg_quality": 70}}, "convert"),
+        ({"dataset": {"short_side": 4, "resample": "lanczos"}}, "convert"),
+        ({"finetune": {"mixup": 0.8, "mix_probability": 0.5}}, "finetune"),
+        ({"finetune": {"mixup": 0.8, "cutmix": 1, "mix_switch": 0.3}}, "finetune"),
+        ({"features": {"augmentation": {"flip": True}}}, "features"),
+        ({"heads": {"mem": {"partition": "random_even", "partition_seed": 1}}}, "train_head mem"),
+    ],
+)
+def test_a_setting_with_an_effect_changes_the_key_of_its_stage(change, first):
+    section, values = next(iter(change.items()))
+    before = {section: {name: value for name, value in values.items() if name != list(values)[-1]}}
+    if section == "heads":
+        before = {"heads": {"mem": {"partition": "random_even"}}}
+    keys = [{run_name(run): run.key for run in study_runs(load_study([MINI], c))} for c in (before, change)]
+    assert keys[0][first] != keys[1][first]
+
+
+def test_the_augmentation_of_features_without_views_changes_only_the_report():
+    keys = [
+        {run_name(run): run.key for run in study_runs(load_study([MINI], {"features": {"views": 0, **change}}))}
+        for change in ({}, {"augmentation": {"flip": True}})
+    ]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"report"}
+
+
+def test_shot_thresholds_do_not_change_a_mem_head_with_another_partition():
+    keys = [
+        {
+            run_name(run): run.key
+            for run in study_runs(load_study([MINI], {"heads": {"mem": {"partition": "cardinality_even"}}, **change}))
+        }
+        for change in ({}, {"shots": {"many_above": 90}})
+    ]
+    assert keys[0]["train_head mem"] == keys[1]["train_head mem"]
+    assert keys[0]["evaluate mem"] != keys[1]["evaluate mem"]
+
+
+def test_a_new_name_for_the_head_that_mem_starts_from_does_not_change_the_mem_head(mini_values):
+    heads = dict(mini_values["heads"])
+    heads["linear"] = {"method": "crt", **heads.pop("crt")}
+    heads["mem_on_crt"] = {**heads["mem_on_crt"], "classifier_from": "linear"}
+    renamed = {run_name(run): run.key for run in study_runs(Study.model_validate({**mini_values, "heads": heads}))}
+    before = {run_name(run): run.key for run in study_runs(load_study([MINI]))}
+    assert renamed["train_head linear"] == before["train_head crt"]
+    assert renamed["train_head mem_on_crt"] == before["train_head mem_on_crt"]
+
+
 def test_shot_thresholds_change_the_runs_that_use_them():
     changed = changed_stages({"shots": {"many_above": 90}})
     assert changed == {
@@ -128,9 +220,9 @@ def test_training_from_scratch_has_no_pretraining():
 def test_the_keys_of_the_mini_study_are_as_recorded(mini):
     # If these keys changed, all users would have to recompute their finished runs.
     keys = {run_name(run): run.key for run in study_runs(mini)}
-    assert (keys["convert"], keys["pretrain"]) == ("82c0a3e40e42", "157d80da7e75")
+    assert (keys["convert"], keys["pretrain"]) == ("fd1a3f2d5889", "0cac97b1d5e5")
 
 
 def test_ce_without_training_has_its_recorded_key():
     digits = study_runs(load_study([REPOSITORY / "config" / "digits_lt.yaml"]))
-    assert {run.labels["variant"]: run.key for run in digits if run.stage == "train_head"}["ce"] == "062880aa99d6"
+    assert {run.labels["variant"]: run.key for run in digits if run.stage == "train_head"}["ce"] == "e658fdd613b0"

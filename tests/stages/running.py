@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -87,7 +87,10 @@ def keep_finished(folder: Path, run: Run) -> None:
     shutil.copytree(folder / run.folder, Path(_FINISHED_RUNS.name) / run.folder, dirs_exist_ok=True)
 
 
-def find_run(runs: list[Run], stage: str, variant: str | None = None) -> Run:
+AnyRun = TypeVar("AnyRun", bound=Any)
+
+
+def find_run(runs: list[AnyRun], stage: str, variant: str | None = None) -> AnyRun:
     """Return the run of a stage. If `variant` is given, return the run of the head with this name."""
     return next(run for run in runs if run.stage == stage and variant in (None, run.labels.get("variant")))
 

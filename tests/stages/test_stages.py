@@ -47,8 +47,8 @@ def test_stored_features_equal_those_of_the_finetuned_model(study):
     from mem.config import Backbone
     from mem.data.beton.reader import Beton
     from mem.data.loading.images import plain_batches
-    from mem.jobs.backbone_training import normalization_of
     from mem.models.backbones import build
+    from mem.models.pixels import Pixels
     from mem.models.weights import load_into, load_weights
     from mem.runs.run_config import read_config
 
@@ -61,7 +61,7 @@ def test_stored_features_equal_those_of_the_finetuned_model(study):
     split = open_split(study / mini_run("features").folder, "val")
     batch = next(iter(plain_batches(val, np.arange(len(val)), len(val), 8, 1.0, 1)))
     with torch.no_grad():
-        pooled, tokens = model.features(normalization_of(images).normalise(batch.inputs))
+        pooled, tokens = model.features(Pixels((0.305,) * 3, (0.376,) * 3).normalise(batch.inputs))
     np.testing.assert_allclose(split.pooled[0], pooled.numpy(), rtol=1e-4, atol=1e-4)
     assert split.tokens is not None
     np.testing.assert_allclose(split.tokens[0], tokens.numpy(), rtol=1e-4, atol=1e-4)
