@@ -13,6 +13,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from mem import config
+from mem.config.messages import describe_error
 from mem.errors import UserError
 
 TRAINING: Mapping[str, Any] = {
@@ -68,6 +69,11 @@ def head_settings(method: str | Mapping[str, Any] | config.Head) -> config.Head:
         return method
     given = {"method": method} if isinstance(method, str) else dict(method)
     name, known = given.get("method"), methods()
+    if name is None:
+        raise UserError(
+            f"Settings of a head: `method` is missing from {sorted(map(str, given))}. Add it, for example "
+            '{"method": "mem", "xi": 50}.'
+        )
     if name not in known:
         similar = difflib.get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {similar[0]}?" if similar else ""
@@ -78,5 +84,8 @@ def head_settings(method: str | Mapping[str, Any] | config.Head) -> config.Head:
     try:
         return TypeAdapter(config.Head).validate_python(values)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'][1:])) or name}: {e['msg']}" for e in error.errors())
+        problems: list[str] = []
+        for detail in error.errors():
+            detail["loc"] = detail["loc"][1:]  # without the method, which selects the model
+            problems.append(describe_error(detail, values, {}, name, known[name]).removeprefix(f"{name}: "))
         raise UserError(f"Invalid settings of {name}: " + "; ".join(problems)) from None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mem.data.features.arrays import Array, as_numpy
 from mem.errors import UserError
+from mem.models.backbones.feature_outputs import Features
 from mem.models.backbones.frozen import FrozenBackbone, frozen_timm
 from mem.models.weights.external import read_checkpoint
 from mem.models.weights.initialise import initialise_from
@@ -53,7 +54,8 @@ def extract(
         device: Device on which the features are computed.
 
     Raises:
-        UserError: The network is unknown or returns no features, the weights do not match, or there are no images.
+        UserError: The network is unknown, returns no features or does not accept images of this size, the weights do
+            not match, or the images have another shape or type.
     """
     batches = _batches(images, batch)
     first = next(batches, None)
@@ -75,13 +77,23 @@ def extract(
     features: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for batch_images, batch_labels in chain([first], batches):
-        pooled, sequence = model.features(batch_images.to(device))
+        pooled, sequence = _features(model, batch_images.to(device))
         batch_features = torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled
         features.append(batch_features.float().cpu().numpy())
         if batch_labels is not None:
             labels.append(as_numpy(batch_labels).astype(np.int64))
     model.backbone.train(was_training)
     return Extracted(np.concatenate(features), np.concatenate(labels) if labels else None)
+
+
+def _features(model: FrozenBackbone, images: Tensor) -> Features:
+    try:
+        return model.features(images)
+    except (RuntimeError, ValueError, AssertionError) as error:  # raised by torch or by the network
+        raise UserError(
+            f"{model.name}: cannot process a batch of shape {tuple(images.shape)}: {str(error).splitlines()[0]}. "
+            "Resize or crop all images to the same square."
+        ) from error
 
 
 def _timm_backbone(name: str, side: int, weights: str | Path | None) -> FrozenBackbone:
@@ -103,9 +115,20 @@ def _batches(images: Array | Iterable[Any], batch: int) -> Iterator[tuple[Tensor
     for item in images:
         batch_images, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
         batch_images = torch.as_tensor(batch_images)
-        if batch_images.ndim != 4 or not batch_images.is_floating_point():
+        if batch_images.ndim != 4 or batch_images.shape[1] != 3 or not batch_images.is_floating_point():
             raise UserError(
                 f"images: a batch has shape {tuple(batch_images.shape)} and type {batch_images.dtype}; expected "
-                "(images, 3, rows, columns) as floats. Normalise the images as the network expects them."
+                f"(images, 3, rows, columns) as floats. {_advice(batch_images)}"
             )
-        yield batch_images, labels
+        yield batch_images.float(), labels
+
+
+def _advice(images: Tensor) -> str:
+    """Return how to correct a batch of images of a wrong shape or type."""
+    if images.ndim == 4 and images.shape[1] != 3 and images.shape[3] == 3:
+        return "Move the channels: images.permute(0, 3, 1, 2) of a tensor, images.transpose(0, 3, 1, 2) of an array."
+    if images.ndim == 4 and images.shape[1] == 1:
+        return "Repeat the grey channel: images.repeat(1, 3, 1, 1) of a tensor, images.repeat(3, axis=1) of an array."
+    if images.ndim == 3:
+        return "Add a dimension to a single image: images[None]."
+    return "Normalise the images as the network expects them."

@@ -133,7 +133,7 @@ def fit_head(
             `{"method": "mem", "xi": 50}`; or complete settings, for example `mem.config.Mem(...)`.
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
         labels: (images,), numbered from 0. Every class must have a training image.
-        val: Features and labels for the selection of tau.
+        val: Features and labels for the selection of tau; required if a method selects tau from several values.
         classifier: The linear classifier that tau, LWS and MEM start from. By default, another head is fitted first: a
             linear probe (`ce`), or for MEM the head specified by `classifier_from`.
         shots: Thresholds of the shot groups.
@@ -146,6 +146,11 @@ def fit_head(
             images; or the settings are invalid or do not match the features.
     """
     settings = head_settings(method)
+    if val is None and isinstance(settings, config.Tau | config.LogitAdjustment) and len(settings.taus) > 1:
+        raise UserError(
+            f"val: is required, because `{settings.method}` selects tau from {len(settings.taus)} values on it. Pass "
+            f'val=(features, labels), or a single value: {{"method": "{settings.method}", "taus": [1.0]}}.'
+        )
     train = in_memory_split(features, labels, "train")
     counts = longtail.class_counts(train.labels, int(train.labels.max()) + 1)
     require_every_class(counts)

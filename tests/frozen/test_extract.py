@@ -65,6 +65,12 @@ def test_batches_with_labels_return_features_and_labels_in_order():
     assert extracted.labels.tolist() == LABELS.tolist()
 
 
+def test_images_of_type_float64_give_the_same_features():
+    module = CustomModule("pooled")
+    features = extract(module, IMAGES.double().numpy()).features
+    np.testing.assert_allclose(features, extract(module, IMAGES).features, rtol=1e-6, atol=1e-6)
+
+
 def test_a_module_is_used_in_evaluation_mode_and_not_changed():
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8), nn.Dropout(0.9)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -101,7 +107,27 @@ def test_a_module_that_returns_no_features_is_refused(form):
         ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: weights file not found"),
         ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "returns pooled features only"),
         ("resnet18", IMAGES[:0], {}, "images: expected at least one image, got none"),
-        ("resnet18", IMAGES[0], {}, r"a batch has shape \(3, 32, 32\)"),
+        (
+            "resnet18",
+            IMAGES[0],
+            {},
+            r"a batch has shape \(3, 32, 32\).*Add a dimension to a single image: images\[None\]",
+        ),
+        (
+            "resnet18",
+            IMAGES.permute(0, 2, 3, 1),
+            {},
+            r"shape \(10, 32, 32, 3\) .*expected \(images, 3, rows, columns\) as floats. Move the channels: ",
+        ),
+        (CustomModule("pooled"), IMAGES.permute(0, 2, 3, 1).numpy(), {}, r"images.transpose\(0, 3, 1, 2\) of an array"),
+        (CustomModule("pooled"), IMAGES[:, :1], {}, r"shape \(10, 1, 32, 32\).*Repeat the grey channel"),
+        (CustomModule("pooled"), IMAGES.repeat(1, 2, 1, 1), {}, r"shape \(10, 6, 32, 32\)"),
+        (
+            "vit_tiny_patch16_224",
+            IMAGES[:2, :, :16],
+            {},
+            r"vit_tiny_patch16_224: cannot process a batch of shape \(2, 3, 16, 32\): .*Resize or crop all images",
+        ),
         (
             "resnet18",
             (255 * IMAGES).to(torch.uint8),

@@ -121,8 +121,13 @@ def test_tau_is_chosen_on_val_and_reported():
     features, labels = make_features()
     head = fit_head("tau", features, labels, val=make_features(seed=1), quiet=True)
     assert set(head.results) == {"tau", "val_accuracy_by_tau"}
-    with pytest.raises(UserError, match="taus has 21 candidates, but the dataset has no val split"):
-        fit_head("tau", features, labels, quiet=True)
+    for method in ("tau", "logit_adjustment"):
+        with pytest.raises(UserError) as error:
+            fit_head(method, features, labels, quiet=True)
+        assert f"val: is required, because `{method}` selects tau from 21 values" in str(error.value)
+        assert "Pass val=(features, labels), or a single value" in str(error.value)
+        assert "dataset" not in str(error.value)
+        assert fit_head({"method": method, "taus": [1.0]}, features, labels, quiet=True).results["tau"] == 1.0
 
 
 def test_a_saved_head_is_loaded_with_the_same_logits(tmp_path):
@@ -202,7 +207,12 @@ def test_an_empty_group_is_refused_and_a_group_smaller_than_top_k_uses_all_its_c
     ("method", "expected"),
     [
         ("mems", r"Unknown method mems\. Did you mean mem\?"),
-        ({"method": "mem", "xy": 3}, "Invalid settings of mem: xy"),
+        ({"method": "mem", "xii": 3}, "Invalid settings of mem: unknown key `xii`; did you mean `xi`"),
+        ({"method": "mem", "xii": 3}, "Allowed here: method, partition, groups, .*, classifier_from, training"),
+        ({"method": "crt", "training": {"epoch": 3}}, r"unknown key `training\.epoch`; did you mean `epochs`"),
+        ({"method": "mem", "width": "wide"}, "Invalid settings of mem: `width` is 'wide': input should be a valid int"),
+        ({"method": "tau", "taus": 0.5}, r"`taus` is 0\.5: expected a list, for example \[0\.5\]"),
+        ({"xi": 50}, r"`method` is missing from \['xi'\]\. Add it"),
         ({"method": "mem", "mu": 30.0}, r"mu \(30\) must be smaller than xi"),
         (config.Ce(method="ce"), "ce: requires `training` or a finetuned classifier"),
         ({"method": "mem", "classifier_from": "mine"}, "classifier_from is `mine`"),
