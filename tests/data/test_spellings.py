@@ -46,6 +46,9 @@ def test_two_unicode_forms_of_a_label_are_one_class(tmp_path):
     assert images.classes == ("bar", COMPOSED)
     assert (counts_of(images.train, 2), images.test.labels.tolist()) == ([1, 2], [1])
     assert images.notes[0].endswith(f"class names in two Unicode forms (NFC and NFD) are one class: {COMPOSED}")
+    # Names without a second spelling keep their form and their order.
+    images = read(listed(tmp_path, [("1.jpg", DECOMPOSED), ("2.jpg", "cafz")], [("3.jpg", "cafz")]))
+    assert (images.classes, images.notes) == ((DECOMPOSED, "cafz"), ())
 
 
 def test_a_class_name_file_matches_labels_in_the_other_unicode_form(tmp_path):
@@ -74,13 +77,6 @@ def test_class_folders_in_two_unicode_forms_are_one_class(tmp_path):
     first, *others = counts_of(images.train, 3)
     assert counts_of(both.train, 3) == [first + 1, *others]
     assert any("class folders in two Unicode forms (NFC and NFD) are one class" in note for note in both.notes)
-
-
-def test_names_without_a_second_spelling_keep_their_form_and_their_order(tmp_path):
-    values = listed(tmp_path, [("1.jpg", DECOMPOSED), ("2.jpg", "cafz")], [("3.jpg", "cafz")])
-    images = read(values)
-    assert images.classes == (DECOMPOSED, "cafz")
-    assert images.notes == ()
 
 
 def test_names_that_differ_only_in_capitalisation_or_spaces_give_a_note(root):
