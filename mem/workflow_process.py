@@ -99,8 +99,8 @@ class WorkflowProcess:
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             with open(log, "ab") as out:
-                return subprocess.Popen(
-                    [sys.executable, "-m", "mem.cli", "track", "follow", "--parent", str(os.getpid())],
+                return subprocess.Popen(  # -P: modules in the working folder do not replace installed packages
+                    [sys.executable, "-P", "-m", "mem.cli", "track", "follow", "--parent", str(os.getpid())],
                     cwd=self.root,
                     stdin=subprocess.DEVNULL,
                     stdout=out,

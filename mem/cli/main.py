@@ -14,6 +14,7 @@ from mem.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments specify, and return its exit status."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(models.join_runs_compare(given))
     try:

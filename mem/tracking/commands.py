@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mem.errors import UserError
 from mem.tracking import limits, server
+from mem.tracking.addresses import shown
 from mem.tracking.end_request import EndRequest, OutOfTime
 from mem.tracking.mirror import Mirror
 
@@ -46,7 +47,7 @@ def sync(root: Path) -> int:
             mirror.send_new()
         except server.tracking_errors() as error:
             raise UserError(server.explain(uri, error)) from None
-    print(f"Sent {mirror.lines:,} lines to {uri}. `mem track ui` opens the MLflow UI.")
+    print(f"Sent {mirror.lines:,} lines to {shown(uri)}. `mem track ui` opens the MLflow UI.")
     if mirror.failed:
         raise UserError("Some logs were not sent:\n" + "\n".join(mirror.failed.values()))
     return 0
@@ -98,12 +99,12 @@ def _send_until_end(root: Path, uri: str, request: EndRequest) -> int:
             now, permanent = {str(path): text for path, text in mirror.failed.items()}, False
         except Exception as error:
             mirror = None  # the next mirror asks the server which points arrived
-            now, permanent = {**problems, uri: server.explain(uri, error)}, server.is_permanent(error)
+            now, permanent = {**problems, shown(uri): server.explain(uri, error)}, server.is_permanent(error)
         _say_changes(problems, now)
         problems = now
         if is_last:
             tries += 1
-            if not problems or permanent or (uri not in problems and tries >= _LAST_TRIES):
+            if not problems or permanent or (shown(uri) not in problems and tries >= _LAST_TRIES):
                 return 1 if problems else 0
             time.sleep(POLL_SECONDS)
             continue

@@ -21,7 +21,10 @@ from typing import Any, Protocol, runtime_checkable
 from mem import files
 from mem.progress import format_duration
 from mem.runs.attempts import Attempt, add_event, read_events
+from mem.tracking.log_events import MAX_LINE_BYTES, parse_event, read_line
 
+_EVENTS_PER_CHUNK = 5000
+"""Maximum number of events in a chunk of `read_chunks`, which limits its memory use."""
 SYSTEM = "system/"
 """Prefix of system metrics, which have a separate step counter. MLflow's UI shows them on a separate page."""
 
@@ -139,15 +142,21 @@ def read_identity(path: Path) -> tuple[str | None, dict[str, Any] | None]:
     """Return the id and the first event of a log. Each of the two is None until it is written.
 
     The first event is "start" or, in the log of a rank other than 0, "beside".
+
+    Raises:
+        ValueError: One of the two lines is damaged.
     """
     try:
         with open(path, "rb") as file:
-            lines = [line for line in (file.readline(), file.readline()) if line.endswith(b"\n")]
+            lines = [line for line in (read_line(file), read_line(file)) if line.endswith(b"\n")]
     except FileNotFoundError:
         return None, None
     if not lines:
         return None, None
-    return json.loads(lines[0]).get("id"), json.loads(lines[1]) if len(lines) > 1 else None
+    first = parse_event(lines[1]) if len(lines) > 1 else None
+    if first is not None and first["event"] not in ("start", "beside"):
+        raise ValueError(f"the second line is damaged: the event is {first['event'][:50]!r} instead of 'start'")
+    return parse_event(lines[0]).get("id"), first
 
 
 def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
@@ -166,16 +175,16 @@ def read_chunks(path: Path, start: int, metrics_per_chunk: int) -> Iterator[tupl
         events: list[dict[str, Any]] = []
         metrics, end = 0, start
         damage: ValueError | None = None
-        for line in file:
-            if not line.endswith(b"\n"):
+        while line := read_line(file):
+            if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
                 break
             try:
-                event = json.loads(line)
+                event = parse_event(line)
             except ValueError as error:
                 damage = error
                 break
             count = len(event.get("metrics", {}))
-            if events and metrics + count > metrics_per_chunk:
+            if events and (metrics + count > metrics_per_chunk or len(events) >= _EVENTS_PER_CHUNK):
                 yield events, end
                 events, metrics = [], 0
             events.append(event)

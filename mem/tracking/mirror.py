@@ -9,7 +9,8 @@ arrives exactly once.
 from __future__ import annotations
 
 import json
-import sys
+import stat
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,31 +18,15 @@ from typing import Any
 
 from mem.runs.folder import RunFolder
 from mem.tracking import server
+from mem.tracking.addresses import without_secrets
+from mem.tracking.artifacts import input_folder, say, send_artifact, send_model
 from mem.tracking.log import read_chunks, read_identity
-from mem.tracking.registry import register
+from mem.tracking.log_events import STATUSES
+from mem.tracking.log_state import NOTHING_TO_SEND, SENT, LogState, state_of
 from mem.tracking.run_description import LOG_ID, attempt_tags, run_name, run_params, run_tags
 
 _METRICS_PER_REQUEST = 800
 """Maximum number of metrics per request. MLflow accepts at most 1000 items in one request."""
-_SENT = "mem.sent."
-"""Prefix of the tag that contains the number of sent bytes. The id of the log follows the prefix."""
-_NOTHING_TO_SEND = sys.maxsize
-"""Value of `LogState.sent_bytes` if the user deleted the MLflow run. Deleted runs are not restored."""
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-"""MLflow run status by the status in an "end" event."""
-
-
-@dataclass
-class LogState:
-    """The MLflow run that a log is sent to, and how much of the log was sent."""
-
-    run_id: str
-    log_id: str
-    sent_bytes: int
-    inode: int
-    """Inode, which identifies the file. A recomputed run starts a new log with the same name."""
-    verified: bool = False
-    """Whether the MLflow run's history was searched for points that were sent without setting the tag."""
 
 
 @dataclass
@@ -59,8 +44,8 @@ class Mirror:
     """States by the path of the log."""
     _mlflow_runs: dict[str, Any] = field(init=False, default_factory=dict)
     """MLflow runs by the id of the log. Report runs are also stored by `_report_name`."""
-    _experiments: dict[str, str] = field(init=False, default_factory=dict)
-    """Experiment ids by name."""
+    _said: set[str] = field(init=False, default_factory=set)
+    """Messages about deleted experiments that were printed."""
 
     def __post_init__(self) -> None:
         self._client = server.client(self.uri)
@@ -90,9 +75,12 @@ class Mirror:
         except FileNotFoundError:  # the run is being recomputed, and the old log was renamed
             self._states.pop(str(path), None)
         except Exception as error:
-            if isinstance(error, server.tracking_errors()) and not server.is_rejection(error):
-                raise
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            if isinstance(error, server.tracking_errors()):
+                if not server.is_rejection(error):
+                    raise
+                if self._was_deleted_meanwhile(path):
+                    return
+            cause = without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))
             self.failed[path] = (
                 f"{path}: the rest of this log cannot be sent to MLflow ({cause[:500]}). The other logs are sent. "
                 "Solve this problem, then run `mem track sync`."
@@ -100,17 +88,21 @@ class Mirror:
 
     def _send(self, path: Path) -> None:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise OSError("this is not a file")  # reading a pipe would block the mirror
         state = self._states.get(str(path))
-        if state is not None and (
-            state.inode != status.st_ino or status.st_size < state.sent_bytes != _NOTHING_TO_SEND
-        ):
+        if state is not None and (state.inode != status.st_ino or state.is_longer_than(status.st_size)):
             state = None
+        if state is not None and state.is_deleted and state.may_be_restored(status.st_size):
+            state = self._check_restored(state)
         if state is None:
             state = self._find_state(path, status.st_ino)
             if state is None:
                 self._states.pop(str(path), None)
                 return
-            self._states[str(path)] = state
+        self._states[str(path)] = state
+        if state.is_deleted:
+            state.skipped_size = status.st_size
         if status.st_size <= state.sent_bytes:
             return
         for events, end in read_chunks(path, state.sent_bytes, _METRICS_PER_REQUEST):
@@ -133,27 +125,57 @@ class Mirror:
             return None if run is None else self._state_in(run.info.run_id, log_id, inode)
         if start["stage"] == "evaluate":
             # Scores are sent to the head's MLflow run, so that MLflow shows them next to the head's settings.
-            head = RunFolder(self.root / start["inputs"]["head"]).log
+            head = self._input_log(start["inputs"]["head"])
             self._send_if_possible(head)
             head_state = self._states.get(str(head))
             return None if head_state is None else self._state_in(head_state.run_id, log_id, inode)
         run = self._mlflow_runs.get(log_id) or self._mlflow_runs.get(_report_name(start["stage"], start["key"]))
         if run is None:
-            run = self._create_run(path, log_id, start)
+            try:
+                run = self._create_run(path, log_id, start)
+            except server.DeletedExperiment as error:
+                self._say_once(str(error))
+                return LogState("", log_id, NOTHING_TO_SEND, inode)
             self._remember(run)
             return LogState(run.info.run_id, log_id, 0, inode, verified=True)
-        return _state_of(run, log_id, inode)
+        return state_of(run, log_id, inode)
 
     def _state_in(self, run_id: str, log_id: str, inode: int) -> LogState:
         """Return the state of a log whose events are sent to the MLflow run of another log."""
-        return _state_of(self._client.get_run(run_id), log_id, inode)
+        if not run_id:
+            return LogState("", log_id, NOTHING_TO_SEND, inode)
+        return state_of(self._client.get_run(run_id), log_id, inode)
+
+    # --- deleted MLflow runs --------------------------------------------------------------------------
+
+    def _was_deleted_meanwhile(self, path: Path) -> bool:
+        """Return whether the user deleted the MLflow run of a log, and skip the log in this case."""
+        state = self._states.get(str(path))
+        if state is None or not state.run_id or not server.is_deleted(self._client, state.run_id):
+            return False
+        self._states[str(path)] = LogState(state.run_id, state.log_id, NOTHING_TO_SEND, state.inode)
+        return True
+
+    def _check_restored(self, state: LogState) -> LogState | None:
+        """Return the current state of a log whose run was deleted, or None if it has to be found again."""
+        state.checked = time.monotonic()
+        if not state.run_id:
+            return None
+        if server.is_deleted(self._client, state.run_id):
+            return state
+        return self._state_in(state.run_id, state.log_id, state.inode)
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            say(message)
 
     # --- MLflow runs ----------------------------------------------------------------------------------
 
     def _remember(self, run: Any) -> None:
         tags = run.data.tags
         self._mlflow_runs[tags[LOG_ID]] = run
-        if tags["stage"] == "report" and run.info.lifecycle_stage == "active":
+        if tags.get("stage") == "report" and "config_digest" in tags and run.info.lifecycle_stage == "active":
             self._mlflow_runs[_report_name(tags["stage"], tags["config_digest"])] = run
 
     def _create_run(self, path: Path, log_id: str, start: Mapping[str, Any]) -> Any:
@@ -162,10 +184,10 @@ class Mirror:
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         return self._client.create_run(
-            self._experiment(start["dataset"]),
+            server.experiment(self._client, start["dataset"], self.root, self.uri),
             start_time=round(1000 * start["time"]),
-            tags=tags,
-            run_name=run_name(start),
+            tags={name: server.storable(value) for name, value in tags.items()},
+            run_name=server.storable(run_name(start)),
         )
 
     def _parent(self, start: Mapping[str, Any]) -> str | None:
@@ -184,17 +206,16 @@ class Mirror:
                 folder = None
         if folder is None:
             return None
-        log = RunFolder(self.root / folder).log
+        log = self._input_log(folder)
         if not log.exists():
             return None
         self._send_if_possible(log)
         state = self._states.get(str(log))
         return state.run_id if state else None
 
-    def _experiment(self, name: str) -> str:
-        if name not in self._experiments:
-            self._experiments[name] = server.experiment(self._client, name, self.root, self.uri)
-        return self._experiments[name]
+    def _input_log(self, folder: str) -> Path:
+        """Return the path of the log of an input run."""
+        return RunFolder(input_folder(self.root, folder)).log
 
     # --- events ---------------------------------------------------------------------------------------
 
@@ -212,12 +233,12 @@ class Mirror:
         has_own_run = start is None or start["stage"] != "evaluate"
         params = run_params(start) if start and has_own_run else {}
         tags = attempt_tags(start) if start and has_own_run else {}
-        tags[f"{_SENT}{state.log_id}"] = str(end)
+        tags[f"{SENT}{state.log_id}"] = str(end)
         for event in events:
             if event["event"] == "artifact":
-                self._send_artifact(state, event)
+                send_artifact(self._client, state.run_id, self.root, path.parent, event)
             elif event["event"] == "model":
-                self._send_model(state, event)
+                send_model(self._client, state.run_id, self.root, path.parent, event)
         if start and has_own_run and (dataset := self._dataset(start)):
             server.log_dataset(self._client, state.run_id, start["dataset"], *dataset)
         server.send(self._client, state.run_id, metrics, params, tags)
@@ -225,44 +246,26 @@ class Mirror:
         for event in events:
             self._update_status(path, state, event)
 
-    def _send_artifact(self, state: LogState, event: Mapping[str, Any]) -> None:
-        path = self.root / event["path"]
-        if path.is_dir():
-            self._client.log_artifacts(state.run_id, str(path), event["to"])
-        elif path.exists():
-            self._client.log_artifact(state.run_id, str(path), event["to"])
-        else:
-            print(f"{path}: no such file. It is not sent to MLflow.", file=sys.stderr, flush=True)
-
-    def _send_model(self, state: LogState, event: Mapping[str, Any]) -> None:
-        path = self.root / event["path"]
-        if not (path / "MLmodel").is_file():
-            message = f"{path}: this folder contains no MLflow model. Nothing was registered; run `mem register` again."
-            print(message, file=sys.stderr, flush=True)
-            return
-        names = (event["name"], event["alias"], event["key"])
-        register(self._client, state.run_id, path, *names, event["tags"])
-
     def _dataset(self, start: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]] | None:
         """Return the key, folder and manifest of the dataset that a run uses, or None if the run uses no dataset."""
         folder = start["inputs"].get("images")
         if folder is None and (features := start["inputs"].get("features")):
             features_start = self._start_of(features)
             folder = features_start["inputs"].get("images") if features_start else None
-        manifest = self.root / folder / "dataset.json" if folder else None
+        manifest = input_folder(self.root, folder) / "dataset.json" if folder else None
         if folder is None or manifest is None or not manifest.is_file():
             return None
         try:
             return folder.rsplit("-", 1)[1], manifest.parent, json.loads(manifest.read_text())
-        except (OSError, ValueError) as error:
-            message = f"{manifest}: cannot read this file ({error}). MLflow shows its runs without their dataset."
-            print(message, file=sys.stderr, flush=True)
+        except (OSError, ValueError, RecursionError) as error:
+            say(f"{manifest}: cannot read this file ({error}). MLflow shows its runs without their dataset.")
             return None
 
     def _start_of(self, folder: str) -> dict[str, Any] | None:
         """Return the "start" event of an input run, or None if there is none or its log is damaged."""
+        log = self._input_log(folder)
         try:
-            return read_identity(RunFolder(self.root / folder).log)[1]
+            return read_identity(log)[1]
         except (OSError, ValueError):
             return None
 
@@ -272,14 +275,7 @@ class Mirror:
         elif event["event"] == "end":
             _, start = read_identity(path)
             if start is not None and start["stage"] != "evaluate":
-                self._client.set_terminated(state.run_id, _STATUS[event["status"]], round(1000 * event["time"]))
-
-
-def _state_of(run: Any, log_id: str, inode: int) -> LogState:
-    """Return the state of a log as recorded in the tags of its MLflow run."""
-    if run.info.lifecycle_stage == "deleted":
-        return LogState(run.info.run_id, log_id, _NOTHING_TO_SEND, inode)
-    return LogState(run.info.run_id, log_id, int(run.data.tags.get(_SENT + log_id, 0)), inode)
+                self._client.set_terminated(state.run_id, STATUSES[event["status"]], round(1000 * event["time"]))
 
 
 def _report_name(stage: str, key: str) -> str:

@@ -8,11 +8,11 @@ import http
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -25,6 +25,9 @@ import requests.exceptions
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
+
+from mem.tracking.addresses import database_path, database_uri, is_embedded, shown, without_secrets
+from mem.tracking.relocation import artifact_location, relocate
 
 _PARAMS_PER_REQUEST = 100
 """Maximum number of params that MLflow accepts in one request."""
@@ -42,46 +45,76 @@ Point = tuple[str, float, int, int]
 """Name, value, time in milliseconds, and step of a metric."""
 
 
+class DeletedExperiment(Exception):
+    """The user deleted the experiment of a dataset. Deleted experiments are not restored."""
+
+
 def tracking_uri(root: Path) -> str:
-    """Return `MLFLOW_TRACKING_URI`, or the address of the embedded database in `root`/runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'runs' / 'mlflow.db').resolve()}"
+    """Return `MLFLOW_TRACKING_URI`, or the address of the embedded database in `root`/runs.
 
-
-def is_embedded(uri: str) -> bool:
-    """Return whether the tracking store is a file on this machine."""
-    return urlsplit(uri).scheme in ("sqlite", "", "file")
+    Raises:
+        UserError: The path of the database is not valid UTF-8.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or database_uri((root / "runs" / "mlflow.db").resolve())
 
 
 def client(uri: str) -> MlflowClient:
-    """Return a client. Create the embedded database if it does not exist."""
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    """Return a client. Create the embedded database if it does not exist, and update it if it was copied or moved."""
+    database = database_path(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        if not os.environ.get("MLFLOW_TRACKING_URI") and (message := relocate(database)):
+            print(message, file=sys.stderr, flush=True)
     return MlflowClient(uri)
 
 
 def experiment(mlflow_client: MlflowClient, name: str, root: Path, uri: str) -> str:
-    """Return the id of a dataset's experiment. Create it if it does not exist, and restore it if it was deleted."""
+    """Return the id of a dataset's experiment. Create it if it does not exist.
+
+    Raises:
+        DeletedExperiment: The user deleted the experiment.
+    """
     found = mlflow_client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
-            mlflow_client.restore_experiment(found.experiment_id)
+            raise DeletedExperiment(
+                f"The MLflow experiment {name} was deleted. New runs of this dataset are not sent to MLflow. To send "
+                f"them, restore the experiment: MLFLOW_TRACKING_URI={shown(uri)} mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}"
+            )
         return found.experiment_id
-    location = (root / "runs" / "mlflow-artifacts" / name).resolve().as_uri() if is_embedded(uri) else None
+    location = artifact_location(root / "runs", name) if is_embedded(uri) else None
     # With this tag, MLflow's UI shows its pages for model training. Without it, the UI may show those for LLMs.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return mlflow_client.create_experiment(name, artifact_location=location, tags=tags)
 
 
 def all_runs(mlflow_client: MlflowClient) -> Iterator[Any]:
-    """Yield every run of every experiment, including deleted runs."""
-    ids = [e.experiment_id for e in mlflow_client.search_experiments()]
+    """Yield every run of every experiment, including deleted runs and the runs of deleted experiments."""
+    ids: list[str] = []
     token: str | None = None
+    while True:
+        experiments = mlflow_client.search_experiments(view_type=ViewType.ALL, page_token=token)
+        ids += [found.experiment_id for found in experiments]
+        token = experiments.token
+        if not token:
+            break
     while True:
         page = mlflow_client.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
         yield from page
         token = page.token
         if not token:
             return
+
+
+def is_deleted(mlflow_client: MlflowClient, run_id: str) -> bool:
+    """Return whether a run was deleted. A run that the server no longer knows counts as deleted."""
+    try:
+        return mlflow_client.get_run(run_id).info.lifecycle_stage == "deleted"
+    except mlflow.exceptions.MlflowException as error:
+        if error.get_http_status_code() == http.HTTPStatus.NOT_FOUND:
+            return True
+        raise
 
 
 def points(mlflow_client: MlflowClient, run_id: str, names: set[str]) -> set[tuple[str, int, int]]:
@@ -101,12 +134,17 @@ def send(
     tags: Mapping[str, str],
 ) -> None:
     """Send params and metrics, followed by the tags, which record how much of the log was sent."""
-    entries = [Param(name, value) for name, value in params.items()]
+    entries = [Param(name, storable(value)) for name, value in params.items()]
     for start in range(0, len(entries), _PARAMS_PER_REQUEST):
         mlflow_client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_REQUEST])
     if metrics:
         mlflow_client.log_batch(run_id, metrics=[Metric(*point) for point in metrics])
-    mlflow_client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    mlflow_client.log_batch(run_id, tags=[RunTag(name, storable(value)) for name, value in tags.items()])
+
+
+def storable(text: str) -> str:
+    """Replace what databases cannot store: bytes of file names that are not valid UTF-8, and null characters."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def log_dataset(
@@ -156,14 +194,15 @@ def is_permanent(error: Exception) -> bool:
 
 def explain(uri: str, error: Exception) -> str:
     """Return an error message that describes the problem with the tracking server and how to solve it."""
-    text = " ".join(str(error).split())
+    is_file = is_embedded(uri)
+    text, uri = without_secrets(" ".join(str(error).split())), shown(uri)
     nothing_lost = "Nothing is lost: the logs of the runs contain everything, and `mem track sync` sends it later."
     if _is_about_schema(text):
         return (
             f"The database {uri} has the schema of another MLflow version. Use the MLflow version that created it, or "
             f"back up the database and then upgrade it (`mlflow db upgrade {uri}`). {nothing_lost}"
         )
-    if not is_embedded(uri) and ("error code 404" in text or "Not Found" in text):
+    if not is_file and ("error code 404" in text or "Not Found" in text):
         return (
             f"The tracking server {uri} does not support a request. It is older than the installed MLflow "
             f"({mlflow.__version__}), or it is not an MLflow server. Upgrade it, or set MLFLOW_TRACKING_URI to another "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import sysconfig
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.tracking.server import client, explain, is_embedded, tracking_errors, tracking_uri
+from mem.tracking.addresses import database_path, is_embedded, shown
+from mem.tracking.server import client, explain, tracking_errors, tracking_uri
 
 
 def open_ui(root: Path, host: str, port: int) -> int:
@@ -20,8 +22,8 @@ def open_ui(root: Path, host: str, port: int) -> int:
     """
     uri = tracking_uri(root)
     if not is_embedded(uri):
-        raise UserError(f"Runs are tracked on the server {uri}. Open this address in a browser.")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise UserError(f"Runs are tracked on the server {shown(uri)}. Open this address in a browser.")
+    if (database := database_path(uri)) is not None and not database.exists():
         raise UserError(f"{uri}: there is no database yet. Run a study first, or run `mem track sync`.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -38,6 +40,7 @@ def open_ui(root: Path, host: str, port: int) -> int:
     print(f"MLflow UI at http://{host}:{port} (press Ctrl-C to stop it)", flush=True)
     command = [
         sys.executable,
+        "-P",
         "-m",
         "mlflow",
         "ui",
@@ -52,4 +55,7 @@ def open_ui(root: Path, host: str, port: int) -> int:
         "--workers",
         "1",
     ]
-    os.execv(sys.executable, command)
+    # Modules in the working folder must not replace installed packages. uvicorn puts its application folder, by default
+    # the working folder, at the start of the module path.
+    environment = {"PYTHONSAFEPATH": "1", "UVICORN_APP_DIR": sysconfig.get_paths()["purelib"]}
+    os.execve(sys.executable, command, {**os.environ, **environment})

@@ -18,8 +18,11 @@ from tests.tracking.logs import FOLDERS, log_path, mlflow_run, open_log, send, s
 from tests.waiting import wait
 
 LINES = {
-    "damaged": (b'{"time": 1.0, "event": "metr\0\0\0\n', "JSONDecodeError|ValueError"),
-    "without a step": (b'{"time": 1.0, "event": "metrics", "metrics": {"train/loss": 1.0}}\n', "KeyError"),
+    "damaged": (b'{"time": 1.0, "event": "metr\0\0\0\n', "ValueError: the line at byte"),
+    "without a step": (
+        b'{"time": 1.0, "event": "metrics", "metrics": {"train/loss": 1.0}}\n',
+        "the field `step` is missing or is not an integer",
+    ),
     "rejected by the server": (
         b'{"time": 1.0, "event": "metrics", "step": 2, "metrics": {"train,loss": 1.0}}\n',
         "Invalid value|Invalid metric",

@@ -197,7 +197,7 @@ def test_a_missing_model_is_reported_and_skipped(root, capsys):
     log.scalars({"train/loss": 1.0}, 1)
     send(root)
     assert steps(root, "pretrain") == [1]
-    assert "results/model: this folder contains no MLflow model" in capsys.readouterr().err
+    assert "results/model: no such file. Nothing was registered" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("cpu_seconds", "pause"), [(0.0, 2.0), (0.06, 2.0), (0.12, 4.0), (3.0, 6.0)])

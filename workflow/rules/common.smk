@@ -1,10 +1,19 @@
 """Load the study and its runs, and define the functions that rules use."""
 
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
+
+# Modules in the working folder, such as a torch.py of the user, must not replace installed packages. Python puts this
+# folder at the start of the module path of `python -m`, and Snakemake puts the folder of the Snakefile there.
+os.environ["PYTHONSAFEPATH"] = "1"
+for entry in (workflow.basedir, os.path.join(workflow.basedir, "workflow", "rules")):
+    if str(entry) in sys.path:
+        sys.path.remove(str(entry))
+        sys.path.append(str(entry))
 
 from mem.errors import UserError
 from mem.files import describe_os_error
