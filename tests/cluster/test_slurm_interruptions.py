@@ -86,7 +86,7 @@ def test_a_program_is_signalled_to_save_once_it_has_installed_its_handler(slurm,
     assert starts(flow) == []
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    assert "its progress is saved (requeue 1 of at most 50)" in printed
+    assert "was requeued (received SIGUSR2); its progress is saved (requeue 1 of at most 50)" in printed
     assert len(starts(flow)) == 2
 
 
@@ -209,3 +209,87 @@ def test_ctrl_c_cancels_all_jobs(slurm, workflow):
     process.communicate(timeout=60)
     wait(lambda: not slurm.run("squeue", "-h", "--name=small,many"), seconds=30)
     assert not list(flow.folder.glob(".snakemake/submitit/registry/*"))
+
+
+def test_a_training_job_that_is_stopped_from_outside_is_resubmitted_and_resumes(slurm, training):
+    flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
+    process = flow.start()
+    wait(lambda: starts(flow) and starts(flow, 1), process)
+    slurm.run("scancel", "--signal=TERM", next(iter(jobs_of(flow))))
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert "ended with TERMINATED. It was resubmitted as job" in printed
+    first, second = starts(flow)
+    assert first == 0
+    assert second > 0
+    assert len(jobs_of(flow)) == 2
+
+
+def test_a_training_job_restarts_on_a_node_that_returns_after_a_crash(slurm, training):
+    flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
+    process = flow.start()
+    wait(lambda: starts(flow) and starts(flow, 1), process)
+    slurm.kill_slurmd("n2")
+    try:
+        wait(lambda: "n2" in slurm.run("sinfo", "-h", "-t", "down", "-o", "%N"), process)
+    finally:
+        slurm.start_slurmd("n2")  # SLURM may now deliver the old signal to the job's next attempt
+    printed = process.communicate(timeout=150)[0]
+    assert process.returncode == 0, printed
+    assert flow.text("trained.txt") == "150"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_cancelled_job_is_not_resubmitted(slurm, training, started):
+    flow = training(3000, resources="mem_mb=100, runtime=10" + ("" if started else ", slurm_extra='--hold'"))
+    process = flow.start()
+    wait(lambda: starts(flow) or not started, process)
+    wait(lambda: job_in(slurm, flow), process)
+    slurm.run("scancel", job_in(slurm, flow))
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert "CANCELLED, it was cancelled" in printed
+    assert "resubmitted" not in printed
+    assert ("The job ended before its ranks started." in printed) is not started
+    assert len(starts(flow)) == started
+
+
+def job_in(slurm: ThrowawaySlurm, flow: Workflow) -> str:
+    """Return the id of the SLURM job whose working directory is the workflow's folder, or an empty string."""
+    lines = slurm.run("squeue", "-h", "-o", "%i %Z").splitlines()
+    return next((line.split()[0] for line in lines if line.split()[-1] == str(flow.folder)), "")
+
+
+def test_a_failure_is_reported_although_srun_stops_the_other_rank(slurm, workflow):
+    flow = workflow(
+        """
+        rule train:
+            output: "trained.txt"
+            log: "train.log"
+            resources: nodes=2, tasks_per_node=1, mem_mb=100, runtime=10
+            shell: "if [ $RANK = 1 ]; then until [ -e trained.starts0 ]; do sleep 0.1; done; exit 3; fi; "
+                   "exec python trainer.py 3000 0.1 {output}"
+        """,
+        **slurm.environment(),
+    )
+    shutil.copy(TRAINER, flow.folder)
+    printed = flow.run(ok=False)
+    assert "FAILED. First failure: rank 1 on " in printed
+    assert "exit status 3" in printed
+    assert len(starts(flow)) == 1
+
+
+def test_a_job_that_scontrol_does_not_requeue_in_time_is_resubmitted(slurm, training):
+    flow = training(300)
+    fake = flow.path("bin/scontrol")
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n[ "$SLURM_JOB_ID" ] && exec sleep 600\nexec {shutil.which("scontrol")} "$@"\n')
+    fake.chmod(0o755)
+    flow.environment["PATH"] = f"{fake.parent}:{flow.environment['PATH']}"
+    process = flow.start()
+    wait(lambda: starts(flow), process)
+    slurm.run("scancel", "--signal=USR2", next(iter(jobs_of(flow))))
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    assert "ended with REQUEUE_REFUSED. It was resubmitted as job" in printed
+    assert starts(flow)[1] > 0

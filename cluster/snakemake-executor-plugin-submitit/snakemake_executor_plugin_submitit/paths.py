@@ -52,6 +52,10 @@ class JobFolder:
         """Return the file that contains the reason for a rank's failure."""
         return self.attempt(attempt) / f"failed-{rank}.json"
 
+    def completed(self, rank: int) -> Path:
+        """Return the file that a rank creates after its command has completed."""
+        return self.root / f"completed-{rank}"
+
     def rank_log(self, rank: int) -> Path:
         """Return the file that contains the output of a rank's command."""
         return self.logs / f"rank{rank}.txt"

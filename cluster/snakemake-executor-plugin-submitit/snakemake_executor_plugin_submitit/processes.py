@@ -43,7 +43,8 @@ class SignalFlags:
         self.stop_requested = True
 
 
-def _ignore_signals() -> None:
+def ignore_signals() -> None:
+    """Ignore the signals that SLURM sends to all processes of a step. Called in a child process before its program."""
     for number in (SAVE_SIGNAL, signal.SIGTERM, signal.SIGCONT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -61,7 +62,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log and subprocess.STDOUT,
-        preexec_fn=_ignore_signals,
+        preexec_fn=ignore_signals,
     )
 
 
@@ -83,11 +84,16 @@ def processes_with_handler(process: subprocess.Popen, number: signal.Signals) ->
                 yield member
 
 
+def handles(process: subprocess.Popen, number: signal.Signals) -> bool:
+    """Return whether any process in a process tree has a handler for a signal."""
+    return any(True for _ in processes_with_handler(process, number))
+
+
 def signal_handlers(process: subprocess.Popen, number: signal.Signals) -> bool:
     """Send a signal to all processes in a process tree that handle it. Return whether any process does."""
     found = False
     for member in processes_with_handler(process, number):
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):  # the process has ended, or it belongs to another user (setuid)
             member.send_signal(number)
             found = True
     return found
@@ -101,7 +107,7 @@ def stop(process: subprocess.Popen, grace_seconds: float) -> None:
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
     for member in {*members, *process_tree(process)}:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.Error):
             if member.is_running():
                 member.kill()
     process.wait()

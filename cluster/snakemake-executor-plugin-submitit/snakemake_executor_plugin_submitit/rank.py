@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +15,9 @@ from typing import IO
 
 import psutil
 
-from snakemake_executor_plugin_submitit import processes, requeue
+from snakemake_executor_plugin_submitit import failures, processes, requeue
+from snakemake_executor_plugin_submitit.failures import TERMINATED
+from snakemake_executor_plugin_submitit.preparation import PreparationError, prepare
 from snakemake_executor_plugin_submitit.rendezvous import (
     TORCH_NAMES,
     Rendezvous,
@@ -25,9 +27,9 @@ from snakemake_executor_plugin_submitit.rendezvous import (
     publish_rendezvous,
     read_rendezvous,
     torch_variables,
-    wait_for,
 )
-from snakemake_executor_plugin_submitit.work import Preparation, Work
+from snakemake_executor_plugin_submitit.requeue import JobStatus
+from snakemake_executor_plugin_submitit.work import Work
 
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
 """Environment variable with the path of the file that a program creates after it has saved on SIGUSR2."""
@@ -36,6 +38,8 @@ _SHELL_START_POLL_SECONDS = 0.02
 _PEER_CHECK_SECONDS = {"slurm": 5.0, "local": 0.3, "debug": 5.0}
 """Seconds between checks for a failure of another rank. On SLURM, srun also ends the step when a rank fails."""
 _STOP_GRACE_SECONDS = 25.0
+_SIGNAL_ARRIVAL_SECONDS = 1.0
+"""Seconds within which a signal that SLURM sends to all processes of a step reaches each of them."""
 EXIT_STOPPED = 143
 
 
@@ -62,30 +66,67 @@ class Rank:
         """
         if self.info.cluster != "debug":
             self.signals.install()
-        self.folder.attempt(self.info.attempt).mkdir(parents=True, exist_ok=True)
         try:
-            rendezvous = self._prepare_and_rendezvous()
-        except (RendezvousError, OSError, RankFailed) as error:
+            self._run()
+        except RankFailed:
+            raise
+        except (RendezvousError, PreparationError, OSError) as error:
             raise self._failed(str(error)) from None
+        except Exception as error:  # the workflow process must learn the reason for any failure
+            raise self._failed(f"{type(error).__name__}: {error}") from error
+
+    def _run(self) -> None:
+        attempt = self.folder.attempt(self.info.attempt)
+        attempt.mkdir(parents=True, exist_ok=True)
+        failures.reserve_record(self._record_path())
+        if self._completed_earlier():
+            return
+        rendezvous = self._prepare_and_rendezvous()
         log = self._open_log()
         try:
             process = processes.start(
                 self._command(), self.work.shell, self.work.cwd, self._environment(rendezvous), log
             )
-            if self._runs_inner_snakemake() and self.info.is_distributed:
-                self._release_peers_when_shell_starts(process, rendezvous)
-            status = self._supervise(process)
+            try:
+                if self._runs_inner_snakemake() and self.info.is_distributed:
+                    self._release_peers_when_shell_starts(process, rendezvous)
+                status = self._supervise(process)
+            except Exception:
+                processes.stop(process, _STOP_GRACE_SECONDS)
+                raise
         finally:
             if log is not None:
                 log.close()
-        if status != 0:
-            if self.signals.stop_requested:
-                if self._is_preempted():
-                    self._after_preemption(process)
-                sys.exit(EXIT_STOPPED)
-            raise self._failed(f"exit status {status}" if status > 0 else f"killed by signal {-status}")
+        if status == 0:
+            self._record_completion()
+            return
+        if status in (EXIT_STOPPED, -signal.SIGTERM) and not self.signals.stop_requested:
+            time.sleep(_SIGNAL_ARRIVAL_SECONDS)  # the signal may reach the program before it reaches this process
+        if self.signals.stop_requested:
+            self._stop(process)
+        text = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
+        if self._stopped_peer():
+            raise self._failed(f"{text}, after another rank was stopped by SIGTERM", TERMINATED)
+        raise self._failed(text)
 
     # before the command
+
+    def _completed_earlier(self) -> bool:
+        """Return whether the job was requeued although the commands of all ranks had completed.
+
+        This happens if a node fails, or the job is preempted, before SLURM registers the end of the job.
+        """
+        if self.info.attempt == 0:
+            return False
+        if all(self.folder.completed(rank).exists() for rank in range(self.info.world_size)):
+            return True
+        self.folder.completed(self.info.rank).unlink(missing_ok=True)
+        return False
+
+    def _record_completion(self) -> None:
+        if self.info.cluster == "slurm":
+            with contextlib.suppress(OSError):  # without this file, a requeued job is repeated
+                self.folder.completed(self.info.rank).touch()
 
     def _runs_inner_snakemake(self) -> bool:
         return self.info.rank == 0 and self.work.inner is not None
@@ -98,7 +139,8 @@ class Rank:
     def _prepare_and_rendezvous(self) -> Rendezvous | None:
         if self.info.rank == 0:
             if self.work.inner is None:
-                prepare(self.work.preparation, self.work.cwd)
+                prepare(self.work.preparation, self.work.cwd, lambda: self.signals.stop_requested)
+            self._stop_if_requested()
             if not self.info.is_distributed:
                 return None
             rendezvous = choose_rendezvous(self.info, self.work.ports)
@@ -106,11 +148,14 @@ class Rank:
                 publish_rendezvous(rendezvous, self.folder.go(self.info.attempt))
             return rendezvous
         while (rendezvous := read_rendezvous(self.folder.go(self.info.attempt))) is None:
-            if self.signals.stop_requested:
-                sys.exit(EXIT_STOPPED)
+            self._stop_if_requested()
             self._exit_if_abandoned(None)
             time.sleep(_POLL_SECONDS)
         return rendezvous
+
+    def _stop_if_requested(self) -> None:
+        if self.signals.stop_requested:
+            self._stop(None)
 
     def _release_peers_when_shell_starts(self, process: subprocess.Popen, rendezvous: Rendezvous | None) -> None:
         """Release the other ranks once the inner Snakemake starts the rule's command.
@@ -144,13 +189,18 @@ class Rank:
     def _open_log(self) -> IO[bytes] | None:
         if self.info.cluster == "debug":
             return None
-        self.folder.logs.mkdir(parents=True, exist_ok=True)
-        log = open(self.folder.rank_log(self.info.rank), "ab", buffering=0)
-        log.write(
+        path = self.folder.rank_log(self.info.rank)
+        header = (
             f"== {self.work.title}, rank {self.info.rank} of {self.info.world_size}, {self.info.cluster} job "
             f"{self.info.job_id}, attempt {self.info.attempt + 1}, on {socket.gethostname()}, "
-            f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode()
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log = open(path, "ab", buffering=0)
+            log.write(header.encode())
+        except OSError as error:
+            raise self._failed(f"cannot write to the log {path}: {error}") from None
         return log
 
     # while the command runs
@@ -167,8 +217,12 @@ class Rank:
                 self._stop(process)
             self._exit_if_abandoned(process)
 
-    def _save(self, process: subprocess.Popen) -> bool:
+    def _save(self, process: subprocess.Popen, cause: str = "") -> bool:
         """Signal the program to save, then requeue the job. Only rank 0 acts, on behalf of all ranks.
+
+        Args:
+            process: The command's shell.
+            cause: Why the job is requeued, or an empty string to determine the cause after the program has saved.
 
         Returns:
             Whether the request to save was handled. False if the program has not installed its handler yet.
@@ -181,41 +235,60 @@ class Rank:
         saved = requeue.save(process, self.folder.saved, requeue.save_seconds(self.work.signal_delay_seconds))
         if saved is None:
             return False
-        if process.poll() is None or self.signals.stop_requested:  # otherwise the program has already ended
-            self._requeue(process, saved=saved)
+        if self.signals.stop_requested:
+            if not cause and requeue.query_status(self.info.job_id) is JobStatus.ENDING:
+                return True  # for example, the job was cancelled while the program saved
+        elif process.poll() is not None:
+            return True  # the program has ended by itself
+        self._requeue(process, cause or requeue.cause_of_signal(self.work, self.info), saved=saved)
         return True
 
-    def _requeue(self, process: subprocess.Popen, *, saved: bool) -> None:
-        if process.poll() == 0:
+    def _requeue(self, process: subprocess.Popen | None, cause: str, *, saved: bool) -> None:
+        if process is not None and process.poll() == 0:
             return
-        refused = requeue.requeue(self.work, self.info, saved=saved)
+        refused = requeue.requeue(self.work, self.info, cause, saved=saved)
         if refused:
-            processes.stop(process, 0)
-            raise self._failed(refused, reason=requeue.reason_of(refused))
+            if process is not None and process.poll() == 0:
+                return  # the program completed while scontrol did not respond
+            failed = self._failed(refused, reason=requeue.reason_of(refused))
+            if process is not None:
+                processes.stop(process, 0)
+            raise failed
         requeue.wait_for_step_end(process)
         sys.exit(EXIT_STOPPED)
 
-    def _stop(self, process: subprocess.Popen) -> None:
-        """Handle SIGTERM: save and requeue if the job was preempted without SIGUSR2, otherwise end the job."""
-        if self._is_preempted():
-            self._save(process)
-            process.wait()  # reached if no process handles SIGUSR2; SLURM requeues the job after the grace time
-            self._after_preemption(process)
-            return
-        processes.stop(process, _STOP_GRACE_SECONDS)
+    def _stop(self, process: subprocess.Popen | None) -> None:
+        """Handle SIGTERM: save and requeue if the job was preempted without SIGUSR2, otherwise end this rank.
+
+        If SLURM is not ending the job, the signal came from outside the job, for example from a node that returned
+        after a failure. The rank records this before the program ends, so that a failure of another rank that results
+        from this stop can be recognized as such.
+        """
+        deadline = time.monotonic() + _STOP_GRACE_SECONDS
+        if self.info.cluster == "slurm" and not self._failure_records():
+            status = requeue.query_status(self.info.job_id)
+            if status is JobStatus.PREEMPTED:
+                self._end_preempted(process)
+                return
+            if status is not JobStatus.ENDING:
+                self._failed("stopped by SIGTERM from outside the job", TERMINATED)
+                if self.info.rank == 0 and process is not None and not processes.handles(process, signal.SIGTERM):
+                    requeue.save(process, self.folder.saved, deadline - time.monotonic())
+        if process is not None:
+            processes.stop(process, deadline - time.monotonic())
         sys.exit(EXIT_STOPPED)
 
-    def _after_preemption(self, process: subprocess.Popen) -> None:
-        """Requeue the job from rank 0 after the program ended. Other ranks wait: their exit would end the step."""
+    def _end_preempted(self, process: subprocess.Popen | None) -> None:
+        """Save and requeue the job from rank 0. Other ranks wait: their exit would end the step."""
+        if process is not None:
+            self._save(process, requeue.PREEMPTED)
+            process.wait()  # reached if no process handles SIGUSR2; SLURM requeues the job after the grace time
+            if process.returncode == 0:
+                return
         if self.info.rank == 0:
-            self._requeue(process, saved=False)
-        elif process.poll() != 0:
-            time.sleep(requeue.END_SECONDS)
-
-    def _is_preempted(self) -> bool:
-        if self.info.cluster != "slurm" or self._failure_records():
-            return False
-        return requeue.is_preempted(self.info.job_id)
+            self._requeue(process, requeue.PREEMPTED, saved=False)
+        time.sleep(requeue.END_SECONDS)
+        raise self._failed("stopped because the job was preempted", "PREEMPTED")
 
     def _exit_if_abandoned(self, process: subprocess.Popen | None) -> None:
         """Exit if another rank failed, or if the workflow process of a local job has ended."""
@@ -236,7 +309,19 @@ class Rank:
     def _failure_records(self) -> list[Path]:
         return list(self.folder.attempt(self.info.attempt).glob("failed-*.json"))
 
+    def _stopped_peer(self) -> bool:
+        """Return whether another rank was stopped by SIGTERM while this rank's program was running."""
+        try:
+            records = failures.read_records(self.folder.attempt(self.info.attempt))
+        except OSError:
+            return False
+        return bool(records) and all(record["reason"] == TERMINATED for record in records)
+
+    def _record_path(self) -> Path:
+        return self.folder.failure(self.info.attempt, self.info.rank)
+
     def _failed(self, text: str, reason: str = "") -> RankFailed:
+        """Record a failure for the workflow process, and return it as an exception."""
         record = {
             "rank": self.info.rank,
             "host": socket.gethostname(),
@@ -245,46 +330,15 @@ class Rank:
             "time": time.time(),
             "log": str(self.folder.rank_log(self.info.rank)),
         }
-        path = self.folder.failure(self.info.attempt, self.info.rank)
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(record))
-        partial.rename(path)
+        try:
+            failures.write_record(self._record_path(), record)
+        except OSError as error:
+            text += f" (this failure was not recorded in {self._record_path()}: {error})"
         return RankFailed(f"{self.work.title}: rank {self.info.rank} on {record['host']}: {text}")
-
-
-def prepare(preparation: Preparation, cwd: str) -> None:
-    """Wait for inputs, remove old outputs and create directories, as Snakemake does before a rule's command runs.
-
-    Raises:
-        RankFailed: An output is write-protected, or an input is missing.
-    """
-    missing = wait_for((os.path.join(cwd, path) for path in preparation.inputs), preparation.latency_wait)
-    if missing:
-        raise RankFailed(
-            f"inputs did not appear on {socket.gethostname()} within {preparation.latency_wait:g} s (--latency-wait): "
-            + ", ".join(missing[:5])
-        )
-    outputs = [(os.path.join(cwd, path), directory) for path, directory in preparation.outputs]
-    protected = [path for path, _ in outputs if os.path.exists(path) and not os.access(path, os.W_OK)]
-    if protected:
-        raise RankFailed(f"these outputs exist and are write-protected: {', '.join(protected)}")
-    for path, directory in [*outputs, *((os.path.join(cwd, log), False) for log in preparation.logs)]:
-        _remove(path, directory)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-def _remove(path: str, directory: bool) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        if directory:
-            shutil.rmtree(path)
-        elif not os.listdir(path):
-            os.rmdir(path)
-    elif path != os.devnull and os.path.lexists(path):
-        os.remove(path)
 
 
 def _command_line(member: psutil.Process) -> list[str]:
     try:
         return member.cmdline()
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []

@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,11 +130,12 @@ TORCH_NAMES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE",
 """Variables that a rank removes from its inherited environment before it starts the command."""
 
 
-def wait_for(paths: Iterable[str], seconds: float) -> list[str]:
-    """Wait until files appear on this node. Return the files that are still missing after the given time."""
+def wait_for(paths: Iterable[str], seconds: float, stop_requested: Callable[[], bool] = lambda: False) -> list[str]:
+    """Wait until files appear on this node. Return the files that are missing after the given time or on a stop."""
+    expected = list(paths)
     deadline = time.monotonic() + seconds
-    while missing := [path for path in paths if not os.path.lexists(path)]:
-        if time.monotonic() >= deadline:
+    while missing := [path for path in expected if not os.path.lexists(path)]:
+        if time.monotonic() >= deadline or stop_requested():
             return missing
         time.sleep(0.2)
     return []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from snakemake_executor_plugin_submitit.failures import TERMINATED, failure_cause
 from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.states import State
 
 _NODE_FAILURES = {"NODE_FAIL", "BOOT_FAIL", "LAUNCH_FAILED"}
-_UNCHANGED = {"PREEMPTED", "REQUEUE_REFUSED"}
+_UNCHANGED = {"PREEMPTED", "REQUEUE_REFUSED", TERMINATED}
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ def plan_retry(request: Request, state: State, reason: str, settings: ExecutorSe
     Args:
         request: The failed job's request.
         state: The failed job's final SLURM state.
-        reason: The reason that the ranks recorded, or an empty string. If present, it takes precedence over `state`.
+        reason: The reason that the ranks recorded, or an empty string (see `failure_cause`).
         settings: Plugin settings, which contain the growth factors.
     """
-    cause = reason or state.name
+    cause = failure_cause(state.name, reason)
     if cause == "OUT_OF_MEMORY":
         return _more_memory(request, settings.memory_growth)
     if cause in ("TIMEOUT", "DEADLINE"):
