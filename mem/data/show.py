@@ -105,18 +105,15 @@ def _plot(
 
 
 def _read_image(split: ImageSplit, i: int) -> UInt8[np.ndarray, "height width 3"]:
+    from mem.data.codecs.decode import Unreadable, decode
+
     try:
         content = split.read(i)
+        return content if isinstance(content, np.ndarray) else decode(content)
     except OSError as error:
         raise UserError(
             f"{split.names[i]}: {error.strerror}. Run `mem data check` to list the missing files."
         ) from None
-    if isinstance(content, np.ndarray):
-        return content
-    from mem.data.codecs.decode import Unreadable, decode
-
-    try:
-        return decode(content)
     except Unreadable as error:
         raise UserError(f"{split.names[i]}: {error}. Run `mem data check --deep` to list them.") from None
 

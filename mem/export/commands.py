@@ -108,7 +108,7 @@ def _file_names(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
         if given == "-":
             yield from (line for raw in stdin if (line := raw.rstrip("\n")))
         elif Path(given).is_dir():
-            found = sorted(str(p) for p in Path(given).rglob("*") if is_image_name(p.name) and p.is_file())
+            found = sorted(str(path) for path in _images_in(Path(given)))
             if not found:
                 raise UserError(
                     f"{given}: this folder contains no image files ({', '.join(IMAGE_SUFFIXES)}). Pass another folder."
@@ -116,6 +116,14 @@ def _file_names(inputs: Sequence[str], stdin: Iterable[str]) -> Iterator[str]:
             yield from found
         else:
             yield given
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """Yield the image files below a folder. Hidden files and folders are skipped, as in the dataset reader."""
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and is_image_name(path.name) and path.is_file():
+            yield path
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mem.config import Study
+from mem.config import FeatureFiles, Study
 from mem.data.check.contents import check_first_bytes, decode_all
 from mem.data.check.counts_and_labels import (
     check_class_names,
@@ -83,7 +83,8 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
     images = read_unchecked(study.dataset, study.orders[0] if order is None else order)
     total = sum(len(split) for split in images.splits.values())
     with Progress("check", total, quiet=not deep) as progress:
-        findings = check(images, deep=deep, short_side=study.dataset.short_side, done=progress.advance)
+        short_side = None if isinstance(study.dataset, FeatureFiles) else study.dataset.short_side
+        findings = check(images, deep=deep, short_side=short_side, done=progress.advance)
     if note := describe_holdout(images, study.shots):
         findings.add(Severity.NOTE, note)
     if labels is not None:

@@ -2,68 +2,64 @@
 
 The decoder handles these special cases:
 
-- Images are rotated and flipped according to their Exif orientation.
+- Images are rotated and flipped according to their orientation (see `mem.data.codecs.orientation`).
 - Grayscale, palette, CMYK and YCCK images become RGB. In JPEG files, CMYK and YCCK
   values are interpreted as inverted, as written by Adobe software.
 - Transparent parts are composited on white.
-- 16-bit values are reduced to their high byte, which preserves the full value range.
+- Values of more than 8 bits are reduced to the 8 highest of their declared bits, which preserves the full value range.
 - Only the first frame of an animation and the first page of a TIFF file are read.
-- Colour profiles are not applied.
+- Colour profiles are not applied. Damaged metadata do not affect the pixels.
 - A truncated file is always an error.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
+import errno
+import os
 import re
-import warnings
+import threading
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-from mem.data.codecs import jpeg_header, turbojpeg
+from mem.data.codecs import jpeg_header, turbojpeg, with_pillow
+from mem.data.codecs.limits import MAX_PIXELS, MAX_SIDE, Unreadable, check_file_size
+from mem.data.codecs.orientation import upright
+from mem.data.codecs.with_pillow import FORMATS
 
-MAX_PIXELS = 200_000_000
-"""Maximum number of pixels. Larger images are rejected, because a file of a few kB can declare a size that exhausts
-memory."""
-FORMATS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF", "JPEG")
-"""Formats that Pillow may decode, by Pillow's names. Others are excluded; EPS, for example, would start a program."""
+__all__ = ["FORMATS", "Unreadable", "decode", "shrink"]
+
 _HARMLESS_WARNING = re.compile(r"\b\d{1,2} extraneous bytes before marker|Adobe color transform|JFIF revision")
 """Pattern for libjpeg-turbo warnings that a complete image can cause. For example, some cameras pad their files.
 
 The pattern excludes 100 or more extraneous bytes, which mean that the decoder lost its position. libjpeg-turbo reports
 only its first warning. If that warning is harmless, Pillow decodes the image and checks for truncation.
 """
-_TO_UPRIGHT = {
-    1: lambda image: image,
-    2: lambda image: image[:, ::-1],
-    3: lambda image: image[::-1, ::-1],
-    4: lambda image: image[::-1],
-    5: lambda image: image.transpose(1, 0, 2),
-    6: lambda image: image[::-1].transpose(1, 0, 2),
-    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda image: image[:, ::-1].transpose(1, 0, 2),
-}
-"""Function that turns an image array upright, by Exif orientation."""
-
-Image.MAX_IMAGE_PIXELS = None  # type: ignore[assignment]  # `MAX_PIXELS` applies to all decoders here
-
-
-class Unreadable(Exception):
-    """The content is not a complete image. The message gives the reason, as a predicate that follows the file name."""
+_INCOMPLETE_SPECTRUM = "Invalid SOS parameters for sequential JPEG"
+"""Warning about a scan header that specifies some coefficients only, as some cameras write it by mistake."""
+_LARGE = 32_000_000
+"""Images with more pixels than this are decoded one at a time in a process, so that threads do not exhaust memory."""
+_large_image = threading.Lock()
 
 
 def decode(content: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decode the content of an image file to upright RGB pixels.
 
     Raises:
-        Unreadable: The content is not a complete image, or the image has more than `MAX_PIXELS` pixels.
+        Unreadable: The content is not a complete image, or exceeds the limits in `mem.data.codecs.limits`.
+        OSError: Memory ran out. The image may be readable on another machine, so it is not called unreadable.
     """
     if not content:
         raise Unreadable("is empty (0 bytes)")
-    return _decode_jpeg(content) if jpeg_header.is_jpeg(content) else _decode_with_pillow(content)
+    check_file_size(len(content))
+    try:
+        return _decode_jpeg(content) if jpeg_header.is_jpeg(content) else _decode_other(content)
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
 def shrink(
@@ -92,55 +88,54 @@ def _decode_jpeg(content: bytes) -> np.ndarray:
         header = jpeg_header.read_header(content)
     except jpeg_header.NotAJpeg as error:
         raise Unreadable(str(error)) from None
-    _check_size(header.width, header.height)
     if header.components not in (1, 3, 4):
         raise Unreadable(f"is a JPEG file with {header.components} components; 1, 3 or 4 are supported")
+    with _within_limits(header.width, header.height):
+        try:
+            image = _decode_jpeg_strictly(content, header)
+        except turbojpeg.Damaged as damage:
+            if damage.fatal or not _HARMLESS_WARNING.search(str(damage)):
+                raise Unreadable(f"is damaged or truncated: {damage}") from None
+            bare = jpeg_header.without_metadata(content, header)
+            image, _ = with_pillow.read(bare, lambda width, height: contextlib.nullcontext())
+        return upright(image, header.orientation)
+
+
+def _decode_jpeg_strictly(content: bytes, header: jpeg_header.Header) -> np.ndarray:
+    size = header.height, header.width, header.components
     try:
-        image = turbojpeg.decode(content, header.height, header.width, header.components)
+        image = turbojpeg.decode(content, *size)
     except turbojpeg.Damaged as damage:
-        if damage.fatal or not _HARMLESS_WARNING.search(str(damage)):
-            raise Unreadable(f"is damaged or truncated: {damage}") from None
-        return _decode_with_pillow(content)
-    if header.components == 4:
-        image = _cmyk_to_rgb(image)
-    return np.ascontiguousarray(_TO_UPRIGHT[header.orientation](image))
+        if damage.fatal or not header.sequential or _INCOMPLETE_SPECTRUM not in str(damage):
+            raise
+        image = turbojpeg.decode(jpeg_header.with_complete_spectrum(content, header), *size)
+    return _cmyk_to_rgb(image) if header.components == 4 else image
 
 
 def _cmyk_to_rgb(inks: UInt8[np.ndarray, "height width 4"]) -> UInt8[np.ndarray, "height width 3"]:
     """Convert inverted CMYK to RGB. Inverted values give the fraction of the paper that the ink leaves white."""
-    product = inks[:, :, :3].astype(np.uint16) * inks[:, :, 3:]
-    return ((product + 127) // 255).astype(np.uint8)
+    rgb = np.empty((*inks.shape[:2], 3), dtype=np.uint8)
+    for row in range(len(inks)):  # row by row, because the products need twice the memory
+        products = inks[row, :, :3].astype(np.uint16) * inks[row, :, 3:]
+        rgb[row] = (products + 127) // 255
+    return rgb
 
 
-def _decode_with_pillow(content: bytes) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings concern metadata; damaged pixels raise an exception
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                _check_size(*opened.size)
-                opened.load()
-                return _to_rgb(ImageOps.exif_transpose(opened), opened.format)
-    except (Unreadable, MemoryError):
-        raise
-    except Image.UnidentifiedImageError:
-        start = content[:8]
-        raise Unreadable(f"is not in a supported image format; it starts with {start.hex()} ({start!r})") from None
-    except Exception as error:  # decoders can raise any exception on malformed data
-        raise Unreadable(f"is damaged or truncated: {error or type(error).__name__}") from None
+def _decode_other(content: bytes) -> np.ndarray:
+    image, orientation = with_pillow.read(content, _within_limits)
+    return upright(image, orientation)
 
 
-def _to_rgb(image: Image.Image, kind: str | None) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise Unreadable("has 32-bit values without a defined range; convert them to 8 or 16 bits")
-    if image.has_transparency_data:
-        foreground = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", foreground.size, "white"), foreground)
-    return np.array(image.convert("RGB"))
+@contextlib.contextmanager
+def _within_limits(width: int, height: int) -> Iterator[None]:
+    """Check the size of an image. Within this context, no other large image is decoded.
 
-
-def _check_size(width: int, height: int) -> None:
+    Raises:
+        Unreadable: The image exceeds the limits.
+    """
     if width * height > MAX_PIXELS:
         raise Unreadable(f"declares {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+    if max(width, height) > MAX_SIDE:
+        raise Unreadable(f"declares {width} x {height} pixels; sides are limited to {MAX_SIDE:,}")
+    with _large_image if width * height > _LARGE else contextlib.nullcontext():
+        yield

@@ -1,21 +1,29 @@
 """Parser for JPEG headers. It does not decode the image.
 
-Source: ITU-T T.81, annex B (markers) and annex K (quantisation), and the Exif standard's tag 0x0112 (orientation).
+Source: ITU-T T.81, annex B (markers) and annex K (quantisation).
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from mem.data.codecs.orientation import orientation
+
 _SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers that start a frame. The three excluded markers have other meanings."""
 _SEQUENTIAL = (0xC0, 0xC1)
-_DQT, _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDB, 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
+_DHT, _DQT, _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xC4, 0xDB, 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
-_ORIENTATION_TAG = 0x0112
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
+"""Prefixes of the segments with Exif and XMP data."""
+_MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
+_SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+"""Pattern of the first marker after the data of a scan. Restart markers belong to the scan."""
 # fmt: off
 _LUMINANCE = np.array([
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
@@ -42,11 +50,13 @@ class Header:
     sequential: bool
     """Whether the file is baseline or extended sequential with Huffman coding."""
     orientation: int
-    """Exif orientation from 1 to 8. 1 if the file has none."""
+    """Orientation from 1 to 8 (see `mem.data.codecs.orientation`)."""
     luminance: int
     """Sum of the first quantisation table. A larger sum means lower quality."""
     metadata: tuple[tuple[int, int], ...]
-    """Start and end (exclusive), in bytes, of each segment that decoding does not need."""
+    """Start and end (exclusive), in bytes, of each segment that does not affect the pixels."""
+    scan: int
+    """Position of the marker of the first scan, in bytes."""
     special: bool
     """Whether an Adobe segment defines the components, or the file contains several images."""
 
@@ -80,7 +90,9 @@ def read_header(content: bytes) -> Header:
     if not is_jpeg(content):
         raise NotAJpeg("is not a JPEG file")
     frame: tuple[int, int, int, int, int] | None = None
-    orientation, luminance, special = 1, 0, False
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    luminance, special = 0, False
     metadata: list[tuple[int, int]] = []
     position = 2
     while True:
@@ -105,18 +117,29 @@ def read_header(content: bytes) -> Header:
             frame = (marker, *struct.unpack_from(">BHHB", body))
         elif marker == _DQT and not luminance:
             luminance = _table_sum(body)
-        elif marker == _APP1 and body[:6] == b"Exif\0\0" and orientation == 1:
-            orientation = exif_orientation(body[6:])
-        elif (marker == _APP14 and body[:5] == b"Adobe") or (marker == _APP2 and body[:4] == b"MPF\0"):
-            special = True
-        if _APP0 < marker <= _APP0 + 15 or marker == _COM:
+        elif marker == _APP1 and exif is None and body.startswith(_EXIF):
+            exif = body
+        elif marker == _APP1 and xmp is None and body.startswith(_XMP):
+            xmp = body
+        adobe = marker == _APP14 and body[:5] == b"Adobe"
+        special = special or adobe or (marker == _APP2 and body[:4] == b"MPF\0")
+        if (_APP0 < marker <= _APP0 + 15 and not adobe) or marker == _COM:
             metadata.append((start, end))
         position = end
     if frame is None or not frame[2] or not frame[3]:
         raise NotAJpeg("has a header without the image size")
     kind, bits, height, width, components = frame
     return Header(
-        height, width, components, bits, kind in _SEQUENTIAL, orientation, luminance, tuple(metadata), special
+        height=height,
+        width=width,
+        components=components,
+        bits=bits,
+        sequential=kind in _SEQUENTIAL,
+        orientation=orientation(exif, xmp),
+        luminance=luminance,
+        metadata=tuple(metadata),
+        scan=start,
+        special=special,
     )
 
 
@@ -129,20 +152,74 @@ def without_metadata(content: bytes, header: Header) -> bytes:
     return b"".join([*parts, content[position:]])
 
 
-def exif_orientation(exif: bytes) -> int:
-    """Return the `Orientation` tag of the first Exif directory. Return 1 if the tag is missing or invalid."""
-    byte_order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    try:
-        if byte_order is None:
-            return 1
-        directory = struct.unpack_from(byte_order + "I", exif, 4)[0]
-        for entry in range(struct.unpack_from(byte_order + "H", exif, directory)[0]):
-            tag, kind, _, value = struct.unpack_from(byte_order + "HHIH", exif, directory + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
-                return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:
-        pass  # like other readers, treat truncated Exif data as a missing tag
-    return 1
+def with_complete_spectrum(content: bytes, header: Header) -> bytes:
+    """Return a sequential file whose scan headers specify all coefficients at full precision.
+
+    A sequential scan cannot have other values, so decoders ignore them. Some cameras write zeros.
+    """
+    fixed = bytearray(content)
+    for marker, start, end in _segments(content, header.scan):
+        if marker == _SOS and end - start >= 6:
+            fixed[end - 3 : end] = b"\x00\x3f\x00"
+    return bytes(fixed)
+
+
+def has_all_tables(content: bytes) -> bool:
+    """Return whether a sequential file defines all quantisation and Huffman tables before the scans that use them.
+
+    A decoder that has decoded another file before may use the tables of that file instead of missing ones.
+    """
+    quantisation: dict[int, int] = {}
+    defined: set[tuple[str, int]] = set()
+    for marker, start, end in _segments(content, 2):
+        body = content[start + 2 : end]
+        if marker in _SOF:
+            quantisation = {body[i]: body[i + 2] for i in range(6, len(body) - 2, 3)}
+        elif marker == _DQT:
+            defined |= {("quantisation", number & 15) for number in _table_numbers(body, _quantisation_size)}
+        elif marker == _DHT:
+            numbers = _table_numbers(body, _huffman_size)
+            defined |= {("AC" if number >> 4 else "DC", number & 15) for number in numbers}
+        elif marker == _SOS:
+            for i in range(1, 2 * body[0] if body else 0, 2):
+                component, tables = body[i : i + 2]
+                used = {("quantisation", quantisation.get(component, -1)), ("DC", tables >> 4), ("AC", tables & 15)}
+                if not used <= defined:
+                    return False
+    return True
+
+
+def _table_numbers(body: bytes, size: Callable[[bytes, int], int]) -> Iterator[int]:
+    """Yield the first byte of each table in a segment, which contains its number. `size` returns a table's size."""
+    at = 0
+    while at < len(body):
+        yield body[at]
+        at += size(body, at)
+
+
+def _quantisation_size(body: bytes, at: int) -> int:
+    return 129 if body[at] >> 4 else 65
+
+
+def _huffman_size(body: bytes, at: int) -> int:
+    return 17 + sum(body[at + 1 : at + 17])
+
+
+def _segments(content: bytes | bytearray, position: int) -> Iterator[tuple[int, int, int]]:
+    """Yield marker, start and end of each segment with a length, and skip the data of the scans."""
+    while found := _MARKER.match(content, position):
+        marker, start = content[found.end() - 1], found.end()
+        if marker in _STANDALONE or marker == _EOI:
+            position = start
+            continue
+        end = start + int.from_bytes(content[start : start + 2], "big")
+        if end > len(content) or end < start + 2:
+            return
+        yield marker, start, end
+        after = _SCAN_END.search(content, end) if marker == _SOS else None
+        if marker == _SOS and after is None:
+            return
+        position = after.start() if after else end
 
 
 def _table_sum(body: bytes) -> int:

@@ -35,7 +35,7 @@ from mem.longtail import class_counts
 from mem.progress import Progress
 
 SPLITS = ("train", "val", "test")
-_FORMAT = 1
+_FORMAT = 2
 """Format version. Increase it when a code change alters the bytes that the same images and settings produce, so that a
 conversion started with the previous version is not resumed."""
 _IMAGES_PER_WORKER = 64

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from types import SimpleNamespace
+from typing import Any
 
 from mem.errors import UserError
 
@@ -82,17 +85,23 @@ def _too_large(path: str) -> UserError:
     )
 
 
-class _BoundedReads:
-    """A file that rejects reads of more than `MAX_BYTES`, which the headers of an archive can request."""
+def _decompressed(path: Path) -> Any:
+    with open(path, "rb") as file:
+        start = file.read(6)
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+    opener = next((opener for magic, opener in openers.items() if start.startswith(magic)), open)
+    return opener(path, "rb")
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
-    def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > MAX_BYTES:
+def _bounded(stream: Any) -> Any:
+    """Return a file that rejects reads of more than `MAX_BYTES`, which the headers of an archive can request."""
+
+    def read(size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_BYTES:
             raise tarfile.ReadError(f"a part of it has more than {MAX_BYTES:,} bytes, which is the limit")
-        return self._file.read(size)
+        return stream.read(size)
+
+    return SimpleNamespace(read=read, seek=stream.seek, tell=stream.tell)
 
 
 def _open_folder(folder: Path) -> Archive:
@@ -103,7 +112,7 @@ def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
     """Read the wanted files into memory in a single pass."""
     contents: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with _decompressed(path) as stream, tarfile.open(fileobj=_bounded(stream), mode="r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./").removeprefix(f"{folder}/")
                 if name in wanted and (file := tar.extractfile(member)) is not None:
@@ -113,7 +122,7 @@ def _open_tar(path: Path, folder: str, wanted: Sequence[str]) -> Archive:
                     if len(content) != member.size:
                         raise EOFError(f"{name} has {len(content)} of {member.size} bytes")
                     contents[name] = content
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         raise UserError(f"{path}: the archive is damaged or incomplete: {error}. Download it again.") from None
     if missing := [name for name in wanted if name not in contents]:
         absent = ", ".join(f"{folder}/{name}" for name in missing)
