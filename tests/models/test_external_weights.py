@@ -15,7 +15,8 @@ from mem.errors import UserError
 from mem.models.backbones import BackboneClassifier, build
 from mem.models.mae import MaskedAutoencoder
 from mem.models.weights.external import read_checkpoint
-from mem.models.weights.initialise import initialise_from, resize_positions
+from mem.models.weights.initialise import initialise_from
+from mem.models.weights.positions import resize_positions
 
 SMALL = VisionTransformer(
     name="v", kind="vit", image_size=16, patch_size=4, width=16, depth=2, heads=2, center_crop=1.0

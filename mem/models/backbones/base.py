@@ -24,8 +24,12 @@ class BackboneClassifier(nn.Module, ABC):
     `model.safetensors`.
     """
 
+    timm_model: str | None = None
+    """Name of the timm architecture; None for other backbones."""
     head_prefix: str
     """Key prefix of the linear layer in `backbone.state_dict()`."""
+    other_classifiers: tuple[str, ...] = ()
+    """Key prefixes of further parameters that depend on the number of classes. They keep their initial values."""
     missing_in_encoder: ClassVar[tuple[str, ...]] = ()
     """Prefixes of additional keys that a pretrained encoder lacks. These parameters keep their initial values."""
     unused_from_encoder: ClassVar[tuple[str, ...]] = ()

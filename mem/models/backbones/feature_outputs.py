@@ -93,7 +93,14 @@ def feature_shapes(network: nn.Module, side: int, name: str) -> tuple[int, int]:
         with torch.no_grad():
             image = torch.zeros(1, 3, side, side, device=tensor.device)
             pooled, tokens = network_features(network.eval(), image, name)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"{name} does not accept images of {side} x {side} pixels: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # the type of the exception depends on the network's code
+        raise UserError(f"{name} does not accept images of {side} x {side} pixels: {reason_of(error)}") from error
     network.train(was_training)
     return pooled.shape[1], tokens.shape[1]
+
+
+def reason_of(error: Exception) -> str:
+    """Return an exception's message on one line, or its type if it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -6,14 +6,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import timm
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mem import config
 from mem.errors import UserError
 from mem.models.backbones.feature_outputs import Features, feature_shapes, network_features
-from mem.models.backbones.timm_network import timm_network
+from mem.models.backbones.timm_network import classifier_prefixes, current_name, timm_network
 
 
 class FrozenBackbone(nn.Module):
@@ -26,6 +25,9 @@ class FrozenBackbone(nn.Module):
         name: Name of the network in error messages.
         head_prefixes: Key prefixes of a classifier that weights files may contain.
     """
+
+    timm_model: str | None = None
+    """Name of the timm architecture; None for other networks."""
 
     def __init__(self, backbone: nn.Module, side: int, name: str, head_prefixes: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -47,13 +49,13 @@ def frozen_timm(model: str, side: int) -> FrozenBackbone:
     """Build a timm network without its classifier.
 
     Raises:
-        UserError: The network does not accept square images of `side` pixels.
+        UserError: timm has no such network, or the network does not accept square images of `side` pixels.
     """
+    model = current_name(model)
     network = timm_network(model, 0, side)
-    cfg = timm.get_pretrained_cfg(model)
-    heads = (cfg.classifier if cfg is not None else None) or ()
-    prefixes = tuple(f"{name}." for name in ((heads,) if isinstance(heads, str) else heads))
-    return FrozenBackbone(network, side, model, prefixes)
+    backbone = FrozenBackbone(network, side, model, classifier_prefixes(model, network))
+    backbone.timm_model = model
+    return backbone
 
 
 def frozen_module(settings: config.CustomModule) -> FrozenBackbone:

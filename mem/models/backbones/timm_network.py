@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import warnings
 from typing import Any, cast
 
 import timm
 import torch
 from jaxtyping import Float
-from timm.models import group_parameters
+from timm.models import get_deprecated_models, group_parameters
 from torch import Tensor, nn
 
 from mem import config
 from mem.errors import UserError
 from mem.models.backbones.base import BackboneClassifier
-from mem.models.backbones.feature_outputs import feature_shapes, timm_features
+from mem.models.backbones.feature_outputs import feature_shapes, reason_of, timm_features
 from mem.models.batch_norm import use_sample_batch_norms
 
 
@@ -23,8 +25,10 @@ class TimmClassifier(BackboneClassifier):
     def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0) -> None:
         width, tokens = _shapes(settings, classes)
         super().__init__(_network(settings, classes, drop_path))
+        self.timm_model = settings.model
         head = next((name for name, module in self.backbone.named_modules() if module is self.linear), "")
         self.head_prefix = f"{head}."
+        self.other_classifiers = _class_dependent_keys(settings.model)
         matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
         self._layer_of = cast(dict[str, int], group_parameters(self.backbone, matcher, reverse=True))
         self._exempt_from_decay = set(getattr(self.backbone, "no_weight_decay", set)())
@@ -56,22 +60,75 @@ class TimmClassifier(BackboneClassifier):
         return parameter in self._exempt_from_decay
 
 
+def current_name(model: str) -> str:
+    """Return the name of a timm architecture, or its current name if timm has renamed it, with a warning.
+
+    Raises:
+        UserError: timm has no architecture with this name. The message lists similar names.
+    """
+    deprecated = get_deprecated_models()
+    if model in deprecated:
+        current = (deprecated[model] or "").partition(".")[0]
+        if not current:
+            raise UserError(f"timm removed {model} without a replacement. Choose another network.")
+        warnings.warn(f"timm renamed {model} to {current}. Use the name {current}.", stacklevel=2)
+        return current
+    if not timm.is_model(model) or "." in model:
+        similar = difflib.get_close_matches(model.partition(".")[0], timm.list_models(), n=3)
+        hint = f" Similar names: {', '.join(similar)}." if similar else ""
+        raise UserError(f"timm has no model {model}.{hint} timm.list_models() lists all names.")
+    return model
+
+
 def timm_network(model: str, classes: int, side: int | None = None, **options: Any) -> nn.Module:
     """Build a timm network for square images of `side` pixels.
 
-    `side` is passed to timm only if the architecture depends on the image size.
+    `side` is passed to timm only if the architecture depends on the image size. Without `side`, the network has its
+    default image size.
 
     Raises:
-        UserError: timm cannot build the network with these options.
+        UserError: timm has no such network, or cannot build it with these options.
     """
+    model = current_name(model)
     cfg = timm.get_pretrained_cfg(model)
     fixed = side is not None and cfg is not None and cfg.fixed_input_size and cfg.input_size[-1] != side
     sizes = {"img_size": side} if fixed else {}
     try:
         return timm.create_model(model, pretrained=False, num_classes=classes, **sizes, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # the type of the exception depends on the network's code
         requested = {**({"image_size": side} if sizes else {}), **options}
-        raise UserError(f"timm cannot build {model} with {requested or 'no options'}: {error}") from None
+        raise UserError(f"timm cannot build {model} with {requested or 'no options'}: {reason_of(error)}") from None
+
+
+def default_shapes(model: str) -> tuple[int, dict[str, torch.Size]]:
+    """Return the default image size of a timm network, and the shape of each of its parameters and buffers."""
+    cfg = timm.get_pretrained_cfg(model)
+    with torch.device("meta"):
+        state = timm_network(model, 0).state_dict()
+    return cfg.input_size[-1] if cfg is not None else 224, {name: value.shape for name, value in state.items()}
+
+
+def classifier_prefixes(model: str, network: nn.Module) -> tuple[str, ...]:
+    """Return the key prefixes of the classifier of a timm network.
+
+    Args:
+        model: Name of the architecture.
+        network: The network without its classifier.
+    """
+    cfg = timm.get_pretrained_cfg(model)
+    named = (cfg.classifier if cfg is not None else None) or ()
+    with torch.device("meta"):
+        complete = timm_network(model, 2).state_dict()
+    # timm names only the linear layer. Some classifiers have more parameters, such as the norm in LeViT's.
+    keys = complete.keys() - network.state_dict().keys()
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named)) + tuple(sorted(keys))
+
+
+def _class_dependent_keys(model: str) -> tuple[str, ...]:
+    """Return the keys whose shape depends on the number of classes, such as those of VOLO's auxiliary classifier."""
+    with torch.device("meta"):
+        two, three = (timm_network(model, classes).state_dict() for classes in (2, 3))
+    return tuple(sorted(name for name, value in two.items() if value.shape != three[name].shape))
 
 
 def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn.Module:
@@ -92,9 +149,13 @@ def _shapes(settings: config.TimmNetwork, classes: int) -> tuple[int, int]:
     with torch.device("meta"):
         network = _network(settings, classes, 0.0).eval()
     shapes = feature_shapes(network, settings.image_size, settings.model)
-    if not isinstance(network.get_classifier(), nn.Linear):  # type: ignore[operator]
+    missing = None
+    if not hasattr(network, "get_classifier") or not isinstance(network.get_classifier(), nn.Linear):  # type: ignore[operator]
+        missing = "does not end in a linear layer on its pooled feature"
+    elif not hasattr(network, "group_matcher"):
+        missing = "does not number its layers (timm's group_matcher), which layer-wise learning rates require,"
+    if missing:
         raise UserError(
-            f"{settings.model} does not end in a linear layer on its pooled feature and cannot be finetuned. "
-            "To use it as a frozen backbone, set finetune to null."
+            f"{settings.model} {missing} and cannot be finetuned. To use it as a frozen backbone, set finetune to null."
         )
     return shapes

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mem.errors import UserError
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones.base import BackboneClassifier
 from mem.models.backbones.frozen import FrozenBackbone
+from mem.models.backbones.timm_network import default_shapes
+from mem.models.weights.positions import resize_position_tables
 from mem.models.weights.tensors import LoadReport, load_into
 
 DECODER_PREFIXES = ("decoder_", "mask_token")
@@ -25,8 +25,8 @@ def initialise_from(
     """Load pretrained weights into a backbone or an autoencoder.
 
     The linear layer of a `BackboneClassifier` keeps its initial values. Decoder parameters that the weights lack also
-    keep their initial values. For a `FrozenBackbone`, the weights must be complete. Position embeddings for a grid of a
-    different size are interpolated.
+    keep their initial values. For a `FrozenBackbone`, the weights must be complete. Position tables for images of
+    another size are interpolated (see `mem.models.weights.positions`).
 
     Args:
         model: The model, changed in place.
@@ -47,9 +47,10 @@ def initialise_from(
             missing, unused = (*decoder, "encoder.norm."), ("encoder.head.", "encoder.fc_norm.")
         case BackboneClassifier():
             target = model.backbone
-            tensors = _without(tensors, (model.head_prefix,))
+            classifiers = (model.head_prefix, *model.other_classifiers)
+            tensors = _without(tensors, classifiers)
             missing, unused = (
-                (*model.missing_in_encoder, model.head_prefix),
+                (*model.missing_in_encoder, *classifiers),
                 (*model.unused_from_encoder, *DECODER_PREFIXES),
             )
         case FrozenBackbone():
@@ -57,12 +58,12 @@ def initialise_from(
             tensors = _without(tensors, model.head_prefixes)
             missing, unused = (), DECODER_PREFIXES
     expected = target.state_dict()
-    tensors = _adapted(tensors, expected)
+    tensors = _adapted(tensors, target)
     _require_same_architecture(tensors, expected, origin)
     try:
         return load_into(target, tensors, allow_missing=missing, allow_unused=unused)
     except UserError as error:
-        raise UserError(f"{origin}: {error}") from None
+        raise UserError(f"{origin}: {error}{_hint_about_size(model, tensors, expected)}") from None
 
 
 def _without(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -78,33 +79,25 @@ def _require_same_architecture(tensors: Mapping[str, Tensor], expected: Mapping[
         )
 
 
-def _adapted(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    adapted = dict(tensors)
-    for name, value in expected.items():
+def _adapted(tensors: Mapping[str, Tensor], target: nn.Module) -> dict[str, Tensor]:
+    adapted = resize_position_tables(tensors, target)
+    for name, value in target.state_dict().items():
         if name.endswith("num_batches_tracked"):
             # Checkpoints from before PyTorch 0.4.1 lack this counter, which this project does not use.
             adapted.setdefault(name, torch.zeros_like(value))
-        elif name.split(".")[-1] == "pos_embed" and name in adapted and adapted[name].shape[1:] != value.shape[1:]:
-            has_class_token = name.removesuffix("pos_embed") + "cls_token" in expected
-            adapted[name] = resize_positions(adapted[name], value.shape[1], int(has_class_token))
     return adapted
 
 
-def resize_positions(
-    positions: Float[Tensor, "1 old_tokens width"], tokens: int, prefix: int
-) -> Float[Tensor, "1 tokens width"]:
-    """Interpolate position embeddings from one square grid to another with bicubic interpolation.
-
-    Source: facebookresearch/mae, util/pos_embed.py.
-
-    Args:
-        positions: Embeddings of the class token, if there is one, and of the patches, row by row.
-        tokens: Number of embeddings to return.
-        prefix: Number of leading embeddings that do not belong to patches. They are copied.
-    """
-    old, new = (round((count - prefix) ** 0.5) for count in (positions.shape[1], tokens))
-    if old**2 + prefix != positions.shape[1] or new**2 + prefix != tokens:
-        return positions  # not a square grid: `load_into` reports the shape mismatch
-    grid = positions[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return torch.cat([positions[:, :prefix], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+def _hint_about_size(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return a hint if the only fault of the weights is that they are for another image size."""
+    network = getattr(model, "timm_model", None)
+    wrong = [name for name, value in expected.items() if name in tensors and tensors[name].shape != value.shape]
+    if network is None or not wrong:
+        return ""
+    side, shapes = default_shapes(network)
+    if any(tensors[name].shape != shapes.get(name) for name in wrong):
+        return ""
+    return (
+        f"\n{network}: these weights are for images of {side} x {side} pixels, and mem cannot adapt {wrong[0]} to "
+        f"another size. Use images of this size (image_size: {side})."
+    )
