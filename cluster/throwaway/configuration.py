@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 
+from cluster.throwaway import private_folder
 from cluster.throwaway.layout import Layout, cgroups_limit_memory
 
 PORT = 27600
@@ -27,22 +28,22 @@ With a smaller value, credentials could expire during a slow job launch.
 """
 NODE_TIMEOUT_SECONDS = 10
 """Seconds after which SLURM marks a node that does not respond as DOWN."""
+_READABLE = 0o644
+"""Mode of the files that SLURM commands of all users read."""
 
 
 def write(layout: Layout) -> None:
     """Write slurm.conf and the other configuration files, and create the device files that they refer to."""
     etc = layout.slurm_conf.parent
-    layout.slurm_conf.write_text(_slurm_conf(layout))
-    (etc / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n")
     numbers = range(layout.gpus_per_node)
-    (etc / "gres.conf").write_text("".join(f"Name=gpu File={layout.gpu(number)}\n" for number in numbers))
+    gpus = "".join(f"Name=gpu File={layout.gpu(number)}\n" for number in numbers)
+    private_folder.write(layout.slurm_conf, _slurm_conf(layout), _READABLE)
+    private_folder.write(etc / "cgroup.conf", "CgroupPlugin=cgroup/v1\nConstrainRAMSpace=yes\n", _READABLE)
+    private_folder.write(etc / "gres.conf", gpus, _READABLE)
+    private_folder.write(etc / "slurmdbd.conf", _slurmdbd_conf(layout))
     for number in numbers:
         with contextlib.suppress(PermissionError):  # some containers forbid mknod; SLURM logs the missing device
             os.mknod(layout.gpu(number), 0o666 | stat.S_IFCHR, os.stat("/dev/null").st_rdev)
-    database = etc / "slurmdbd.conf"
-    database.touch()
-    database.chmod(0o600)  # slurmdbd rejects a file that other users can read
-    database.write_text(_slurmdbd_conf(layout))
 
 
 def _slurmdbd_conf(layout: Layout) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import psutil
 
+from cluster.throwaway import private_folder
 from cluster.throwaway.packages import ThrowawayError
 
 _STOP_SECONDS = 15.0
 _PROGRAMS = ("slurm", "munged", "mariadbd", "mariadb-install", "mysqld")
 """Prefixes of daemon names, to distinguish daemons from shells and pagers whose working directory is in the folder."""
+_UMASK = 0o022
+"""umask of all daemons, so that files that they create are not writable by other users."""
 _DETACH = 'setsid "$0" "$@" >&2 & echo $!'
 """Shell script that starts a command in a new session as an orphan, which init adopts, and prints its process id."""
 
@@ -25,6 +29,9 @@ class Daemons:
 
     A file in the folder records the process id and start time of each daemon. The start time distinguishes a daemon
     from a later process with the same id. If the file is missing or damaged, `unrecorded` still finds the daemons.
+
+    Only processes of the current user count as daemons. All methods raise `ThrowawayError` if another user may have
+    written the record (see `private_folder.check`).
     """
 
     def __init__(self, record: Path, folder: Path, logs: Path) -> None:
@@ -48,11 +55,11 @@ class Daemons:
             The process id.
 
         Raises:
-            ThrowawayError: The daemon is already running, or it exited immediately.
+            ThrowawayError: The daemon is already running, it exited immediately, or the log folder does not exist.
         """
         if self.running(name) is not None:
             raise ThrowawayError(f"{name} is already running. Stop it first.")
-        with open(self.output_file(name), "ab") as out:
+        with open(private_folder.open_log(self.output_file(name)), "ab") as out:
             shell = subprocess.run(
                 ["sh", "-c", _DETACH, *command],
                 cwd=folder,
@@ -60,6 +67,7 @@ class Daemons:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=out,
+                umask=_UMASK,
                 check=True,
             )
         pid = int(shell.stdout)
@@ -99,17 +107,14 @@ class Daemons:
 
     def _read(self) -> dict[str, tuple[int, float]]:
         try:
-            entries = json.loads(self.record.read_text())
-            return {name: (int(pid), float(started)) for name, (pid, started) in entries.items()}
+            entries = json.loads(private_folder.read(self.record))
+            return {name: (int(pid), float(started)) for name, (pid, started) in entries.items() if int(pid) > 0}
         except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return {}
 
     def _write(self, entries: Mapping[str, tuple[int, float]]) -> None:
-        if not self.record.parent.is_dir():  # the user removed the folder while the daemons were running
-            return
-        new = self.record.with_suffix(".new")
-        new.write_text(json.dumps(entries, indent=2))
-        new.rename(self.record)
+        # Nothing is written if the user removed the folder while the daemons were running.
+        private_folder.write(self.record, json.dumps(entries, indent=2))
 
 
 def end_processes(processes: Sequence[psutil.Process], number: signal.Signals = signal.SIGTERM) -> None:
@@ -131,6 +136,14 @@ def end_processes(processes: Sequence[psutil.Process], number: signal.Signals = 
         raise ThrowawayError(f"These processes are still running after SIGKILL: {names}. End them manually.")
 
 
+def is_own(process: psutil.Process) -> bool:
+    """Return whether the current user started the process. A setuid program belongs to the user who started it."""
+    try:
+        return process.uids().real == os.geteuid()
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_until(condition: Callable[[], bool], seconds: float, problem: str, poll_seconds: float = 0.1) -> None:
     """Wait for a condition.
 
@@ -147,8 +160,9 @@ def wait_until(condition: Callable[[], bool], seconds: float, problem: str, poll
 def _find_running(pid: int, started: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
-        return process if abs(process.create_time() - started) < 1 and _is_running(process) else None
-    except psutil.NoSuchProcess:
+        same = abs(process.create_time() - started) < 1 and is_own(process)
+        return process if same and _is_running(process) else None
+    except (psutil.NoSuchProcess, OverflowError):
         return None
 
 
@@ -169,7 +183,8 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 def _is_daemon_in(process: psutil.Process, folder: Path) -> bool:
     try:
-        return process.name().startswith(_PROGRAMS) and Path(process.cwd()).is_relative_to(folder)
+        named = process.name().startswith(_PROGRAMS) and is_own(process)
+        return named and Path(process.cwd()).is_relative_to(folder)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 

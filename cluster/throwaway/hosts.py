@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cluster.throwaway.daemons import wait_until
 from cluster.throwaway.packages import ThrowawayError
 
 HOSTS = Path("/etc/hosts")
+_LOCK_SECONDS = 600.0
 # Lines that earlier versions wrote have the same mark.
 _MARK = "# throw-away SLURM; removed by `make slurm-down`"
 
@@ -45,6 +49,29 @@ def remove(hosts: Path = HOSTS) -> None:
     kept = "".join(line for line in text.splitlines(keepends=True) if _MARK not in line)
     if kept != text:
         hosts.write_text(kept)
+
+
+@contextlib.contextmanager
+def locked(hosts: Path = HOSTS) -> Iterator[None]:
+    """Allow only one `up` or `down` at a time on the machine.
+
+    The lock is on an existing file, so that no lock file remains.
+
+    Raises:
+        ThrowawayError: Another process holds the lock for too long. All users can lock a file that they can read.
+    """
+
+    def lock() -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    with open(hosts) as file:
+        problem = f"{hosts} is locked by another process (find it with `lslocks` and end it): it was not released"
+        wait_until(lock, _LOCK_SECONDS, problem)
+        yield
 
 
 def _address(name: str) -> str | None:

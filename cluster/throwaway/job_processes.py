@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.throwaway.daemons import end_processes
+from cluster.throwaway.daemons import end_processes, is_own
 from cluster.throwaway.packages import ThrowawayError
 
 _END_SECONDS = 15.0
@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.05
 
 
 def in_cgroups(groups: Iterable[Path]) -> list[psutil.Process]:
-    """Return the processes in cgroups and in all cgroups below them."""
+    """Return the processes of all users in cgroups, which only root can add, and in all cgroups below them."""
     found: dict[int, psutil.Process] = {}
     for group in groups:
         for path in sorted(group.rglob("cgroup.procs")):
@@ -31,10 +31,11 @@ def in_cgroups(groups: Iterable[Path]) -> list[psutil.Process]:
 
 
 def by_environment(slurm_conf: Path, node: str | None = None) -> list[psutil.Process]:
-    """Return the processes that were started with the environment of a job of this SLURM cluster.
+    """Return the current user's processes that were started with the environment of a job of this SLURM cluster.
 
     SLURM sets SLURM_CONF, SLURM_JOB_ID and SLURMD_NODENAME for all processes of a job. A daemon that a job started with
-    `setsid` is found even if SLURM does not track it.
+    `setsid` is found even if SLURM does not track it. Processes of other users are left out, because any user can set
+    these variables. This SLURM cluster accepts only jobs of root.
 
     Args:
         slurm_conf: Path of the configuration file of the SLURM cluster.
@@ -42,6 +43,8 @@ def by_environment(slurm_conf: Path, node: str | None = None) -> list[psutil.Pro
     """
     found = []
     for process in psutil.process_iter():
+        if not is_own(process):
+            continue
         try:
             environment = process.environ()
         except (psutil.Error, OSError):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from cluster.throwaway import private_folder
 
 FOLDER = Path("/tmp/throwaway-slurm")
 """Root folder. A machine can run only one throwaway SLURM cluster, because ports and node names are fixed."""
@@ -21,16 +23,20 @@ class Layout:
     cores_per_node: int = 4
     gpus_per_node: int = 2
     """Number of simulated GPUs: copies of the /dev/null device that SLURM allocates. Jobs cannot compute on them."""
-    folder: Path = FOLDER
+    folder: Path = field(default_factory=lambda: FOLDER)
 
     @staticmethod
-    def load(folder: Path = FOLDER) -> Layout | None:
+    def load(folder: Path | None = None) -> Layout | None:
         """Return the layout of the SLURM cluster that was started in the folder, or None.
 
         A damaged file counts as missing: an interrupted `up` or another version of this program may have written it.
+
+        Raises:
+            ThrowawayError: Another user may have written the file (see `private_folder.check`).
         """
+        folder = folder or FOLDER
         try:
-            sizes = json.loads((folder / "layout.json").read_text())
+            sizes = json.loads(private_folder.read(folder / "layout.json"))
             return Layout(**{name: int(value) for name, value in sizes.items()}, folder=folder)
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError):
             return None
@@ -94,16 +100,18 @@ class Layout:
         return MEMORY_CGROUP / f"slurm_{node}"
 
     def create(self) -> None:
-        """Create the folders, and write the sizes to a file that `load` reads."""
-        for name in ("etc", "gpus", "log", "mariadb", "munge", "state"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        for node in self.nodes:
-            self.spool(node).mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o755)
+        """Create the folders, and write the sizes to a file that `load` reads.
+
+        Raises:
+            ThrowawayError: The folder exists, and no empty file system is mounted there.
+        """
+        private_folder.create(self.folder, private_folder.ENTER_MODE)
+        for name in ("etc", "gpus", "munge", "spool", *(f"spool/{node}" for node in self.nodes)):
+            private_folder.create(self.folder / name, private_folder.ENTER_MODE)
+        for name in ("log", "mariadb", "state"):
+            private_folder.create(self.folder / name)
         sizes = {name: value for name, value in asdict(self).items() if name != "folder"}
-        partial = self.folder / "layout.part"
-        partial.write_text(json.dumps(sizes))
-        partial.rename(self.folder / "layout.json")
+        private_folder.write(self.folder / "layout.json", json.dumps(sizes))
 
 
 def cgroups_limit_memory() -> bool:

@@ -99,7 +99,8 @@ def install_packages(log: Callable[[str], None]) -> None:
 
 
 def _search_path() -> str:
-    return f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}"
+    folders = f"{os.environ.get('PATH', '')}:{_SYSTEM_FOLDERS}".split(":")
+    return ":".join(folder for folder in folders if os.path.isabs(folder))  # an empty entry is the working directory
 
 
 def _apt(*arguments: str) -> None:
@@ -121,19 +122,18 @@ def _apt(*arguments: str) -> None:
 @contextlib.contextmanager
 def _services_disabled(services: list[str]) -> Iterator[None]:
     """Prevent packages from starting services on installation (with Debian's policy-rc.d) and at the next boot."""
-    before = _POLICY.read_bytes() if _POLICY.exists() else None
-    if before == _POLICY_TEXT.encode():  # an installation was killed before it removed the file
-        before = None
-    mode = _POLICY.stat().st_mode & 0o777 if before is not None else 0o755
-    _POLICY.write_text(_POLICY_TEXT)
-    _POLICY.chmod(0o755)
+    before = _POLICY.with_name(f"{_POLICY.name}.before-throwaway")
+    if os.path.lexists(_POLICY) and (_POLICY.is_symlink() or _POLICY.read_text() != _POLICY_TEXT):
+        _POLICY.rename(before)  # not modified in place: it may be a symbolic link to a program
+    _POLICY.unlink(missing_ok=True)  # an installation was killed before it removed the file
+    with open(os.open(_POLICY, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+        os.fchmod(file.fileno(), 0o755)
+        file.write(_POLICY_TEXT)
     try:
         yield
     finally:
-        if before is None:
-            _POLICY.unlink()
-        else:
-            _POLICY.write_bytes(before)
-            _POLICY.chmod(mode)
+        _POLICY.unlink()
+        if os.path.lexists(before):
+            before.rename(_POLICY)
         if Path("/run/systemd/system").is_dir() and shutil.which("systemctl"):
             subprocess.run(["systemctl", "disable", "--quiet", *services], check=False)

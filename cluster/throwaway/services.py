@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cluster.throwaway import private_folder
 from cluster.throwaway.daemons import Daemons, wait_until
 from cluster.throwaway.layout import Layout
 from cluster.throwaway.packages import ThrowawayError, find_program
@@ -35,15 +36,23 @@ class Services:
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd {node}" for node in self.layout.nodes)]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables with which daemons and clients use this SLURM cluster."""
+        """Return the environment variables with which daemons and clients use this SLURM cluster.
+
+        Raises:
+            ThrowawayError: Another user may have written the configuration (see `private_folder.check`).
+        """
+        private_folder.check(self.layout.folder)
         return {"SLURM_CONF": str(self.layout.slurm_conf)}
 
     def run(self, *command: str, check: bool = True, seconds: float = _CLIENT_SECONDS) -> str:
         """Run a client command (sbatch, sacct, ...) on this SLURM cluster and return its output.
 
         Raises:
-            ThrowawayError: The command failed and `check` is set. The message contains its error output.
+            ThrowawayError: The command failed and `check` is set; the message contains its error output. Or the folder
+                does not exist, or another user may have written the configuration.
         """
+        if not private_folder.check(self.layout.folder):
+            raise ThrowawayError(f"The folder {self.layout.folder} does not exist. Run `make slurm-up` to start SLURM.")
         done = subprocess.run(
             [find_program(command[0]), *command[1:]],
             env={**_without_slurm_variables(), **self.environment()},
@@ -60,7 +69,6 @@ class Services:
     def start_munged(self) -> None:
         """Start munged with a new key. MUNGE authenticates daemons and clients."""
         folder = self.layout.munge_socket.parent
-        folder.chmod(0o755)
         subprocess.run([find_program("mungekey"), "--create", f"--keyfile={self.layout.munge_key}"], check=True)
         command = [
             find_program("munged"),

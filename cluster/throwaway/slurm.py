@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cluster.throwaway import configuration, hosts, job_processes
+from cluster.throwaway import configuration, hosts, job_processes, private_folder
 from cluster.throwaway.configuration import ACCOUNT, PARTITIONS
 from cluster.throwaway.daemons import end_processes, wait_until
 from cluster.throwaway.layout import Layout, cgroups_limit_memory
@@ -28,6 +26,9 @@ class ThrowawaySlurm:
     """A SLURM cluster on this machine, with methods to start it, stop it and simulate failures.
 
     As a context manager, it starts SLURM on entry and stops it on exit, unless SLURM was already running.
+
+    Root runs and kills what the folder's files specify. Every method therefore raises `ThrowawayError` if another user
+    may have written them (see `private_folder.check`).
     """
 
     account = ACCOUNT
@@ -82,8 +83,9 @@ class ThrowawaySlurm:
             Unavailable: This machine cannot run a throwaway SLURM cluster.
             ThrowawayError: A daemon did not start. The message contains the end of the daemon's log.
         """
+        private_folder.check(self.layout.folder)
         install_packages(self.log)
-        with self._machine_lock():
+        with hosts.locked():
             if self.is_up():
                 self.log(f"already up: {self._summary()}")
                 return
@@ -104,11 +106,14 @@ class ThrowawaySlurm:
         reason = unavailable_reason()
         if reason is not None:
             raise Unavailable(reason)
-        with self._machine_lock():
+        with hosts.locked():
             if self._daemons.running("slurmctld") and self._daemons.running("munged"):
                 self._cancel_all()
             self._clear()
-        self.log("down: all processes have ended; the folder and the line in /etc/hosts have been removed")
+        self.log(
+            "down: all processes have ended; the folder and the line in /etc/hosts have been removed. Run "
+            "`unset SLURM_CONF` in shells that use it"
+        )
 
     def status(self) -> list[tuple[str, int | None]]:
         """Return the name of each daemon with its process id, or with None if the daemon is not running."""
@@ -189,9 +194,11 @@ class ThrowawaySlurm:
         """End all processes of this SLURM cluster and of an earlier one in the same folder, and remove all files.
 
         Raises:
-            ThrowawayError: A process or a cgroup cannot be removed, or a file system is mounted in the folder.
+            ThrowawayError: A process or a cgroup cannot be removed, a file system is mounted in the folder, or another
+                user may have written its contents.
         """
         folder = self.layout.folder
+        private_folder.check(folder)
         mounted = _mounts_below(folder)
         if mounted:
             raise ThrowawayError(
@@ -206,38 +213,17 @@ class ThrowawaySlurm:
         end_processes(self._daemons.unrecorded(), signal.SIGKILL)
         self._end_job_processes(nodes)
         hosts.remove()
-        if folder.exists():
-            _remove_contents(folder, self.layout.logs if keep_logs else None)
-        if folder.exists() and not keep_logs and not folder.is_mount():
-            folder.rmdir()
+        private_folder.remove(folder, self.layout.logs if keep_logs else None)
 
     def _end_job_processes(self, nodes: Iterable[str]) -> None:
         """Kill the remaining processes of jobs, and remove the cgroups in which SLURM limited their memory."""
         job_processes.end_all(lambda: job_processes.by_environment(self.layout.slurm_conf))
-        if not self.layout.folder.exists() and not hosts.contains():
+        if not private_folder.check(self.layout.folder) and not hosts.contains():
             return  # no trace of a throwaway SLURM cluster: the cgroups of these nodes may belong to a different SLURM
         groups = [self.layout.memory_cgroup(node) for node in nodes]
         job_processes.end_all(lambda: job_processes.in_cgroups(groups))
         for group in groups:
             job_processes.remove_cgroup(group)
-
-    @contextlib.contextmanager
-    def _machine_lock(self) -> Iterator[None]:
-        """Allow only one `up` or `down` at a time on the machine."""
-        with open(hosts.HOSTS) as file:  # an existing file, so that no lock file remains
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def _remove_contents(folder: Path, kept: Path | None) -> None:
-    """Remove everything in a folder except one path."""
-    for path in folder.iterdir():
-        if path == kept:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _mounts_below(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> list[str]:

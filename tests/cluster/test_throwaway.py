@@ -288,9 +288,10 @@ def test_env_prints_the_environment_for_a_shell(slurm: ThrowawaySlurm):
 class TestWithoutSlurm:
     """Tests that need neither root nor SLURM."""
 
-    def test_without_root_the_error_explains_what_to_do(self, monkeypatch: pytest.MonkeyPatch):
+    def test_without_root_the_error_explains_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        slurm = ThrowawaySlurm(Layout(folder=tmp_path / "slurm"))
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-        for command in (ThrowawaySlurm().up, ThrowawaySlurm().down):
+        for command in (slurm.up, slurm.down):
             with pytest.raises(Unavailable, match=r"needs root.*in a container"):
                 command()
 
