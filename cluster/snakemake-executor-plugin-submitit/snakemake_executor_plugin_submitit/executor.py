@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -177,6 +179,10 @@ class Executor(RemoteExecutor):
         """Return the command that runs a job in an inner Snakemake."""
         self._inner_cores, self._wait_for = cores, wait_for
         return self.format_job_exec(job)
+
+    def get_python_executable(self) -> str:
+        """Return the command that starts Python without importing modules from the working folder."""
+        return f"{shlex.quote(sys.executable)} -P"
 
     def get_job_args(self, job: JobExecutorInterface, **kwargs: Any) -> str:
         """Return the arguments of the inner Snakemake.

@@ -19,7 +19,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.resources import Request, ResourceError
-from snakemake_executor_plugin_submitit.slurm import recorded_outcome, remove_files
+from snakemake_executor_plugin_submitit.slurm import RANK_OPTIONS, recorded_outcome, remove_files
 from snakemake_executor_plugin_submitit.states import NOT_STARTED, Kind, State
 from snakemake_executor_plugin_submitit.work import HeadProcess, Work
 
@@ -160,7 +160,7 @@ class Local:
 
     def _start(self, job: _Job) -> None:
         """Start submitit's controller in a new session, so that Ctrl-C reaches only the workflow process."""
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(job.folder))}"
+        command = f"{shlex.quote(sys.executable)} {RANK_OPTIONS} {shlex.quote(str(job.folder))}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         environment |= {
             "SUBMITIT_EXECUTOR": "local",
@@ -176,7 +176,7 @@ class Local:
         work = replace(job.work, devices=job.devices if self._devices else None)
         with open(job.folder / "controller.txt", "ab") as log:
             job.process = subprocess.Popen(
-                [sys.executable, "-m", "submitit.local._local", str(job.folder)],
+                [sys.executable, "-P", "-m", "submitit.local._local", str(job.folder)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -29,6 +29,8 @@ _TRIES = 3
 _IDS_PER_SCANCEL = 400
 _SUBMITTED = "_submitted.pkl"
 _JOB_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+RANK_OPTIONS = "-u -P -m submitit.core._submit"
+"""Options with which Python starts a rank. With -P, Python imports no modules from the working folder."""
 _INDEX = "${SLURM_ARRAY_TASK_ID:-0}"
 
 
@@ -115,7 +117,7 @@ class Slurm:
             time.sleep(0.5)
 
     def _script(self, folder: Path, request: Request, name: str, count: int) -> str:
-        command = " ".join([shlex.quote(sys.executable), "-u -m submitit.core._submit", shlex.quote(str(folder))])
+        command = " ".join([shlex.quote(sys.executable), RANK_OPTIONS, shlex.quote(str(folder))])
         text = _make_sbatch_string(
             command=command,
             folder=folder,
