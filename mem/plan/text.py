@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mem.config import Study
 from mem.config.load import load_study
+from mem.models.weights.check import check_backbone
 from mem.plan.estimate import Estimate, Estimator
 from mem.plan.hours import Rates, measure_core
 from mem.plan.image_counts import ImageCounts, count_images
@@ -35,13 +36,15 @@ def plan_text(
         device_gb: Memory of a GPU in GB.
 
     Raises:
-        UserError: As in `load_study` and `count_images`.
+        UserError: As in `load_study`, `check_backbone` and `count_images`.
     """
     study = load_study(files)
+    note = check_backbone(study)
     measured = measure_core() if cpu_gflops is None else None
     rates = Rates(peak_tflops, utilisation, measured.gflops if measured else cpu_gflops or 0.0, device_gb, measured)
     images, estimates = estimate_study(study, given, rates)
-    return render_plan(study, images, estimates, rates, shutil.disk_usage(Path()).free)
+    plan = render_plan(study, images, estimates, rates, shutil.disk_usage(Path()).free)
+    return f"{plan}\n{note}" if note else plan
 
 
 def estimate_study(study: Study, given: Mapping[str, int], rates: Rates) -> tuple[ImageCounts, list[Estimate]]:

@@ -74,8 +74,7 @@ def load_user_module(file: Path, function: str) -> nn.Module:
         UserError: The file or function is missing or fails, or the function does not return a module.
     """
     where = f"{file}:{function}"
-    if not file.is_file():
-        raise UserError(f"{file}: file not found (backbone.module: {where})")
+    require_module_file(file, where)
     name = f"own_backbone_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -90,3 +89,13 @@ def load_user_module(file: Path, function: str) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UserError(f"{where}: returned {type(module).__name__}; expected a torch.nn.Module")
     return module
+
+
+def require_module_file(file: Path, setting: str) -> None:
+    """Check that the Python file of a user-provided module exists.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: file not found (backbone.module: {setting})")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mem.errors import UserError
-from mem.models.weights.tensors import load_weights
+from mem.models.weights.tensors import load_shapes, load_weights
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Keys under which training programs save a model's weights, alongside the optimizer state and settings."""
@@ -23,8 +23,12 @@ ENCODER_PREFIX = "encoder."
 """Key prefix of the encoder in this project's autoencoders; official autoencoders have no prefix."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, *, shapes_only: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a .pth or .safetensors file by name, with wrappers and key prefixes removed.
+
+    Args:
+        path: The file.
+        shapes_only: Whether to return tensors on the meta device, which have no values. The values are not read.
 
     Raises:
         UserError: The file is missing or damaged, is not a checkpoint, or contains objects other than plain data.
@@ -32,11 +36,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: weights file not found")
     if path.suffix == ".safetensors":
-        return _without_prefixes(load_weights(path))
-    return _without_prefixes(_unwrap(path, _read_pickle(path)))
+        return _without_prefixes(load_shapes(path) if shapes_only else load_weights(path))
+    return _without_prefixes(_unwrap(path, _read_pickle(path, "meta" if shapes_only else "cpu")))
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, device: str) -> Any:
     with open(path, "rb") as file:
         start = file.read(256).lstrip()
     if not start:
@@ -48,7 +52,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         # Official MAE checkpoints contain the training run's command-line arguments, a namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if blocked:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -37,8 +38,25 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: The file is missing or damaged.
     """
-    try:
+    with _reading(path):
         return load_file(path)
+
+
+def load_shapes(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file on the meta device. Only the header of the file is read.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise errors that occur while a safetensors file is read as `UserError`."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: weights file not found") from None
     except (SafetensorError, OSError) as error:
