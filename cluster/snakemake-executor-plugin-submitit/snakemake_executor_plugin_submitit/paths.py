@@ -53,7 +53,7 @@ class JobFolder:
         return self.attempt(attempt) / f"failed-{rank}.json"
 
     def completed(self, rank: int) -> Path:
-        """Return the file that a rank creates after its command has completed."""
+        """Return the file with the number of the attempt in which a rank's command completed."""
         return self.root / f"completed-{rank}"
 
     def rank_log(self, rank: int) -> Path:

@@ -14,6 +14,7 @@ from snakemake_executor_plugin_submitit.slurm_environment import client_environm
 from snakemake_executor_plugin_submitit.states import Kind, State, kind_of
 
 _TIMEOUT_SECONDS = 60
+_CONFIGURATION_SECONDS = 10
 _JOB_ID = r"\d+(?:_\d+|_\[[\d,%-]+\])?"
 """Job id in the first column: `7`, `7_3`, or an array such as `7_[0-3,6%2]`."""
 
@@ -22,7 +23,7 @@ class QueryFailed(Exception):
     """A query command failed or timed out."""
 
 
-def run_query(command: list[str]) -> str:
+def run_query(command: list[str], seconds: float = _TIMEOUT_SECONDS) -> str:
     """Run a query command and return its output.
 
     Raises:
@@ -30,7 +31,7 @@ def run_query(command: list[str]) -> str:
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, env=client_environment(), check=False
+            command, capture_output=True, text=True, timeout=seconds, env=client_environment(), check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise QueryFailed(f"{command[0]}: {error}") from None
@@ -127,7 +128,7 @@ def configuration() -> dict[str, str]:
     Raises:
         QueryFailed: The controller does not respond.
     """
-    rows = _rows(run_query(["scontrol", "show", "config"]), r"(\w+)\s*= (.*)")
+    rows = _rows(run_query(["scontrol", "show", "config"], _CONFIGURATION_SECONDS), r"(\w+)\s*= (.*)")
     return {name: value for name, value in rows}
 
 

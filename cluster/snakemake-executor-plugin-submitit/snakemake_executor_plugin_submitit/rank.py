@@ -118,15 +118,23 @@ class Rank:
         """
         if self.info.attempt == 0:
             return False
-        if all(self.folder.completed(rank).exists() for rank in range(self.info.world_size)):
+        attempts = {self._completed_attempt(rank) for rank in range(self.info.world_size)}
+        if len(attempts) == 1 and attempts <= set(range(self.info.attempt)):
             return True
         self.folder.completed(self.info.rank).unlink(missing_ok=True)
         return False
 
+    def _completed_attempt(self, rank: int) -> int | None:
+        """Return the attempt in which a rank's command completed, or None."""
+        try:
+            return int(self.folder.completed(rank).read_text())
+        except (OSError, ValueError):
+            return None
+
     def _record_completion(self) -> None:
         if self.info.cluster == "slurm":
             with contextlib.suppress(OSError):  # without this file, a requeued job is repeated
-                self.folder.completed(self.info.rank).touch()
+                self.folder.completed(self.info.rank).write_text(str(self.info.attempt))
 
     def _runs_inner_snakemake(self) -> bool:
         return self.info.rank == 0 and self.work.inner is not None

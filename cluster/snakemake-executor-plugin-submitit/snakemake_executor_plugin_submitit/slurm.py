@@ -31,6 +31,9 @@ _SUBMITTED = "_submitted.pkl"
 _JOB_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 RANK_OPTIONS = "-u -P -m submitit.core._submit"
 """Options with which Python starts a rank. With -P, Python imports no modules from the working folder."""
+_IGNORING_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
+"""Start of a command that ignores signals until it installs handlers. They would end a rank that is starting."""
+_CONFIGURATION_RETRY_SECONDS = 300
 _INDEX = "${SLURM_ARRAY_TASK_ID:-0}"
 
 
@@ -45,6 +48,7 @@ class Slurm:
         self._poller = StatePoller(warn)
         self._signal_delay_seconds = signal_delay_seconds
         self._configuration: dict[str, str] = {}
+        self._configuration_retry_at = 0.0
 
     # site
 
@@ -58,11 +62,11 @@ class Slurm:
         return max(1, int(size)) if size.isdigit() else None
 
     def _site_configuration(self) -> dict[str, str]:
-        if not self._configuration:
+        if not self._configuration and time.monotonic() >= self._configuration_retry_at:
             try:
                 self._configuration = queries.configuration()
             except queries.QueryFailed:
-                return {}
+                self._configuration_retry_at = time.monotonic() + _CONFIGURATION_RETRY_SECONDS
         return self._configuration
 
     # submission
@@ -117,7 +121,7 @@ class Slurm:
             time.sleep(0.5)
 
     def _script(self, folder: Path, request: Request, name: str, count: int) -> str:
-        command = " ".join([shlex.quote(sys.executable), RANK_OPTIONS, shlex.quote(str(folder))])
+        command = " ".join([_IGNORING_SIGNALS, shlex.quote(sys.executable), RANK_OPTIONS, shlex.quote(str(folder))])
         text = _make_sbatch_string(
             command=command,
             folder=folder,

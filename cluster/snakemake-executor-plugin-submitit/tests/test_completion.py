@@ -45,11 +45,17 @@ def test_a_completion_of_an_earlier_attempt_does_not_count_later(run, tmp_path):
     assert run(attempt=0, ranks=2) == 1
     with pytest.raises(module.RankFailed):
         run(attempt=1, ranks=2, command="exit 3")
-    (tmp_path / "job" / "completed-1").touch()
+    (tmp_path / "job" / "completed-1").write_text("0")
     assert run(attempt=2, ranks=2) == 2
+
+
+def test_completions_of_the_same_attempt_do_not_count(run, tmp_path):
+    assert run(attempt=0, ranks=2) == 1
+    (tmp_path / "job" / "completed-1").write_text("1")
+    assert run(attempt=1, ranks=2) == 2
 
 
 def test_a_submission_starts_without_completions(run, tmp_path):
     (tmp_path / "job").mkdir()
-    (tmp_path / "job" / "completed-0").touch()
+    (tmp_path / "job" / "completed-0").write_text("0")
     assert run(attempt=0) == 1

@@ -74,6 +74,7 @@ def test_the_job_script_contains_the_options_of_the_request(tmp_path):
     (step,) = [line for line in lines if line.startswith("srun")]
     assert "--kill-on-bad-exit=1" in step
     assert "--cpus-per-task=3" in step
+    assert """sh -c 'trap "" TERM USR2; exec "$0" "$@"'""" in step
 
 
 def test_a_job_without_a_runtime_gets_the_partitions_time_limit(tmp_path):
