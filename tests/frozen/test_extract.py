@@ -105,7 +105,7 @@ def test_a_module_that_returns_no_features_is_refused(form):
     [
         ("resnet81", IMAGES, {}, "timm has no model resnet81. Similar names: "),
         ("resnet18", IMAGES, {"weights": "nowhere.pth"}, "nowhere.pth: weights file not found"),
-        ("mobilenetv3_small_050", IMAGES, {"tokens": True}, "returns pooled features only"),
+        ("mobilenetv3_small_050", IMAGES, {"tokens": True, "weights": "random"}, "returns pooled features only"),
         ("resnet18", IMAGES[:0], {}, "images: expected at least one image, got none"),
         (
             "resnet18",
@@ -125,8 +125,8 @@ def test_a_module_that_returns_no_features_is_refused(form):
         (
             "vit_tiny_patch16_224",
             IMAGES[:2, :, :16],
-            {},
-            r"vit_tiny_patch16_224: cannot process a batch of shape \(2, 3, 16, 32\): .*Resize or crop all images",
+            {"weights": "random"},
+            r"vit_tiny_patch16_224: cannot process a batch of shape \(2, 3, 16, 32\) \(images 0 to 1\): .*Resize or",
         ),
         (
             "resnet18",
@@ -145,3 +145,66 @@ def test_a_module_that_returns_no_features_is_refused(form):
 def test_invalid_arguments_are_refused(network, images, options, expected):
     with pytest.raises(UserError, match=expected):
         extract(network, images, **options)
+
+
+@pytest.mark.parametrize("network", ["resnet10t", "vit_tiny_patch16_224"])
+def test_a_timm_model_without_weights_is_refused_with_the_ways_to_pass_them(network):
+    with pytest.raises(UserError, match=f"weights: {network} has no weights. Pass a weights file: .*weights='random'"):
+        extract(network, IMAGES)
+
+
+def test_random_weights_depend_only_on_the_seed_and_leave_the_generator_unchanged():
+    before = torch.get_rng_state()
+    first = extract("resnet10t", IMAGES, weights="random", seed=1).features
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    np.testing.assert_array_equal(extract("resnet10t", IMAGES, weights="random", seed=1).features, first)
+    assert not np.allclose(extract("resnet10t", IMAGES, weights="random", seed=2).features, first)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images of which one raises an error when it is read."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 7:
+            raise OSError("image file photos/7.jpg is truncated")
+        return IMAGES[index]
+
+
+def with_value(index: int, value: float) -> torch.Tensor:
+    images = IMAGES.clone()
+    images[index, 0, 3, 3] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "expected"),
+    [
+        (with_value(7, float("nan")), {"batch": 4}, "image 7 contains pixels that are not finite"),
+        (with_value(9, float("inf")), {}, "image 9 contains pixels that are not finite"),
+        (with_value(5, 3e38), {"batch": 4}, "image 5 has features that are not finite. Check the weights of CustomMod"),
+        (DataLoader(Pictures(), batch_size=3), {}, "batch 2 cannot be read: OSError: image file photos/7.jpg is trun"),
+        ([IMAGES[:4], "photos/4.jpg"], {}, "the batch that starts with image 4 is no array"),
+        ([{"image": IMAGES}], {}, "the batch that starts with image 0 is no array"),
+        ([IMAGES[:4], IMAGES[4:6, :, :1, :4]], {"tokens": True}, "images 4 to 5 of shape .* have features of shape"),
+    ],
+)
+def test_a_bad_image_is_named_by_its_number(images, options, expected):
+    class Large(CustomModule):
+        def forward(self, images: torch.Tensor):
+            pooled, tokens = super().forward(images)
+            return pooled + images.flatten(1).abs().amax(dim=1, keepdim=True) * 10, tokens
+
+    Large.__name__ = "CustomModule"
+    with pytest.raises(UserError, match=f"images: {expected}") as caught:
+        extract(Large("pair"), images, **options)
+    assert len(str(caught.value)) < 300 and "Traceback" not in str(caught.value)
+
+
+def test_batches_may_be_lists_of_one_tensor():
+    module = CustomModule("pooled")
+    extracted = extract(module, DataLoader(TensorDataset(IMAGES), batch_size=4))
+    np.testing.assert_allclose(extracted.features, extract(module, IMAGES).features, rtol=1e-5, atol=1e-6)
