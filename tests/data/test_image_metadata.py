@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mem.data.codecs import tiff
 from mem.data.codecs.decode import Unreadable, decode
 from mem.data.codecs.orientation import orientation
 from tests.data.image_files import chunk, exif, picture, pixels_by_part, saved, with_chunks, xmp
 
 PNG = saved(picture(), "PNG")
 WEBP = saved(picture(), "WEBP", lossless=True)
+TIFF = saved(picture(), "TIFF", compression="tiff_lzw", tiffinfo={270: "text" * 9})
 MEGABYTES_2 = zlib.compress(bytes(2_000_000))
 GARBAGE = b"\x93garbage" * 9
 
@@ -47,6 +49,7 @@ DAMAGED_METADATA = {
     "garbage in eXIf": with_chunks(PNG, chunk(b"eXIf", GARBAGE)),
     "garbage in an Exif profile": with_chunks(PNG, chunk(b"tEXt", b"Raw profile type exif\0\nexif\n4\nxyz")),
     "damaged animation": with_chunks(PNG, chunk(b"acTL", bytes(8)), chunk(b"fcTL", GARBAGE)),
+    "truncated description of a TIFF": TIFF[:-3],
     "garbage in WebP's EXIF": webp_with(b"EXIF", GARBAGE, 8),
 }
 
@@ -66,6 +69,18 @@ def test_damage_that_concerns_the_pixels_of_a_png_is_an_error():
     for wrong in (content.replace(b"PLTE", b"pLTE"), PNG.replace(b"IHDR", b"iHDR"), PNG.replace(b"IDAT", b"iDAT")):
         with pytest.raises(Unreadable):
             decode(wrong)
+
+
+def test_metadata_of_a_tiff_are_removed_at_the_same_positions():
+    """Appended bytes would replace the missing pixels of a truncated file."""
+    content = saved(picture(), "TIFF", tiffinfo={270: "a description", 305: "a program"})
+    parsed = tiff.parse(content)
+    assert parsed is not None
+    assert len(parsed.content) == len(content)
+    np.testing.assert_array_equal(decode(parsed.content), np.asarray(picture()))
+    for cut in (1, 60, 200):
+        with pytest.raises(Unreadable, match="truncated"):
+            decode(content[:-cut])
 
 
 # --- orientation -----------------------------------------------------------------------------------------

@@ -70,18 +70,23 @@ def is_tiff(content: bytes) -> bool:
 
 
 def parse(content: bytes) -> Tiff | None:
-    """Read the first directory. Return None if it is damaged."""
+    """Read the first directory. Return None if the file ends before it.
+
+    As in libtiff and Pillow, the first of several entries with the same tag counts, and entries with unknown types and
+    incomplete entries at the end are ignored.
+    """
     form = _form(content)
     try:
         start = struct.unpack_from(form.order + form.offset, content, form.first)[0]
         number = struct.unpack_from(form.order + form.number, content, start)[0]
-        if number > _MAX_ENTRIES:
-            return None
-        start += struct.calcsize(form.number)
-        entries = [content[start + form.entry * i : start + form.entry * (i + 1)] for i in range(number)]
-        if number and len(entries[-1]) < form.entry:
-            return None
-        return _tiff(content, form, {struct.unpack_from(form.order + "H", entry)[0]: entry for entry in entries})
+        first = start + struct.calcsize(form.number)
+        complete = min(number, _MAX_ENTRIES, (len(content) - first) // form.entry)
+        tags: dict[int, bytes] = {}
+        for entry in (content[first + form.entry * i : first + form.entry * (i + 1)] for i in range(complete)):
+            tag, kind = struct.unpack_from(form.order + "HH", entry)
+            if kind in _SIZES:
+                tags.setdefault(tag, entry)
+        return _tiff(content, form, start, tags)
     except (struct.error, OverflowError):
         return None
 
@@ -93,7 +98,7 @@ def _form(content: bytes) -> _Form:
     return _Form(order, 4, "I", "H", 12)
 
 
-def _tiff(content: bytes, form: _Form, tags: dict[int, bytes]) -> Tiff:
+def _tiff(content: bytes, form: _Form, start: int, tags: dict[int, bytes]) -> Tiff:
     def values(tag: int) -> tuple[int, ...]:
         return _values(content, form, tags[tag]) if tag in tags else ()
 
@@ -103,13 +108,13 @@ def _tiff(content: bytes, form: _Form, tags: dict[int, bytes]) -> Tiff:
     bits = values(_BITS) or (1,)
     formats = values(_SAMPLE_FORMAT)
     photometric = value(_PHOTOMETRIC, 0)
-    inverted = photometric == 0 and bits[0] in (12, 16)
+    inverted = _PHOTOMETRIC in tags and photometric == 0 and bits[0] in (12, 16)
     positive = {_PHOTOMETRIC: _short_entry(form, _PHOTOMETRIC, 1)} if inverted else {}
     kept = [entry for tag, entry in sorted({**tags, **positive}.items()) if tag in _FOR_PIXELS]
     orientation = values(_ORIENTATION)
     kind = {2: "signed", 3: "floating-point"}.get(formats[0] if formats else 1, "unsigned")
     return Tiff(
-        content=_with_directory(content, form, kept),
+        content=_with_directory(content, form, start, kept),
         orientation=orientation[0] if orientation else None,
         xmp=_bytes(content, form, tags[_XMP]) if _XMP in tags else None,
         bits=bits,
@@ -151,18 +156,12 @@ def _short_entry(form: _Form, tag: int, value: int) -> bytes:
     return entry + bytes(form.entry - len(entry))
 
 
-def _with_directory(content: bytes, form: _Form, entries: list[bytes]) -> bytes:
-    """Append a directory to the file and make it the first one. The other bytes keep their positions."""
-    padded = len(content) + len(content) % 2
-    size = struct.calcsize(form.offset)
-    return b"".join(
-        [
-            content[: form.first],
-            struct.pack(form.order + form.offset, padded),
-            content[form.first + size :],
-            bytes(padded - len(content)),
-            struct.pack(form.order + form.number, len(entries)),
-            *entries,
-            bytes(size),
-        ]
-    )
+def _with_directory(content: bytes, form: _Form, start: int, entries: list[bytes]) -> bytes:
+    """Replace the directory at `start` by one with at most as many entries. All other bytes keep their positions.
+
+    Nothing is appended, because the decoder would read it instead of the missing pixels of a truncated file.
+    """
+    number = struct.pack(form.order + form.number, len(entries))
+    directory = b"".join([number, *entries, bytes(struct.calcsize(form.offset))])
+    end = min(len(content), start + len(directory))
+    return b"".join([content[:start], directory[: end - start], content[end:]])

@@ -57,7 +57,7 @@ def read(content: bytes, limits: Limits) -> tuple[UInt8[np.ndarray, "height widt
         start = content[:8]
         raise Unreadable(f"is not in a supported image format; it starts with {start.hex()} ({start!r})") from None
     except Exception as error:  # decoders can raise any exception on malformed data
-        raise Unreadable(f"is damaged or truncated: {error or type(error).__name__}") from None
+        raise Unreadable(f"is damaged or truncated: {str(error) or type(error).__name__}") from None
 
 
 def _parse(content: bytes, limits: Limits) -> _Parsed:
