@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,11 +17,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
 from mem.errors import UserError
+from mem.rank_variables import RankVariables, read_rank_variables
 
 CPU = torch.device("cpu")
+WAIT_SECONDS = 600.0
+"""Default time to wait for the other ranks."""
+_FIRST_MESSAGE_SECONDS, _MESSAGE_SECONDS = 5.0, 60.0
+"""Seconds until the first message about missing ranks, and between later messages."""
+_STEP_SECONDS = 0.1
+_CONNECT_SECONDS = 10.0
+"""Time limit of torch's connection to a server that accepts connections."""
 
 
 @dataclass(frozen=True)
@@ -152,46 +165,167 @@ SINGLE_PROCESS = World()
 
 
 @contextlib.contextmanager
-def world_from_environment(timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
+def single_process() -> Iterator[World]:
+    """Return the world of a stage that runs as one process. The variables of several ranks are ignored."""
+    yield World(device=_device(0))
+
+
+@contextlib.contextmanager
+def world_from_environment(
+    say: Callable[[str], None] = print, wait_seconds: float = WAIT_SECONDS, timeout: timedelta = timedelta(minutes=30)
+) -> Iterator[World]:
     """Join the world specified by RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     Without these variables, the world consists of a single process. Ranks communicate with NCCL on GPUs and with Gloo
-    on CPUs. If they use NCCL, control messages are transmitted by a second process group, which uses Gloo.
+    on CPUs. If they use NCCL, control messages are transmitted by a second process group, which uses Gloo. While the
+    process waits for other ranks, it handles signals.
+
+    Args:
+        say: Function that prints a message, for example which ranks this process waits for.
+        wait_seconds: Time to wait for the other ranks.
+        timeout: Time limit of each collective operation.
 
     Raises:
         UserError: The variables are incomplete or contradict each other, or the ranks cannot connect.
     """
     global _control
-    size = _integer("WORLD_SIZE", 1)
-    rank, local_rank = _integer("RANK", 0), _integer("LOCAL_RANK", 0)
-    if not 0 <= rank < size:
-        raise UserError(f"RANK is {rank} and WORLD_SIZE is {size}; expected a rank from 0 to WORLD_SIZE - 1")
-    device = _device(local_rank)
-    if size == 1:
+    variables = read_rank_variables()
+    device = _device(variables.local_rank)
+    if variables.size == 1:
         yield World(device=device)
         return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UserError(
-            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set, so the ranks cannot connect. Set it, or "
-            "unset WORLD_SIZE to run a single process."
-        )
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
-    except (RuntimeError, ValueError, dist.DistError) as error:
+        store = _connect(variables, say, wait_seconds)
+        store.set_timeout(timeout)
+        dist.init_process_group(backend, None, timeout, variables.size, variables.rank, store)
+    except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"Rank {rank} of {size} could not connect to the other ranks at {os.environ['MASTER_ADDR']}:"
-            f"{os.environ['MASTER_PORT']}: {error}"
+            f"Rank {variables.rank} of {variables.size} could not connect to the other ranks at "
+            f"{variables.address}:{variables.port}: {error}"
         ) from None
     try:
         if backend == "nccl":
             group = dist.new_group(backend="gloo", timeout=timeout)
             _control = group if isinstance(group, dist.ProcessGroup) else None
-        yield World(rank, size, device, local_rank, _integer("LOCAL_WORLD_SIZE", size))
+        yield World(variables.rank, variables.size, device, variables.local_rank, variables.local_size)
     finally:
         _control = None
         dist.destroy_process_group()
+
+
+def _connect(variables: RankVariables, say: Callable[[str], None], wait_seconds: float) -> Store:
+    """Return the store through which the ranks find each other, after all ranks are present.
+
+    torch waits without handling signals. Therefore, this function waits in short steps.
+
+    Raises:
+        UserError: Rank 0 cannot listen at the address, another process has the same rank, or a rank is missing after
+            `wait_seconds`.
+    """
+    rank, size = variables.rank, variables.size
+    where = f"{variables.address}:{variables.port}"
+    waiting = _Waiting(say, wait_seconds, size)
+    # torchrun listens at the address itself.
+    hosts_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if hosts_store:
+        server = _listen(variables)
+    else:
+        while not _accepts_connections(variables.address, variables.port):
+            waiting.step(f"Rank {rank} of {size} waits for rank 0, which does not respond at {where}.")
+        server = _store(variables, is_master=False)
+    store = PrefixStore(f"mem/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+    if store.add(f"rank {rank}", 1) > 1:
+        raise UserError(f"Two processes have RANK {rank} at {where}. Give each process a different rank.")
+    while missing := [other for other in range(size) if not store.check([f"rank {other}"])]:
+        present = ", ".join(str(other) for other in range(size) if other not in missing)
+        waiting.step(
+            f"Rank {rank} of {size} waits at {where} for rank {', '.join(map(str, missing))}. Ranks present: {present}."
+        )
+    return store
+
+
+class _Waiting:
+    """Wait in steps during which signals are handled. Report what the process waits for, and stop at a time limit."""
+
+    def __init__(self, say: Callable[[str], None], seconds: float, size: int) -> None:
+        self._say, self._began, self._seconds, self._size = say, time.monotonic(), seconds, size
+        self._next_message = _FIRST_MESSAGE_SECONDS
+
+    def step(self, reason: str) -> None:
+        """Wait for a moment.
+
+        Raises:
+            UserError: The time limit is reached.
+        """
+        waited = time.monotonic() - self._began
+        advice = f"If only one process was started, unset WORLD_SIZE, which is {self._size}."
+        if waited > self._seconds:
+            raise UserError(f"{reason} The time limit of {self._seconds:.0f} s is reached. {advice}")
+        if waited > self._next_message:
+            self._next_message += _MESSAGE_SECONDS
+            self._say(f"{reason} {advice}")
+        time.sleep(_STEP_SECONDS)
+
+
+def _listen(variables: RankVariables) -> TCPStore:
+    """Create the store that the other ranks connect to.
+
+    Raises:
+        UserError: The port is in use, or the address is not that of this machine.
+    """
+    where = f"{variables.address}:{variables.port}"
+    try:
+        server = socket.create_server(("", variables.port))
+    except OSError as error:
+        raise UserError(
+            f"Rank 0 cannot listen on MASTER_PORT {variables.port} of {socket.gethostname()}: {error.strerror}. Set "
+            "MASTER_PORT to a free port, the same for all ranks."
+        ) from None
+    with server:
+        if not _accepts_connections(variables.address, variables.port):
+            raise UserError(
+                f"Rank 0 on {socket.gethostname()} cannot be reached at {where}. Set MASTER_ADDR to the name or "
+                "address of this machine, the same for all ranks."
+            )
+    return _store(variables, is_master=True)
+
+
+def _store(variables: RankVariables, *, is_master: bool) -> TCPStore:
+    """Create a store in a thread, because signals are not handled while torch waits for the response of a server.
+
+    Raises:
+        UserError: The program at the address does not respond like a store.
+    """
+    arguments = (variables.address, variables.port, variables.size, is_master)
+    options = {"timeout": timedelta(seconds=_CONNECT_SECONDS), "wait_for_workers": False}
+    created: queue.SimpleQueue[TCPStore | RuntimeError] = queue.SimpleQueue()
+
+    def create() -> None:
+        try:
+            created.put(TCPStore(*arguments, **options))
+        except RuntimeError as error:
+            created.put(error)
+
+    threading.Thread(target=create, name="rendezvous", daemon=True).start()
+    try:
+        store = created.get(timeout=2 * _CONNECT_SECONDS)
+    except queue.Empty:
+        raise UserError(
+            f"A program listens at {variables.address}:{variables.port}, but it is not rank 0 of this stage. Set "
+            "MASTER_PORT to another port, the same for all ranks."
+        ) from None
+    if isinstance(store, RuntimeError):
+        raise store
+    return store
+
+
+def _accepts_connections(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _device(local_rank: int) -> torch.device:
@@ -201,13 +335,3 @@ def _device(local_rank: int) -> torch.device:
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
-
-
-def _integer(name: str, default: int) -> int:
-    text = os.environ.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{name} is {text!r}; expected a whole number") from None

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from mem.distributed import World, world_from_environment
+from mem.distributed import World, single_process, world_from_environment
 from mem.errors import UserError
+from mem.rank_variables import shown_rank
 from tests.beton_files import write_beton
 from tests.conftest import REPOSITORY
 from tests.distributed_training import TrainingCase
@@ -38,21 +39,72 @@ def test_rank_0_is_the_main_rank():
     assert not World(3, 4).is_main
 
 
+ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """Set these variables of the ranks, and unset the others."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2 and WORLD_SIZE is 2"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; expected a whole number"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "RANK": "", **ADDRESS}, "WORLD_SIZE is 2, but RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0; expected the number of ranks"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE is -1; expected the number of ranks"),
+        ({"RANK": "1"}, "RANK is 1, but WORLD_SIZE is not set. .* unset RANK to run a single process"),
+        ({"RANK": "one"}, "RANK is 'one'; expected a whole number"),
+        ({"WORLD_SIZE": "1", "RANK": "3"}, "RANK is 3 and WORLD_SIZE is 1; .* unset both"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "MASTER_PORT": "ssh"}, "MASTER_PORT is 'ssh'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "MASTER_PORT": "70000"}, "MASTER_PORT is 70000; expected a port"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "MASTER_ADDR": "no.such.host.invalid"}, "cannot resolve"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "LOCAL_RANK": "gpu0"}, "LOCAL_RANK is 'gpu0'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "LOCAL_RANK": "5"}, "LOCAL_RANK is 5; expected .* 0 to 1"),
+        ({"WORLD_SIZE": "2", "RANK": "0", **ADDRESS, "LOCAL_RANK": "-1"}, "LOCAL_RANK is -1"),
+        ({"WORLD_SIZE": "3", "RANK": "0", **ADDRESS, "LOCAL_WORLD_SIZE": "2"}, "LOCAL_WORLD_SIZE is 2 and WORLD_SIZE"),
     ],
 )
 def test_an_invalid_environment_raises_an_error_with_the_variable(monkeypatch, variables, expected):
-    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    set_variables(monkeypatch, variables)
     with pytest.raises(UserError, match=expected), world_from_environment():
         pass
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": "", "MASTER_PORT": ""},
+        {"WORLD_SIZE": " ", "RANK": "0"},
+        {"LOCAL_RANK": "gpu0"},
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "3", "MASTER_PORT": "x"},
+    ],
+)
+def test_empty_variables_and_those_that_a_single_process_does_not_use_are_ignored(monkeypatch, variables):
+    set_variables(monkeypatch, variables)
+    with world_from_environment() as world:
+        assert (world.rank, world.size, world.local_rank) == (0, 1, 0)
+
+
+def test_a_stage_that_runs_as_one_process_ignores_the_variables(monkeypatch):
+    set_variables(monkeypatch, {"WORLD_SIZE": "2", "RANK": "x", **ADDRESS})
+    with single_process() as world:
+        assert (world.rank, world.size) == (0, 1)
+
+
+def test_the_log_file_of_a_rank_is_named_even_if_a_variable_is_invalid(monkeypatch):
+    for rank, expected in (("2", 2), ("x", 0), ("", 0), ("-3", 0)):
+        set_variables(monkeypatch, {"WORLD_SIZE": "4", "RANK": rank})
+        assert shown_rank() == expected
+    set_variables(monkeypatch, {"RANK": "2"})
+    assert shown_rank() == 0
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
@@ -100,6 +152,70 @@ with world_from_environment() as world:
 def test_collective_operations_agree_on_all_ranks():
     outputs = run_ranks(3, "-c", textwrap.dedent(COLLECTIVES))
     assert outputs == ["3 1.0 3.0 True False {'from': 0}\n"] * 3
+
+
+JOIN = """
+import sys
+from mem.distributed import world_from_environment
+from mem.errors import UserError
+try:
+    with world_from_environment(lambda message: print(message, flush=True), wait_seconds=float(sys.argv[1])):
+        print("connected")
+except UserError as error:
+    print(error)
+"""
+
+
+def join(rank: int, size: int, port: int, *, address: str = "127.0.0.1", seconds: float = 60) -> subprocess.Popen:
+    """Start a process that joins a world and prints its messages."""
+    variables = {"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return subprocess.Popen(
+        [sys.executable, "-c", JOIN, str(seconds)],
+        cwd=REPOSITORY,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.stage
+def test_ranks_that_wait_name_the_missing_rank_and_the_ranks_that_are_present():
+    port = free_port()
+    processes = [join(rank, 3, port, seconds=10) for rank in (0, 2)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    for rank, output in zip((0, 2), outputs, strict=True):
+        assert f"Rank {rank} of 3 waits at 127.0.0.1:{port} for rank 1. Ranks present: 0, 2." in output
+        assert "If only one process was started, unset WORLD_SIZE, which is 3." in output
+        assert "The time limit of 10 s is reached." in output
+
+
+@pytest.mark.stage
+def test_a_rank_that_waits_for_rank_0_names_the_address():
+    port = free_port()
+    output = join(1, 2, port, seconds=1).communicate(timeout=100)[0]
+    assert f"Rank 1 of 2 waits for rank 0, which does not respond at 127.0.0.1:{port}." in output
+
+
+@pytest.mark.stage
+def test_two_processes_with_the_same_rank_are_reported():
+    port = free_port()
+    processes = [join(rank, 3, port, seconds=15) for rank in (0, 1, 1)]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert sum(f"Two processes have RANK 1 at 127.0.0.1:{port}." in output for output in outputs) == 1
+
+
+@pytest.mark.stage
+def test_a_port_in_use_and_a_wrong_address_are_reported_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        output = join(0, 2, port).communicate(timeout=100)[0]
+        assert f"Rank 0 cannot listen on MASTER_PORT {port}" in output
+        assert "Address already in use" in output
+        output = join(1, 2, port).communicate(timeout=100)[0]
+        assert f"A program listens at 127.0.0.1:{port}, but it is not rank 0 of this stage." in output
+    # 192.0.2.1 is reserved for documentation (RFC 5737): no machine has this address.
+    output = join(0, 2, free_port(), address="192.0.2.1").communicate(timeout=100)[0]
+    assert "Set MASTER_ADDR to the name or address of this machine" in output
 
 
 CASES = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mem import files, provenance
-from mem.distributed import World, world_from_environment
+from mem.config.study import MULTI_RANK_STAGES
+from mem.distributed import World, single_process, world_from_environment
 from mem.errors import Stopped, UserError
 from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
+from mem.rank_variables import shown_rank
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import RunConfig, read_config
 from mem.tracking.log import JsonLines, Log, NullLog
@@ -107,7 +108,7 @@ def run_stage(
         signal, or 1 for an unexpected error.
     """
     start_time = time.time()
-    rank = int(os.environ.get("RANK", "0") or 0)
+    rank = shown_rank() if stage in MULTI_RANK_STAGES else 0
     try:
         with message_handlers(logger, log_file, rank):
             return _exit_status(stage, function, config, out, inputs, start_time)
@@ -129,7 +130,9 @@ def _exit_status(
     folder = RunFolder(out or (config if config.is_dir() else config.parent))
     try:
         run = read_config(config, stage)
-        with stop, world_from_environment() as world, contextlib.ExitStack() as stack:
+        # A stage that runs as one process ignores the variables of several ranks, for example those of a shell.
+        world_context = world_from_environment(logger.warning) if stage in MULTI_RANK_STAGES else single_process()
+        with stop, world_context as world, contextlib.ExitStack() as stack:
             watch_workflow_process(stop)
             if world.from_main(_lock(folder, run, world, stack)):
                 return 0

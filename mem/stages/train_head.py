@@ -10,7 +10,6 @@ import torch
 
 from mem import config
 from mem.data.features.stored import read_about
-from mem.errors import UserError
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head
 from mem.heads.training import HeadFeatures, make_head
@@ -20,8 +19,6 @@ from mem.jobs.online_features import feature_sources
 
 def train_head(job: Job) -> Mapping[str, Any]:
     """Fit the head to the training split, and write `head.safetensors` and `head.json`."""
-    if job.world.size > 1:
-        raise UserError(f"Heads train in one process, but {job.world.size} were started. Start one process.")
     settings = job.run.union("head", config.Head)
     shots = config.Shots(**job.run.settings.get("shots", {}))
     about = read_about(job.inputs["features"])

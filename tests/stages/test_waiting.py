@@ -19,22 +19,24 @@ from mem.tracking.log import read_events
 from tests.stages.running import MINI, mini_run
 from tests.waiting import wait
 
-CONVERSION = """
+PROGRAM = """
 import sys, time
 from pathlib import Path
 from mem.jobs.job import run_stage
 
-def convert(job):
+stage, config, *outputs = sys.argv[1:]
+
+def compute(job):
     print("started", flush=True)
     while not Path("finish").exists():
         time.sleep(0.05)
-    for name in sys.argv[2:]:
+    for name in outputs:
         (job.folder.path / name).touch()
     return {}
 
-sys.exit(run_stage("convert", convert, Path(sys.argv[1]), None, Path("convert.log"), {}))
+sys.exit(run_stage(stage, compute, Path(config), None, Path("stage.log"), {}))
 """
-"""A conversion that finishes when the file `finish` exists, and then writes the given files."""
+"""A stage that finishes when the file `finish` exists, and then writes the given files."""
 TAKEN = "another process finished this run in the meantime. Nothing is left to do."
 OUTPUTS = OUTPUT_FILES["convert"]
 
@@ -54,15 +56,16 @@ def start(run, tmp_path) -> Iterator[Start]:
     """Function that starts a process of the run. The processes are killed after the test."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start_conversion(*outputs: str, **environment: str) -> subprocess.Popen[str]:
+    def start_stage(*outputs: str, config: Path = run, **environment: str) -> subprocess.Popen[str]:
+        stage = config.name.rpartition("-")[0]
         process = subprocess.Popen(
-            [sys.executable, "-c", CONVERSION, str(run), *outputs],
+            [sys.executable, "-c", PROGRAM, stage, str(config), *outputs],
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment,
         )  # fmt: skip
         processes.append(process)
         return process
 
-    yield start_conversion
+    yield start_stage
     for process in processes:
         process.kill()
         process.communicate()
@@ -80,7 +83,7 @@ def wait_until_started_after_waiting(process: subprocess.Popen[str]) -> None:
 
 
 def wait_until_waiting(folder: Path, process: subprocess.Popen[str]) -> None:
-    wait(lambda: "Waiting for process" in (folder / "convert.log").read_text(), process)
+    wait(lambda: "Waiting for process" in (folder / "stage.log").read_text(), process)
 
 
 def finish(folder: Path, *processes: subprocess.Popen[str]) -> list[str]:
@@ -114,16 +117,20 @@ def test_a_stage_takes_the_run_that_another_process_finished_while_it_waited(run
 
 
 def test_every_rank_of_a_waiting_stage_takes_the_finished_run(run, start, tmp_path):
-    first = start(*OUTPUTS)
+    pretrain = mini_run("pretrain")
+    write_configs([pretrain], load_study([MINI]), tmp_path)
+    (run / "run.json").write_text(json.dumps({"key": mini_run("convert").key}))  # the input of pretrain
+    run, outputs = tmp_path / pretrain.folder, OUTPUT_FILES["pretrain"]
+    first = start(*outputs, config=run)
     wait_until_started(first)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [start(*OUTPUTS, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(2)]
+    ranks = [start(*outputs, config=run, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in range(2)]
     wait_until_waiting(tmp_path, ranks[0])
-    outputs = finish(tmp_path, first, *ranks)[1:]
-    assert [output.count(TAKEN) for output in outputs] == [1, 0]
-    assert not any("started" in output for output in outputs)
+    printed = finish(tmp_path, first, *ranks)[1:]
+    assert [output.count(TAKEN) for output in printed] == [1, 0]
+    assert not any("started" in output for output in printed)
     assert len(events(run, "start")) == 1
 
 
