@@ -9,11 +9,13 @@ from collections.abc import Sequence
 
 import mem
 from mem.cli import models, stages, studies, tracking
+from mem.cli.terminal import protect_terminal
 from mem.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments specify, and return its exit status."""
+    protect_terminal()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = build_parser().parse_args(models.join_runs_compare(given))

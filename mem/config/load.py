@@ -17,6 +17,11 @@ from mem.errors import UserError
 
 __all__ = ["deep_merge", "load_study", "study_files"]
 
+_MAX_BYTES = 10_000_000
+"""Maximum size of a study file."""
+_SHOWN_ERRORS = 100
+"""Maximum number of errors in a message."""
+
 
 def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Study:
     """Load a study from a YAML file, and merge additional files and `overrides` over it.
@@ -39,7 +44,11 @@ def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
         return Study.model_validate(merged.values)
     except ValidationError as error:
         errors = error.errors()
-        lines = [describe_error(detail, merged.values, merged.locations, str(files[0])) for detail in errors]
+        lines = [
+            describe_error(detail, merged.values, merged.locations, str(files[0])) for detail in errors[:_SHOWN_ERRORS]
+        ]
+        if len(errors) > _SHOWN_ERRORS:
+            lines.append(f"and {len(errors) - _SHOWN_ERRORS:,} more errors")
         lines += [
             str(section)
             for path, section in merged.replaced.items()
@@ -109,7 +118,11 @@ def _read_with_bases(path: Path, extending: tuple[Path, ...] = ()) -> list[Confi
 
 def _read_file(path: Path) -> ConfigLayer:
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise UserError(f"{path}: this file has more than {_MAX_BYTES:,} bytes. A study is a short YAML file.")
+        text = content.decode("utf-8")
     except FileNotFoundError:
         folders = (path.parent, Path("config"))
         available = next((found for folder in folders if (found := sorted(map(str, folder.glob("*.yaml"))))), [])

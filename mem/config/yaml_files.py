@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -12,6 +13,11 @@ from mem.errors import UserError
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 """Tag of the YAML merge key `<<`."""
+_MAX_VALUES = 100_000
+"""Maximum number of values in a file, where a value counts again each time that an alias (`*name`) refers to it."""
+_MAX_DEPTH = 100
+"""Maximum depth of nested values."""
+_MAX_KEY_CHARACTERS = 200
 _CORRECTIONS = (
     (r"character '\\t'", "a tab is not allowed here. Indent with spaces."),
     (r"mapping values are not allowed", "`:` is not allowed here. Check the indentation of this line and of the line "
@@ -34,6 +40,7 @@ _CORRECTIONS = (
     (r"unhashable|simple key", "a key must be plain text."),
 )  # fmt: skip
 """Regular expressions for PyYAML's messages, and what to say instead."""
+_TOO_DEEP = f"values are nested more than {_MAX_DEPTH} levels deep. Correct the file."
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -67,10 +74,13 @@ def read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, str]]
         UserError: The text is not valid YAML, or not a mapping. The message contains the line.
     """
     try:
-        values = yaml.load(text, _UniqueKeyLoader)
-        root = yaml.compose(text, yaml.SafeLoader)
+        loader = _UniqueKeyLoader(text)
+        root = loader.get_single_node()
         locations: dict[KeyPath, str] = {}
-        _add_locations(root, (), file, locations)
+        if root is not None:
+            _check_size(root, {})
+            _add_locations(root, (), file, locations)
+        values = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
@@ -79,10 +89,7 @@ def read_yaml(text: str, file: str) -> tuple[dict[str, Any], dict[KeyPath, str]]
         line = text[: error.position].count("\n") + 1
         raise UserError(f"{file}:{line}: invalid YAML: a control character is not allowed. Delete it.") from None
     except RecursionError:
-        raise UserError(
-            f"{file}: invalid YAML: values are nested too deeply, or a value refers to itself (`&name`, `*name`). "
-            "Correct the file."
-        ) from None
+        raise UserError(f"{file}: invalid YAML: {_TOO_DEEP}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a study must be a mapping of settings, but this file contains {_yaml_type(values)}")
     return values, locations
@@ -111,6 +118,52 @@ def _yaml_type(value: Any) -> str:
     return "a list" if isinstance(value, list) else f"a value of type {type(value).__name__}"
 
 
+def _check_size(node: yaml.Node, seen: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Return the number of values in a node, with all aliases replaced, and the depth of the node.
+
+    Args:
+        node: The node.
+        seen: Results by the identity of the node. None means that the node is being counted, so it contains itself.
+
+    Raises:
+        yaml.constructor.ConstructorError: There are too many values, they are nested too deeply, or a key is too long.
+    """
+    if id(node) in seen:
+        if (known := seen[id(node)]) is None:
+            raise _too_large(node, "a value contains itself (`&name`, `*name`). Remove the alias.")
+        return known
+    seen[id(node)] = None
+    values, depth = 1, 0
+    for inner in _inner_nodes(node):
+        inner_values, inner_depth = _check_size(inner, seen)
+        values, depth = values + inner_values, max(depth, inner_depth)
+        if values > _MAX_VALUES:
+            raise _too_large(
+                inner,
+                f"there are more than {_MAX_VALUES:,} values. Aliases (`*name`) repeat values: use fewer of them.",
+            )
+    if depth >= _MAX_DEPTH:
+        raise _too_large(node, _TOO_DEEP)
+    seen[id(node)] = values, depth + 1
+    return values, depth + 1
+
+
+def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Yield the items of a list, or the keys and values of a mapping."""
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and len(key.value) > _MAX_KEY_CHARACTERS:
+                raise _too_large(key, f"a key has more than {_MAX_KEY_CHARACTERS} characters. Shorten it.")
+            yield key
+            yield value
+
+
+def _too_large(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
 def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: dict[KeyPath, str]) -> None:
     """Add `file:line` of every key and list item below a node. A mapping's keys override keys merged with `<<`."""
     if isinstance(node, yaml.MappingNode):
@@ -119,7 +172,7 @@ def _add_locations(node: yaml.Node | None, path: KeyPath, file: str, locations: 
                 for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     _add_locations(merged, path, file, locations)
         for key, value in node.value:
-            if key.tag != _MERGE_TAG:
+            if key.tag != _MERGE_TAG and isinstance(key, yaml.ScalarNode):
                 locations[(*path, key.value)] = f"{file}:{key.start_mark.line + 1}"
                 _add_locations(value, (*path, key.value), file, locations)
     elif isinstance(node, yaml.SequenceNode):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 import mem
 from mem import config, files
@@ -122,7 +122,7 @@ def load_export(folder: Path) -> ExportedModel:
         UserError: The folder is not an export, has a different format, or a file is missing or damaged.
     """
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = _read_about(folder / ABOUT)
         if about["format"] != FORMAT:
             raise UserError(
                 f"{folder}: this export has format {about['format']} (written by mem {about['mem']}), but mem "
@@ -131,8 +131,26 @@ def load_export(folder: Path) -> ExportedModel:
         return _build(about, folder / "backbone.safetensors", folder)
     except FileNotFoundError:
         raise UserError(f"{folder}: not an exported model (it has no {ABOUT}). `mem export` writes one.") from None
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise UserError(f"{folder}/{ABOUT}: cannot be read: {error}. Export the head again.") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{folder}/{ABOUT}: cannot be read: {cause}. Export the head again.") from None
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """Return the content of an export.json. A class name that is not valid UTF-8 is read as `export_head` wrote it.
+
+    Raises:
+        ValueError: The file is not JSON, or not a mapping with a list of class names.
+    """
+    about = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    if not isinstance(about, dict):
+        raise ValueError("expected a mapping")
+    classes = about.get("classes")
+    if about.get("format") == FORMAT and not (
+        isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    ):
+        raise ValueError("`classes` is not a list of class names")
+    return about
 
 
 def _build(about: dict[str, Any], backbone_weights: Path, head_folder: Path) -> ExportedModel:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from mem.errors import printable
+
 
 @contextlib.contextmanager
 def message_handlers(logger: logging.Logger, path: Path | None, rank: int) -> Iterator[None]:
@@ -19,14 +21,14 @@ def message_handlers(logger: logging.Logger, path: Path | None, rank: int) -> It
         OSError: The log file cannot be opened.
     """
     terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
+    terminal.setFormatter(_PrintableFormatter("%(message)s"))
     terminal.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handlers: list[logging.Handler] = [terminal]
     if path is not None:
         rank_path = path if rank == 0 else path.with_name(f"{path.name}.rank{rank}")
         rank_path.parent.mkdir(parents=True, exist_ok=True)
         file = _MessageFile(rank_path, mode="a", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        file.setFormatter(_PrintableFormatter("%(asctime)s %(message)s"))
         handlers.append(file)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -38,6 +40,13 @@ def message_handlers(logger: logging.Logger, path: Path | None, rank: int) -> It
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formatter that escapes control characters, which names and texts from files may contain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _MessageFile(logging.FileHandler):

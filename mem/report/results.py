@@ -12,6 +12,7 @@ from typing import Any
 
 from mem.errors import UserError
 from mem.metrics import Interval, interval
+from mem.report.table_formats import without_formula
 
 SHOTS = ("many", "medium", "few", "all")
 """Accuracy columns: the three shot groups and all classes."""
@@ -109,7 +110,8 @@ def to_csv(rows: Sequence[ScoreRow]) -> str:
     writer.writerow(columns)
     for row in rows:
         values = asdict(row)
-        writer.writerow([_format_score(values[name]) if name in SCORES else values[name] for name in columns])
+        texts = [_format_score(values[name]) if name in SCORES else str(values[name]) for name in columns]
+        writer.writerow([without_formula(text) for text in texts])
     return text.getvalue()
 
 

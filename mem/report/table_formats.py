@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
+
+from mem.errors import printable
+
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!(?:[\d\s.,;±%()\[\]–−e+-]| to )*$)")
+"""Start of a cell that a spreadsheet program would execute as a formula. Signed numbers, also with an interval, and
+dashes are no formulas."""
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -15,14 +22,23 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def csv_table(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table as CSV."""
+    """Return a table as CSV. A cell that a spreadsheet program would execute as a formula starts with `'`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows([[without_formula(cell) for cell in line] for line in lines])
     return text.getvalue()
+
+
+def without_formula(cell: str) -> str:
+    """Return a cell of a CSV file, with `'` in front if a spreadsheet program would execute it as a formula.
+
+    Numbers, names of studies and datasets, and keys never start with such a character and are not changed.
+    """
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:
     """Return a table with aligned columns, for the terminal."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligned = [
         "  ".join([line[0].ljust(widths[0]), *[cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]])

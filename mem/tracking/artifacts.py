@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mem.errors import printable
 from mem.tracking.registry import register
 
 
@@ -34,7 +35,7 @@ def send_artifact(mlflow_client: Any, run_id: str, root: Path, run_folder: Path,
 def send_model(mlflow_client: Any, run_id: str, root: Path, run_folder: Path, event: Mapping[str, Any]) -> None:
     """Register the model of a "model" event. Print a message if it cannot be registered. See `send_artifact`."""
     path = root / event["path"]
-    problem = refusal(root, run_folder, path, "")
+    problem = refusal(root, run_folder, path)
     if not problem and not (path / "MLmodel").is_file():
         problem = "this folder contains no MLflow model"
     if problem:
@@ -45,7 +46,7 @@ def send_model(mlflow_client: Any, run_id: str, root: Path, run_folder: Path, ev
 
 def say(message: str) -> None:
     """Print a message on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def input_folder(root: Path, folder: str) -> Path:
@@ -61,8 +62,8 @@ def input_folder(root: Path, folder: str) -> Path:
     return path
 
 
-def refusal(root: Path, run_folder: Path, path: Path, to: str) -> str | None:
-    """Return why a file or folder cannot be sent as an artifact, or None if it can.
+def refusal(root: Path, run_folder: Path, path: Path, to: str = "") -> str | None:
+    """Return why a file or folder cannot be sent, or None if it can.
 
     Links are resolved. `runs/` and `results/` may be links to another disk, and so may the run folder.
 

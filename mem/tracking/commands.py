@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mem.errors import UserError
+from mem.errors import UserError, printable
 from mem.tracking import limits, server
 from mem.tracking.addresses import shown
 from mem.tracking.end_request import EndRequest, OutOfTime
@@ -141,4 +141,4 @@ def _say_changes(before: Mapping[str, str], now: Mapping[str, str]) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    print(printable(f"{time.strftime('%H:%M:%S')} {text}"), file=sys.stderr, flush=True)

@@ -19,7 +19,7 @@ from typing import Any
 from mem.runs.folder import RunFolder
 from mem.tracking import server
 from mem.tracking.addresses import without_secrets
-from mem.tracking.artifacts import input_folder, say, send_artifact, send_model
+from mem.tracking.artifacts import input_folder, refusal, say, send_artifact, send_model
 from mem.tracking.log import read_chunks, read_identity
 from mem.tracking.log_events import STATUSES
 from mem.tracking.log_state import NOTHING_TO_SEND, SENT, LogState, state_of
@@ -90,6 +90,8 @@ class Mirror:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise OSError("this is not a file")  # reading a pipe would block the mirror
+        if path.is_symlink() and (problem := refusal(self.root, path.parent, path)):
+            raise OSError(problem)
         state = self._states.get(str(path))
         if state is not None and (state.inode != status.st_ino or state.is_longer_than(status.st_size)):
             state = None
@@ -254,6 +256,9 @@ class Mirror:
             folder = features_start["inputs"].get("images") if features_start else None
         manifest = input_folder(self.root, folder) / "dataset.json" if folder else None
         if folder is None or manifest is None or not manifest.is_file():
+            return None
+        if manifest.is_symlink() and (problem := refusal(self.root, manifest.parent, manifest)):
+            say(f"{manifest}: {problem}. MLflow shows its runs without their dataset.")
             return None
         try:
             return folder.rsplit("-", 1)[1], manifest.parent, json.loads(manifest.read_text())

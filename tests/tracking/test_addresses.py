@@ -17,7 +17,7 @@ from mem.tracking.commands import sync
 from mem.tracking.ui import open_ui
 from tests.tracking.logs import client, mlflow_run, open_log
 
-NAMES = ["what?", "a?b=c&uri=true", "a#b", "50%", "%3F", "two words", "größe", "a;b", 'it\'s "a" name', "line\nbreak"]
+NAMES = ["what?", "a?b=c&uri=true", "a#b?", "50%?", "%3F?", "two words?", "größe?", "a;b?", 'it\'s "a" name?', "a\nb?"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +85,6 @@ SECRETS = {
     "http://me:sec/secret@example.org": "http://***@example.org",
     "http://example.org/?token=secret&user=secret": "http://example.org/?token=***&user=***",
     "postgresql+psycopg2://me:secret@db/mlflow?password=secret": "postgresql+psycopg2://***@db/mlflow?password=***",
-    "sqlite:////home/a@b/runs/mlflow.db": "sqlite:////home/a@b/runs/mlflow.db",
 }
 
 
@@ -127,4 +126,5 @@ def test_the_description_of_an_unexpected_error_in_a_log_hides_the_password(root
 
 def test_the_printed_address_of_a_database_is_not_changed():
     assert shown("sqlite+pysqlite:///file:/a%3Fb/mlflow.db?uri=true").endswith("?uri=true")
+    assert shown("sqlite:////home/a@b/runs/mlflow.db") == "sqlite:////home/a@b/runs/mlflow.db"
     assert database_path("sqlite://") is None

@@ -106,7 +106,30 @@ def test_an_input_outside_the_working_folder_is_not_read(root, tmp_path_factory,
     assert {run.data.tags["stage"] for run in runs} <= {stage}
 
 
-@pytest.mark.parametrize("name", ["..", "../elsewhere", "/tmp", ""])
+@pytest.mark.parametrize("name", ["log.jsonl", "dataset.json"])
+def test_a_link_to_a_log_or_a_dataset_elsewhere_is_not_followed(root, tmp_path_factory, capsys, name):
+    other = tmp_path_factory.mktemp("other")
+    for stage in ("convert", "pretrain"):
+        open_log(other, stage).scalars({"train/loss": 1.0}, 1)
+        log_path(root, stage).parent.mkdir(parents=True)
+    secret = other / "runs" / "set" / FOLDERS["convert"] / "dataset.json"
+    secret.write_text('{"classes": ["secret"], "splits": {}, "groups": {}, "imbalance": 1}')
+    if name == "log.jsonl":
+        log_path(root, "pretrain").symlink_to(log_path(other, "pretrain"))
+    else:
+        open_log(root, "pretrain").scalars({"train/loss": 1.0}, 1)
+        log_path(root, "convert").with_name(name).symlink_to(secret)
+    mirror = Mirror(root, server.tracking_uri(root))
+    mirror.send_new()
+    if name == "log.jsonl":
+        assert "leads out of the working folder" in mirror.failed[log_path(root, "pretrain")]
+        assert client(root).get_experiment_by_name("set") is None
+    else:
+        assert "leads out of the working folder" in capsys.readouterr().err
+        assert not mlflow_run(root, "pretrain").inputs.dataset_inputs
+
+
+@pytest.mark.parametrize("name", ["..", "../elsewhere", "/tmp"])
 def test_the_artifacts_of_an_experiment_are_always_below_runs(root, name):
     log = open_log(root, "pretrain")
     log.close()

@@ -112,19 +112,15 @@ def test_child_processes_of_mem_do_not_search_the_working_folder(monkeypatch):
 
 
 @pytest.mark.workflow
-@pytest.mark.parametrize("own_copy", [False, True])
-def test_snakemake_imports_nothing_from_the_working_folder(tmp_path, own_copy):
-    """With its own copy, the working folder is also the folder of the Snakefile, which Snakemake searches first."""
-    snakefile = REPOSITORY / "Snakefile"
-    if own_copy:
-        for name in ("Snakefile", "workflow", "config"):
-            source = REPOSITORY / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-        snakefile = tmp_path / "Snakefile"
+def test_snakemake_imports_nothing_from_the_working_folder(tmp_path):
+    """The working folder is also the folder of the Snakefile, which Snakemake searches first."""
+    for name in ("Snakefile", "workflow", "config"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     add_modules(tmp_path)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [Path(sys.executable).with_name("snakemake"), "-n", "--cores", "1", "--snakefile", snakefile],
+        [Path(sys.executable).with_name("snakemake"), "-n", "--cores", "1"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
