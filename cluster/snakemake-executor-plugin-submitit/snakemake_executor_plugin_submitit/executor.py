@@ -73,6 +73,7 @@ class Executor(RemoteExecutor):
             WorkflowError: A job of the workflow has invalid resources. Only the first call checks all jobs.
         """
         if not self._begun:
+            self._interrupts.handle_termination(self.workflow.scheduler)
             self._submissions.begin()
             self._begun = True
         for job in jobs:
@@ -152,9 +153,9 @@ class Executor(RemoteExecutor):
     # shutdown
 
     def cancel(self) -> None:
-        """Cancel all jobs. After SIGHUP, leave the jobs running for the next workflow process instead."""
+        """Cancel all jobs, or leave SLURM jobs running for the next workflow process after SIGHUP and SIGTERM."""
         active = self._submissions.close()
-        if self._interrupts.hung_up:
+        if self._interrupts.detached:
             self.logger.info(
                 f"Detached: {len(active)} SLURM jobs continue. Run the same command again to re-attach, or cancel the "
                 "jobs with `scancel`."

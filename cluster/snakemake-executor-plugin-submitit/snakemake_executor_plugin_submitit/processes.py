@@ -30,7 +30,7 @@ class SignalFlags:
         self.stop_requested = False
 
     def install(self) -> None:
-        """Replace submitit's signal handlers with handlers that set the flags."""
+        """Install handlers that set the flags."""
         signal.signal(SAVE_SIGNAL, self._on_save)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
@@ -41,6 +41,10 @@ class SignalFlags:
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_requested = True
+
+
+SIGNALS = SignalFlags()
+"""The flags of this process."""
 
 
 def ignore_signals() -> None:

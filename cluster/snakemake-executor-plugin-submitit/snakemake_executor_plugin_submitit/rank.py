@@ -53,7 +53,7 @@ class Rank:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.info = current_rank_info()
-        self.signals = processes.SignalFlags()
+        self.signals = processes.SIGNALS
         self.folder = work.folder
         self._last_peer_check = time.monotonic()
 

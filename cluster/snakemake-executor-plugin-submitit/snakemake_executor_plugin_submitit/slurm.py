@@ -29,7 +29,7 @@ _TRIES = 3
 _IDS_PER_SCANCEL = 400
 _SUBMITTED = "_submitted.pkl"
 _JOB_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-RANK_OPTIONS = "-u -P -m submitit.core._submit"
+RANK_OPTIONS = "-u -P -m snakemake_executor_plugin_submitit.start"
 """Options with which Python starts a rank. With -P, Python imports no modules from the working folder."""
 _IGNORING_SIGNALS = """sh -c 'trap "" TERM USR2; exec "$0" "$@"'"""
 """Start of a command that ignores signals until it installs handlers. They would end a rank that is starting."""

@@ -100,7 +100,7 @@ rule sleeper:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_local_jobs_end_with_their_workflow_process(workflow, number):
     flow = workflow(SLEEPERS)
     process = flow.start(*LOCAL)
