@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 
-import mem
 from mem import files
 from mem.config.load import load_study
 from mem.data.codecs.suffixes import IMAGE_SUFFIXES, is_image_name
@@ -23,6 +23,8 @@ from mem.tracking.log import JsonLines
 
 SCHEME = "models:/"
 """Address prefix of registered models."""
+SERVED_PACKAGES = ("torch", "timm", "numpy", "pandas", "opencv-python", "pillow", "safetensors", "pydantic")
+"""Packages on which the predictions or the interface of a served model depend."""
 
 
 def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -> None:
@@ -64,8 +66,22 @@ def register(study_files: Sequence[Path], name: str | None, alias: str, variant:
 def _write_mlflow(model: ExportedModel, folder: Path, out: Path) -> None:
     from mem.tracking.mlflow_models import write_model
 
-    metadata = {name: model.about[name] for name in ("dataset", "labels", "key")}
-    write_model(folder, out, [f"mem-longtail=={mem.__version__}"], metadata)
+    about = {name: model.about[name] for name in ("dataset", "labels", "key", "mem")}
+    write_model(folder, out, _served_requirements(), about)
+
+
+def _served_requirements() -> list[str]:
+    """Return the installed versions of the packages that a served model uses, as pip requirements.
+
+    mem itself is not part of the list, because it is not published in a package index: a user would install another
+    package that somebody publishes under its name. The model's metadata contain the version of mem.
+    """
+    found: list[str] = []
+    for name in SERVED_PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            public_version, _, _ = metadata.version(name).partition("+")  # `+cpu` exists in no package index
+            found.append(f"{name}=={public_version}")
+    return found
 
 
 def predict(

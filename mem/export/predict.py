@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,11 +61,15 @@ def prepare_images(
 
     def prepare(source: ImageSource) -> np.ndarray | str:
         try:
+            if isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode):
+                return "is a named pipe, not a file"  # reading it would wait for a writer
             return prepare_image(source, model.encoding, model.side, model.center_crop)
         except Unreadable as reason:
             return str(reason)
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
+        except ValueError as error:  # a name that no file can have
+            return f"cannot be read: {error}"
 
     return list(pool.map(prepare, sources))
 

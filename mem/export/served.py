@@ -28,11 +28,21 @@ BATCH = 64
 """Maximum number of images of a request that are classified at once."""
 
 
-class ServedModel:
-    """An exported model with the interface that MLflow expects."""
+class _InvalidInput(ValueError):
+    """An input that cannot be processed."""
 
-    def __init__(self, model: ExportedModel) -> None:
+
+class ServedModel:
+    """An exported model with the interface that MLflow expects.
+
+    Args:
+        model: The exported model.
+        refusal: Type of the error for input that cannot be processed.
+    """
+
+    def __init__(self, model: ExportedModel, refusal: type[ValueError] = ValueError) -> None:
         self.model = model
+        self._refusal = refusal
         self._probability_columns = [f"probability.{name}" for name in _distinct(model.classes)]
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -42,10 +52,15 @@ class ServedModel:
         for MEM also `group_weight.GROUP` and `group_norm.GROUP`.
 
         Raises:
-            ValueError: The column `image` is missing, or an image is unreadable. The message names the row and the
-                reason.
+            ValueError: The column `image` is missing, or an image is unreadable. The message is one line, and names the
+                row and the reason.
         """
-        cells = _cells(model_input)
+        try:
+            return self._predict(_cells(model_input))
+        except _InvalidInput as error:
+            raise self._refusal(str(error)) from None
+
+    def _predict(self, cells: list[Any]) -> pd.DataFrame:
         sources = [_source(cell, row) for row, cell in enumerate(cells)]
         tables: list[pd.DataFrame] = []
         with ThreadPoolExecutor(provenance.cpus(), "decode") as pool:
@@ -53,7 +68,7 @@ class ServedModel:
                 prepared = prepare_images(self.model, sources[start : start + BATCH], pool)
                 for row, image in enumerate(prepared, start):
                     if isinstance(image, str):
-                        raise ValueError(f"Image of row {row} {image}")
+                        raise _InvalidInput(f"Image of row {row} {image}")
                 tables.append(self._table(np.stack(prepared)))  # type: ignore[arg-type]
         return pd.concat(tables, ignore_index=True) if tables else self._table(None)
 
@@ -75,7 +90,9 @@ class ServedModel:
 
 def _load_pyfunc(path: str) -> ServedModel:
     """Load a model. MLflow calls this function with the path of the exported folder inside the MLflow model."""
-    return ServedModel(load_export(Path(path)))
+    from mem.tracking.served_errors import RefusedInput  # imports mlflow, which is imported here already
+
+    return ServedModel(load_export(Path(path)), RefusedInput)
 
 
 def _cells(model_input: Any) -> list[Any]:
@@ -83,28 +100,35 @@ def _cells(model_input: Any) -> list[Any]:
         return list(model_input)
     if not isinstance(model_input, pd.DataFrame) or COLUMN not in model_input:
         found = list(model_input) if isinstance(model_input, pd.DataFrame | dict) else type(model_input).__name__
-        raise ValueError(f"Expected a table with the column `{COLUMN}`, found {found}")
+        raise _InvalidInput(f"Expected a table with the column `{COLUMN}`, found {found}")
     return model_input[COLUMN].tolist()
 
 
 def _source(cell: Any, row: int) -> ImageSource:
     """Return the file content or the pixels of a cell."""
-    if isinstance(cell, bytes):
-        return cell
+    if isinstance(cell, bytes | bytearray | memoryview):
+        return bytes(cell)
     if isinstance(cell, str):
         try:
             return base64.b64decode(cell, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ValueError(f"Image of row {row} is not valid base64: {error}") from None
+            raise _InvalidInput(
+                f"Image of row {row} is not valid base64: {error}. Expected the content of an image file as base64, "
+                "without line breaks and without a `data:` prefix"
+            ) from None
     try:
         pixels = np.asarray(cell)
-    except ValueError as error:
-        raise ValueError(f"Image of row {row} is not an array: {error}") from None
-    valid = pixels.dtype.kind in "iu" and pixels.size > 0 and pixels.min() >= 0 and pixels.max() <= 255
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not valid:
-        raise ValueError(
-            f"Image of row {row} has shape {pixels.shape} and type {pixels.dtype}; expected (height, width, 3) with "
-            "integers from 0 to 255"
+    except (ValueError, TypeError) as error:
+        raise _InvalidInput(f"Image of row {row} is not an array: {error}") from None
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype.kind not in "iu" or not pixels.size:
+        found = f"shape {pixels.shape} and type {pixels.dtype}" if pixels.ndim else f"the type {type(cell).__name__}"
+        raise _InvalidInput(
+            f"Image of row {row} has {found}; expected (height, width, 3) with integers from 0 to 255, or the content "
+            "of an image file"
+        )
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise _InvalidInput(
+            f"Image of row {row} has values from {pixels.min()} to {pixels.max()}; expected integers from 0 to 255"
         )
     return np.ascontiguousarray(pixels, dtype=np.uint8)
 

@@ -110,6 +110,12 @@ def test_an_image_may_be_an_array_lists_bytes_or_base64_of_any_size(vit):
         (pd.DataFrame({"image": [np.zeros((4, 4), np.uint8)]}), "Image of row 0 has shape \\(4, 4\\)"),
         (pd.DataFrame({"image": [np.full((4, 4, 3), 0.5)]}), "type float64; expected \\(height, width, 3\\)"),
         (pd.DataFrame({"image": [[[1, 2], [3]]]}), "Image of row 0 is not an array"),
+        (
+            pd.DataFrame({"image": [[[[0, 0, 256]]]]}),
+            "Image of row 0 has values from 0 to 256; expected integers from 0",
+        ),
+        (pd.DataFrame({"image": [None]}), "Image of row 0 has the type NoneType; expected \\(height, width, 3\\)"),
+        (pd.DataFrame({"image": ["data:image/png;base64,AAAA"]}), "without line breaks and without a `data:` prefix"),
     ],
 )
 def test_an_invalid_image_is_reported_with_its_row(vit, table, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -91,3 +92,20 @@ def test_a_mistake_is_reported_in_one_message(images, capsys, monkeypatch, argum
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_names_that_are_no_readable_files_have_a_reason_each(vit, images, monkeypatch, capsys):
+    os.mkfifo("pipe.png")
+    Path("folder.png").mkdir()
+    Path("link.png").symlink_to("nowhere")
+    names = ["pipe.png", "folder.png", "link.png", "a\0b.png", "images/0.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(names)))
+    assert main(["predict", "-", "--model", str(vit.run("train_head", "ce")), "--format", "json"]) == 1
+    out, err = capsys.readouterr()
+    assert [row["path"] for row in json.loads(out) if "error" not in row] == ["images/0.png"]
+    assert [line.partition(": ")[2] for line in err.splitlines()[:4]] == [
+        "is a named pipe, not a file",
+        "cannot be read: Is a directory",
+        "cannot be read: No such file or directory",
+        "cannot be read: embedded null byte",
+    ]

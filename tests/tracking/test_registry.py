@@ -168,7 +168,8 @@ def test_mlflow_serves_the_model_and_predicts_an_image(study, image_file):
             f"http://127.0.0.1:{port}/invocations", json={"dataframe_records": [{"image": content[:40]}]}, timeout=60
         )
         assert refused.status_code == 400
-        assert "Image of row 0" in refused.text
+        assert refused.json()["message"].startswith("Image of row 0 ")
+        assert "stack_trace" not in refused.json()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
