@@ -121,10 +121,12 @@ class TimmNetwork(Section):
 
     @model_validator(mode="after")
     def _is_known(self) -> TimmNetwork:
-        import timm  # imported here because the import takes seconds and only such studies need it
-
         if "." in self.model:
             raise ValueError(f"model ({self.model}) must not contain a weights tag; use `{self.model.split('.')[0]}`")
+        try:
+            import timm  # imported here because the import takes seconds and only such studies need it
+        except ImportError:
+            return self  # a workflow process outside the container has no timm; the stages check the name
         if not timm.is_model(self.model):
             near = difflib.get_close_matches(self.model, timm.list_models(), n=3)
             raise ValueError(f"timm has no model {self.model}" + (f"; did you mean {', '.join(near)}?" if near else ""))
