@@ -1,0 +1,58 @@
+"""The workflow process needs only the packages that the page about containers lists."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.stage
+PAGE = REPOSITORY / "docs" / "how-to" / "clusters" / "container.md"
+BLOCKED = (
+    "cv2", "ffcv", "matplotlib", "numba", "safetensors", "timm", "torch", "torchvision",
+)  # fmt: skip
+"""Packages that the workflow process must not need."""
+CODE = f"""
+import json, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
+from mem.runs.run_config import write_configs
+import mem.jobs.workflow_signals, mem.tracking.commands, mem.workflow_process
+
+keys = {{path: [run.key for run in study_runs(load_study(path.split(" + ")))] for path in sys.argv[1:]}}
+print(json.dumps(keys))
+"""
+
+
+def test_the_workflow_process_loads_every_study_without_torch_and_timm():
+    recorded = json.loads((REPOSITORY / "tests" / "runs" / "recorded_keys.json").read_text())
+    studies = sorted(recorded)
+    assert any("resnext50" in study for study in studies)  # studies with a timm network
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *studies], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    keys = json.loads(done.stdout)
+    assert {study: keys[study] for study in studies} == {
+        study: [key for _, _, key, _ in runs] for study, runs in recorded.items()
+    }
+
+
+def test_the_page_installs_no_blocked_package():
+    page = PAGE.read_text()
+    (line,) = re.findall(r"pip install (pydantic .*)", page)
+    assert "pyyaml" in line.split()
+    assert not {*BLOCKED} & {*line.split()}
+    assert "needs neither torch nor timm nor a compiler" in page
