@@ -42,6 +42,7 @@ include: "workflow/rules/targets.smk"
 onstart:
     with errors_as_messages():
         WORKFLOW_PROCESS.start()
+        WORKFLOW_PROCESS.handle_signals(stop_jobs=workflow.local_exec)
 
 
 onsuccess:

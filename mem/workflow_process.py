@@ -16,6 +16,7 @@ from typing import IO
 
 from mem.errors import UserError
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
+from mem.jobs.workflow_signals import WorkflowSignals
 from mem.runs.working_folder import claim_runs
 from mem.tracking import limits
 
@@ -42,6 +43,7 @@ class WorkflowProcess:
         self._shown_root = shown_root
         self._lock: IO[str] | None = None
         self._mirror: subprocess.Popen[bytes] | None = None
+        self._signals: WorkflowSignals | None = None
 
     def start(self) -> None:
         """Acquire the lock, claim `runs/`, describe this process to its jobs in a variable, and start the mirror.
@@ -56,11 +58,23 @@ class WorkflowProcess:
         self._mirror = self._start_mirror()
         atexit.register(self.stop)  # Snakemake calls no handler if it ends with an exception
 
+    def handle_signals(self, *, stop_jobs: bool) -> None:
+        """Stop the workflow on SIGINT and SIGTERM.
+
+        Args:
+            stop_jobs: Whether the jobs are child processes. An executor plugin stops its jobs itself.
+        """
+        self._signals = WorkflowSignals(stop_jobs=stop_jobs)
+        self._signals.install()
+
     def stop(self) -> None:
         """Let the mirror send the remaining points, and wait until it ends. Print a warning if points are missing.
 
         If the mirror has already ended, for example because it was killed, a new mirror sends the remaining points.
+        After a signal, do not wait long: the mirror continues without this process.
         """
+        if self._signals is not None:
+            self._signals.finish()
         mirror, self._mirror = self._mirror, None
         if mirror is None:
             return
@@ -69,7 +83,10 @@ class WorkflowProcess:
         try:
             mirror = mirror if early_status is None else self._start_mirror()
             mirror.send_signal(signal.SIGTERM)
-            status = _wait_for(mirror)
+            if self._signals is not None and self._signals.received:
+                status = self._wait_briefly(mirror)
+            else:
+                status = _wait_for(mirror)
         except OSError as error:
             print(f"The MLflow mirror cannot be started again: {error}", file=sys.stderr)
             status = 1
@@ -87,6 +104,18 @@ class WorkflowProcess:
             )
         elif early_status is not None:
             print(f"A new mirror sent the remaining points. To check this, run `{sync}`.", file=sys.stderr)
+
+    def _wait_briefly(self, mirror: subprocess.Popen[bytes]) -> int:
+        """Wait for the mirror after a signal. Return its status, or 0 if it continues to send points."""
+        try:
+            return mirror.wait(_QUIET_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(
+                f"The mirror continues to send the remaining points to MLflow for up to {limits.KILL_SECONDS:.0f} s. "
+                f"Run `{self.command('mem track sync')}` later to send points that are still missing.",
+                file=sys.stderr,
+            )
+            return 0
 
     def command(self, command: str) -> str:
         """Return a command that the user can run in the folder in which the workflow was started."""

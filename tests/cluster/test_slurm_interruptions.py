@@ -134,7 +134,7 @@ def test_a_workflow_survives_a_restart_of_slurmctld_and_a_stop_of_slurmdbd(slurm
     assert len(starts(flow)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
 def test_a_new_workflow_process_reattaches_to_the_job_of_an_earlier_one(slurm, training, number):
     flow = training(3000)
     process = flow.start()

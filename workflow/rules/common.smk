@@ -17,6 +17,7 @@ for entry in (workflow.basedir, os.path.join(workflow.basedir, "workflow", "rule
 
 from mem.errors import UserError
 from mem.files import describe_os_error
+from mem.jobs.workflow_signals import hide_interrupt_traceback
 from mem.workflow_process import WorkflowProcess
 from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
@@ -25,6 +26,9 @@ from mem.config.load import load_study, study_files
 ENVIRONMENT = "../../envs/environment.yaml"
 # Folder that --directory specifies, as the user wrote it: the printed paths are valid where the user stands.
 DIRECTORY = Path(workflow.overwrite_workdir or "")
+
+
+hide_interrupt_traceback()
 
 
 @contextmanager
