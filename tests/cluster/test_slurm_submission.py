@@ -13,6 +13,7 @@ import pytest
 
 from cluster.throwaway import ThrowawaySlurm
 from fake_commands import FakeCommands
+from snakemake_executor_plugin_submitit import queries
 from workflow_runner import Workflow, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
@@ -205,19 +206,15 @@ def test_a_foreign_job_with_the_recorded_number_is_left_alone(counted, slurm):
         slurm.run("scancel", foreign)
 
 
-def test_a_job_that_cannot_start_is_reported_with_the_reason_and_what_to_do(slurm, workflow):
-    flow = workflow(
-        """
-        rule long:
-            output: "long.txt"
-            resources: mem_mb=50, runtime=100_000
-            shell: "touch {output}"
-        """,
-        **slurm.environment(),
-    )
-    process = flow.start()
-    wait(lambda: logged(flow, "does not start"), process)
-    process.send_signal(2)
-    printed = process.communicate(timeout=60)[0]
-    assert re.search(r"SLURM job \d+ does not start. SLURM's reason: PartitionTimeLimit. Request fewer", printed)
-    assert printed.count("does not start") == 1
+def test_squeue_reports_why_a_job_does_not_start(slurm, monkeypatch):
+    for name, value in slurm.environment().items():
+        monkeypatch.setenv(name, value)
+    submit = ("sbatch", "--parsable", "--mem=50", "--output=/dev/null", "--wrap=true")
+    jobs = {"PartitionTimeLimit": slurm.run(*submit, "--time=3-0").strip()}
+    jobs["JobHeldUser"] = slurm.run(*submit, "--hold").strip()
+    try:
+        wait(lambda: queries.from_squeue(jobs.values())[jobs["PartitionTimeLimit"]].reason == "PartitionTimeLimit")
+        states = queries.from_squeue(jobs.values())
+        assert {states[job].reason: job for job in jobs.values()} == jobs
+    finally:
+        slurm.run("scancel", *jobs.values())

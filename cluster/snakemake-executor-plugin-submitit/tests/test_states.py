@@ -57,6 +57,19 @@ def test_the_reasons_of_pending_jobs_are_queried_with_squeue(commands, monkeypat
     assert [poller.poll({"7"})["7"].reason for _ in range(2)] == ["", "JobHeldUser"]
 
 
+def test_a_job_that_cannot_start_is_reported_with_the_reason_and_what_to_do(commands, monkeypatch):
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.poller._REASONS_EVERY_SECONDS", 0)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.pending._WAIT_SECONDS", 0)
+    commands.prints("sacct", "7|PENDING|\n")
+    commands.prints("squeue", "7|PENDING||PartitionTimeLimit\n")
+    warnings = []
+    poller = StatePoller(warnings.append)
+    for _ in range(4):
+        poller.poll({"7"})
+    (warning,) = warnings
+    assert warning.startswith("SLURM job 7 does not start. SLURM's reason: PartitionTimeLimit. Request fewer resources")
+
+
 def test_states_of_squeue_are_final():
     assert kinds(read_squeue("7|PREEMPTED|n1\n8_4|REQUEUED|\n9|COMPLETING|n1\n")) == {
         "7": (Kind.FAILED, "PREEMPTED"),
