@@ -55,6 +55,7 @@ class WorkflowProcess:
         self._lock_folder()
         claim_runs(self.root)
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
+        os.environ["PYTHONSAFEPATH"] = "1"  # `python -m` in jobs does not import modules from the working folder
         self._mirror = self._start_mirror()
         atexit.register(self.stop)  # Snakemake calls no handler if it ends with an exception
 

@@ -34,12 +34,14 @@ def imported(folder: Path) -> str:
 
 
 @pytest.mark.stage
-def test_the_mirror_of_a_workflow_imports_nothing_from_the_working_folder(root):
+def test_the_mirror_and_the_jobs_of_a_workflow_import_nothing_from_the_working_folder(root, monkeypatch):
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
     add_modules(root)
     open_log(root, "pretrain").scalars({"train/loss": 1.0}, 1)
     process = WorkflowProcess(root)
     process.start()
     process.stop()
+    subprocess.run([sys.executable, "-m", "psutil"], cwd=root, stderr=subprocess.DEVNULL, check=False)  # as a job does
     assert process._lock is not None
     process._lock.close()
     assert imported(root) == ""
