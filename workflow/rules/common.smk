@@ -1,16 +1,14 @@
 """Load the study and its runs, and define the functions that rules use."""
 
-import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-# Modules in the working folder, such as a torch.py of the user, must not replace installed packages. Python puts this
-# folder at the start of the module path of `python -m`, and Snakemake puts the folder of the Snakefile there.
-os.environ["PYTHONSAFEPATH"] = "1"
-for entry in (workflow.basedir, os.path.join(workflow.basedir, "workflow", "rules")):
+# Modules in the working folder, such as a torch.py of the user, must not replace installed packages. Snakemake puts the
+# folder of the Snakefile at the start of the module path. For other processes, see WorkflowProcess.start.
+for entry in (workflow.basedir, Path(workflow.basedir, "workflow", "rules")):
     if str(entry) in sys.path:
         sys.path.remove(str(entry))
         sys.path.append(str(entry))
