@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import ipaddress
 import os
 import queue
 import socket
@@ -202,7 +204,7 @@ def world_from_environment(
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Rank {variables.rank} of {variables.size} could not connect to the other ranks at "
-            f"{variables.address}:{variables.port}: {error}"
+            f"{variables.address}:{variables.port}: {_first_line(error)}"
         ) from None
     try:
         if backend == "nccl":
@@ -233,7 +235,7 @@ def _connect(variables: RankVariables, say: Callable[[str], None], wait_seconds:
     else:
         while not _accepts_connections(variables.address, variables.port):
             waiting.step(f"Rank {rank} of {size} waits for rank 0, which does not respond at {where}.")
-        server = _store(variables, is_master=False)
+        server = _store(variables)
     store = PrefixStore(f"mem/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
     if store.add(f"rank {rank}", 1) > 1:
         raise UserError(f"Two processes have RANK {rank} at {where}. Give each process a different rank.")
@@ -276,29 +278,54 @@ def _listen(variables: RankVariables) -> TCPStore:
     """
     where = f"{variables.address}:{variables.port}"
     try:
-        server = socket.create_server(("", variables.port))
+        server = _listening_socket(variables)
     except OSError as error:
         raise UserError(
             f"Rank 0 cannot listen on MASTER_PORT {variables.port} of {socket.gethostname()}: {error.strerror}. Set "
             "MASTER_PORT to a free port, the same for all ranks."
         ) from None
-    with server:
-        if not _accepts_connections(variables.address, variables.port):
-            raise UserError(
-                f"Rank 0 on {socket.gethostname()} cannot be reached at {where}. Set MASTER_ADDR to the name or "
-                "address of this machine, the same for all ranks."
-            )
-    return _store(variables, is_master=True)
+    if not _accepts_connections(variables.address, variables.port):
+        server.close()
+        raise UserError(
+            f"Rank 0 on {socket.gethostname()} cannot be reached at {where}. Set MASTER_ADDR to the name or "
+            "address of this machine, the same for all ranks."
+        )
+    return _store(variables, server)
 
 
-def _store(variables: RankVariables, *, is_master: bool) -> TCPStore:
+def _listening_socket(variables: RankVariables) -> socket.socket:
+    """Return a socket that listens only at the address of MASTER_ADDR, because the store does not authenticate clients.
+
+    The socket listens at all addresses of this machine if the address belongs to another one, such as a gateway, or if
+    several nodes are used and this node resolves its own name to a loopback address.
+    """
+    family, _, _, _, found = socket.getaddrinfo(variables.address, variables.port, type=socket.SOCK_STREAM)[0]
+    everywhere = ("", variables.port)
+    one_node = variables.local_size == variables.size
+    if ipaddress.ip_address(found[0]).is_loopback and not one_node:
+        return socket.create_server(everywhere)
+    try:
+        return socket.create_server(found[:2], family=family)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        return socket.create_server(everywhere)
+
+
+def _store(variables: RankVariables, listener: socket.socket | None = None) -> TCPStore:
     """Create a store in a thread, because signals are not handled while torch waits for the response of a server.
+
+    Args:
+        variables: The ranks and the address of rank 0.
+        listener: Socket on which the store accepts connections, or None to connect to the store of rank 0.
 
     Raises:
         UserError: The program at the address does not respond like a store.
     """
-    arguments = (variables.address, variables.port, variables.size, is_master)
-    options = {"timeout": timedelta(seconds=_CONNECT_SECONDS), "wait_for_workers": False}
+    arguments = (variables.address, variables.port, variables.size, listener is not None)
+    options: dict[str, Any] = {"timeout": timedelta(seconds=_CONNECT_SECONDS), "wait_for_workers": False}
+    if listener is not None:
+        options["master_listen_fd"] = listener.detach()
     created: queue.SimpleQueue[TCPStore | RuntimeError] = queue.SimpleQueue()
 
     def create() -> None:
@@ -318,6 +345,11 @@ def _store(variables: RankVariables, *, is_master: bool) -> TCPStore:
     if isinstance(store, RuntimeError):
         raise store
     return store
+
+
+def _first_line(error: Exception) -> str:
+    """Return the message of an error of torch without the C++ stack, which follows in further lines."""
+    return str(error).split("\n", 1)[0]
 
 
 def _accepts_connections(address: str, port: int) -> bool:
