@@ -6,8 +6,8 @@ must not change in the process of a user who loads a model.
 
 from __future__ import annotations
 
-from mlflow.exceptions import MlflowException  # noqa: TID251  # see decision 0018
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE  # noqa: TID251
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 
 class RefusedInput(MlflowException, ValueError):

@@ -1,4 +1,4 @@
-"""Wrapper around the MLflow client for the mirror. Only this module and `mlflow_models.py` import mlflow."""
+"""Wrapper around the MLflow client for the mirror. Decision 0018 lists the modules that import mlflow."""
 
 from __future__ import annotations
 
