@@ -18,7 +18,6 @@ from cluster.doctor.site import Site, parse_records, run_command, slurm_configur
 REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 _OLDEST_VERSION = (20, 11)
 _TESTED_VERSION = "22.05"
-_ARRAY_SIZE = 500
 """Default of `--submitit-array-size`."""
 _WARN_FREE_GB = 20.0
 _FAIL_FREE_GB = 1.0
@@ -163,39 +162,38 @@ def check_limits() -> Iterator[CheckResult]:
         f"MaxJobCount {config.get('MaxJobCount', '?')}, preemption {config.get('PreemptMode', '?')}, "
         f"a requeued job waits {hold[1] if hold else 120} s",
     )
-    largest = config.get("MaxArraySize", "1001")
-    if largest.isdigit() and int(largest) <= _ARRAY_SIZE:
-        yield warn(
-            "arrays",
-            f"MaxArraySize is {largest}, too small for the default array size of {_ARRAY_SIZE} jobs",
-            f"set --submitit-array-size to {max(1, int(largest) - 1)} or less",
-        )
 
 
 def check_tracking(site: Site) -> Iterator[CheckResult]:
     """Check that the tracking server responds to this machine. Jobs do not connect to it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if urlsplit(uri).scheme not in ("http", "https"):
-        where = uri or f"an SQLite database in {site.folder / 'runs'}"
+        where = _shown(uri) or f"an SQLite database in {site.folder / 'runs'}"
         yield ok("tracking", f"no tracking server is set; a process on the login node writes to {where}")
         return
     health = f"{uri.rstrip('/')}/health"
     try:
         with urllib.request.urlopen(health, timeout=_SERVER_SECONDS) as response:
-            yield ok("tracking", f"{uri} responds with HTTP status {response.status}")
+            yield ok("tracking", f"{_shown(uri)} responds with HTTP status {response.status}")
     except urllib.error.HTTPError as error:
         yield warn(
             "tracking",
-            f"{health} responds with HTTP status {error.code}, expected 200",
+            f"{_shown(health)} responds with HTTP status {error.code}, expected 200",
             "check MLFLOW_TRACKING_URI and its credentials",
         )
     except OSError as error:
         yield warn(
             "tracking",
-            f"{uri} does not respond: {getattr(error, 'reason', error)}",
+            f"{_shown(uri)} does not respond: {getattr(error, 'reason', error)}",
             "start the server or correct MLFLOW_TRACKING_URI; training does not need the server, and `mem track sync` "
             "uploads the logs later",
         )
+
+
+def _shown(uri: str) -> str:
+    """Return an address without user name, password and query, which can contain secrets."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
 
 def check_disk(site: Site) -> Iterator[CheckResult]:

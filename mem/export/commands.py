@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,7 +60,10 @@ def register(study_files: Sequence[Path], name: str | None, alias: str, variant:
         sync(root)
     else:
         print("The running mirror registers it within seconds.")
-    print(f"Serve it: MLFLOW_TRACKING_URI={server.tracking_uri(root)} mlflow models serve -m {SCHEME}{name}@{alias} \\")
+    # If the user has set the variable, its value can contain a password, and the user's shell knows it.
+    is_set = "MLFLOW_TRACKING_URI" in os.environ
+    setting = "" if is_set else f"MLFLOW_TRACKING_URI={shlex.quote(server.tracking_uri(root))} "
+    print(f"Serve it: {setting}mlflow models serve -m {SCHEME}{name}@{alias} \\")
     print("            --env-manager local --port 5001")
     return 0
 

@@ -134,12 +134,6 @@ def test_a_working_site_passes(site, doctor):
             "submission",
             ["FAIL", "--account=chemistry", "Invalid account", "biology, physics"],
         ),
-        (
-            {"scontrol": GOOD["scontrol"].replace("1001", "101")},
-            (),
-            "arrays",
-            ["WARN", "MaxArraySize is 101", "--submitit-array-size to 100"],
-        ),
         ({"sacct": "sleep 5"}, (), "accounting", ["WARN", "did not finish within"]),
     ],
 )
@@ -263,6 +257,22 @@ def test_the_health_of_the_tracking_server_is_checked(site, doctor, monkeypatch,
     status, lines = doctor("--no-jobs")
     assert status == 0
     assert lines["tracking"].startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://name:password@127.0.0.1:9/mlflow?token=password",
+        "http://password@127.0.0.1:9",
+        "postgresql://name:password@host/mlflow",
+    ],
+)
+def test_passwords_in_the_address_of_the_tracking_server_are_not_printed(site, doctor, monkeypatch, uri):
+    site()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    _, lines = doctor("--no-jobs")
+    assert "password" not in lines["tracking"]
+    assert "127.0.0.1:9" in lines["tracking"] or "host/mlflow" in lines["tracking"]
 
 
 @pytest.mark.parametrize(("free", "expected"), [(500e9, "OK"), (5e9, "WARN"), (1e8, "FAIL")])
