@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from mem.distributed import World, _listening_socket, single_process, world_from_environment
+from mem.distributed import World, single_process, world_from_environment
+from mem.distributed.connection import listening_socket
+from mem.distributed.variables import RankVariables, shown_rank
 from mem.errors import UserError
-from mem.rank_variables import RankVariables, shown_rank
 from tests.beton_files import write_beton
 from tests.conftest import REPOSITORY
 from tests.distributed_training import TrainingCase
@@ -266,5 +267,5 @@ def test_several_ranks_learn_the_same_weights_as_one_process(folder, case):
 def test_rank_0_listens_only_at_its_own_address(address, local_size, expected):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with _listening_socket(RankVariables(0, 2, 0, local_size, address, port)) as server:
+    with listening_socket(RankVariables(0, 2, 0, local_size, address, port)) as server:
         assert server.getsockname() == (expected, port)

@@ -15,11 +15,11 @@ from typing import Any
 from mem import files, provenance
 from mem.config.study import MULTI_RANK_STAGES
 from mem.distributed import World, single_process, world_from_environment
+from mem.distributed.variables import shown_rank
 from mem.errors import Stopped, UserError
 from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
-from mem.rank_variables import shown_rank
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import RunConfig, read_config
 from mem.tracking.log import JsonLines, Log, NullLog
