@@ -24,9 +24,8 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"results/{STUDY.study}/report/index.html",
-        expand("results/{study}/tables/table{n}.md", study=STUDY.study, n=range(1, 6)),
-        expand("results/{study}/figures/figure{n}.svg", study=STUDY.study, n=[1, 3, 4]),
+        expand("{results}/{file}", results=RESULTS, file=REPORT_FILES),
+        RESTORED,
 
 
 include: "workflow/rules/convert.smk"

@@ -159,6 +159,7 @@ def _runs(options: argparse.Namespace) -> int:
     from mem.config.load import load_study
     from mem.runs.dag import study_runs
     from mem.runs.folder import RunFolder
+    from mem.runs.outputs import missing_files, shown_files
     from mem.runs.run_config import write_configs
     from mem.tracking.log import run_status
 
@@ -171,7 +172,13 @@ def _runs(options: argparse.Namespace) -> int:
         if options.commands:
             print(f"mem {run.stage} --config {folder.config}")
         else:
-            state = "done" if folder.finished() else run_status(folder.log, time.time())
+            missing = missing_files(run)
+            if not missing:
+                state = "done"
+            elif folder.finished():
+                state = f"incomplete: {shown_files(missing)} missing"
+            else:
+                state = run_status(folder.log, time.time())
             labels = " ".join(f"{name}={value}" for name, value in run.labels.items())
             print(f"{run.stage:<11} {run.key}  {state:<28} {run.folder}  {labels}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -20,7 +19,8 @@ from mem.errors import Stopped, UserError
 from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
-from mem.runs.folder import RunFolder
+from mem.runs.folder import RunFolder, read_record
+from mem.runs.outputs import missing_outputs
 from mem.runs.run_config import RunConfig, read_config
 from mem.tracking.log import JsonLines, Log, NullLog
 from mem.tracking.system import SystemMetrics, has_system_metrics
@@ -142,7 +142,7 @@ def _exit_status(
             logger.debug("%s, key %s, in %s", run.title, run.key, folder.path)
             try:
                 _start_system_metrics(folder, run.stage, world, log, stack)
-                results = function(Job(run, folder, input_folders, world, log, stop))
+                results = _compute(function, Job(run, folder, input_folders, world, log, stop))
             except Stopped:
                 log.event("end", status="stopped", reason=stop.reason, **_peak_memory())
                 raise
@@ -173,6 +173,25 @@ def _exit_status(
         )
         return 1
     return EXIT_USER_ERROR
+
+
+def _compute(function: StageFunction, job: Job) -> Mapping[str, Any]:
+    """Return the results of a stage.
+
+    Raises:
+        UserError: The stage did not find a file, and an input run lacks an output file.
+    """
+    try:
+        return function(job)
+    except FileNotFoundError:
+        for name, folder in job.inputs.items():
+            record = read_record(folder)
+            if missing := missing_outputs(folder, record["stage"], record["settings"], record["inputs"]):
+                raise UserError(
+                    f"{folder}: input {name} of this run lacks {', '.join(missing)}. Run it again: "
+                    f"mem {record['stage']} --config {RunFolder(folder).config}"
+                ) from None
+        raise
 
 
 def _lock(folder: RunFolder, run: RunConfig, world: World, stack: contextlib.ExitStack) -> bool:
@@ -211,7 +230,7 @@ def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path
             raise UserError(
                 f"{folder}: input {name} of this run {state}. Run it first: mem {folder.name.rsplit('-', 1)[0]}"
             )
-        key = json.loads(RunFolder(folder).record.read_text())["key"]
+        key = read_record(folder)["key"]
         expected = recorded.rsplit("-", 1)[1]
         if key != expected:
             raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 from mem import files, provenance
 from mem.errors import UserError
 from mem.runs.folder import RunFolder, read_record
-from mem.runs.outputs import output_files
+from mem.runs.outputs import OUTPUT_FILES, missing_outputs
 from mem.runs.run_config import RunConfig
 from mem.tracking.log import JsonLines, Log
 
@@ -28,8 +28,8 @@ def is_complete(folder: RunFolder, run: RunConfig) -> bool:
         record = read_record(folder.path)
     except UserError:
         return False
-    names = output_files(run.stage, run.settings)
-    return record.get("key") == run.key and names is not None and all((folder.path / name).is_file() for name in names)
+    missing = missing_outputs(folder.path, run.stage, run.settings, run.inputs)
+    return record.get("key") == run.key and run.stage in OUTPUT_FILES and not missing
 
 
 def write_record(folder: RunFolder, run: RunConfig, log: Log, results: Mapping[str, Any], start_time: float) -> None:

@@ -80,6 +80,22 @@ def test_the_schema_is_printed_as_json(capsys):
     assert "heads" in json.loads(capsys.readouterr().out)["properties"]
 
 
+def test_a_finished_run_that_lacks_a_file_is_listed_as_incomplete(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = next(run for run in study_runs(load_study([MINI])) if run.stage == "pretrain")
+    run.folder.mkdir(parents=True)
+    (run.folder / "run.json").touch()
+    (run.folder / "encoder.safetensors").touch()
+    assert main(["runs", str(MINI)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if run.key in line]
+    assert "incomplete: autoencoder.safetensors missing" in line
+    assert "done" not in line
+    (run.folder / "autoencoder.safetensors").touch()
+    assert main(["runs", str(MINI)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if run.key in line]
+    assert line.split()[2] == "done"
+
+
 def test_the_runs_of_a_study_are_listed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["runs", str(MINI)]) == 0

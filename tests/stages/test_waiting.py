@@ -119,7 +119,10 @@ def test_a_stage_takes_the_run_that_another_process_finished_while_it_waited(run
 def test_every_rank_of_a_waiting_stage_takes_the_finished_run(run, start, tmp_path):
     pretrain = mini_run("pretrain")
     write_configs([pretrain], load_study([MINI]), tmp_path)
-    (run / "run.json").write_text(json.dumps({"key": mini_run("convert").key}))  # the input of pretrain
+    record = {"stage": "convert", "key": mini_run("convert").key, "settings": {}, "inputs": {}}
+    (run / "run.json").write_text(json.dumps(record))  # the input of pretrain
+    for name in OUTPUTS:
+        (run / name).touch()
     run, outputs = tmp_path / pretrain.folder, OUTPUT_FILES["pretrain"]
     first = start(*outputs, config=run)
     wait_until_started(first)

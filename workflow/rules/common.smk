@@ -19,6 +19,7 @@ from mem.jobs.workflow_signals import hide_interrupt_traceback
 from mem.workflow_process import WorkflowProcess
 from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
+from mem.runs.outputs import REPORT_FILES, files_to_restore
 from mem.config.load import load_study, study_files
 
 ENVIRONMENT = "../../envs/environment.yaml"
@@ -63,6 +64,8 @@ with errors_as_messages():
     STUDY_RUNS = study_runs(STUDY)
     write_configs(STUDY_RUNS, STUDY)
 
+# Deleted files of finished runs. `all` requires them, because Snakemake would not notice that they are missing.
+RESTORED = files_to_restore(STUDY_RUNS)
 RUNS = {run.key: run for run in STUDY_RUNS}
 REPORT = STUDY_RUNS[-1]
 WORKFLOW_PROCESS = WorkflowProcess(Path(), DIRECTORY)

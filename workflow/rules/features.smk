@@ -2,6 +2,9 @@
 
 ONLINE = STUDY.features is not None and STUDY.features.online
 FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]
+if STUDY.features is not None and STUDY.features.tokens and not ONLINE:
+    FEATURES.append("tokens")
+CLASSIFIER = [] if STUDY.finetune is None else ["classifier.safetensors"]
 
 
 rule features:
@@ -13,6 +16,9 @@ rule features:
             "runs/{{dataset}}/{{backbone}}/features-{{key}}/{split}-{kind}.npy",
             split=["train", "val", "test"],
             kind=FEATURES,
+        ),
+        classifier=expand(
+            "runs/{{dataset}}/{{backbone}}/features-{{key}}/{file}", file=CLASSIFIER
         ),
         about="runs/{dataset}/{backbone}/features-{key}/features.json",
         run="runs/{dataset}/{backbone}/features-{key}/run.json",
