@@ -39,7 +39,8 @@ class Outcomes:
         if state is None:
             return Kind.FAILED if submission.error else Kind.PENDING
         kind = state.kind
-        if kind is Kind.GONE:
+        if kind is Kind.GONE or state.name == "FAILED":
+            # A job can fail after all its ranks have succeeded, for example by a signal while its processes end.
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
             kind = Kind.DONE if kind is Kind.DONE else Kind.FAILED
         if kind is not submission.last and kind is not Kind.UNKNOWN:

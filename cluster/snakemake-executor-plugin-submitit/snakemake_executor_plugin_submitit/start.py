@@ -17,7 +17,10 @@ def main() -> None:
     from submitit.core.submission import submitit_main
 
     JobEnvironment._handle_signals = lambda self, paths, submission: None  # type: ignore[method-assign]
-    submitit_main()
+    try:
+        submitit_main()
+    finally:
+        processes.ignore_signals()  # when Python ends, it restores default handlers, which would end the process
 
 
 if __name__ == "__main__":

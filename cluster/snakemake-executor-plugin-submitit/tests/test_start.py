@@ -41,6 +41,26 @@ def test_a_signal_while_submitit_loads_the_job_is_remembered(flags, monkeypatch,
 
 
 @pytest.mark.stage
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_while_python_ends_does_not_end_the_rank(number):
+    program = f"""
+import os
+from submitit.core import submission
+from snakemake_executor_plugin_submitit import start
+
+class AtTheEnd:
+    def __del__(self):  # the module is cleared after Python has restored the handlers
+        os.kill(os.getpid(), {int(number)})
+
+submission.submitit_main = lambda: None
+start.main()
+start.last = AtTheEnd()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.stage
 def test_signals_before_the_handlers_are_installed_do_not_end_the_rank():
     """The command in the job script ignores them; Python keeps ignoring them until it installs its handlers."""
     from snakemake_executor_plugin_submitit.slurm import _IGNORING_SIGNALS
