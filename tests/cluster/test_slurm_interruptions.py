@@ -225,20 +225,6 @@ def test_a_training_job_that_is_stopped_from_outside_is_resubmitted_and_resumes(
     assert len(jobs_of(flow)) == 2
 
 
-def test_a_training_job_restarts_on_a_node_that_returns_after_a_crash(slurm, training):
-    flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
-    process = flow.start()
-    wait(lambda: starts(flow) and starts(flow, 1), process)
-    slurm.kill_slurmd("n2")
-    try:
-        wait(lambda: "n2" in slurm.run("sinfo", "-h", "-t", "down", "-o", "%N"), process)
-    finally:
-        slurm.start_slurmd("n2")  # SLURM may now deliver the old signal to the job's next attempt
-    printed = process.communicate(timeout=150)[0]
-    assert process.returncode == 0, printed
-    assert flow.text("trained.txt") == "150"
-
-
 @pytest.mark.parametrize("started", [True, False])
 def test_a_cancelled_job_is_not_resubmitted(slurm, training, started):
     flow = training(3000, resources="mem_mb=100, runtime=10" + ("" if started else ", slurm_extra='--hold'"))
