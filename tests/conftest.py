@@ -34,7 +34,7 @@ SLURM_FILES = (
     "test_slurm_submission.py",
     "test_slurm_jobs.py",
     "test_throwaway.py",
-    "test_doctor.py",
+    "test_doctor_on_slurm.py",
 )
 """Test files that use the machine's only SLURM instance. One xdist worker runs them one after the other."""
 GUARD = ProcessGuard()

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -52,7 +51,8 @@ class Submissions:
         self._limit_message = ""
         self._ended_since_retry = 0
         self._retry_at = 0.0
-        self._submission_lock = threading.RLock()
+        # The scheduler's thread and the polling thread both submit jobs.
+        self._submission_lock = threading.Lock()
         self._closed = False
 
     def begin(self) -> None:
@@ -116,8 +116,8 @@ class Submissions:
         )
 
     def _submit_array(self, submissions: list[Submission]) -> None:
-        with self._open() as is_open:
-            if not is_open:
+        with self._submission_lock:
+            if self._closed:
                 return
             if self._waiting:
                 self._waiting.extend(submissions)
@@ -136,8 +136,8 @@ class Submissions:
             Whether the job was submitted, or waits for SLURM's submit limit. If not, `submission.error` is set.
         """
         self.ended(submission)
-        with self._open() as is_open:
-            if not is_open:
+        with self._submission_lock:
+            if self._closed:
                 return False
             submission.request, submission.job_id, submission.error, submission.settled = request, "", "", None
             self._send([submission])
@@ -146,8 +146,8 @@ class Submissions:
 
     def submit_waiting(self) -> None:
         """Submit the jobs that wait for SLURM's submit limit, if other jobs have ended or a minute has passed."""
-        with self._open() as is_open:
-            if not is_open or not self._waiting:
+        with self._submission_lock:
+            if self._closed or not self._waiting:
                 return
             if not self._ended_since_retry and time.monotonic() < self._retry_at:
                 return
@@ -165,16 +165,6 @@ class Submissions:
         if not self._waiting:
             self._limit_message = ""
             self._executor.logger.info("All jobs that waited for SLURM's submit limit were submitted.")
-
-    @contextmanager
-    def _open(self) -> Iterator[bool]:
-        """Hold the submission lock, because the scheduler's thread and the polling thread both submit jobs.
-
-        Yields:
-            Whether jobs may be submitted. They may not if the executor is shutting down.
-        """
-        with self._submission_lock:
-            yield not self._closed
 
     def _send(self, submissions: Sequence[Submission]) -> None:
         """Submit an array. Afterwards, each of its jobs is active, has an error, or waits for SLURM's submit limit."""
