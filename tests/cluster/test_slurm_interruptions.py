@@ -69,9 +69,9 @@ def test_a_preempted_training_job_saves_and_resumes_on_both_nodes(slurm, trainin
 
 
 def test_a_training_job_longer_than_its_time_limit_is_requeued_until_it_completes(training):
-    flow = training(90, step_seconds=1.0, resources="mem_mb=100, runtime=1")
+    flow = training(65, step_seconds=1.0, resources="mem_mb=100, runtime=1")
     printed = flow.run(timeout=280)
-    assert flow.text("trained.txt") == "90"
+    assert flow.text("trained.txt") == "65"
     assert "was requeued (near its time limit); its progress is saved" in printed
     assert len(starts(flow)) > 1
     assert starts(flow) == sorted(set(starts(flow)))
@@ -266,7 +266,7 @@ def test_a_failure_is_reported_although_srun_stops_the_other_rank(slurm, workflo
 
 
 def test_a_job_that_scontrol_does_not_requeue_in_time_is_resubmitted(slurm, training):
-    flow = training(300)
+    flow = training(100)
     fake = flow.path("bin/scontrol")
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\n[ "$SLURM_JOB_ID" ] && exec sleep 600\nexec {shutil.which("scontrol")} "$@"\n')

@@ -117,19 +117,19 @@ def test_a_failure_of_the_code_is_not_retried(on_slurm, slurm):
     assert flow.text("attempts") == "attempt\n"
 
 
-def test_200_similar_jobs_are_submitted_as_one_array(on_slurm):
+def test_60_similar_jobs_are_submitted_as_one_array(on_slurm):
     flow = on_slurm(
         """
         rule all:
-            input: expand("{i}.txt", i=range(200))
+            input: expand("{i}.txt", i=range(60))
         rule small:
             output: "{i}.txt"
             resources: mem_mb=50, runtime=5
             shell: "echo $SLURM_ARRAY_JOB_ID > {output}"
         """
     )
-    flow.run("--jobs", "200", "--max-jobs-per-timespan", "1000/1s", timeout=220)
-    assert len({flow.text(f"{i}.txt") for i in range(200)}) == 1
+    flow.run("--jobs", "60", "--max-jobs-per-timespan", "1000/1s", timeout=220)
+    assert len({flow.text(f"{i}.txt") for i in range(60)}) == 1
 
 
 def test_scripts_and_benchmarks_run_in_an_inner_snakemake(on_slurm):

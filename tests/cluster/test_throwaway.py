@@ -1,4 +1,7 @@
-"""The throwaway SLURM cluster behaves like a cluster's SLURM: preemption, memory limits, node failures."""
+"""The throwaway SLURM cluster behaves like a cluster's SLURM and can be stopped, repaired and restarted.
+
+Preemption, failing nodes and restarts of slurmctld are tested in `test_slurm_interruptions.py`, with the executor.
+"""
 
 from __future__ import annotations
 
@@ -64,22 +67,6 @@ def test_node_names_resolve_to_this_machine(slurm: ThrowawaySlurm):
     assert [line.split()[0] for line in found.splitlines()] == ["127.0.0.1"] * len(slurm.nodes)
 
 
-def test_a_preempted_job_receives_its_signal_and_is_requeued(clean: ThrowawaySlurm, tmp_path: Path):
-    script = "echo start $SLURM_RESTART_COUNT\nsrun python3 -c '{}'".format(
-        "import signal; signal.signal(signal.SIGUSR2, lambda *_: print(1, flush=True)); "
-        "[signal.pause() for _ in range(99)]"
-    )
-    all_cores = ["--nodes=2", "--ntasks-per-node=1", f"--cpus-per-task={clean.layout.cores_per_node}"]
-    job = submit(clean, tmp_path, script, "--requeue", "--signal=USR2@30", *all_cores)
-    out = tmp_path / f"{job}.out"
-    wait_until(lambda: out.exists() and clean.run("squeue", "-h", "-s", "-j", str(job)) != "", 20, "no step starts")
-    other = submit(clean, tmp_path, "true", "--partition=urgent", *all_cores)
-    wait_until(lambda: "1" in out.read_text().splitlines(), 10, "the signal does not arrive")
-    wait_for_state(clean, other, "COMPLETED")
-    wait_until(lambda: "start 1" in out.read_text(), 60, "the job does not start again")
-    assert states(clean, job) == ["PREEMPTED", "RUNNING"]
-
-
 def test_a_job_that_exceeds_its_memory_is_killed(clean: ThrowawaySlurm, tmp_path: Path):
     script = "exec python3 -c 'x = bytearray(400 << 20); import time; time.sleep(20)'"
     job = submit(clean, tmp_path, script, "--mem=100")
@@ -88,33 +75,6 @@ def test_a_job_that_exceeds_its_memory_is_killed(clean: ThrowawaySlurm, tmp_path
         assert states(clean, job) == ["OUT_OF_MEMORY"]
     else:
         assert "memory limit" in (tmp_path / f"{job}.out").read_text()
-
-
-def test_a_job_whose_node_fails_ends_in_state_node_fail(clean: ThrowawaySlurm, tmp_path: Path):
-    job = submit(clean, tmp_path, "sleep 500", "--no-requeue", "--nodelist=n2")
-    wait_for_state(clean, job, "RUNNING")
-    clean.kill_slurmd("n2")
-    try:
-        assert not running(process for process in psutil.process_iter() if process.name() == "slurmstepd")
-        wait_for_state(clean, job, "NODE_FAIL")
-    finally:
-        clean.start_slurmd("n2")
-
-
-def test_jobs_continue_while_slurmctld_restarts_and_accounting_is_down(clean: ThrowawaySlurm, tmp_path: Path):
-    job = submit(clean, tmp_path, "while [ ! -e end ]; do sleep 0.1; done")
-    wait_for_state(clean, job, "RUNNING")
-    clean.stop_slurmdbd()
-    try:
-        with pytest.raises(ThrowawayError, match="sacct"):
-            clean.run("sacct")
-        clean.restart_slurmctld()
-        assert clean.run("squeue", "-h", "-o", "%i %T", "-j", str(job)) == f"{job} RUNNING"
-        (tmp_path / "end").touch()
-        wait_until(lambda: "COMPLETED" in clean.run("scontrol", "show", "job", str(job)), 20, "the job does not end")
-    finally:
-        clean.start_slurmdbd()
-    wait_for_state(clean, job, "COMPLETED")
 
 
 def test_an_unknown_account_or_partition_is_rejected(slurm: ThrowawaySlurm, tmp_path: Path):
