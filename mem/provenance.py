@@ -47,13 +47,19 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the host, the system, the number of cores and the SLURM job."""
+    """Return the host, the system, the number of cores, the number of PyTorch's threads and the SLURM job."""
     job = {
         name.removeprefix("SLURM_").lower(): os.environ[name]
         for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
         if name in os.environ
     }
-    return {"host": socket.gethostname(), "system": platform.platform(), "cpus": cpus(), "slurm": job or None}
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpus": cpus(),
+        "threads": torch.get_num_threads(),
+        "slurm": job or None,
+    }
 
 
 def cpus() -> int:

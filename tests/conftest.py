@@ -87,7 +87,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Use one thread, because test workers would compete for cores. In training, importing ffcv has the same effect."""
+    """Use one thread, because test workers would compete for cores."""
     torch.set_num_threads(1)
 
 

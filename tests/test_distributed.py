@@ -144,7 +144,8 @@ from mem.distributed import world_from_environment
 with world_from_environment() as world:
     value = torch.tensor([float(world.rank)])
     print(world.size, world.mean(value).item(), world.sum(value).item(),
-          world.any(world.rank == 1), world.any(False), world.from_main({"from": world.rank}))
+          world.any(world.rank == 1), world.any(False), world.from_main({"from": world.rank}),
+          world.from_all(world.rank))
     world.barrier()
 """
 
@@ -152,7 +153,7 @@ with world_from_environment() as world:
 @pytest.mark.stage
 def test_collective_operations_agree_on_all_ranks():
     outputs = run_ranks(3, "-c", textwrap.dedent(COLLECTIVES))
-    assert outputs == ["3 1.0 3.0 True False {'from': 0}\n"] * 3
+    assert outputs == ["3 1.0 3.0 True False {'from': 0} [0, 1, 2]\n"] * 3
 
 
 JOIN = """

@@ -26,10 +26,10 @@ from mem.config.training import Features, Finetune, Pretrain
 
 
 class Compute(Section):
-    """Resources of a stage. These settings do not change any result."""
+    """Resources of a stage. These settings affect results by rounding at most."""
 
     threads: PositiveInt = 1
-    """CPU cores per process."""
+    """Threads, and therefore CPU cores, per process. `snakemake --cores` limits them."""
     memory_gb: PositiveFloat = 4
     """Main memory per node in gigabytes."""
     nodes: PositiveInt = 1

@@ -89,6 +89,14 @@ class World:
         dist.broadcast_object_list(values, src=0, group=_control_group())
         return values[0]
 
+    def from_all(self, value: Any) -> list[Any]:
+        """Return every rank's value, which must be picklable, in the order of the ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=_control_group())
+        return values
+
     def subgroup(self, size: int) -> RankGroup:
         """Return the group of `size` consecutive ranks that contains this rank.
 

@@ -68,7 +68,7 @@ def train_backbone(
         side=inputs.side,
         augmentation=inputs.augmentation,
         seed=job.seed,
-        workers=provenance.cpus(),
+        workers=job.threads,
         shard=RankShard(job.world.rank, job.world.size),
         group_size=inputs.group_size,
         fill=fill_color_of(job),

@@ -19,6 +19,7 @@ from mem.errors import Stopped, UserError
 from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
+from mem.jobs.threads import stage_threads
 from mem.runs.folder import RunFolder, read_record
 from mem.runs.outputs import missing_outputs
 from mem.runs.run_config import RunConfig, read_config
@@ -46,6 +47,8 @@ class Job:
     world: World
     log: Log
     stop: StopSignals
+    threads: int = 1
+    """Number of threads of PyTorch's operations, and of the loader."""
 
     def say(self, text: str) -> None:
         """Print a message on the terminal and write it to the log file, on rank 0 only."""
@@ -137,12 +140,13 @@ def _exit_status(
             if world.from_main(_lock(folder, run, world, stack)):
                 return 0
             input_folders = _resolve_inputs(run, inputs)
+            threads = stack.enter_context(stage_threads(stage, run.compute.threads, world, logger.info))
             log = _open_log(folder, world, stack)
             _log_start(log, run)
             logger.debug("%s, key %s, in %s", run.title, run.key, folder.path)
             try:
                 _start_system_metrics(folder, run.stage, world, log, stack)
-                results = _compute(function, Job(run, folder, input_folders, world, log, stop))
+                results = _compute(function, Job(run, folder, input_folders, world, log, stop, threads))
             except Stopped:
                 log.event("end", status="stopped", reason=stop.reason, **_peak_memory())
                 raise

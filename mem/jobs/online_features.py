@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mem import config, provenance
+from mem import config
 from mem.data.beton.reader import Beton
 from mem.data.features.stored import FeatureSource, is_online, open_split, read_about, read_labels
 from mem.data.loading.images import ImageViews
@@ -74,7 +74,7 @@ class OnlineBackbone:
             backbone.center_crop,
             self.settings.augmentation,
             self.job.seed,
-            provenance.cpus(),
+            self.job.threads,
             fill_color_of(self.job),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mem import config, provenance
+from mem import config
 from mem.data.convert.convert import convert as convert_images
 from mem.data.datasets import read_dataset
 from mem.data.datasets.splits import describe_holdout
@@ -20,7 +20,7 @@ def convert(job: Job) -> Mapping[str, Any]:
     for note in (*images.notes, describe_holdout(images, config.Shots())):
         if note:
             job.say(note)
-    manifest = convert_images(images, settings, job.folder.path, provenance.cpus(), job.say)
+    manifest = convert_images(images, settings, job.folder.path, job.threads, job.say)
     for figure in write_figures(job.folder.path):
         job.log.event("artifact", path=str(figure), to="data")
     counts = manifest["splits"]["train"]["counts"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mem import config, files, provenance
+from mem import config, files
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
@@ -115,7 +115,7 @@ def _batches(
     settings: config.Features,
 ) -> Iterator[tuple[Chunk, Batch]]:
     """Yield each chunk with a batch of its images."""
-    workers, side = provenance.cpus(), backbone.image_size
+    workers, side = job.threads, backbone.image_size
     fill = fill_color_of(job)
     for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
         chunks_of_view = list(group)

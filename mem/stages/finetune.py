@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mem import config, provenance
+from mem import config
 from mem.data.augment.erasing import random_erase
 from mem.data.augment.mixing import PAIR, Mixing, mix
 from mem.data.batch import Batch
@@ -118,7 +118,7 @@ def validation(
         EVALUATION_BATCH,
         backbone.image_size,
         backbone.center_crop,
-        provenance.cpus(),
+        job.threads,
     ):
         on_device = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
