@@ -157,7 +157,7 @@ def _unrecorded_failure(stdout: Path) -> str:
     """Return the error of a rank that could not write its failure record, from the output of submitit's processes."""
     for path in sorted(stdout.parent.glob(stdout.name.replace("_0_log.out", "_*_log.out"))):
         for line in reversed(last_lines(path).splitlines()):
-            _, found, text = line.partition("rank.RankFailed: ")
+            _, found, text = line.partition(".RankFailed: ")
             if found:
                 return f" First failure: {text}."
     return ""

@@ -296,7 +296,7 @@ def test_the_message_for_a_job_that_ran_without_a_log_mentions_the_file_system(t
 
 def test_the_message_contains_a_failure_that_could_not_be_recorded(tmp_path):
     folder = job_folder(str(tmp_path / "job"), tmp_path / "logs")
-    error = "snakemake_executor_plugin_submitit.rank.RankFailed: rule x: rank 1 on n2: exit status 3 (not recorded)"
+    error = "plugin.rank_failures.RankFailed: rule x: rank 1 on n2: exit status 3 (not recorded)"
     (tmp_path / "7_1_log.out").write_text(f"Traceback (most recent call last):\n{error}\n")
     message = error_message("SLURM", "7", "FAILED", None, folder, tmp_path / "7_0_log.out")
     assert "SLURM job 7: FAILED. First failure: rule x: rank 1 on n2: exit status 3 (not recorded)." in message
