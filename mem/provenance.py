@@ -8,6 +8,7 @@ import platform
 import resource
 import socket
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,25 @@ import mem
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflow")
 
 
+@cache
 def git_state() -> dict[str, Any]:
-    """Return the code's Git commit and whether tracked files differ from it. Outside a checkout, both are None."""
-    here = Path(mem.__file__).parent
-    commit = _git(here, "rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain", "--untracked-files=no"))}
+    """Return the code's Git commit and whether tracked files differ from it. Outside a checkout, both are None.
 
-
-def _git(folder: Path, *arguments: str) -> str | None:
+    The first call determines the state, because it describes the code that this process has imported.
+    """
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    folder = Path(mem.__file__).parent
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return {"commit": None, "dirty": None}
+    commit, dirty = None, False
+    for line in done.stdout.splitlines():
+        if line.startswith("# branch.oid "):
+            commit = line.split()[2]
+        elif not line.startswith("#"):
+            dirty = True
+    return {"commit": commit, "dirty": dirty} if commit != "(initial)" else {"commit": None, "dirty": None}
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Feature sources of a job: stored features, or features that the frozen backbone computes on request."""
+"""Features that the frozen backbone computes on request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -14,22 +14,13 @@ from torch import Tensor
 
 from mem import config
 from mem.data.beton.reader import Beton
-from mem.data.features.stored import FeatureSource, is_online, open_split, read_about, read_labels
+from mem.data.features.stored import read_about, read_labels
 from mem.data.loading.images import ImageViews
 from mem.jobs.backbone_training import fill_color_of, pixels_of
 from mem.jobs.backbones import FEATURE_BATCH, backbone_of
 from mem.jobs.job import Job
 from mem.models.pixels import Pixels
 from mem.runs.run_config import read_config
-
-
-def feature_sources(job: Job) -> Callable[[str], FeatureSource]:
-    """Return a function that returns the features of a split, given the name of the split.
-
-    The function can raise `UserError`; see `mem.data.features.stored.open_split`.
-    """
-    folder = job.inputs["features"]
-    return OnlineBackbone(job).split if is_online(folder) else lambda split: open_split(folder, split)
 
 
 class OnlineBackbone:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy import stats
 
 from mem import rng
 from mem.longtail import SHOT_NAMES
@@ -38,6 +37,8 @@ def interval(values: Sequence[float]) -> Interval:
     mean = float(numbers.mean()) if len(numbers) else math.nan
     if len(numbers) < 2:
         return Interval(mean, None)
+    from scipy import stats  # takes as long to import as all other modules that `mem evaluate` needs beside PyTorch
+
     error = float(numbers.std(ddof=1)) / math.sqrt(len(numbers))
     return Interval(mean, float(stats.t.ppf(0.975, len(numbers) - 1)) * error)
 
@@ -70,6 +71,8 @@ def paired_student(first: Sequence[float], second: Sequence[float]) -> PairedDif
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
     if error == 0:
         return PairedDifference(found.mean, 0.0, float(found.mean == 0), len(differences))
+    from scipy import stats
+
     p = 2 * float(stats.t.sf(abs(found.mean) / error, len(differences) - 1))
     return PairedDifference(found.mean, found.half_width, p, len(differences))
 
@@ -96,6 +99,8 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> tuple[int,
     only_second = int((second_correct & ~first_correct).sum())
     if only_first + only_second == 0:
         return 0, 0, 1.0
+    from scipy import stats
+
     fewer = min(only_first, only_second)
     p = min(1.0, 2 * float(stats.binom.cdf(fewer, only_first + only_second, 0.5)))
     return only_first, only_second, p

@@ -135,11 +135,11 @@ def _table(name: str, split: Predictions) -> pa.Table:
     images = len(split)
     names = [None] * images if split.names is None else [_printable(name) for name in split.names]
     columns: dict[str, Any] = {
-        "split": pa.array([name] * images, pa.string()).dictionary_encode(),
-        "image": pa.array(np.arange(images, dtype=np.int32)),
-        "name": pa.array(names, pa.string()),
-        "label": pa.array(split.labels.astype(np.int32)),
-        "prediction": pa.array(split.predictions.astype(np.int32)),
+        "split": pa.DictionaryArray.from_arrays(_column(np.zeros(images, np.int32)), _text_column([name])),
+        "image": _column(np.arange(images, dtype=np.int32)),
+        "name": _text_column(names),
+        "label": _column(split.labels.astype(np.int32)),
+        "prediction": _column(split.predictions.astype(np.int32)),
         "top": _list_column(split.top.astype(np.int32)),
         "top_probability": _list_column(split.top_probabilities.astype(np.float32)),
         "best_in_shot": _list_column(split.best_in_shot.astype(np.int32)),
@@ -161,7 +161,23 @@ def _printable(name: str) -> str:
 
 
 def _list_column(values: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    return pa.FixedSizeListArray.from_arrays(_column(values.ravel()), values.shape[1])
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    """Return a one-dimensional array as a column. `pa.array` would do the same, but it imports pandas."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _text_column(texts: Sequence[str | None]) -> pa.Array:
+    """Return texts as a column, in which None is a missing value. `pa.array` would do the same, but imports pandas."""
+    encoded = [b"" if text is None else text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    present = np.packbits([text is not None for text in texts], bitorder="little")
+    return pa.Array.from_buffers(
+        pa.string(), len(encoded), [pa.py_buffer(present), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    )
 
 
 def _numbers(column: pa.ChunkedArray, kind: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head
 from mem.heads.training import HeadFeatures, make_head
 from mem.jobs.job import Job
-from mem.jobs.online_features import feature_sources
+from mem.jobs.feature_sources import feature_sources
 
 
 def train_head(job: Job) -> Mapping[str, Any]:

@@ -74,8 +74,32 @@ def head_optimizer(head: nn.Module, settings: config.HeadTraining) -> torch.opti
     """Return SGD with momentum 0.9 or AdamW, with one weight decay for all trained parameters (Kang et al. 2020)."""
     parameters = [p for p in head.parameters() if p.requires_grad]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        return _EagerSGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    return _EagerAdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+
+
+def _unwrapped(method: Any) -> Any:
+    """Return a method of PyTorch's optimizers without its wrapper for torch.compile.
+
+    The wrapper imports TorchDynamo and SymPy, even if nothing is compiled. This takes longer than to train most heads.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
+class _EagerSGD(torch.optim.SGD):
+    add_param_group = _unwrapped(torch.optim.Optimizer.add_param_group)
+    zero_grad = _unwrapped(torch.optim.Optimizer.zero_grad)
+    state_dict = _unwrapped(torch.optim.Optimizer.state_dict)
+    load_state_dict = _unwrapped(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(_unwrapped(torch.optim.SGD.step))
+
+
+class _EagerAdamW(torch.optim.AdamW):
+    add_param_group = _unwrapped(torch.optim.Optimizer.add_param_group)
+    zero_grad = _unwrapped(torch.optim.Optimizer.zero_grad)
+    state_dict = _unwrapped(torch.optim.Optimizer.state_dict)
+    load_state_dict = _unwrapped(torch.optim.Optimizer.load_state_dict)
+    step = torch.no_grad()(_unwrapped(torch.optim.AdamW.step))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

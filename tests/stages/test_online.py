@@ -16,8 +16,8 @@ from mem.data.loading.samplers import build_sampler
 from mem.distributed import World
 from mem.errors import UserError
 from mem.heads.build import load_head
+from mem.jobs.feature_sources import feature_sources
 from mem.jobs.job import Job
-from mem.jobs.online_features import feature_sources
 from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run, study_runs
 from mem.runs.folder import RunFolder
