@@ -75,7 +75,7 @@ class Run:
         }
         return digest(content)
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Path of the run folder, relative to the working folder."""
         return Path("runs", self.dataset, self.backbone, f"{self.stage}-{self.key}")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,18 +98,27 @@ def unkeyed(value: BaseModel, stage: str) -> dict[str, Any]:
     return found
 
 
-def _unkeyed_fields(value: BaseModel, stage: str) -> set[str]:
+def _unkeyed_fields(value: BaseModel, stage: str) -> frozenset[str]:
     """Return the names of the settings that cannot change a result of a stage.
 
     The report shows all settings of a study, also those without an effect.
     """
-    marked = {name for name in type(value).model_fields if _has_mark(value, name, stage)}
-    return marked | (value.without_effect() if isinstance(value, Section) and stage != "report" else set())
+    marked = _marked_fields(type(value), stage)
+    return marked | value.without_effect() if isinstance(value, Section) and stage != "report" else marked
 
 
 def _has_mark(value: BaseModel, name: str, stage: str) -> bool:
-    marks = type(value).model_fields[name].metadata
-    return any(isinstance(mark, Unkeyed) and mark.applies_to(stage) for mark in marks)
+    return name in _marked_fields(type(value), stage)
+
+
+@cache
+def _marked_fields(section: type[BaseModel], stage: str) -> frozenset[str]:
+    """Return the names of the settings of a section that are marked as `Unkeyed` for a stage."""
+    return frozenset(
+        name
+        for name, info in section.model_fields.items()
+        if any(isinstance(mark, Unkeyed) and mark.applies_to(stage) for mark in info.metadata)
+    )
 
 
 def _as_json(value: Any) -> Any:

@@ -14,11 +14,14 @@ from mem import files
 from mem.config import Compute, Study
 from mem.config.load import deep_merge
 from mem.errors import UserError
+from mem.runs.config_text import format_config, has_content, read_config_file
 from mem.runs.dag import VERSIONS, Run
 from mem.runs.folder import RunFolder
 from mem.runs.keys import digest
 
 T = TypeVar("T")
+_KEPT = frozenset({"defaults", "labels"})
+"""Keys of a `config.yaml` that are not written again if they alone differ."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,8 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
 
 
 def _write_if_changed(path: Path, header: str, content: dict[str, Any]) -> None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            current = yaml.safe_load(file)
-        ignored = {"defaults": None, "labels": None}
-        if {**current, **ignored} == {**content, **ignored}:
-            return
-    except (OSError, yaml.YAMLError, TypeError):
-        pass
-    files.write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    if not has_content(path, content, ignored=_KEPT):
+        files.write_text(path, header + format_config(content))
 
 
 def read_config(path: Path, stage: str) -> RunConfig:
@@ -155,8 +151,7 @@ def read_config(path: Path, stage: str) -> RunConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+        content = read_config_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. Snakemake and `mem runs STUDY --write` create it.") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
