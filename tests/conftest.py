@@ -64,6 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if tier_of(item) == "slurm":
             # SLURM's timers and a busy machine can delay a test. Allow one rerun, which pytest reports.
             item.add_marker(pytest.mark.flaky(reruns=1))
+        if tier_of(item) == "gpu" and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
     unlisted = {item.path.name for item in items if tier_of(item) == "slurm"} - set(SLURM_FILES)
     if unlisted:
         raise pytest.UsageError(f"Files with the marker slurm are not in SLURM_FILES of tests/conftest.py: {unlisted}")

@@ -22,7 +22,8 @@ class Memory:
     """Memory of one process, on the GPU or in main memory."""
 
     state_bytes: float
-    """Memory for weights, gradients, optimizer state, the moving average, and buckets for exchanging gradients."""
+    """Memory for weights, gradients, optimizer state, the moving average, and buckets for exchanging gradients. On a
+    CPU, also for the copy of the state that is written to a checkpoint."""
     weight_copy_bytes: float
     """Memory for bfloat16 copies of the weights."""
     bytes_per_image: float
@@ -67,6 +68,8 @@ def training_memory(
     # Gradients, optimizer state and, with several ranks, a gradient bucket.
     per_trained_parameter = 1 + OPTIMIZER_STATES[optimizer] + (ranks > 1)
     numbers = model.parameters * (1 + average) + model.trained_parameters * per_trained_parameter
+    if not compute.gpus_per_node:
+        numbers += model.parameters * (1 + average) + model.trained_parameters * OPTIMIZER_STATES[optimizer]
     batch = -(-global_batch // ranks)
     if compute.micro_batch is not None:
         batch = min(batch, compute.micro_batch)

@@ -1,4 +1,8 @@
-"""Checkpoints of a run: written atomically, verified by checksum, and restored from the newest valid one."""
+"""Checkpoints of a run: written atomically, verified by checksum, and restored from the newest valid one.
+
+A background thread writes a checkpoint while training continues. Training waits only until the state is copied to main
+memory. See docs/decisions/0049-checkpoints-in-the-background.md.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
@@ -45,6 +51,8 @@ class Checkpoints:
     A checkpoint consists of a file `step-N.pt` and a description `step-N.json`, which contains the file's size and
     checksum and the run's key. The description is written last, so a checkpoint without a description is incomplete and
     is ignored.
+
+    As a context manager, the object waits for the last write when the context ends.
     """
 
     folder: Path
@@ -55,6 +63,23 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         self._last_saved = time.monotonic()
+        self._writer: Future[None] | None = None
+        """The write in progress, or a finished write whose result has not been checked."""
+        self._content: Any = None
+        """Copy of the state in main memory, for the write in progress. The next save uses its memory again."""
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except OSError as failure:
+            if error is None:
+                raise
+            self.warn(f"A checkpoint could not be written: {failure}")
 
     def restore_latest(self, state: Resumable) -> bool:
         """Restore the newest valid checkpoint on all ranks. Skip invalid checkpoints with a warning.
@@ -62,6 +87,7 @@ class Checkpoints:
         Returns:
             Whether a checkpoint was restored.
         """
+        self.wait()
         path = self.world.from_main(self._newest_valid() if self.world.is_main else None)
         if path is None:
             return False
@@ -71,35 +97,63 @@ class Checkpoints:
         return True
 
     def due(self, *, epoch_ended: bool) -> bool:
-        """Return whether it is time to save. Always False on ranks other than 0, which do not save."""
+        """Return whether it is time to save. Always False on ranks other than 0, which do not save.
+
+        Raises:
+            OSError: The previous checkpoint could not be written.
+        """
+        if self._writer is not None and self._writer.done():
+            self.wait()
         age = time.monotonic() - self._last_saved
         limit = min(self.every_seconds, EPOCH_SECONDS) if epoch_ended else self.every_seconds
         return self.world.is_main and age >= limit
 
     def save(self, state: Resumable) -> None:
-        """Write a checkpoint and remove old ones. Only rank 0 writes; the other ranks return immediately.
+        """Copy the state to main memory, and start to write it in a background thread.
+
+        If the previous checkpoint is still being written, wait for it first. Only rank 0 writes; the other ranks return
+        immediately.
+
+        Raises:
+            OSError: The previous checkpoint could not be written. Older checkpoints are kept.
+        """
+        if not self.world.is_main:
+            return
+        self.wait()
+        self._content = copy_to_host(state.snapshot(), self._content)
+        # The thread is not a daemon: the interpreter waits for it when the process ends with an error.
+        executor = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = executor.submit(self._write, state.step, self._content)
+        executor.shutdown(wait=False)
+        self._last_saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk.
 
         Raises:
             OSError: The checkpoint could not be written. Older checkpoints are kept.
         """
-        if not self.world.is_main:
-            return
-        path = self.folder / f"step-{state.step:09d}.pt"
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.result()
+
+    def _write(self, step: int, content: Any) -> None:
+        """Write a checkpoint and remove old ones."""
+        path = self.folder / f"step-{step:09d}.pt"
         with files.atomic(path, "wb") as file:
             writer = _ChecksumWriter(file)
             try:
-                torch.save(state.snapshot(), writer)  # type: ignore[arg-type]
+                torch.save(content, writer)  # type: ignore[arg-type]
             except RuntimeError:
                 # After a failed write, torch raises a second error when it closes the archive. Raise the first error.
                 if writer.failure is not None:
                     raise writer.failure from None
                 raise
-        description = {"step": state.step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
+        description = {"step": step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
         files.write_text(path.with_suffix(".json"), json.dumps(description) + "\n")
         for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".pt").unlink(missing_ok=True)
-        self._last_saved = time.monotonic()
 
     def clear(self) -> None:
         """Remove all checkpoints. Call this after the final weights are written."""
@@ -157,6 +211,52 @@ class NoCheckpoints(Checkpoints):
 
     def save(self, state: Resumable) -> None:
         """Save nothing."""
+
+
+def copy_to_host(value: Any, previous: Any = None) -> Any:
+    """Return a copy of nested dictionaries and lists whose tensors are in main memory and share no memory with others.
+
+    Copies from a GPU go to pinned memory, which the GPU can write at full speed. This function waits for the copies.
+
+    Args:
+        value: The content to copy.
+        previous: An earlier copy that is no longer needed. Its memory is used again, because new memory takes longer to
+            provide than to fill.
+    """
+    devices: set[torch.device] = set()
+    copied = _copied(value, previous, devices)
+    for device in devices:
+        torch.cuda.current_stream(device).synchronize()
+    return copied
+
+
+def _copied(value: Any, previous: Any, devices: set[torch.device]) -> Any:
+    """Start the copies of `copy_to_host`, and add the GPUs that they read from to `devices`."""
+    if isinstance(value, torch.Tensor):
+        if value.is_cuda:
+            devices.add(value.device)
+        if not _fits(previous, value):
+            previous = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
+        return previous.copy_(value.detach(), non_blocking=value.is_cuda)
+    if isinstance(value, Mapping):
+        previous = previous if isinstance(previous, Mapping) else {}
+        return {key: _copied(inner, previous.get(key), devices) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        previous = (
+            previous if isinstance(previous, list | tuple) and len(previous) == len(value) else [None] * len(value)
+        )
+        return type(value)(_copied(inner, old, devices) for inner, old in zip(value, previous, strict=True))
+    return value
+
+
+def _fits(memory: Any, value: torch.Tensor) -> bool:
+    """Return whether a tensor can hold a copy of `value` with the same strides."""
+    return isinstance(memory, torch.Tensor) and (memory.shape, memory.dtype, memory.stride(), memory.is_pinned()) == (
+        value.shape,
+        value.dtype,
+        torch.empty_like(value, device="meta").stride(),
+        value.is_cuda,
+    )
 
 
 class _ChecksumWriter:

@@ -97,6 +97,7 @@ def fit(
 
     with (
         context.stop.deferred(),
+        context.checkpoints,
         Progress(
             context.title,
             schedule.steps * data.global_batch,
@@ -143,10 +144,11 @@ def _log_training(
 
 
 def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, watch: FiniteWatch) -> None:
-    """Write a checkpoint if one is due or requested.
+    """Start to write a checkpoint if one is due or requested. A requested checkpoint is on disk when this returns.
 
     Raises:
         Stopped: A stop was requested. The state is saved.
+        OSError: A checkpoint could not be written.
         UserError: Training cannot continue because of non-finite losses or gradients. Nothing is saved.
     """
     epoch_ended = math.floor(state.step / schedule.steps_per_epoch) > math.floor(
@@ -159,6 +161,8 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
     if state.step < schedule.steps and (due or stopping):
         watch.check()
         context.checkpoints.save(state)
+        if asked or stopping:
+            context.checkpoints.wait()
         if asked and context.world.is_main:
             context.stop.saved()
         if stopping:

@@ -39,6 +39,7 @@ def checkpoints(tmp_path, warnings) -> Checkpoints:
 def save(checkpoints: Checkpoints, *steps: int) -> None:
     for step in steps:
         checkpoints.save(State(step, torch.full((1000,), float(step))))
+        checkpoints.wait()
 
 
 def restored(checkpoints: Checkpoints) -> State | None:
