@@ -28,9 +28,9 @@ from pathlib import Path
 
 from mem.metrics import paired_student
 from mem.report.differences import format_difference, paired_differences
+from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise
 from mem.report.table_formats import markdown_table
-from mem.report.tables import accuracy_table, paired_difference_table
 
 RESULTS = Path(__file__).parents[1] / "results"
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)

@@ -5,20 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mem.metrics import Interval
 from mem.report.collect import StudyResults
-from mem.report.differences import (
-    MANY_VARIANTS,
-    best_on_val,
-    difference_table,
-    image_difference_table,
-    paired_differences,
-    reference_variant,
-    sorted_variants,
-    val_accuracy,
-)
+from mem.report.differences import MANY_VARIANTS, best_on_val, reference_variant, sorted_variants, val_accuracy
+from mem.report.image_differences import image_difference_table
+from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary
 from mem.report.page import CaptionedTable
-from mem.report.results import SHOTS, ScoreRow, by_variant, score_table, summarise
+from mem.report.results import SHOTS, ScoreRow, by_variant, score_table
 
 OTHER_SCORES = ("top5", "balanced", "ece")
 ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
@@ -30,7 +22,7 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
     rows = results.rows
     tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
     if val_accuracy(rows):
-        lines = score_table(_sorted_summary(rows, "val", SHOTS))
+        lines = score_table(sorted_summary(rows, "val", SHOTS))
         tables.append(CaptionedTable("Accuracy on val", val_caption(rows), lines, folded=True))
     tables += _difference_tables(results)
     thresholds = rows[0].thresholds
@@ -39,14 +31,14 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
             "Top-5 accuracy, balanced accuracy, calibration",
             "Scores on test, in percent. Balanced accuracy is the mean of the per-class accuracies. ECE is the "
             "expected calibration error with 15 bins of equal width; smaller is better.",
-            _rename_columns(score_table(_sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
+            _rename_columns(score_table(sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
         ),
         CaptionedTable(
             "Oracle accuracy",
             "The X-shot oracle of the paper's figure 1b: predictions are restricted to the classes of the image's true "
             f"shot group ({thresholds}).",
             _rename_columns(
-                score_table(_sorted_summary(rows, "test", ORACLE)),
+                score_table(sorted_summary(rows, "test", ORACLE)),
                 {name: name.removeprefix("oracle_") for name in ORACLE},
             ),
         ),
@@ -57,26 +49,12 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
             "differ only in the fusion or the classifier have nearly the same value, because almost only the "
             "regularisation objective trains the sub-networks.",
             _rename_columns(
-                score_table(_sorted_summary(rows, "test", RECALL)),
+                score_table(sorted_summary(rows, "test", RECALL)),
                 {name: name.removeprefix("group_recall_") for name in RECALL} | {"group_by_norm": "by norm"},
             ),
         ),
     ]
     return tables
-
-
-def accuracy_table(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Return a table with the accuracy of each method on test, by shot group.
-
-    If there are more than `MANY_VARIANTS` methods, they are sorted by accuracy on val, which an extra column shows.
-    """
-    summary = _sorted_summary(rows, "test", SHOTS)
-    lines = score_table(summary)
-    on_val = val_accuracy(rows)
-    if len(summary) > MANY_VARIANTS and on_val:
-        cells = ["val, all", *[f"{on_val[line[0]]:.2f}" if line[0] in on_val else "-" for line in lines[1:]]]
-        lines = [[line[0], cell, *line[1:]] for line, cell in zip(lines, cells, strict=True)]
-    return lines
 
 
 def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
@@ -117,17 +95,6 @@ def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
     return "no val split" if best is None else f"{best}, {val_accuracy(rows)[best]:.2f} %"
 
 
-def paired_difference_table(rows: Sequence[ScoreRow], split: str = "test") -> list[list[str]] | None:
-    """Return a table of differences from the reference, paired over runs.
-
-    Returns `None` if there is only one run or one method.
-    """
-    if len({row.repeat for row in rows}) < 2 or len(by_variant(rows, split)) < 2:
-        return None
-    reference = reference_variant(rows)
-    return difference_table(paired_differences(rows, split, reference), reference, sorted_variants(rows))
-
-
 def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
     rows = results.rows
     if len(by_variant(rows, "test")) < 2:
@@ -154,11 +121,6 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
         "for the number of methods (Holm). Differences between seeds can be larger."
     )
     return [CaptionedTable(title, caption, image_difference_table(folders, reference, sorted_variants(rows)))]
-
-
-def _sorted_summary(rows: Sequence[ScoreRow], split: str, columns: Sequence[str]) -> dict[str, Mapping[str, Interval]]:
-    summary = summarise(rows, split, columns)
-    return {variant: summary[variant] for variant in sorted_variants(rows)}
 
 
 def _rename_columns(lines: list[list[str]], new_names: Mapping[str, str]) -> list[list[str]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mem.errors import UserError
 from mem.report.differences import MANY_VARIANTS, best_on_val, reference_variant, val_accuracy
+from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.results import from_csv
 from mem.report.table_formats import text_table
-from mem.report.tables import accuracy_table, paired_difference_table
 
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
 """Tables and figures that `mem results STUDY PART` prints."""

@@ -17,6 +17,7 @@ from mem.report.collect import StudyResults, collect
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
 from mem.report.deviations import deviations
 from mem.report.figure_set import build_figures, reconstruction_images
+from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
 from mem.report.paper_figure_numbers import classifier_of
 from mem.report.paper_figures import build_figure_tables
@@ -26,7 +27,7 @@ from mem.report.plot_elements import RenderedFigure
 from mem.report.results import summarise, to_csv
 from mem.report.results_store import ResultsStore, head_for
 from mem.report.table_formats import csv_table, markdown_table
-from mem.report.tables import ORACLE, accuracy_table, best_on_val_text, paired_difference_table, score_tables
+from mem.report.tables import ORACLE, best_on_val_text, score_tables
 from mem.runs.attempts import total_seconds
 from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import RunFolder, read_record
