@@ -23,7 +23,7 @@ help:
 
 setup: $(READY)
 
-$(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml
+$(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard mem/data/beton/native/*)
 	@bash envs/setup.sh $(VENV)
 	@touch $@
 

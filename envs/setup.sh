@@ -29,13 +29,14 @@ if [ -z "$python" ]; then
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-# --- system packages: FFCV is compiled against OpenCV and libjpeg-turbo -----------
+# --- system packages: FFCV is compiled against OpenCV and libjpeg-turbo, mem against libjpeg-turbo ----
 missing_packages() {
     local missing=()
     command -v g++ >/dev/null || missing+=(g++)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
     pkg-config --exists opencv4 2>/dev/null || missing+=(libopencv-dev)
     pkg-config --exists libturbojpeg 2>/dev/null || missing+=(libturbojpeg0-dev)
+    pkg-config --exists libjpeg 2>/dev/null || missing+=(libjpeg-dev)
     [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("python$version-dev")
     "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
     printf '%s ' "${missing[@]}"

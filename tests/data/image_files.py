@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
+from mem.data.beton.crops import Stored, crop_images, crop_table
 from mem.data.beton.encoding import Encoding, encode
-from mem.data.beton.reader import resize_part
 from mem.data.codecs.decode import decode
 from mem.data.loading.single_image import prepare_image
 
@@ -34,10 +34,11 @@ def training_pixels(content: bytes, storage: str = "jpeg", quality: int = 90) ->
     encoded = encode(content, Encoding(storage, quality, None, "area"))
     data = np.frombuffer(encoded.content, np.uint8)
     size = encoded.height, encoded.width
-    pixels, scratch = np.zeros((*size, 3), np.uint8), np.zeros((*size, 3), np.uint8)
-    jpeg_bytes = len(data) if encoded.mode == 0 else None
-    assert resize_part(data.ctypes.data, jpeg_bytes, size, (0, 0, *size), scratch.ctypes.data, pixels)
-    return pixels, encoded.copied
+    jpeg_bytes = len(data) if encoded.mode == 0 else -1
+    stored = Stored(*(np.array([value]) for value in (data.ctypes.data, jpeg_bytes, *size)))
+    pixels, scratch = np.zeros((1, *size, 3), np.uint8), np.zeros(size[0] * size[1] * 3, np.uint8)
+    assert crop_images(crop_table(stored, np.array([[0, 0, *size]])), scratch, pixels) is None
+    return pixels[0], encoded.copied
 
 
 def pixels_by_part(content: bytes) -> dict[str, np.ndarray]:

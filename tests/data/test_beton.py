@@ -191,3 +191,17 @@ def test_an_image_with_damaged_jpeg_data_is_named(tmp_path):
         file.write(b"\0" * size)
     with pytest.raises(UserError, match="image 1 cannot be decoded"):
         decoded(Beton(tmp_path / "a.beton"), 1)
+
+
+@pytest.mark.parametrize(("column", "value"), [("ptr", 1 << 40), ("ptr", 1 << 63), ("size", 5), ("size", 1 << 50)])
+def test_an_image_outside_the_file_is_rejected(tmp_path, column, value):
+    write(tmp_path / "a.beton", smooth_images(3, smallest=10))
+    reader = Reader(str(tmp_path / "a.beton"))
+    content = bytearray((tmp_path / "a.beton").read_bytes())
+    table = reader.alloc_table.copy()
+    table[column][1] = value
+    start = int(reader.header["alloc_table_ptr"])
+    content[start : start + table.nbytes] = table.tobytes()
+    (tmp_path / "a.beton").write_bytes(content)
+    with pytest.raises(UserError, match="the position or size of image 1 is wrong"):
+        Beton(tmp_path / "a.beton")

@@ -1,9 +1,9 @@
 """Reader for FFCV's file format (.beton). The writer is in `mem.data.beton.writer`.
 
-The format, its codecs, and the compiled decoder and resizer come from FFCV (libffcv/ffcv 1.0.2: writer.py, reader.py,
-types.py, fields/rgb_image.py, libffcv.cpp). The project does not use FFCV's `DatasetWriter` and `Loader`. The writer
-hangs without a message when a worker raises an exception. The loader augments images with unseeded generators, cannot
-start in the middle of an epoch, and takes ten seconds to compile in every process. See
+The format and its codecs come from FFCV (libffcv/ffcv 1.0.2: writer.py, reader.py, types.py, fields/rgb_image.py,
+libffcv.cpp). `mem.data.beton.crops` decodes the images. The project does not use FFCV's `DatasetWriter` and `Loader`.
+The writer hangs without a message when a worker raises an exception. The loader augments images with unseeded
+generators, cannot start in the middle of an epoch, and takes ten seconds to compile in every process. See
 docs/decisions/0014-data-loading-on-ffcv.md.
 """
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import mmap
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
+from mem.data.beton.crops import CropTable, Stored, crop_images, crop_table, native_library
 from mem.data.beton.format import JPEG
-from mem.data.beton.libffcv import Reader, ctypes_imdecode, ctypes_resize
+from mem.data.beton.libffcv import Reader
 from mem.data.beton.writer import FIELDS
 from mem.errors import UserError
 
@@ -61,9 +63,30 @@ class Beton:
         self._base_address = self._map.ctypes.data
         self._thread_buffers = threading.local()
         self._largest_image_bytes = int((self.heights * self.widths).max(initial=0)) * 3
+        self._check_positions()
+        native_library()  # logs a warning if it cannot be used
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def crops(
+        self,
+        indices: Int64[np.ndarray, " images"],
+        crops: Int64[np.ndarray, "images 4"],
+        mirrored: Bool[np.ndarray, " images"] | None = None,
+    ) -> Crops:
+        """Return crops (top, left, height and width) of images, optionally flipped horizontally, for decoding.
+
+        Raises:
+            ValueError: A crop is empty or not inside its image.
+        """
+        stored = Stored(
+            addresses=self._base_address + self._positions[indices],
+            jpeg_bytes=np.where(self._is_jpeg[indices], self._sizes[indices], -1),
+            heights=self.heights[indices],
+            widths=self.widths[indices],
+        )
+        return Crops(self, indices, crop_table(stored, crops, mirrored))
 
     def crop(
         self,
@@ -74,20 +97,8 @@ class Beton:
         width: int,
         out: UInt8[np.ndarray, "rows columns 3"],
     ) -> None:
-        """Decode an image and resize a crop into `out` (OpenCV's INTER_AREA). Releases the global interpreter lock.
-
-        Raises:
-            UserError: The image's JPEG data are damaged.
-        """
-        address = self._base_address + int(self._positions[index])
-        size = (int(self.heights[index]), int(self.widths[index]))
-        jpeg_bytes = int(self._sizes[index]) if self._is_jpeg[index] else None
-        buffer = self._buffer_address() if jpeg_bytes else 0
-        if not resize_part(address, jpeg_bytes, size, (top, left, height, width), buffer, out):
-            raise UserError(
-                f"{self.path}: image {index} cannot be decoded: the file is damaged. Delete it and run `mem convert` "
-                "again."
-            )
+        """Decode an image and resize a crop into `out`. See `Crops.decode`."""
+        self.crops(np.array([index]), np.array([[top, left, height, width]])).decode(0, out[None])
 
     def release(self) -> None:
         """Release the mapped pages, which count towards the memory use of this process. Later reads map them again."""
@@ -95,52 +106,44 @@ class Beton:
         if isinstance(mapping, mmap.mmap):
             mapping.madvise(mmap.MADV_DONTNEED)
 
-    def _buffer_address(self) -> int:
-        """Return the address of this thread's buffer for one decoded image."""
+    def scratch(self) -> UInt8[np.ndarray, " bytes"]:
+        """Return this thread's memory for one decoded image."""
         if not hasattr(self._thread_buffers, "array"):
             self._thread_buffers.array = np.empty(self._largest_image_bytes, dtype=np.uint8)
-        return int(self._thread_buffers.array.ctypes.data)
+        return self._thread_buffers.array
+
+    def _check_positions(self) -> None:
+        """Check that the content of each image is inside the file, because compiled code reads it."""
+        outside = (self._positions < 0) | (self._sizes < 0) | (self._sizes > len(self._map) - self._positions)
+        too_short = ~self._is_jpeg & (self._sizes < self.heights * self.widths * 3)
+        invalid = np.flatnonzero(outside | too_short)
+        if len(invalid):
+            raise UserError(
+                f"{self.path}: the file is damaged: the position or size of image {invalid[0]} is wrong. Delete it and "
+                "run `mem convert` again."
+            )
 
 
-def resize_part(
-    source: int,
-    jpeg_bytes: int | None,
-    size: tuple[int, int],
-    part: tuple[int, int, int, int],
-    scratch: int,
-    out: UInt8[np.ndarray, "rows columns 3"],
-) -> bool:
-    """Decode a stored image and resize a crop into `out` (OpenCV's INTER_AREA), using FFCV's compiled code.
+@dataclass(frozen=True)
+class Crops:
+    """Crops of images in a .beton file."""
 
-    Args:
-        source: Address of the stored content.
-        jpeg_bytes: Length of the content in bytes if it is JPEG data; None for raw pixels.
-        size: Height and width of the image.
-        part: Top, left, height and width of the crop.
-        scratch: Address of a buffer for the decoded image. Used for JPEG data only.
-        out: Destination of the pixels.
+    images: Beton
+    indices: Int64[np.ndarray, " images"]
+    table: CropTable
 
-    Returns:
-        Whether the content could be decoded.
-    """
-    rows, columns = size
-    if jpeg_bytes is not None:
-        status = ctypes_imdecode(source, jpeg_bytes, rows, columns, scratch, rows, columns, 0, 0, 1, 1, False, False)
-        if status != 0:
-            return False
-        source = scratch
-    top, left, height, width = part
-    ctypes_resize(
-        0,
-        source,
-        rows,
-        columns,
-        top,
-        top + height,
-        left,
-        left + width,
-        out.ctypes.data,
-        out.shape[0],
-        out.shape[1],
-    )
-    return True
+    def decode(self, first: int, out: UInt8[np.ndarray, "count rows columns 3"]) -> None:
+        """Decode the crops from number `first` on, and resize them into `out` (OpenCV's INTER_AREA).
+
+        Releases the global interpreter lock. A thread should decode several crops per call, because threads compete
+        for this lock before and after the call.
+
+        Raises:
+            UserError: An image's JPEG data are damaged.
+        """
+        failed = crop_images(self.table[first : first + len(out)], self.images.scratch(), out)
+        if failed is not None:
+            raise UserError(
+                f"{self.images.path}: image {self.indices[first + failed]} cannot be decoded: the file is damaged. "
+                "Delete it and run `mem convert` again."
+            )

@@ -70,14 +70,14 @@ class BatchBuilder:
         count = len(request.indices)
         pixels = buffers.tensor((count, self.side, self.side, 3), torch.uint8)
         out = pixels.numpy()
-        crops, change = request.transform.crops, request.transform.change
+        transform = request.transform
+        crops = self.images.crops(request.indices, transform.crops, transform.mirrored)
 
         def build_images(start: int, stop: int) -> None:
-            for i in range(start, stop):
-                top, left, height, width = crops[i].tolist()
-                self.images.crop(int(request.indices[i]), top, left, height, width, out[i])
-                if change:
-                    change(i, out[i])
+            crops.decode(start, out[start:stop])
+            if transform.change:
+                for i in range(start, stop):
+                    transform.change(i, out[i])
 
         size = max(1, min(_TASK_IMAGES, -(-count // self.workers)))
         tasks = [threads.submit(build_images, start, min(start + size, count)) for start in range(0, count, size)]

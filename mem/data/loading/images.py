@@ -87,11 +87,14 @@ class ImageViews:
 
     def _transform(self, views: np.ndarray, indices: np.ndarray) -> BatchTransform:
         crops = np.empty((len(indices), 4), dtype=np.int64)
+        mirrored = np.zeros(len(indices), dtype=bool)
         changes: dict[int, tuple[Callable[[int, ImageArray], None], int]] = {}
         for view in np.unique(views).tolist():
             positions = np.flatnonzero(views == view)
             transform = self._transform_of_view(indices[positions], view)
             crops[positions] = transform.crops
+            if transform.mirrored is not None:
+                mirrored[positions] = transform.mirrored
             if transform.change:
                 changes |= {position: (transform.change, i) for i, position in enumerate(positions.tolist())}
 
@@ -100,7 +103,7 @@ class ImageViews:
                 change_in_view, number = changes[i]
                 change_in_view(number, image)
 
-        return BatchTransform(crops, change if changes else None)
+        return BatchTransform(crops, mirrored, change if changes else None)
 
     def _transform_of_view(self, indices: np.ndarray, view: int) -> BatchTransform:
         if view == 0:

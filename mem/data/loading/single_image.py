@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mem.data.augment.crop import center_crops
+from mem.data.beton.crops import Stored, crop_images, crop_table
 from mem.data.beton.encoding import JPEG, Encoding, ImageSource, encode
-from mem.data.beton.reader import resize_part
 from mem.data.codecs.decode import Unreadable
 
 
@@ -33,18 +33,10 @@ def prepare_image(
     encoded = encode(source, encoding)
     content = np.frombuffer(encoded.content, dtype=np.uint8)
     is_jpeg = encoded.mode == JPEG
-    crops = center_crops(np.array([encoded.height]), np.array([encoded.width]), center_crop)
-    top, left, height, width = crops[0].tolist()
+    heights, widths = np.array([encoded.height]), np.array([encoded.width])
+    stored = Stored(np.array([content.ctypes.data]), np.array([len(content) if is_jpeg else -1]), heights, widths)
     scratch = np.empty(encoded.height * encoded.width * 3 if is_jpeg else 0, dtype=np.uint8)
-    out = np.empty((side, side, 3), dtype=np.uint8)
-    decoded = resize_part(
-        content.ctypes.data,
-        len(content) if is_jpeg else None,
-        (encoded.height, encoded.width),
-        (top, left, height, width),
-        scratch.ctypes.data,
-        out,
-    )
-    if not decoded:
+    out = np.empty((1, side, side, 3), dtype=np.uint8)
+    if crop_images(crop_table(stored, center_crops(heights, widths, center_crop)), scratch, out) is not None:
         raise Unreadable("is damaged: its JPEG data cannot be decoded")
-    return out
+    return out[0]

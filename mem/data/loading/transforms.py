@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from mem import rng
 from mem.config import Augmentation
@@ -28,8 +27,10 @@ class BatchTransform:
 
     crops: Int64[np.ndarray, "samples 4"]
     """Top, left, height and width of each image's crop, which is then resized."""
+    mirrored: Bool[np.ndarray, " samples"] | None = None
+    """Whether each resized crop is flipped horizontally. None if no crop is flipped."""
     change: Callable[[int, ImageArray], None] | None = None
-    """Function that modifies the i-th resized image in place."""
+    """Function that modifies the i-th resized and flipped image in place."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Augmenter:
         uniforms = numbers("augmentation", crop.UNIFORMS)
         sizes = images.heights[indices], images.widths[indices]
         crops = crop.random_resized_crops(*sizes, uniforms, augmentation.crop_scale, augmentation.crop_ratio)
-        mirrored = crop.flips(uniforms) & augmentation.flip
+        mirrored = crop.flips(uniforms) if augmentation.flip else None
         settings = augmentation.rand_augment
         chosen = None
         if settings:
@@ -73,8 +74,6 @@ class Augmenter:
         jitter = numbers("color jitter", color.UNIFORMS) if any(augmentation.color_jitter) else None
 
         def change(i: int, image: ImageArray) -> None:
-            if mirrored[i]:
-                cv2.flip(image, 1, image)
             result = image
             if chosen and settings:
                 result = chosen.apply(i, result, settings, self.fill)
@@ -83,7 +82,7 @@ class Augmenter:
             if result is not image:
                 np.copyto(image, result)
 
-        return BatchTransform(crops, change if chosen or jitter is not None or augmentation.flip else None)
+        return BatchTransform(crops, mirrored, change if chosen or jitter is not None else None)
 
 
 def plain_transform(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> BatchTransform:
