@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from mem.config import Digits
 from mem.data.datasets import read_dataset
@@ -17,6 +20,19 @@ from tests.data.reading import counts_of
 def digits(counts=(110, 107, 104, 101, 70, 45, 25, 16, 11, 7), seed=0) -> Digits:
     cut = {"counts": counts, "seed": seed, "val_per_class": 14}
     return Digits(**PIXELS, source="digits", name="d", cut=cut, test_per_class=50)
+
+
+@pytest.mark.parametrize("without_file", [False, True])
+def test_the_images_are_those_of_scikit_learn(without_file, monkeypatch):
+    if without_file:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    pixels, target = load_digits(return_X_y=True)
+    images = read_dataset(digits(), order=0)
+    for split in images.splits.values():
+        for i in range(len(split)):
+            position = int(split.names[i].removeprefix("digits/"))
+            assert split.labels[i] == target[position]
+            assert (split.read(i)[:, :, 0] == np.round(pixels[position] * (255 / 16)).reshape(8, 8)).all()
 
 
 def test_the_splits_have_the_configured_counts():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import importlib.util
+from pathlib import Path
+
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from mem import longtail
 from mem.config import Digits
@@ -19,12 +24,8 @@ def read_digits(settings: Digits, order: int) -> ImageSet:
     Raises:
         UserError: A class has fewer images than train, val and test require in total.
     """
-    from sklearn.datasets import load_digits  # the import takes seconds, and no other dataset needs it
-
-    pixels, target = load_digits(return_X_y=True)
-    pixels = np.asarray(pixels).reshape(-1, DIGITS_SIDE, DIGITS_SIDE)  # values from 0 to 16
+    pixels, labels = _load_digits()
     images = np.round(pixels * (255 / 16)).astype(np.uint8)
-    labels = np.asarray(target, dtype=np.int64)
     held_aside = longtail.cut(labels, np.full(DIGITS_CLASSES, settings.test_per_class), 0, _TEST_SEED)
     pool = np.setdiff1d(np.arange(len(labels)), held_aside.train)
     kept = longtail.cut_to_tail(labels[pool], DIGITS_CLASSES, settings.cut, order)
@@ -37,3 +38,23 @@ def read_digits(settings: Digits, order: int) -> ImageSet:
         )
 
     return ImageSet(tuple("0123456789"), split(pool[kept.train]), split(pool[kept.rest]), split(held_aside.train))
+
+
+def _load_digits() -> tuple[Float64[np.ndarray, "images 8 8"], Int64[np.ndarray, " images"]]:
+    """Return the pixels, with values from 0 to 16, and the labels of scikit-learn's digits.
+
+    The file is read without scikit-learn if it is where scikit-learn 1.9 stores it, because the import of
+    scikit-learn takes longer than everything else that `mem data check` does.
+    """
+    package = importlib.util.find_spec("sklearn")  # finds the package without importing it
+    folders = (package.submodule_search_locations if package else None) or []
+    found = [path for folder in folders if (path := Path(folder, "datasets", "data", "digits.csv.gz")).is_file()]
+    if found:
+        with gzip.open(found[0], "rt", encoding="utf-8") as file:
+            table = np.loadtxt(file, delimiter=",")
+        pixels, target = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        pixels, target = map(np.asarray, load_digits(return_X_y=True))
+    return pixels.reshape(-1, DIGITS_SIDE, DIGITS_SIDE).astype(np.float64), target.astype(np.int64)
