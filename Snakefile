@@ -42,6 +42,8 @@ onstart:
     with errors_as_messages():
         WORKFLOW_PROCESS.start()
         WORKFLOW_PROCESS.handle_signals(stop_jobs=workflow.local_exec)
+        if JOBS_ON_THIS_MACHINE:
+            WORKFLOW_PROCESS.start_fork_server(STUDY_RUNS)
 
 
 onsuccess:

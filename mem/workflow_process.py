@@ -1,4 +1,4 @@
-"""Folder lock and MLflow mirror of the Snakemake process that drives a workflow."""
+"""Folder lock, MLflow mirror and fork server of the Snakemake process that drives a workflow."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 from mem.errors import UserError
+from mem.jobs.fork.client import FORKED_STAGES, SERVER_VARIABLE
+from mem.jobs.fork.start import ForkServer
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 from mem.jobs.workflow_signals import WorkflowSignals
+from mem.runs.dag import Run
+from mem.runs.folder import RunFolder
 from mem.runs.working_folder import claim_runs
 from mem.tracking import limits
 
 _MIRROR_LOG = Path("logs", "mlflow-mirror.log")
+_FORK_SERVER_LOG = Path("logs", "fork-server.log")
+_FEWEST_FORKS = 4
+"""Number of runs for which a fork server is started. It imports modules only when the first run needs them."""
 _QUIET_SECONDS = 10.0
 """Seconds after which a message says that the workflow process waits for the mirror."""
 
 
 class WorkflowProcess:
-    """Working-folder lock and MLflow mirror for the duration of a workflow.
+    """Working-folder lock, MLflow mirror and fork server for the duration of a workflow.
 
     The kernel releases this lock when the process ends, even if the process is killed. Snakemake's built-in lock would
     remain in this case, so profiles/default disables it.
@@ -43,6 +51,7 @@ class WorkflowProcess:
         self._shown_root = shown_root
         self._lock: IO[str] | None = None
         self._mirror: subprocess.Popen[bytes] | None = None
+        self._fork_server: ForkServer | None = None
         self._signals: WorkflowSignals | None = None
 
     def start(self) -> None:
@@ -68,7 +77,35 @@ class WorkflowProcess:
         self._signals = WorkflowSignals(stop_jobs=stop_jobs)
         self._signals.install()
 
+    def start_fork_server(self, runs: Iterable[Run]) -> None:
+        """Start a fork server for the heads of a study (see `mem.jobs.fork`), if many of them are not finished.
+
+        Without a server, for example because it cannot be started, each command runs by itself.
+
+        Args:
+            runs: The runs of the study. Their jobs run on this machine.
+        """
+        unfinished = [
+            run for run in runs if run.stage in FORKED_STAGES and not RunFolder(self.root / run.folder).finished()
+        ]
+        if len(unfinished) < _FEWEST_FORKS:
+            return
+        try:
+            self._fork_server = ForkServer(self.root / _FORK_SERVER_LOG)
+        except OSError as error:
+            print(f"mem: each head starts its own Python: {error}", file=sys.stderr)
+            return
+        os.environ[SERVER_VARIABLE] = self._fork_server.variable
+
     def stop(self) -> None:
+        """End the fork server and the mirror."""
+        server, self._fork_server = self._fork_server, None
+        if server is not None:
+            del os.environ[SERVER_VARIABLE]
+            server.close()
+        self._stop_mirror()
+
+    def _stop_mirror(self) -> None:
         """Let the mirror send the remaining points, and wait until it ends. Print a warning if points are missing.
 
         If the mirror has already ended, for example because it was killed, a new mirror sends the remaining points.

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import mem
-from mem.cli import models, stages, studies, tracking
-from mem.cli.terminal import protect_terminal
 from mem.errors import UserError
+from mem.jobs.fork.client import run_in_fork
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments specify, and return its exit status."""
-    protect_terminal()
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
+    """Run the command that the arguments specify, in a process of a fork server if there is one.
+
+    Returns:
+        The exit status.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = build_parser().parse_args(models.join_runs_compare(given))
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
+    # Threads that wait for each other give up their cores. By default, they spin, which makes training several times
+    # slower when other processes run on the same cores (docs/performance/heads.md). OpenMP reads this when it is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    status = run_in_fork(given)
+    return run(given) if status is None else status
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments specify in this process, and return its exit status."""
+    from mem.cli.models import join_runs_compare
+    from mem.cli.terminal import protect_terminal
+
+    protect_terminal()
+    options = build_parser().parse_args(join_runs_compare(list(arguments)))
     try:
         return options.command(options)
     except UserError as error:
@@ -35,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser for all commands."""
+    import argparse
+
+    from mem.cli import models, stages, studies, tracking
+
     parser = argparse.ArgumentParser(
         prog="mem",
         description=mem.__doc__,

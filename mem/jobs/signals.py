@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,14 @@ WORKFLOW_VARIABLE = "MEM_HEAD"
 SAVED_VARIABLE = "SNAKEMAKE_SUBMITIT_SAVED"
 """Set by the executor plugin: the file to create when the checkpoint that SIGUSR2 requested is on disk."""
 _POLL_SECONDS = 1.0
+
+
+def _ignore(handled: bool) -> None:
+    """Tell nobody."""
+
+
+announce_save_handler: Callable[[bool], None] = _ignore
+"""Called when a stage begins or ceases to handle SIGUSR2. `mem.jobs.fork` replaces it."""
 
 
 class StopSignals:
@@ -54,10 +62,12 @@ class StopSignals:
         """Record requests without acting on them. The body of the context checks `requested` and `take_save`."""
         self._deferred = True
         signal.signal(signal.SIGUSR2, self._on_save)
+        announce_save_handler(True)
         try:
             yield
         finally:
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            announce_save_handler(False)
             self._deferred = False
 
     def take_save(self) -> bool:

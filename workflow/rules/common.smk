@@ -70,6 +70,10 @@ RUNS = {run.key: run for run in STUDY_RUNS}
 REPORT = STUDY_RUNS[-1]
 WORKFLOW_PROCESS = WorkflowProcess(Path(), DIRECTORY)
 RESULTS = f"results/{STUDY.study}"
+# The executor plugin has the setting `cluster`: slurm, local or debug.
+JOBS_ON_THIS_MACHINE = workflow.local_exec or getattr(
+    workflow.executor_settings, "cluster", "slurm"
+) in ("local", "debug")
 
 
 wildcard_constraints:
