@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,15 +35,11 @@ class Batch:
 
     def uniforms(self, stream: str, width: int) -> Float[Tensor, "{len(self)} {width}"]:
         """Return the result of `numbers` as a float32 tensor on the batch's device."""
-        return torch.from_numpy(self.numbers(stream, width)).to(self.inputs.device, torch.float32, non_blocking=True)
+        return to_device(torch.from_numpy(self.numbers(stream, width)).to(torch.float32), self.inputs.device)
 
     def to(self, device: torch.device) -> Batch:
-        """Copy the batch to a device."""
-        return replace(
-            self,
-            inputs=self.inputs.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-        )
+        """Copy the batch to a device without waiting for the copy; see `to_device`."""
+        return replace(self, inputs=to_device(self.inputs, device), labels=to_device(self.labels, device))
 
     def split(self, size: int | None) -> Iterator[Batch]:
         """Yield micro-batches of complete groups.
@@ -54,3 +50,35 @@ class Batch:
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield replace(self, inputs=self.inputs[part], labels=self.labels[part], first=self.first + start)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy values to a device. Copies to a GPU run in the background.
+
+    They start from pinned memory. Otherwise, the caller would wait while the driver copies the values to such memory.
+    """
+    if device.type == "cuda" and values.device.type == "cpu" and torch.cuda.is_available() and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield the batches, copied to a device.
+
+    Copies to a GPU run on a separate stream. If the caller starts the work on a batch without waiting for it, the next
+    batch is copied while this work runs.
+    """
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch.to(device)
+        return
+    copy_stream = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copy_stream):
+            copied = batch.to(device)
+        work_stream = torch.cuda.current_stream(device)
+        work_stream.wait_stream(copy_stream)
+        for values in (copied.inputs, copied.labels):
+            # The memory belongs to the copy stream. It must not be used again before the work on the batch has ended.
+            values.record_stream(work_stream)
+        yield copied

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mem import provenance
-from mem.data.batch import Batch
+from mem.data.batch import Batch, on_device
 from mem.errors import Stopped
 from mem.models.batch_norm import configure_batch_norms
 from mem.progress import Progress
@@ -20,11 +20,9 @@ from mem.train.context import FitContext
 from mem.train.meters import FiniteWatch, Speed
 from mem.train.micro_batch import Trial, find_micro_batch
 from mem.train.schedules import Schedule
+from mem.train.sizes import LOGGED_POINTS
 from mem.train.state import TrainState
 from mem.train.step import Objective, StepContext, StepOptions, train_step
-
-LOGGED_POINTS = 400
-"""Approximate number of points in a training curve."""
 
 
 @runtime_checkable
@@ -105,7 +103,7 @@ def fit(
             quiet=context.quiet or not world.is_main,
         ) as progress,
     ):
-        for batch in data.from_step(state.step, schedule.steps):
+        for batch in on_device(data.from_step(state.step, schedule.steps), world.device):
             received = time.monotonic()
             train_step(state, replica, batch, objective, schedule.lr_at(state.step), step_context)
             progress.advance(data.global_batch)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from mem.data.batch import Batch
+from mem.data.batch import Batch, to_device
 
 _TRIES = 10
 UNIFORMS = 1 + 2 * _TRIES + 2 + 2
@@ -65,14 +65,14 @@ def random_erase(
         return images
     keys = np.floor(uniforms[chosen, -2:] * 2**32).astype(np.uint32).view(np.int32)
     inside = inside_boxes(boxes[chosen], images)
-    indices = torch.from_numpy(chosen).to(images.device, non_blocking=True)
-    noise = normal_noise(torch.from_numpy(keys).to(images.device, non_blocking=True), images.shape[1:])
+    indices = to_device(torch.from_numpy(chosen), images.device)
+    noise = normal_noise(to_device(torch.from_numpy(keys), images.device), images.shape[1:])
     return images.index_copy(0, indices, torch.where(inside, noise.to(images.dtype), images[indices]))
 
 
 def inside_boxes(boxes: Int64[np.ndarray, "samples 4"], images: Tensor) -> Tensor:
     """Return a mask of the pixels in each sample's box, of shape (samples, 1, rows, columns), on the images' device."""
-    top, left, height, width = torch.from_numpy(boxes).to(images.device, non_blocking=True).T[:, :, None]
+    top, left, height, width = to_device(torch.from_numpy(boxes), images.device).T[:, :, None]
     row, column = (torch.arange(length, device=images.device) for length in images.shape[2:])
     in_rows = (row >= top) & (row < top + height)
     in_columns = (column >= left) & (column < left + width)

@@ -18,7 +18,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from mem.data.augment.erasing import inside_boxes
-from mem.data.batch import Batch
+from mem.data.batch import Batch, to_device
 
 PAIR = 2
 """Number of consecutive samples that must stay on the same rank and in the same micro-batch."""
@@ -69,10 +69,9 @@ def mix(images: Float[Tensor, "samples channels rows columns"], batch: Batch, mi
     if batch.first % PAIR or len(batch) % PAIR:
         raise ValueError(f"samples {batch.first} to {batch.first + len(batch) - 1} are not complete pairs")
     shares, boxes, uses_cutmix = sample_mixing(batch.numbers("mixing", UNIFORMS), mixing, *images.shape[2:])
-    on_device = {"device": images.device, "non_blocking": True}
-    share = torch.from_numpy(shares).to(images.dtype).to(**on_device)
+    share = to_device(torch.from_numpy(shares).to(images.dtype), images.device)
     mixup_weight = share[:, None, None, None]
-    is_cutmix = torch.from_numpy(uses_cutmix).to(**on_device)[:, None, None, None]
+    is_cutmix = to_device(torch.from_numpy(uses_cutmix), images.device)[:, None, None, None]
     weight = torch.where(is_cutmix, (~inside_boxes(boxes, images)).to(images.dtype), mixup_weight)
     mixed = torch.lerp(_swap_neighbours(images), images, weight)
     return MixedSamples(mixed, batch.labels, _swap_neighbours(batch.labels), share)
