@@ -80,7 +80,8 @@ class WorkflowProcess:
     def start_fork_server(self, runs: Iterable[Run]) -> None:
         """Start a fork server for the heads of a study (see `mem.jobs.fork`), if many of them are not finished.
 
-        Without a server, for example because it cannot be started, each command runs by itself.
+        Without a server, each command runs by itself. If the environment variable of the server is set, for example to
+        `none`, no server is started.
 
         Args:
             runs: The runs of the study. Their jobs run on this machine.
@@ -88,7 +89,7 @@ class WorkflowProcess:
         unfinished = [
             run for run in runs if run.stage in FORKED_STAGES and not RunFolder(self.root / run.folder).finished()
         ]
-        if len(unfinished) < _FEWEST_FORKS:
+        if len(unfinished) < _FEWEST_FORKS or SERVER_VARIABLE in os.environ:
             return
         try:
             self._fork_server = ForkServer(self.root / _FORK_SERVER_LOG)

@@ -1,0 +1,174 @@
+"""Measure the start time of heads, and the duration of a sweep of many heads on stored features.
+
+    python benchmarks/head_sweep.py [--json] [--heads 75] [--seeds 9] [--cores 2] [--sample 6] [--before cd0e35e]
+
+**start** is the CPU time of `mem train_head` and `mem evaluate` on small stored features, minus the CPU time of
+`import torch`. The three processes alternate.
+
+**sweep** is the CPU time of a study with `heads` x `seeds` heads and as many evaluations, through Snakemake, divided by
+the CPU time of the same commands at an earlier commit. All processes are included: Snakemake, the fork server and the
+mirror. The commands of the earlier commit are measured on a sample of the runs, without Snakemake, and extrapolated.
+The same sample is also measured with the current code and without the fork server.
+
+CPU time is the user and system time of a process and its child processes. Use a small sweep (`--heads 10 --seeds 2`)
+for a quick check. The fixed cost of Snakemake's start then dominates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+CLASSES, WIDTH = 10, 64
+TRAINING = {"global_batch": 128, "optimizer": "sgd", "weight_decay": 5.0e-4}
+
+
+def write_features(folder: Path) -> None:
+    """Write random features of a long-tailed training split, and of balanced val and test splits."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((CLASSES, WIDTH))
+    long_tail = (500 * 100 ** (-np.arange(CLASSES) / (CLASSES - 1))).astype(int)
+    for split, counts in (("train", long_tail), ("val", [20] * CLASSES), ("test", [50] * CLASSES)):
+        labels = np.repeat(np.arange(CLASSES), counts)
+        features = centres[labels] + 1.5 * rng.standard_normal((len(labels), WIDTH))
+        np.save(folder / f"{split}.npy", features.astype(np.float32))
+        np.save(folder / f"{split}-labels.npy", labels)
+
+
+def write_study(folder: Path, heads: int, seeds: int) -> Path:
+    """Write a study with a linear probe and a sweep of cRT heads, which differ in learning rate, epochs and sampler."""
+    files = {f"{split}_features": f"{split}.npy" for split in ("train", "val", "test")}
+    files |= {f"{split}_labels": f"{split}-labels.npy" for split in ("train", "val", "test")}
+    sweep = {}
+    for number in range(heads - 1):
+        sampler = ("class_balanced", "instance")[number % 2]
+        training = TRAINING | {"lr": 0.01 * (1 + number), "epochs": 3 + number % 10, "sampler": sampler}
+        sweep[f"crt{number}"] = {"method": "crt", "training": training}
+    study = {
+        "study": "sweep",
+        "dataset": {"source": "features", "name": "synthetic"} | files,
+        "seeds": list(range(seeds)),
+        "backbone": {"name": "synthetic", "kind": "none"},
+        **dict.fromkeys(("pretrain", "finetune", "features")),
+        "heads": {"ce": {"training": TRAINING | {"lr": 0.1, "epochs": 5, "sampler": "instance"}}} | sweep,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
+def measure(command: Sequence[str], folder: Path, **environment: str) -> tuple[float, float]:
+    """Run a command, and return the CPU seconds of its processes and the wall-clock seconds."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    variables = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(REPOSITORY)} | environment
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, wall
+
+
+def snakemake(folder: Path, study: Path, cores: int, until: str, **environment: str) -> tuple[float, float]:
+    """Run a study until a rule, and return the CPU seconds and the wall-clock seconds."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--quiet", "all"]
+    command += ["--directory", str(folder), "--configfile", str(study), "--cores", str(cores), "--until", until]
+    return measure(command, folder, **environment)
+
+
+def stage_command(run: Path) -> list[str]:
+    """Return the command of a run."""
+    stage = run.name.rsplit("-", 1)[0]
+    return [sys.executable, "-m", "mem.cli", stage, "--config", str(run / "config.yaml")]
+
+
+def processor() -> str:
+    """Return the name of the processor and the number of cores that this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def measure_commands(folder: Path, runs: Sequence[Path], earlier: Path) -> dict[str, list[float]]:
+    """Return the CPU seconds of importing PyTorch, and of each run's command with the current and the earlier code."""
+    times: dict[str, list[float]] = {name: [] for name in ("import torch", "train_head", "evaluate", "before")}
+    for run in runs:
+        times["import torch"].append(measure([sys.executable, "-c", "import torch"], folder)[0])
+        times[run.name.rsplit("-", 1)[0]].append(measure(stage_command(run), folder)[0])
+        times["before"].append(measure(stage_command(run), folder, PYTHONPATH=str(earlier))[0])
+    return times
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print only the last line")
+    parser.add_argument("--heads", type=int, default=75)
+    parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--cores", type=int, default=2, help="number of jobs that Snakemake runs at a time")
+    parser.add_argument("--sample", type=int, default=6, help="number of heads whose commands are measured separately")
+    parser.add_argument("--before", default="cd0e35e", metavar="COMMIT", help="earlier commit to compare with")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, earlier = Path(temporary, "sweep"), Path(temporary, "earlier")
+        folder.mkdir()
+        git = ["git", "-C", str(REPOSITORY), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(earlier), options.before], check=True)
+        try:
+            result = compare(folder, earlier, options)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(earlier)], check=True)
+    if not options.json:
+        print("| | |\n|---|---:|")
+        for name, value in result.items():
+            print(f"| {name} | {value} |")
+    print(json.dumps(result))
+
+
+def compare(folder: Path, earlier: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the sweep and the sample, and return the results by name."""
+    write_features(folder)
+    study = write_study(folder, options.heads, options.seeds)
+    snakemake(folder, study, options.cores, "features")
+    sweep_cpu, sweep_wall = snakemake(folder, study, options.cores, "evaluate")
+    runs = {stage: sorted(folder.glob(f"runs/*/*/{stage}-*")) for stage in ("train_head", "evaluate")}
+    sample = [run for pair in zip(*(found[: options.sample] for found in runs.values()), strict=True) for run in pair]
+    times = measure_commands(folder, sample, earlier)
+    jobs = sum(map(len, runs.values()))
+    assert jobs == 2 * options.heads * options.seeds, f"{jobs} runs"
+    median = {name: statistics.median(values) for name, values in times.items()}
+    per_job = {
+        "before": statistics.mean(times["before"]),
+        "without_server": statistics.mean([*times["train_head"], *times["evaluate"]]),
+        "sweep": sweep_cpu / jobs,
+    }
+    return {
+        "processor": processor(),
+        "jobs": jobs,
+        "import_torch_s": round(median["import torch"], 2),
+        "train_head_start_s": round(median["train_head"] - median["import torch"], 2),
+        "evaluate_start_s": round(median["evaluate"] - median["import torch"], 2),
+        "cpu_s_per_job": {name: round(value, 2) for name, value in per_job.items()},
+        "sweep_cpu_minutes": {name: round(value * jobs / 60, 1) for name, value in per_job.items()},
+        "sweep_wall_minutes": round(sweep_wall / 60, 1),
+        "sweep_vs_before": round(per_job["sweep"] / per_job["before"], 3),
+        "largest_sweep_vs_before": round(per_job["sweep"] / min(times["before"]), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()
