@@ -15,9 +15,7 @@ from mem.models.weights.initialise import initialise_from
 from mem.models.weights.official import weights_file
 from mem.runs.image_settings import finetuned_backbone
 from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
-
-FEATURE_BATCH = 256
-"""Images per forward pass of a frozen backbone."""
+from mem.train.sizes import FEATURE_BATCH as FEATURE_BATCH
 
 
 def backbone_of(

@@ -21,9 +21,8 @@ from typing_extensions import Buffer
 
 from mem import files
 from mem.distributed import SINGLE_PROCESS, World
+from mem.train.sizes import KEPT_CHECKPOINTS
 
-KEPT = 2
-"""Number of checkpoints to keep: the newest one, and the previous one in case the newest is damaged."""
 EPOCH_SECONDS = 20
 """At the end of an epoch, a checkpoint is due if the last one is older than this number of seconds, or older than the
 configured interval if the interval is shorter."""
@@ -151,7 +150,7 @@ class Checkpoints:
                 raise
         description = {"step": step, "bytes": writer.bytes, "crc32": writer.crc32, "key": self.key}
         files.write_text(path.with_suffix(".json"), json.dumps(description) + "\n")
-        for old in self._newest_first()[KEPT:]:
+        for old in self._newest_first()[KEPT_CHECKPOINTS:]:
             old.unlink(missing_ok=True)
             old.with_suffix(".pt").unlink(missing_ok=True)
 

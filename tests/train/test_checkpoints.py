@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mem.train.checkpoints import KEPT, Checkpoints
+from mem.train.checkpoints import Checkpoints
+from mem.train.sizes import KEPT_CHECKPOINTS
 
 
 @dataclass
@@ -66,7 +67,7 @@ def test_nothing_is_restored_without_a_checkpoint(checkpoints):
 def test_only_the_newest_checkpoints_are_kept(checkpoints):
     save(checkpoints, *range(1, 8))
     assert sorted(p.name for p in checkpoints.folder.glob("*.pt")) == [f"step-{s:09d}.pt" for s in (6, 7)]
-    assert len(list(checkpoints.folder.iterdir())) == 2 * KEPT
+    assert len(list(checkpoints.folder.iterdir())) == 2 * KEPT_CHECKPOINTS
 
 
 def test_a_full_disk_raises_an_error_with_the_file_name_and_keeps_the_older_checkpoint(checkpoints, file_limit):
