@@ -22,10 +22,15 @@ def groupwise_linear(
     passes. This alternative has no second derivatives and does not support autocast. Under autocast, the batched
     product is used.
     """
+    if computes_group_by_group(x):
+        return _GroupByGroupLinear.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return torch.baddbmm(bias, x, weight)
+
+
+def computes_group_by_group(x: Tensor) -> bool:
+    """Return whether products of `x` are computed for one group after the other: in training on a CPU."""
     batched = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
-    if batched or not torch.is_grad_enabled():
-        return torch.baddbmm(bias, x, weight)
-    return _GroupByGroupLinear.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return not batched and torch.is_grad_enabled()
 
 
 class _GroupByGroupLinear(torch.autograd.Function):

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mem.heads.mem.group_product import groupwise_linear
+from mem.heads.mem.group_product import computes_group_by_group, groupwise_linear
+from mem.heads.mem.one_token_block import EPS, BlockWeights, one_token_block
 
 _ATTENTION_HEAD_WIDTH = 32
 """Minimum number of channels per attention head. A block has as many heads as this allows, or a single head if its
@@ -58,6 +59,10 @@ class GroupwiseBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "groups samples tokens width"]) -> Float[Tensor, "groups samples tokens width"]:
         """Apply each group's block to the group's activations."""
+        _, samples, tokens, width = x.shape
+        # With few samples, the product of the two projection matrices would cost more than it saves.
+        if tokens == 1 and self.training and 2 * samples >= width and computes_group_by_group(x):
+            return one_token_block(x[:, :, 0], self._one_token_weights())[:, :, None]
         x = x + self.attention(self.norm1(x))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
@@ -81,8 +86,29 @@ class GroupwiseBlock(nn.Module):
         if not self.training or x.shape[1] <= width:
             return self.proj(groupwise_linear(x[:, :, 0], weight, bias)[:, :, None])
         # For large batches, it is cheaper to multiply the two projection matrices first.
-        bias = torch.baddbmm(self.proj.bias, bias, self.proj.weight)
-        return groupwise_linear(x[:, :, 0], torch.bmm(weight, self.proj.weight), bias)[:, :, None]
+        return groupwise_linear(x[:, :, 0], *self._value_and_output())[:, :, None]
+
+    def _value_and_output(self) -> tuple[Float[Tensor, "groups width width"], Float[Tensor, "groups 1 width"]]:
+        """Return the product of the value projection and the output projection."""
+        width = self.proj.weight.shape[1]
+        weight, bias = self.qkv.weight[..., 2 * width :], self.qkv.bias[..., 2 * width :]
+        return torch.bmm(weight, self.proj.weight), torch.baddbmm(self.proj.bias, bias, self.proj.weight)
+
+    def _one_token_weights(self) -> BlockWeights:
+        """Return the weights for `one_token_block`."""
+        mix, mix_bias = self._value_and_output()
+        return BlockWeights(
+            self.norm1.weight.flatten(1),
+            self.norm1.bias.flatten(1),
+            mix,
+            mix_bias[:, 0],
+            self.norm2.weight.flatten(1),
+            self.norm2.bias.flatten(1),
+            self.fc1.weight,
+            self.fc1.bias[:, 0],
+            self.fc2.weight,
+            self.fc2.bias[:, 0],
+        )
 
 
 class GroupwiseLinear(nn.Module):
@@ -114,7 +140,7 @@ class GroupwiseLayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "groups samples tokens width"]) -> Float[Tensor, "groups samples tokens width"]:
         """Normalise each token."""
-        return F.layer_norm(x, x.shape[-1:], eps=1e-6) * self.weight + self.bias
+        return F.layer_norm(x, x.shape[-1:], eps=EPS) * self.weight + self.bias
 
 
 def embedding_norms(embeddings: Float[Tensor, "groups samples width"]) -> Float[Tensor, "samples groups"]:
