@@ -283,6 +283,8 @@ def outcomes(folder: Path, names: Sequence[str], storage: str) -> dict[str, dict
         same_size = pixels.shape == expected.shape
         if not same_size or np.abs(pixels.astype(np.int16) - expected).mean() > _MAX_DIFFERENCE[storage]:
             rejected["train"][name] = "other pixels"
+        elif not _part_is_equal(beton, i, pixels):
+            rejected["train"][name] = "other pixels in a crop"
     for name in names:
         try:
             prepare_image(str(folder / name), Encoding(storage, settings.jpeg_quality, None, "area"), 32, 1.0)
@@ -290,6 +292,15 @@ def outcomes(folder: Path, names: Sequence[str], storage: str) -> dict[str, dict
             rejected["predict"][name] = str(error)
     rejected["train"] |= {name: "not converted" for name in rejected["convert"]}
     return rejected
+
+
+def _part_is_equal(beton: Beton, index: int, pixels: np.ndarray) -> bool:
+    """Return whether a crop of a stored image has the pixels of the complete image. Only its part is decoded."""
+    height, width = pixels.shape[:2]
+    top, left = height // 3, width // 4
+    part = np.empty((max(1, height // 2), max(1, width // 2), 3), dtype=np.uint8)
+    beton.crop(index, top, left, *part.shape[:2], part)
+    return np.array_equal(part, pixels[top : top + part.shape[0], left : left + part.shape[1]])
 
 
 def run_group(seed: int, numbers: range) -> tuple[int, list[str]]:
