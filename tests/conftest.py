@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cluster.throwaway import ThrowawaySlurm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MEM_PLAN_CACHE"] = ""  # `mem plan` stores nothing in the user's home folder
 # A shell starts background jobs with SIGINT ignored, and child processes inherit this. Tests of Ctrl-C need a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parent.parent

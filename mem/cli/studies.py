@@ -144,9 +144,7 @@ def _config(options: argparse.Namespace) -> int:
 
 def _check_backbone(study: Study) -> str:
     """Check the model and the initial weights of a study where PyTorch is needed for this, and return a note."""
-    from mem.config import CustomModule, TimmNetwork
-
-    if study.initial is None and not isinstance(study.backbone, TimmNetwork | CustomModule):
+    if not study.has_model_to_check:
         return ""
     from mem.models.weights.check import check_backbone  # imports PyTorch, which takes seconds
 

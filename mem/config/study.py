@@ -49,7 +49,14 @@ class Compute(Section):
     """Peak matrix-product rate of one device at the training precision, in TFLOP/s. If set, pretraining and finetuning
     log `mfu` (model FLOPs utilisation): the share of this rate that the model's arithmetic reaches."""
     compile: bool = False
-    """Whether training uses `torch.compile`. Like the number of ranks, this changes only rounding."""
+    """Whether the backbone is compiled with `torch.compile` in training and in the stage `features`. Like the number of
+    ranks, this changes only rounding."""
+    channels_last: bool | None = None
+    """Whether the weights of convolutions are stored with the channels last. This changes only rounding. Default: on a
+    GPU, for networks that consist mostly of convolutions."""
+    recompute_activations: bool = False
+    """Whether the backward pass computes the activations of each block again instead of keeping them (activation
+    checkpointing, Chen et al. 2016). Training then needs less memory and more time; the results are the same."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -202,6 +209,11 @@ class Study(Section):
         """Name of the linear probe that heads start from without finetuning: `ce`, or the only head of that method."""
         probes = [name for name, head in self.heads.items() if isinstance(head, Ce)]
         return "ce" if "ce" in probes else probes[0] if len(probes) == 1 else None
+
+    @property
+    def has_model_to_check(self) -> bool:
+        """Whether a model must be built to check the backbone and the initial weights, which requires PyTorch."""
+        return self.initial is not None or isinstance(self.backbone, TimmNetwork | CustomModule)
 
     @property
     def may_have_tokens(self) -> bool:

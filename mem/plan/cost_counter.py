@@ -7,7 +7,6 @@ code path as in training (fused attention, autocast to bfloat16), but allocates 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mem.models.flops import convolution_backward
+from mem.plan.model_cost import ModelCost
 
 aten = torch.ops.aten
 
@@ -39,27 +39,6 @@ of fused attention, PyTorch's formula also counts the recomputation of the atten
 
 Inputs = Callable[[int], tuple[Tensor, ...]]
 """Function that returns the model's arguments for a given number of samples."""
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """FLOPs and memory of a model. Only matrix products are counted, with two FLOPs per multiply-add."""
-
-    forward_flops: float
-    """FLOPs of the forward pass of one sample."""
-    training_flops: float
-    """FLOPs of the forward and backward passes of one sample."""
-    parameters: int
-    trained_parameters: int
-    """Parameters that receive gradients."""
-    activation_bytes: float
-    """Bytes kept per sample for the backward pass."""
-    weight_copy_bytes: float
-    """Bytes kept for the backward pass regardless of the batch size: bfloat16 copies of the weights."""
-
-
-NO_MODEL = ModelCost(0.0, 0.0, 0, 0, 0.0, 0.0)
-"""Cost of a stage that runs no model."""
 
 
 def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, backward: bool = True) -> ModelCost:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mem.config import FeatureFiles, Study
-from mem.plan.cost_counter import ModelCost
 from mem.plan.image_counts import ImageCounts, beton_bytes
 from mem.plan.memory import FLOAT_BYTES, OPTIMIZER_STATES
-from mem.train.checkpoints import KEPT
-from mem.train.loop import LOGGED_POINTS
+from mem.plan.model_cost import ModelCost
+from mem.train.sizes import KEPT_CHECKPOINTS, LOGGED_POINTS
 
 RECORD_BYTES = 3_000.0
 """Total size of config.yaml, site.yaml and run.json."""
@@ -67,7 +66,7 @@ def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *
         model.parameters * (1 + average) + OPTIMIZER_STATES[optimizer] * model.trained_parameters
     )
     final = FLOAT_BYTES * saved_weights + LOG_POINT_BYTES["backbone"] * _logged_points(steps) + RECORD_BYTES
-    return DiskUse(final, (KEPT + 1) * checkpoint)
+    return DiskUse(final, (KEPT_CHECKPOINTS + 1) * checkpoint)
 
 
 def features(study: Study, images: ImageCounts, width: int, tokens: int, *, online: bool) -> DiskUse:
@@ -104,7 +103,7 @@ def head(
     checkpoint = FLOAT_BYTES * (model.parameters + model.trained_parameters * OPTIMIZER_STATES[optimizer])
     curves = LOG_POINT_BYTES[kind] * _logged_points(steps)
     final = FLOAT_BYTES * model.parameters + 9 * classes + curves + CANDIDATE_BYTES * candidates + RECORD_BYTES
-    return DiskUse(final, (KEPT + 1) * checkpoint if steps else 0.0)
+    return DiskUse(final, (KEPT_CHECKPOINTS + 1) * checkpoint if steps else 0.0)
 
 
 def evaluate(images: ImageCounts, groups: int = 0) -> DiskUse:

@@ -10,15 +10,15 @@ from functools import cached_property
 from mem import config
 from mem.config import Compute, Study
 from mem.data.datasets.reference_counts import BALANCED
-from mem.jobs.backbones import FEATURE_BATCH
-from mem.plan import disk, model_costs
-from mem.plan.cost_counter import ModelCost
+from mem.plan import disk, known_costs
 from mem.plan.disk import DiskUse
 from mem.plan.hours import CONVERT_SECONDS, JOB_OVERHEAD_SECONDS, READ_GB_PER_S, Rates
 from mem.plan.image_counts import ImageCounts
 from mem.plan.memory import FLOAT_BYTES, Memory, training_memory
+from mem.plan.model_cost import ClassifierCost, ModelCost
 from mem.runs.dag import Run
 from mem.train.schedules import training_steps
+from mem.train.sizes import FEATURE_BATCH
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Estimator:
         self._head_costs: dict[str, ModelCost] = {}
 
     @cached_property
-    def classifier(self) -> model_costs.ClassifierCost:
+    def classifier(self) -> ClassifierCost:
         """Cost of the backbone with its linear classifier."""
-        return model_costs.classifier_cost(self.study, self.images.classes)
+        return known_costs.classifier_cost(self.study, self.images.classes)
 
     def estimate(self, run: Run) -> Estimate:
         """Estimate one run."""
@@ -107,7 +107,7 @@ class Estimator:
     def _pretrain(self, run: Run) -> Estimate:
         pretrain = self.study.pretrain
         assert pretrain is not None
-        model, encoder_weights = model_costs.autoencoder_cost(self.study, pretrain)
+        model, encoder_weights = known_costs.autoencoder_cost(self.study, pretrain)
         # The final files contain the encoder alone and the complete autoencoder.
         return self._training(run, model, pretrain, encoder_weights + model.parameters)
 
@@ -172,7 +172,7 @@ class Estimator:
         name = str(run.labels["variant"])
         settings = self.study.heads[name]
         if name not in self._head_costs:
-            self._head_costs[name] = model_costs.head_cost(self.study, settings, self.images.classes, self.classifier)
+            self._head_costs[name] = known_costs.head_cost(self.study, settings, self.images.classes, self.classifier)
         return settings, self._head_costs[name]
 
     def _feature_bytes(self, settings: config.Head) -> float:

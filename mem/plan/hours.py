@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from mem.config import Compute
 from mem.runs.dag import Run
@@ -41,6 +37,8 @@ class CoreRate:
     """Number of cores of the machine."""
     share: float
     """CPU time of the measurement divided by its duration; less than 1 if it shared a core with other processes."""
+    date: str | None = None
+    """Date of an earlier measurement; None if the rate was measured for this plan."""
 
     @property
     def busy(self) -> bool:
@@ -70,25 +68,6 @@ class Rates:
             return gpus * self.peak_tflops * 1e12 * self.utilisation * (1 if bf16 else FP32_SHARE)
         cores = compute.nodes * compute.ranks_per_node * compute.threads
         return cores * self.core_gflops * 1e9 * CPU_UTILISATION
-
-
-def measure_core(seconds: float = 0.4) -> CoreRate:
-    """Measure the float32 matrix-product rate of one core of this machine."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        side = 768
-        a, b = torch.rand(side, side), torch.rand(side, side)
-        torch.mm(a, b)
-        start, cpu_start, products = time.perf_counter(), time.thread_time(), 0
-        while (elapsed := time.perf_counter() - start) < seconds:
-            torch.mm(a, b)
-            products += 1
-        cpu_seconds = time.thread_time() - cpu_start
-        return CoreRate(2 * side**3 * products / cpu_seconds / 1e9, load, cores, cpu_seconds / elapsed)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def critical_path(runs: Sequence[Run], hours: Mapping[str, float]) -> tuple[float, list[Run]]:

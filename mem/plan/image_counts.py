@@ -13,10 +13,9 @@ from mem import config
 from mem.config import FeatureFiles, Folder, ImageData, Lists, LongTailCut, Study, Table
 from mem.data.beton.format import PAGE_BYTES
 from mem.data.datasets.reference_counts import BALANCED, DIGITS_CLASSES, DIGITS_SIDE, LONG_TAILED
-from mem.data.features.user_files import FeatureArrayReader
+from mem.data.features.array_reader import FeatureArrayReader
 from mem.errors import UserError
 from mem.longtail import tail_counts
-from mem.plan.source_images import read_source, stored_image_bytes
 from mem.runs.dag import Run
 
 PHOTO_PIXELS = (500, 375)
@@ -79,6 +78,8 @@ def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Pat
     found = _converted_counts(folder) or _expected_counts(dataset)
     bytes_per_image, sample = _bytes_per_image(dataset), ""
     if found is None and not _is_complete(given) and isinstance(dataset, Folder | Lists | Table):
+        from mem.plan.source_images import read_source, stored_image_bytes  # imports the libraries that decode images
+
         images = read_source(dataset, study.orders[0])
         sizes = {name: len(split) for name, split in images.splits.items()}
         found = {**sizes, "classes": len(images.classes)}, "counted in the source"

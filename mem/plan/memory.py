@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from mem.config import Compute
-from mem.plan.cost_counter import ModelCost
+from mem.plan.model_cost import ModelCost
 
 FLOAT_BYTES = 4
 """Bytes per float32. Weights, gradients and optimizer state are float32 even if the forward pass is bfloat16."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mem import config
 from mem.config import Pretrain, Study
-from mem.data.features.user_files import FeatureArrayReader
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, build_head
 from mem.models.backbones import BackboneClassifier, build, build_frozen
 from mem.models.mae import build_autoencoder
-from mem.plan.cost_counter import NO_MODEL, ModelCost, count_cost
+from mem.plan.cost_counter import count_cost
+from mem.plan.model_cost import ClassifierCost, ModelCost
 
 
 def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
@@ -35,25 +33,8 @@ def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
     return count_cost(build_model, inputs, bf16=pretrain.precision == "bf16"), encoder_weights
 
 
-@dataclass(frozen=True)
-class ClassifierCost:
-    """Cost of a backbone with its linear classifier."""
-
-    cost: ModelCost
-    width: int
-    """Dimension of the pooled feature."""
-    tokens: int
-    """Tokens per image."""
-
-
 def classifier_cost(study: Study, classes: int) -> ClassifierCost:
-    """Return the cost of a study's backbone with its linear classifier, finetuned or frozen.
-
-    If the dataset consists of precomputed features, the cost is zero and only the feature shape is returned.
-    """
-    if isinstance(study.dataset, config.FeatureFiles):
-        _, *sequence, width = FeatureArrayReader(study.dataset.files_of("train")[0], "features").shape
-        return ClassifierCost(NO_MODEL, width, sequence[0] - 1 if sequence else 0)
+    """Return the cost of a study's backbone with its linear classifier, finetuned or frozen."""
     backbone, finetune = study.backbone, study.finetune
     assert not isinstance(backbone, config.NoBackbone)
     if finetune is None:

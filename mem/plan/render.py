@@ -117,7 +117,8 @@ def _assumptions(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
         )
     if any(not e.gpus for e in estimates):
         measured = rates.measured
-        origin = f"measured at load {measured.load:.1f} on {measured.cores} cores; " if measured else ""
+        date = f"on {measured.date} " if measured and measured.date else ""
+        origin = f"measured {date}at load {measured.load:.1f} on {measured.cores} cores; " if measured else ""
         lines.append(
             f"assumed core:   {100 * CPU_UTILISATION:g} % of {rates.core_gflops:.0f} GFLOP/s in float32 "
             f"({origin}--core-gflops)"

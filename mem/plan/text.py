@@ -8,10 +8,11 @@ from pathlib import Path
 
 from mem.config import Study
 from mem.config.load import load_study
-from mem.models.weights.check import check_backbone
+from mem.plan.core_rate import core_rate
 from mem.plan.estimate import Estimate, Estimator
-from mem.plan.hours import Rates, measure_core
+from mem.plan.hours import Rates
 from mem.plan.image_counts import ImageCounts, count_images
+from mem.plan.known_costs import check_backbone
 from mem.plan.render import render_plan
 from mem.runs.dag import study_runs
 
@@ -32,7 +33,8 @@ def plan_text(
         given: Numbers of images and classes, for datasets whose size is unknown before conversion.
         peak_tflops: bfloat16 matrix-product rate of one GPU, in TFLOP/s.
         utilisation: Share of the peak rate that training reaches.
-        cpu_gflops: float32 matrix-product rate of a CPU core, in GFLOP/s. If `None`, it is measured on this machine.
+        cpu_gflops: float32 matrix-product rate of a CPU core, in GFLOP/s. If `None`, it is measured on
+            this machine, or it is the stored result of an earlier measurement.
         device_gb: Memory of a GPU in GB.
 
     Raises:
@@ -40,7 +42,7 @@ def plan_text(
     """
     study = load_study(files)
     note = check_backbone(study)
-    measured = measure_core() if cpu_gflops is None else None
+    measured = core_rate() if cpu_gflops is None else None
     rates = Rates(peak_tflops, utilisation, measured.gflops if measured else cpu_gflops or 0.0, device_gb, measured)
     images, estimates = estimate_study(study, given, rates)
     plan = render_plan(study, images, estimates, rates, shutil.disk_usage(Path()).free)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mem.plan.hours import CoreRate, critical_path, measure_core
+from mem.plan.core_rate import measure_core
+from mem.plan.hours import CoreRate, critical_path
 from mem.runs.dag import Run
 
 

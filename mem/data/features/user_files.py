@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from mem import files, longtail
 from mem.config import FeatureFiles, Shots
 from mem.data.features import arrays
+from mem.data.features.array_reader import FeatureArrayReader
 from mem.data.features.stored import feature_file, write_about
 from mem.errors import UserError
 
@@ -48,46 +48,6 @@ def import_user_features(settings: FeatureFiles, folder: Path) -> dict[str, Any]
         files.write_array(feature_file(folder, split, "labels"), labels.get(split, np.zeros(0, np.int64)))
     write_about(folder, {"class_counts": counts.tolist(), "width": features["train"].shape[-1]})
     return _summary(names, counts, labels)
-
-
-class FeatureArrayReader:
-    """Reads slices of the array in a `.npy` file or of a tensor in a `.safetensors` file.
-
-    Raises:
-        UserError: The file does not exist, is damaged, or does not contain the tensor.
-    """
-
-    def __init__(self, path: Path, tensor: str) -> None:
-        self.path = path
-        try:
-            self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
-            self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
-        except (ValueError, EOFError, OSError, SafetensorError) as error:
-            raise UserError(
-                f"{path}: cannot be read as an array of numbers in {path.suffix} format: {error}. Write the file again."
-            ) from None
-
-    def _open_tensor(self, tensor: str) -> Any:
-        file = safe_open(str(self.path), framework="pt")
-        names = list(file.keys())
-        if tensor not in names:
-            raise UserError(
-                f"{self.path}: has no tensor `{tensor}`; it contains {', '.join(names) or 'none'}. Save the array "
-                f"with the name `{tensor}`."
-            )
-        return file.get_slice(tensor)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        return arrays.as_numpy(self._array[part])
-
-    def all(self) -> np.ndarray:
-        """Read the complete array."""
-        return self[:] if self.shape else np.asarray(0)
 
 
 def _copy(source: FeatureArrayReader | None, train_shape: tuple[int, ...], folder: Path, split: str) -> None:
