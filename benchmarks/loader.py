@@ -1,16 +1,18 @@
-"""Compare the training data loader with the MAE, torchvision v2 and timm pipelines, in images per CPU-second.
+"""Compare the training data loader with the MAE, torchvision v2, timm and DALI pipelines, in images per CPU-second.
 
     python benchmarks/loader.py [--json] [--count 400] [--repeats 11]
 
 Every pipeline processes the same images in one process. It applies random crops (20 to 100 % of the area), resizes them
 to 224 pixels and flips them at random. The MAE and timm pipelines read the original files of about 500 pixels.
-torchvision's fast path reads the same 256-pixel JPEG files as our loader. The reference pipelines do not assemble
-batches. MAE and timm convert images to float and normalise them on the CPU, as in the published recipes. With our
-loader, the training device performs these two operations.
+torchvision's fast path and DALI read the same 256-pixel JPEG files as our loader. The reference pipelines do not
+assemble batches, except for DALI. MAE and timm convert images to float and normalise them on the CPU, as in the
+published recipes. With our loader, the training device performs these two operations. DALI takes part if it is
+installed (`dali_pipeline.py`).
 
-Pipelines alternate within a round, so that other load affects all of them. Each round yields one ratio per comparison.
-Rates are images per CPU-second and include the CPU time of child processes. The last line contains the lower bounds of
-the 95 % confidence intervals for the mean ratios.
+All pipelines run on one core. In each round, they run in one order and then in the reverse order, so that changes in
+the load of the machine affect both sides of a ratio. Each round yields one ratio per comparison. Rates are images per
+CPU-second and include the CPU time of child processes. The last line contains the lower bounds of the 95 % confidence
+intervals for the mean ratios, the processor, and the number of cores that other programs kept busy.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,8 +37,11 @@ from torchvision.transforms import v2
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.convert import conversion_efficiency, write_beton
+from benchmarks.dali_pipeline import dali_epoch
+from benchmarks.machine import OtherLoad, cpu_seconds, processor, shared_core
 from benchmarks.synthetic_photos import write_photos
 from mem.config import Augmentation, RandAugment
+from mem.data.beton.crops import native_library
 from mem.data.beton.encoding import Encoding, encode
 from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
@@ -48,12 +51,26 @@ SIDE, SHORT_SIDE, QUALITY, BATCH = 224, 256, 90, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROP = (0.2, 1.0)
 BARS = {
-    "vs_mae_reference": 4.2,
-    "raw_vs_mae_reference": 9.0,
-    "vs_torchvision_v2": 1.3,
-    "randaugment_vs_timm": 3.0,
+    "vs_mae_reference": 4.6,
+    "raw_vs_mae_reference": 10.0,
+    "vs_torchvision_v2": 1.4,
+    "randaugment_vs_timm": 4.2,
     "conversion_efficiency": 0.85,
 }
+"""Targets for the lower bounds of the ratios."""
+MAE, V2, OURS, TIMM = "MAE reference", "torchvision v2", "ours, JPEG", "timm RandAugment, original files"
+TIMM_SMALL, RAW = "timm RandAugment, 256 px files", "ours, raw"
+OURS_RAND, RAW_RAND, DALI = "ours, JPEG, RandAugment", "ours, raw, RandAugment", "DALI on the CPU"
+RATIOS = {
+    "vs_mae_reference": (OURS, MAE),
+    "raw_vs_mae_reference": (RAW, MAE),
+    "vs_torchvision_v2": (OURS, V2),
+    "vs_dali_cpu": (OURS, DALI),
+    "randaugment_vs_timm": (OURS_RAND, TIMM),
+    "randaugment_vs_timm_same_files": (OURS_RAND, TIMM_SMALL),
+    "raw_randaugment_vs_timm": (RAW_RAND, TIMM),
+}
+"""Comparisons: the two pipelines of each ratio."""
 Epoch = Callable[[int], int]
 """Function that reads all images of the epoch with the given index and returns their number."""
 
@@ -79,7 +96,7 @@ def pillow_pipeline(paths: list[Path], transform: Callable[[Image.Image], object
 
 
 def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
-    """Return all timed pipelines by name."""
+    """Return all timed pipelines by name, in the order of their first turn."""
     paths = write_photos(folder / "original", count)
     betons: dict[str, Beton] = {}
     for storage in ("jpeg", "raw"):
@@ -126,16 +143,21 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
 
     plain = Augmentation(crop_scale=CROP, flip=True)
     rand = RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True)
+    rand_augmented = plain.model_copy(update={"rand_augment": rand})
+    dali = dali_epoch(small, SIDE, BATCH, CROP)
+    if dali is None:
+        print("DALI is not installed, so it is not measured: pip install nvidia-dali-cuda120", file=sys.stderr)
     return {
-        "MAE reference (PIL bicubic, float), original files": pillow_pipeline(paths, mae),
-        "torchvision v2 (decode_jpeg, uint8), 256 px files": torchvision_v2,
-        # Our loader is timed directly after torchvision v2, because their ratio is the closest to its target.
-        "ours, JPEG": ours(betons["jpeg"], plain),
-        "timm RandAugment (PIL), original files": pillow_pipeline(paths, timm),
-        "timm RandAugment (PIL), 256 px files": pillow_pipeline(small, timm),
-        "ours, raw": ours(betons["raw"], plain),
-        "ours, JPEG, RandAugment": ours(betons["jpeg"], plain.model_copy(update={"rand_augment": rand})),
-        "ours, raw, RandAugment": ours(betons["raw"], plain.model_copy(update={"rand_augment": rand})),
+        MAE: pillow_pipeline(paths, mae),
+        # Our loader is timed directly after the pipelines whose ratios are closest to their targets.
+        **({DALI: dali[1]} if dali else {}),
+        V2: torchvision_v2,
+        OURS: ours(betons["jpeg"], plain),
+        RAW: ours(betons["raw"], plain),
+        TIMM: pillow_pipeline(paths, timm),
+        OURS_RAND: ours(betons["jpeg"], rand_augmented),
+        RAW_RAND: ours(betons["raw"], rand_augmented),
+        TIMM_SMALL: pillow_pipeline(small, timm),
     }
 
 
@@ -150,17 +172,20 @@ def ours(images: Beton, augmentation: Augmentation) -> Epoch:
     return epoch
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time in seconds of this process and its terminated child processes."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
-
-
-def timed(epoch: Epoch, number: int) -> float:
-    """Run an epoch and return its images per CPU-second."""
-    start = cpu_seconds()
-    images = epoch(number)
-    return images / (cpu_seconds() - start)
+def timed_rounds(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
+    """Return the images per CPU-second of each pipeline in each round. A round before the first one is not counted."""
+    rates: dict[str, list[float]] = {name: [] for name in epochs}
+    for number in range(rounds + 1):
+        images, seconds = dict.fromkeys(epochs, 0), dict.fromkeys(epochs, 0.0)
+        for order in (list(epochs), list(reversed(epochs))):
+            for name in order:
+                start = cpu_seconds()
+                images[name] += epochs[name](number)
+                seconds[name] += cpu_seconds() - start
+        if number:
+            for name, values in rates.items():
+                values.append(images[name] / seconds[name])
+    return rates
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
@@ -185,44 +210,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        epochs = pipelines(folder, options.count)
-        rates: dict[str, list[float]] = {name: [] for name in epochs}
+        write_photos(folder / "original", options.count)
+        machine = {"processor": processor(), "compiled_crops": native_library() is not None}
         # Run all pipelines on one core. Two logical cores may share execution units and slow each other down while both
-        # are busy. This would affect only our loader, because it decodes images in a separate thread.
+        # are busy. This would affect only pipelines that decode images in a separate thread, such as our loader.
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(cores)})
-        for number in range(options.repeats + 1):
-            for name, epoch in epochs.items():
-                rate = timed(epoch, number)
-                if number:
-                    rates[name].append(rate)
+        machine["core_is_a_hyper_thread"] = shared_core(max(cores))
+        epochs = pipelines(folder, options.count)
+        load = OtherLoad()
+        rates = timed_rounds(epochs, options.repeats)
+        machine["other_busy_cores"] = round(load.cores(), 2)
         os.sched_setaffinity(0, cores)
         efficiency = conversion_efficiency(folder / "original", options.repeats)
-    report(rates, efficiency, quiet=options.json)
+    report(rates, efficiency, machine, quiet=options.json)
 
 
-def report(rates: dict[str, list[float]], efficiency: list[float], quiet: bool) -> None:
-    """Print the tables, then the lower bounds of the ratios as JSON."""
+def report(rates: dict[str, list[float]], efficiency: list[float], machine: dict[str, object], quiet: bool) -> None:
+    """Print the tables, then the lower bounds of the ratios and the properties of the machine as JSON."""
     say = (lambda *_: None) if quiet else print
-    say(f"{platform.machine()}, {os.cpu_count()} cores, shared; torch {torch.__version__}\n")
+    say(f"{machine}; torch {torch.__version__}\n")
     say("| | images / CPU-second | range over rounds |\n|---|---:|---:|")
     for name, values in rates.items():
         say(f"| {name} | {np.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} |")
-    mae, v2_, jpeg, timm_original, timm_small, raw, jpeg_rand, raw_rand = (np.array(v) for v in rates.values())
     ratios = {
-        "vs_mae_reference": jpeg / mae,
-        "raw_vs_mae_reference": raw / mae,
-        "vs_torchvision_v2": jpeg / v2_,
-        "conversion_efficiency": np.array(efficiency),
-        "randaugment_vs_timm": jpeg_rand / timm_original,
-        "randaugment_vs_timm_same_files": jpeg_rand / timm_small,
-        "raw_randaugment_vs_timm": raw_rand / timm_original,
+        name: np.array(rates[first]) / np.array(rates[second])
+        for name, (first, second) in RATIOS.items()
+        if second in rates
     }
+    ratios["conversion_efficiency"] = np.array(efficiency)
     say("\n| ratio | mean | 95 % interval | target |\n|---|---:|---:|---:|")
     for name, values in ratios.items():
         middle, low, high = interval(values)
         say(f"| {name} | {middle:.2f} | {low:.2f} to {high:.2f} | {BARS.get(name, '')} |")
-    print(json.dumps({name: round(interval(ratios[name])[1], 3) for name in BARS}))
+    lower = {name: round(interval(ratios[name])[1], 3) for name in (*BARS, "vs_dali_cpu") if name in ratios}
+    print(json.dumps(lower | machine))
 
 
 if __name__ == "__main__":
