@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import nn
 
 from mem import config
 from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import BackboneClassifier, FrozenBackbone, build, build_frozen, seed_torch
+from mem.models.channels_last import is_convolutional, store_channels_last
+from mem.models.recompute import recompute_activations
 from mem.models.weights import load_into, load_weights
 from mem.models.weights.external import read_checkpoint
 from mem.models.weights.initialise import initialise_from
@@ -16,6 +20,8 @@ from mem.models.weights.official import weights_file
 from mem.runs.image_settings import finetuned_backbone
 from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
 from mem.train.sizes import FEATURE_BATCH as FEATURE_BATCH
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def backbone_of(
@@ -32,7 +38,24 @@ def backbone_of(
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:
         backbone, model, record = frozen_backbone(job, classes)
-    return backbone, model.to(job.world.device).eval(), record
+    return backbone, move_to_device(model, job).eval(), record
+
+
+def move_to_device(model: Model, job: Job) -> Model:
+    """Move a model to the job's device, with the options of `compute` that change only memory, speed and rounding.
+
+    Raises:
+        UserError: The network does not support such an option.
+    """
+    model.to(job.world.device)
+    channels_last = job.run.compute.channels_last
+    if channels_last is None:
+        channels_last = job.world.device.type == "cuda" and is_convolutional(model)
+    if channels_last:
+        store_channels_last(model)
+    if job.run.compute.recompute_activations:
+        recompute_activations(model, job.run.backbone)
+    return model
 
 
 def frozen_backbone(

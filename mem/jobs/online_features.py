@@ -13,14 +13,16 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from mem import config
+from mem.data.batch import on_device
 from mem.data.beton.reader import Beton
 from mem.data.features.stored import read_about, read_labels
 from mem.data.loading.images import ImageViews
 from mem.jobs.backbone_training import fill_color_of, pixels_of
-from mem.jobs.backbones import FEATURE_BATCH, backbone_of
+from mem.jobs.backbones import backbone_of
+from mem.jobs.frozen_features import FeatureFunction, feature_function
 from mem.jobs.job import Job
-from mem.models.pixels import Pixels
 from mem.runs.run_config import read_config
+from mem.train.sizes import FEATURE_BATCH
 
 
 class OnlineBackbone:
@@ -48,9 +50,9 @@ class OnlineBackbone:
         return self._backbone[1]
 
     @cached_property
-    def pixels(self) -> Pixels:
-        """The normalisation of the images."""
-        return pixels_of(self.job)
+    def compute(self) -> FeatureFunction:
+        """Function that returns the features of images."""
+        return feature_function(self.model, pixels_of(self.job), self.settings)
 
     def split(self, split: str) -> OnlineFeatures:
         """Return the features of a split."""
@@ -120,16 +122,13 @@ class OnlineFeatures:
     def stream(self, samples: Iterable[tuple[np.ndarray, np.ndarray]], *, tokens: bool) -> Iterator[Tensor]:
         """Yield `inputs` for each pair of views and indices, on the job's device. Threads prefetch the images."""
         device = self._backbone.job.world.device
-        for batch in self._images.batches(samples):
+        for batch in on_device(self._images.batches(samples), device):
             # Do not use inference_mode, because a head's backward pass may need these tensors.
             with torch.no_grad():
-                parts = [
-                    self._features(part, tokens)
-                    for part in batch.inputs.to(device, non_blocking=True).split(FEATURE_BATCH)
-                ]
+                parts = [self._features(part, tokens) for part in batch.inputs.split(FEATURE_BATCH)]
             self._images.images.release()
             yield torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _features(self, images: Tensor, tokens: bool) -> Tensor:
-        pooled, sequence = self._backbone.model.features(self._backbone.pixels.normalise(images))
-        return torch.cat([pooled[:, None], sequence], dim=1).float() if tokens else pooled.float()
+        pooled, sequence = self._backbone.compute(images)
+        return torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled

@@ -14,10 +14,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mem import config
+from mem.models.recompute import Recomputing, run_blocks
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, Recomputing, ABC):
     """Encodes the visible patches and predicts the pixels of the masked patches (He et al. 2022).
 
     Subclasses implement `encode` and call `initialise_decoder` in `__init__`. Moving this call changes the initial
@@ -99,8 +100,8 @@ class Autoencoder(nn.Module, ABC):
         tokens = tokens.scatter(1, visible[:, :, None].expand(-1, -1, width), embedded[:, prefix:])
         if prefix:
             tokens = torch.cat([embedded[:, :prefix], tokens], dim=1)
-        tokens = tokens + self.decoder_pos_embed
-        return self.decoder_pred(self.decoder_norm(self.decoder_blocks(tokens)))[:, prefix:]
+        decoded = run_blocks(self.decoder_blocks, tokens + self.decoder_pos_embed, recompute=self.recompute)
+        return self.decoder_pred(self.decoder_norm(decoded))[:, prefix:]
 
     def target(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
         """Return the reconstruction target: the output of `patches`, normalised per patch if `norm_pix_loss` is set."""

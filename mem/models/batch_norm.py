@@ -32,6 +32,8 @@ class SampleBatchNorm(nn.BatchNorm2d):
         """Ranks that share a sample group; None if each group is on a single rank."""
         self.pending: list[Float[Tensor, "2 channels"]] = []
         """Mean and unbiased variance of each sample group in the current step."""
+        self.recompute = False
+        """Whether the backward pass repeats the forward pass; see `mem.models.recompute`."""
 
     def forward(
         self, input: Float[Tensor, "samples channels rows columns"]
@@ -52,8 +54,13 @@ class SampleBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         statistics = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
         out = F.batch_norm(x, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps)
-        self.pending.append(statistics)
+        self._record(statistics)
         return out
+
+    def _record(self, statistics: Float[Tensor, "2 channels"]) -> None:
+        """Add the statistics of a sample group, unless the backward pass repeats the forward pass."""
+        if not (self.recompute and torch._C._current_graph_task_id() != -1):  # -1: no backward pass is running
+            self.pending.append(statistics)
 
     def _normalise_shared_group(
         self, x: Float[Tensor, "part channels rows columns"], ranks: RankGroup
@@ -66,7 +73,7 @@ class SampleBatchNorm(nn.BatchNorm2d):
         mean = means.mean(dim=0)
         variance = (variances + (means - mean) ** 2).mean(dim=0)
         count = x.numel() // self.num_features * ranks.size
-        self.pending.append(torch.stack([mean, variance * count / (count - 1)]).detach())
+        self._record(torch.stack([mean, variance * count / (count - 1)]).detach())
         scale = (variance + self.eps).rsqrt()
         out = (wide - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
         if self.affine:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from mem import config
 from mem.models.drop_path import SampleDropPath
+from mem.models.recompute import Recomputing, run_blocks
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 Rows = Float[Tensor, "samples rows _"]
@@ -102,7 +103,7 @@ class PatchEmbedding(nn.Module):
         return F.gelu(self.norm(F.linear(x, weight, self.proj.bias)))
 
 
-class ConvMaeStages(nn.Module):
+class ConvMaeStages(nn.Module, Recomputing):
     """The three stages of the encoder, shared by pretraining and finetuning."""
 
     _indices1: Int64[Tensor, "cells positions"]
@@ -155,23 +156,20 @@ class ConvMaeStages(nn.Module):
         x = self.patch_embed1(x, self.patch_embed1.proj.weight.flatten(1))
         side = self.grid * p3 * p2
         indices = _batch_indices(self._indices1, visible, side)
-        for block in self.blocks1:
-            x = block(x, indices, side)
+        x = run_blocks(self.blocks1, x, indices, side, recompute=self.recompute)
         first = x
 
         x = x.reshape(samples, cells * p3**2, -1)
         x = self.patch_embed2(x, conv_as_matrix(self.patch_embed2.proj.weight))
         side = self.grid * p3
         indices = _batch_indices(self._indices2, visible, side)
-        for block in self.blocks2:
-            x = block(x, indices, side)
+        x = run_blocks(self.blocks2, x, indices, side, recompute=self.recompute)
         second = x
 
         x = x.reshape(samples, cells, -1)
         x = self.patch_embed4(self.patch_embed3(x, conv_as_matrix(self.patch_embed3.proj.weight)))
         x = x + positions
-        for block in self.blocks3:
-            x = block(x)
+        x = run_blocks(self.blocks3, x, recompute=self.recompute)
         return first, second, x
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mem.models.recompute import recompute_activations
+
 
 def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
     """Return the FLOPs of the matrix products and convolutions in one forward and backward pass.
@@ -22,6 +24,7 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
         shapes: Shape of each input for a single sample.
     """
     meta_copy = copy.deepcopy(model).to("meta").eval()
+    recompute_activations(meta_copy, type(model).__name__, enabled=False)
     convolutions = {torch.ops.aten.convolution_backward: convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=convolutions) as counter:
         meta_copy(*(torch.empty(shape, device="meta") for shape in shapes)).sum().backward()

@@ -11,6 +11,7 @@ from mem.errors import UserError
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import vision_transformer
 from mem.models.convmae_encoder import ConvMaeEncoder
+from mem.models.recompute import run_blocks
 from mem.models.transformer import fixed_positions
 
 
@@ -40,7 +41,8 @@ class MaskedAutoencoder(Autoencoder):
         patches = self.encoder.patch_embed(images) + positions[:, 1:]
         kept = patches.gather(1, visible[:, :, None].expand(-1, -1, patches.shape[2]))
         class_token = (self.encoder.cls_token + positions[:, :1]).expand(len(images), -1, -1)
-        return self.encoder.norm(self.encoder.blocks(torch.cat([class_token, kept], dim=1)))
+        tokens = torch.cat([class_token, kept], dim=1)
+        return self.encoder.norm(run_blocks(self.encoder.blocks, tokens, recompute=self.recompute))
 
 
 class ConvMaskedAutoencoder(Autoencoder):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mem import config, files
-from mem.data.batch import Batch
+from mem.data.batch import Batch, on_device
 from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
 from mem.data.features import stored as store
@@ -18,12 +19,14 @@ from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_o
 from mem.data.loading.images import ImageViews
 from mem.errors import Stopped, UserError
 from mem.jobs.backbone_training import fill_color_of, pixels_of
-from mem.jobs.backbones import FEATURE_BATCH, backbone_of
+from mem.jobs.backbones import backbone_of
+from mem.jobs.frozen_features import FeatureFunction, feature_function, in_main_memory
 from mem.jobs.job import Job
 from mem.jobs.precomputed_features import precomputed_features
 from mem.models.backbones import BackboneClassifier, FrozenBackbone
 from mem.models.weights import save_weights
 from mem.progress import Progress
+from mem.train.sizes import FEATURE_BATCH
 
 
 def features(job: Job) -> Mapping[str, Any]:
@@ -63,7 +66,7 @@ def _compute(
     model: BackboneClassifier | FrozenBackbone,
     betons: Mapping[str, Beton],
 ) -> dict[str, Any]:
-    pixels = pixels_of(job)
+    compute = feature_function(model, pixels_of(job), settings, compiled=job.run.compute.compile)
     shapes = {"pooled": (model.width,), **({"tokens": (model.tokens, model.width)} if settings.tokens else {})}
     dtypes = {"pooled": "float32", "tokens": settings.dtype}
     layouts = {
@@ -88,12 +91,11 @@ def _compute(
     ):
         try:
             chunks_to_write = chunks_of_rank(missing, job.world.rank, job.world.size)
-            for chunk, batch in _batches(job, betons, chunks_to_write, backbone, settings):
-                vector, sequence = model.features(pixels.normalise(batch.to(job.world.device).inputs))
-                computed = {"pooled": vector, "tokens": sequence}
-                writer.write(chunk, {kind: computed[kind].float().cpu().numpy() for kind in shapes})
+            batches = _batches(job, betons, chunks_to_write, backbone, settings)
+            for chunk, computed in in_main_memory(_computed(compute, batches, shapes)):
+                writer.write(chunk, computed)
                 betons[chunk.split].release()
-                progress.advance(len(batch) * job.world.size)
+                progress.advance(chunk.count * job.world.size)
                 if job.stop.take_save():
                     writer.save()
                     job.stop.saved()
@@ -107,6 +109,15 @@ def _compute(
     return {"images": total, "images_per_s": round(progress.rate, 1)}
 
 
+def _computed(
+    compute: FeatureFunction, batches: Iterable[tuple[Chunk, Batch]], kinds: Collection[str]
+) -> Iterator[tuple[Chunk, dict[str, Tensor]]]:
+    """Yield each chunk with its features, on the device of its batch."""
+    for chunk, batch in batches:
+        pooled, tokens = compute(batch.inputs)
+        yield chunk, {kind: values for kind, values in (("pooled", pooled), ("tokens", tokens)) if kind in kinds}
+
+
 def _batches(
     job: Job,
     betons: Mapping[str, Beton],
@@ -114,7 +125,7 @@ def _batches(
     backbone: config.ImageBackbone,
     settings: config.Features,
 ) -> Iterator[tuple[Chunk, Batch]]:
-    """Yield each chunk with a batch of its images."""
+    """Yield each chunk with a batch of its images, on the job's device."""
     workers, side = job.threads, backbone.image_size
     fill = fill_color_of(job)
     for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
@@ -122,4 +133,5 @@ def _batches(
         indices = np.concatenate([np.arange(chunk.first, chunk.first + chunk.count) for chunk in chunks_of_view])
         views = ImageViews(betons[split], side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
         # Every chunk is a full batch, except the last chunk of a view.
-        yield from zip(chunks_of_view, views.of_view(indices, view, FEATURE_BATCH), strict=True)
+        batches = on_device(views.of_view(indices, view, FEATURE_BATCH), job.world.device)
+        yield from zip(chunks_of_view, batches, strict=True)

@@ -18,7 +18,7 @@ from mem.data.convert.convert import train_counts
 from mem.data.loading.images import plain_batches
 from mem.heads.base import accuracy
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
-from mem.jobs.backbones import load_starting_weights
+from mem.jobs.backbones import load_starting_weights, move_to_device
 from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
 from mem.models.backbones import BackboneClassifier, build, seed_torch
@@ -41,7 +41,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
     seed_torch(job.seed)
     model = build(backbone, len(counts), settings.drop_path)
     record = load_starting_weights(job, model)
-    model.to(job.world.device)
+    move_to_device(model, job)
     pixels = pixels_of(job)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)

@@ -11,7 +11,7 @@ from mem import config
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
-from mem.jobs.backbones import load_starting_weights
+from mem.jobs.backbones import load_starting_weights, move_to_device
 from mem.jobs.job import Job
 from mem.jobs.reconstructions import reconstruction_logger
 from mem.models.autoencoder import Autoencoder
@@ -32,7 +32,7 @@ def pretrain(job: Job) -> Mapping[str, Any]:
     seed_torch(job.seed)
     model = build_autoencoder(backbone, settings)
     record = load_starting_weights(job, model)
-    model.to(job.world.device)
+    move_to_device(model, job)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     pixels, side = pixels_of(job), backbone.image_size

@@ -60,6 +60,7 @@ class TrainState:
         """Restore the state from the content of a checkpoint."""
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
+        _use_strides_of_parameters(self.optimizer)
         if self.ema is not None:
             self.ema.load_state_dict(snapshot["ema"])  # type: ignore[typeddict-item]
         self.step = snapshot["step"]
@@ -68,3 +69,14 @@ class TrainState:
             {name: value.to(device) for name, value in snapshot["meter"]["sums"].items()},
             snapshot["meter"]["steps"],
         )
+
+
+def _use_strides_of_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state the strides of its parameters, which fused optimizers require.
+
+    They differ if the checkpoint was written with another memory format, for example on another kind of device.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)

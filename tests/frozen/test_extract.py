@@ -65,6 +65,15 @@ def test_batches_with_labels_return_features_and_labels_in_order():
     assert extracted.labels.tolist() == LABELS.tolist()
 
 
+def test_autocast_applies_to_the_network_and_features_stay_float32():
+    module = CustomModule("sequence")
+    exact = extract(module, IMAGES, tokens=True).features
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = extract(module, IMAGES, tokens=True).features
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05
+
+
 def test_images_of_type_float64_give_the_same_features():
     module = CustomModule("pooled")
     features = extract(module, IMAGES.double().numpy()).features

@@ -85,6 +85,11 @@ def test_the_folder_of_the_images_changes_no_key():
 AFTER_FINETUNING = EVERYTHING_AFTER_FINETUNING - {"finetune"}
 
 
+def test_the_precision_of_features_changes_them_and_everything_that_reads_them():
+    assert changed_stages({"features": {"precision": "bf16"}}) == AFTER_FINETUNING
+    assert changed_stages({"features": {"precision": "fp32"}}) == set()
+
+
 @pytest.mark.parametrize("name", ["pixel_mean", "pixel_std"])
 def test_the_normalisation_changes_no_conversion_but_everything_that_uses_it(name):
     changed = changed_stages({"dataset": {name: [0.4, 0.4, 0.4]}})

@@ -29,22 +29,10 @@ from mem.train.meters import FiniteWatch
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective, StepContext, StepOptions, train_step
+from tests.train.steps import BATCH, CONVMAE, PRETRAIN, VIT
 from tests.train.training import CNN, PIXELS, SGD, recipe
 
 DEVICE = torch.device("meta")
-BATCH = 12
-VIT = config.VisionTransformer(
-    name="v", kind="vit", image_size=32, patch_size=16, width=16, depth=2, heads=2, center_crop=1
-)
-CONVMAE = config.ConvMae(
-    name="c", kind="convmae", image_size=32, patch_sizes=(4, 2, 2), widths=(8, 8, 16), depths=(1, 1, 1), heads=2,
-    center_crop=1,
-)  # fmt: skip
-PRETRAIN = config.Pretrain(
-    epochs=10, warmup_epochs=1, global_batch=BATCH, base_lr=1e-3, min_lr=0, betas=(0.9, 0.95), weight_decay=0.05,
-    precision="bf16", mask_ratio=0.5, norm_pix_loss=True, decoder=config.Decoder(width=16, depth=1, heads=2),
-    augmentation=config.Augmentation(crop_scale=(0.2, 1.0), flip=True),
-)  # fmt: skip
 
 
 class NoWaiting(TorchDispatchMode):

@@ -1,0 +1,79 @@
+"""The forward pass of a frozen backbone, for stored and for online features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from mem import config
+from mem.models.backbones import BackboneClassifier, FrozenBackbone
+from mem.models.pixels import Pixels
+
+FeatureFunction = Callable[
+    [UInt8[Tensor, "images side side 3"]],
+    tuple[Float32[Tensor, "images width"], Float32[Tensor, "images tokens width"]],
+]
+"""Function that returns the pooled features and the tokens of images."""
+Key = TypeVar("Key")
+
+
+def feature_function(
+    model: BackboneClassifier | FrozenBackbone, pixels: Pixels, settings: config.Features, *, compiled: bool = False
+) -> FeatureFunction:
+    """Return the function that computes the features of images, in the precision of the settings.
+
+    Args:
+        model: The frozen backbone, in evaluation mode.
+        pixels: The normalisation of the images.
+        settings: The settings of the features.
+        compiled: Whether to use torch.compile. Every number of images per call is compiled separately.
+    """
+    features = torch.compile(model.features, dynamic=False) if compiled else model.features
+
+    def compute(images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            pooled, tokens = features(pixels.normalise(images))
+        return pooled.float(), tokens.float()
+
+    return compute
+
+
+def in_main_memory(results: Iterable[tuple[Key, Mapping[str, Tensor]]]) -> Iterator[tuple[Key, dict[str, np.ndarray]]]:
+    """Yield results as arrays in main memory, each after the work on the next result has been started.
+
+    A GPU therefore computes while the caller stores the previous result.
+    """
+    previous: _Copy[Key] | None = None
+    for key, tensors in results:
+        started = _Copy(key, tensors)
+        if previous is not None:
+            yield previous.wait()
+        previous = started
+    if previous is not None:
+        yield previous.wait()
+
+
+class _Copy(Generic[Key]):
+    """A copy of tensors to main memory. Copies from a GPU run in the background, into pinned memory."""
+
+    def __init__(self, key: Key, tensors: Mapping[str, Tensor]) -> None:
+        self._key = key
+        self._copies: dict[str, Tensor] = {}
+        self._finished: torch.cuda.Event | None = None
+        for name, tensor in tensors.items():
+            pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) if tensor.is_cuda else None
+            self._copies[name] = tensor if pinned is None else pinned.copy_(tensor, non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            self._finished = torch.cuda.Event()
+            self._finished.record()
+
+    def wait(self) -> tuple[Key, dict[str, np.ndarray]]:
+        """Wait for the copy, and return it."""
+        if self._finished is not None:
+            self._finished.synchronize()
+        return self._key, {name: tensor.numpy() for name, tensor in self._copies.items()}
