@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mem.config import Study
+from typing import Any
 
 STUDY_FILES = "the study's YAML file, and files that override it"
 
@@ -125,6 +122,7 @@ def _config(options: argparse.Namespace) -> int:
     from mem.config.json_schema import study_schema
     from mem.config.load import load_study
     from mem.config.reference import reference
+    from mem.plan.known_costs import check_backbone
     from mem.runs.dag import study_runs
 
     if options.schema or options.reference:
@@ -135,20 +133,11 @@ def _config(options: argparse.Namespace) -> int:
     for run in study_runs(study):
         runs_by_stage[run.stage] = runs_by_stage.get(run.stage, 0) + 1
     counts = ", ".join(f"{count} {stage}" for stage, count in runs_by_stage.items())
-    note = _check_backbone(study)
+    note = check_backbone(study)
     print(f"{options.check[0]}: study {study.study} is valid. Its runs: {counts}.")
     if note:
         print(note)
     return 0
-
-
-def _check_backbone(study: Study) -> str:
-    """Check the model and the initial weights of a study where PyTorch is needed for this, and return a note."""
-    if not study.has_model_to_check:
-        return ""
-    from mem.models.weights.check import check_backbone  # imports PyTorch, which takes seconds
-
-    return check_backbone(study)
 
 
 def _runs(options: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import timm
 import torch
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mem.config import TimmNetwork
+from mem.config.backbones import _is_in_timms_sources
 from mem.distributed import SINGLE_PROCESS, World
 from mem.errors import UserError
 from mem.models.backbones import build
@@ -131,6 +134,15 @@ def test_a_network_that_does_not_match_the_settings_is_rejected(name, norm_batch
 def test_a_network_without_batchnorm_works():
     model = build(settings("convnext_atto", None), classes=5).eval()
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_timms_sources_contain_the_architectures_that_timm_lists():
+    names = timm.list_models()
+    assert len(names) > 1000
+    assert all(map(_is_in_timms_sources, random.Random(0).sample(names, 50)))
+    assert not _is_in_timms_sources("resnext50_32x4")
+    assert not _is_in_timms_sources("resnet")  # the beginning of several names
+    assert not _is_in_timms_sources("\ud800")
 
 
 def test_drop_path_without_residual_branches_is_rejected():
