@@ -15,7 +15,7 @@ from mem.config import FeatureFiles
 from mem.data.features.user_files import import_user_features
 from mem.data.features.writer import FeatureWriter, SplitLayout
 from mem.metrics.predictions import PredictionMetadata, Predictions, write_predictions
-from mem.models.weights import save_weights
+from mem.models.weights.tensors import save_weights
 from mem.tracking.log import JsonLines, read_events
 
 LIMIT = 4096

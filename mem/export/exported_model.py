@@ -28,7 +28,7 @@ from mem.heads.mem.head import MemHead
 from mem.longtail import SHOT_NAMES
 from mem.models.backbones import build
 from mem.models.pixels import Pixels
-from mem.models.weights import load_into, load_weights
+from mem.models.weights.tensors import load_into, load_weights
 from mem.runs.folder import read_record
 from mem.runs.image_settings import finetuned_backbone, normalisation_of
 

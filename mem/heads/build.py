@@ -18,7 +18,7 @@ from mem.heads.mem.head import MemHead
 from mem.heads.ncm import NcmHead
 from mem.heads.prior import PriorLinear, log_prior, logit_adjusted
 from mem.heads.tau import tau_normalised
-from mem.models.weights import load_weights, save_weights
+from mem.models.weights.tensors import load_weights, save_weights
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import BackboneClassifier, FrozenBackbone, build, build_frozen, seed_torch
 from mem.models.channels_last import is_convolutional, store_channels_last
 from mem.models.recompute import recompute_activations
-from mem.models.weights import load_into, load_weights
 from mem.models.weights.external import read_checkpoint
 from mem.models.weights.initialise import initialise_from
 from mem.models.weights.official import weights_file
+from mem.models.weights.tensors import load_into, load_weights
 from mem.runs.image_settings import finetuned_backbone
 from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
-from mem.train.sizes import FEATURE_BATCH as FEATURE_BATCH
 
 Model = TypeVar("Model", bound=nn.Module)
 

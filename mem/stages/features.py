@@ -24,7 +24,7 @@ from mem.jobs.frozen_features import FeatureFunction, feature_function, in_main_
 from mem.jobs.job import Job
 from mem.jobs.precomputed_features import precomputed_features
 from mem.models.backbones import BackboneClassifier, FrozenBackbone
-from mem.models.weights import save_weights
+from mem.models.weights.tensors import save_weights
 from mem.progress import Progress
 from mem.train.sizes import FEATURE_BATCH
 

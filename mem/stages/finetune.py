@@ -24,7 +24,7 @@ from mem.losses import cross_entropy, mixed_cross_entropy
 from mem.models.backbones import BackboneClassifier, build, seed_torch
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.models.weights import save_weights
+from mem.models.weights.tensors import save_weights
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective

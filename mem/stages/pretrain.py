@@ -19,7 +19,7 @@ from mem.models.backbones import seed_torch
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
-from mem.models.weights import save_weights
+from mem.models.weights.tensors import save_weights
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective

@@ -13,7 +13,7 @@ from mem.models.drop_path import SampleDropPath, drop_paths, set_random_numbers
 from mem.models.mae import MaskedAutoencoder
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.models.weights import load_into, load_weights, save_weights
+from mem.models.weights.tensors import load_into, load_weights, save_weights
 
 SETTINGS = VisionTransformer(
     name="v", kind="vit", image_size=8, patch_size=4, width=16, depth=3, heads=2, center_crop=1.0

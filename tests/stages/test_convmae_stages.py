@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mem.models.weights import load_weights
+from mem.models.weights.tensors import load_weights
 from mem.tracking.log import read_curve, read_events
 from tests.stages.running import MINI_VALUES, run_study
 

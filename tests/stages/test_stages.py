@@ -49,7 +49,7 @@ def test_stored_features_equal_those_of_the_finetuned_model(study):
     from mem.data.loading.images import plain_batches
     from mem.models.backbones import build
     from mem.models.pixels import Pixels
-    from mem.models.weights import load_into, load_weights
+    from mem.models.weights.tensors import load_into, load_weights
     from mem.runs.run_config import read_config
 
     finetuned = study / mini_run("finetune").folder

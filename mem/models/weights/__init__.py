@@ -1,7 +1,4 @@
-"""Model weights: files, external and official checkpoints, downloads, and loading with a report of every key."""
+"""Model weights: files, external and official checkpoints, downloads, and loading with a report of every key.
 
-from __future__ import annotations
-
-from mem.models.weights.tensors import LoadReport, load_into, load_weights, save_weights
-
-__all__ = ["LoadReport", "load_into", "load_weights", "save_weights"]
+This module imports nothing, so that `mem weights` can list and download checkpoints without importing PyTorch.
+"""
