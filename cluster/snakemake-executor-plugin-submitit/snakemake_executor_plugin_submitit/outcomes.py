@@ -11,7 +11,7 @@ from snakemake_executor_plugin_submitit.job_requests import Cluster
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.retries import Retry, plan_retry
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
-from snakemake_executor_plugin_submitit.states import NOT_STARTED, Kind, State
+from snakemake_executor_plugin_submitit.states import NOT_STARTED, Kind, State, ranks_decide
 from snakemake_executor_plugin_submitit.step_errors import node_failed
 from snakemake_executor_plugin_submitit.submission import Submission
 from snakemake_executor_plugin_submitit.submissions import Submissions
@@ -39,8 +39,7 @@ class Outcomes:
         if state is None:
             return Kind.FAILED if submission.error else Kind.PENDING
         kind = state.kind
-        if kind is Kind.GONE or state.name == "FAILED":
-            # A job can fail after all its ranks have succeeded, for example by a signal while its processes end.
+        if ranks_decide(state):
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
             kind = Kind.DONE if kind is Kind.DONE else Kind.FAILED
         if kind is not submission.last and kind is not Kind.UNKNOWN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, submi
 from snakemake_executor_plugin_submitit.queries import QueryFailed
 from snakemake_executor_plugin_submitit.registry import Record, Registry, element_id, record_key
 from snakemake_executor_plugin_submitit.slurm import Slurm
-from snakemake_executor_plugin_submitit.states import UNKNOWN, Kind, State
+from snakemake_executor_plugin_submitit.states import UNKNOWN, Kind, State, ranks_decide
 from snakemake_executor_plugin_submitit.submission import Submission
 
 _TIMEOUT_SECONDS = 120
@@ -64,9 +64,14 @@ class ReattachedJobs:
 
         The earlier workflow process was killed after Snakemake had processed their outputs.
         """
-        for key in {record_key(job) for job in jobs} & self._records.keys() if self._records else ():
+        keys = {record_key(job) for job in jobs} & self._records.keys() if self._records else set()
+        try:
+            self._find_numbers(keys)
+        except QueryFailed:  # the next workflow process removes these records
+            keys = {key for key in keys if self._records[key].job_id}
+        for key in keys:
             record = self._records[key]
-            if record.job_id and self._cluster.outcome(record.token, record.job_id, record.tasks) is Kind.DONE:
+            if not record.job_id or self._has_succeeded(record):  # without a number, SLURM did not accept the job
                 del self._records[key]
                 self._registry.drop(record.token, [record.index], [key])
                 self._cluster.remove_files(record.token, record.job_id, record.index)
@@ -95,14 +100,19 @@ class ReattachedJobs:
             record = self._records[key]
             job = listed.get(record.job_id) if key not in elsewhere else None
             if job is not None and record.token in job.origin:
-                states[key] = job.state
-            elif record.job_id and self._cluster.outcome(record.token, record.job_id, record.tasks) is Kind.DONE:
+                decided = ranks_decide(job.state) and self._has_succeeded(record)
+                states[key] = _COMPLETED if decided else job.state
+            elif record.job_id and self._has_succeeded(record):
                 states[key] = _COMPLETED
             else:
                 states[key] = _OTHER_CLUSTER if key in elsewhere else _ENDED
         return states
 
-    def _find_numbers(self, keys: Mapping[str, Any]) -> None:
+    def _has_succeeded(self, record: Record) -> bool:
+        """Return whether all ranks of a recorded job recorded success."""
+        return self._cluster.outcome(record.token, record.job_id, record.tasks) is Kind.DONE
+
+    def _find_numbers(self, keys: Iterable[str]) -> None:
         """Find the jobs of submissions for which sbatch's answer was not recorded, and record their numbers."""
         for token in {self._records[key].token for key in keys if not self._records[key].job_id}:
             self._cluster.wait_for_sbatch(token)

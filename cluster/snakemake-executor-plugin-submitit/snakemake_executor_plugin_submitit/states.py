@@ -38,6 +38,18 @@ _PENDING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _REQUEUEABLE = {"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 """States that the accounting database may also report for jobs that the controller has requeued."""
+_WITHOUT_VERDICT = {"FAILED", "PREEMPTED", "TIMEOUT", "DEADLINE", "NODE_FAIL"}
+"""States that a job can also reach after all its ranks have succeeded, while its processes end."""
+
+
+def ranks_decide(state: State) -> bool:
+    """Return whether a job in this state has succeeded if all its ranks recorded success.
+
+    A job can complete within the grace time of a preemption, at its time limit, or just before its node fails. SLURM
+    then gives it a state of failure, although it does not run the job again. Jobs that a user cancelled, or that
+    exceeded their memory, have failed whatever their ranks recorded.
+    """
+    return state.kind is Kind.GONE or (state.kind is Kind.FAILED and state.name in _WITHOUT_VERDICT)
 
 
 def kind_of(name: str, *, final: bool) -> Kind:

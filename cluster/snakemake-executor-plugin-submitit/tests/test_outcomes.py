@@ -56,7 +56,16 @@ def job(tmp_path, monkeypatch) -> Fixture:
     return Fixture()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("FAILED", Kind.FAILED), ("UNKNOWN", Kind.GONE)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("FAILED", Kind.FAILED),
+        ("PREEMPTED", Kind.FAILED),
+        ("TIMEOUT", Kind.FAILED),
+        ("NODE_FAIL", Kind.FAILED),
+        ("UNKNOWN", Kind.GONE),
+    ],
+)
 def test_a_job_whose_ranks_all_succeeded_has_succeeded(job, name, kind):
     job.recorded = Kind.DONE
     assert job.update(name, kind) is Kind.DONE
@@ -69,9 +78,11 @@ def test_a_job_of_which_a_rank_failed_has_failed(job):
     assert job.events == ["ended"]
 
 
-def test_a_cancelled_job_is_cancelled_although_its_ranks_succeeded(job):
+@pytest.mark.parametrize("name", ["CANCELLED", "OUT_OF_MEMORY"])
+def test_a_cancelled_job_and_one_without_memory_have_failed_although_their_ranks_succeeded(job, name):
     job.recorded = Kind.DONE
-    assert job.update("CANCELLED") is Kind.FAILED
+    assert job.update(name) is not Kind.DONE
+    assert "completed" not in job.events
 
 
 def test_a_job_that_lost_a_node_is_resubmitted_once_the_old_job_is_cancelled(job):

@@ -136,6 +136,21 @@ def test_a_finished_job_is_taken_up_although_no_controller_lists_it(earlier):
     assert submission.settled == State(Kind.DONE, "COMPLETED")
 
 
+@pytest.mark.parametrize("name", ["PREEMPTED", "TIMEOUT", "NODE_FAIL"])
+def test_a_job_that_completed_while_slurm_ended_it_is_taken_up_and_not_repeated(earlier, name):
+    earlier.record()
+    earlier.finished()
+    earlier.output.touch()
+    submission = earlier.reattach(Cluster(State(Kind.FAILED, name)))
+    assert submission is not None
+    assert submission.settled == State(Kind.DONE, "COMPLETED")
+
+
+def test_a_job_that_slurm_ended_before_it_completed_is_repeated(earlier):
+    earlier.record()
+    assert earlier.reattach(Cluster(State(Kind.FAILED, "PREEMPTED"))) is None
+
+
 def test_a_job_whose_number_was_not_recorded_is_found_by_its_token(earlier):
     earlier.record(number="")
     cluster = Cluster()
@@ -213,4 +228,28 @@ def test_the_record_of_a_job_that_may_still_run_is_kept(earlier):
     earlier.record()
     logger = SimpleNamespace(info=print, warning=print)
     ReattachedJobs(earlier.registry, Cluster(), logger, latency_wait=0).drop_finished([earlier.job])
+    assert "key" in earlier.registry.read_all()
+
+
+@pytest.mark.parametrize("number", ["1", None])
+def test_the_record_of_a_job_that_is_not_needed_is_removed_although_its_number_was_not_recorded(earlier, number):
+    earlier.record(number="")
+    earlier.finished()
+    cluster = Cluster(state=None)
+    cluster.number = number  # None: SLURM never accepted the job
+    logger = SimpleNamespace(info=print, warning=print)
+    ReattachedJobs(earlier.registry, cluster, logger, latency_wait=0).drop_finished([earlier.job])
+    assert earlier.registry.read_all() == {}
+
+
+def test_a_record_without_a_number_is_kept_while_the_controller_does_not_respond(earlier, monkeypatch):
+    earlier.record(number="")
+    cluster = Cluster(state=None)
+
+    def submitted_number(token):
+        raise QueryFailed("squeue: Unable to contact slurm controller")
+
+    monkeypatch.setattr(cluster, "submitted_number", submitted_number)
+    logger = SimpleNamespace(info=print, warning=print)
+    ReattachedJobs(earlier.registry, cluster, logger, latency_wait=0).drop_finished([earlier.job])
     assert "key" in earlier.registry.read_all()
