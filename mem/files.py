@@ -46,8 +46,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file next to `path`; on exit, flush it to disk and rename it to `path`.
+
+    If `durable` is not set, the file is not flushed to disk. It can then be lost or empty after a power failure, but not
+    after the end of a process.
 
     If the body raises an exception or the disk is full, the temporary file is deleted, and an existing file at `path`
     remains unchanged. An OSError that has no file name, or that of the temporary file, is raised with `path`.
@@ -60,19 +63,21 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         with open(temporary, mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic(path) as file:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file atomically. For `durable`, see `atomic`."""
+    with atomic(path, durable=durable) as file:
         file.write(text)
 
 

@@ -87,7 +87,8 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
 
 def _write_if_changed(path: Path, header: str, content: dict[str, Any]) -> None:
     if not has_content(path, content, ignored=_KEPT):
-        files.write_text(path, header + format_config(content))
+        # Not durable, because a study can have thousands of runs. After a power failure, the next start writes it again.
+        files.write_text(path, header + format_config(content), durable=False)
 
 
 def read_config(path: Path, stage: str) -> RunConfig:

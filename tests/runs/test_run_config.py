@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def test_a_written_configuration_is_read_back(tmp_path, mini):
         assert (config.key, config.seed, dict(config.labels)) == (run.key, run.seed, dict(run.labels))
     pretrain = next(run for run in runs if run.stage == "pretrain")
     assert read_config(tmp_path / pretrain.folder, "pretrain").compute.checkpoint_minutes == 0.01
+
+
+def test_configurations_are_not_flushed_to_disk_one_by_one(tmp_path, mini, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pytest.fail("a configuration is flushed to disk"))
+    write_configs(study_runs(mini), mini, tmp_path)
+    (tmp_path / study_runs(mini)[0].folder / "config.yaml").write_text("")  # after a power failure
+    write_configs(study_runs(mini), mini, tmp_path)
+    assert read_config(tmp_path / study_runs(mini)[0].folder, "convert").key == study_runs(mini)[0].key
 
 
 def test_an_unchanged_configuration_is_not_rewritten(tmp_path, mini):
