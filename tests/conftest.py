@@ -34,6 +34,8 @@ SLURM_FILES = (
     "test_slurm_interruptions.py",
     "test_slurm_submission.py",
     "test_slurm_jobs.py",
+    "test_slurm_bundles.py",
+    "test_slurm_heads.py",
     "test_throwaway.py",
     "test_doctor_on_slurm.py",
 )

@@ -1,18 +1,17 @@
-"""Entry point of the fork server (see `mem.jobs.fork.server`).
+"""Entry point of the fork server (see `mem.jobs.fork.server`): `python -m mem.cli.fork_server`.
 
-python -m mem.cli.fork_server NAME          listen at an abstract Unix socket until standard input is closed
-python -m mem.cli.fork_server -- COMMAND    run a command whose child processes use a server
+The server prints the environment variable with which commands find it, and serves until standard input is closed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import socket
-import sys
 
+from mem.jobs.fork.client import SERVER_VARIABLE
 from mem.jobs.fork.server import Command, Server
-from mem.jobs.fork.start import ForkServer
 
 _MODULES = (
     "mem.jobs.job",
@@ -25,13 +24,13 @@ _MODULES = (
 
 
 def main() -> None:
-    """Run the command line."""
-    if sys.argv[1] == "--":
-        ForkServer(None).exec(sys.argv[2:])
+    """Serve until standard input is closed."""
+    name = f"mem-{os.urandom(16).hex()}"
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
-        listener.bind(f"\0{sys.argv[1]}")
+        listener.bind(f"\0{name}")
         listener.listen(512)
-        print("ready", flush=True)
+        place = f"{socket.gethostname()} {os.environ.get('SLURM_JOB_ID', '-')}"
+        print(f"{SERVER_VARIABLE}={name} {place}", flush=True)
         Server(listener, import_command).serve()
 
 

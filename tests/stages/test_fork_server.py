@@ -198,14 +198,3 @@ def test_the_server_ends_with_its_owner_and_commands_then_run_by_themselves(stud
     owner.server.wait(60)
     status, output = owner.run(folder, find_run(runs, "train_head", "crt"))
     assert (status, output.splitlines()[-1]) == (0, "imported torch"), output
-
-
-def test_a_command_with_a_server_for_its_child_processes(study, tmp_path):
-    folder, runs = study
-    run = find_run(runs, "train_head", "crt")
-    stage = [sys.executable, "-c", PROGRAM, run.stage, "--config", f"{run.folder}/config.yaml"]
-    command = [sys.executable, "-m", "mem.cli.fork_server", "--", sys.executable, "-c"]
-    command += [f"import subprocess, sys, os; print(os.getpid()); sys.exit(subprocess.call({stage!r}))"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
-    output = process.communicate(timeout=300)[0].splitlines()
-    assert (process.returncode, output[0], output[-1]) == (0, str(process.pid), "forked")

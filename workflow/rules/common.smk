@@ -109,6 +109,20 @@ def compute(stage):
     }
 
 
+def bundle(stage):
+    """Return how many runs of a stage one SLURM job computes, one after another.
+
+    A large study has twenty such jobs. Runs on images or GPUs take long, so each of them has a job of its own. Override
+    the number with `--set-resources STAGE:bundle=N`.
+    """
+    settings = getattr(STUDY.compute, stage)
+    online = STUDY.features is not None and STUDY.features.online
+    if online or settings.gpus_per_node or settings.nodes * settings.ranks_per_node > 1:
+        return 1
+    count = sum(run.stage == stage for run in STUDY_RUNS)
+    return min(50, max(1, count // 20))
+
+
 def threads_of(stage):
     """Return the number of cores that the study specifies for a stage."""
     return getattr(STUDY.compute, stage).threads

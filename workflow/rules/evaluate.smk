@@ -16,5 +16,6 @@ rule evaluate:
     threads: threads_of("evaluate")
     resources:
         **compute("evaluate"),
+        bundle=bundle("evaluate"),
     shell:
         "mem evaluate --config {input.config} --log {log}"

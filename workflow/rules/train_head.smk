@@ -16,5 +16,6 @@ rule train_head:
     threads: threads_of("train_head")
     resources:
         **compute("train_head"),
+        bundle=bundle("train_head"),
     shell:
         "mem train_head --config {input.config} --log {log}"

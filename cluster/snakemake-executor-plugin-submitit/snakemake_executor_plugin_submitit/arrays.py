@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from snakemake_executor_plugin_submitit import command
+from snakemake_executor_plugin_submitit import bundles, command
 from snakemake_executor_plugin_submitit.job_requests import Cluster
 from snakemake_executor_plugin_submitit.paths import REGISTRY, STATE, job_folder, make_private, submission_folder
 from snakemake_executor_plugin_submitit.registry import Record, Registry
@@ -25,7 +25,7 @@ from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.states import Kind
 from snakemake_executor_plugin_submitit.submission import Submission
-from snakemake_executor_plugin_submitit.work import Work
+from snakemake_executor_plugin_submitit.work import Bundle, Work
 
 
 class WorkflowExecutor(Protocol):
@@ -104,7 +104,9 @@ class ArraySender:
         try:
             if self._cluster.outlives_workflow_process:
                 self._registry.add({each.key: self._record(each) for each in stored})
-            ids = self._cluster.submit(token, len(stored), stored[0].request, stored[0].job.name)
+            request = stored[0].request
+            elements = len(bundles.bundles_of(stored, request.bundle))
+            ids = self._cluster.submit(token, elements, request, stored[0].job.name)
         except (ArrayTooLarge, SubmitLimitReached):
             self._discard(token, stored)
             raise
@@ -117,8 +119,10 @@ class ArraySender:
             for submission in stored:
                 submission.error = self._rejection(error)
             return
-        for submission, job_id in zip(stored, ids, strict=True):
-            submission.job_id, submission.last = job_id, Kind.PENDING
+        for submission in stored:
+            index, bundle = submission.index, request.bundle
+            submission.job_id = ids[index] if bundle == 1 else f"{ids[index // bundle]}#{index}"
+            submission.last = Kind.PENDING
         if self._cluster.outlives_workflow_process:
             with disk_errors_reported(self._executor.logger):
                 self._registry.set_number(token, ids[0].split("_")[0])
@@ -126,20 +130,30 @@ class ArraySender:
     def _store(self, submissions: Sequence[Submission], token: str) -> list[Submission]:
         """Write the jobs' files, and return the jobs whose files were written. The others have an error."""
         stored: list[Submission] = []
-        for submission in submissions:
-            submission.token, submission.index, submission.submitted_at = token, len(stored), time.time()
-            submission.folder = job_folder(f"{token}-{submission.index}", submission.folder.logs)
+        size = submissions[0].request.bundle
+        for bundle in bundles.bundles_of(submissions, size):
+            for index, submission in enumerate(bundle, start=len(stored)):
+                submission.token, submission.index, submission.submitted_at = token, index, time.time()
+                submission.folder = job_folder(f"{token}-{submission.index}", submission.folder.logs)
             try:
-                make_private(submission.folder.root.parent)
                 make_private(submission_folder(token).parent)
-                submission.folder.root.mkdir(exist_ok=True)
-                self._cluster.store(self._work(submission), token, submission.index)
+                make_private(bundle[0].folder.root.parent)
+                for submission in bundle:
+                    submission.folder.root.mkdir(exist_ok=True)
+                self._cluster.store(self._callable(bundle), token, len(stored) // size)  # type: ignore[arg-type]
             except OSError as error:
-                shutil.rmtree(submission.folder.root, ignore_errors=True)
-                submission.error = self._rejection(error)
+                for submission in bundle:
+                    shutil.rmtree(submission.folder.root, ignore_errors=True)
+                    submission.error = self._rejection(error)
             else:
-                stored.append(submission)
+                stored.extend(bundle)
         return stored
+
+    def _callable(self, bundle: Sequence[Submission]) -> Work | Bundle:
+        """Return what the cluster runs for a bundle. Only requests to SLURM have bundles of several jobs."""
+        if bundle[0].request.bundle == 1:
+            return self._work(bundle[0])
+        return Bundle(tuple(map(self._work, bundle)), self._settings.bundle_service or "")
 
     def _discard(self, token: str, submissions: Sequence[Submission]) -> None:
         """Remove the files and records of jobs that were not submitted."""
@@ -165,6 +179,7 @@ class ArraySender:
             fingerprint=submission.fingerprint,
             submitted=submission.submitted_at,
             cluster=self._cluster.site_name() if isinstance(self._cluster, Slurm) else "",
+            bundle=submission.request.bundle,
         )
 
     def _work(self, submission: Submission) -> Work:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import replace
 
 from submitit import DebugExecutor
 
@@ -34,7 +35,7 @@ class Debug:
                 f"the job requests {request.tasks} tasks, but the debug cluster runs a single process. "
                 "Use --submitit-cluster local"
             )
-        return request
+        return replace(request, bundle=1)
 
     def store(self, work: Work, token: str, index: int) -> None:
         """Keep a job that `submit` will run."""

@@ -57,7 +57,7 @@ class JobRequests:
         if job.is_group():
             for member in job.jobs:
                 command.check_group_member(member)
-            values = {name: value for name, value in values.items() if name not in command.TASK_RESOURCES}
+            values = {name: value for name, value in values.items() if name not in (*command.TASK_RESOURCES, "bundle")}
         schedulable = set(self._workflow.global_resources) | {"_cores", "_nodes"}
         request = parse_request(values, job.threads, self._settings, schedulable)
         return request if isinstance(self._cluster, Slurm) else self._cluster.collapse(request)

@@ -62,14 +62,14 @@ class Local:
         """
         if self._one_rank_per_gpu and (request.gpus_per_node or request.tasks > 1):
             gpus = len(self._devices)
-            return replace(request, nodes=1, tasks_per_node=max(1, gpus), gpus_per_node=gpus)
+            return replace(request, nodes=1, tasks_per_node=max(1, gpus), gpus_per_node=gpus, bundle=1)
         gpus = request.nodes * request.gpus_per_node
         if gpus > len(self._devices):
             raise ResourceError(
                 f"the job requests {gpus} GPUs, more than the {len(self._devices)} visible on this machine. "
                 "Request fewer GPUs, or use --submitit-local-ranks gpus to start one rank per visible GPU"
             )
-        return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus)
+        return replace(request, nodes=1, tasks_per_node=request.tasks, gpus_per_node=gpus, bundle=1)
 
     def store(self, work: Work, token: str, index: int) -> None:
         """Keep a job that `submit` will queue."""

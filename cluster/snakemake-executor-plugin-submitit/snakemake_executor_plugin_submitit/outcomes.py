@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from snakemake_executor_plugin_submitit import requeue
+from snakemake_executor_plugin_submitit import bundles, requeue
 from snakemake_executor_plugin_submitit.failures import error_message, failure_cause, first_failure
 from snakemake_executor_plugin_submitit.job_requests import Cluster
 from snakemake_executor_plugin_submitit.paths import submission_folder
@@ -38,6 +38,8 @@ class Outcomes:
         """
         if state is None:
             return Kind.FAILED if submission.error else Kind.PENDING
+        if bundles.is_bundled(submission.job_id) and state.kind in (Kind.DONE, Kind.FAILED, Kind.GONE):
+            state = bundles.state_of_job(submission.folder, state)
         kind = state.kind
         if ranks_decide(state):
             kind = self._cluster.outcome(submission.token, submission.job_id, submission.request.tasks)
@@ -56,7 +58,7 @@ class Outcomes:
     def _resubmit(self, submission: Submission, state: State) -> bool:
         """Resubmit a failed job if its code did not cause the failure. Otherwise, set `submission.error`."""
         failure = first_failure(submission.folder)
-        output = submission_folder(submission.token) / f"{submission.job_id}_0_log.out"
+        output = submission_folder(submission.token) / f"{bundles.cluster_id(submission.job_id)}_0_log.out"
         if failure is None and state.name == "FAILED" and node_failed(output):
             state = replace(state, name="NODE_FAIL")
         reason = failure.reason if failure else ""
@@ -66,7 +68,7 @@ class Outcomes:
             return False
         submission.error = error_message(
             cluster,
-            submission.job_id,
+            bundles.cluster_id(submission.job_id),
             state.name,
             failure,
             submission.folder,

@@ -12,10 +12,10 @@ from typing import Any
 
 from snakemake_interface_common.exceptions import WorkflowError
 
-from snakemake_executor_plugin_submitit import requeue
+from snakemake_executor_plugin_submitit import bundles, requeue
 from snakemake_executor_plugin_submitit.paths import REGISTRY, job_folder, submission_folder
 from snakemake_executor_plugin_submitit.queries import QueryFailed
-from snakemake_executor_plugin_submitit.registry import Record, Registry, element_id, record_key
+from snakemake_executor_plugin_submitit.registry import Record, Registry, record_key
 from snakemake_executor_plugin_submitit.slurm import Slurm
 from snakemake_executor_plugin_submitit.states import UNKNOWN, Kind, State, ranks_decide
 from snakemake_executor_plugin_submitit.submission import Submission
@@ -122,7 +122,9 @@ class ReattachedJobs:
             count = self._registry.submitted_count(token)
             for key, record in self._records.items():
                 if record.token == token:
-                    self._records[key] = replace(record, job_id=element_id(number, record.index, count))
+                    self._records[key] = replace(
+                        record, job_id=bundles.job_id(number, record.index, count, record.bundle)
+                    )
             self._registry.set_number(token, number)
 
     def _wait_for_outputs(self, finished: Sequence[tuple[Record, Any]]) -> None:
@@ -164,8 +166,17 @@ class ReattachedJobs:
             return True
         if active:
             self._cancel(record)
+            self._end_bundle(record)
         self._registry.drop(record.token, [record.index], [submission.key])
         return False
+
+    def _end_bundle(self, cancelled: Record) -> None:
+        """Update the states of the other jobs in the bundle of a cancelled job."""
+        for key, record in self._records.items():
+            if key in self._states and record.token == cancelled.token and bundles.is_bundled(record.job_id):
+                done = self._cluster.outcome(record.token, record.job_id, record.tasks) is Kind.DONE
+                if bundles.cluster_id(record.job_id) == bundles.cluster_id(cancelled.job_id):
+                    self._states[key] = _COMPLETED if done else _ENDED
 
     def _unknown(self, record: Record, state: State) -> str:
         job = f"job {record.job_id}" if record.job_id else "the job"
@@ -222,7 +233,7 @@ def _is_visible(path: str) -> bool:
 
 def _finish_time(record: Record) -> float:
     """Return the time at which the ranks recorded the job's outcome, or 0 if no such file exists."""
-    files = submission_folder(record.token).glob(f"{record.job_id}_*_result.pkl")
+    files = submission_folder(record.token).glob(f"{bundles.cluster_id(record.job_id)}_*_result.pkl")
     return max((path.stat().st_mtime for path in files), default=0.0)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake_executor_plugin_submitit import bundles
 from snakemake_executor_plugin_submitit.paths import make_private
 
 
@@ -35,6 +36,8 @@ class Record:
     """Time of the submission, in seconds since the epoch."""
     cluster: str = ""
     """Name of the SLURM cluster, or an empty string if it is unknown."""
+    bundle: int = 1
+    """Maximum number of jobs in a bundle."""
 
 
 def record_key(job: Any) -> str:
@@ -51,11 +54,6 @@ def job_fingerprint(job: Any, persistence: Any) -> str:
         parts.append(sorted(str(path) for path in member.input))
         parts.append(sorted(str(path) for path in member.output))
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
-
-
-def element_id(number: str, index: int, count: int) -> str:
-    """Return the id of one of the `count` jobs that sbatch submitted under a number: an array element or the job."""
-    return number if count == 1 else f"{number}_{index}"
 
 
 class Registry:
@@ -100,7 +98,7 @@ class Registry:
         self._open[path.stem], self._counts[path.stem] = set(open_jobs), len(jobs)
         return {
             job["key"]: Record(
-                job_id=element_id(number, index, len(jobs)) if number else "",
+                job_id=bundles.job_id(number, index, len(jobs), first.get("bundle", 1)) if number else "",
                 token=path.stem,
                 index=index,
                 tasks=first["tasks"],
@@ -108,6 +106,7 @@ class Registry:
                 fingerprint=job["fingerprint"],
                 submitted=first["submitted"],
                 cluster=first["cluster"],
+                bundle=first.get("bundle", 1),
             )
             for index, job in open_jobs.items()
         }
@@ -124,6 +123,8 @@ class Registry:
         first = next(iter(records.values()))
         jobs = [{"key": key, "logs": each.logs, "fingerprint": each.fingerprint} for key, each in records.items()]
         line = {"cluster": first.cluster, "submitted": first.submitted, "tasks": first.tasks, "jobs": jobs}
+        if first.bundle > 1:
+            line["bundle"] = first.bundle
         make_private(self._folder)
         path = self._path(first.token)
         try:

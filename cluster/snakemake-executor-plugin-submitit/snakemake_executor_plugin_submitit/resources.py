@@ -29,6 +29,7 @@ SUPPORTED = {
     "constraint": "node features",
     "qos": "quality of service",
     "slurm_extra": "additional sbatch options",
+    "bundle": "maximum number of jobs of the rule that run one after another in one job of the cluster",
 }
 """Resources that the plugin passes to the cluster, with their descriptions."""
 _SNAKEMAKE = {"_cores", "_nodes", "tmpdir", "mem", "mem_mib", "disk", "disk_mb", "disk_mib", "shell_exec", "cores"}
@@ -85,6 +86,8 @@ class Request:
     gres: str | None = None
     extra: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    bundle: int = 1
+    """Maximum number of jobs that run one after another in one job of the cluster."""
 
     @property
     def tasks(self) -> int:
@@ -127,6 +130,9 @@ def parse_request(
     tasks_per_node = _tasks_per_node(nodes, number("tasks"), number("tasks_per_node"))
     if "mem_mb_per_cpu" in given and "mem_mb" in given:
         raise ResourceError("mem_mb and mem_mb_per_cpu are mutually exclusive. Set only one of them")
+    bundle = number("bundle") or 1
+    if bundle > 1 and nodes * tasks_per_node > 1:
+        raise ResourceError(f"bundle={bundle}: a job with several tasks cannot be in a bundle. Set bundle=1")
     extra = shlex.split(settings.extra or "") + shlex.split(text("slurm_extra") or "")
     _refuse_reserved_options(extra)
     return Request(
@@ -145,6 +151,7 @@ def parse_request(
         reservation=settings.reservation,
         gres=text("gres"),
         extra=tuple(extra),
+        bundle=bundle,
     )
 
 

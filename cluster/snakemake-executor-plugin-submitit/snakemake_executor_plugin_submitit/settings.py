@@ -95,6 +95,14 @@ class ExecutorSettings(ExecutorSettingsBase):
             "is submitted separately."
         },
     )
+    bundle_service: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "Command that runs while the jobs of a bundle run. It prints one line VARIABLE=VALUE, which the "
+            "jobs get as an environment variable, and ends when its standard input is closed.",
+            "env_var": True,
+        },
+    )
     ports: str = field(
         default="20000-29999",
         metadata={"help": "Port range FIRST-LAST from which rank 0 of a multi-rank job chooses a free port."},

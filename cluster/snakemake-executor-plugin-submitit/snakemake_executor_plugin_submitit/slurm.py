@@ -15,15 +15,14 @@ import psutil
 from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import _make_sbatch_string
 
-from snakemake_executor_plugin_submitit import queries
+from snakemake_executor_plugin_submitit import bundles, queries
 from snakemake_executor_plugin_submitit.paths import submission_folder
 from snakemake_executor_plugin_submitit.poller import StatePoller
-from snakemake_executor_plugin_submitit.registry import element_id
 from snakemake_executor_plugin_submitit.resources import Request
 from snakemake_executor_plugin_submitit.sbatch import COMMAND_TIMEOUT_SECONDS, is_transient, sbatch
 from snakemake_executor_plugin_submitit.slurm_environment import client_environment, submission_environment
 from snakemake_executor_plugin_submitit.states import Kind, State
-from snakemake_executor_plugin_submitit.work import Work
+from snakemake_executor_plugin_submitit.work import Bundle, Work
 
 _TRIES = 3
 _IDS_PER_SCANCEL = 400
@@ -71,8 +70,8 @@ class Slurm:
 
     # submission
 
-    def store(self, work: Work, token: str, index: int) -> None:
-        """Write the description of a job that `submit` will submit.
+    def store(self, work: Work | Bundle, token: str, index: int) -> None:
+        """Write the description of a job or of a bundle that `submit` will submit.
 
         Raises:
             OSError: The file cannot be written.
@@ -99,7 +98,7 @@ class Slurm:
         number = sbatch(
             [*request.extra, *comment, "--export=ALL", str(path)], environment, lambda: self.submitted_number(token)
         )
-        return [element_id(number, index, count) for index in range(count)]
+        return [bundles.job_id(number, index, count, bundle=1) for index in range(count)]
 
     def submitted_number(self, token: str) -> str | None:
         """Return the number that sbatch returned for a submission, or None if SLURM did not accept it.
@@ -165,7 +164,8 @@ class Slurm:
 
     def poll(self, ids: Collection[str]) -> dict[str, State]:
         """Return the states of jobs with a single query."""
-        return self._poller.poll(set(ids))
+        states = self._poller.poll({bundles.cluster_id(job_id) for job_id in ids})
+        return {job_id: states[bundles.cluster_id(job_id)] for job_id in ids}
 
     def listed_jobs(self, ids: Collection[str]) -> dict[str, queries.ListedJob]:
         """Return those jobs that the controller lists.
@@ -173,7 +173,8 @@ class Slurm:
         Raises:
             QueryFailed: The controller does not respond.
         """
-        return queries.listed_jobs(ids)
+        listed = queries.listed_jobs({bundles.cluster_id(job_id) for job_id in ids})
+        return {job_id: found for job_id in ids if (found := listed.get(bundles.cluster_id(job_id)))}
 
     def is_active(self, job_id: str) -> bool:
         """Return whether a job is still queued or running. Return True if the controller does not respond."""
@@ -185,20 +186,26 @@ class Slurm:
 
     def outcome(self, token: str, job_id: str, tasks: int) -> Kind:
         """Return the outcome that the ranks recorded for a job that SLURM no longer lists."""
+        if bundles.is_bundled(job_id):
+            return bundles.recorded_outcome(bundles.folder_of(token, job_id))
         return recorded_outcome(submission_folder(token), job_id, tasks)
 
     # end
 
     def cancel(self, ids: Collection[str]) -> None:
         """Cancel jobs. Print a warning if SLURM does not respond."""
-        ordered = sorted(ids)
+        ordered = sorted({bundles.cluster_id(job_id) for job_id in ids})
         for first in range(0, len(ordered), _IDS_PER_SCANCEL):
             part = ordered[first : first + _IDS_PER_SCANCEL]
             if error := _scancel(part):
                 self._warn(f"Cannot cancel {len(part)} SLURM jobs: {error}. Cancel them with: scancel {' '.join(part)}")
 
     def remove_files(self, token: str, job_id: str, index: int) -> None:
-        """Remove submitit's files for a successful job."""
+        """Remove submitit's files for a successful job. Files of bundles are removed with the last job."""
+        if bundles.is_bundled(job_id):
+            if not bundles.others_exist(token, job_id):
+                shutil.rmtree(submission_folder(token), ignore_errors=True)
+            return
         (submission_folder(token) / f"{index}.pkl").unlink(missing_ok=True)
         remove_files(submission_folder(token), job_id)
 

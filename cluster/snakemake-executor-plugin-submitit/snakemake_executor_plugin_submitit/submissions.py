@@ -97,6 +97,7 @@ class Submissions:
         size = self._settings.array_size
         if isinstance(self._cluster, Slurm) and len(submissions) > 1:
             size = min(size, self._cluster.largest_array() or size)
+        size *= submissions[0].request.bundle
         for first in range(0, len(submissions), size):
             yield list(submissions[first : first + size])
 

@@ -68,3 +68,23 @@ class Work:
         from snakemake_executor_plugin_submitit.rank import Rank
 
         Rank(self).run()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Several jobs that a single rank runs one after another, as a callable that submitit runs."""
+
+    jobs: tuple[Work, ...]
+    service: str = ""
+    """Command that runs while the jobs run. It prints `VARIABLE=VALUE` for them, and ends when its input is closed."""
+
+    @property
+    def minutes(self) -> int | None:
+        """Time limit in minutes."""
+        return self.jobs[0].minutes
+
+    def __call__(self) -> None:
+        """Run the jobs. The rank records the outcome of each job in the folder of the job."""
+        from snakemake_executor_plugin_submitit.run_bundle import run_bundle
+
+        run_bundle(self)

@@ -40,6 +40,9 @@ def run_request(command: Callable[[Sequence[str]], int], request: Request, conne
     except BaseException:
         traceback.print_exc()
         status = 1
+    # The process ends without the end of its interpreter. As in forked processes of `multiprocessing`, threads that are
+    # not daemon threads end first, for example a thread that writes a checkpoint.
+    threading._shutdown()  # type: ignore[attr-defined]
     _flush()
     return status
 
