@@ -31,9 +31,9 @@ class SampleBatchNorm(nn.BatchNorm2d):
         self.rank_group: RankGroup | None = None
         """Ranks that share a sample group; None if each group is on a single rank."""
         self.pending: list[Float[Tensor, "2 channels"]] = []
-        """Mean and unbiased variance of each sample group in the current step."""
-        self.recompute = False
-        """Whether the backward pass repeats the forward pass; see `mem.models.recompute`."""
+        """Mean and unbiased variance of each sample group in the current forward pass."""
+        self.kept: list[Float[Tensor, "2 channels"]] = []
+        """The statistics of all forward passes of the current step."""
 
     def forward(
         self, input: Float[Tensor, "samples channels rows columns"]
@@ -54,13 +54,8 @@ class SampleBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         statistics = torch.zeros(2, self.num_features, dtype=self.running_mean.dtype, device=x.device)
         out = F.batch_norm(x, statistics[0], statistics[1], self.weight, self.bias, True, 1.0, self.eps)
-        self._record(statistics)
+        self.pending.append(statistics)
         return out
-
-    def _record(self, statistics: Float[Tensor, "2 channels"]) -> None:
-        """Add the statistics of a sample group, unless the backward pass repeats the forward pass."""
-        if not (self.recompute and torch._C._current_graph_task_id() != -1):  # -1: no backward pass is running
-            self.pending.append(statistics)
 
     def _normalise_shared_group(
         self, x: Float[Tensor, "part channels rows columns"], ranks: RankGroup
@@ -73,7 +68,7 @@ class SampleBatchNorm(nn.BatchNorm2d):
         mean = means.mean(dim=0)
         variance = (variances + (means - mean) ** 2).mean(dim=0)
         count = x.numel() // self.num_features * ranks.size
-        self._record(torch.stack([mean, variance * count / (count - 1)]).detach())
+        self.pending.append(torch.stack([mean, variance * count / (count - 1)]).detach())
         scale = (variance + self.eps).rsqrt()
         out = (wide - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)
         if self.affine:
@@ -140,6 +135,17 @@ def configure_batch_norms(model: nn.Module, world: World, global_batch: int, mic
         norm.rank_group = group
 
 
+def keep_batch_norm_statistics(model: nn.Module) -> None:
+    """Keep the statistics of a forward pass for the update at the end of the step.
+
+    Call this before the backward pass, which may repeat the forward pass (`mem.models.recompute`), and discard the
+    statistics after it. Each forward pass of a compiled model then starts in the same state, and is compiled once.
+    """
+    for norm in _norms(model):
+        norm.kept += norm.pending
+        norm.pending.clear()
+
+
 def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor | None = None) -> None:
     """Update the running statistics from the current step, identically on all ranks.
 
@@ -148,10 +154,10 @@ def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor
         world: The ranks.
         skipped: Flag on the device. If set, the statistics remain unchanged.
     """
-    norms = [norm for norm in _norms(model) if norm.pending]
+    norms = [norm for norm in _norms(model) if norm.kept]
     if not norms:
         return
-    found = world.mean(torch.cat([torch.stack(norm.pending).mean(dim=0) for norm in norms], dim=1))
+    found = world.mean(torch.cat([torch.stack(norm.kept).mean(dim=0) for norm in norms], dim=1))
     with torch.no_grad():
         for norm, (mean, variance) in zip(
             norms, (part.unbind(0) for part in found.split([n.num_features for n in norms], dim=1)), strict=True
@@ -162,7 +168,7 @@ def update_batch_norm_statistics(model: nn.Module, world: World, skipped: Tensor
                 running.copy_(updated if skipped is None else torch.where(skipped, running, updated))
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked += 1 if skipped is None else (~skipped).long()
-            norm.pending.clear()
+            norm.kept.clear()
 
 
 def micro_batch_multiple(model: nn.Module, local: int) -> int:
@@ -174,7 +180,7 @@ def micro_batch_multiple(model: nn.Module, local: int) -> int:
 
 
 def discard_batch_norm_statistics(model: nn.Module) -> None:
-    """Discard the statistics of a forward pass that is not part of a step."""
+    """Discard the statistics of a forward pass that is not part of a step, or that repeats another one."""
     for norm in _norms(model):
         norm.pending.clear()
 

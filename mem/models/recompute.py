@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mem.errors import UserError
-from mem.models.batch_norm import SampleBatchNorm
 
 
 class Recomputing:
@@ -37,9 +36,6 @@ def recompute_activations(model: nn.Module, name: str, enabled: bool = True) -> 
     ours = [module for module in model.modules() if isinstance(module, Recomputing)]
     for module in ours:
         module.recompute = enabled
-    for module in model.modules():
-        if isinstance(module, SampleBatchNorm):
-            module.recompute = enabled
     if ours:
         return
     network = getattr(model, "backbone", model)

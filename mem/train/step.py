@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from mem.data.batch import Batch
 from mem.distributed import World
-from mem.models.batch_norm import update_batch_norm_statistics
+from mem.models.batch_norm import (
+    discard_batch_norm_statistics,
+    keep_batch_norm_statistics,
+    update_batch_norm_statistics,
+)
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import set_lr, skip_step_where, update_average
 from mem.train.state import TrainState
@@ -67,6 +71,7 @@ def train_step(
         is_last = i == len(parts) - 1
         with torch.autocast(world.device.type, torch.bfloat16, enabled=options.bf16):
             loss, metrics = objective(replica, part)
+        keep_batch_norm_statistics(state.model)
         # The replica averages over ranks, so the weighted losses add up to the mean over the global batch.
         share = len(part) * world.size / context.global_batch
         # A non-finite loss can have a finite gradient, for example through a clamp. Multiplying by NaN makes the
@@ -75,6 +80,7 @@ def train_step(
         weight = torch.where(finite, torch.full_like(loss, share, requires_grad=False), torch.nan)
         with contextlib.nullcontext() if is_last else world.without_sync(replica):
             (loss * weight).backward()
+        discard_batch_norm_statistics(state.model)
         bad_loss = bad_loss | ~finite
         for name, value in {"loss": loss, **metrics}.items():
             totals[name] = totals.get(name, torch.zeros((), device=world.device)) + value.detach() * share

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import nn
 
 from mem import config
 from mem.data.batch import Batch
+from mem.models.backbones import build
+from mem.models.mae import build_autoencoder
+from mem.stages.finetune import classification
+from mem.stages.pretrain import reconstruction
+from mem.train.step import Objective
+from tests.train.training import CNN, PIXELS
 
 BATCH = 12
 VIT = config.VisionTransformer(
@@ -20,6 +29,32 @@ PRETRAIN = config.Pretrain(
     precision="bf16", mask_ratio=0.5, norm_pix_loss=True, decoder=config.Decoder(width=16, depth=1, heads=2),
     augmentation=config.Augmentation(crop_scale=(0.2, 1.0), flip=True),
 )  # fmt: skip
+
+
+SIDE = 32
+"""Height and width of the images in pixels."""
+Case = Callable[[], tuple[nn.Module, Objective]]
+
+
+def autoencoder(backbone: config.VisionTransformer | config.ConvMae) -> tuple[nn.Module, Objective]:
+    torch.manual_seed(0)
+    model = build_autoencoder(backbone, PRETRAIN)
+    return model, reconstruction(PIXELS, model.grid**2)
+
+
+def classifier(backbone: config.Backbone) -> tuple[nn.Module, Objective]:
+    torch.manual_seed(0)
+    model = build(backbone, 5, drop_path=0.4)
+    return model, classification(PIXELS, 0.1, model.branches)
+
+
+CASES: dict[str, Case] = {
+    "mae": lambda: autoencoder(VIT),
+    "convmae": lambda: autoencoder(CONVMAE),
+    "vit": lambda: classifier(VIT),
+    "convmae classifier": lambda: classifier(CONVMAE),
+    "cnn": lambda: classifier(CNN.model_copy(update={"image_size": SIDE, "norm_batch": 6})),
+}
 
 
 def random_batch(step: int, side: int) -> Batch:

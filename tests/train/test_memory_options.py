@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mem import config
 from mem.distributed import SINGLE_PROCESS
 from mem.errors import UserError
 from mem.models.backbones import BackboneClassifier, build
 from mem.models.channels_last import is_convolutional, store_channels_last
 from mem.models.flops import training_flops
-from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.recompute import recompute_activations
 from mem.stages.finetune import classification
@@ -24,33 +25,10 @@ from mem.train.checkpoints import copy_to_host
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
-from mem.train.step import Objective, StepContext, StepOptions, train_step
-from tests.train.steps import BATCH, CONVMAE, PRETRAIN, VIT, random_batch
+from mem.train.step import StepContext, StepOptions, train_step
+from tests.conftest import REPOSITORY
+from tests.train.steps import BATCH, CASES, CONVMAE, SIDE, VIT, Case, classifier, random_batch
 from tests.train.training import CNN, PIXELS, SGD, assert_same, finetuning, recipe
-
-SIDE = 32
-Case = Callable[[], tuple[nn.Module, Objective]]
-
-
-def autoencoder(backbone: config.VisionTransformer | config.ConvMae) -> tuple[nn.Module, Objective]:
-    torch.manual_seed(0)
-    model = build_autoencoder(backbone, PRETRAIN)
-    return model, reconstruction(PIXELS, model.grid**2)
-
-
-def classifier(backbone: config.Backbone) -> tuple[nn.Module, Objective]:
-    torch.manual_seed(0)
-    model = build(backbone, 5, drop_path=0.4)
-    return model, classification(PIXELS, 0.1, model.branches)
-
-
-CASES: dict[str, Case] = {
-    "mae": lambda: autoencoder(VIT),
-    "convmae": lambda: autoencoder(CONVMAE),
-    "vit": lambda: classifier(VIT),
-    "convmae classifier": lambda: classifier(CONVMAE),
-    "cnn": lambda: classifier(CNN.model_copy(update={"image_size": SIDE, "norm_batch": 6})),
-}
 
 
 def trained(case: Case, *, recompute: bool, bf16: bool = False, device: str = "cpu") -> TrainState:
@@ -170,6 +148,18 @@ def test_a_checkpoint_resumes_with_another_memory_format(optimizer, saved_channe
     for each in (saved, resumed):
         step(each, 2)
     assert_same(resumed.model, saved.model, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.stage
+def test_a_compiled_model_is_one_graph_that_is_compiled_once():
+    """In a process of its own, because the type checks of the tests break graphs."""
+    script = Path(__file__).with_name("compiled_graphs.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    graphs = json.loads(done.stdout.splitlines()[-1])
+    assert len(graphs) == 2 * len(CASES)
+    # PyTorch cannot repeat a change of a list, the statistics of BatchNorm, in the backward pass of a graph.
+    assert graphs.pop("cnn, recomputed") > 1
+    assert set(graphs.values()) == {1}, graphs
 
 
 # --- on a GPU -------------------------------------------------------------------------------------------------------
