@@ -49,8 +49,8 @@ def naming(path: Path) -> Iterator[None]:
 def atomic(path: Path, mode: str = "w", *, durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file next to `path`; on exit, flush it to disk and rename it to `path`.
 
-    If `durable` is not set, the file is not flushed to disk. It can then be lost or empty after a power failure, but not
-    after the end of a process.
+    If `durable` is not set, the file is not flushed to disk. It can then be lost or empty after a power failure, but
+    not after the end of a process.
 
     If the body raises an exception or the disk is full, the temporary file is deleted, and an existing file at `path`
     remains unchanged. An OSError that has no file name, or that of the temporary file, is raised with `path`.

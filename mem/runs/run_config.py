@@ -87,7 +87,7 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
 
 def _write_if_changed(path: Path, header: str, content: dict[str, Any]) -> None:
     if not has_content(path, content, ignored=_KEPT):
-        # Not durable, because a study can have thousands of runs. After a power failure, the next start writes it again.
+        # A study can have thousands of runs. After a power failure, the next start writes lost files again.
         files.write_text(path, header + format_config(content), durable=False)
 
 

@@ -17,6 +17,8 @@ BLOCKED = (
     "cv2", "ffcv", "matplotlib", "numba", "safetensors", "timm", "torch", "torchvision",
 )  # fmt: skip
 """Packages that the workflow process must not need."""
+SLOW = ("PIL", "jinja2", "mlflow", "pandas", "pyarrow", "scipy", "sklearn", "sqlalchemy")
+"""Packages whose import would delay the start of the workflow. The mirror, another process, imports some of them."""
 CODE = f"""
 import json, sys
 
@@ -48,6 +50,28 @@ def test_the_workflow_process_loads_every_study_without_torch_and_timm():
     assert {study: keys[study] for study in studies} == {
         study: [key for _, _, key, _ in runs] for study, runs in recorded.items()
     }
+
+
+def test_the_rules_import_no_large_library_when_the_workflow_starts(tmp_path):
+    text = (REPOSITORY / "workflow" / "rules" / "common.smk").read_text()
+    imports = re.findall(r"^from mem[.\w]* import .*$", text, re.MULTILINE)
+    assert len(imports) >= 7
+    program = "\n".join(
+        [
+            "import sys",
+            *imports,
+            f"study = load_study([{str(REPOSITORY / 'config/paper/inat18_resnext50.yaml')!r}])",
+            "runs = study_runs(study)",
+            "write_configs(runs, study)",
+            "files_to_restore(runs)",
+            f"print([name for name in {(*BLOCKED, *SLOW)!r} if name in sys.modules])",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
 
 
 def test_the_page_installs_no_blocked_package():
