@@ -16,7 +16,12 @@ from mem.distributed import SINGLE_PROCESS, World
 from mem.errors import UserError
 from mem.models.backbones import build
 from mem.models.backbones.frozen import frozen_timm
-from mem.models.batch_norm import SampleBatchNorm, configure_batch_norms, update_batch_norm_statistics
+from mem.models.batch_norm import (
+    SampleBatchNorm,
+    configure_batch_norms,
+    keep_batch_norm_statistics,
+    update_batch_norm_statistics,
+)
 from mem.models.drop_path import SampleDropPath, drop_paths
 from mem.models.weights.initialise import initialise_from
 
@@ -48,6 +53,7 @@ def test_with_norm_batch_equal_to_the_batch_training_equals_pytorchs_batchnorm()
     images = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     for network in (model, reference):
         network(images).square().sum().backward()
+    keep_batch_norm_statistics(model)
     update_batch_norm_statistics(model, SINGLE_PROCESS)
     gradients = {name: p.grad for name, p in model.backbone.named_parameters()}
     torch.testing.assert_close(gradients, {name: p.grad for name, p in reference.named_parameters()})
@@ -62,6 +68,7 @@ def test_each_group_of_samples_has_its_own_statistics():
     mean, variance = groups.mean(dim=(1, 3, 4), keepdim=True), groups.var(dim=(1, 3, 4), keepdim=True, correction=0)
     expected = ((groups - mean) / (variance + norm.eps).sqrt()).view_as(x)
     torch.testing.assert_close(norm(x), expected)
+    keep_batch_norm_statistics(norm)
     update_batch_norm_statistics(norm, SINGLE_PROCESS)
     torch.testing.assert_close(norm.running_mean, 0.1 * groups.mean(dim=(1, 3, 4)).mean(dim=0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * groups.var(dim=(1, 3, 4)).mean(dim=0))
@@ -72,6 +79,7 @@ def test_a_skipped_step_does_not_change_the_running_statistics():
     norm = SampleBatchNorm(nn.BatchNorm2d(3), norm_batch=2).train()
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     norm(torch.full((2, 3, 4, 4), torch.nan))
+    keep_batch_norm_statistics(norm)
     update_batch_norm_statistics(norm, SINGLE_PROCESS, skipped=torch.tensor(True))
     torch.testing.assert_close(dict(norm.state_dict()), before)
 
@@ -81,6 +89,7 @@ def test_evaluation_uses_the_running_statistics_without_changing_them():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(model(images)[:1], model(images[:1]))
+    keep_batch_norm_statistics(model)
     update_batch_norm_statistics(model, SINGLE_PROCESS)
     torch.testing.assert_close(dict(model.state_dict()), before)
 
