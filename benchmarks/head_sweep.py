@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -32,6 +31,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.machine import OtherLoad, processor
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES, WIDTH = 10, 64
@@ -96,13 +99,6 @@ def stage_command(run: Path) -> list[str]:
     return [sys.executable, "-m", "mem.cli", stage, "--config", str(run / "config.yaml")]
 
 
-def processor() -> str:
-    """Return the name of the processor and the number of cores that this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
 def measure_commands(folder: Path, runs: Sequence[Path], earlier: Path) -> dict[str, list[float]]:
     """Return the CPU seconds of importing PyTorch, and of each run's command with the current and the earlier code."""
     times: dict[str, list[float]] = {name: [] for name in ("import torch", "train_head", "evaluate", "before")}
@@ -141,6 +137,7 @@ def main() -> None:
 
 def compare(folder: Path, earlier: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run the sweep and the sample, and return the results by name."""
+    load = OtherLoad()
     write_features(folder)
     study = write_study(folder, options.heads, options.seeds)
     snakemake(folder, study, options.cores, "features")
@@ -158,6 +155,7 @@ def compare(folder: Path, earlier: Path, options: argparse.Namespace) -> dict[st
     }
     return {
         "processor": processor(),
+        "cores_busy_with_other_programs": round(load.cores(), 1),
         "jobs": jobs,
         "import_torch_s": round(median["import torch"], 2),
         "train_head_start_s": round(median["train_head"] - median["import torch"], 2),

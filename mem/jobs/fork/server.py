@@ -66,6 +66,7 @@ class Server:
                 connection, _ = self._listener.accept()
                 self._answer(connection)
             elif sys.stdin in ready:
+                signal.set_wakeup_fd(-1)
                 return
 
     def _answer(self, connection: socket.socket) -> None:
@@ -81,7 +82,12 @@ class Server:
         if self._command is None:
             self._import(request)
         with contextlib.closing(request):
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError as error:  # for example, the limit of processes is reached; the command runs by itself
+                print(f"A request was declined: {error}", file=sys.stderr, flush=True)
+                connection.close()
+                return
             if child == 0:
                 self._run(connection, request)
         self._runs[child] = connection
@@ -111,6 +117,7 @@ class Server:
                 print(f"A request was declined: {reason}.", file=sys.stderr, flush=True)
                 connection.sendall(b"D\0")
             else:
+                print(f"Process {os.getpid()}: mem {' '.join(request.arguments)}", file=sys.stderr, flush=True)
                 connection.sendall(b"A\0")
                 status = run_request(self._command, request, connection)
                 connection.sendall(bytes([ord("X"), status & 255]))
