@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from mem import config
@@ -37,23 +38,24 @@ def backbone_of(
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:
         backbone, model, record = frozen_backbone(job, classes)
-    return backbone, move_to_device(model, job).eval(), record
+    model = move_to_device(model, job.world.device, job.run.compute, job.run.backbone)
+    return backbone, model.eval(), record
 
 
-def move_to_device(model: Model, job: Job) -> Model:
-    """Move a model to the job's device, with the options of `compute` that change only memory, speed and rounding.
+def move_to_device(model: Model, device: torch.device, compute: config.Compute, name: str) -> Model:
+    """Move a model to a device, with the options of `compute` that change only memory, speed and rounding.
 
     Raises:
-        UserError: The network does not support such an option.
+        UserError: The network does not support such an option. The message refers to the network as `name`.
     """
-    model.to(job.world.device)
-    channels_last = job.run.compute.channels_last
+    model.to(device)
+    channels_last = compute.channels_last
     if channels_last is None:
-        channels_last = job.world.device.type == "cuda" and is_convolutional(model)
+        channels_last = device.type == "cuda" and is_convolutional(model)
     if channels_last:
         store_channels_last(model)
-    if job.run.compute.recompute_activations:
-        recompute_activations(model, job.run.backbone)
+    if compute.recompute_activations:
+        recompute_activations(model, name)
     return model
 
 

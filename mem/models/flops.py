@@ -31,6 +31,14 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
     return counter.get_total_flops()
 
 
+def forward_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
+    """Return the FLOPs of the matrix products and convolutions in one forward pass; see `training_flops`."""
+    meta_copy = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        meta_copy(*(torch.empty(shape, device="meta") for shape in shapes))
+    return counter.get_total_flops()
+
+
 def convolution_backward(
     grad_shape: torch.Size, x_shape: torch.Size, weight_shape: torch.Size, *rest: Any, **named: Any
 ) -> int:

@@ -41,7 +41,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
     seed_torch(job.seed)
     model = build(backbone, len(counts), settings.drop_path)
     record = load_starting_weights(job, model)
-    move_to_device(model, job)
+    move_to_device(model, job.world.device, job.run.compute, job.run.backbone)
     pixels = pixels_of(job)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)

@@ -32,7 +32,7 @@ def pretrain(job: Job) -> Mapping[str, Any]:
     seed_torch(job.seed)
     model = build_autoencoder(backbone, settings)
     record = load_starting_weights(job, model)
-    move_to_device(model, job)
+    move_to_device(model, job.world.device, job.run.compute, job.run.backbone)
     groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     pixels, side = pixels_of(job), backbone.image_size
