@@ -17,8 +17,8 @@ from mem.heads.base import Head
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
 from mem.heads.predict import predict
-from mem.jobs.job import Job
 from mem.jobs.feature_sources import feature_sources
+from mem.jobs.job import Job
 from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import classes_without_images, scalars, split_scores
 from mem.runs.folder import read_record

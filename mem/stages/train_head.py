@@ -13,8 +13,8 @@ from mem.data.features.stored import read_about
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head
 from mem.heads.training import HeadFeatures, make_head
-from mem.jobs.job import Job
 from mem.jobs.feature_sources import feature_sources
+from mem.jobs.job import Job
 
 
 def train_head(job: Job) -> Mapping[str, Any]:
