@@ -41,11 +41,10 @@ from mem.data.beton.encoding import Encoding, encode
 from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
+from mem.plan.gpu_benchmark import SCHEMA, model_settings
 from mem.train.checkpoints import Checkpoints
 from mem.train.step import StepOptions
 
-SCHEMA = 1
-"""Version of the file's format. Increase it when the meaning of a field changes."""
 FIRST_SECONDS: dict[bool | None, float] = {True: 60.0, False: 20.0}
 """Expected duration of the first compiled case and of the first other case, in seconds."""
 Result = dict[str, Any]
@@ -181,10 +180,10 @@ def run_case(case: Case, compiled: bool, options: argparse.Namespace, device: to
         torch.cuda.reset_peak_memory_stats()
     messages: list[str] = []
     if case.stage == "features":
-        model, flops = extract(study, device, data, compiled=compiled)
+        flops = extract(study, device, data, compiled=compiled)
     else:
         work = workload(case, study, device, batch)
-        model, flops = work.description, work.flops
+        flops = work.flops
         _, messages = train(work, data, device, StepOptions(bf16=True, compile=compiled))
     return {
         "batch": batch,
@@ -193,7 +192,7 @@ def run_case(case: Case, compiled: bool, options: argparse.Namespace, device: to
         "flops_per_image": flops,
         "peak_memory_gb": round(provenance.peak_gpu_memory_gb() or provenance.peak_memory_gb(), 3),
         "messages": messages,
-        "model": model,
+        "model": model_settings(case.stage, study),
     }
 
 

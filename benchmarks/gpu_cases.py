@@ -75,8 +75,6 @@ class Workload:
     objective: Objective
     flops: int
     """FLOPs of the forward and backward pass of one image."""
-    description: dict[str, Any]
-    """Settings that determine the cost of the model."""
 
 
 def study_of(case: Case, quick: bool) -> config.Study:
@@ -109,7 +107,6 @@ def workload(case: Case, study: config.Study, device: torch.device, batch: int) 
         groups = decay_groups(model, settings.weight_decay, decay_all=settings.decay_all)
         objective = reconstruction(PIXELS, model.grid**2)
         shapes: tuple[tuple[int, ...], ...] = ((1, 3, side, side), (1, model.grid**2))
-        described = {"backbone": backbone, "decoder": settings.decoder, "mask_ratio": settings.mask_ratio}
     else:
         settings = study.finetune
         assert settings is not None
@@ -120,19 +117,10 @@ def workload(case: Case, study: config.Study, device: torch.device, batch: int) 
         erasing, mixing = settings.augmentation.erasing, mixing_of(settings)
         objective = classification(PIXELS, settings.label_smoothing, model.branches, erasing, mixing)
         shapes = ((1, 3, side, side),)
-        described = {"backbone": backbone}
     flops = training_flops(model, *shapes)
     move_to_device(model, device, getattr(study.compute, case.stage), backbone.name)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
-    return Workload(state, objective, flops, describe(described))
-
-
-def describe(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that determine the cost of a model as JSON data, without names and crops."""
-    content = {name: getattr(v, "model_dump", lambda v=v, **_: v)(mode="json") for name, v in settings.items()}
-    for name in ("name", "center_crop", "norm_batch"):
-        content["backbone"].pop(name, None)
-    return content
+    return Workload(state, objective, flops)
 
 
 class TimedBatches:
@@ -186,10 +174,8 @@ def train(
     return fit(work.state, data, work.objective, Schedule(steps, 1e9, lambda step: 1e-5), context, options), messages
 
 
-def extract(
-    study: config.Study, device: torch.device, data: TimedBatches, *, compiled: bool
-) -> tuple[dict[str, Any], int]:
-    """Compute pooled features as the stage `features` does. Return the model's settings and FLOPs per image."""
+def extract(study: config.Study, device: torch.device, data: TimedBatches, *, compiled: bool) -> int:
+    """Compute pooled features as the stage `features` does. Return the FLOPs per image."""
     backbone: Any = study.backbone
     model = build(backbone, CLASSES)
     flops = forward_flops(model, (1, 3, backbone.image_size, backbone.image_size))
@@ -205,4 +191,4 @@ def extract(
     with torch.inference_mode():
         for _ in in_main_memory(results(data.from_step(0, 1_000_000))):
             pass
-    return describe({"backbone": backbone}), flops
+    return flops

@@ -66,14 +66,21 @@ def _add_plan(commands: Any) -> None:
     command.add_argument(
         "--peak-tflops",
         type=_positive,
-        default=790,
         metavar="T",
-        help="peak bfloat16 rate of a GPU in TFLOP/s (%(default)s)",
+        help="peak bfloat16 rate of a GPU in TFLOP/s; default: 790, or that of the benchmark",
     )
     command.add_argument(
-        "--utilisation", type=_positive, default=0.40, metavar="U", help="expected share of this rate (%(default)s)"
+        "--utilisation", type=_positive, metavar="U", help="expected share of this rate; default: 0.4, or measured"
     )
-    command.add_argument("--device-gb", type=_positive, default=80, metavar="GB", help="GPU memory in GB (%(default)s)")
+    command.add_argument(
+        "--device-gb", type=_positive, metavar="GB", help="GPU memory in GB; default: 80, or that of the benchmark"
+    )
+    command.add_argument(
+        "--gpu-benchmark",
+        type=Path,
+        metavar="FILE",
+        help="result of benchmarks/gpu.py; default: gpu-benchmark.json in the current folder, if it exists",
+    )
     command.add_argument(
         "--core-gflops", type=_positive, metavar="G", help="float32 rate of a CPU core in GFLOP/s; default: measured"
     )
@@ -188,16 +195,14 @@ def _data_show(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from mem.plan.text import plan_text
+    from mem.plan.text import AssumedGpu, plan_text
 
     print(
         plan_text(
             options.study,
             given=dict(options.images),
-            peak_tflops=options.peak_tflops,
-            utilisation=options.utilisation,
+            gpu=AssumedGpu(options.peak_tflops, options.utilisation, options.device_gb, options.gpu_benchmark),
             cpu_gflops=options.core_gflops,
-            device_gb=options.device_gb,
         )
     )
     return 0

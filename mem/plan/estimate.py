@@ -12,6 +12,7 @@ from mem.config import Compute, Study
 from mem.data.datasets.reference_counts import BALANCED
 from mem.plan import disk, known_costs
 from mem.plan.disk import DiskUse
+from mem.plan.gpu_benchmark import MeasuredRate
 from mem.plan.hours import CONVERT_SECONDS, JOB_OVERHEAD_SECONDS, READ_GB_PER_S, Rates
 from mem.plan.image_counts import ImageCounts
 from mem.plan.memory import FLOAT_BYTES, Memory, training_memory
@@ -40,6 +41,8 @@ class Estimate:
     """Disk space that `features.online` saves."""
     added_hours: float = 0.0
     """Hours that `features.online` adds."""
+    measured: str = ""
+    """Measurement of a GPU that the hours are from; empty if they are from assumed rates."""
 
     @property
     def flops(self) -> float:
@@ -93,8 +96,20 @@ class Estimator:
     def _compute(self, run: Run) -> Compute:
         return getattr(self.study.compute, run.stage)
 
-    def _hours(self, run: Run, flops: float, *, bf16: bool = False, read_bytes: float = 0.0) -> float:
-        compute_seconds = flops / self.rates.flops_per_second(self._compute(run), bf16=bf16)
+    def _measured(self, run: Run, stage: str, flops_per_image: float, *, bf16: bool) -> MeasuredRate | None:
+        """Return the measured rate of a GPU in a stage, or None if the run uses no GPU or there is no such rate."""
+        if self.rates.gpu is None or not bf16 or not self._compute(run).gpus_per_node:
+            return None
+        return self.rates.gpu.rate(stage, self.study, flops_per_image)
+
+    def _seconds(self, run: Run, flops: float, *, bf16: bool = False, measured: MeasuredRate | None = None) -> float:
+        """Return the duration of computations on all devices of a run, at the measured or the assumed rate."""
+        compute = self._compute(run)
+        if measured is not None:
+            return flops / (measured.flops_per_second * compute.nodes * compute.gpus_per_node)
+        return flops / self.rates.flops_per_second(compute, bf16=bf16)
+
+    def _hours(self, compute_seconds: float, *, read_bytes: float = 0.0) -> float:
         read_seconds = read_bytes / READ_GB_PER_S / 1e9
         return (JOB_OVERHEAD_SECONDS + max(compute_seconds, read_seconds)) / 3600
 
@@ -127,10 +142,13 @@ class Estimator:
             # Every rank evaluates the complete val split.
             ranks = compute.nodes * compute.ranks_per_node
             flops += validations * self.images.val * model.forward_flops * ranks
+        bf16 = settings.precision == "bf16"
+        measured = self._measured(run, run.stage, model.training_flops, bf16=bf16)
         return Estimate(
             run,
             compute,
-            hours=self._hours(run, flops, bf16=settings.precision == "bf16"),
+            hours=self._hours(self._seconds(run, flops, bf16=bf16, measured=measured)),
+            measured=measured.source if measured else "",
             disk=disk.training(model, saved_weights, optimizer, steps, average=average),
             steps=steps,
             images=images,
@@ -154,9 +172,10 @@ class Estimator:
         compute = self._compute(run)
         stored = disk.features(self.study, self.images, width, tokens, online=False)
         if self.study.features is None:
-            return Estimate(run, compute, self._hours(run, 0.0, read_bytes=2 * stored.final_bytes), stored)
+            return Estimate(run, compute, self._hours(0.0, read_bytes=2 * stored.final_bytes), stored)
         images = self.images.total + self.study.features.views * self.images.train
-        hours = self._hours(run, images * model.forward_flops, read_bytes=stored.final_bytes)
+        seconds, measured = self._backbone_seconds(run, images)
+        hours = self._hours(seconds, read_bytes=stored.final_bytes)
         if self._online:
             online = disk.features(self.study, self.images, width, tokens, online=True)
             online_hours = JOB_OVERHEAD_SECONDS / 3600
@@ -166,7 +185,24 @@ class Estimator:
             )
         # Without a backward pass, only the activations of one layer at a time are in memory.
         memory = Memory(FLOAT_BYTES * model.parameters, 0.0, model.activation_bytes / 4, FEATURE_BATCH)
-        return Estimate(run, compute, hours, stored, images=images, flops_per_image=model.forward_flops, memory=memory)
+        return Estimate(
+            run,
+            compute,
+            hours,
+            stored,
+            images=images,
+            flops_per_image=model.forward_flops,
+            memory=memory,
+            measured=measured,
+        )
+
+    def _backbone_seconds(self, run: Run, images: float) -> tuple[float, str]:
+        """Return how long the frozen backbone takes for images, and the measurement that this is from."""
+        flops = self.classifier.cost.forward_flops
+        bf16 = self.study.features is not None and self.study.features.precision == "bf16"
+        measured = self._measured(run, "features", flops, bf16=bf16)
+        seconds = self._seconds(run, images * flops, bf16=bf16, measured=measured)
+        return seconds, measured.source if measured else ""
 
     def _head(self, run: Run) -> tuple[config.Head, ModelCost]:
         name = str(run.labels["variant"])
@@ -183,10 +219,11 @@ class Estimator:
 
     def _head_hours(self, run: Run, flops: float, images: float, settings: config.Head) -> tuple[float, float]:
         """Return the hours of a stage that reads features, and how many of these hours `features.online` adds."""
-        stored_hours = self._hours(run, flops, read_bytes=images * self._feature_bytes(settings))
+        seconds = self._seconds(run, flops)
+        stored_hours = self._hours(seconds, read_bytes=images * self._feature_bytes(settings))
         if not self._online:
             return stored_hours, 0.0
-        hours = self._hours(run, flops + images * self._online_flops)
+        hours = self._hours(seconds + self._backbone_seconds(run, images)[0])
         return hours, hours - stored_hours
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mem.config import Compute
+from mem.plan.gpu_benchmark import GpuBenchmark
 from mem.runs.dag import Run
 
 PEAK_TFLOPS = 790.0
@@ -60,6 +61,8 @@ class Rates:
     """Memory of a GPU."""
     measured: CoreRate | None = None
     """Measurement that `core_gflops` is from; None if the user specified the rate."""
+    gpu: GpuBenchmark | None = None
+    """Measurement of a GPU, whose rates replace the assumed ones; None if there is none."""
 
     def flops_per_second(self, compute: Compute, *, bf16: bool) -> float:
         """Return the total rate of all devices of a stage."""

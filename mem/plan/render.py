@@ -109,8 +109,8 @@ def _totals(estimates: Sequence[Estimate]) -> list[str]:
 
 
 def _assumptions(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
-    lines: list[str] = []
-    if any(e.gpus for e in estimates):
+    lines = _measurements(estimates, rates)
+    if any(e.gpus and not e.measured for e in estimates):
         lines.append(
             f"assumed GPU:    {100 * rates.utilisation:g} % of {rates.peak_tflops:g} TFLOP/s in bfloat16, "
             f"1/{1 / FP32_SHARE:.0f} of that in float32 (--utilisation, --peak-tflops)"
@@ -126,13 +126,22 @@ def _assumptions(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
     return lines
 
 
+def _measurements(estimates: Sequence[Estimate], rates: Rates) -> list[str]:
+    """Return which hours are from measurements of a GPU."""
+    sources = {e.run.stage: e.measured for e in estimates if e.measured}
+    if rates.gpu is None or not sources:
+        return []
+    lines = [f"measured GPU:   {rates.gpu.device} on {rates.gpu.date} ({rates.gpu.path}; --gpu-benchmark)"]
+    return lines + [f"  {stage}: {source}" for stage, source in sources.items()]
+
+
 def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, free_bytes: float) -> Iterator[str]:
     """Yield a line for every limit that the study exceeds."""
     for group in _by_kind(estimates):
         longest = _longest(group)
         yield from _time_note(longest)
         yield from _memory_note(longest, rates)
-        yield from _loader_note(longest)
+        yield from _loader_note(longest, rates)
     if rates.measured is not None and rates.measured.busy and any(not e.gpus for e in estimates):
         yield (
             f"! core rate: measured while this machine was busy (load {rates.measured.load:.1f} on "
@@ -185,14 +194,15 @@ def _memory_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
     )
 
 
-def _loader_note(estimate: Estimate) -> Iterator[str]:
+def _loader_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
     if estimate.run.stage not in ("pretrain", "finetune", "features") or not estimate.gpus:
         return
     rate, cores = estimate.images / (3600 * estimate.hours), estimate.cores
-    if rate > LOADER_IMAGES_PER_CORE * cores:
+    per_core = (rates.gpu and rates.gpu.loader_images_per_core) or LOADER_IMAGES_PER_CORE
+    if rate > per_core * cores:
         yield (
             f"! {_kind(estimate.run)}: requires {rate:,.0f} images/s on {cores} cores ({rate / cores:,.0f} per core), "
-            f"but one core decodes about {LOADER_IMAGES_PER_CORE:,.0f}. Raise compute.{estimate.run.stage}.threads."
+            f"but one core decodes about {per_core:,.0f}. Raise compute.{estimate.run.stage}.threads."
         )
 
 

@@ -13,7 +13,7 @@ from mem.config import Study
 from mem.data.features.stored import open_split
 from mem.frozen import fit_head
 from mem.heads.build import load_head
-from mem.plan.text import plan_text
+from mem.plan.text import AssumedGpu, plan_text
 from mem.report.results import from_csv
 from mem.runs.dag import Run, study_runs
 from mem.runs.folder import read_record
@@ -53,7 +53,7 @@ def test_the_python_interface_fits_the_same_head_as_the_stage(finished):
 
 def test_mem_plan_reads_the_sizes_from_the_files(finished):
     folder, _ = finished
-    text = plan_text([folder / "study.yaml"], given={}, peak_tflops=790, utilisation=0.4, cpu_gflops=50, device_gb=80)
+    text = plan_text([folder / "study.yaml"], given={}, gpu=AssumedGpu(), cpu_gflops=50)
     assert "355 training, 60 val and 60 test images of 6 classes (counted in its files)" in text
     assert "features" in text and "finetune" not in text
 
