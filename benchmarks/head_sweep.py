@@ -38,6 +38,18 @@ from benchmarks.machine import OtherLoad, processor
 
 REPOSITORY = Path(__file__).parents[1]
 CLASSES, WIDTH = 10, 64
+PLAN = """
+import json
+from pathlib import Path
+from mem.config.load import load_study
+from mem.runs.dag import study_runs
+from mem.runs.run_config import write_configs
+study = load_study([Path("study.yaml")])
+runs = study_runs(study)
+write_configs(runs, study)
+print(json.dumps([[run.stage, str(run.folder)] for run in runs]))
+"""
+"""Program that writes the configuration files of a study, and prints the stages and folders of its runs in order."""
 TRAINING = {"global_batch": 128, "optimizer": "sgd", "weight_decay": 5.0e-4}
 
 
@@ -93,19 +105,43 @@ def snakemake(folder: Path, study: Path, cores: int, until: str, **environment: 
     return measure(command, folder, **environment)
 
 
-def stage_command(run: Path) -> list[str]:
-    """Return the command of a run."""
-    stage = run.name.rsplit("-", 1)[0]
-    return [sys.executable, "-m", "mem.cli", stage, "--config", str(run / "config.yaml")]
+class Sample:
+    """The first runs of a study, whose commands run the code of a checkout.
+
+    Args:
+        folder: Folder for the study.
+        code: The checkout.
+        heads: Number of heads. Each is trained and evaluated.
+    """
+
+    def __init__(self, folder: Path, code: Path, heads: int) -> None:
+        folder.mkdir()
+        self._folder, self._code = folder, code
+        write_features(folder)
+        write_study(folder, heads, 1)
+        variables = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(code)}
+        printed = subprocess.run(
+            [sys.executable, "-c", PLAN], cwd=folder, env=variables, stdout=subprocess.PIPE, check=True
+        )
+        features, *runs = json.loads(printed.stdout)
+        self.measure(*features)
+        self.runs: list[tuple[str, str]] = [(stage, run) for stage, run in runs if stage in ("train_head", "evaluate")]
+        """Stage and folder of each run, in the order of their dependencies."""
+
+    def measure(self, stage: str, run: str) -> float:
+        """Run the command of a run, and return its CPU seconds."""
+        command = [sys.executable, "-m", "mem.cli", stage, "--config", f"{run}/config.yaml"]
+        return measure(command, self._folder, PYTHONPATH=str(self._code))[0]
 
 
-def measure_commands(folder: Path, runs: Sequence[Path], earlier: Path) -> dict[str, list[float]]:
-    """Return the CPU seconds of importing PyTorch, and of each run's command with the current and the earlier code."""
+def measure_commands(folder: Path, earlier: Path, heads: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of importing PyTorch, and of commands with the current and the earlier code."""
+    now, before = Sample(folder / "now", REPOSITORY, heads), Sample(folder / "before", earlier, heads)
     times: dict[str, list[float]] = {name: [] for name in ("import torch", "train_head", "evaluate", "before")}
-    for run in runs:
+    for current, previous in zip(now.runs, before.runs, strict=True):
         times["import torch"].append(measure([sys.executable, "-c", "import torch"], folder)[0])
-        times[run.name.rsplit("-", 1)[0]].append(measure(stage_command(run), folder)[0])
-        times["before"].append(measure(stage_command(run), folder, PYTHONPATH=str(earlier))[0])
+        times[current[0]].append(now.measure(*current))
+        times["before"].append(before.measure(*previous))
     return times
 
 
@@ -120,8 +156,7 @@ def main() -> None:
     parser.add_argument("--before", default="cd0e35e", metavar="COMMIT", help="earlier commit to compare with")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder, earlier = Path(temporary, "sweep"), Path(temporary, "earlier")
-        folder.mkdir()
+        folder, earlier = Path(temporary), Path(temporary, "earlier")
         git = ["git", "-C", str(REPOSITORY), "worktree"]
         subprocess.run([*git, "add", "--quiet", "--detach", str(earlier), options.before], check=True)
         try:
@@ -138,15 +173,15 @@ def main() -> None:
 def compare(folder: Path, earlier: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run the sweep and the sample, and return the results by name."""
     load = OtherLoad()
-    write_features(folder)
-    study = write_study(folder, options.heads, options.seeds)
-    snakemake(folder, study, options.cores, "features")
-    sweep_cpu, sweep_wall = snakemake(folder, study, options.cores, "evaluate")
-    runs = {stage: sorted(folder.glob(f"runs/*/*/{stage}-*")) for stage in ("train_head", "evaluate")}
-    sample = [run for pair in zip(*(found[: options.sample] for found in runs.values()), strict=True) for run in pair]
-    times = measure_commands(folder, sample, earlier)
-    jobs = sum(map(len, runs.values()))
+    sweep = folder / "sweep"
+    sweep.mkdir()
+    write_features(sweep)
+    study = write_study(sweep, options.heads, options.seeds)
+    snakemake(sweep, study, options.cores, "features")
+    sweep_cpu, sweep_wall = snakemake(sweep, study, options.cores, "evaluate")
+    jobs = sum(len(list(sweep.glob(f"runs/*/*/{stage}-*/run.json"))) for stage in ("train_head", "evaluate"))
     assert jobs == 2 * options.heads * options.seeds, f"{jobs} runs"
+    times = measure_commands(folder, earlier, options.sample)
     median = {name: statistics.median(values) for name, values in times.items()}
     per_job = {
         "before": statistics.mean(times["before"]),
