@@ -236,9 +236,9 @@ def run_checkpoint(options: argparse.Namespace, device: torch.device, folder: Pa
     """Measure how long training waits for a checkpoint of MAE ViT-B, and when the checkpoint is on disk."""
     case = CASES[0]
     study = study_of(case, options.quick)
-    work = workload(case, study, device, batch=8)
-    data = TimedBatches(device, 8, study.backbone.image_size, 0.0)  # type: ignore[union-attr]
-    train(work, data, device, StepOptions(bf16=True, micro_batch=8))
+    work = workload(case, study, device, batch=2)
+    data = TimedBatches(device, 2, study.backbone.image_size, 0.0)  # type: ignore[union-attr]
+    train(work, data, device, StepOptions(bf16=True, micro_batch=2))
     checkpoints = Checkpoints(folder / "checkpoints", "benchmark", 0, print)
     waits: list[float] = []
     on_disk: list[float] = []
@@ -257,7 +257,8 @@ def run_checkpoint(options: argparse.Namespace, device: torch.device, folder: Pa
 def matrix_rates(device: torch.device, *, quick: bool) -> dict[str, float]:
     """Return the rate of bfloat16 matrix products of several sizes, in TFLOP/s."""
     rates: dict[str, float] = {}
-    for side in (128, 256) if quick else (2048, 4096, 8192, 16384):
+    sides = (2048, 4096, 8192, 16384) if device.type == "cuda" and not quick else (256, 512)
+    for side in sides:
         a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
         repeats = max(3, round(2e13 / side**3)) if device.type == "cuda" else 3
         for count in (3, repeats):
