@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
     # Threads that wait for each other give up their cores. By default, they spin, which makes training several times
-    # slower when other processes run on the same cores (docs/performance/heads.md). OpenMP reads this when it is loaded.
+    # slower when other processes run on the same cores (docs/performance/heads.md). OpenMP reads it when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     status = run_in_fork(given)
     return run(given) if status is None else status
