@@ -7,6 +7,7 @@ have the additional prefix `encoder.`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +15,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mem import config
+from mem.models.block_outputs import block_outputs
 from mem.models.recompute import Recomputing, run_blocks
+from mem.models.rows import select_tokens
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 
@@ -68,19 +71,24 @@ class Autoencoder(nn.Module, Recomputing, ABC):
             images: Normalised images.
             noise: One random number per patch. The patches with the smallest numbers stay visible.
         """
-        prediction, visible = self.reconstruct(images, noise)
-        target = self.target(images)
-        error = ((prediction - target) ** 2).mean(dim=2)
-        masked = torch.ones_like(error).scatter(1, visible, 0.0)
-        return (error * masked).sum(dim=1) / masked.sum(dim=1)
+        visible, masked = self.split_positions(noise)
+        prediction = self.decode(self.encode(images, visible), visible, masked)
+        error = (prediction - select_tokens(self.target(images), masked)) ** 2
+        return error.mean(dim=(1, 2))
 
     def reconstruct(
         self, images: Float[Tensor, "samples 3 rows columns"], noise: Float[Tensor, "samples tokens"]
     ) -> tuple[Float[Tensor, "samples tokens pixels"], Int64[Tensor, "samples visible"]]:
         """Return the predicted pixels of every patch and the indices of the visible patches."""
-        visible = noise.argsort(dim=1)[:, : self.visible_patches]
-        latent = self.encode(images, visible)
-        return self.decode(latent, visible), visible
+        visible, _ = self.split_positions(noise)
+        return self.decode(self.encode(images, visible), visible), visible
+
+    def split_positions(
+        self, noise: Float[Tensor, "samples tokens"]
+    ) -> tuple[Int64[Tensor, "samples visible"], Int64[Tensor, "samples masked"]]:
+        """Return the positions of the visible and of the masked patches."""
+        order = noise.argsort(dim=1)
+        return order[:, : self.visible_patches], order[:, self.visible_patches :]
 
     @abstractmethod
     def encode(
@@ -92,16 +100,26 @@ class Autoencoder(nn.Module, Recomputing, ABC):
         self,
         latent: Float[Tensor, "samples visible_and_class width"],
         visible: Int64[Tensor, "samples visible"],
-    ) -> Float[Tensor, "samples tokens pixels"]:
-        """Return the predicted pixels of every patch. Masked patches enter the decoder as mask tokens."""
+        predicted: Int64[Tensor, "samples predicted"] | None = None,
+    ) -> Float[Tensor, "samples predicted pixels"]:
+        """Return the predicted pixels of the patches `predicted`, or of every patch if it is None.
+
+        Masked patches enter the decoder as mask tokens.
+        """
         embedded = self.decoder_embed(latent)
         width, prefix = embedded.shape[2], self.class_tokens
         tokens = self.mask_token.to(embedded.dtype).expand(len(latent), self.grid**2, -1)
         tokens = tokens.scatter(1, visible[:, :, None].expand(-1, -1, width), embedded[:, prefix:])
         if prefix:
             tokens = torch.cat([embedded[:, :prefix], tokens], dim=1)
-        decoded = run_blocks(self.decoder_blocks, tokens + self.decoder_pos_embed, recompute=self.recompute)
-        return self.decoder_pred(self.decoder_norm(decoded))[:, prefix:]
+        tokens = tokens + self.decoder_pos_embed
+        if predicted is None:
+            decoded = run_blocks(self.decoder_blocks, tokens, recompute=self.recompute)[:, prefix:]
+        else:
+            *blocks, last = self.decoder_blocks
+            tokens = run_blocks(blocks, tokens, recompute=self.recompute)
+            decoded = run_blocks([partial(block_outputs, last)], tokens, predicted + prefix, recompute=self.recompute)
+        return self.decoder_pred(self.decoder_norm(decoded))
 
     def target(self, images: Float[Tensor, "samples 3 rows columns"]) -> Float[Tensor, "samples tokens pixels"]:
         """Return the reconstruction target: the output of `patches`, normalised per patch if `norm_pix_loss` is set."""

@@ -14,8 +14,6 @@ matrix products over consecutive rows and need no copies.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int64
 from timm.models.vision_transformer import Block
@@ -25,6 +23,7 @@ from torch.nn import functional as F
 from mem import config
 from mem.models.drop_path import SampleDropPath
 from mem.models.recompute import Recomputing, run_blocks
+from mem.models.rows import gather_rows, scatter_rows
 from mem.models.transformer import fixed_positions, init_linear, layer_norm
 
 Rows = Float[Tensor, "samples rows _"]
@@ -84,10 +83,10 @@ class ConvBlock(nn.Module):
     def depthwise(self, x: Rows, indices: Int64[Tensor, " all_rows"], side: int) -> Rows:
         """Apply the depthwise convolution to a grid that is zero at masked positions."""
         samples, rows, width = x.shape
-        flat = _ScatterRows.apply(x.reshape(-1, width), indices, samples * side * side)
+        flat = scatter_rows(x.reshape(-1, width), indices, samples * side * side)
         grid = flat.view(samples, side, side, width).permute(0, 3, 1, 2)
         dense = self.attn(grid).permute(0, 2, 3, 1).reshape(-1, width)
-        return _GatherRows.apply(dense, indices).view(samples, rows, width)
+        return gather_rows(dense, indices).view(samples, rows, width)
 
 
 class PatchEmbedding(nn.Module):
@@ -229,39 +228,6 @@ def _batch_indices(
 ) -> Int64[Tensor, " all_rows"]:
     offsets = torch.arange(len(visible), device=visible.device) * side**2
     return (indices[visible] + offsets[:, None, None]).flatten()
-
-
-class _ScatterRows(torch.autograd.Function):
-    """Writes rows into an array of zeros. Indices are unique, so the backward pass only selects rows."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, rows: Float[Tensor, "rows width"], indices: Int64[Tensor, " rows"], length: int
-    ) -> Float[Tensor, "{length} width"]:
-        ctx.save_for_backward(indices)
-        return rows.new_zeros(length, rows.shape[1]).index_copy_(0, indices, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad,) = grads
-        return grad.index_select(0, ctx.saved_tensors[0]), None, None
-
-
-class _GatherRows(torch.autograd.Function):
-    """Selects rows. Indices are unique, so the backward pass copies rows. PyTorch's adds row by row."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, array: Float[Tensor, "length width"], indices: Int64[Tensor, " rows"]
-    ) -> Float[Tensor, "rows width"]:
-        ctx.save_for_backward(indices)
-        ctx.length = len(array)
-        return array.index_select(0, indices)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (grad,) = grads
-        return grad.new_zeros(ctx.length, grad.shape[1]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
 def _drop(rate: float) -> nn.Module:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mem import config
 from mem.errors import UserError
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import vision_transformer
-from mem.models.convmae_encoder import ConvMaeEncoder
+from mem.models.convmae_encoder import ConvMaeEncoder, conv_as_matrix
 from mem.models.recompute import run_blocks
+from mem.models.rows import select_tokens
 from mem.models.transformer import fixed_positions
 
 
@@ -38,8 +40,9 @@ class MaskedAutoencoder(Autoencoder):
         """Return the latents of the class token and of the visible patches."""
         positions = self.encoder.pos_embed
         assert positions is not None and self.encoder.cls_token is not None
-        patches = self.encoder.patch_embed(images) + positions[:, 1:]
-        kept = patches.gather(1, visible[:, :, None].expand(-1, -1, patches.shape[2]))
+        embedding = self.encoder.patch_embed.proj
+        pixels = select_tokens(self.patches(images), visible)
+        kept = F.linear(pixels, conv_as_matrix(embedding.weight), embedding.bias) + positions[0, 1:][visible]
         class_token = (self.encoder.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         tokens = torch.cat([class_token, kept], dim=1)
         return self.encoder.norm(run_blocks(self.encoder.blocks, tokens, recompute=self.recompute))

@@ -34,9 +34,9 @@ def at_paper_scale(name: str) -> Study:
 
 
 @pytest.mark.parametrize(
-    ("name", "pretrain_gflop", "finetune_gflop"), [("vit_base", 58.8, 105.9), ("vit_large", 124.7, 370.9)]
+    ("name", "pretrain_gflop", "finetune_gflop"), [("vit_base", 57.1, 105.9), ("vit_large", 122.8, 370.9)]
 )
-def test_vision_transformers_have_the_flops_that_were_counted_on_a_gpu(name, pretrain_gflop, finetune_gflop):
+def test_vision_transformers_have_the_flops_of_pytorchs_counter(name, pretrain_gflop, finetune_gflop):
     study = at_paper_scale(name)
     assert study.pretrain is not None
     autoencoder, encoder_weights = model_costs.autoencoder_cost(study, study.pretrain)
@@ -58,7 +58,7 @@ def test_convmae_computes_its_early_stages_on_visible_positions_only(mini_values
     shape = {"patch_sizes": [4, 2, 2], "widths": [256, 384, 768], "depths": [2, 2, 11], "heads": 12}
     study = with_backbone(mini_values, {"kind": "convmae", **shape}, pretrained=True)
     assert study.pretrain is not None
-    assert model_costs.autoencoder_cost(study, study.pretrain)[0].training_flops / 1e9 == pytest.approx(67.5, rel=0.01)
+    assert model_costs.autoencoder_cost(study, study.pretrain)[0].training_flops / 1e9 == pytest.approx(66.5, rel=0.01)
 
 
 def test_grouped_convolutions_cost_three_times_their_forward_pass_in_training(mini_values):
