@@ -1,4 +1,4 @@
-"""A mirror that follows many growing logs sends every point once. `benchmarks/mirror.py` measures its delay and CPU use."""
+"""A mirror that follows many growing logs sends every point once. Its speed is measured in `benchmarks/mirror.py`."""
 
 import pytest
 
