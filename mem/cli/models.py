@@ -63,7 +63,7 @@ def _positive_integer(text: str) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from mem.export.commands import export
-    from mem.runs.diff import find_run
+    from mem.runs.find import find_run
 
     run = Path(options.run) if Path(options.run, "run.json").is_file() else find_run(options.run, Path())
     export(run, options.out, program=options.program, mlflow=options.mlflow)
@@ -80,7 +80,7 @@ def _register(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from mem.export.commands import predict
-    from mem.runs.diff import existing_or_run
+    from mem.runs.find import existing_or_run
 
     is_registered = options.model.startswith("models:")
     model = options.model if is_registered else str(existing_or_run(options.model, Path()))

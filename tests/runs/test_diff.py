@@ -11,7 +11,8 @@ from mem.cli.main import main
 from mem.config.load import load_study
 from mem.errors import UserError
 from mem.runs.dag import Run, study_runs
-from mem.runs.diff import compare, find_run
+from mem.runs.diff import compare
+from mem.runs.find import find_run
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import read_config, write_configs
 from tests.conftest import REPOSITORY
