@@ -1,6 +1,7 @@
 """Measure the speedup of a head sweep through stored features, and the duration of a MEM epoch relative to cRT.
 
     python benchmarks/heads.py [--json] [--images 115846] [--rounds 5] [--sample 64] [--threads 2] [--views 1]
+        [--only-heads [--clock cpu]] [--busy 1]
 
 **cached_vs_online** is the speedup for a sweep of 30 heads with 10 epochs each and a ViT-B/16 at 224 pixels. Each round
 measures three durations per image on a sample of photo-like JPEGs: (f) the backbone on images in file order, as in the
@@ -12,22 +13,27 @@ speedup therefore does not depend on the size of the training set.
 256) relative to a cRT epoch. The training loop reads features of shape (images, 768) for 1,000 classes from disk. MEM
 and cRT alternate, and the result is the median ratio over rounds. This MEM variant also trains the classifier. The
 table also contains the faster MEM variant from `config/`, which freezes the classifier from cRT. If `--images` is less
-than 115,846, only part of an ImageNet-LT epoch is measured.
+than 115,846, only part of an ImageNet-LT epoch is measured. `--busy` starts processes that compute all the time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command `mem` does; OpenMP reads it when torch is imported
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +98,11 @@ def ignore_warning(text: str) -> None:
     """Discard a warning about checkpoints."""
 
 
-def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Clocks for wall time and for the CPU time of all threads of this process."""
+
+
+def epoch(folder: Path, method: str, counts: np.ndarray, clock: Callable[[], float] = time.perf_counter) -> float:
     """Run one epoch of the training loop and return its seconds per image."""
     head, settings = head_of(method, counts)
     split = open_split(folder, "train")
@@ -103,7 +113,7 @@ def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
         return replica.loss(batch.inputs, batch.labels)  # type: ignore[operator]
 
     with tempfile.TemporaryDirectory(dir=folder) as checkpoints:
-        start = time.perf_counter()
+        start = clock()
         fit(
             TrainState(head, head_optimizer(head, settings)),
             data,
@@ -113,7 +123,7 @@ def epoch(folder: Path, method: str, counts: np.ndarray) -> float:
                 method, checkpoints=Checkpoints(Path(checkpoints), "benchmark", 1e9, ignore_warning), stop=StopSignals()
             ),
         )
-        return (time.perf_counter() - start) / (steps * BATCH)
+        return (clock() - start) / (steps * BATCH)
 
 
 def seconds_per_image(images: Beton, model: Any, samples: list[tuple[np.ndarray, np.ndarray]], threads: int) -> float:
@@ -147,15 +157,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sample", type=int, default=64, help="number of images per backbone measurement")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only-heads", action="store_true", help="measure only the epochs of heads")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="for --only-heads; `cpu` if the machine is shared"
+    )
+    parser.add_argument("--busy", type=int, default=0, help="number of other processes that occupy a core each")
     parser.add_argument(
         "--views", type=int, default=1, help="number of augmented views stored in addition to the plain view"
     )
     options = parser.parse_args()
     say: Callable[..., None] = (lambda *_: None) if options.json else print
-    torch.set_num_threads(options.threads)  # importing ffcv sets the number of threads to 1
-    with tempfile.TemporaryDirectory() as temporary:
+    torch.set_num_threads(options.threads)
+    with busy_processes(options.busy), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         counts = write_features(folder, options.images)
+        times: dict[str, list[float]] = {name: [] for name in ("f", "o", "crt", "mem", "mem_of_config")}
+        if options.only_heads:
+            del times["f"], times["o"]
+            for _ in range(options.rounds):
+                for method, values in times.items():
+                    values.append(epoch(folder, method, counts, CLOCKS[options.clock]))
+            report(times, options, say)
+            return
         path = folder / "photos.beton"
         encoding = Encoding("jpeg", 90, None, "area")
         plain_views = np.zeros(options.sample, np.int64)
@@ -166,7 +189,6 @@ def main() -> None:
             (plain_views[i : i + 16], np.arange(options.sample)[i : i + 16]) for i in range(0, options.sample, 16)
         ]
         shuffled = [(plain_views[i : i + 16] + 1, permutation[i : i + 16]) for i in range(0, options.sample, 16)]
-        times: dict[str, list[float]] = {name: [] for name in ("f", "o", "crt", "mem", "mem_of_config")}
         seconds_per_image(beton, model, in_order[:1], options.threads)
         for _ in range(options.rounds):
             times["f"].append(seconds_per_image(beton, model, in_order, options.threads))
@@ -174,13 +196,52 @@ def main() -> None:
             times["o"].append(seconds_per_image(beton, model, shuffled, options.threads) + times["crt"][-1])
             times["mem"].append(epoch(folder, "mem", counts))
             times["mem_of_config"].append(epoch(folder, "mem_of_config", counts))
-    passes = HEADS * EPOCHS
-    sweeps = [
-        passes * o / ((1 + options.views) * f + passes * c)
-        for f, o, c in zip(times["f"], times["o"], times["crt"], strict=True)
-    ]
-    ratios = [m / c for m, c in zip(times["mem"], times["crt"], strict=True)]
-    of_config = [m / c for m, c in zip(times["mem_of_config"], times["crt"], strict=True)]
+    report(times, options, say)
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run processes that compute all the time."""
+    processes = [multiprocessing.get_context("spawn").Process(target=_compute, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _compute() -> None:
+    while True:
+        sum(range(100_000))
+
+
+def processor() -> str:
+    """Return the name of the processor and its number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def report(times: Mapping[str, list[float]], options: argparse.Namespace, say: Callable[..., None]) -> None:
+    """Print the tables and the line of JSON.
+
+    Args:
+        times: Seconds per image in each round.
+        options: Options of the command line.
+        say: Prints a line of the tables.
+    """
+    ratios: dict[str, list[float]] = {}
+    if "o" in times:
+        passes = HEADS * EPOCHS
+        ratios["cached_vs_online"] = [
+            passes * o / ((1 + options.views) * f + passes * c)
+            for f, o, c in zip(times["f"], times["o"], times["crt"], strict=True)
+        ]
+    for method in ("mem", "mem_of_config"):
+        ratios[f"{method}_vs_crt_epoch"] = [m / c for m, c in zip(times[method], times["crt"], strict=True)]
     names = {"f": "features stage", "o": "backbone in the loop", "crt": "cRT from disk"}
     names |= {"mem": "MEM from disk", "mem_of_config": "MEM as in `config/`, from disk"}
     say("| | ms per image, median (range) |\n|---|---:|")
@@ -188,12 +249,20 @@ def main() -> None:
         low, mid, high = (1000 * v for v in (min(values), statistics.median(values), max(values)))
         say(f"| {names[name]} | {mid:.3f} ({low:.3f} to {high:.3f}) |")
     say("\n| ratio | median (range over rounds) |\n|---|---:|")
-    rows = {"sweep on stored features, speedup over the backbone in the loop": sweeps, "MEM epoch / cRT epoch": ratios}
-    rows["MEM epoch as in `config/` / cRT epoch"] = of_config
-    for name, values in rows.items():
-        say(f"| {name} | {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) |")
-    median = {"cached_vs_online": sweeps, "mem_vs_crt_epoch": ratios}
-    print(json.dumps({name: round(statistics.median(values), 2) for name, values in median.items()}))
+    rows = {"cached_vs_online": "sweep on stored features, speedup over the backbone in the loop"}
+    rows |= {"mem_vs_crt_epoch": "MEM epoch / cRT epoch"}
+    rows |= {"mem_of_config_vs_crt_epoch": "MEM epoch as in `config/` / cRT epoch"}
+    for name, values in ratios.items():
+        say(f"| {rows[name]} | {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) |")
+    result: dict[str, Any] = {name: round(statistics.median(values), 2) for name, values in ratios.items()}
+    about = {
+        "processor": processor(),
+        "threads": options.threads,
+        "clock": options.clock,
+        "busy": options.busy,
+        "load": round(os.getloadavg()[0], 1),
+    }
+    print(json.dumps(result | about))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -24,9 +25,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command `mem` does; OpenMP reads it when torch is imported
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.heads import processor
 from benchmarks.reference_mae import Reference, reference_step
 from mem import config, provenance
 from mem.data.batch import Batch
@@ -74,19 +77,20 @@ def main() -> int:
         "--shallow", action="store_true", help="use two encoder blocks and two decoder blocks, for a quick test"
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)  # importing FFCV sets the number of threads to 1
+    torch.set_num_threads(options.threads)
     print(
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"batch {options.batch}, {options.clock} clock"
     )
-    ratios = {}
+    ratios: dict[str, object] = {}
     for name, backbone in BACKBONES.items():
         if options.only in (None, name):
             found = compared(shallow(backbone) if options.shallow else backbone, options)
             print(f"{name}: {found}", flush=True)
             ratios[f"{name}_vs_reference"] = round(found.ratio, 3)
     if options.json:
-        print(json.dumps(ratios))
+        about = {"processor": processor(), "threads": options.threads, "clock": options.clock}
+        print(json.dumps(ratios | about))
     return 0
 
 

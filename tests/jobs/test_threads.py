@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from mem.cli.main import main
 from mem.distributed import World
 from mem.jobs.threads import stage_threads, thread_count
 
@@ -77,3 +78,15 @@ def test_pytorch_uses_the_threads_until_the_stage_ends(monkeypatch):
     with stage_threads("finetune", 8, World(), said.append):
         assert torch.get_num_threads() == 3
     assert said == ["Threads: 3, not 8 as in compute.finetune.threads, because this process may use 3 cores."]
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_give_up_their_cores_unless_the_user_chose_otherwise(monkeypatch, capsys, chosen, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # restored after the test
+    if chosen is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert os.environ["OMP_WAIT_POLICY"] == expected
