@@ -266,7 +266,7 @@ def test_a_failure_is_reported_although_srun_stops_the_other_rank(slurm, workflo
 
 
 def test_a_job_that_scontrol_does_not_requeue_in_time_is_resubmitted(slurm, training):
-    flow = training(100)
+    flow = training(300)  # the training must not complete while scontrol hangs
     fake = flow.path("bin/scontrol")
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\n[ "$SLURM_JOB_ID" ] && exec sleep 600\nexec {shutil.which("scontrol")} "$@"\n')
