@@ -161,7 +161,7 @@ def test_a_killed_stage_ends_its_command_and_no_other_run(study, owner):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert owner.run(folder, find_run(runs, "train_head", "crt"))[0] == 0
-    assert owner.server.children() == []  # no zombies
+    wait(lambda: owner.server.children() == [], seconds=30)  # no zombies
 
 
 @pytest.mark.parametrize(
