@@ -82,7 +82,7 @@ class Owner:
 
     def stage_process(self) -> psutil.Process:
         """Return the forked process of the only run."""
-        (found,) = self.server.children()
+        (found,) = (child for child in self.server.children() if child.status() != psutil.STATUS_ZOMBIE)
         return found
 
 
