@@ -50,7 +50,7 @@ def jobs_of(flow: Workflow) -> set[str]:
 
 
 def test_a_preempted_training_job_saves_and_resumes_on_both_nodes(slurm, training):
-    flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
+    flow = training(100, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
     process = flow.start()
     wait(lambda: starts(flow) and starts(flow, 1), process)
     urgent = slurm.run(
@@ -60,7 +60,7 @@ def test_a_preempted_training_job_saves_and_resumes_on_both_nodes(slurm, trainin
     slurm.run("scancel", urgent)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0, printed
-    assert flow.text("trained.txt") == "150"
+    assert flow.text("trained.txt") == "100"
     assert "was requeued (preempted); its progress is saved (requeue 1 of at most 50)" in printed
     first, second = starts(flow)
     assert first == 0
@@ -105,7 +105,7 @@ def test_requeues_are_limited(slurm, training):
 
 
 def test_a_job_restarts_after_its_node_failed(slurm, training):
-    flow = training(100)
+    flow = training(60)
     process = flow.start()
     wait(lambda: starts(flow), process)
     node = slurm.run("squeue", "-h", "-j", next(iter(jobs_of(flow))), "-o", "%N").strip()
@@ -116,7 +116,7 @@ def test_a_job_restarts_after_its_node_failed(slurm, training):
     finally:
         slurm.start_slurmd(node)
     assert process.returncode == 0, printed
-    assert flow.text("trained.txt") == "100"
+    assert flow.text("trained.txt") == "60"
 
 
 def test_a_workflow_survives_a_restart_of_slurmctld_and_a_stop_of_slurmdbd(slurm, training):
@@ -212,7 +212,7 @@ def test_ctrl_c_cancels_all_jobs(slurm, workflow):
 
 
 def test_a_training_job_that_is_stopped_from_outside_is_resubmitted_and_resumes(slurm, training):
-    flow = training(150, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
+    flow = training(100, resources="nodes=2, tasks_per_node=1, mem_mb=100, runtime=10")
     process = flow.start()
     wait(lambda: starts(flow) and starts(flow, 1), process)
     slurm.run("scancel", "--signal=TERM", next(iter(jobs_of(flow))))
@@ -266,7 +266,7 @@ def test_a_failure_is_reported_although_srun_stops_the_other_rank(slurm, workflo
 
 
 def test_a_job_that_scontrol_does_not_requeue_in_time_is_resubmitted(slurm, training):
-    flow = training(300)  # the training must not complete while scontrol hangs
+    flow = training(180)  # the training must not complete while scontrol hangs for 10 seconds
     fake = flow.path("bin/scontrol")
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\n[ "$SLURM_JOB_ID" ] && exec sleep 600\nexec {shutil.which("scontrol")} "$@"\n')

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def test_a_node_that_crashed_reports_its_reboot(clean: ThrowawaySlurm):
         return found
 
     before = boot_time()
+    wait_until(lambda: time.strftime("%Y-%m-%dT%H:%M:%S") > before, 5, "the clock stands still")  # BootTime is in seconds
     clean.kill_slurmd("n2")
     clean.start_slurmd("n2", rebooted=True)
     wait_until(lambda: boot_time() > before, 20, "the reboot is not reported")

@@ -79,7 +79,7 @@ def test_the_report_contains_every_head(folder):
 
 
 def test_a_preempted_pretraining_resumes_and_no_point_is_lost_or_duplicated(slurm, tmp_path, start):
-    changes = {"pretrain": {"epochs": 400}}
+    changes = {"pretrain": {"epochs": 250}}
     run = tmp_path / run_of("pretrain", changes).folder
     log = run / "log.jsonl"
     workflow_process = start(
