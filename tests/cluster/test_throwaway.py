@@ -194,7 +194,7 @@ def test_a_node_that_crashed_reports_its_reboot(clean: ThrowawaySlurm):
         return found
 
     before = boot_time()
-    wait_until(lambda: time.strftime("%Y-%m-%dT%H:%M:%S") > before, 5, "the clock stands still")  # BootTime is in seconds
+    time.sleep(1.1)  # boot times are in whole seconds
     clean.kill_slurmd("n2")
     clean.start_slurmd("n2", rebooted=True)
     wait_until(lambda: boot_time() > before, 20, "the reboot is not reported")
