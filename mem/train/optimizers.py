@@ -86,19 +86,20 @@ def _unwrapped(method: Any) -> Any:
     return getattr(method, "__wrapped__", method)
 
 
-class _EagerSGD(torch.optim.SGD):
+class _Eager:
+    """Methods of `torch.optim.Optimizer` without their wrappers."""
+
     add_param_group = _unwrapped(torch.optim.Optimizer.add_param_group)
     zero_grad = _unwrapped(torch.optim.Optimizer.zero_grad)
     state_dict = _unwrapped(torch.optim.Optimizer.state_dict)
     load_state_dict = _unwrapped(torch.optim.Optimizer.load_state_dict)
+
+
+class _EagerSGD(_Eager, torch.optim.SGD):
     step = torch.no_grad()(_unwrapped(torch.optim.SGD.step))
 
 
-class _EagerAdamW(torch.optim.AdamW):
-    add_param_group = _unwrapped(torch.optim.Optimizer.add_param_group)
-    zero_grad = _unwrapped(torch.optim.Optimizer.zero_grad)
-    state_dict = _unwrapped(torch.optim.Optimizer.state_dict)
-    load_state_dict = _unwrapped(torch.optim.Optimizer.load_state_dict)
+class _EagerAdamW(_Eager, torch.optim.AdamW):
     step = torch.no_grad()(_unwrapped(torch.optim.AdamW.step))
 
 

@@ -19,7 +19,6 @@ from mem.train.checkpoints import Checkpoints, copy_to_host
 from mem.train.context import FitContext
 from mem.train.loop import fit
 from mem.train.schedules import Schedule, cosine
-from mem.train.state import TrainState
 from tests.train.training import PIXELS, STEPS, Stop, assert_same, curve, finetuning, trained
 
 SLOW = 0.3
@@ -187,16 +186,6 @@ def test_a_copy_from_a_gpu_is_pinned_and_complete():
 
 
 # --- training -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def uninterrupted_folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("uninterrupted")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(images, uninterrupted_folder) -> TrainState:
-    return trained(images, uninterrupted_folder)
 
 
 def test_a_training_that_is_killed_during_a_write_resumes_exactly(

@@ -34,17 +34,6 @@ from tests.train.training import (
 
 
 @pytest.fixture(scope="module")
-def uninterrupted_folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("uninterrupted")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(images, uninterrupted_folder) -> TrainState:
-    """The state after an uninterrupted training run. Its log is in `uninterrupted_folder`."""
-    return trained(images, uninterrupted_folder)
-
-
-@pytest.fixture(scope="module")
 def one_pass(images, tmp_path_factory) -> TrainState:
     """The state after a training run in float64 without gradient accumulation."""
     return trained(images, tmp_path_factory.mktemp("one_pass"), state=finetuning(torch.float64), steps=10)
