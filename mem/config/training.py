@@ -204,7 +204,7 @@ class Features(Section):
     dtype: Literal["float32", "float16"] = "float32"
     """Data type of stored tokens; `float16` halves their size. The pooled feature is always float32."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the backbone's forward pass. `bf16` uses autocast: it is several times faster on a GPU, and it
+    """Precision of the backbone's forward pass. `bf16` uses autocast to bfloat16, for which GPUs have matrix units. It
     changes the features, which are stored as before."""
     online: bool = False
     """Whether heads run the backbone in every epoch instead of reading stored features. This saves disk space."""

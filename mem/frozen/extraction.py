@@ -46,8 +46,8 @@ def extract(
 ) -> Extracted:
     """Compute the features of images with a frozen network.
 
-    Within `torch.autocast(device, torch.bfloat16)`, the network runs in bfloat16. This is several times faster on a GPU
-    and changes the features, which are float32 in any case.
+    Within `torch.autocast(device, torch.bfloat16)`, the network runs in bfloat16. This changes the features,
+    which are float32 in any case.
 
     Args:
         network: A torch module, or the name of a timm model. A timm module uses its built-in pooling. Any other module
