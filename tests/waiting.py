@@ -1,3 +1,4 @@
-"""Wait for a condition while a process runs. `wait` is defined in the plugin's tests, which can run separately."""
+"""Wait for a condition, and look for processes. Both are defined in the plugin's tests, which can run separately."""
 
+from workflow_runner import running as running
 from workflow_runner import wait as wait

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,7 @@ from cluster.throwaway import ThrowawayError, ThrowawaySlurm, Unavailable, hosts
 from cluster.throwaway.daemons import Daemons, wait_until
 from cluster.throwaway.layout import Layout
 from cluster.throwaway.slurm import _mounts_below
+from tests.waiting import running
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
@@ -46,11 +47,6 @@ def states(slurm: ThrowawaySlurm, job: int) -> list[str]:
     """Return the accounting states of all attempts of a job, oldest first."""
     output = slurm.run("sacct", "-D", "-X", "-n", "-P", "-j", str(job), "-o", "state")
     return [line.split()[0] for line in output.splitlines()]
-
-
-def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that are still running, except zombies."""
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def wait_for_state(slurm: ThrowawaySlurm, job: int, state: str, seconds: float = 60) -> None:

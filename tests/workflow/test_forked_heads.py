@@ -16,7 +16,7 @@ from mem.runs.folder import RunFolder
 from mem.tracking.log import read_events
 from tests.stages.custom_studies import HEADS, feature_file_study
 from tests.stages.running import find_run
-from tests.waiting import wait
+from tests.waiting import running, wait
 from tests.workflow.conftest import snakemake
 
 LONG = {"method": "crt", "training": HEADS["crt"]["training"] | {"epochs": 100_000}}
@@ -82,12 +82,13 @@ def test_a_signal_to_the_workflow_process_stops_its_forked_heads(tmp_path, start
     output = process.communicate(timeout=SECONDS)[0]
     assert "Run the same command to resume." in output and "Traceback" not in output, output
     assert last_event(run)["reason"] == "SIGTERM"
-    assert not forked.is_running()
+    assert not running([forked])
 
 
 def test_forked_heads_and_the_server_end_with_a_killed_workflow_process(tmp_path, start):
     process, run, forked = start_training(start, tmp_path, *CORES)
     server = forked.parent()
+    assert server is not None
     process.kill()
-    wait(lambda: not forked.is_running() and not (server and server.is_running()), seconds=SECONDS)
+    wait(lambda: not running([forked, server]), seconds=SECONDS)
     assert last_event(run)["reason"] == f"workflow process {process.pid} exited"

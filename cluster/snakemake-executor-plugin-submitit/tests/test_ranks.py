@@ -42,7 +42,7 @@ from snakemake_executor_plugin_submitit.retries import Retry, plan_retry
 from snakemake_executor_plugin_submitit.settings import ExecutorSettings
 from snakemake_executor_plugin_submitit.states import Kind, State
 from snakemake_executor_plugin_submitit.work import Work
-from workflow_runner import TRAINER, wait
+from workflow_runner import TRAINER, running, wait
 
 pytestmark = pytest.mark.stage
 RANK_1_OF_2 = RankInfo("slurm", "7", 0, 1, 2, 0, 1, "127.0.0.1")
@@ -106,7 +106,7 @@ def test_stop_lets_the_program_save_and_leaves_no_process(trainer, tmp_path):
     members = processes.process_tree(trainer)
     processes.stop(trainer, 10)
     assert (tmp_path / "out.state0").exists()
-    assert not [member for member in members if member.is_running()]
+    assert not running(members)
 
 
 def test_requeues_are_counted_and_limited(tmp_path, monkeypatch):

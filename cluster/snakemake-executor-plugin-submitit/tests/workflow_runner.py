@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,3 +128,13 @@ def wait(condition: Callable[[], object], process: subprocess.Popen | None = Non
         assert process is None or process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, f"the condition was not true within {seconds} s"
         time.sleep(0.1)
+
+
+def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that are still running. A zombie has ended, although nobody has waited for it yet."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
