@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mem import config
+from mem import config, longtail
 from mem.data.batch import Batch
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.blocks import BlockSampler
@@ -47,11 +47,6 @@ class HeadFeatures:
         return self.val if self.val is not None and len(self.val) else None
 
 
-def wants_tokens(settings: config.Head) -> bool:
-    """Return whether a head uses tokens in addition to the pooled feature."""
-    return isinstance(settings, config.Mem) and settings.input == "tokens"
-
-
 def make_head(
     settings: config.Head, inputs: HeadInputs, features: HeadFeatures, context: FitContext
 ) -> tuple[Head, dict[str, Any]]:
@@ -70,7 +65,7 @@ def make_head(
         UserError: The head needs tokens but the features have none, or there are several values of tau to select from
             but no val split. See also `build_head`.
     """
-    if wants_tokens(settings) and not features.train.has_tokens:
+    if config.uses_tokens(settings) and not features.train.has_tokens:
         raise UserError(
             f"{context.name}: its input is `tokens`, but these features are pooled only. Set its input to `pooled`, or "
             "provide features with tokens."
@@ -87,7 +82,7 @@ def make_head(
         case _:
             assert settings.training is not None
             head = build_head(settings, inputs).to(context.world.device)
-            return head, _train(head, settings.training, inputs, features, wants_tokens(settings), context)
+            return head, _train(head, settings.training, inputs, features, head.uses_tokens, context)
 
 
 def _heads_by_tau(settings: config.Tau | config.LogitAdjustment, inputs: HeadInputs) -> Callable[[float], Linear]:
@@ -99,7 +94,7 @@ def _heads_by_tau(settings: config.Tau | config.LogitAdjustment, inputs: HeadInp
 def _choose_tau(
     head_of_tau: Callable[[float], Linear], taus: Sequence[float], val: FeatureSource | None, context: FitContext
 ) -> tuple[float, dict[str, Any]]:
-    """Return the tau with the highest accuracy on val, and the results for run.json."""
+    """Return the tau with the highest mean per-class accuracy on val, and the results for run.json."""
     if val is None:
         if (candidates := len(taus)) > 1:
             raise UserError(
@@ -111,9 +106,17 @@ def _choose_tau(
     features = val.inputs(0, np.arange(len(val)), tokens=False)
     tau, scores = choose_on_val(head_of_tau, taus, features, torch.from_numpy(val.labels))
     for candidate, score in scores.items():
-        context.log.scalars({"select/val_acc1": 100 * score}, step=round(100 * candidate))
-    context.say(f"tau {tau:g} has the highest accuracy on val: {100 * scores[tau]:.2f} %")
-    return tau, {"tau": tau, "val_accuracy_by_tau": {f"{t:g}": round(100 * s, 3) for t, s in scores.items()}}
+        values = {"select/val_acc1": 100 * score.accuracy, "select/val_balanced": 100 * score.balanced}
+        context.log.scalars(values, step=round(100 * candidate))
+    context.say(
+        f"tau {tau:g} has the highest mean per-class accuracy on val: {100 * scores[tau].balanced:.2f} % "
+        f"({100 * scores[tau].accuracy:.2f} % of the images)"
+    )
+    return tau, {
+        "tau": tau,
+        "val_accuracy_by_tau": {f"{t:g}": round(100 * score.accuracy, 3) for t, score in scores.items()},
+        "val_balanced_accuracy_by_tau": {f"{t:g}": round(100 * score.balanced, 3) for t, score in scores.items()},
+    }
 
 
 def _train(
@@ -126,7 +129,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train a head in place and return the results for run.json."""
     train, val = features.train, features.validation
-    sampler = build_sampler(training.sampler, train.labels, len(inputs.class_counts), inputs.seed)
+    shot_groups = longtail.shot_groups(inputs.class_counts, inputs.shots)
+    sampler = build_sampler(training.sampler, train.labels, len(inputs.class_counts), inputs.seed, shot_groups)
     if training.blocks:
         sampler = BlockSampler(len(train), inputs.seed, training.blocks.images, training.blocks.window)
     data = TrainingFeatures(train, sampler, training.global_batch, inputs.seed, tokens, training.views)

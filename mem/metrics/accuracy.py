@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -36,8 +37,21 @@ def top_k_accuracy(top: Int64[np.ndarray, "images k"], labels: Int64[np.ndarray,
 
 
 def balanced_accuracy(predictions: np.ndarray, labels: np.ndarray, classes: int) -> float:
-    """Return the mean accuracy over the classes that have images. On a balanced split, this is the overall accuracy."""
-    return present_mean(per_class_accuracy(predictions, labels, classes))
+    """Return the mean accuracy over the classes that have images; NaN without images.
+
+    The result is the correctly rounded value of the exact mean. Predictions of equal accuracy therefore have equal
+    results, whichever classes their errors are in, and on a balanced split the result equals the share of correct
+    images exactly.
+    """
+    images = np.bincount(labels, minlength=classes)
+    correct = np.bincount(labels[predictions == labels], minlength=classes)
+    present = images > 0
+    if not present.any():
+        return float("nan")
+    sizes, size_of_class = np.unique(images[present], return_inverse=True)
+    correct_by_size = np.bincount(size_of_class, correct[present]).astype(np.int64)
+    total = sum(Fraction(c, n) for c, n in zip(correct_by_size.tolist(), sizes.tolist(), strict=True))
+    return float(Fraction(total) / int(present.sum()))
 
 
 def class_weighted(shots: Sequence[float], classes: Sequence[int]) -> float:

@@ -18,19 +18,21 @@ from mem.config import (
     CustomModule,
     FeatureFiles,
     Head,
-    LogitAdjustment,
-    Lws,
-    Mem,
     NoBackbone,
     Section,
     Study,
-    Tau,
+    classifier_from,
+    ordered_heads,
+    start_of,
+    starts_optionally,
+    uses_shots,
 )
 from mem.runs.keys import (
     CENTER_CROP,
     INITIAL_DIGEST,
     MODULE_DIGEST,
     NORMALISATION,
+    START,
     defaults,
     digest,
     file_digest,
@@ -38,11 +40,9 @@ from mem.runs.keys import (
     keyed,
     unkeyed,
 )
+from mem.runs.versions import version_of
 
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
-VERSIONS: dict[str, int] = {**dict.fromkeys(STAGES, 1), "evaluate": 2}
-"""Version of each stage. Increase it when a code change alters the results of the stage. All runs of the stage then get
-new keys and are recomputed."""
 
 Settings = Mapping[str, Section | Mapping[str, Any] | float | int | str]
 """Settings of a run by name."""
@@ -66,14 +66,20 @@ class Run:
     @cached_property
     def key(self) -> str:
         """Key of the run: twelve hexadecimal digits."""
+        settings = self.keyed_settings
         content = {
             "stage": self.stage,
-            "version": VERSIONS[self.stage],
+            "version": version_of(self.stage, settings),
             "seed": self.seed,
-            "settings": {name: keyed(value, self.stage) for name, value in self.settings.items()},
+            "settings": settings,
             "inputs": {name: run.key for name, run in self.inputs.items()},
         }
         return digest(content)
+
+    @property
+    def keyed_settings(self) -> dict[str, Any]:
+        """Settings as they are in the key."""
+        return {name: keyed(value, self.stage) for name, value in self.settings.items()}
 
     @cached_property
     def folder(self) -> Path:
@@ -93,15 +99,16 @@ class Run:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the run's `config.yaml`."""
+        settings = self.keyed_settings
         return {
             "stage": self.stage,
-            "version": VERSIONS[self.stage],
+            "version": version_of(self.stage, settings),
             "key": self.key,
             "dataset": self.dataset,
             "backbone": self.backbone,
             "labels": dict(self.labels),
             "seed": self.seed,
-            "settings": {name: keyed(value, self.stage) for name, value in self.settings.items()},
+            "settings": settings,
             "defaults": defaults(self.settings, self.stage),
             "inputs": {name: str(run.folder) for name, run in self.inputs.items()},
         }
@@ -221,13 +228,17 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
     online = study.features is not None and study.features.online
     source = {"features": features, **(features.inputs if online else {})}
     heads: dict[str, Run] = {}
-    for name, head in sorted(study.heads.items(), key=lambda item: _depth(study, item[1])):
+    probe = study.probe if study.finetune is None else None
+    for name in ordered_heads(study.heads, probe):
+        head = study.heads[name]
         labels = {"method": head.method, "variant": name}
         settings: dict[str, Section | int | str] = {"head": head}
         inputs = dict(source)
-        if isinstance(head, Mem) and head.partition == "shot":
+        if uses_shots(head):
             settings["shots"] = study.shots
-        if (start := _start_head(study, head)) is not None:
+        if starts_optionally(head) and classifier_from(head) is not None:
+            settings[START] = "classifier"
+        if (start := start_of(head, probe)) is not None and not _is_finetuned_classifier(study.heads[start]):
             inputs["head"] = heads[start]
         heads[name] = create_run("train_head", settings, inputs, **labels)
         evaluation = create_run("evaluate", {"shots": study.shots}, {"head": heads[name], **source}, **labels)
@@ -235,25 +246,6 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
     return runs
 
 
-_STARTS_FROM_CE = (Tau, Lws, LogitAdjustment)
-"""Heads that start from the finetuned classifier or, without finetuning, from the linear probe."""
-
-
-def _start_head(study: Study, head: Head) -> str | None:
-    """Return the name of the head whose classifier is the initial classifier of `head`.
-
-    None means that `head` starts from the finetuned classifier or from a new classifier.
-    """
-    if isinstance(head, Mem):
-        base = study.heads[head.classifier_from]
-        return None if isinstance(base, Ce) and base.training is None else head.classifier_from
-    if study.finetune is None and isinstance(head, _STARTS_FROM_CE):
-        return study.probe
-    return None
-
-
-def _depth(study: Study, head: Head) -> int:
-    """Return a sort key that places every head after the head that it starts from."""
-    if isinstance(head, Mem):
-        return 2
-    return int(study.finetune is None and isinstance(head, _STARTS_FROM_CE))
+def _is_finetuned_classifier(head: Head) -> bool:
+    """Return whether a head is the finetuned classifier, which the features run stores."""
+    return isinstance(head, Ce) and head.training is None

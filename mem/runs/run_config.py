@@ -15,9 +15,10 @@ from mem.config import Compute, Study
 from mem.config.load import deep_merge
 from mem.errors import UserError
 from mem.runs.config_text import format_config, has_content, read_config_file
-from mem.runs.dag import VERSIONS, Run
+from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
 from mem.runs.keys import digest
+from mem.runs.versions import version_of
 
 T = TypeVar("T")
 _KEPT = frozenset({"defaults", "labels"})
@@ -124,9 +125,9 @@ def read_config(path: Path, stage: str) -> RunConfig:
         ) from None
     if found_stage != stage:
         raise UserError(f"{path}: expected the configuration of a {stage} run, found that of a {found_stage} run")
-    if version != VERSIONS[stage]:
+    if version != (current := version_of(stage, content["settings"])):
         raise UserError(
-            f"{path}: written for version {version} of {stage}, but this is version {VERSIONS[stage]}. "
+            f"{path}: written for version {version} of {stage}, but this is version {current}. "
             "Run the study again. This creates new runs next to the old ones."
         )
     if key != expected_key:

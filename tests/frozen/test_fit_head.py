@@ -120,7 +120,7 @@ def test_a_head_starts_from_the_given_classifier():
 def test_tau_is_chosen_on_val_and_reported():
     features, labels = make_features()
     head = fit_head("tau", features, labels, val=make_features(seed=1), quiet=True)
-    assert set(head.results) == {"tau", "val_accuracy_by_tau"}
+    assert set(head.results) == {"tau", "val_accuracy_by_tau", "val_balanced_accuracy_by_tau"}
     for method in ("tau", "logit_adjustment"):
         with pytest.raises(UserError) as error:
             fit_head(method, features, labels, quiet=True)

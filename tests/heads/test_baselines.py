@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from mem.errors import UserError
 from mem.heads.base import Linear, fresh_linear
 from mem.heads.build import HeadInputs, build_head, load_head, save_head
 from mem.heads.lws import LwsHead
-from mem.heads.selection import choose_on_val
 from mem.heads.tau import tau_normalised
 from tests.heads.mem_heads import mem_settings
 
@@ -51,17 +49,6 @@ def test_tau_normalisation_equals_numpy(seed, tau):
     expected = z @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** tau).T
     found = tau_normalised(torch.from_numpy(weight), tau)(torch.from_numpy(z)).detach().numpy()
     np.testing.assert_allclose(found, expected)
-
-
-def test_the_chosen_tau_is_the_smallest_with_the_highest_accuracy_on_val():
-    # The weight norm of class 0 is so large that class 0 is always predicted, unless tau is large enough to reduce it.
-    weight = torch.tensor([[10.0, 1.0], [0.5, 1.0]])
-    features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
-    head_of_tau = functools.partial(tau_normalised, weight)
-    tau, scores = choose_on_val(head_of_tau, [0.0, 0.5, 1.0, 1.5], features, labels)
-    assert scores[0.0] == 0.5
-    assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
-    assert max(scores.values()) == 1.0
 
 
 def test_lws_equals_numpy_and_trains_only_its_scales():

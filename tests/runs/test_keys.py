@@ -208,6 +208,21 @@ def test_another_class_order_has_its_own_conversion():
     assert len({run.key for run in runs}) == len(runs)
 
 
+def test_only_heads_that_are_selected_on_val_have_a_higher_version():
+    """Their selection rule changed. All other heads keep their keys."""
+    heads = {
+        **dict.fromkeys(("ce", "crt", "mem"), {}),
+        "tau": {"method": "tau", "taus": [0.0, 1.0]},
+        "one_tau": {"method": "tau", "taus": [1.0]},
+        "adjusted": {"method": "logit_adjustment", "taus": [0.5, 1.0]},
+        "one_adjusted": {"method": "logit_adjustment", "taus": [1.0]},
+    }
+    runs = study_runs(load_study([MINI], {"heads": heads}))
+    versions = {run.labels["variant"]: run.document()["version"] for run in runs if run.stage == "train_head"}
+    assert {name for name, version in versions.items() if version == 2} == {"tau", "adjusted"}
+    assert {version for name, version in versions.items() if name not in ("tau", "adjusted")} == {1}
+
+
 def test_every_run_is_listed_after_its_inputs(mini):
     seen: set[str] = set()
     for run in study_runs(mini):

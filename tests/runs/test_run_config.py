@@ -12,6 +12,7 @@ from mem.config import Study
 from mem.config.load import load_study
 from mem.errors import UserError
 from mem.runs.dag import study_runs
+from mem.runs.keys import digest
 from mem.runs.run_config import read_config, write_configs
 from tests.conftest import REPOSITORY
 
@@ -96,6 +97,21 @@ def test_a_configuration_of_another_version_is_reported(config_file):
     change_file(config_file, version=0)
     with pytest.raises(UserError, match="written for version 0 of pretrain, but this is version"):
         read_config(config_file, "pretrain")
+
+
+def test_a_selecting_head_of_the_previous_selection_rule_is_reported(tmp_path):
+    runs = study_runs(load_study([REPOSITORY / "tests" / "mini.yaml"]))
+    run = next(run for run in runs if run.stage == "train_head" and run.labels["variant"] == "tau")
+    content = run.document()
+    assert content["version"] == 2
+    content |= {"version": 1}
+    content["key"] = digest(
+        {name: content[name] for name in ("stage", "version", "seed", "settings")}
+        | {"inputs": {name: folder.rsplit("-", 1)[1] for name, folder in content["inputs"].items()}}
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="written for version 1 of train_head, but this is version 2"):
+        read_config(tmp_path / "config.yaml", "train_head")
 
 
 def test_a_study_is_not_a_run_configuration(config_file):
