@@ -211,7 +211,9 @@ def test_another_class_order_has_its_own_conversion():
 def test_only_heads_that_are_selected_on_val_have_a_higher_version():
     """Their selection rule changed. All other heads keep their keys."""
     heads = {
-        **dict.fromkeys(("ce", "crt", "mem"), {}),
+        "ce": {},
+        "crt": {},
+        "mem": {},
         "tau": {"method": "tau", "taus": [0.0, 1.0]},
         "one_tau": {"method": "tau", "taus": [1.0]},
         "adjusted": {"method": "logit_adjustment", "taus": [0.5, 1.0]},
