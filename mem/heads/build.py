@@ -28,11 +28,19 @@ class HeadInputs:
     classifier: Linear
     """The linear classifier to start from: the finetuned classifier, or the classifier of another head."""
     class_counts: np.ndarray
-    """Number of training images of each class."""
+    """Number of training images of each class. They are the prior of the images that a head is trained on."""
     shots: config.Shots
     """Thresholds of the shot groups."""
     seed: int
     """Seed of the initial weights."""
+    counts_before_holdout: np.ndarray | None = None
+    """Number of training images of each class before a holdout, if there is one. They define the groups of classes, so
+    that a holdout moves no class to another group."""
+
+    @property
+    def group_counts(self) -> np.ndarray:
+        """Number of images of each class by which classes are divided into groups."""
+        return self.class_counts if self.counts_before_holdout is None else self.counts_before_holdout
 
 
 def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
@@ -65,7 +73,7 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
             return LwsHead(classifier.weight.detach(), classifier.bias.detach())
         case config.Mem():
             groups = longtail.partition(
-                settings.partition, inputs.class_counts, settings.groups, inputs.shots, settings.partition_seed
+                settings.partition, inputs.group_counts, settings.groups, inputs.shots, settings.partition_seed
             )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(inputs.seed)
@@ -82,6 +90,8 @@ def save_head(folder: Path, head: Head, settings: config.Head, inputs: HeadInput
         "width": weight.shape[1],
         "class_counts": inputs.class_counts.tolist(),
     }
+    if inputs.counts_before_holdout is not None:
+        about["counts_before_holdout"] = inputs.counts_before_holdout.tolist()
     files.write_text(folder / "head.json", json.dumps(about, indent=2) + "\n")
     save_weights(folder / "head.safetensors", head.state_dict(), {"method": settings.method})
 
@@ -107,7 +117,14 @@ def load_head_and_inputs(folder: Path) -> tuple[Head, config.Head, HeadInputs]:
         raise UserError(f"{folder}/head.json: no such file. Run `mem train_head` to write it.") from None
     settings = TypeAdapter(config.Head).validate_python(about["settings"])
     blank = Linear(torch.zeros(about["classes"], about["width"]), torch.zeros(about["classes"]))
-    inputs = HeadInputs(blank, np.asarray(about["class_counts"]), config.Shots(**about["shots"]), seed=0)
+    before = about.get("counts_before_holdout")
+    inputs = HeadInputs(
+        blank,
+        np.asarray(about["class_counts"]),
+        config.Shots(**about["shots"]),
+        seed=0,
+        counts_before_holdout=None if before is None else np.asarray(before),
+    )
     head = build_head(settings, inputs)
     tensors = load_weights(folder / "head.safetensors")
     head.load_state_dict(tensors)

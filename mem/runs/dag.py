@@ -32,6 +32,7 @@ from mem.runs.keys import (
     INITIAL_DIGEST,
     MODULE_DIGEST,
     NORMALISATION,
+    SHOT_COUNTS,
     START,
     defaults,
     digest,
@@ -227,6 +228,7 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
     # If features are not stored, heads compute them from the inputs of the features run.
     online = study.features is not None and study.features.online
     source = {"features": features, **(features.inputs if online else {})}
+    shot_counts = _shot_counts(study)
     heads: dict[str, Run] = {}
     probe = study.probe if study.finetune is None else None
     for name in ordered_heads(study.heads, probe):
@@ -236,14 +238,24 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
         inputs = dict(source)
         if uses_shots(head):
             settings["shots"] = study.shots
+        if uses_shots(head) or getattr(head, "partition", None) == "cardinality_even":
+            settings |= shot_counts
         if starts_optionally(head) and classifier_from(head) is not None:
             settings[START] = "classifier"
         if (start := start_of(head, probe)) is not None and not _is_finetuned_classifier(study.heads[start]):
             inputs["head"] = heads[start]
         heads[name] = create_run("train_head", settings, inputs, **labels)
-        evaluation = create_run("evaluate", {"shots": study.shots}, {"head": heads[name], **source}, **labels)
+        evaluated = {"shots": study.shots, **shot_counts}
+        evaluation = create_run("evaluate", evaluated, {"head": heads[name], **source}, **labels)
         runs += [heads[name], evaluation]
     return runs
+
+
+def _shot_counts(study: Study) -> dict[str, str]:
+    """Return the setting of the runs whose groups of classes do not depend on the study's holdout."""
+    if isinstance(study.dataset, FeatureFiles) or study.dataset.holdout is None:
+        return {}
+    return {SHOT_COUNTS: "before holdout"}
 
 
 def _is_finetuned_classifier(head: Head) -> bool:

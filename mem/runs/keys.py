@@ -23,6 +23,9 @@ NORMALISATION = "normalisation"
 """Name of the setting that contains the mean and standard deviation of pixel values."""
 CENTER_CROP = "center crop"
 """Name of the setting of a features run that contains the crop of the finetuned backbone's input."""
+SHOT_COUNTS = "shot counts"
+"""Name of the setting of a run whose shot groups are defined by the training images before a holdout. Its val split
+contains the images of the holdout."""
 
 
 def digest(content: Any) -> str:

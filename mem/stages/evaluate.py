@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mem.heads.base import Head
 from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
 from mem.heads.predict import predict
-from mem.jobs.feature_sources import feature_sources
+from mem.jobs.feature_sources import counts_before_holdout, feature_sources
 from mem.jobs.job import Job
 from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import classes_without_images, scalars, split_scores
@@ -31,7 +31,9 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     shots = job.run.section("shots", config.Shots)
     folder = job.inputs["features"]
     counts = np.asarray(read_about(folder)["class_counts"], dtype=np.int64)
-    groups = longtail.shot_groups(counts, shots)
+    split_of = feature_sources(job)
+    before_holdout = counts_before_holdout(job, counts, split_of)
+    groups = longtail.shot_groups(counts if before_holdout is None else before_holdout, shots)
     head = load_head(job.inputs["head"])
     _check_classes(job, len(counts))
     metadata = PredictionMetadata(
@@ -42,7 +44,7 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         shot_of_class=tuple(groups.tolist()),
         group_of_class=_mem_partition(head),
     )
-    splits = _splits_with_images(job, len(counts))
+    splits = _splits_with_images(job, split_of, len(counts))
     names = _image_names(folder)
     head = head.to(job.world.device)
     predictions: dict[str, Predictions] = {}
@@ -61,7 +63,10 @@ def evaluate(job: Job) -> Mapping[str, Any]:
             )
     if job.world.is_main:
         write_predictions(job.folder.path / PREDICTIONS_FILE, metadata, predictions)
-        content = {"thresholds": str(shots), "class_counts": counts.tolist(), "splits": scores}
+        content: dict[str, Any] = {"thresholds": str(shots), "class_counts": counts.tolist()}
+        if before_holdout is not None:
+            content["counts_before_holdout"] = before_holdout.tolist()
+        content["splits"] = scores
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
     scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]
@@ -84,13 +89,13 @@ def _check_classes(job: Job, classes: int) -> None:
         )
 
 
-def _splits_with_images(job: Job, classes: int) -> dict[str, FeatureSource]:
+def _splits_with_images(job: Job, split_of: Callable[[str], FeatureSource], classes: int) -> dict[str, FeatureSource]:
     """Return the features of the splits that have images.
 
     Raises:
         UserError: The test split has no images, or a label is not a class number.
     """
-    folder, split_of = job.inputs["features"], feature_sources(job)
+    folder = job.inputs["features"]
     splits = {name: split for name in SPLITS if len(split := split_of(name))}
     if "test" not in splits:
         raise UserError(

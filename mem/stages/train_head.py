@@ -13,7 +13,7 @@ from mem.data.features.stored import read_about
 from mem.heads.base import Linear
 from mem.heads.build import HeadInputs, load_linear, save_head
 from mem.heads.training import HeadFeatures, make_head
-from mem.jobs.feature_sources import feature_sources
+from mem.jobs.feature_sources import counts_before_holdout, feature_sources
 from mem.jobs.job import Job
 
 
@@ -23,9 +23,10 @@ def train_head(job: Job) -> Mapping[str, Any]:
     shots = config.Shots(**job.run.settings.get("shots", {}))
     about = read_about(job.inputs["features"])
     counts = np.asarray(about["class_counts"], dtype=np.int64)
-    inputs = HeadInputs(_initial_classifier(job, len(counts), about), counts, shots, job.seed)
-    name = str(job.run.labels["variant"])
     splits = feature_sources(job)
+    before_holdout = counts_before_holdout(job, counts, splits)
+    inputs = HeadInputs(_initial_classifier(job, len(counts), about), counts, shots, job.seed, before_holdout)
+    name = str(job.run.labels["variant"])
     features = HeadFeatures(splits("train"), splits("val"))
     head, results = make_head(settings, inputs, features, job.fit_context(name))
     save_head(job.folder.path, head, settings, inputs)
