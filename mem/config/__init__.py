@@ -16,35 +16,39 @@ from mem.config.backbones import (
     VisionTransformer,
 )
 from mem.config.base import Section, Unkeyed
+from mem.config.control_heads import BlockClassifier, GroupConstants, LogitFusion
 from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
 from mem.config.feature_files import FeatureFiles
+from mem.config.head_training import HeadTraining
 from mem.config.heads import (
-    TRAINED_LINEAR,
     BalancedSoftmax,
     Ce,
     Crt,
     Head,
-    HeadTraining,
     LogitAdjustedLoss,
     LogitAdjustment,
     Lws,
     Mem,
     Ncm,
     Tau,
+    uses_shots,
+    uses_tokens,
 )
 from mem.config.initial import OFFICIAL, Initial, OfficialWeights
 from mem.config.sources import Cifar10, Cifar100, Dataset, Digits, FashionMnist, ImageNetLt, INaturalist2018, PlacesLt
+from mem.config.starts import LINEAR, classifier_from, ordered_heads, start_of, starts_optionally
 from mem.config.study import Compute, StageCompute, Study
 from mem.config.sweeps import Sweep
 from mem.config.training import Augmentation, Decoder, Features, Finetune, Pretrain, RandAugment, Training
 
 __all__ = [
+    "LINEAR",
     "OFFICIAL",
-    "TRAINED_LINEAR",
     "Augmentation",
     "Backbone",
     "BalancedSoftmax",
+    "BlockClassifier",
     "Ce",
     "Cifar10",
     "Cifar100",
@@ -60,6 +64,7 @@ __all__ = [
     "Features",
     "Finetune",
     "Folder",
+    "GroupConstants",
     "Head",
     "HeadTraining",
     "Holdout",
@@ -71,6 +76,7 @@ __all__ = [
     "Lists",
     "LogitAdjustedLoss",
     "LogitAdjustment",
+    "LogitFusion",
     "LongTailCut",
     "Lws",
     "Mem",
@@ -92,4 +98,10 @@ __all__ = [
     "Training",
     "Unkeyed",
     "VisionTransformer",
+    "classifier_from",
+    "ordered_heads",
+    "start_of",
+    "starts_optionally",
+    "uses_shots",
+    "uses_tokens",
 ]

@@ -18,9 +18,10 @@ from mem.config.backbones import Backbone, CustomModule, NoBackbone, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
 from mem.config.data import Shots
 from mem.config.feature_files import FeatureFiles
-from mem.config.heads import TRAINED_LINEAR, Ce, Head, LogitAdjustment, Lws, Mem, Tau
+from mem.config.heads import Ce, Head, LogitAdjustment, Lws, Tau, uses_tokens
 from mem.config.initial import OFFICIAL, Initial
 from mem.config.sources import Dataset
+from mem.config.starts import check_starts
 from mem.config.sweeps import Sweep, with_variants
 from mem.config.training import Features, Finetune, Pretrain
 
@@ -224,17 +225,9 @@ class Study(Section):
     def _heads_fit(self) -> Study:
         if not self.heads:
             raise ValueError("heads: expected at least one head")
+        check_starts(self.heads)
         for name, head in self.heads.items():
-            if not isinstance(head, Mem):
-                continue
-            base = self.heads.get(head.classifier_from)
-            if not isinstance(base, (Ce, *TRAINED_LINEAR)):
-                choices = [n for n, h in self.heads.items() if isinstance(h, (Ce, *TRAINED_LINEAR))]
-                raise ValueError(
-                    f"heads.{name}.classifier_from: this study has no head `{head.classifier_from}` with a linear "
-                    f"classifier; choose one of {choices}"
-                )
-            if head.input == "tokens" and not self.may_have_tokens:
+            if uses_tokens(head) and not self.may_have_tokens:
                 raise ValueError(f"heads.{name}.input: `tokens` requires `features.tokens: true`")
         return self
 

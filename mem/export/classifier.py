@@ -40,7 +40,7 @@ class ImageClassifier(nn.Module):
     @property
     def uses_tokens(self) -> bool:
         """Whether the head reads patch tokens in addition to the pooled feature."""
-        return isinstance(self.head, MemHead) and self.head.settings.input == "tokens"
+        return self.head.uses_tokens
 
     def forward(self, images: UInt8[Tensor, "samples side side 3"]) -> dict[str, Float[Tensor, "samples values"]]:
         """Return the `probabilities` of all classes, and for MEM also `group_weights` (w) and `group_norms` (Q).

@@ -17,11 +17,11 @@ from mem.data.features.arrays import Array, as_features, in_memory_split, requir
 from mem.data.features.stored import FeatureSplit
 from mem.distributed import World
 from mem.errors import UserError
-from mem.frozen.defaults import head_settings
+from mem.frozen.defaults import head_settings, methods
 from mem.heads.base import Head, Linear
 from mem.heads.build import HeadInputs, load_head_and_inputs, save_head
 from mem.heads.mem.head import MemHead
-from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head, wants_tokens
+from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head
 from mem.train.context import FitContext
 
 InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
@@ -103,7 +103,7 @@ class FittedHead(nn.Module):
             raise UserError(
                 f"features: got width {array.shape[-1]}, but the head was fitted on features of width {width}."
             )
-        if wants_tokens(self.settings) and array.ndim == 2:
+        if self.head.uses_tokens and array.ndim == 2:
             raise UserError(
                 "features: got pooled features only, but this head requires tokens; expected "
                 "(images, 1 + tokens, width)"
@@ -134,8 +134,9 @@ def fit_head(
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
         labels: (images,), numbered from 0. Every class must have a training image.
         val: Features and labels for the selection of tau; required if a method selects tau from several values.
-        classifier: The linear classifier that tau, LWS and MEM start from. By default, another head is fitted first: a
-            linear probe (`ce`), or for MEM the head specified by `classifier_from`.
+        classifier: The linear classifier that tau, LWS, logit adjustment and every head with `classifier_from` start
+            from. By default, another head is fitted first: the method specified by `classifier_from` with its default
+            settings, or a linear probe (`ce`).
         shots: Thresholds of the shot groups.
         seed: Seed for initialisation and sampling. The same seed produces the same head.
         device: Device to train on.
@@ -168,8 +169,8 @@ def load_fitted(folder: str | Path) -> FittedHead:
     return FittedHead(head, settings, inputs, {})
 
 
-INITIAL_METHODS = ("ce", "crt", "balanced_softmax", "logit_adjusted_loss")
-"""Methods whose linear classifier MEM can start from."""
+INITIAL_METHODS = tuple(method for method, section in methods().items() if issubclass(section, config.LINEAR))
+"""Methods whose linear classifier another head can start from."""
 
 
 class _Fit(NamedTuple):
@@ -199,25 +200,26 @@ class _Fit(NamedTuple):
             raise UserError(
                 "ce: requires `training` or a finetuned classifier. Pass classifier=..., or set `training`."
             )
-        if isinstance(settings, (config.Ce, config.Ncm, *config.TRAINED_LINEAR)):
+        first = config.start_of(settings, "ce")
+        if first is None:
             width = self.train.pooled.shape[2]
             return Linear(torch.zeros(len(self.counts), width), torch.zeros(len(self.counts)))
-        first = settings.classifier_from if isinstance(settings, config.Mem) else "ce"
         if first not in INITIAL_METHODS:
             raise UserError(
-                f"mem: classifier_from is `{first}`; expected one of {', '.join(INITIAL_METHODS)}. Change it, or pass "
-                "classifier=..."
+                f"{settings.method}: classifier_from is `{first}`; expected one of {', '.join(INITIAL_METHODS)}. "
+                "Change it, or pass classifier=..."
             )
         return self.linear(self.head(head_settings(first), None))
 
     def linear(self, given: InitialClassifier) -> Linear:
         """Check a user-provided classifier and convert it to a `Linear` head."""
         if isinstance(given, FittedHead):
-            if not isinstance(given.head, Linear):
+            linear = given.head.as_linear()
+            if linear is None:
                 raise UserError(
                     f"classifier: a `{given.settings.method}` head is not a linear classifier. Pass a ce or crt head."
                 )
-            given = given.head
+            given = linear
         weight, bias = given if isinstance(given, tuple) else (given.weight, given.bias)
         expected = (len(self.counts), self.train.pooled.shape[2])
         weight = torch.as_tensor(weight).detach().float().cpu()

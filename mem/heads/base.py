@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,6 +20,9 @@ class Head(nn.Module, ABC):
     (samples, 1 + tokens, width) with the pooled feature first.
     """
 
+    uses_tokens: bool = False
+    """Whether the head uses tokens in addition to the pooled feature."""
+
     @abstractmethod
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Return the logits."""
@@ -29,6 +33,24 @@ class Head(nn.Module, ABC):
         """Return the mean loss of a batch, and metrics to log. Accuracies are in percent."""
         logits = self(features)
         return cross_entropy(logits, labels).mean(), {"acc1": 100 * accuracy(logits, labels)}
+
+    def first_phase_steps(self, steps: int) -> int:
+        """Return how many of the training steps minimise `first_phase_loss` before the other steps minimise `loss`."""
+        return 0
+
+    def first_phase_loss(
+        self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
+    ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+        """Return the loss of a step in the first phase, and metrics to log."""
+        return self.loss(features, labels)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters as groups for the optimizer, optionally with the key `lr_scale`."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def as_linear(self) -> Linear | None:
+        """Return a copy of the head as a linear classifier with bias, or None if the head is not linear."""
+        return None
 
 
 class Linear(Head):
@@ -42,6 +64,11 @@ class Linear(Head):
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Return the logits."""
         return nn.functional.linear(pooled_feature(features), self.weight, self.bias)
+
+    def as_linear(self) -> Linear:
+        """Return a copy with bias. A missing bias is 0."""
+        weight = self.weight.detach()
+        return Linear(weight, weight.new_zeros(len(weight)) if self.bias is None else self.bias.detach())
 
 
 def pooled_feature(features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples width"]:

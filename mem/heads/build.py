@@ -62,13 +62,12 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
         case config.Ncm():
             return NcmHead(torch.zeros(width), torch.zeros(classes, width), torch.from_numpy(inputs.class_counts > 0))
         case config.Ce() | config.Crt():
-            return fresh_linear(width, classes, inputs.seed)
+            return _start(settings, inputs)
         case config.LogitAdjustedLoss():
-            offset = settings.tau * log_prior(inputs.class_counts)
-            return PriorLinear(fresh_linear(width, classes, inputs.seed), offset)
+            return PriorLinear(_start(settings, inputs), settings.tau * log_prior(inputs.class_counts))
         case config.BalancedSoftmax():
             offset = torch.from_numpy(np.log(np.maximum(inputs.class_counts, 1))).float()
-            return PriorLinear(fresh_linear(width, classes, inputs.seed), offset)
+            return PriorLinear(_start(settings, inputs), offset)
         case config.Lws():
             return LwsHead(classifier.weight.detach(), classifier.bias.detach())
         case config.Mem():
@@ -77,7 +76,16 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
             )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(inputs.seed)
-                return MemHead(settings, classifier, torch.from_numpy(groups))
+                start = fresh_linear(width, classes, inputs.seed) if settings.classifier == "fresh" else classifier
+                return MemHead(settings, start, torch.from_numpy(groups), log_prior(inputs.class_counts))
+
+
+def _start(settings: config.Head, inputs: HeadInputs) -> Linear:
+    """Return a copy of the given classifier if the settings name it, or a new classifier."""
+    if config.classifier_from(settings) is not None:
+        return inputs.classifier.as_linear()
+    classes, width = inputs.classifier.weight.shape
+    return fresh_linear(width, classes, inputs.seed)
 
 
 def save_head(folder: Path, head: Head, settings: config.Head, inputs: HeadInputs) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mem.heads.base import Head, pooled_feature
+from mem.heads.base import Head, Linear, pooled_feature
 
 
 class LwsHead(Head):
@@ -21,3 +21,8 @@ class LwsHead(Head):
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
         """Return the logits."""
         return self.scale * nn.functional.linear(pooled_feature(features), self.weight, self.bias)  # type: ignore[arg-type]
+
+    def as_linear(self) -> Linear:
+        """Return the linear classifier with the scaled weights and biases."""
+        scale = self.scale.detach()
+        return Linear(scale[:, None] * self.get_buffer("weight"), scale * self.get_buffer("bias"))

@@ -35,11 +35,10 @@ def predict(
         device: Device for the computation.
         names: Name of each image, if known.
     """
-    with_tokens = isinstance(head, MemHead) and head.settings.input == "tokens"
     batches: list[dict[str, np.ndarray]] = []
     for start in range(0, len(split), _BATCH_SIZE):
         indices = np.arange(start, min(start + _BATCH_SIZE, len(split)))
-        inputs = split.inputs(0, indices, tokens=with_tokens).to(device)
+        inputs = split.inputs(0, indices, tokens=head.uses_tokens).to(device)
         batch: dict[str, np.ndarray] = {}
         if isinstance(head, MemHead):
             logits, weights, norms = head.modulate(inputs)

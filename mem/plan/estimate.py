@@ -213,7 +213,7 @@ class Estimator:
 
     def _feature_bytes(self, settings: config.Head) -> float:
         """Return the number of bytes of stored features that a head reads per image."""
-        tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
+        tokens = config.uses_tokens(settings)
         token_bytes = disk.TOKEN_BYTES[self.study.features.dtype] if self.study.features else FLOAT_BYTES
         return self.classifier.width * (FLOAT_BYTES + token_bytes * self.classifier.tokens * tokens)
 

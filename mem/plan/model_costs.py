@@ -67,7 +67,7 @@ def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost
 
 def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
     """Return the cost of a head on features."""
-    tokens = isinstance(settings, config.Mem) and settings.input == "tokens"
+    tokens = config.uses_tokens(settings)
     classifier = Linear(torch.zeros(classes, backbone.width), torch.zeros(classes))
     model = build_head(settings, HeadInputs(classifier, _example_counts(study, classes), study.shots, 0))
 

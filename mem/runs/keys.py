@@ -21,6 +21,8 @@ MODULE_DIGEST = "module digest"
 
 NORMALISATION = "normalisation"
 """Name of the setting that contains the mean and standard deviation of pixel values."""
+START = "start"
+"""Name of the setting of a head that starts from a classifier although its method can start from a new one."""
 CENTER_CROP = "center crop"
 """Name of the setting of a features run that contains the crop of the finetuned backbone's input."""
 SHOT_COUNTS = "shot counts"

@@ -43,14 +43,20 @@ class ClassBalancedSampler:
 
     The images of a class are reshuffled once all of them have been sampled. Source: the class-aware sampler of
     Shen et al. 2016, as used by Kang et al. 2020.
+
+    Args:
+        labels: Label of each image; an image with label -1 is never sampled.
+        classes: Number of classes.
+        seed: The run's seed.
+        stream: Prefix of the random stream of the class order.
     """
 
-    def __init__(self, labels: np.ndarray, classes: int, seed: int) -> None:
+    def __init__(self, labels: np.ndarray, classes: int, seed: int, stream: str = "") -> None:
         self._members = [np.flatnonzero(labels == k) for k in range(classes)]
         self._present = np.array([k for k in range(classes) if len(self._members[k])])
         self._seed = seed
         self._round = lru_cache(maxsize=8)(
-            lambda number: self._present[rng.permutation(seed, "class order", number, len(self._present))]
+            lambda number: self._present[rng.permutation(seed, f"{stream}class order", number, len(self._present))]
         )
         self._shuffled = lru_cache(maxsize=4 * classes)(self._shuffle)
 
@@ -95,8 +101,57 @@ class PowerSampler:
         return self._by_class[self._starts[k] + within]
 
 
-def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> Sampler:
-    """Build the sampler with the given name: `instance`, `class_balanced` or `sqrt`.
+class GroupBalancedSampler:
+    """In each round, visits all groups of classes in random order and selects `IMAGES_PER_VISIT` images from each.
+
+    Within a group, the classes are visited as by `ClassBalancedSampler`. Therefore, all groups are sampled equally
+    often, and so are the classes of a group, but a class of a small group is sampled more often than a class of a large
+    one.
+
+    Args:
+        labels: Label of each image.
+        group_of_class: Group of each class. Groups without images are skipped.
+        seed: The run's seed.
+    """
+
+    def __init__(self, labels: np.ndarray, group_of_class: np.ndarray, seed: int) -> None:
+        group_of_image = group_of_class[labels]
+        self._groups = [
+            ClassBalancedSampler(np.where(group_of_image == g, labels, -1), len(group_of_class), seed, f"group {g} ")
+            for g in np.unique(group_of_image)
+        ]
+        self._round = lru_cache(maxsize=8)(
+            lambda number: rng.permutation(seed, "group order", number, len(self._groups))
+        )
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Return the image indices of the samples `start` to `start + count - 1`."""
+        visits, within = np.divmod(np.arange(start, start + count), IMAGES_PER_VISIT)
+        rounds, turns = np.divmod(visits, len(self._groups))
+        orders = np.stack([self._round(number) for number in range(int(rounds[0]), int(rounds[-1]) + 1)])
+        group_of_sample = orders[rounds - rounds[0], turns]
+        sample_of_group = rounds * IMAGES_PER_VISIT + within
+        chosen = np.empty(count, dtype=np.int64)
+        for g, group in enumerate(self._groups):
+            is_member = group_of_sample == g
+            if is_member.any():
+                samples = sample_of_group[is_member]
+                low, high = int(samples[0]), int(samples[-1]) + 1
+                chosen[is_member] = group.indices(low, high - low)[samples - low]
+        return chosen
+
+
+def build_sampler(
+    sampler: str, labels: np.ndarray, classes: int, seed: int, shot_groups: np.ndarray | None = None
+) -> Sampler:
+    """Build the sampler with the given name: `instance`, `class_balanced`, `sqrt` or `group_balanced`.
+
+    Args:
+        sampler: Name of the sampler.
+        labels: Label of each image.
+        classes: Number of classes.
+        seed: The run's seed.
+        shot_groups: Shot group of each class; required by `group_balanced`.
 
     Raises:
         ValueError: The name is unknown.
@@ -108,4 +163,7 @@ def build_sampler(sampler: str, labels: np.ndarray, classes: int, seed: int) -> 
             return ClassBalancedSampler(labels, classes, seed)
         case "sqrt":
             return PowerSampler(labels, classes, seed, 0.5)
-    raise ValueError(f"unknown sampler {sampler!r}; expected instance, class_balanced or sqrt")
+        case "group_balanced":
+            assert shot_groups is not None
+            return GroupBalancedSampler(labels, shot_groups, seed)
+    raise ValueError(f"unknown sampler {sampler!r}; expected instance, class_balanced, sqrt or group_balanced")
