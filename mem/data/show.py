@@ -18,7 +18,7 @@ from mem.config import Shots, Study
 from mem.data.datasets import ImageSplit, read_dataset
 from mem.data.datasets.problems import printable
 from mem.errors import UserError
-from mem.longtail import SHOT_NAMES, class_counts, shot_groups
+from mem.longtail import SHOT_NAMES, shot_groups
 from mem.style import MATPLOTLIB_SETTINGS, SHOT_COLOURS
 
 ROWS_PER_GROUP = 4
@@ -59,7 +59,9 @@ def show(study: Study, order: int | None) -> list[Path]:
         return thumbnail(_read_image(images.train, i))
 
     suffix = "" if order is None else f"-order{order}"
-    return _plot(Path("results", study.study, "data"), suffix, images.classes, images.train.labels, study.shots, tile)
+    counts = images.counts_before_holdout
+    folder = Path("results", study.study, "data")
+    return _plot(folder, suffix, images.classes, images.train.labels, shot_groups(counts, study.shots), counts, tile)
 
 
 def write_figures(folder: Path) -> list[Path]:
@@ -70,7 +72,8 @@ def write_figures(folder: Path) -> list[Path]:
     """
     from mem.data.beton.reader import Beton
 
-    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    manifest = json.loads((folder / "dataset.json").read_text())
+    counts = np.asarray(manifest.get("counts_before_holdout", manifest["splits"]["train"]["counts"]))
     train = Beton(folder / "train.beton")
 
     def tile(i: int) -> Tile:
@@ -79,7 +82,7 @@ def write_figures(folder: Path) -> list[Path]:
         train.crop(i, 0, 0, height, width, image)
         return thumbnail(image)
 
-    return _plot(folder, "", classes, train.labels, Shots(), tile)
+    return _plot(folder, "", manifest["classes"], train.labels, shot_groups(counts, Shots()), counts, tile)
 
 
 def _plot(
@@ -87,11 +90,11 @@ def _plot(
     suffix: str,
     classes: Sequence[str],
     labels: Int64[np.ndarray, " images"],
-    shots: Shots,
+    groups: Int64[np.ndarray, " classes"],
+    counts: Int64[np.ndarray, " classes"],
     tile: Callable[[int], Tile],
 ) -> list[Path]:
-    counts = class_counts(labels, len(classes))
-    groups = shot_groups(counts, shots)
+    """Write the plots and return their paths. `counts` are the training images of each class before a holdout."""
     with mpl.rc_context(MATPLOTLIB_SETTINGS):
         figures = {
             "histogram": histogram(counts, groups, classes),

@@ -156,15 +156,31 @@ def _ablations(study: config.Study, results: StudyResults) -> list[CaptionedFigu
 
 
 def _histogram(study: config.Study, runs: Sequence[Run], manifest: Mapping[str, Any]) -> CaptionedFigure:
-    counts = np.asarray(manifest["splits"]["train"]["counts"])
+    counts = training_counts(manifest, study)
     order = f" Class order {data_run(runs).labels['order']}." if len(study.orders) > 1 else ""
     return CaptionedFigure(
         "histogram",
         "Training images per class",
-        f"{counts.sum():,} training images in {len(counts)} classes; "
-        f"imbalance factor {manifest['imbalance']:.0f}.{order}",
+        f"{counts.sum():,} training images{' before the holdout' * has_holdout(study)} in {len(counts)} classes; "
+        f"imbalance factor {counts.max() / max(counts.min(), 1):.0f}.{order}",
         figures.class_histogram(counts.tolist(), longtail.shot_groups(counts, study.shots), manifest["classes"]),
     )
+
+
+def has_holdout(study: config.Study) -> bool:
+    """Return whether the val split of a study is a holdout of its training images."""
+    return not isinstance(study.dataset, config.FeatureFiles) and study.dataset.holdout is not None
+
+
+def training_counts(manifest: Mapping[str, Any], study: config.Study) -> np.ndarray:
+    """Return the number of training images of each class before a holdout, which define the shot groups.
+
+    Args:
+        manifest: Recorded results of the convert run or of a check of precomputed features.
+        study: The study.
+    """
+    splits = ("train", "val") if has_holdout(study) else ("train",)
+    return np.sum([manifest["splits"][split]["counts"] for split in splits], axis=0)
 
 
 def _curves(runs: Sequence[Run]) -> list[CaptionedFigure]:

@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from mem import config, files
+from mem import config, files, longtail
 from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.report import figures
 from mem.report.collect import StudyResults, collect
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
 from mem.report.deviations import deviations
-from mem.report.figure_set import build_figures, reconstruction_images
+from mem.report.figure_set import build_figures, reconstruction_images, training_counts
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
 from mem.report.paper_figure_numbers import classifier_of
@@ -147,9 +148,11 @@ def _facts(
     study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], results: StudyResults
 ) -> dict[str, str]:
     splits = manifest["splits"]
+    groups = longtail.shot_groups(training_counts(manifest, study), study.shots)
+    classes = np.bincount(groups, minlength=len(longtail.SHOT_NAMES))
     seconds = sum(record["seconds"] for record in records.values())
     return {
-        "classes": " / ".join(f"{classes} {group}" for group, classes in manifest["groups"].items()),
+        "classes": " / ".join(f"{n} {group}" for group, n in zip(longtail.SHOT_NAMES, classes, strict=True)),
         "images (train / val / test)": " / ".join(f"{splits[name]['images']:,}" for name in ("train", "val", "test")),
         "shot groups": str(study.shots),
         "seeds": ", ".join(map(str, study.seeds)),

@@ -136,9 +136,12 @@ def test_the_check_describes_a_holdout_with_the_thresholds_of_the_study(capsys, 
     values |= {"holdout": {"share": 0.2, "seed": 0}}
     path = write_study(tmp_path, values, shots={"many_above": 16, "few_below": 2})
     assert main(["data", "check", str(path)]) == 0
-    notes = capsys.readouterr().out.partition("NOTES")[2]
-    assert "`holdout` moved " in notes
-    assert "(many>16 few<2), so 1 class changes its group: 1 from many to medium" in notes
+    output = capsys.readouterr().out
+    assert "`holdout` moved " in output.partition("NOTES")[2]
+    assert "before the holdout (many>16 few<2)" in output.partition("NOTES")[2]
+    # Without the images of the holdout, the largest class would be a medium-shot class.
+    assert "16 to " in output
+    assert "training images per class; 1 many / " in output
 
 
 def test_a_data_set_that_cannot_be_read_gives_status_2(capsys, tmp_path):

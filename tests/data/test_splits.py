@@ -49,7 +49,7 @@ def test_a_holdout_is_taken_out_of_train_and_is_the_same_every_time(tmp_path):
         assert held.val.files[i].endswith(held.val.names[i])
 
 
-def test_the_effect_of_a_holdout_on_val_and_on_the_shot_groups_is_described(tmp_path):
+def test_the_val_split_of_a_holdout_is_described(tmp_path):
     images = read(miniatures.inaturalist_2018(tmp_path) | {"holdout": {"share": 0.2, "seed": 0}})
     train, val = (np.array(counts_of(split, 12)) for split in (images.train, images.val))
     shots = Shots(many_above=int((train + val)[0]) - 1, few_below=int(train[1]) + 1)
@@ -57,9 +57,10 @@ def test_the_effect_of_a_holdout_on_val_and_on_the_shot_groups_is_described(tmp_
     assert text.startswith(f"`holdout` moved {val.sum()} of {(train + val).sum()} training images to val.")
     assert f"Val has the long tail of train: {val.max()} to 0 images per class." in text
     assert f"{(val == 0).sum()} of 12 classes have no val images" in text
-    assert f"computed from the remaining training images ({shots}), so " in text
-    assert "1 from many to medium" in text
-    assert "group:" not in describe_holdout(images, Shots(many_above=1000, few_below=1000))
+    few = train + val < shots.few_below
+    assert few.sum() != (train < shots.few_below).sum()
+    assert f"the {few.sum()} few-shot classes have {val[few].sum()} val images together" in text
+    assert text.endswith(f"Shot groups are defined by the training images before the holdout ({shots})")
     assert describe_holdout(read(miniatures.inaturalist_2018(tmp_path)), shots) == ""
 
 

@@ -9,6 +9,7 @@ import pytest
 from mem.config import Study
 from mem.config.load import load_study
 from mem.runs.dag import Run, study_runs
+from mem.runs.keys import SHOT_COUNTS
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -223,6 +224,19 @@ def test_only_heads_that_are_selected_on_val_have_a_higher_version():
     versions = {run.labels["variant"]: run.document()["version"] for run in runs if run.stage == "train_head"}
     assert {name for name, version in versions.items() if version == 2} == {"tau", "adjusted"}
     assert {version for name, version in versions.items() if name not in ("tau", "adjusted")} == {1}
+
+
+def test_with_a_holdout_the_runs_that_use_shot_groups_count_the_images_before_it(mini_values):
+    cut = mini_values["dataset"]["cut"] | {"val_per_class": 0}
+    heads = dict(mini_values["heads"])
+    heads["by_counts"] = {**heads["mem"], "method": "mem", "partition": "cardinality_even"}
+    heads["at_random"] = {**heads["mem"], "method": "mem", "partition": "random_even"}
+    dataset = mini_values["dataset"] | {"cut": cut, "holdout": {"share": 0.1, "seed": 0}}
+    runs = study_runs(Study.model_validate(mini_values | {"dataset": dataset, "heads": heads}))
+    marked = {run_name(run) for run in runs if SHOT_COUNTS in run.settings}
+    grouped = {"train_head mem", "train_head mem_on_crt", "train_head by_counts"}
+    assert marked == grouped | {f"evaluate {head}" for head in heads}
+    assert not any(SHOT_COUNTS in run.settings for run in study_runs(load_study([MINI])))
 
 
 def test_every_run_is_listed_after_its_inputs(mini):

@@ -100,3 +100,10 @@ def test_tau_is_selected_on_a_holdout_and_the_study_without_the_holdout_trains_o
         == 3
     )
     assert find_run(holdout_runs, "convert").key != find_run(runs, "convert").key
+    # The shot groups are defined by the training images before the holdout.
+    metrics, before = (
+        json.loads((at / find_run(planned, "evaluate", "tau").folder / "metrics.json").read_text())
+        for at, planned in ((tmp_path, holdout_runs), (folder, runs))
+    )
+    assert metrics["counts_before_holdout"] == before["class_counts"] == all_images["train"]["counts"]
+    assert metrics["class_counts"] == converted["train"]["counts"] != before["class_counts"]

@@ -96,7 +96,7 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
 
 def _summary(study: Study, images: ImageSet) -> list[str]:
     counts = class_counts(images.train.labels, len(images.classes))
-    groups = shot_groups(counts, study.shots)
+    groups = shot_groups(images.counts_before_holdout, study.shots)
     shots = " / ".join(f"{(groups == g).sum():,} {name}" for g, name in enumerate(SHOT_NAMES))
     splits = ", ".join(f"{len(split):,} {name}" for name, split in images.splits.items())
     return [

@@ -12,6 +12,7 @@ from jaxtyping import Int64, UInt8
 from mem.data.codecs.limits import read_image_file
 from mem.data.datasets.problems import Problems
 from mem.data.datasets.reference_counts import ReferenceCounts
+from mem.longtail import class_counts
 
 Image = UInt8[np.ndarray, "height width 3"]
 
@@ -110,6 +111,12 @@ class ImageSet:
     def splits(self) -> dict[str, ImageSplit]:
         """The splits train, val and test, by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def counts_before_holdout(self) -> Int64[np.ndarray, " classes"]:
+        """Number of training images of each class, including the images of a holdout. They define the shot groups."""
+        counts = class_counts(self.train.labels, len(self.classes))
+        return counts + class_counts(self.val.labels, len(self.classes)) if self.held_out else counts
 
     def require_disjoint(self) -> None:
         """Raise an error if an image occurs more than once.

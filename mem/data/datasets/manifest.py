@@ -22,12 +22,14 @@ _CHUNK = 10_000
 def describe(images: ImageSet) -> dict[str, Any]:
     """Return the entries of `dataset.json` that describe the dataset.
 
-    `classes`, `folders` and `counts` are indexed by label.
+    `classes`, `folders`, `counts` and `counts_before_holdout` are indexed by label. `groups` are the numbers of classes
+    in the shot groups, which are defined by the training images before a holdout.
     """
     classes = len(images.classes)
     shots = Shots()
     counts = class_counts(images.train.labels, classes)
-    groups = shot_groups(counts, shots)
+    before_holdout = images.counts_before_holdout
+    groups = shot_groups(before_holdout, shots)
     return {
         "classes": list(images.classes),
         "folders": first_folders(images),
@@ -39,6 +41,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
             }
             for name, split in images.splits.items()
         },
+        **({"counts_before_holdout": before_holdout.tolist()} if images.held_out else {}),
         "imbalance": float(counts.max() / max(counts.min(), 1)),
         "shots": str(shots),
         "groups": {name: int((groups == g).sum()) for g, name in enumerate(SHOT_NAMES)},

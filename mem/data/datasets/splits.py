@@ -74,31 +74,15 @@ def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
 
 
 def describe_holdout(images: ImageSet, shots: Shots) -> str:
-    """Describe how `holdout` changed a dataset: the class counts of val, and the classes whose shot group changed.
-
-    Shot groups are computed from the training images that remain. Return "" for a dataset without a holdout.
-    """
+    """Describe the val split that `holdout` created; "" for a dataset without a holdout."""
     if not images.held_out:
         return ""
     classes = len(images.classes)
-    train, val = (longtail.class_counts(split.labels, classes) for split in (images.train, images.val))
-    before, after = longtail.shot_groups(train + val, shots), longtail.shot_groups(train, shots)
-    few = after == longtail.SHOT_NAMES.index("few")
-    text = (
-        f"`holdout` moved {val.sum():,} of {(train + val).sum():,} training images to val. Val has the long tail of "
-        f"train: {val.max():,} to {val.min():,} images per class. {(val == 0).sum():,} of {classes:,} classes have no "
-        f"val images, and the {few.sum():,} few-shot classes have {val[few].sum():,} val images together"
+    val, total = longtail.class_counts(images.val.labels, classes), images.counts_before_holdout
+    few = longtail.shot_groups(total, shots) == longtail.SHOT_NAMES.index("few")
+    return (
+        f"`holdout` moved {val.sum():,} of {total.sum():,} training images to val. Val has the long tail of train: "
+        f"{val.max():,} to {val.min():,} images per class. {(val == 0).sum():,} of {classes:,} classes have no val "
+        f"images, and the {few.sum():,} few-shot classes have {val[few].sum():,} val images together. Shot groups are "
+        f"defined by the training images before the holdout ({shots})"
     )
-    changes = [
-        f"{count:,} from {longtail.SHOT_NAMES[g]} to {longtail.SHOT_NAMES[h]}"
-        for g in range(len(longtail.SHOT_NAMES))
-        for h in range(len(longtail.SHOT_NAMES))
-        if g != h and (count := int(((before == g) & (after == h)).sum()))
-    ]
-    if changes:
-        number = int((before != after).sum())
-        text += (
-            f". Shot groups are computed from the remaining training images ({shots}), so {number:,} "
-            f"{'class changes its' if number == 1 else 'classes change their'} group: {', '.join(changes)}"
-        )
-    return text
