@@ -115,7 +115,7 @@ def epoch(folder: Path, method: str, counts: np.ndarray, clock: Callable[[], flo
     with tempfile.TemporaryDirectory(dir=folder) as checkpoints:
         start = clock()
         fit(
-            TrainState(head, head_optimizer(head, settings)),
+            TrainState(head, head_optimizer(head.parameter_groups(), settings)),
             data,
             objective,
             Schedule(steps, steps, cosine(settings.lr, steps)),

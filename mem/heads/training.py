@@ -27,7 +27,7 @@ from mem.heads.tau import tau_normalised
 from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
 from mem.train.optimizers import head_optimizer
-from mem.train.schedules import Schedule, cosine, training_steps
+from mem.train.schedules import Schedule, training_steps, two_cosines
 from mem.train.state import TrainState
 
 EVALUATION_BATCH = 1024
@@ -137,7 +137,12 @@ def _train(
     steps_per_epoch = len(train) / training.global_batch
     steps = training_steps(training.epochs, len(train), training.global_batch)
 
+    first_phase = head.first_phase_steps(steps)
+
     def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        # The phase depends only on the position of the batch, so that training resumes in the same phase.
+        if batch.first < first_phase * training.global_batch:
+            return replica.first_phase_loss(batch.inputs, batch.labels)  # type: ignore[operator]
         return replica.loss(batch.inputs, batch.labels)  # type: ignore[operator]
 
     @torch.no_grad()
@@ -149,10 +154,10 @@ def _train(
         }
 
     speed = fit(
-        TrainState(head, head_optimizer(head, training)),
+        TrainState(head, head_optimizer(head.parameter_groups(), training)),
         data,
         objective,
-        Schedule(steps, steps_per_epoch, cosine(training.lr, steps)),
+        Schedule(steps, steps_per_epoch, two_cosines(training.lr, first_phase, steps)),
         context,
         validation=Validation(evaluate, max(1, math.ceil(steps_per_epoch))) if val is not None else None,
     )

@@ -70,12 +70,16 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: 
         averaged.lerp_(current, ((1 - decay) * ~skipped).to(averaged.dtype))
 
 
-def head_optimizer(head: nn.Module, settings: config.HeadTraining) -> torch.optim.Optimizer:
-    """Return SGD with momentum 0.9 or AdamW, with one weight decay for all trained parameters (Kang et al. 2020)."""
-    parameters = [p for p in head.parameters() if p.requires_grad]
+def head_optimizer(groups: list[dict[str, Any]], settings: config.HeadTraining) -> torch.optim.Optimizer:
+    """Return SGD with momentum 0.9 or AdamW, with one weight decay for all trained parameters (Kang et al. 2020).
+
+    Args:
+        groups: Groups of trained parameters, optionally with `lr_scale`; see `Head.parameter_groups`.
+        settings: Training settings of the head.
+    """
     if settings.optimizer == "sgd":
-        return _EagerSGD(parameters, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
-    return _EagerAdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        return _EagerSGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    return _EagerAdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def _unwrapped(method: Any) -> Any:

@@ -41,6 +41,35 @@ def warmup_cosine(
     return at
 
 
+def warmup_steps(
+    lr: float, min_lr: float, warmup_epochs: float, decay: tuple[float, float], steps_per_epoch: float
+) -> Callable[[int], float]:
+    """Return a learning-rate schedule with linear warm-up from 0 to `lr` and decay in steps.
+
+    Args:
+        lr: Learning rate before the first step.
+        min_lr: Smallest learning rate.
+        warmup_epochs: Number of epochs in which the learning rate rises linearly from 0.
+        decay: Number of epochs between two steps, counted from the start of training, and the factor of each step.
+        steps_per_epoch: Number of optimizer steps per epoch.
+    """
+    every_epochs, factor = decay
+
+    def at(step: int) -> float:
+        epoch = step / steps_per_epoch
+        warmup = min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0
+        # The tolerance prevents that rounding moves the end of an epoch behind its last step.
+        return warmup * max(min_lr, lr * factor ** math.floor(epoch / every_epochs + 1e-9))
+
+    return at
+
+
 def cosine(lr: float, steps: int) -> Callable[[int], float]:
     """Return a learning-rate schedule with half-cosine decay from `lr` to 0 over `steps` steps."""
     return lambda step: 0.5 * lr * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
+
+
+def two_cosines(lr: float, first_steps: int, steps: int) -> Callable[[int], float]:
+    """Return a schedule with a half-cosine decay from `lr` to 0 over the first steps, and another over the others."""
+    first, second = cosine(lr, first_steps), cosine(lr, steps - first_steps)
+    return lambda step: first(step) if step < first_steps else second(step - first_steps)

@@ -9,10 +9,8 @@ from mem.heads.base import Linear
 from mem.heads.mem.head import MemHead
 
 
-def mem_settings(**changes) -> Mem:
-    training = HeadTraining(
-        epochs=1, global_batch=8, optimizer="adamw", lr=1e-3, weight_decay=0, sampler="class_balanced"
-    )
+def mem_settings(sampler: str = "class_balanced", **changes) -> Mem:
+    training = HeadTraining(epochs=1, global_batch=8, optimizer="adamw", lr=1e-3, weight_decay=0, sampler=sampler)
     values = {
         "method": "mem", "partition": "shot", "input": "pooled", "width": 32, "depth": 1, "xi": 20.0, "mu": 0.0,
         "top_k": 2, "reo_weight": 1.0, "fusion_width": 8, "weight": "free", "classifier": "frozen",

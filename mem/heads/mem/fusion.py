@@ -1,4 +1,4 @@
-"""The fusion module and the data-aware classifier of the paper (eq. 6 to 8)."""
+"""The fusion module of the paper (eq. 6 and 7)."""
 
 from __future__ import annotations
 
@@ -55,62 +55,52 @@ class TopLogits(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A two-layer perceptron that computes the group weights from the norms and the top logits (eq. 7).
-
-    Norms are divided by xi so that their scale is similar to the scale of the logits. The last layer is initialised
-    with zero weights and with a bias for which the group weights do not change the logits: the weights are 1 if they
-    multiply the logits, and 0 if they are added.
+    """A two-layer perceptron that computes the group weights (eq. 7).
 
     Args:
+        inputs: Number of inputs: in eq. 7, one norm per group and the top logits of all groups.
         groups: Number of groups.
-        top_logits: Number of top logits, over all groups.
         width: Width of the hidden layer.
-        xi: Margin of the regularisation objective for images of the group.
-        kind: Mapping from the perceptron's output to the group weights: `free`, `softplus`, `exp`, `residual` or
-            `additive`.
+        kind: Mapping from the perceptron's output to the group weights; see `group_weights`.
+        init: Initial weights of the last layer. `identity`: zero weights, and a bias for which all group weights are
+            the same and do not change the prediction. `default`: PyTorch's random initialisation.
     """
 
-    def __init__(self, groups: int, top_logits: int, width: int, xi: float, kind: str) -> None:
+    def __init__(self, inputs: int, groups: int, width: int, kind: str, init: str = "identity") -> None:
         super().__init__()
-        self.hidden = nn.Linear(groups + top_logits, width)
+        self.hidden = nn.Linear(inputs, width)
         self.out = nn.Linear(width, groups)
-        self.xi = xi
         self.kind = kind
-        nn.init.zeros_(self.out.weight)
-        neutral = {"free": 1.0, "softplus": math.log(math.e - 1), "exp": 0.0, "residual": 0.0, "additive": 0.0}
-        nn.init.constant_(self.out.bias, neutral[kind])
+        if init == "identity":
+            nn.init.zeros_(self.out.weight)
+            nn.init.constant_(self.out.bias, {"free": 1.0, "softplus": math.log(math.e - 1)}.get(kind, 0.0))
 
-    def forward(
-        self, norms: Float[Tensor, "samples groups"], top: Float[Tensor, "samples kept"]
-    ) -> Float[Tensor, "samples groups"]:
+    def forward(self, inputs: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples groups"]:
         """Return the group weights w_i."""
-        output = self.out(F.gelu(self.hidden(torch.cat([norms / self.xi, top], dim=1))))
-        match self.kind:
-            case "softplus":
-                return F.softplus(output)
-            case "exp":
-                return output.exp()
-            case "residual":
-                return 1 + output
-            case _:
-                return output
+        return group_weights(self.out(F.gelu(self.hidden(inputs))), self.kind)
 
 
-def data_aware_logits(
-    logits: Float[Tensor, "samples classes"],
-    weights: Float[Tensor, "samples groups"],
-    group_of_class: Int64[Tensor, " classes"],
-    *,
-    additive: bool = False,
-) -> Float[Tensor, "samples classes"]:
-    """Multiply each logit by the weight of its group. The products are the arguments of the softmax in eq. 8.
+def group_weights(output: Float[Tensor, "samples groups"], kind: str) -> Float[Tensor, "samples groups"]:
+    """Return the group weights w for the output o of the fusion's perceptron.
 
-    With `additive`, the weight is added to the logit instead.
+    Args:
+        output: The output o.
+        kind: `free` and `additive`: o. `softplus`, `exp`, `sigmoid`: this function of o. `residual`: 1 + o. `softmax`:
+            the softmax of o over the groups. `mixture`: the log of this softmax, which is the log-probability of a
+            group.
     """
-    if torch.is_grad_enabled():
-        # Equivalent to indexing, but the gradient is a matrix product instead of a scatter.
-        membership = F.one_hot(group_of_class, weights.shape[1]).T.to(weights.dtype)
-        weight_of_class = weights @ membership
-    else:
-        weight_of_class = weights[:, group_of_class]
-    return logits + weight_of_class if additive else logits * weight_of_class
+    match kind:
+        case "softplus":
+            return F.softplus(output)
+        case "exp":
+            return output.exp()
+        case "sigmoid":
+            return output.sigmoid()
+        case "residual":
+            return 1 + output
+        case "softmax":
+            return output.softmax(dim=1)
+        case "mixture":
+            return output.log_softmax(dim=1)
+        case _:
+            return output

@@ -38,8 +38,21 @@ class SubNetworks(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "samples tokens features"]) -> Float[Tensor, "groups samples width"]:
         """Return each group's embeddings of the samples."""
-        embedded = self.blocks(self.embed(tokens.expand(len(self.embed.weight), *tokens.shape)))
+        embedded = self._token_embeddings(tokens)
         return embedded[:, :, 0] if embedded.shape[2] == 1 else embedded.mean(dim=2)
+
+    def norms(
+        self, tokens: Float[Tensor, "samples tokens features"], pool: str = "embedding"
+    ) -> Float[Tensor, "samples groups"]:
+        """Return Q_g(z; theta_g): the norm of the mean embedding or, with the pool `norm`, the mean of all norms."""
+        if pool == "embedding":
+            return embedding_norms(self(tokens))
+        return torch.linalg.vector_norm(self._token_embeddings(tokens), dim=3).mean(dim=2).T
+
+    def _token_embeddings(
+        self, tokens: Float[Tensor, "samples tokens features"]
+    ) -> Float[Tensor, "groups samples tokens width"]:
+        return self.blocks(self.embed(tokens.expand(len(self.embed.weight), *tokens.shape)))
 
 
 class GroupwiseBlock(nn.Module):
