@@ -96,6 +96,7 @@ class Mem(Section):
             "first_phase": self.phases == "joint",
             "detach_norms": self.phases == "regularisation_first",
             "classifier_lr_scale": self.classifier == "frozen",
+            "classifier_from": self.classifier == "fresh",
         }
         return frozenset(name for name, is_unused in unused.items() if is_unused)
 

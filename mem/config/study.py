@@ -17,6 +17,7 @@ from pydantic import (
 from mem.config.backbones import Backbone, CustomModule, NoBackbone, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
 from mem.config.data import Shots
+from mem.config.duplicates import check_distinct
 from mem.config.feature_files import FeatureFiles
 from mem.config.heads import Ce, Head, LogitAdjustment, Lws, Tau, uses_tokens
 from mem.config.initial import OFFICIAL, Initial
@@ -226,6 +227,7 @@ class Study(Section):
         if not self.heads:
             raise ValueError("heads: expected at least one head")
         check_starts(self.heads)
+        check_distinct(self.heads)
         for name, head in self.heads.items():
             if uses_tokens(head) and not self.may_have_tokens:
                 raise ValueError(f"heads.{name}.input: `tokens` requires `features.tokens: true`")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from mem.config.base import Name, Section
+from mem.config.duplicates import computation
 from mem.config.heads import Head
 
 
@@ -17,8 +18,8 @@ class Sweep(Section):
     """Variants of a head, one for every combination of the given values.
 
     The name of a variant consists of the head's name and one part per setting: the value if it is text, otherwise the
-    setting followed by the value (`mem.frozen.crt`, `mem.xi40`). A combination that equals another head of the study is
-    not run again.
+    setting followed by the value (`mem.frozen.crt`, `mem.xi40`). A combination that computes the same as another head
+    of the study is left out.
     """
 
     of: Name
@@ -65,6 +66,7 @@ def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
         ValueError: A sweep refers to an unknown head or section, or a variant has the name of another head.
     """
     all_heads = dict(heads)
+    known = [_computation(settings) for settings in heads.values()]
     for name, raw in (sweeps or {}).items() if isinstance(sweeps, Mapping | None) else ():
         try:
             sweep = raw if isinstance(raw, Sweep) else Sweep.model_validate(raw)
@@ -80,19 +82,19 @@ def with_variants(heads: Mapping[str, Any], sweeps: Any) -> dict[str, Any]:
         for variant, settings in variants:
             if variant in heads and heads[variant] != settings:
                 raise ValueError(f"sweeps.{name}: the variant {variant} has the name of another head of this study")
-            if not any(_equal(settings, other) for other in all_heads.values()):
+            computed = _computation(settings)
+            if variant not in heads and computed not in known:
                 all_heads[variant] = settings
+                known.append(computed)
     return all_heads
 
 
 _HEAD: TypeAdapter[Head] = TypeAdapter(Head)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Return whether the settings of two heads are equal after defaults are filled in."""
-    if one == other:
-        return True
+def _computation(settings: Any) -> Any:
+    """Return what a head computes, after defaults are filled in, or the settings themselves if they are invalid."""
     try:
-        return _HEAD.validate_python(one) == _HEAD.validate_python(other)
+        return computation(_HEAD.validate_python(settings))
     except ValidationError:
-        return False
+        return settings

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mem import longtail
-from mem.heads.mem.fusion import Fusion, TopLogits, data_aware_logits
+from mem.heads.mem.data_aware import data_aware_logits, group_log_sums, modulated_logits
+from mem.heads.mem.fusion import Fusion, TopLogits, group_weights
 from mem.heads.mem.objective import regularisation_objective
 
 seeds = st.integers(0, 10**6)
@@ -99,25 +100,40 @@ def test_top_logits_equal_numpy_even_if_a_group_has_fewer_than_k_classes(seed, n
 @pytest.mark.parametrize("kind", ["free", "softplus", "exp", "additive"])
 def test_fusion_equals_numpy(kind):
     torch.manual_seed(0)
-    layer = Fusion(groups=3, top_logits=5, width=7, xi=20.0, kind=kind).double()
+    layer = Fusion(inputs=8, groups=3, width=7, kind=kind).double()
     with torch.no_grad():
         layer.out.weight.normal_()
-    norms, top = torch.rand(4, 3).double() * 30, torch.randn(4, 5).double()
+    inputs = torch.randn(4, 8).double()
     p = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
-    x = np.concatenate([norms.numpy() / 20, top.numpy()], axis=1)
     from scipy.special import erf
 
-    hidden = x @ p["hidden.weight"].T + p["hidden.bias"]
+    hidden = inputs.numpy() @ p["hidden.weight"].T + p["hidden.bias"]
     hidden = 0.5 * hidden * (1 + erf(hidden / np.sqrt(2)))
     out = hidden @ p["out.weight"].T + p["out.bias"]
     expected = {"free": out, "additive": out, "softplus": np.log1p(np.exp(out)), "exp": np.exp(out)}[kind]
-    np.testing.assert_allclose(layer(norms, top).detach().numpy(), expected)
+    np.testing.assert_allclose(layer(inputs).detach().numpy(), expected)
 
 
-@pytest.mark.parametrize(("kind", "neutral"), [("free", 1), ("softplus", 1), ("exp", 1), ("additive", 0)])
-def test_initial_weights_are_neutral(kind, neutral):
-    layer = Fusion(groups=3, top_logits=5, width=7, xi=20.0, kind=kind)
-    torch.testing.assert_close(layer(torch.rand(4, 3) * 50, torch.randn(4, 5)), torch.full((4, 3), float(neutral)))
+NEUTRAL = {
+    "free": 1, "softplus": 1, "exp": 1, "residual": 1, "additive": 0, "softmax": 1 / 3, "sigmoid": 1 / 2,
+    "mixture": -np.log(3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NEUTRAL)
+def test_initial_weights_are_neutral(kind):
+    layer = Fusion(inputs=8, groups=3, width=7, kind=kind)
+    torch.testing.assert_close(layer(50 * torch.randn(4, 8)), torch.full((4, 3), float(NEUTRAL[kind])))
+
+
+def test_the_default_initialisation_of_the_fusion_is_that_of_a_linear_layer():
+    torch.manual_seed(0)
+    layer = Fusion(inputs=8, groups=3, width=7, kind="free", init="default")
+    torch.manual_seed(0)
+    expected = [torch.nn.Linear(8, 7), torch.nn.Linear(7, 3)]
+    for ours, theirs in zip((layer.hidden, layer.out), expected, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
 
 
 # Eq. 8 and 9
@@ -161,3 +177,41 @@ def test_additive_weights_are_added_to_the_logits():
     logits, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 20.0]])
     added = data_aware_logits(logits, weights, torch.tensor([0, 1, 0]), additive=True)
     assert added.tolist() == [[11.0, 22.0, 13.0]]
+
+
+# Readings of eq. 8 that are the same by construction
+
+
+def random_logits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return logits of seven classes, outputs of the fusion for three groups, and the groups of the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, output = (3 * torch.randn(5, n, dtype=torch.float64, generator=generator) for n in (7, 3))
+    return logits, output, torch.arange(7) % 3
+
+
+@pytest.mark.parametrize("kind", ["softmax", "softplus", "sigmoid", "exp"])
+def test_weights_that_multiply_probabilities_equal_additive_weights(kind):
+    """w_g softmax(l)_k, normalised over the classes, is the softmax of l_k + log w_g."""
+    logits, output, groups = random_logits()
+    weights = group_weights(output, kind)
+    products = logits.softmax(1) * weights[:, groups]
+    additive = modulated_logits(logits, weights.log(), groups, "additive").softmax(1)
+    torch.testing.assert_close(products / products.sum(1, keepdim=True), additive)
+
+
+def test_a_mixture_of_the_classifiers_own_group_probabilities_equals_additive_weights():
+    """With pi = softmax(o + log of the sum of the group's exponentials), pi_g p(k | g) is the softmax of l_k + o_g."""
+    logits, output, groups = random_logits()
+    log_pi = group_weights(output + group_log_sums(logits, groups, 3), "mixture")
+    mixture = modulated_logits(logits, log_pi, groups, "mixture").softmax(1)
+    torch.testing.assert_close(mixture, modulated_logits(logits, output, groups, "additive").softmax(1))
+
+
+def test_a_mixture_has_the_probabilities_of_the_groups_and_of_the_classes_within_them():
+    logits, output, groups = random_logits()
+    mixture = modulated_logits(logits, group_weights(output, "mixture"), groups, "mixture")
+    torch.testing.assert_close(mixture.exp().sum(1), torch.ones(5, dtype=torch.float64))
+    for g in range(3):
+        of_group = mixture[:, groups == g].exp()
+        torch.testing.assert_close(of_group.sum(1), output.softmax(1)[:, g])
+        torch.testing.assert_close(of_group / of_group.sum(1, keepdim=True), logits[:, groups == g].softmax(1))

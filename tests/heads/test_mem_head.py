@@ -9,10 +9,35 @@ from tests.heads.mem_heads import mem_head
 from tests.heads.test_mem_equations import numpy_objective
 
 
-@pytest.mark.parametrize("weight", ["free", "softplus", "exp", "residual", "additive"])
-def test_a_fresh_head_predicts_like_the_classifier_it_modulates(weight):
+@pytest.mark.parametrize(
+    ("weight", "factor"),
+    [
+        ("free", 1),
+        ("softplus", 1),
+        ("exp", 1),
+        ("residual", 1),
+        ("additive", 1),
+        ("softmax", 1 / 3),
+        ("sigmoid", 1 / 2),
+    ],
+)
+def test_the_initial_logits_are_those_of_the_classifier_times_a_common_factor(weight, factor):
     head, z = mem_head(weight=weight), torch.randn(5, 6)
-    torch.testing.assert_close(head(z), head.classifier(z))
+    torch.testing.assert_close(head(z), factor * head.classifier(z))
+
+
+@pytest.mark.parametrize("logits", ["centred", "log_softmax", "standardised"])
+@pytest.mark.parametrize("weight", ["free", "additive", "sigmoid"])
+def test_the_initial_head_predicts_the_same_class_for_all_logits(weight, logits):
+    head, z = mem_head(weight=weight, logits=logits, temperature=0.3), torch.randn(50, 6)
+    assert torch.equal(head(z).argmax(1), head.classifier(z).argmax(1))
+
+
+def test_an_initial_mixture_gives_each_group_the_same_probability():
+    head, z = mem_head(weight="mixture"), torch.randn(5, 6)
+    probabilities = head(z).softmax(1)
+    for g in range(3):
+        torch.testing.assert_close(probabilities[:, g::3].sum(1), torch.full((5,), 1 / 3))
 
 
 def test_the_loss_is_the_weighted_sum_of_both_objectives():

@@ -1,0 +1,45 @@
+"""Heads of a study that compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mem.config.base import Section
+from mem.config.heads import Head
+
+
+def computation(head: Head) -> dict[str, Any]:
+    """Return the settings that determine what a head computes. Heads that compute the same have the same settings.
+
+    The group weights `residual` count as `free`: the output of the fusion is o + 1 instead of o, which is a shift of
+    the last bias. Without weight decay, both learn the same. Weight decay draws this bias to 0, and therefore `free`
+    weights to 0 and `residual` weights to 1 (docs/explanation/mem.md).
+    """
+    settings = _effective(head)
+    return {**settings, "weight": "free"} if settings.get("weight") == "residual" else settings
+
+
+def _effective(section: Section) -> dict[str, Any]:
+    """Return the settings that have an effect, at any depth."""
+    unused = section.without_effect()
+    values = {name: getattr(section, name) for name in type(section).model_fields if name not in unused}
+    return {name: _effective(value) if isinstance(value, Section) else value for name, value in values.items()}
+
+
+def check_distinct(heads: Mapping[str, Head]) -> None:
+    """Check that no two heads compute the same.
+
+    They would share a run, of which the report shows only one name.
+
+    Raises:
+        ValueError: Two heads compute the same.
+    """
+    names = list(heads)
+    computations = [computation(head) for head in heads.values()]
+    for i, name in enumerate(names):
+        if (first := computations.index(computations[i])) < i:
+            one, other = heads[names[first]], heads[name]
+            shifted = getattr(one, "weight", None) != getattr(other, "weight", None)
+            reason = " (the weights `free` and `residual` differ only in the start of a bias)" if shifted else ""
+            raise ValueError(f"heads.{name}: computes the same as heads.{names[first]}{reason}; remove one of them")
