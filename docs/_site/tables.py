@@ -15,6 +15,8 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
 - `study_differences`: the scores of another study, `study`, minus the scores of this study on `split`, paired by seed
   and class order.
 
+With `given=NAME,...`, these methods have a second row: their oracle accuracies ("NAME, group given").
+
 `heads` is a comma-separated list of names or patterns (`mem.xi*`). Except in a sorted `accuracy` table, rows have
 the same order as in results.csv.
 """
@@ -29,7 +31,7 @@ from pathlib import Path
 from mem.metrics import paired_student
 from mem.report.differences import format_difference, paired_differences
 from mem.report.method_tables import accuracy_table, paired_difference_table
-from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise
+from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
 from mem.report.table_formats import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -49,7 +51,9 @@ def regenerate(page: Path) -> str:
 
     def block(match: re.Match[str]) -> str:
         kind, *pairs = match[2].split()
-        lines = TABLES[kind](rows, dict(pair.split("=", 1) for pair in pairs))
+        options = dict(pair.split("=", 1) for pair in pairs)
+        given = options.pop("given", "")
+        lines = TABLES[kind](with_group_given(rows, given.split(",") if given else []), options)
         return f"{match[1]}\n{markdown_table(lines)}\n{match[3]}"
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))

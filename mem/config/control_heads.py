@@ -59,7 +59,7 @@ class LogitFusion(_Partitioned):
     """Number of largest logits per group that the fusion uses as input. Smaller groups use all their logits."""
     fusion_width: PositiveInt
     """Hidden width of the fusion's two-layer perceptron."""
-    weight: Literal["free", "softplus", "exp", "residual", "additive"]
+    weight: Literal["free", "softplus", "exp", "residual", "softmax", "sigmoid", "additive", "mixture"]
     """Group weight w as a function of the fusion output, as in MEM."""
     classifier: Literal["frozen", "trained"]
     """Whether the linear classifier is trained jointly with the fusion."""

@@ -30,6 +30,9 @@ TRAINING_BY_METHOD: Mapping[str, Mapping[str, Any]] = {
     "balanced_softmax": {"sampler": "instance"},
     "logit_adjusted_loss": {"sampler": "instance"},
     "mem": {"optimizer": "adamw", "lr": 1e-3},
+    "group_constants": {"optimizer": "adamw", "lr": 1e-2},
+    "logit_fusion": {"optimizer": "adamw", "lr": 1e-3},
+    "block_classifier": {"optimizer": "adamw", "lr": 1e-3},
 }
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "tau": {"taus": tuple(round(0.1 * i, 1) for i in range(21))},
@@ -49,6 +52,16 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "classifier": "frozen",
         "classifier_from": "crt",
     },
+    "group_constants": {"partition": "shot", "constants": "offset", "classifier_from": "ce"},
+    "logit_fusion": {
+        "partition": "shot",
+        "top_k": 2,
+        "fusion_width": 32,
+        "weight": "additive",
+        "classifier": "frozen",
+        "classifier_from": "crt",
+    },
+    "block_classifier": {"input": "pooled", "width": 64, "depth": 1, "classifier_from": "crt"},
 }
 """Default settings by method, except `training`."""
 

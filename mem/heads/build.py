@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from mem import config, files, longtail
 from mem.errors import UserError
 from mem.heads.base import Head, Linear, fresh_linear
+from mem.heads.block_classifier import BlockClassifierHead
+from mem.heads.group_constants import GroupConstantsHead
+from mem.heads.logit_fusion import LogitFusionHead
 from mem.heads.lws import LwsHead
 from mem.heads.mem.head import MemHead
 from mem.heads.ncm import NcmHead
@@ -47,7 +52,7 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
     """Build an untrained head.
 
     Raises:
-        UserError: A group of MEM's partition would be empty.
+        UserError: A group of the head's partition would be empty.
     """
     classifier = inputs.classifier
     classes, width = classifier.weight.shape
@@ -70,14 +75,38 @@ def build_head(settings: config.Head, inputs: HeadInputs) -> Head:
             return PriorLinear(_start(settings, inputs), offset)
         case config.Lws():
             return LwsHead(classifier.weight.detach(), classifier.bias.detach())
+        case config.GroupConstants():
+            return GroupConstantsHead(classifier, _partition(settings, inputs), settings.groups, settings.constants)
+        case config.LogitFusion():
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(inputs.seed)
+                return LogitFusionHead(
+                    settings, classifier, _partition(settings, inputs), log_prior(inputs.class_counts)
+                )
+        case config.BlockClassifier():
+            base = None if settings.classifier_from is None else classifier
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(inputs.seed)
+                return BlockClassifierHead(settings, (classes, width), base, log_prior(inputs.class_counts))
         case config.Mem():
-            groups = longtail.partition(
-                settings.partition, inputs.group_counts, settings.groups, inputs.shots, settings.partition_seed
-            )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(inputs.seed)
                 start = fresh_linear(width, classes, inputs.seed) if settings.classifier == "fresh" else classifier
-                return MemHead(settings, start, torch.from_numpy(groups), log_prior(inputs.class_counts))
+                return MemHead(settings, start, _partition(settings, inputs), log_prior(inputs.class_counts))
+
+
+def _partition(
+    settings: config.Mem | config.GroupConstants | config.LogitFusion, inputs: HeadInputs
+) -> Int64[Tensor, " classes"]:
+    """Return the group of each class.
+
+    Raises:
+        UserError: A group would be empty.
+    """
+    groups = longtail.partition(
+        settings.partition, inputs.group_counts, settings.groups, inputs.shots, settings.partition_seed
+    )
+    return torch.from_numpy(groups)
 
 
 def _start(settings: config.Head, inputs: HeadInputs) -> Linear:

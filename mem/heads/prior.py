@@ -29,6 +29,19 @@ def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: fl
     return Linear(weight, bias - tau * prior)
 
 
+def loss_with_prior(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int64[Tensor, " samples"],
+    offset: Float[Tensor, " classes"] | None,
+) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
+    """Return the mean cross-entropy of the logits plus the offset of each class, and the accuracy without the offsets.
+
+    The offset tau log pi gives the logit-adjusted loss (Menon et al. 2021, eq. 10).
+    """
+    adjusted = logits if offset is None else logits + offset
+    return cross_entropy(adjusted, labels).mean(), {"acc1": 100 * accuracy(logits, labels)}
+
+
 class PriorLinear(Linear):
     """A linear classifier whose loss adds one offset per class to the logits. Predictions do not use the offsets.
 
@@ -46,6 +59,4 @@ class PriorLinear(Linear):
         self, features: Float[Tensor, "samples *sequence width"], labels: Int64[Tensor, " samples"]
     ) -> tuple[Float[Tensor, ""], Mapping[str, Tensor]]:
         """Return the mean cross-entropy with the offsets added to the logits, and the accuracy without the offsets."""
-        logits = self(features)
-        adjusted = cross_entropy(logits + self.get_buffer("offset"), labels).mean()
-        return adjusted, {"acc1": 100 * accuracy(logits, labels)}
+        return loss_with_prior(self(features), labels, self.get_buffer("offset"))

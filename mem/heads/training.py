@@ -129,7 +129,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train a head in place and return the results for run.json."""
     train, val = features.train, features.validation
-    shot_groups = longtail.shot_groups(inputs.class_counts, inputs.shots)
+    shot_groups = longtail.shot_groups(inputs.group_counts, inputs.shots)
     sampler = build_sampler(training.sampler, train.labels, len(inputs.class_counts), inputs.seed, shot_groups)
     if training.blocks:
         sampler = BlockSampler(len(train), inputs.seed, training.blocks.images, training.blocks.window)

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ class ScoreRow:
     group_recall_few: float = math.nan
     group_by_norm: float = math.nan
     """Percentage of images whose true group has the largest MEM sub-network norm; NaN for other heads."""
+    shot_by_class: float = math.nan
+    """Percentage of images that are predicted as any class of their true shot group."""
+    group_by_class: float = math.nan
+    """Percentage of images that are predicted as any class of their true group of MEM's partition; NaN for heads
+    without a partition."""
+    balanced_se: float = math.nan
+    """Standard error of `balanced` due to the sampling of images, in points."""
+    group_recall_all: float = math.nan
+    """Percentage of all images that are predicted as any class of their shot group."""
 
     @property
     def repeat(self) -> tuple[int, int]:
@@ -98,8 +107,47 @@ def _score_columns(scores: Mapping[str, Any]) -> dict[str, Any]:
     columns |= {name: scores[name] for name in ("top5", "balanced", "ece")}
     columns |= {f"oracle_{shot}": value for shot, value in scores["oracle"].items()}
     columns |= {f"group_recall_{shot}": value for shot, value in scores["group_recall"].items()}
-    columns["group_by_norm"] = scores["group_by_norm"]["all"] if "group_by_norm" in scores else None
+    columns["group_recall_all"] = _group_recall(scores["wrong_by_group"], scores["images"])
+    columns |= {name: scores[name] for name in ("shot_by_class", "balanced_se")}
+    columns |= {name: scores[name]["all"] for name in ("group_by_norm", "group_by_class") if name in scores}
     return {name: math.nan if value is None else float(value) for name, value in columns.items()}
+
+
+def _group_recall(wrong_by_group: Sequence[Sequence[float]], images: int) -> float | None:
+    """Return the percentage of images that are predicted as a class of their shot group, or None without images.
+
+    Args:
+        wrong_by_group: Number of misclassified images by true (rows) and predicted (columns) shot group.
+        images: Number of all images.
+    """
+    other_group = sum(count for g, row in enumerate(wrong_by_group) for h, count in enumerate(row) if g != h)
+    return 100 * (1 - other_group / images) if images else None
+
+
+def with_group_given(rows: Sequence[ScoreRow], variants: Sequence[str]) -> list[ScoreRow]:
+    """Return the rows and, for some variants, rows of a variant "NAME, group given" with the oracle accuracies.
+
+    In these rows, the scores that are not accuracies by shot group are NaN.
+
+    Raises:
+        KeyError: There is no variant of this name.
+    """
+    if unknown := set(variants) - {row.variant for row in rows}:
+        raise KeyError(f"No method in the results is named {', '.join(sorted(unknown))}.")
+    nothing = {name: math.nan for name in SCORES if name not in SHOTS}
+    return [
+        *rows,
+        *(
+            replace(
+                row,
+                variant=f"{row.variant}, group given",
+                **{shot: getattr(row, f"oracle_{shot}") for shot in SHOTS},
+                **nothing,
+            )
+            for row in rows
+            if row.variant in variants
+        ),
+    ]
 
 
 def to_csv(rows: Sequence[ScoreRow]) -> str:
@@ -151,11 +199,16 @@ def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]
 
 
 def summarise(rows: Sequence[ScoreRow], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
-    """Return the mean and interval of each score over seeds and class orders, by variant."""
+    """Return the mean of each score over seeds and class orders, and its interval, by variant."""
     return {
-        variant: {name: interval([getattr(row, name) for row in split_rows]) for name in columns}
+        variant: {name: score_interval(split_rows, name) for name in columns}
         for variant, split_rows in by_variant(rows, split).items()
     }
+
+
+def score_interval(rows: Sequence[ScoreRow], column: str) -> Interval:
+    """Return the mean and interval of a score over the runs of one variant. Class orders are the independent units."""
+    return interval([getattr(row, column) for row in rows], [row.order for row in rows])
 
 
 def score_table(summary: Mapping[str, Mapping[str, Interval]]) -> list[list[str]]:

@@ -93,8 +93,8 @@ def test_an_invalid_value_is_reported_with_its_line(tmp_path, mini_values):
         ({"mu": 30}, "mu (30) must be smaller than xi (20)"),
         ({"groups": 4}, "partition `shot` has 3 groups, but groups is 4"),
         (
-            {"classifier_from": "lws"},
-            "heads.mem.classifier_from: this study has no head `lws` with a linear classifier",
+            {"classifier_from": "mem_on_crt"},
+            "heads.mem.classifier_from: this study has no head `mem_on_crt` with a linear classifier",
         ),
     ],
 )

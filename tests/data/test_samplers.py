@@ -13,11 +13,15 @@ from mem.data.loading.samplers import IMAGES_PER_VISIT, InstanceSampler, build_s
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [40, 17, 6, 1]))
 
 
-@pytest.mark.parametrize("name", ["instance", "class_balanced", "sqrt"])
+GROUPS = np.array([0, 0, 1, 2])
+"""Group of each class."""
+
+
+@pytest.mark.parametrize("name", ["instance", "class_balanced", "sqrt", "group_balanced"])
 @given(start=st.integers(0, 3000), first=st.integers(1, 90), rest=st.integers(1, 90))
 @settings(deadline=None, max_examples=30)
 def test_samples_do_not_depend_on_how_the_sequence_is_divided(name, start, first, rest):
-    sampler = build_sampler(name, LABELS, 4, seed=5)
+    sampler = build_sampler(name, LABELS, 4, 5, GROUPS)
     parts = np.concatenate([sampler.indices(start, first), sampler.indices(start + first, rest)])
     np.testing.assert_array_equal(sampler.indices(start, first + rest), parts)
 
@@ -45,10 +49,36 @@ def test_class_balanced_sampling_repeats_an_image_only_after_all_others_of_its_c
         assert sorted(epoch) == np.flatnonzero(LABELS == 1).tolist()
 
 
-@pytest.mark.parametrize("name", ["class_balanced", "sqrt"])
+@pytest.mark.parametrize("name", ["class_balanced", "sqrt", "group_balanced"])
 def test_classes_without_images_are_skipped(name):
-    labels = LABELS[build_sampler(name, LABELS, 6, 0).indices(0, 600)]
+    labels = LABELS[build_sampler(name, LABELS, 6, 0, np.array([0, 0, 1, 1, 1, 2])).indices(0, 600)]
     assert set(labels) == {0, 1, 2, 3}
+
+
+def test_group_balanced_sampling_samples_groups_equally_often_and_the_classes_of_a_group_too():
+    indices = build_sampler("group_balanced", LABELS, 4, 0, GROUPS).indices(0, 3 * IMAGES_PER_VISIT * 100)
+    labels = LABELS[indices]
+    assert np.bincount(GROUPS[labels]).tolist() == [400] * 3
+    assert np.bincount(labels).tolist() == [200, 200, 400, 400]
+    visits = labels.reshape(-1, IMAGES_PER_VISIT)
+    assert (visits == visits[:, :1]).all()
+    rounds = GROUPS[visits[:, 0]].reshape(-1, 3)
+    assert (np.sort(rounds, axis=1) == np.arange(3)).all()
+    assert len({tuple(order) for order in rounds.tolist()}) == 6  # every order of three groups occurs in 100 rounds
+
+
+def test_group_balanced_sampling_repeats_an_image_only_after_all_others_of_its_class():
+    indices = build_sampler("group_balanced", LABELS, 4, 0, GROUPS).indices(0, 3 * IMAGES_PER_VISIT * 34)
+    indices_of_class = indices[LABELS[indices] == 1][:68]
+    for epoch in indices_of_class.reshape(-1, 17):
+        assert sorted(epoch) == np.flatnonzero(LABELS == 1).tolist()
+
+
+def test_groups_of_equal_size_have_different_class_orders():
+    labels, groups = np.arange(8), np.arange(8) // 4
+    indices = build_sampler("group_balanced", labels, 8, 0, groups).indices(0, IMAGES_PER_VISIT * 8 * 20)
+    visits = labels[indices].reshape(-1, IMAGES_PER_VISIT)[:, 0]
+    assert (visits[visits < 4] != visits[visits >= 4] - 4).any()
 
 
 def test_square_root_sampling_chooses_classes_in_proportion_to_the_root_of_their_count():

@@ -40,7 +40,19 @@ def test_a_changed_digit_in_a_table_is_found(tmp_path: Path):
     assert page.read_text() != regenerate(page) == (RESULTS / "digits_lt.md").read_text()
 
 
-@pytest.mark.parametrize("options", ["scores split=test heads=crtt", "unknown split=test", "scores heads=crt"])
+def test_the_group_oracle_is_a_row_of_a_table(tmp_path: Path):
+    (tmp_path / "digits_lt").symlink_to(RESULTS / "digits_lt")
+    page = tmp_path / "digits_lt.md"
+    page.write_text("<!-- table: scores split=test given=ce,crt -->\n<!-- /table -->\n")
+    oracle = summarise(from_csv(RESULTS / "digits_lt" / "results.csv"), "test", ["oracle_few"])["crt"]["oracle_few"]
+    line = next(line for line in regenerate(page).splitlines() if line.startswith("| crt, group given |"))
+    assert line.split("|")[4].strip() == str(oracle)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["scores split=test given=crtt", "scores split=test heads=crtt", "unknown split=test", "scores heads=crt"],
+)
 def test_a_block_that_names_something_unknown_is_refused(tmp_path: Path, options: str):
     (tmp_path / "digits_lt").symlink_to(RESULTS / "digits_lt")
     page = tmp_path / "digits_lt.md"

@@ -117,6 +117,62 @@ def test_a_head_starts_from_the_given_classifier():
     torch.testing.assert_close(tuned.logits(features), expected, rtol=1e-5, atol=1e-5)
 
 
+NO_STEPS = {"epochs": 1, "lr": 1e-9}
+"""Training that changes nothing."""
+
+
+@pytest.mark.parametrize("first", ["ce", "tau", "crt", "lws", "logit_adjustment", "balanced_softmax"])
+@pytest.mark.parametrize("method", ["crt", "mem", "group_constants"])
+def test_a_head_starts_from_the_head_that_classifier_from_names(method, first):
+    features, labels = make_features()
+    val = make_features(seed=1)
+    expected = fit_head(first, features, labels, val=val, quiet=True)
+    started = {"method": method, "classifier_from": first, "training": NO_STEPS}
+    head = fit_head(started, features, labels, val=val, quiet=True)
+    torch.testing.assert_close(head.logits(features), expected.logits(features), rtol=1e-3, atol=1e-3)
+
+
+def test_warm_crt_continues_the_training_of_crt():
+    features, labels = make_features()
+    fresh, again = (fit_head(quick("crt", **c), features, labels, quiet=True) for c in ({}, {"classifier_from": "crt"}))
+    given = fit_head(quick("crt", classifier_from="crt"), features, labels, classifier=fresh, quiet=True)
+    cross_entropy = [
+        float(nn.functional.cross_entropy(head.logits(features), torch.from_numpy(labels))) for head in (fresh, given)
+    ]
+    assert cross_entropy[1] < cross_entropy[0]
+    assert not torch.equal(given.logits(features), again.logits(features))  # `again` starts from all default epochs
+
+
+@pytest.mark.parametrize("method", ["crt", "group_constants", "logit_fusion", "block_classifier"])
+def test_a_saved_control_is_loaded_with_the_same_logits(tmp_path, method):
+    features, labels = make_features()
+    head = fit_head(quick(method, classifier_from="ce"), features, labels, quiet=True)
+    head.save(tmp_path)
+    torch.testing.assert_close(load_fitted(tmp_path).logits(features), head.logits(features), rtol=1e-4, atol=1e-4)
+
+
+def test_a_block_classifier_uses_tokens():
+    tokens, labels = make_features(tokens=True)
+    head = fit_head(quick("block_classifier", input="tokens"), tokens, labels, quiet=True)
+    changed = tokens.copy()
+    changed[:, 1:] = tokens[:, :0:-1] * 2
+    assert (head.logits(changed) - head.logits(tokens)).abs().max() > 1e-3
+    with pytest.raises(UserError, match="this head requires tokens"):
+        head.logits(tokens[:, 0])
+    with pytest.raises(UserError, match="block_classifier: its input is `tokens`, but these features are pooled only"):
+        fit_head(quick("block_classifier", input="tokens"), tokens[:, 0], labels, quiet=True)
+
+
+def test_group_balanced_sampling_uses_the_shot_groups():
+    features, labels = make_features()
+    settings = quick("crt", training={"epochs": 2, "sampler": "group_balanced"})
+    one, other = (
+        fit_head(settings, features, labels, shots=shots, quiet=True).logits(features)
+        for shots in (None, config.Shots(many_above=115, few_below=12))
+    )
+    assert (one - other).abs().max() > 1e-3
+
+
 def test_tau_is_chosen_on_val_and_reported():
     features, labels = make_features()
     head = fit_head("tau", features, labels, val=make_features(seed=1), quiet=True)
@@ -227,6 +283,6 @@ def test_a_classifier_of_another_shape_or_kind_is_refused():
     features, labels = make_features()
     with pytest.raises(UserError, match=r"classifier: its weight has shape \(6, 5\)"):
         fit_head("lws", features, labels, classifier=nn.Linear(5, 6), quiet=True)
-    lws = fit_head(quick("lws"), features, labels, quiet=True)
-    with pytest.raises(UserError, match="a `lws` head is not a linear classifier"):
-        fit_head("mem", features, labels, classifier=lws, quiet=True)
+    ncm = fit_head("ncm", features, labels, quiet=True)
+    with pytest.raises(UserError, match="a `ncm` head is not a linear classifier"):
+        fit_head("mem", features, labels, classifier=ncm, quiet=True)

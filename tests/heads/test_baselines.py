@@ -14,6 +14,7 @@ from mem.heads.base import Linear, fresh_linear
 from mem.heads.build import HeadInputs, build_head, load_head, save_head
 from mem.heads.lws import LwsHead
 from mem.heads.tau import tau_normalised
+from tests.heads.control_settings import block_classifier, group_constants, logit_fusion
 from tests.heads.mem_heads import mem_settings
 
 TRAINING = config.HeadTraining(
@@ -29,6 +30,12 @@ HEADS: dict[str, config.Head] = {
     "logit_adjustment": config.LogitAdjustment(method="logit_adjustment", taus=(1.0,)),
     "logit_adjusted_loss": config.LogitAdjustedLoss(method="logit_adjusted_loss", tau=1.5, training=TRAINING),
     "balanced_softmax": config.BalancedSoftmax(method="balanced_softmax", training=TRAINING),
+    "warm_crt": config.Crt(method="crt", classifier_from="ce", training=TRAINING),
+    "group_constants": group_constants(),
+    "logit_fusion": logit_fusion(),
+    "logit_fusion_mixture": logit_fusion(weight="mixture", classifier="trained", partition="random_even", groups=2),
+    "block_classifier": block_classifier(),
+    "block_on_ce": block_classifier(input="tokens", depth=2, classifier_from="ce", classifier="frozen"),
     "mem": mem_settings(),
     "mem_random": mem_settings(partition="random_even", groups=4, input="tokens", classifier="trained"),
 }

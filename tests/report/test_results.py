@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from mem.errors import UserError
-from mem.report.results import ScoreRow, from_csv, interval, score_table, summarise, to_csv
+from mem.metrics import best_in_group
+from mem.metrics.predictions import PredictionMetadata, Predictions
+from mem.metrics.scores import split_scores
+from mem.report.results import (
+    ScoreRow,
+    from_csv,
+    interval,
+    score_rows,
+    score_table,
+    summarise,
+    to_csv,
+    with_group_given,
+)
 from mem.report.table_formats import csv_table, markdown_table, text_table
 
 
@@ -41,6 +54,38 @@ def test_the_interval_is_that_of_students_t():
     result = interval(values)
     assert result.mean == pytest.approx(5.0)
     assert result.half_width == pytest.approx((high - low) / 2)
+
+
+def test_the_group_recall_of_all_images_is_that_of_the_predictions():
+    rng = np.random.default_rng(0)
+    shots = np.array([0, 0, 1, 1, 2, 2])
+    logits, labels = rng.normal(size=(200, 6)), rng.integers(0, 6, 200)
+    predicted = logits.argmax(axis=1)
+    top = np.argsort(-logits, axis=1)[:, :5]
+    predictions = Predictions(
+        labels=labels, predictions=predicted, top=top, top_probabilities=np.full((200, 5), 0.1, np.float32),
+        best_in_shot=best_in_group(logits, shots, 3),
+    )  # fmt: skip
+    about = PredictionMetadata("d", "crt", "k", "many>100 few<20", tuple(shots.tolist()), None)
+    metrics = {"thresholds": "many>100 few<20", "splits": {"test": split_scores(predictions, about)}}
+    record = {
+        "dataset": "d", "backbone": "v", "inputs": {"head": "runs/d/v/train_head-k"},
+        "labels": {"method": "crt", "variant": "crt", "seed": 0, "order": 0},
+    }  # fmt: skip
+    (found,) = score_rows("s", [(record, metrics)])
+    assert found.group_recall_all == pytest.approx(100 * (shots[predicted] == shots[labels]).mean())
+
+
+def test_the_oracle_is_shown_as_a_method_whose_group_is_given():
+    first = replace(ROWS[0], oracle_many=91.0, oracle_medium=92.0, oracle_few=93.0, oracle_all=94.0, top5=99.0)
+    rows = with_group_given([first, *ROWS[2:]], ["ce"])
+    assert [r.variant for r in rows] == ["ce", "mem", "mem", "ce", "ce, group given", "ce, group given"]
+    given = rows[4]
+    assert (given.many, given.medium, given.few, given.all) == (91.0, 92.0, 93.0, 94.0)
+    assert math.isnan(given.top5)
+    assert summarise(rows, "test")["ce, group given"]["all"].mean == 94.0
+    with pytest.raises(KeyError, match="No method in the results is named crt"):
+        with_group_given(rows, ["ce", "crt"])
 
 
 def test_a_single_run_has_no_interval():

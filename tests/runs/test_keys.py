@@ -123,6 +123,7 @@ def test_the_interval_of_validation_changes_only_the_report():
         {"dataset": {"resample": "lanczos"}},  # no short_side
         {"finetune": {"mix_probability": 0.5}},  # neither mixup nor cutmix
         {"finetune": {"mix_switch": 0.3}},
+        {"finetune": {"mix_batch": 2}},
         {"heads": {"mem": {"partition_seed": 1}}},  # partition: shot
     ],
 )
@@ -137,6 +138,9 @@ def test_a_setting_without_effect_changes_only_the_report(change):
         ({"dataset": {"short_side": 4, "resample": "lanczos"}}, "convert"),
         ({"finetune": {"mixup": 0.8, "mix_probability": 0.5}}, "finetune"),
         ({"finetune": {"mixup": 0.8, "cutmix": 1, "mix_switch": 0.3}}, "finetune"),
+        ({"finetune": {"mixup": 0.8, "mix_batch": 2}}, "finetune"),
+        ({"finetune": {"classifier_lr_factor": 10}}, "finetune"),
+        ({"finetune": {"step_decay": {"every_epochs": 1, "factor": 0.1}}}, "finetune"),
         ({"features": {"augmentation": {"flip": True}}}, "features"),
         ({"heads": {"mem": {"partition": "random_even", "partition_seed": 1}}}, "train_head mem"),
     ],
@@ -178,6 +182,55 @@ def test_a_new_name_for_the_head_that_mem_starts_from_does_not_change_the_mem_he
     before = {run_name(run): run.key for run in study_runs(load_study([MINI]))}
     assert renamed["train_head linear"] == before["train_head crt"]
     assert renamed["train_head mem_on_crt"] == before["train_head mem_on_crt"]
+
+
+def keys_with_heads(values: dict, **heads: dict) -> dict[str, str]:
+    """Return the keys of the mini study with additional heads."""
+    study = Study.model_validate({**values, "heads": {**values["heads"], **heads}})
+    return {run_name(run): run.key for run in study_runs(study)}
+
+
+@pytest.mark.parametrize("method", ["crt", "balanced_softmax", "block_classifier"])
+def test_a_start_is_part_of_the_key_but_not_its_name(mini_values, method):
+    head = {"method": method, "training": mini_values["heads"]["crt"]["training"]}
+    head |= {"input": "pooled", "width": 8, "depth": 1} if method == "block_classifier" else {}
+    keys = keys_with_heads(
+        mini_values,
+        fresh=head,
+        from_ce={**head, "classifier_from": "ce"},
+        from_crt={**head, "classifier_from": "crt"},
+        crt_by_another_name=mini_values["heads"]["crt"] | {"method": "crt"},
+        from_it={**head, "classifier_from": "crt_by_another_name"},
+    )
+    assert len({keys[f"train_head {name}"] for name in ("fresh", "from_ce", "from_crt")}) == 3
+    assert keys["train_head from_it"] == keys["train_head from_crt"]
+    if method == "crt":
+        assert keys["train_head fresh"] == keys["train_head crt"]
+
+
+def test_a_setting_at_the_start_of_a_chain_changes_the_whole_chain(mini_values):
+    training = mini_values["heads"]["crt"]["training"]
+    again = {"method": "crt", "classifier_from": "crt", "training": training}
+    mem_on_again = {**mini_values["heads"]["mem"], "method": "mem", "classifier_from": "again"}
+    chain = {"mem_on_again": mem_on_again, "again": again}
+    before = keys_with_heads(mini_values, **chain)
+    changed_crt = {"crt": {"method": "crt", "training": training | {"lr": 0.2}}}
+    after = keys_with_heads(mini_values, **chain, **changed_crt)
+    changed = {name for name in before if before[name] != after[name]}
+    assert {f"train_head {name}" for name in ("crt", "again", "mem_on_again", "mem_on_crt")} <= changed
+    assert "train_head mem" not in changed
+
+
+def test_shot_thresholds_change_heads_with_group_balanced_sampling(mini_values):
+    training = mini_values["heads"]["crt"]["training"]
+    heads = {
+        sampler: {"method": "crt", "training": training | {"sampler": sampler}}
+        for sampler in ("group_balanced", "class_balanced")
+    }
+    before = keys_with_heads(mini_values, **heads)
+    after = keys_with_heads({**mini_values, "shots": {"many_above": 90}}, **heads)
+    assert before["train_head group_balanced"] != after["train_head group_balanced"]
+    assert before["train_head class_balanced"] == after["train_head class_balanced"]
 
 
 def test_shot_thresholds_change_the_runs_that_use_them():
