@@ -20,6 +20,7 @@ from mem.config.control_heads import BlockClassifier, GroupConstants, LogitFusio
 from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
 from mem.config.feature_files import FeatureFiles
+from mem.config.glyphs import Glyphs
 from mem.config.head_training import HeadTraining
 from mem.config.heads import (
     BalancedSoftmax,
@@ -65,6 +66,7 @@ __all__ = [
     "Finetune",
     "Folder",
     "GroupConstants",
+    "Glyphs",
     "Head",
     "HeadTraining",
     "Holdout",

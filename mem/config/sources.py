@@ -11,6 +11,7 @@ from mem.config.base import Unkeyed
 from mem.config.custom_sources import Folder, Lists, Table
 from mem.config.data import ImageData, LongTailCut, Root
 from mem.config.feature_files import FeatureFiles
+from mem.config.glyphs import Glyphs
 
 
 class BalancedSource(ImageData):
@@ -124,6 +125,16 @@ class INaturalist2018(PublishedLists):
 
 
 ImageSource = (
-    Digits | FashionMnist | Cifar10 | Cifar100 | ImageNetLt | PlacesLt | INaturalist2018 | Folder | Lists | Table
+    Digits
+    | FashionMnist
+    | Cifar10
+    | Cifar100
+    | ImageNetLt
+    | PlacesLt
+    | INaturalist2018
+    | Glyphs
+    | Folder
+    | Lists
+    | Table
 )
 Dataset = Annotated[ImageSource | FeatureFiles, Field(discriminator="source")]

@@ -19,6 +19,7 @@ from mem.config.base import Name, Section, Unkeyed
 from mem.config.data import Shots
 from mem.config.duplicates import check_distinct
 from mem.config.feature_files import FeatureFiles
+from mem.config.glyphs import Glyphs
 from mem.config.heads import Ce, Head, LogitAdjustment, Lws, Tau, uses_tokens
 from mem.config.initial import OFFICIAL, Initial
 from mem.config.sources import Dataset
@@ -103,7 +104,8 @@ class Study(Section):
     """Description for the report: for example the purpose of the study, its command, duration and expected results."""
     dataset: Dataset
     orders: tuple[NonNegativeInt, ...] = (0,)
-    """Class orders along the long tail: 0 is the dataset's order; any other number is the seed of a permutation."""
+    """Class orders along the long tail: 0 is the dataset's order; any other number is the seed of a permutation. For
+    `source: glyphs`, each class order, including 0, is an independent cut of the fonts and characters."""
     seeds: tuple[NonNegativeInt, ...]
     """Seeds for initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
@@ -257,6 +259,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _orders_require_a_cut(self) -> Study:
+        if isinstance(self.dataset, Glyphs):
+            return self
         if self.orders != (0,) and getattr(self.dataset, "cut", None) is None:
             raise ValueError(
                 f"orders: {list(self.orders)} requires a cut (dataset.cut); without a cut, the only class order is [0]"

@@ -10,6 +10,7 @@ from torch import nn
 from mem import config
 from mem.errors import UserError
 from mem.jobs.job import Job
+from mem.jobs.unchanged import changed_since_planning, require_unchanged
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import BackboneClassifier, FrozenBackbone, build, build_frozen, seed_torch
 from mem.models.channels_last import is_convolutional, store_channels_last
@@ -105,22 +106,3 @@ def load_starting_weights(
     report = initialise_from(model, read_checkpoint(path), initial.weights or str(path))
     job.say(f"Loaded {initial.weights or path}: {report}.")
     return {"initial": {"file": str(path), **report.document()}}
-
-
-def require_unchanged(job: Job, what: str, setting: str, digest: str | None) -> None:
-    """Check that a file has not changed since the run was planned.
-
-    Raises:
-        UserError: The file changed.
-    """
-    planned = job.run.settings.get(setting)
-    if planned is not None and digest != planned:
-        raise UserError(changed_since_planning(what, digest, planned))
-
-
-def changed_since_planning(what: str, digest: str | None, planned: object) -> str:
-    """Return the error message for a file that changed after the run was planned."""
-    return (
-        f"{what}: changed after this run was planned (digest {digest}, was {planned}). Run the study again to plan a "
-        "new run for the new content."
-    )

@@ -7,8 +7,8 @@ from typing import Any
 
 from mem import config
 from mem.data.features.user_files import import_user_features
-from mem.jobs.backbones import require_unchanged
 from mem.jobs.job import Job
+from mem.jobs.unchanged import require_unchanged
 from mem.runs.keys import index_digests
 
 

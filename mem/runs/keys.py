@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mem.config import Dataset, Section, Unkeyed
+from mem.config import Dataset, Glyphs, Section, Unkeyed
+from mem.runs.font_files import font_settings
 
 INITIAL_DIGEST = "initial digest"
 """Name of the setting that contains the digest of custom initial weights."""
@@ -44,11 +45,11 @@ def file_digest(path: Path) -> str | None:
 
 
 def index_digests(dataset: Dataset) -> dict[str, str]:
-    """Return the digests of a dataset's lists and tables, which are part of run keys: an edited list changes the key.
+    """Return the digests of a dataset's lists, tables and fonts, which are part of run keys: an edit changes the key.
 
     A missing file has no digest, so that a study can be planned before its data are downloaded.
     """
-    digests: dict[str, str] = {}
+    digests = font_settings(dataset.root) if isinstance(dataset, Glyphs) else {}
     for name, path in dataset.index_files().items():
         if found := file_digest(Path(path)):
             digests[f"{name} list"] = found

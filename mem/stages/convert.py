@@ -11,11 +11,16 @@ from mem.data.datasets import read_dataset
 from mem.data.datasets.splits import describe_holdout
 from mem.data.show import write_figures
 from mem.jobs.job import Job
+from mem.jobs.unchanged import require_unchanged
+from mem.runs.font_files import font_settings
 
 
 def convert(job: Job) -> Mapping[str, Any]:
     """Read, subsample, check and convert the dataset of the run."""
     settings = job.run.union("dataset", config.Dataset)
+    if isinstance(settings, config.Glyphs):
+        for name, found in font_settings(settings.root).items():
+            require_unchanged(job, f"dataset, {name}", name, found)
     images = read_dataset(settings, job.run.settings["order"])
     for note in (*images.notes, describe_holdout(images, config.Shots())):
         if note:

@@ -10,6 +10,7 @@ from mem.config import (
     FashionMnist,
     FeatureFiles,
     Folder,
+    Glyphs,
     ImageNetLt,
     INaturalist2018,
     Lists,
@@ -22,6 +23,7 @@ from mem.data.datasets.custom import read_lists, read_table_rows
 from mem.data.datasets.digits import read_digits
 from mem.data.datasets.fashion_mnist import read_fashion_mnist
 from mem.data.datasets.folder import read_folder
+from mem.data.datasets.glyphs.reader import read_glyphs
 from mem.data.datasets.imagenet_lt import read_imagenet_lt
 from mem.data.datasets.inaturalist import read_inaturalist
 from mem.data.datasets.places_lt import read_places_lt
@@ -67,6 +69,8 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
             images = read_places_lt(settings)
         case INaturalist2018():
             images = read_inaturalist(settings)
+        case Glyphs():
+            images = read_glyphs(settings, order)
         case Folder():
             images = _split_and_cut(read_folder(settings), settings, order)
         case Lists():
