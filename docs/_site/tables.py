@@ -7,8 +7,10 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
 
     <!-- /table -->
 
-- `accuracy`: test accuracy of every method. A table with many methods is sorted by val accuracy, best first.
-- `scores`: mean and 95 % confidence interval of each column in `columns` (default: the shot groups) on `split`.
+- `accuracy`: test accuracy of every method. A table with many methods is sorted by the mean per-class
+  accuracy on val, best first.
+- `scores`: mean and 95 % confidence interval of each column in `columns` (default: the shot groups) on `split`. Class
+  orders are the units of all intervals; with one class order, its seeds.
 - `differences`: paired differences between each method and a reference on `split`. With `heads`, the table contains
   only those methods, without p-values, and `minus` specifies the reference. Otherwise, it contains every method, with
   p-values.
@@ -28,8 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mem.metrics import paired_student
-from mem.report.differences import format_difference, paired_differences
+from mem.report.differences import format_difference, paired_differences, paired_scores
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
 from mem.report.table_formats import markdown_table
@@ -87,10 +88,8 @@ def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     for head, head_rows in by_variant(rows, options["split"]).items():
         other_row = {row.repeat: row for row in other_rows[head]}
         pairs = [(other_row[row.repeat], row) for row in head_rows]
-        differences = [
-            paired_student([getattr(a, shot) for a, _ in pairs], [getattr(b, shot) for _, b in pairs]) for shot in SHOTS
-        ]
-        lines.append([head, *map(format_difference, differences)])
+        differences = paired_scores(pairs, SHOTS)
+        lines.append([head, *map(format_difference, differences.values())])
     return lines
 
 

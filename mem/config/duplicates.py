@@ -12,12 +12,14 @@ from mem.config.heads import Head
 def computation(head: Head) -> dict[str, Any]:
     """Return the settings that determine what a head computes. Heads that compute the same have the same settings.
 
-    The group weights `residual` count as `free`: the output of the fusion is o + 1 instead of o, which is a shift of
-    the last bias. Without weight decay, both learn the same. Weight decay draws this bias to 0, and therefore `free`
-    weights to 0 and `residual` weights to 1 (docs/explanation/mem.md).
+    Without weight decay, the group weights `residual` count as `free`. The output of the fusion is o + 1 instead of o,
+    which is a shift of the last bias, so that both learn the same. Weight decay draws this bias to 0, and therefore
+    `free` weights to 0 and `residual` weights to 1 (docs/explanation/mem.md).
     """
     settings = _effective(head)
-    return {**settings, "weight": "free"} if settings.get("weight") == "residual" else settings
+    if settings.get("weight") == "residual" and not settings["training"]["weight_decay"]:
+        return {**settings, "weight": "free"}
+    return settings
 
 
 def _effective(section: Section) -> dict[str, Any]:
@@ -41,5 +43,5 @@ def check_distinct(heads: Mapping[str, Head]) -> None:
         if (first := computations.index(computations[i])) < i:
             one, other = heads[names[first]], heads[name]
             shifted = getattr(one, "weight", None) != getattr(other, "weight", None)
-            reason = " (the weights `free` and `residual` differ only in the start of a bias)" if shifted else ""
+            reason = " (without weight decay, `free` and `residual` weights learn the same)" if shifted else ""
             raise ValueError(f"heads.{name}: computes the same as heads.{names[first]}{reason}; remove one of them")

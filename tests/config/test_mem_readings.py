@@ -99,7 +99,7 @@ def test_a_sweep_over_new_settings_leaves_out_variants_that_compute_the_same(tmp
         "phases": {"of": "mem", "over": {"phases": ["joint", "regularisation_first"]}},
         "raw": {"of": "mem", "over": {"norms": ["raw"], "detach_norms": [True]}},
     }
-    values["heads"]["mem"]["weight"] = "additive"
+    values["heads"]["mem"] = {**without_weight_decay(values["heads"]["mem"]), "weight": "additive"}
     variants = [name for name in load(tmp_path, values).heads if name.startswith("mem.")]
     assert variants == [
         "mem.free", "mem.softmax", "mem.mixture", "mem.trained.ce", "mem.trained.crt", "mem.fresh.ce",
@@ -112,14 +112,25 @@ def test_a_sweep_over_new_settings_leaves_out_variants_that_compute_the_same(tmp
     [
         ({}, ""),
         ({"partition_seed": 3}, ""),
-        ({"weight": "residual"}, " (the weights `free` and `residual` differ only in the start of a bias)"),
+        ({"weight": "residual"}, " (without weight decay, `free` and `residual` weights learn the same)"),
     ],
 )
 def test_two_heads_that_compute_the_same_are_rejected(tmp_path, values, changes, reason):
-    values["heads"]["mem"]["weight"] = "free"
+    values["heads"]["mem"] = without_weight_decay(values["heads"]["mem"])
     values["heads"]["again"] = {**values["heads"]["mem"], "method": "mem", **changes}
     message = error_message(tmp_path, values)
     assert f"heads.again: computes the same as heads.mem{reason}; remove one of them" in message
+
+
+def without_weight_decay(mem: dict[str, Any]) -> dict[str, Any]:
+    return {**mem, "weight": "free", "training": {**mem["training"], "weight_decay": 0}}
+
+
+def test_with_weight_decay_free_and_residual_weights_are_two_readings(tmp_path, values):
+    mem = without_weight_decay(values["heads"]["mem"])
+    mem["training"]["weight_decay"] = 0.05
+    values["heads"] |= {"mem": mem, "residual": {**mem, "method": "mem", "weight": "residual"}}
+    assert {"mem", "residual"} <= load(tmp_path, values).heads.keys()
 
 
 def test_a_study_with_only_one_of_free_and_residual_is_valid(tmp_path, values):
