@@ -192,20 +192,14 @@ def keys_with_heads(values: dict, **heads: dict) -> dict[str, str]:
 
 @pytest.mark.parametrize("method", ["crt", "balanced_softmax", "block_classifier"])
 def test_a_start_is_part_of_the_key_but_not_its_name(mini_values, method):
-    head = {"method": method, "training": mini_values["heads"]["crt"]["training"]}
+    head = {"method": method, "training": mini_values["heads"]["crt"]["training"] | {"epochs": 3}}
     head |= {"input": "pooled", "width": 8, "depth": 1} if method == "block_classifier" else {}
-    keys = keys_with_heads(
-        mini_values,
-        fresh=head,
-        from_ce={**head, "classifier_from": "ce"},
-        from_crt={**head, "classifier_from": "crt"},
-        crt_by_another_name=mini_values["heads"]["crt"] | {"method": "crt"},
-        from_it={**head, "classifier_from": "crt_by_another_name"},
-    )
-    assert len({keys[f"train_head {name}"] for name in ("fresh", "from_ce", "from_crt")}) == 3
-    assert keys["train_head from_it"] == keys["train_head from_crt"]
-    if method == "crt":
-        assert keys["train_head fresh"] == keys["train_head crt"]
+    new = {"new": head, "from_ce": {**head, "classifier_from": "ce"}, "from_crt": {**head, "classifier_from": "crt"}}
+    keys = keys_with_heads(mini_values, **new)
+    assert len({keys[f"train_head {name}"] for name in new}) == 3
+    heads = {"renamed": mini_values["heads"]["crt"] | {"method": "crt"}}
+    renamed = keys_with_heads({**mini_values, "heads": heads}, from_it={**head, "classifier_from": "renamed"})
+    assert renamed["train_head from_it"] == keys["train_head from_crt"]
 
 
 def test_a_setting_at_the_start_of_a_chain_changes_the_whole_chain(mini_values):
@@ -224,7 +218,7 @@ def test_a_setting_at_the_start_of_a_chain_changes_the_whole_chain(mini_values):
 def test_shot_thresholds_change_heads_with_group_balanced_sampling(mini_values):
     training = mini_values["heads"]["crt"]["training"]
     heads = {
-        sampler: {"method": "crt", "training": training | {"sampler": sampler}}
+        sampler: {"method": "crt", "training": training | {"epochs": 3, "sampler": sampler}}
         for sampler in ("group_balanced", "class_balanced")
     }
     before = keys_with_heads(mini_values, **heads)
