@@ -16,16 +16,19 @@ on another character, separators, and control, private-use and unassigned charac
 
 _DRAWN_ALIKE = (
     # Latin, followed by the Greek and Cyrillic letters that are drawn in the same way
-    "AΑА BΒВ CϹС EΕЕ HΗН IΙІӀ JЈ KΚК MΜМ NΝ OΟО PΡР SЅ TΤТ XΧХ YΥҮ ZΖ ÆӔ ƏӘ "
+    "AΑА BΒВ CС EΕЕ HΗН IΙІӀ JЈ KΚК MΜМ NΝ OΟО PΡР SЅ TΤТ XΧХ YΥҮ ZΖ ÆӔ ƏӘ "
     "aа cс eе hһ iі jј oοо pр sѕ xх yу æӕ əә "
     # Greek, followed by Cyrillic
     "ΓГ ΠП ΦФ "
-    # capital letters of one script with different small letters
-    "ĐÐƉ"
+    # letters of one script with different small letters, and letters that are also symbols or punctuation
+    "ĐÐƉ μµ Δ∆ ’ʼ ′ʹ ″ʺ ¯ˉ "
+    # punctuation and symbols that Unicode distinguishes only by their use
+    "-‐‑ .․ ·∙⋅ ⁄∕"
 ).split()
-"""Groups of characters that are drawn alike in upright fonts. Source: a selection from Unicode's confusables
-(UTS #39, confusables.txt), restricted to letters that differ in script but not in shape. Letters that merely resemble
-each other in some fonts, such as ν and v, are not included, and neither are 0, O and o, or 1, l and I."""
+"""Groups of characters that are drawn alike in upright fonts; the first represents the others. Source: a selection
+from Unicode's confusables (UTS #39, confusables.txt), restricted to characters that differ in script or use, but not in
+shape. Characters that merely resemble each other in some fonts, such as ν and v, are not included, and neither are 0, O
+and o, or 1, l and I."""
 _SAME_AS = {ord(other): group[0] for group in _DRAWN_ALIKE for other in group[1:]}
 _GREEK = range(0x370, 0x400)
 _DIAERESIS = "\u0308"
