@@ -117,6 +117,14 @@ class TimmNetwork(Section):
     norm_batch: Annotated[int, Field(ge=2)] | None
     """Number of consecutive images over which BatchNorm computes its training statistics, regardless of the number of
     GPUs and micro-batches. Use `null` for networks without BatchNorm and for studies without finetuning."""
+    zero_init_last: bool = True
+    """Whether the last normalisation layer of each residual branch starts with the scale 0, which is the default of
+    timm's ResNets. `false` is passed to timm, starts with the scale 1 (Kang et al. 2020), and requires a network that
+    timm can build this way. It is available only in training from scratch."""
+    neck_width: PositiveInt | None = None
+    """Width of a fully connected layer with ReLU between the pooling and the linear classifier (Liu et al. 2019). The
+    features of this backbone are the outputs of the layer, and its tokens are the outputs for each position. Requires
+    finetuning. Default: no such layer."""
     center_crop: CenterCrop
     """Side of the square center crop in evaluation, as a share of the image's shorter side (224 / 256 for ImageNet)."""
 

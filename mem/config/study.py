@@ -156,6 +156,12 @@ class Study(Section):
                 f"pretrain: the masked autoencoder requires a backbone of kind vit or convmae, but "
                 f"{self.backbone.model} is a network of timm; set pretrain to null, or use another backbone"
             )
+        if not self.backbone.zero_init_last and (self.finetune is None or self.initial is not None):
+            raise ValueError(
+                "backbone.zero_init_last: has no effect, because nothing is trained from scratch; remove it"
+            )
+        if self.backbone.neck_width is not None and self.finetune is None:
+            raise ValueError("backbone.neck_width: requires finetuning, but finetune is null; remove it")
         norm_batch = self.backbone.norm_batch
         if self.finetune is None and norm_batch is not None:
             raise ValueError("backbone.norm_batch: must be null, because nothing is finetuned (finetune: null)")

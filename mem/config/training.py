@@ -55,6 +55,15 @@ class Augmentation(Section):
         return self
 
 
+class StepDecay(Section):
+    """Learning-rate schedule in steps."""
+
+    every_epochs: PositiveFloat
+    """Number of epochs between two steps, counted from the start of training."""
+    factor: OpenFraction
+    """Factor by which each step multiplies the learning rate."""
+
+
 class Training(Section):
     """Training settings. The learning rate warms up linearly and then follows a cosine schedule to `min_lr`.
 
@@ -70,7 +79,9 @@ class Training(Section):
     base_lr: PositiveFloat
     """Learning rate for a global batch size of 256. The peak learning rate is base_lr * global_batch / 256."""
     min_lr: NonNegativeFloat
-    """Learning rate at the end of the cosine schedule."""
+    """Learning rate at the end of the cosine schedule, or the smallest learning rate of `step_decay`."""
+    step_decay: StepDecay | None = None
+    """Schedule in steps instead of the cosine schedule. Default: cosine."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Optimizer: AdamW (Loshchilov & Hutter 2019), or stochastic gradient descent with momentum."""
     betas: tuple[OpenFraction, OpenFraction] | None = None
@@ -157,6 +168,8 @@ class Finetune(Training):
 
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     """Layer-wise learning-rate decay: ratio of each layer's learning rate to the next layer's (Clark et al. 2020)."""
+    classifier_lr_factor: PositiveFloat = 1
+    """Ratio of the linear classifier's learning rate to `base_lr` after scaling; all other layers are unaffected."""
     drop_path: Annotated[float, Field(ge=0, lt=1)]
     """Stochastic depth rate of the last block (Huang et al. 2016). Rates rise linearly from 0 at the first block."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -173,6 +186,10 @@ class Finetune(Training):
     """Probability that a sample is mixed if `mixup` or `cutmix` is enabled."""
     mix_switch: Fraction = 0.5
     """Probability that CutMix is used for a mixed sample if both are enabled."""
+    mix_batch: PositiveInt = 1
+    """Number of consecutive samples that share the mixing weight, the box and the choice between mixup and CutMix,
+    regardless of the number of GPUs and micro-batches. 1 corresponds to timm's mode `elem`, and the number of images
+    per GPU to timm's mode `batch`. MAE's finetuning uses 32 images per GPU."""
 
     @property
     def mixes(self) -> bool:
@@ -182,13 +199,18 @@ class Finetune(Training):
     def without_effect(self) -> frozenset[str]:
         """Return the settings of mixup and CutMix that are not used."""
         if not self.mixes:
-            return frozenset(("mix_probability", "mix_switch"))
+            return frozenset(("mix_probability", "mix_switch", "mix_batch"))
         return frozenset() if self.mixup and self.cutmix else frozenset(("mix_switch",))
 
     @model_validator(mode="after")
     def _batch_is_even(self) -> Finetune:
         if self.mixes and self.global_batch % 2:
             raise ValueError(f"mixup and cutmix mix pairs of samples: global_batch ({self.global_batch}) must be even")
+        if self.mix_batch > 1 and (self.mix_batch % 2 or self.global_batch % self.mix_batch):
+            raise ValueError(
+                f"mix_batch ({self.mix_batch}) must be 1, or an even number that divides global_batch "
+                f"({self.global_batch})"
+            )
         return self
 
 

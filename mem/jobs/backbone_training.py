@@ -18,7 +18,7 @@ from mem.models.flops import training_flops
 from mem.models.pixels import Pixels
 from mem.runs.image_settings import normalisation_of
 from mem.train.loop import Validation, fit
-from mem.train.schedules import Schedule, training_steps, warmup_cosine
+from mem.train.schedules import Schedule, training_steps, warmup_cosine, warmup_steps
 from mem.train.state import TrainState
 from mem.train.step import Objective, StepOptions
 
@@ -74,12 +74,11 @@ def train_backbone(
         fill=fill_color_of(job),
     )
     shapes = inputs.flop_shapes or ((1, 3, inputs.side, inputs.side),)
-    lr_at = warmup_cosine(settings.lr, settings.min_lr, settings.warmup_epochs, settings.epochs, steps_per_epoch)
     speed = fit(
         state,
         data,
         objective,
-        Schedule(steps, steps_per_epoch, lr_at),
+        Schedule(steps, steps_per_epoch, lr_schedule(settings, steps_per_epoch)),
         job.fit_context(),
         StepOptions(
             micro_batch=job.run.compute.micro_batch,
@@ -99,6 +98,14 @@ def train_backbone(
         **({"peak_gpu_memory_gb": round(gpu, 3)} if (gpu := provenance.peak_gpu_memory_gb()) else {}),
         "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
     }
+
+
+def lr_schedule(settings: config.Training, steps_per_epoch: float) -> Callable[[int], float]:
+    """Return the learning rate at each step: cosine decay, or `step_decay`."""
+    if settings.step_decay is None:
+        return warmup_cosine(settings.lr, settings.min_lr, settings.warmup_epochs, settings.epochs, steps_per_epoch)
+    decay = (settings.step_decay.every_epochs, settings.step_decay.factor)
+    return warmup_steps(settings.lr, settings.min_lr, settings.warmup_epochs, decay, steps_per_epoch)
 
 
 def peak_images_per_s(job: Job, model: nn.Module, shapes: tuple[tuple[int, ...], ...]) -> float | None:

@@ -23,16 +23,22 @@ def decay_groups(model: nn.Module, weight_decay: float, *, decay_all: bool = Fal
 
 
 def layer_decay_groups(
-    model: BackboneClassifier, weight_decay: float, layer_decay: float, *, decay_all: bool = False
+    model: BackboneClassifier,
+    weight_decay: float,
+    layer_decay: float,
+    *,
+    decay_all: bool = False,
+    classifier_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Return the parameter groups for MAE finetuning, with layer-wise learning-rate decay.
 
-    The `lr_scale` of a layer is `layer_decay` to the power of the number of layers above it. Norms, biases, tokens and
-    position embeddings have no weight decay unless `decay_all` is set.
+    The `lr_scale` of a layer is `layer_decay` to the power of the number of layers above it; for the linear classifier,
+    it is also multiplied by `classifier_lr_factor`. Norms, biases, tokens and position embeddings have no weight decay
+    unless `decay_all` is set.
 
     Source: facebookresearch/mae, util/lr_decay.py, which follows BEiT.
     """
-    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    groups: dict[tuple[int, float, float], dict[str, Any]] = {}
     for name, parameter in model.backbone.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -40,6 +46,8 @@ def layer_decay_groups(
         exempt = not decay_all and (parameter.ndim <= 1 or model.exempt_from_decay(name))
         decay = 0.0 if exempt else weight_decay
         scale = layer_decay ** (model.layers - layer)
-        group = groups.setdefault((layer, decay), {"lr_scale": scale, "weight_decay": decay, "params": []})
+        if name.startswith(model.head_prefix):
+            scale *= classifier_lr_factor
+        group = groups.setdefault((layer, scale, decay), {"lr_scale": scale, "weight_decay": decay, "params": []})
         group["params"].append(parameter)
     return list(groups.values())

@@ -45,7 +45,13 @@ def finetune(job: Job) -> Mapping[str, Any]:
     pixels = pixels_of(job)
     val = Beton(images / "val.beton")
     mixing = mixing_of(settings)
-    groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)
+    groups = layer_decay_groups(
+        model,
+        settings.weight_decay,
+        settings.layer_decay,
+        decay_all=settings.decay_all,
+        classifier_lr_factor=settings.classifier_lr_factor,
+    )
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
     results = train_backbone(
         job,
@@ -69,7 +75,7 @@ def mixing_of(settings: config.Finetune) -> Mixing | None:
     """Return the mixup and CutMix settings, or None if samples are not mixed."""
     if not settings.mixes:
         return None
-    return Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.mix_switch)
+    return Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.mix_switch, settings.mix_batch)
 
 
 def classification(

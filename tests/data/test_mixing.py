@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from mem.data.augment.mixing import UNIFORMS, Mixing, mix, sample_mixing
 from mem.data.batch import Batch
 from mem.data.loading.shard import RankShard
 from mem.losses import mixed_cross_entropy
+from mem.stages.finetune import mixing_of
 
 RECIPE = Mixing(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5)
 SAMPLES = 4000
@@ -58,6 +61,71 @@ def test_neighbours_are_mixed_with_different_shares():
     assert result.partner_labels.tolist() == [1, 0, 3, 2, 0, 4, 2, 1]
     assert len(set(result.shares.tolist())) == 8
     assert torch.equal(result.main_labels, torch.where(result.shares < 0.5, result.partner_labels, result.labels))
+
+
+def in_batches(samples: int) -> Mixing:
+    return replace(RECIPE, batch=samples)
+
+
+def test_all_samples_of_a_mix_batch_share_the_numbers_of_its_first_sample():
+    images = torch.randn(24, 3, 16, 16)
+    whole = mix(images, batch(24, first=16), in_batches(8))
+    shares = whole.shares.view(3, 8)
+    assert all(len(set(row)) == 1 for row in shares.tolist())
+    assert len(set(shares[:, 0].tolist())) == 3
+    by_element = mix(images, batch(24, first=16), RECIPE)
+    torch.testing.assert_close(shares[:, 0], by_element.shares[::8])
+    first = sample_mixing(rng.uniforms(0, "mixing", 16, 1, UNIFORMS), RECIPE, 16, 16)
+    for result, expected in zip(
+        sample_mixing(rng.uniforms_at(0, "mixing", np.full(8, 16), UNIFORMS), RECIPE, 16, 16), first, strict=True
+    ):
+        assert (result == expected).all()
+
+
+def test_a_mix_batch_has_the_distribution_of_timms_batch_mode():
+    np.random.seed(0)
+    theirs = Mixup(0.8, 1.0, prob=1.0, switch_prob=0.5, mode="batch")
+    images = torch.zeros(2, 1, 30, 40)
+    images[1] = 1
+    expected = []
+    for _ in range(2000):
+        x = images.clone()
+        expected.append(theirs._mix_batch(x))
+    size = 10
+    numbers = rng.uniforms(0, "mixing", 0, 2000 * size, UNIFORMS)[::size]
+    own, _, _ = sample_mixing(numbers, RECIPE, 30, 40)
+    for quantile in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert abs(np.quantile(expected, quantile) - np.quantile(own, quantile)) < 0.05, quantile
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("micro_batch", [None, 2, 6])
+@pytest.mark.parametrize("size", [4, 12])
+def test_a_mix_batch_does_not_depend_on_ranks_and_micro_batches(ranks, micro_batch, size):
+    images, labels = torch.randn(12, 3, 6, 6), torch.randint(9, (12,))
+    whole = mix(images, Batch(images, labels, 36, 0, 2), in_batches(size))
+    parts = []
+    for rank in range(ranks):
+        low, high = RankShard(rank, ranks).bounds(12, group_size=2)
+        part = Batch(images[low:high], labels[low:high], 36 + low, 0, 2)
+        parts += [mix(p.inputs, p, in_batches(size)) for p in part.split(micro_batch)]
+    torch.testing.assert_close(whole.images, torch.cat([p.images for p in parts]), rtol=1e-6, atol=1e-6)
+    shares = torch.cat([p.shares for p in parts]).view(-1, size)
+    assert [len(set(row)) for row in shares.tolist()] == [1] * (12 // size)
+
+
+def test_the_setting_selects_the_samples_that_share_their_numbers(mini_values):
+    values = mini_values["finetune"] | {"global_batch": 16, "mixup": 0.8}
+    by_sample, by_batch = mixing_of(Finetune(**values)), mixing_of(Finetune(**values, mix_batch=8))
+    assert by_sample is not None and by_batch is not None
+    assert (by_sample.batch, by_batch.batch) == (1, 8)
+
+
+@pytest.mark.parametrize("size", [3, 12, 32])
+def test_a_mix_batch_consists_of_pairs_and_divides_the_global_batch(mini_values, size):
+    values = mini_values["finetune"] | {"global_batch": 16, "mixup": 0.8}
+    with pytest.raises(ValidationError, match=rf"mix_batch \({size}\) must be 1, or an even number that divides"):
+        Finetune(**values, mix_batch=size)
 
 
 def test_nothing_is_mixed_at_probability_zero():

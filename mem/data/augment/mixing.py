@@ -1,10 +1,11 @@
-"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019), with a separate mixing weight and box for each sample.
+"""Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
 
-The distributions are the same as in timm's `Mixup(mode="elem")` (1.0.31, timm/data/mixup.py), but the partners differ.
+Each sample has its own mixing weight and box, or a number of consecutive samples share them. The distributions are the
+same as in timm's `Mixup(mode="elem")` and `Mixup(mode="batch")` (1.0.31, timm/data/mixup.py), but the partners differ.
 Here, training samples 2k and 2k + 1 are mixed with each other. Both samples of such a pair stay on the same rank and in
 the same micro-batch (see `Batch.group_size`), so the number of ranks and the micro-batch size do not affect the result.
-timm mixes each sample with the one at the mirrored position in the batch. Its partners therefore depend on the number
-of samples that a device processes.
+timm mixes each sample with the one at the mirrored position in the batch. Its partners, and in the mode "batch" the
+samples that share a mixing weight, therefore depend on the number of samples that a device processes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from scipy.special import betaincinv
 from torch import Tensor
 
+from mem import rng
 from mem.data.augment.erasing import inside_boxes
 from mem.data.batch import Batch, to_device
 
@@ -41,6 +43,8 @@ class Mixing:
     """Probability that a sample is mixed."""
     switch: float
     """Probability that a mixed sample uses CutMix, if both mixup and CutMix are enabled."""
+    batch: int = 1
+    """Number of consecutive samples, counted from the start of training, that share their random numbers."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,22 @@ def mix(images: Float[Tensor, "samples channels rows columns"], batch: Batch, mi
     """
     if batch.first % PAIR or len(batch) % PAIR:
         raise ValueError(f"samples {batch.first} to {batch.first + len(batch) - 1} are not complete pairs")
-    shares, boxes, uses_cutmix = sample_mixing(batch.numbers("mixing", UNIFORMS), mixing, *images.shape[2:])
+    shares, boxes, uses_cutmix = sample_mixing(_uniforms(batch, mixing.batch), mixing, *images.shape[2:])
     share = to_device(torch.from_numpy(shares).to(images.dtype), images.device)
     mixup_weight = share[:, None, None, None]
     is_cutmix = to_device(torch.from_numpy(uses_cutmix), images.device)[:, None, None, None]
     weight = torch.where(is_cutmix, (~inside_boxes(boxes, images)).to(images.dtype), mixup_weight)
     mixed = torch.lerp(_swap_neighbours(images), images, weight)
     return MixedSamples(mixed, batch.labels, _swap_neighbours(batch.labels), share)
+
+
+def _uniforms(batch: Batch, shared_by: int) -> Float64[np.ndarray, "samples 5"]:
+    """Return the random numbers of each sample. Samples that share their numbers have those of the first of them."""
+    if shared_by == 1:
+        return batch.numbers("mixing", UNIFORMS)
+    samples = np.arange(batch.first, batch.first + len(batch))
+    firsts, positions = np.unique(samples // shared_by * shared_by, return_inverse=True)
+    return rng.uniforms_at(batch.seed, "mixing", firsts, UNIFORMS)[positions]
 
 
 def sample_mixing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,9 +29,9 @@ class BackboneClassifier(nn.Module, ABC):
     """Key prefix of the linear layer in `backbone.state_dict()`."""
     other_classifiers: tuple[str, ...] = ()
     """Key prefixes of further parameters that depend on the number of classes. They keep their initial values."""
-    missing_in_encoder: ClassVar[tuple[str, ...]] = ()
+    missing_in_encoder: tuple[str, ...] = ()
     """Prefixes of additional keys that a pretrained encoder lacks. These parameters keep their initial values."""
-    unused_from_encoder: ClassVar[tuple[str, ...]] = ()
+    unused_from_encoder: tuple[str, ...] = ()
     """Prefixes of the keys that a pretrained encoder has and the backbone lacks."""
     width: int
     """Dimension of the pooled feature and of each token."""
@@ -56,7 +55,11 @@ class BackboneClassifier(nn.Module, ABC):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature, which is the input of the linear layer, and the tokens that are pooled."""
+        """Return the pooled feature, which is the input of the linear layer, and the tokens.
+
+        Layers between the pooling and the linear layer, such as a norm, are also applied to each token. Without such
+        layers, the mean of the tokens is the pooled feature; with them, it usually is not.
+        """
 
     @abstractmethod
     def layer_of(self, parameter: str) -> int:

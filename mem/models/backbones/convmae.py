@@ -48,7 +48,7 @@ class ConvMaeClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the normalised mean of the tokens as the pooled feature, and the normalised tokens."""
+        """Return the tokens' mean after `fc_norm` as the pooled feature, and each token after `fc_norm`."""
         tokens = self.backbone.stages(images)[2]
         return self.backbone.fc_norm(tokens.mean(dim=1)), self.backbone.fc_norm(tokens)
 

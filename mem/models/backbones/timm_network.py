@@ -18,9 +18,15 @@ from mem.models.backbones.base import BackboneClassifier
 from mem.models.backbones.feature_outputs import feature_shapes, reason_of, timm_features
 from mem.models.batch_norm import use_sample_batch_norms
 
+NECK = "neck"
+"""Name of the fully connected layer after the pooling."""
+
 
 class TimmClassifier(BackboneClassifier):
-    """A timm network with its built-in pooling. The tokens are the positions that are pooled."""
+    """A timm network with its built-in pooling, optionally followed by a fully connected layer with ReLU (the neck).
+
+    The tokens are the positions that are pooled or, with a neck, the outputs of the neck for these positions.
+    """
 
     def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0) -> None:
         width, tokens = _shapes(settings, classes)
@@ -28,6 +34,10 @@ class TimmClassifier(BackboneClassifier):
         self.timm_model = settings.model
         head = next((name for name, module in self.backbone.named_modules() if module is self.linear), "")
         self.head_prefix = f"{head}."
+        self._has_neck = settings.neck_width is not None
+        if settings.neck_width is not None:
+            add_neck(self.backbone, head, settings.neck_width)
+            self.missing_in_encoder = (f"{NECK}.",)
         self.other_classifiers = _class_dependent_keys(settings.model)
         matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
         self._layer_of = cast(dict[str, int], group_parameters(self.backbone, matcher, reverse=True))
@@ -48,8 +58,15 @@ class TimmClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the pooled feature, and the positions that are pooled, row by row, without class tokens."""
-        return timm_features(self.backbone, images)
+        """Return the pooled feature, and the positions that are pooled, row by row, without class tokens.
+
+        With a neck, return its outputs for the pooled feature and for each position.
+        """
+        pooled, tokens = timm_features(self.backbone, images)
+        if not self._has_neck:
+            return pooled, tokens
+        neck = self.backbone.get_submodule(NECK)
+        return torch.relu(neck(pooled)), torch.relu(neck(tokens))
 
     def layer_of(self, parameter: str) -> int:
         """Return timm's layer index: 0 for the stem, then one per block, and the last layer otherwise."""
@@ -58,6 +75,24 @@ class TimmClassifier(BackboneClassifier):
     def exempt_from_decay(self, parameter: str) -> bool:
         """Exempt the parameters that timm exempts, such as the class token and position embeddings."""
         return parameter in self._exempt_from_decay
+
+
+def add_neck(network: nn.Module, head: str, width: int) -> None:
+    """Add a fully connected layer to a network, and replace its linear classifier with one for the layer's output.
+
+    Source: the layer `fc_add` of zhmiao/OpenLongTailRecognition-OLTR (models/ResNetFeature.py at f50e375), for which
+    `TimmClassifier.features` computes the ReLU.
+
+    Args:
+        network: The network, changed in place.
+        head: Name of its linear classifier.
+        width: Number of outputs of the layer.
+    """
+    linear = network.get_submodule(head)
+    assert isinstance(linear, nn.Linear)
+    network.add_module(NECK, nn.Linear(linear.in_features, width))
+    parent, _, name = head.rpartition(".")
+    setattr(network.get_submodule(parent), name, nn.Linear(width, linear.out_features))
 
 
 def current_name(model: str) -> str:
@@ -133,7 +168,9 @@ def _class_dependent_keys(model: str) -> tuple[str, ...]:
 
 def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn.Module:
     # Dropout inside the network is disabled, because it would use PyTorch's global random number generator.
-    options = {"drop_rate": 0.0, **({"drop_path_rate": drop_path} if drop_path else {})}
+    options: dict[str, Any] = {"drop_rate": 0.0, **({"drop_path_rate": drop_path} if drop_path else {})}
+    if not settings.zero_init_last:
+        options["zero_init_last"] = False
     network = timm_network(settings.model, classes, settings.image_size, **options)
     random = [type(m).__name__ for m in network.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]
     if random:
@@ -158,4 +195,5 @@ def _shapes(settings: config.TimmNetwork, classes: int) -> tuple[int, int]:
         raise UserError(
             f"{settings.model} {missing} and cannot be finetuned. To use it as a frozen backbone, set finetune to null."
         )
-    return shapes
+    width, tokens = shapes
+    return (width if settings.neck_width is None else settings.neck_width), tokens

@@ -36,7 +36,10 @@ class VitClassifier(BackboneClassifier):
     def features(
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
-        """Return the normalised mean of the patch tokens as the pooled feature, and the normalised patch tokens."""
+        """Return the patch tokens' mean after `fc_norm` as the pooled feature, and each patch token after `fc_norm`.
+
+        `fc_norm` is the norm that MAE's finetuning model applies after pooling.
+        """
         tokens = self.backbone.forward_features(images)
         pooled = self.backbone.forward_head(tokens, pre_logits=True)
         return pooled, self.backbone.fc_norm(tokens[:, self.backbone.num_prefix_tokens :])
