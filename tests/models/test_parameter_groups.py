@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from mem.config import Backbone, ConvMae, VisionTransformer
+from mem.config.load import load_study
+from mem.jobs.backbone_training import lr_schedule
 from mem.models.backbones import build
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
-from mem.train.schedules import warmup_cosine
+from mem.train.schedules import warmup_cosine, warmup_steps
 from tests.conftest import REPOSITORY
 
 RECORDED = json.loads((REPOSITORY / "tests" / "models" / "golden" / "parameter_groups.json").read_text())
@@ -37,6 +39,54 @@ def test_the_learning_rate_equals_the_official_one_at_every_recorded_step():
     lr = warmup_cosine(*(recorded[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs", "steps_per_epoch")))
     for step, expected in recorded["points"]:
         assert lr(step) == pytest.approx(expected, rel=1e-12), step
+
+
+def test_a_factor_changes_only_the_learning_rate_of_the_linear_classifier():
+    with torch.device("meta"):
+        model = build(VIT_B.model_copy(update={"depth": 2}), 10)
+    names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
+    scales = [
+        {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+        for groups in (
+            layer_decay_groups(model, 0.1, 0.5),
+            layer_decay_groups(model, 0.1, 0.5, classifier_lr_factor=100),
+        )
+    ]
+    assert {name for name in scales[0] if scales[0][name] != scales[1][name]} == {"head.weight", "head.bias"}
+    assert (scales[0]["head.weight"], scales[1]["head.weight"], scales[1]["fc_norm.weight"]) == (1, 100, 1)
+
+
+def test_liu_et_al_train_the_classifier_with_a_hundred_times_the_rate_of_the_features():
+    study = load_study([REPOSITORY / "config" / "paper" / "places_lt_resnet152.yaml"])
+    assert study.finetune is not None and study.backbone.kind == "timm"
+    with torch.device("meta"):
+        model = build(study.backbone.model_copy(update={"model": "resnet18"}), 365)
+    settings = study.finetune
+    groups = layer_decay_groups(
+        model, settings.weight_decay, settings.layer_decay, decay_all=True,
+        classifier_lr_factor=settings.classifier_lr_factor,
+    )  # fmt: skip
+    names = {id(parameter): name for name, parameter in model.backbone.named_parameters()}
+    schedule = lr_schedule(settings, steps_per_epoch=100)
+    for step, decay in ((0, 1), (999, 1), (1000, 0.1), (1999, 0.1), (2000, 0.01), (2999, 0.01)):
+        rates = {names[id(p)]: schedule(step) * group["lr_scale"] for group in groups for p in group["params"]}
+        classifier = {name: rate for name, rate in rates.items() if name.startswith("fc.")}
+        assert list(classifier.values()) == pytest.approx([0.1 * decay] * 2)
+        rest = [rate for name, rate in rates.items() if name not in classifier]
+        assert rest == pytest.approx([0.001 * decay] * len(rest))
+        assert "neck.weight" in rates and "neck.weight" not in classifier
+
+
+@pytest.mark.parametrize(("images", "batch"), [(100, 10), (37, 12), (62_500, 128), (99, 7)])
+def test_steps_of_the_learning_rate_are_at_the_ends_of_epochs(images, batch):
+    lr = warmup_steps(2.0, 0.0, 0.0, (3, 0.1), images / batch)
+    for step in range(0, 10 * images // batch, max(1, images // batch // 50)):
+        assert lr(step) == pytest.approx(2 * 0.1 ** (step * batch // (3 * images))), step
+
+
+def test_steps_follow_a_warm_up_and_end_at_the_smallest_rate():
+    lr = warmup_steps(1.0, 0.05, 2.0, (4, 0.1), 10)
+    assert [lr(step) for step in (0, 10, 20, 39, 40, 79, 80)] == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.05])
 
 
 def test_with_decay_all_every_parameter_decays():
