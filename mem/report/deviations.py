@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mem.config import Mem, Study
+from mem.config import Finetune, Mem, Study
 from mem.report.ablation import flatten
 
 PRETRAIN: Mapping[str, Any] = {
+    "optimizer": "adamw",
     "warmup_epochs": 40,
     "base_lr": 1.5e-4,
     "betas": (0.9, 0.95),
     "weight_decay": 0.05,
     "mask_ratio": 0.75,
 }
-"""Pretraining settings from section 4.2 of the paper."""
+"""Pretraining settings from section 4.1 of the paper."""
 PRETRAIN_EPOCHS = {"vit_base": 400, "convmae_base": 400, "vit_large": 800}
-FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5}
-FINETUNE_PLACES: Mapping[str, Any] = {"epochs": 30}
+"""Pretraining epochs by backbone, from section 4.1."""
+FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5, "weight_decay": 0.05}
+"""Finetuning settings from section 4.1."""
+FINETUNE_PLACES: Mapping[str, Any] = {**FINETUNE, "epochs": 30}
+"""Finetuning settings on Places-LT: the epochs are from section 4.2.1."""
+FINETUNE_RESNET152: Mapping[str, Any] = {"epochs": 30}
+"""Finetuning settings of ResNet-152 on Places-LT, for which the paper otherwise refers to Liu et al. (2019)."""
 DATASETS = ("imagenet_lt", "inat18", "places_lt")
 CNN_BACKBONES = ("resnext50", "resnet152")
 SHOTS = "many>100 few<20"
-UNSTATED = ("input", "width", "fusion_width", "top_k", "weight", "classifier", "classifier_from", "training.sampler")
-"""MEM settings that the paper does not state. docs/explanation/mem.md discusses each of them."""
+
+EQ8 = ("free", "softplus", "exp", "residual", "softmax", "sigmoid")
+"""Values of MEM's `weight` that multiply the logits. Eq. 8 multiplies, without naming an activation."""
+MEM: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "partition": (("shot",), "shot: strategy (1) of section 4.3"),
+    "groups": ((3,), "3 (section 3.1)"),
+    "weight": (EQ8, "multiplies the logits (eq. 8)"),
+    "norms": (("raw",), "raw (eq. 7)"),
+    "logits": (("plain",), "plain (eq. 6 and 8)"),
+    "temperature": ((1.0,), "1 (eq. 8)"),
+    "prior_in_loss": ((False,), "False (eq. 9)"),
+    "phases": (("joint",), "joint (eq. 10)"),
+    "reo_weight": ((1.0,), "1 (eq. 10)"),
+    "reo_scale": (("none",), "none (eq. 10)"),
+    "training.epochs": ((10,), "10 (table 5)"),
+}
+"""MEM settings that the paper states: the settings that agree with it, and a description of what it states."""
+MEM_HINTS: Mapping[str, str] = {
+    "input": "not stated; transformer blocks (section 4.3) suggest tokens",
+    "width": "not stated; figure 4a varies it",
+    "depth": "not stated; section 4.3 names 58.72 % for 1 block",
+    "xi": "not stated; 20 to 100 in figure 4c",
+    "mu": "not stated; 0 in figure 4c",
+    "top_k": 'not stated ("K is a hyper-parameter")',
+    "classifier_from": 'not stated; "the standard model" (section 1)',
+}
+"""What the paper says about MEM settings whose values it does not state."""
+NOT_STATED = "not stated"
 
 
 def deviations(study: Study) -> list[list[str]]:
@@ -38,18 +70,55 @@ def deviations(study: Study) -> list[list[str]]:
         lines.append(["backbone", "ViT-B, ViT-L, ConvMAE-B, ResNeXt-50, ResNet-152", study.backbone.name])
     if str(study.shots) != SHOTS:
         lines.append(["shots", SHOTS, str(study.shots)])
-    if study.pretrain is not None:
-        epochs = {"epochs": PRETRAIN_EPOCHS.get(study.backbone.name, "400, 800 for ViT-L")}
-        lines += _differing("pretrain", flatten(study.pretrain.model_dump()), {**epochs, **PRETRAIN})
+    lines += _start(study)
     if study.finetune is not None:
-        stated = FINETUNE_PLACES if study.dataset.name == "places_lt" else FINETUNE
-        lines += _differing("finetune", flatten(study.finetune.model_dump()), stated)
+        lines += _finetuning(study, study.finetune)
     for name, head in study.heads.items():
         if isinstance(head, Mem) and name == _main_mem_head(study):
-            settings = flatten(head.model_dump(mode="json"))
-            lines += [[f"{name}: {key}", "not stated", _format(settings[key])] for key in UNSTATED if key in settings]
+            lines += _modulator(name, head)
     lines.append(["heads", "trained on images", "trained on features, computed once per view"])
     return [["setting", "paper", "this study"], *lines]
+
+
+def _start(study: Study) -> list[list[str]]:
+    """Return the differences in pretraining and initial weights."""
+    if study.pretrain is not None:
+        epochs = {"epochs": PRETRAIN_EPOCHS.get(study.backbone.name, "400, 800 for ViT-L")}
+        return _differing("pretrain", flatten(study.pretrain.model_dump()), {**epochs, **PRETRAIN})
+    if study.dataset.name == "places_lt" and study.initial is None:
+        return [["initial", "weights finetuned on full ImageNet (section 4.1)", "none"]]
+    if study.dataset.name != "places_lt" and study.initial is None and study.backbone.name in PRETRAIN_EPOCHS:
+        return [["pretrain", f"{PRETRAIN_EPOCHS[study.backbone.name]} epochs, or none in table 5", "none"]]
+    return []
+
+
+def _finetuning(study: Study, settings: Finetune) -> list[list[str]]:
+    """Return the differences in supervised training."""
+    on_places = study.dataset.name == "places_lt"
+    follows_liu = on_places and study.backbone.name == "resnet152"
+    stated = FINETUNE_RESNET152 if follows_liu else FINETUNE_PLACES if on_places else FINETUNE
+    lines = _differing("finetune", flatten(settings.model_dump()), stated)
+    if settings.step_decay is not None and not follows_liu:
+        steps = f"factor {settings.step_decay.factor:g} every {settings.step_decay.every_epochs:g} epochs"
+        lines.append(["finetune.step_decay", "cosine schedule", steps])
+    if settings.layer_decay == 1 and study.backbone.name not in CNN_BACKBONES:
+        lines.append(["finetune.layer_decay", "as He et al. (2022): 0.65 to 0.75", "1 (none)"])
+    return lines
+
+
+def _modulator(name: str, head: Mem) -> Iterator[list[str]]:
+    """Yield a line for each setting of MEM that departs from the paper or that the paper does not state.
+
+    The settings are those of the section `Mem`, so that a new setting is in the table.
+    """
+    for key, value in flatten(head.model_dump(mode="json", exclude=set(head.without_effect()))).items():
+        if key == "method" or value is None:
+            continue
+        agreeing, text = MEM.get(key, ((), MEM_HINTS.get(key, NOT_STATED)))
+        if key == "weight" and value in agreeing:
+            yield [f"{name}: {key}", f"{text}; its activation is not stated", _format(value)]
+        elif value not in agreeing:
+            yield [f"{name}: {key}", text, _format(value)]
 
 
 def _main_mem_head(study: Study) -> str | None:
