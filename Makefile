@@ -47,6 +47,7 @@ docs: $(READY)
 
 tables: $(READY)
 	@$(BIN)/python docs/_site/tables.py
+	@$(BIN)/python docs/_site/paper_claims.py
 
 slurm-up: $(READY)
 	@$(BIN)/python -m cluster.throwaway up
