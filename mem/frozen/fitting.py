@@ -32,7 +32,7 @@ class GroupSignals(NamedTuple):
     """MEM outputs in addition to the logits."""
 
     weights: Float[Tensor, "images groups"]
-    """Group weights w from the fusion (eq. 7)."""
+    """Group weights w from the fusion (eq. 7). With `weight: mixture`, the log-probabilities of the groups."""
     norms: Float[Tensor, "images groups"]
     """Norms Q of the sub-networks (section 3.1). The group with the largest norm is the predicted group."""
 

@@ -35,7 +35,7 @@ class Predictions:
     best_in_shot: Int64[np.ndarray, "images shots"]
     """The best class within each shot group, for the oracle; -1 for a shot group without classes."""
     weights: Float32[np.ndarray, "images groups"] | None = None
-    """MEM's group weights w (equation 7)."""
+    """MEM's group weights w (equation 7). With `weight: mixture`, the log-probabilities of the groups."""
     norms: Float32[np.ndarray, "images groups"] | None = None
     """Norms of MEM's sub-networks."""
     names: Sequence[str] | None = None

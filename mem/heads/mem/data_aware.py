@@ -58,7 +58,7 @@ def group_log_sums(
     logits: Float[Tensor, "samples classes"], group_of_class: Int64[Tensor, " classes"], groups: int
 ) -> Float[Tensor, "samples groups"]:
     """Return the log of the sum of the exponentials of each group's logits."""
-    members = F.one_hot(group_of_class, groups).T.bool()
+    members = group_of_class == torch.arange(groups, device=group_of_class.device)[:, None]
     return torch.where(members, logits[:, None], -torch.inf).logsumexp(dim=2)
 
 
