@@ -134,6 +134,24 @@ def test_the_prior_is_the_share_of_each_class_and_is_not_saved(tmp_path):
     torch.testing.assert_close(loaded(z), head(z))
 
 
+@pytest.mark.parametrize(
+    "reading",
+    [
+        {"weight": "mixture", "logits": "standardised", "temperature": "learned", "input": "tokens", "pool": "norm"},
+        {"weight": "softmax", "logits": "centred", "temperature": 0.3, "norms": "raw", "prior_in_loss": True},
+    ],
+)
+def test_readings_can_be_exported_for_any_batch_size(reading):
+    settings = mem_settings(sampler="instance", **reading)
+    head = build_head(settings, head_inputs()).eval().requires_grad_(False)
+    shape = (4, 6) if settings.input == "tokens" else (6,)
+    samples = torch.export.Dim("samples", min=1)
+    program = torch.export.export(head, (torch.randn(2, *shape),), dynamic_shapes=({0: samples},))
+    for number in (1, 5):
+        z = torch.randn(number, *shape)
+        torch.testing.assert_close(program.module()(z), head(z))
+
+
 # Readings that are the same by construction
 
 
