@@ -13,11 +13,19 @@ from mem.data.datasets import read_dataset
 from mem.runs.dag import Run
 from tests.stages.running import MINI_VALUES, find_run, run_study
 
-VARIANTS = ("ce", "crt", "mem", "mem_on_crt")
+_TRAINING = MINI_VALUES["heads"]["mem"]["training"]
+HEADS = {name: MINI_VALUES["heads"][name] for name in ("ce", "crt", "mem", "mem_on_crt")} | {
+    "block_classifier": {"input": "tokens", "width": 8, "depth": 1, "classifier_from": "ce", "training": _TRAINING},
+    "logit_fusion": {
+        "partition": "shot", "top_k": 2, "fusion_width": 8, "weight": "additive", "classifier": "frozen",
+        "classifier_from": "crt", "training": _TRAINING,
+    },
+}  # fmt: skip
+VARIANTS = tuple(HEADS)
 CHANGES = {
     "pretrain": None,
     "finetune": MINI_VALUES["finetune"] | {"epochs": 2},
-    "heads": {name: MINI_VALUES["heads"][name] for name in VARIANTS},
+    "heads": HEADS,
 }
 CNN = {"name": "cnn_mini", "kind": "timm", "model": "resnet10t", "image_size": 32, "norm_batch": 8, "center_crop": 0.9}
 

@@ -33,7 +33,7 @@ def evaluated(study: FinishedStudy, variant: str) -> dict[str, np.ndarray]:
     head = load_head(study.run("train_head", variant))
     split = open_split(study.run("features"), "test")
     with torch.no_grad():
-        inputs = split.inputs(0, np.arange(IMAGES), tokens=variant == "mem_on_crt")
+        inputs = split.inputs(0, np.arange(IMAGES), tokens=head.uses_tokens)
         if not isinstance(head, MemHead):
             return {"probability": head(inputs).softmax(dim=1).numpy()}
         logits, weights, norms = (values.numpy() for values in head.modulate(inputs))
@@ -61,7 +61,7 @@ def test_an_exported_model_predicts_what_the_evaluation_predicted(backbone, vari
     np.testing.assert_allclose(table["probability"], expected["probability"].max(axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "variant"), [("vit", "mem_on_crt"), ("cnn", "mem")])
+@pytest.mark.parametrize(("backbone", "variant"), [("vit", "mem_on_crt"), ("cnn", "mem"), ("vit", "block_classifier")])
 def test_the_program_needs_only_torch_and_takes_any_batch_size(backbone, variant, request, tmp_path):
     study: FinishedStudy = request.getfixturevalue(backbone)
     out = tmp_path / "out"
