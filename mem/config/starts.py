@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mem.config.control_heads import BlockClassifier, GroupConstants
-from mem.config.heads import BalancedSoftmax, Ce, Crt, Head, LogitAdjustedLoss, LogitAdjustment, Lws, Tau
+from mem.config.heads import BalancedSoftmax, Ce, Crt, Head, LogitAdjustedLoss, LogitAdjustment, Lws, Mem, Tau
 
 LINEAR = (Ce, Tau, Crt, Lws, LogitAdjustment, LogitAdjustedLoss, BalancedSoftmax, GroupConstants)
 """Heads that are linear classifiers when they predict. Other heads can start from them."""
@@ -15,7 +15,7 @@ _STARTS_FROM_CE = (Tau, Lws, LogitAdjustment)
 
 def classifier_from(head: Head) -> str | None:
     """Return the name of the head that a head starts from according to its settings, or None."""
-    return getattr(head, "start", getattr(head, "classifier_from", None))
+    return head.start if isinstance(head, Mem) else getattr(head, "classifier_from", None)
 
 
 def starts_optionally(head: Head) -> bool:
