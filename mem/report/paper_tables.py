@@ -95,6 +95,7 @@ def _methods_by_backbone(store: ResultsStore, entry: Mapping[str, Any]) -> Paper
     text = "Top-1 accuracy on test over all classes, in percent."
     title = TITLES[entry["table"]]
     if store.dataset == entry["dataset"]:
+        text += f" {entry['note']}" if "note" in entry else ""
         not_run: list[str] = []
         for backbone in dict.fromkeys([*entry["backbones"], store.backbone]):
             rows = store.recipe_rows(entry["dataset"], backbone)

@@ -33,6 +33,14 @@ def test_results_are_shown_next_to_the_papers_numbers_with_the_difference_and_wh
     assert "Not run: resnext50, vit_large, convmae_base." in table2.caption
 
 
+def test_the_table_of_places_lt_says_that_the_paper_s_tau_contradicts_its_source(tmp_path):
+    rows = rows_of_two_seeds("places_lt_vit_base", "places_lt", "vit_base", ce=36.0, tau=40.0)
+    store = ResultsStore("places_lt_vit_base", rows, tmp_path)
+    note = "Kang et al. (2020) published 37.9 for tau and 30.2 for CE with ResNet-152."
+    assert note in table(4, store).caption
+    assert note not in table(2, store).caption
+
+
 def test_other_studies_in_the_folder_fill_their_columns(tmp_path):
     resnext = rows_of_two_seeds("imagenet_lt_resnext50", "imagenet_lt", "resnext50", mem=49.0)
     write_results(tmp_path, "imagenet_lt_resnext50", resnext)

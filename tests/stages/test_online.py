@@ -28,6 +28,7 @@ from tests.stages.running import MINI, MINI_VALUES, find_run, run_study
 from tests.workflow.conftest import snakemake
 
 CNN = {"name": "cnn", "kind": "timm", "model": "resnet18", "image_size": 32, "center_crop": 1.0, "norm_batch": 32}
+CNN_OPTIONS = {"cnn": {}, "neck": {"model": "resnet10t", "neck_width": 24, "zero_init_last": False}}
 AUGMENTATION = {
     "crop_scale": [0.5, 1.0],
     "flip": True,
@@ -44,11 +45,14 @@ def study_values(kind: str, online: bool) -> dict:
     heads["mem_on_crt"] = MINI_VALUES["heads"]["mem"] | heads["mem_on_crt"]
     heads["ncm"] = {"method": "ncm"}
     finetune = MINI_VALUES["finetune"] | {"epochs": 1, "warmup_epochs": 0.1, "drop_path": 0.0}
+    if kind == "neck":
+        finetune |= {"step_decay": {"every_epochs": 0.5, "factor": 0.1}, "classifier_lr_factor": 10.0}
+        finetune |= {"mixup": 0.8, "mix_batch": 4}
     changes = {"pretrain": None, "finetune": finetune, "features": features, "heads": heads, "compute": {}}
-    return MINI_VALUES | changes | ({"backbone": CNN} if kind == "cnn" else {})
+    return MINI_VALUES | changes | ({} if kind == "vit" else {"backbone": CNN | CNN_OPTIONS[kind]})
 
 
-@pytest.fixture(scope="module", params=["vit", "cnn"])
+@pytest.fixture(scope="module", params=["vit", "cnn", "neck"])
 def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
     """The folder in which both studies were run, and the runs of each study, by its value of `features.online`."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -86,6 +90,14 @@ def test_online_features_of_every_view_equal_the_stored_ones(studies, split, tok
     expected = stored.inputs(views, indices, tokens=tokens)
     scale = max(1.0, float(expected.abs().max()))
     torch.testing.assert_close(online.inputs(views, indices, tokens=tokens), expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("studies", ["neck"], indirect=True)
+def test_features_of_a_network_with_a_neck_are_outputs_of_its_relu(studies):
+    for source in stored_and_online_split(studies):
+        values = source.inputs(np.zeros(50, int), np.arange(50), tokens=True)
+        assert values.shape == (50, 2, 24)
+        assert values.min() == 0 < values.max()
 
 
 @pytest.mark.parametrize("name", ["instance", "class_balanced"])
