@@ -32,7 +32,7 @@ def _effective(section: Section) -> dict[str, Any]:
 def check_distinct(heads: Mapping[str, Head]) -> None:
     """Check that no two heads compute the same.
 
-    They would share a run, of which the report shows only one name.
+    They would share a run, which the report would list under both names and count as two comparisons.
 
     Raises:
         ValueError: Two heads compute the same.

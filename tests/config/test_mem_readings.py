@@ -82,13 +82,11 @@ def load(folder: Path, values: dict[str, Any]) -> Study:
 def test_a_fresh_classifier_depends_on_no_other_head_and_has_its_own_key(tmp_path, values):
     mem = values["heads"]["mem"]
     without_start = {name: value for name, value in mem.items() if name != "classifier_from"}
-    values["heads"] |= {
-        "mem_fresh": {**without_start, "method": "mem", "classifier": "fresh"},
-        "mem_trained": {**mem, "method": "mem", "classifier": "trained", "classifier_from": "ce"},
-    }
+    values["heads"]["mem_fresh"] = {**without_start, "method": "mem", "classifier": "fresh"}
     runs = {run.labels["variant"]: run for run in study_runs(load(tmp_path, values)) if run.stage == "train_head"}
     assert set(runs["mem_fresh"].inputs) == {"features"}
-    assert runs["mem_fresh"].key != runs["mem_trained"].key
+    assert runs["mem_fresh"].key != runs["mem"].key
+    assert "classifier_from" not in runs["mem_fresh"].site(load(tmp_path, values))["settings"].get("head", {})
 
 
 def test_a_sweep_over_new_settings_leaves_out_variants_that_compute_the_same(tmp_path, values):
@@ -102,7 +100,7 @@ def test_a_sweep_over_new_settings_leaves_out_variants_that_compute_the_same(tmp
     values["heads"]["mem"] = {**without_weight_decay(values["heads"]["mem"]), "weight": "additive"}
     variants = [name for name in load(tmp_path, values).heads if name.startswith("mem.")]
     assert variants == [
-        "mem.free", "mem.softmax", "mem.mixture", "mem.trained.ce", "mem.trained.crt", "mem.fresh.ce",
+        "mem.free", "mem.softmax", "mem.mixture", "mem.trained.crt", "mem.fresh.ce",
         "mem.temperature0.5", "mem.learned", "mem.regularisation_first", "mem.raw.detach_norms1",
     ]  # fmt: skip
 

@@ -42,7 +42,7 @@ def head_inputs() -> HeadInputs:
 
 
 class StopAfter(NeverStop):
-    """Requests a stop after a number of checks, of which the training loop makes one per step."""
+    """Requests a checkpoint at every step, and a stop after a number of checks. Training makes one check per step."""
 
     def __init__(self, steps: int) -> None:
         self._left = steps
@@ -51,6 +51,9 @@ class StopAfter(NeverStop):
     def requested(self) -> bool:  # type: ignore[override]
         self._left -= 1
         return self._left <= 0
+
+    def take_save(self) -> bool:
+        return True
 
 
 def trained(settings: Mem, folder: Path, stop_after: int | None = None) -> dict[str, Tensor]:
@@ -111,6 +114,7 @@ def test_a_fresh_classifier_is_that_of_crt_and_is_trained_with_its_own_learning_
     settings = mem_settings(classifier="fresh", classifier_from=None, classifier_lr_scale=30.0)
     inputs = head_inputs()
     head = build_head(settings, inputs)
+    assert isinstance(head, MemHead)
     assert not torch.equal(head.classifier.weight, inputs.classifier.weight)
     modulator, classifier = head.parameter_groups()
     assert [id(p) for p in classifier["params"]] == [id(p) for p in head.classifier.parameters()]
