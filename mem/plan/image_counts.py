@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from mem import config
-from mem.config import FeatureFiles, Folder, ImageData, Lists, LongTailCut, Study, Table
+from mem.config import FeatureFiles, Folder, Glyphs, ImageData, Lists, LongTailCut, Study, Table
 from mem.data.beton.format import PAGE_BYTES
+from mem.data.datasets.glyphs.cut import profile_counts
 from mem.data.datasets.reference_counts import BALANCED, DIGITS_CLASSES, DIGITS_SIDE, LONG_TAILED
 from mem.data.features.array_reader import FeatureArrayReader
 from mem.errors import UserError
@@ -77,7 +78,7 @@ def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Pat
     folder = root / convert.folder
     found = _converted_counts(folder) or _expected_counts(dataset)
     bytes_per_image, sample = _bytes_per_image(dataset), ""
-    if found is None and not _is_complete(given) and isinstance(dataset, Folder | Lists | Table):
+    if found is None and not _is_complete(given) and isinstance(dataset, Folder | Glyphs | Lists | Table):
         from mem.plan.source_images import read_source, stored_image_bytes  # imports the libraries that decode images
 
         images = read_source(dataset, study.orders[0])
@@ -138,6 +139,8 @@ def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
     if (published := LONG_TAILED.get(source)) is not None:
         counts = {**published.images, "classes": published.classes}
         return _after_holdout(counts, dataset), f"published totals of {published.title}"
+    if isinstance(dataset, Glyphs):
+        return _profile_of_glyphs(dataset)
     cut: LongTailCut | None = getattr(dataset, "cut", None)
     if cut is None:
         return None
@@ -153,6 +156,18 @@ def _expected_counts(dataset: ImageData) -> tuple[dict[str, int], str] | None:
         return None
     counts = {"train": train, "val": classes * cut.val_per_class, "test": test, "classes": classes}
     return _after_holdout(counts, dataset), "class counts of the cut"
+
+
+def _profile_of_glyphs(dataset: Glyphs) -> tuple[dict[str, int], str] | None:
+    """Return the counts of the profile, which are upper limits; None if they depend on the fonts."""
+    published = dataset.profile in ("imagenet_lt", "places_lt")
+    if dataset.profile == "natural" or not (published or dataset.classes):
+        return None
+    train = profile_counts(dataset, dataset.classes or 0)
+    classes = len(train)
+    counts = {"train": int(train.sum()), "val": classes * dataset.val_per_class, "classes": classes}
+    counts["test"] = classes * dataset.test_per_class
+    return _after_holdout(counts, dataset), f"profile {dataset.profile}"
 
 
 def _after_holdout(counts: dict[str, int], dataset: ImageData) -> dict[str, int]:
@@ -182,7 +197,10 @@ def _jpeg_bytes_per_pixel(quality: int) -> float:
 def _stored_pixels(dataset: ImageData) -> tuple[float, float]:
     """Return the typical width and height of a stored image in pixels."""
     source: str = getattr(dataset, "source", "")
-    side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
+    if isinstance(dataset, Glyphs):
+        side = dataset.image_size
+    else:
+        side = DIGITS_SIDE if source == "digits" else BALANCED[source].side if source in BALANCED else None
     if side is not None:
         stored_side = min(side, dataset.short_side or side)
         return stored_side, stored_side

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from mem.config import Folder, ImageData, Lists, Table
+from mem.config import Folder, Glyphs, ImageData, Lists, Table
 from mem.data.beton.encoding import Encoding, encode
 from mem.data.codecs.decode import Unreadable
 from mem.data.datasets import ImageSet, read_unchecked
@@ -19,12 +19,12 @@ SAMPLE_SECONDS = 5.0
 
 
 def read_source(dataset: ImageData, order: int) -> ImageSet:
-    """Read the lists, table or folders of a custom dataset, which has no published number of images.
+    """Read the lists, table, folders or fonts of a dataset that has no published number of images.
 
     Raises:
         UserError: They cannot be read. The message names `--images`, which specifies the numbers instead.
     """
-    assert isinstance(dataset, Folder | Lists | Table)
+    assert isinstance(dataset, Folder | Glyphs | Lists | Table)
     try:
         return read_unchecked(dataset, order)
     except UserError as error:

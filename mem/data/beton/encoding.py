@@ -14,8 +14,8 @@ from mem.data.beton.format import JPEG, MAX_SIDE, RAW
 from mem.data.codecs import decode, jpeg_header, turbojpeg
 from mem.data.codecs.limits import Unreadable, read_image_file
 
-ImageSource = str | bytes | np.ndarray
-"""Path of an image file, its content, or uint8 pixels of shape (height, width, 3)."""
+ImageSource = str | bytes | np.ndarray | Unreadable
+"""Path of an image file, its content, uint8 pixels of shape (height, width, 3), or the reason why there are none."""
 _MAX_DIFFERENCE = 8
 """Largest mean difference between the pixels of FFCV's inverse DCT and the accurate one. It is usually below 1."""
 
@@ -93,9 +93,9 @@ def measure_sizes(source: ImageSource, encoding: Encoding, qualities: Sequence[i
 
 
 def _content(source: ImageSource) -> bytes | np.ndarray:
-    if isinstance(source, str):
-        return read_image_file(source)
-    return source
+    if isinstance(source, Unreadable):
+        raise source
+    return read_image_file(source) if isinstance(source, str) else source
 
 
 def _pixels(content: bytes | np.ndarray, encoding: Encoding) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:

@@ -23,6 +23,7 @@ from mem import files
 from mem.config import ImageData
 from mem.data.beton.encoding import Encoding, ImageSource
 from mem.data.beton.writer import BetonWriter, publish_all
+from mem.data.codecs.limits import Unreadable
 from mem.data.convert.storage import StorageFormat, choose_storage
 from mem.data.convert.unreadable import UnreadableImage, remove_failure_record, report_skipped, unreadable_error
 from mem.data.convert.worker_pool import InProcess, Pool, Task, WorkerLost, WorkerPool
@@ -97,13 +98,20 @@ def _total(images: ImageSet) -> int:
 
 
 def _source(split: ImageSplit, i: int) -> ImageSource:
-    return split.files[i] if split.files is not None else split.read(i)
+    if split.files is not None:
+        return split.files[i]
+    try:
+        return split.read(i)
+    except Unreadable as error:
+        return error
 
 
 def _pool(images: ImageSet, workers: int) -> contextlib.AbstractContextManager[Pool]:
-    """Return a process pool, or an in-process pool if pixels are already in memory or there are few images."""
+    """Return a process pool, or an in-process pool if the reader returns pixels or there are few images."""
     in_memory = any(
-        split.files is None and isinstance(split.read(0), np.ndarray) for split in images.splits.values() if len(split)
+        split.files is None and isinstance(_source(split, 0), np.ndarray | Unreadable)
+        for split in images.splits.values()
+        if len(split)
     )
     total = _total(images)
     if in_memory or total < _IMAGES_PER_WORKER:

@@ -21,8 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
 from mem.data.beton.encoding import EncodedImage, Encoding, ImageSource
 from mem.data.convert.worker_process import RESULT_HEADER, TASK_HEADER, PayloadKind, ResultKind, TaskKind, perform
 
@@ -198,7 +196,7 @@ class _Worker:
 
     def submit(self, task: Task) -> None:
         """Send a task."""
-        assert not isinstance(task.source, np.ndarray), "pixels in memory are encoded in this process"
+        assert isinstance(task.source, str | bytes), "pixels in memory are encoded in this process"
         self._last_task_has_content = isinstance(task.source, bytes)
         self.queue.append(task.number)
         if isinstance(task.source, bytes):

@@ -46,6 +46,7 @@ def describe(images: ImageSet) -> dict[str, Any]:
         "shots": str(shots),
         "groups": {name: int((groups == g).sum()) for g, name in enumerate(SHOT_NAMES)},
         "published": _comparison(images),
+        **({"notes": list(images.notes)} if images.notes else {}),
     }
 
 

@@ -83,8 +83,8 @@ def choose_classes(
     """
     minimum = settings.val_per_class if settings.val_minimum is None else settings.val_minimum
     enough = (available[1] >= minimum) & (available[2] >= settings.test_per_class)
-    wanted = _profile(settings, int((enough & (available[0] >= _smallest(settings))).sum()))
-    qualified = np.flatnonzero(enough & (available[0] >= (wanted.min() if len(wanted) else 1)))
+    qualified = np.flatnonzero(enough & (available[0] >= _smallest(settings)))
+    wanted = profile_counts(settings, len(qualified))
     _require_enough(len(wanted), len(qualified), settings, minimum)
     shuffled = qualified[rng.permutation(settings.seed, _stream("classes", order), 0, len(qualified))]
     faces = available[0][shuffled]
@@ -109,8 +109,14 @@ def _smallest(settings: Glyphs) -> int:
     return int(published_counts(settings.profile).min())
 
 
-def _profile(settings: Glyphs, qualified: int) -> Int64[np.ndarray, " classes"]:
-    """Return the sorted counts of the profile. For `natural`, they are the minimum number of training images."""
+def profile_counts(settings: Glyphs, qualified: int) -> Int64[np.ndarray, " classes"]:
+    """Return the sorted counts of the profile. For `natural`, they are the minimum number of training images.
+
+    Args:
+        settings: Settings of the dataset.
+        qualified: Number of characters that can be classes. It is the number of classes if neither the settings nor the
+            profile specify one.
+    """
     if settings.profile in ("imagenet_lt", "places_lt"):
         return published_quantiles(settings.profile, settings.classes or len(published_counts(settings.profile)))
     classes = qualified if settings.classes is None else settings.classes

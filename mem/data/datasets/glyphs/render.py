@@ -56,10 +56,10 @@ def render(path: str, code: int, size: int, em: int) -> UInt8[np.ndarray, "{size
             left = round((size - font.getlength(chr(code))) / 2)
             ImageDraw.Draw(image).text((left, baseline(size, em)), chr(code), fill=255, font=font, anchor="ls")
     except OSError as error:
-        raise Unreadable(f"{path}: FreeType cannot draw U+{code:04X}: {error}") from None
+        raise Unreadable(f"cannot be drawn by FreeType: {error}") from None
     pixels = np.asarray(image)
     if not pixels.any():
-        raise Unreadable(f"{path}: nothing of U+{code:04X} is drawn inside the image")
+        raise Unreadable("draws nothing inside the image")
     return pixels
 
 
