@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mem.config import Finetune, Mem, Study
+from mem.config import Finetune, Mem, Study, Training
 from mem.report.ablation import flatten
 
 PRETRAIN: Mapping[str, Any] = {
@@ -84,7 +84,8 @@ def _start(study: Study) -> list[list[str]]:
     """Return the differences in pretraining and initial weights."""
     if study.pretrain is not None:
         epochs = {"epochs": PRETRAIN_EPOCHS.get(study.backbone.name, "400, 800 for ViT-L")}
-        return _differing("pretrain", flatten(study.pretrain.model_dump()), {**epochs, **PRETRAIN})
+        lines = _differing("pretrain", flatten(study.pretrain.model_dump()), {**epochs, **PRETRAIN})
+        return lines + _schedule("pretrain", study.pretrain)
     if study.dataset.name == "places_lt" and study.initial is None:
         return [["initial", "weights finetuned on full ImageNet (section 4.1)", "none"]]
     if study.dataset.name != "places_lt" and study.initial is None and study.backbone.name in PRETRAIN_EPOCHS:
@@ -98,12 +99,20 @@ def _finetuning(study: Study, settings: Finetune) -> list[list[str]]:
     follows_liu = on_places and study.backbone.name == "resnet152"
     stated = FINETUNE_RESNET152 if follows_liu else FINETUNE_PLACES if on_places else FINETUNE
     lines = _differing("finetune", flatten(settings.model_dump()), stated)
-    if settings.step_decay is not None and not follows_liu:
-        steps = f"factor {settings.step_decay.factor:g} every {settings.step_decay.every_epochs:g} epochs"
-        lines.append(["finetune.step_decay", "cosine schedule", steps])
+    if not follows_liu:
+        lines += _schedule("finetune", settings)
     if settings.layer_decay == 1 and study.backbone.name not in CNN_BACKBONES:
         lines.append(["finetune.layer_decay", "as He et al. (2022): 0.65 to 0.75", "1 (none)"])
     return lines
+
+
+def _schedule(section: str, settings: Training) -> list[list[str]]:
+    decay = settings.step_decay
+    if decay is None:
+        return []
+    return [
+        [f"{section}.step_decay", "cosine schedule", f"factor {decay.factor:g} every {decay.every_epochs:g} epochs"]
+    ]
 
 
 def _modulator(name: str, head: Mem) -> Iterator[list[str]]:

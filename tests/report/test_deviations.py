@@ -52,6 +52,11 @@ def test_the_default_reading_is_reported_as_a_departure():
             "finetune.step_decay",
             ("cosine schedule", "factor 0.1 every 30 epochs"),
         ),
+        (
+            {"pretrain": {"step_decay": {"every_epochs": 30, "factor": 0.1}}},
+            "pretrain.step_decay",
+            ("cosine schedule", "factor 0.1 every 30 epochs"),
+        ),
         ({"pretrain": {"epochs": 100}}, "pretrain.epochs", ("400", "100")),
         ({"pretrain": None}, "pretrain", ("400 epochs, or none in table 5", "none")),
         ({"heads": {"mem": {"reo_weight": 0.1}}}, "mem: reo_weight", ("1 (eq. 10)", "0.1")),
