@@ -27,7 +27,7 @@ class Ce(Section):
 
 
 class Tau(Section):
-    """Tau-normalised classifier (Kang et al. 2020). Tau is selected by the accuracy on val."""
+    """Tau-normalised classifier (Kang et al. 2020). Tau is selected on val."""
 
     method: Literal["tau"]
     taus: tuple[NonNegativeFloat, ...]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from mem.config import Study
 from mem.errors import UserError
+from mem.report.ranking import val_score
 from mem.runs.dag import Run, study_runs
 
 
@@ -22,9 +23,10 @@ class SelectedHead:
 
 
 def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedHead:
-    """Return the variant with the highest accuracy on val, averaged over seeds and class orders, and its best run.
+    """Return the variant with the highest score on val, averaged over seeds and class orders, and its best run.
 
-    Scores on test are not used. In a tie, the first variant or run in the study is selected.
+    The score is the mean per-class accuracy, as in the report. Scores on test are not used. In a tie, the first variant
+    or run in the study is selected.
 
     Args:
         study: A study whose evaluations are finished.
@@ -37,36 +39,51 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     evaluations = [run for run in study_runs(study) if run.stage == "evaluate"]
     if variant is not None and variant not in study.heads:
         raise UserError(f"Study {study.study} has no head {variant}. Available heads: {', '.join(study.heads)}.")
-    accuracies: dict[str, list[tuple[float, Run]]] = {name: [] for name in study.heads if variant in (None, name)}
+    scores: dict[str, list[_RunScore]] = {name: [] for name in study.heads if variant in (None, name)}
     for run in evaluations:
         name = str(run.labels["variant"])
-        if name in accuracies:
-            accuracies[name].append((_val_accuracy(root / run.folder), run))
-    if variant is None and any(np.isnan(accuracy) for found in accuracies.values() for accuracy, _ in found):
+        if name in scores:
+            scores[name].append(_run_score(root, run))
+    if variant is None and any(math.isnan(score.balanced) for found in scores.values() for score in found):
         raise UserError(
             f"Study {study.study} has no val split to select a head on, and test must not be used for selection. "
             "Specify the head with --head."
         )
-    means = {name: float(np.mean([accuracy for accuracy, _ in found])) for name, found in accuracies.items()}
-    best = variant or max(means, key=lambda name: means[name])
-    accuracy, run = max(accuracies[best], key=lambda pair: pair[0])
-    if np.isnan(accuracy):
-        return SelectedHead(run.inputs["head"], f"{best}, selected with --head; there is no val split")
-    runs = len(accuracies[best])
-    scores = (
-        f"mean of {runs} runs {means[best]:.2f} % on val, this run {accuracy:.2f} %"
-        if runs > 1
-        else f"{accuracy:.2f} % on val"
-    )
+    means = {
+        name: val_score(
+            [score.balanced for score in found],
+            [score.image_error for score in found],
+            [int(score.run.labels["order"]) for score in found],
+        )
+        for name, found in scores.items()
+    }
+    best = variant or max(means, key=lambda name: means[name].mean)
+    selected = max(scores[best], key=lambda score: score.balanced)
+    if math.isnan(selected.balanced):
+        return SelectedHead(selected.run.inputs["head"], f"{best}, selected with --head; there is no val split")
+    error = means[best].standard_error
+    mean = f"{means[best].mean:.2f} %" + ("" if error is None else f" (standard error {error:.2f})")
+    runs = len(scores[best])
+    this_run = f", mean of {runs} runs, this run {selected.balanced:.2f} %" if runs > 1 else ""
     selection = "selected with --head" if variant else f"the best of {len(means)}"
-    return SelectedHead(run.inputs["head"], f"{best}, {selection}: {scores}")
+    reason = f"{best}, {selection}: mean per-class accuracy on val {mean}{this_run}"
+    return SelectedHead(selected.run.inputs["head"], reason)
 
 
-def _val_accuracy(folder: Path) -> float:
-    """Return the accuracy on val in percent, or NaN if there is no val split."""
+class _RunScore(NamedTuple):
+    """Mean per-class accuracy of an evaluate run on val, in percent; NaN if there is no val split."""
+
+    run: Run
+    balanced: float
+    image_error: float
+    """Standard error due to the sampling of the val images; NaN if an earlier version evaluated the head."""
+
+
+def _run_score(root: Path, run: Run) -> _RunScore:
+    path = root / run.folder / "metrics.json"
     try:
-        splits = json.loads((folder / "metrics.json").read_text())["splits"]
+        val = json.loads(path.read_text())["splits"].get("val", {})
     except FileNotFoundError:
-        raise UserError(f"{folder}/metrics.json: no such file. Run the study first.") from None
-    accuracy = splits["val"]["accuracy"]["all"] if "val" in splits else None
-    return float("nan") if accuracy is None else float(accuracy)
+        raise UserError(f"{path}: no such file. Run the study first.") from None
+    balanced, error = (math.nan if val.get(name) is None else float(val[name]) for name in ("balanced", "balanced_se"))
+    return _RunScore(run, balanced, error)

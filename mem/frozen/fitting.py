@@ -119,6 +119,7 @@ def fit_head(
     labels: Array,
     *,
     val: tuple[Array, Array] | None = None,
+    val_held_out: bool = False,
     classifier: InitialClassifier | None = None,
     shots: config.Shots | None = None,
     seed: int = 0,
@@ -133,7 +134,9 @@ def fit_head(
             `{"method": "mem", "xi": 50}`; or complete settings, for example `mem.config.Mem(...)`.
         features: (images, width), or (images, 1 + tokens, width) with the pooled feature first.
         labels: (images,), numbered from 0. Every class must have a training image.
-        val: Features and labels for the selection of tau; required if a method selects tau from several values.
+        val: Features and labels for the selection of tau by the mean per-class accuracy; required if a method selects
+            tau from several values.
+        val_held_out: Whether val was held out from the training images. Its images then count for the shot groups.
         classifier: The linear classifier that tau, LWS, logit adjustment and every head with `classifier_from` start
             from. By default, another head is fitted first: the method specified by `classifier_from` with its default
             settings, or a linear probe (`ce`).
@@ -155,11 +158,14 @@ def fit_head(
     train = in_memory_split(features, labels, "train")
     counts = longtail.class_counts(train.labels, int(train.labels.max()) + 1)
     require_every_class(counts)
-    held_out = None
+    val_split = before_holdout = None
     if val is not None:
-        held_out = in_memory_split(*val, "val", like=train)
-        require_known_labels(held_out.labels, len(counts), "val")
-    fit = _Fit(train, held_out, counts, shots or config.Shots(), seed, torch.device(device), quiet)
+        val_split = in_memory_split(*val, "val", like=train)
+        require_known_labels(val_split.labels, len(counts), "val")
+        before_holdout = counts + longtail.class_counts(val_split.labels, len(counts)) if val_held_out else None
+    elif val_held_out:
+        raise UserError("val_held_out: requires val. Pass val=(features, labels), or remove val_held_out.")
+    fit = _Fit(train, val_split, counts, before_holdout, shots or config.Shots(), seed, torch.device(device), quiet)
     return fit.head(settings, None if classifier is None else fit.linear(classifier))
 
 
@@ -179,6 +185,7 @@ class _Fit(NamedTuple):
     train: FeatureSplit
     val: FeatureSplit | None
     counts: np.ndarray
+    counts_before_holdout: np.ndarray | None
     shots: config.Shots
     seed: int
     device: torch.device
@@ -187,7 +194,7 @@ class _Fit(NamedTuple):
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
         """Fit a head that starts from a given classifier or, with `None`, from its default initial classifier."""
         start = start or self.initial_classifier(settings)
-        inputs = HeadInputs(start, self.counts, self.shots, self.seed)
+        inputs = HeadInputs(start, self.counts, self.shots, self.seed, self.counts_before_holdout)
         context = FitContext(
             f"fit {settings.method}", World(device=self.device), quiet=self.quiet, name=settings.method
         )

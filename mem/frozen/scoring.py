@@ -37,7 +37,8 @@ def score_by_shot(
     Args:
         predictions: Predicted class of each image, for example from `FittedHead.predict`.
         labels: True class of each image.
-        train_labels: Labels of the training split. With a holdout, these are the labels without the held-out images.
+        train_labels: Labels of the training split. With a holdout, pass the labels of the remaining and the held-out
+            images together.
         shots: Thresholds of the shot groups. Default: more than 100 images are many, fewer than 20 are few.
 
     Raises:

@@ -7,6 +7,7 @@ from mem.metrics.accuracy import (
     shot_accuracy,
     top_k_accuracy,
 )
+from mem.metrics.bootstrap import balanced_standard_error, bootstrap_shots, paired_bootstrap_shots
 from mem.metrics.calibration import expected_calibration_error
 from mem.metrics.groups import (
     best_in_group,
@@ -16,21 +17,14 @@ from mem.metrics.groups import (
     mean_by_group,
     oracle_accuracy,
 )
-from mem.metrics.intervals import (
-    Interval,
-    PairedDifference,
-    bootstrap_shots,
-    holm,
-    interval,
-    mcnemar,
-    paired_bootstrap_shots,
-    paired_student,
-)
+from mem.metrics.hypothesis_tests import holm, mcnemar
+from mem.metrics.intervals import Interval, PairedDifference, interval, paired_student, unit_means
 
 __all__ = [
     "Interval",
     "PairedDifference",
     "balanced_accuracy",
+    "balanced_standard_error",
     "best_in_group",
     "bootstrap_shots",
     "class_weighted",
@@ -48,4 +42,5 @@ __all__ = [
     "per_class_accuracy",
     "shot_accuracy",
     "top_k_accuracy",
+    "unit_means",
 ]

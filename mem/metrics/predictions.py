@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,9 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
     Raises:
         UserError: The file is missing or damaged, or is not a predictions file.
     """
-    try:
+    with _readable(path):
         table = pq.read_table(path)
         about = _about(json.loads(table.schema.metadata[_ABOUT]))
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. Run `mem evaluate` to write it.") from None
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{path}: not a predictions file of `mem evaluate`, or damaged: {error}. Run `mem evaluate` again."
-        ) from None
     split_of = np.asarray(table["split"].to_pylist())
     splits = {}
     for name in dict.fromkeys(split_of.tolist()):
@@ -105,6 +100,29 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
             names=None if None in listed else listed,
         )
     return about, splits
+
+
+def read_metadata(path: Path) -> PredictionMetadata:
+    """Read the metadata of a predictions file, without the predictions.
+
+    Raises:
+        UserError: As in `read_predictions`.
+    """
+    with _readable(path):
+        return _about(json.loads(pq.read_schema(path).metadata[_ABOUT]))
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Convert errors while a predictions file is read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found. Run `mem evaluate` to write it.") from None
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path}: not a predictions file of `mem evaluate`, or damaged: {error}. Run `mem evaluate` again."
+        ) from None
 
 
 def require_same_images(first: Predictions, second: Predictions, names: tuple[object, object]) -> None:

@@ -35,9 +35,28 @@ def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[st
         "group_recall": _percentages(dict(zip(SHOT_NAMES, metrics.group_recall(confusion), strict=True))),
         "oracle": _percentages(metrics.oracle_accuracy(predictions.best_in_shot, labels, shots)),
     }
+    scores |= added_scores(predictions, about)
     if predictions.norms is not None and predictions.weights is not None and about.group_of_class is not None:
         scores |= _modulator(predictions.norms, predictions.weights, labels, about.group_of_class)
     return scores
+
+
+def added_scores(predictions: Predictions, about: PredictionMetadata) -> dict[str, Any]:
+    """Return the scores that version 2 of the stage `evaluate` gained without a new version.
+
+    They are computed from the predictions. The report computes them for evaluations that do not have them.
+    """
+    error = metrics.balanced_standard_error(predictions.correct, predictions.labels, len(about.shot_of_class))
+    scores: dict[str, Any] = {"balanced_se": _percentage(error)}
+    if about.group_of_class is not None:
+        groups = np.asarray(about.group_of_class, dtype=np.int64)
+        right = groups[predictions.predictions] == groups[predictions.labels]
+        scores["group_by_class"] = _group_shares(right, predictions.labels, groups, "group by class")
+    return scores
+
+
+def _share(named: np.ndarray) -> float:
+    return float(named.mean()) if len(named) else float("nan")
 
 
 def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -46,8 +65,8 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
     found |= {name: scores[name] for name in ("top5", "balanced", "ece")}
     found |= {f"oracle_{name}": value for name, value in scores["oracle"].items()}
     found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
-    if "group_by_norm" in scores:
-        found["group_by_norm"] = scores["group_by_norm"]["all"]
+    found["balanced_se"] = scores["balanced_se"]
+    found |= {name: scores[name]["all"] for name in ("group_by_norm", "group_by_class") if name in scores}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -66,19 +85,28 @@ def _modulator(
     """
     groups = np.asarray(group_of_class, dtype=np.int64)
     true_groups = groups[labels]
-    named = metrics.group_by_norm(norms, true_groups)
-    # The interval is for a mean over images. Assigning all images to one class gives each image the same weight.
-    one_class = np.zeros(len(labels), dtype=np.int64)
-    low, high = metrics.bootstrap_shots(named, one_class, np.zeros(1, dtype=np.int64), stream="group by norm")["all"]
-    by_group = [named[true_groups == g] for g in range(norms.shape[1])]
     return {
-        "group_by_norm": {
-            "all": _percentage(named.mean()) if len(named) else None,
-            "interval": [_percentage(low), _percentage(high)],
-            "by_group": [_percentage(images.mean()) if len(images) else None for images in by_group],
-        },
+        "group_by_norm": _group_shares(metrics.group_by_norm(norms, true_groups), labels, groups, "group by norm"),
         "norms": _matrix(metrics.mean_by_group(norms, true_groups)),
         "weights": _matrix(metrics.mean_by_group(weights, true_groups)),
+    }
+
+
+def _group_shares(right: np.ndarray, labels: np.ndarray, groups: np.ndarray, stream: str) -> dict[str, Any]:
+    """Return the share of images whose group is named correctly: of all, with its interval, and of each group.
+
+    Args:
+        right: Whether the group of each image is named correctly.
+        labels: True classes.
+        groups: Group of each class.
+        stream: Name of the random stream of the interval.
+    """
+    true_groups = groups[labels]
+    low, high = metrics.bootstrap_shots(right, labels, np.zeros(len(groups), dtype=np.int64), stream=stream)["all"]
+    return {
+        "all": _percentage(_share(right)),
+        "interval": [_percentage(low), _percentage(high)],
+        "by_group": [_percentage(_share(right[true_groups == g])) for g in range(int(groups.max()) + 1)],
     }
 
 

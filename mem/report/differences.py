@@ -1,61 +1,18 @@
-"""Paired differences between methods, and the selection and order of methods in tables and figures."""
+"""Paired differences between methods over the runs of a study."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mem.errors import UserError
-from mem.metrics import PairedDifference, holm, interval, paired_student
+from mem.metrics import PairedDifference, holm, paired_student
 from mem.report.results import SHOTS, ScoreRow, by_variant
 
-MANY_VARIANTS = 12
-"""Tables with more variants than this are sorted by accuracy on val."""
+PREDICTION_SCORES = (*SHOTS, "balanced", "group_recall_many", "group_recall_medium", "group_recall_few")
+"""Scores that depend only on the predicted classes."""
 MINUS_SIGN = "−"
-
-
-def reference_variant(rows: Sequence[ScoreRow]) -> str:
-    """Return the variant that all others are compared with: cRT if present, otherwise the first variant."""
-    methods = {row.variant: row.method for row in rows}
-    if methods.get("crt") == "crt":
-        return "crt"
-    return next((variant for variant, method in methods.items() if method == "crt"), next(iter(methods)))
-
-
-def val_accuracy(rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Return the mean accuracy on val of every variant that was evaluated on val."""
-    return {
-        variant: interval([row.all for row in val_rows]).mean
-        for variant, val_rows in by_variant(rows, "val").items()
-        if val_rows
-    }
-
-
-def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
-    """Return the variant with the highest mean accuracy on val (the first in a tie), or `None` without a val split."""
-    accuracy = val_accuracy(rows)
-    return max(accuracy, key=lambda variant: accuracy[variant]) if accuracy else None
-
-
-def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the variants in the study's order, or sorted by accuracy on val if there are many and val exists."""
-    variants = list(dict.fromkeys(row.variant for row in rows))
-    accuracy = val_accuracy(rows)
-    if len(variants) <= MANY_VARIANTS or not accuracy:
-        return variants
-    return sorted(variants, key=lambda variant: -accuracy.get(variant, float("-inf")))
-
-
-def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
-    """Return up to `limit` variants for a figure: CE, the reference, and the first variants in sorted order."""
-    variants = sorted_variants(rows)
-    if len(variants) <= limit:
-        return variants
-    methods = {row.variant: row.method for row in rows}
-    required = {reference_variant(rows), *[v for v in variants if methods[v] == "ce"][:1]}
-    best = [variant for variant in variants if variant not in required][: limit - len(required)]
-    return [variant for variant in variants if variant in required or variant in best]
 
 
 def paired_differences(
@@ -88,24 +45,75 @@ def difference_of(
     grouped = by_variant(rows, split)
     reference_row = {row.repeat: row for row in grouped[reference]}
     pairs = [(row, reference_row[row.repeat]) for row in grouped[variant] if row.repeat in reference_row]
+    return paired_scores(pairs, columns)
+
+
+def paired_scores(pairs: Sequence[tuple[ScoreRow, ScoreRow]], columns: Sequence[str]) -> dict[str, PairedDifference]:
+    """Return the mean difference first - second of each score over pairs of runs of the same class order and seed."""
+    orders = [row.order for row, _ in pairs]
     return {
-        name: paired_student([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs])
+        name: paired_student([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs], orders)
         for name in columns
     }
 
 
+def identities(rows: Sequence[ScoreRow], split: str) -> dict[str, Hashable]:
+    """Return a value for each variant that is equal for variants with the same predictions in every run.
+
+    Predictions count as the same if all scores agree that depend on them. For example, readings of MEM that are equal
+    by construction, or heads of a sweep with the settings of another head, have the same predictions.
+    """
+    return {
+        variant: tuple(
+            (row.repeat, *(f"{getattr(row, name):.4f}" for name in PREDICTION_SCORES))
+            for row in sorted(split_rows, key=lambda row: row.repeat)
+        )
+        for variant, split_rows in by_variant(rows, split).items()
+    }
+
+
+def equal_sets(identity_of: Mapping[str, Hashable]) -> list[list[str]]:
+    """Return the sets of several variants with the same identity."""
+    sets: dict[Hashable, list[str]] = {}
+    for variant, identity in identity_of.items():
+        sets.setdefault(identity, []).append(variant)
+    return [variants for variants in sets.values() if len(variants) > 1]
+
+
+def holm_over_distinct(
+    p_of: Mapping[str, float], identity_of: Mapping[str, Hashable], reference: str
+) -> dict[str, float]:
+    """Return p-values adjusted by Holm's method. Variants with the same identity are one hypothesis.
+
+    A variant that is identical to the reference is no hypothesis at all: its p-value is 1, before and after.
+    """
+    tested = [variant for variant in p_of if identity_of[variant] != identity_of[reference]]
+    adjusted = holm([p_of[variant] for variant in tested], [identity_of[variant] for variant in tested])
+    return {**dict.fromkeys(p_of, 1.0), **dict(zip(tested, adjusted, strict=True))}
+
+
 def difference_table(
-    differences: Mapping[str, Mapping[str, PairedDifference]], reference: str, order: Iterable[str]
+    differences: Mapping[str, Mapping[str, PairedDifference]],
+    reference: str,
+    order: Iterable[str],
+    identity_of: Mapping[str, Hashable],
 ) -> list[list[str]]:
-    """Return a table with one line per method: differences by shot group, p-values over all classes, and run pairs."""
+    """Return a table with one line per method: differences by shot group, p-values over all classes, and run pairs.
+
+    Args:
+        differences: Result of `paired_differences`.
+        reference: The variant that is subtracted.
+        order: The variants, in the order of the table's lines.
+        identity_of: Result of `identities`.
+    """
     variants = [variant for variant in order if variant in differences]
-    p_values = [differences[variant]["all"].p for variant in variants]
-    adjusted = holm([1.0 if p is None else p for p in p_values])
+    p_of = {variant: differences[variant]["all"].p for variant in variants}
+    adjusted = holm_over_distinct({v: 1.0 if p is None else p for v, p in p_of.items()}, identity_of, reference)
     lines = [[f"minus {reference}", *SHOTS, "p", "p, adjusted", "pairs"]]
-    for variant, p, adjusted_p in zip(variants, p_values, adjusted, strict=True):
+    for variant, p in p_of.items():
         scores = differences[variant]
         shots = [format_difference(scores[shot]) for shot in SHOTS]
-        tests = ["-", "-"] if p is None else [format_p_value(p), format_p_value(adjusted_p)]
+        tests = ["-", "-"] if p is None else [format_p_value(p), format_p_value(adjusted[variant])]
         lines.append([variant, *shots, *tests, str(scores["all"].pairs)])
     return lines
 

@@ -9,6 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from mem.errors import UserError
+from mem.metrics.predictions import PREDICTIONS_FILE, read_predictions
+from mem.metrics.scores import added_scores
 
 Percentage = float | None
 """A score in percent; `null` if there are no images to compute it from."""
@@ -32,6 +34,8 @@ _CountPerShot = tuple[float, float, float]
 
 
 class _Split(TypedDict):
+    """Scores of a split. `mem.metrics.scores.added_scores` computes those that earlier evaluations do not have."""
+
     images: int
     accuracy: _ShotsAndAll
     oracle: _ShotsAndAll
@@ -41,6 +45,8 @@ class _Split(TypedDict):
     ece: Percentage
     wrong_by_group: tuple[_CountPerShot, _CountPerShot, _CountPerShot]
     group_by_norm: NotRequired[_ByNorm]
+    group_by_class: NotRequired[_ByNorm]
+    balanced_se: NotRequired[Percentage]
     norms: NotRequired[list[list[float | None]]]
 
 
@@ -72,10 +78,16 @@ _FILES = {"run.json": TypeAdapter(_Record), "metrics.json": TypeAdapter(_Metrics
 def read_evaluation(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the contents of `run.json` and `metrics.json` of an evaluate run.
 
+    Scores that an earlier version did not compute are computed from the predictions.
+
     Raises:
         UserError: The run is unfinished, or a file is damaged or lacks a key that the report needs.
     """
     record, metrics = (_read(folder, name) for name in _FILES)
+    if any("balanced_se" not in scores for scores in metrics["splits"].values()):
+        about, splits = read_predictions(folder / PREDICTIONS_FILE)
+        for name, predictions in splits.items():
+            metrics["splits"][name] |= added_scores(predictions, about)
     return record, metrics
 
 

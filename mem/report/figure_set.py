@@ -12,8 +12,8 @@ from mem.report import figures
 from mem.report.ablation import find_ablations
 from mem.report.collect import StudyResults
 from mem.report.cost import run_label
-from mem.report.differences import variants_to_plot
 from mem.report.page import CaptionedFigure, CaptionedImage
+from mem.report.ranking import variants_to_plot
 from mem.report.results import summarise
 from mem.report.tables import ORACLE
 from mem.runs.dag import Run, data_run

@@ -15,7 +15,7 @@ from mem.metrics import Interval, PairedDifference
 from mem.report.ablation import Ablation, find_ablations
 from mem.report.collect import StudyResults
 from mem.report.differences import difference_of
-from mem.report.results import ScoreRow, by_variant, interval
+from mem.report.results import ScoreRow, by_variant, score_interval
 from mem.report.results_store import METHODS, ResultsStore, accuracy_on_test, head_for, methods_of, run_count
 
 DATASET, BACKBONE = "imagenet_lt", "vit_base"
@@ -137,10 +137,10 @@ def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[s
         classifier=classifier,
         runs=run_count(rows, classifier),
         error_shares=error_shares,
-        few=interval([row.few for row in test_rows]),
+        few=score_interval(test_rows, "few"),
         paper_few=paper_few["entire_set"],
         paper_few_in_table5=_table5_accuracies(paper)["ce"][2],
-        oracle_few=interval([row.oracle_few for row in test_rows]),
+        oracle_few=score_interval(test_rows, "oracle_few"),
         paper_oracle_few=paper_few["x_shot_oracle"],
         mem_gain=None if mem is None or missing else difference_of(rows, mem, classifier)["few"],
         paper_mem_gain=paper_few["mem_gain"],

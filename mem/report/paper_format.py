@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from mem.metrics import Interval, PairedDifference
+from mem.report.captions import interval_units
 from mem.report.differences import format_signed
 from mem.report.results import ScoreRow
 
@@ -59,6 +60,7 @@ def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -
     seeds = sorted({seed for _, seed in repeats})
     runs = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     runs += f", class orders {', '.join(map(str, orders))}" if len(orders) > 1 else ""
-    spread = "mean ± 95 % interval (Student's t) over runs" if len(repeats) > 1 else "one run, no interval"
+    units = interval_units(rows)
+    spread = f"mean ± 95 % interval (Student's t) over {units}" if units else "one run, no interval"
     missing = f" Not run: {', '.join(not_run)}." if not_run else ""
     return f"{text} Shot groups by training images per class: {rows[0].thresholds}. {runs}: {spread}.{missing}"

@@ -53,8 +53,6 @@ class ScoreRow:
     group_recall_few: float = math.nan
     group_by_norm: float = math.nan
     """Percentage of images whose true group has the largest MEM sub-network norm; NaN for other heads."""
-    shot_by_class: float = math.nan
-    """Percentage of images that are predicted as any class of their true shot group."""
     group_by_class: float = math.nan
     """Percentage of images that are predicted as any class of their true group of MEM's partition; NaN for heads
     without a partition."""
@@ -108,7 +106,7 @@ def _score_columns(scores: Mapping[str, Any]) -> dict[str, Any]:
     columns |= {f"oracle_{shot}": value for shot, value in scores["oracle"].items()}
     columns |= {f"group_recall_{shot}": value for shot, value in scores["group_recall"].items()}
     columns["group_recall_all"] = _group_recall(scores["wrong_by_group"], scores["images"])
-    columns |= {name: scores[name] for name in ("shot_by_class", "balanced_se")}
+    columns["balanced_se"] = scores["balanced_se"]
     columns |= {name: scores[name]["all"] for name in ("group_by_norm", "group_by_class") if name in scores}
     return {name: math.nan if value is None else float(value) for name, value in columns.items()}
 

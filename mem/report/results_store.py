@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mem.metrics import Interval
-from mem.report.differences import val_accuracy
-from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, interval
+from mem.report.ranking import val_scores
+from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_interval
 
 FROM_SCRATCH = ("table5_scratch_100", "table5_scratch_500", "table5_scratch_1000")
 """Recipes for table 5 without pretraining. Tables 1 to 4 do not contain their results."""
@@ -68,7 +68,7 @@ def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
     variants = dict.fromkeys(row.variant for row in rows if row.method == method)
     if method in variants or any(row.variant == method for row in rows):
         return method
-    on_val = val_accuracy([row for row in rows if row.method == method])
+    on_val = {variant: score.mean for variant, score in val_scores([r for r in rows if r.method == method]).items()}
     return max(variants, key=lambda variant: on_val.get(variant, 0.0), default=None)
 
 
@@ -85,7 +85,7 @@ def missing_methods(rows: Sequence[ScoreRow]) -> list[str]:
 def accuracy_on_test(rows: Sequence[ScoreRow], variant: str) -> dict[str, Interval]:
     """Return a variant's accuracy on test for each shot group, averaged over its runs."""
     test_rows = by_variant(rows, "test")[variant]
-    return {shot: interval([getattr(row, shot) for row in test_rows]) for shot in SHOTS}
+    return {shot: score_interval(test_rows, shot) for shot in SHOTS}
 
 
 def run_count(rows: Sequence[ScoreRow], variant: str) -> int:

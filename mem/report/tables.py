@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mem.report.captions import coverage, equal_results, interval_units
 from mem.report.collect import StudyResults
-from mem.report.differences import MANY_VARIANTS, best_on_val, reference_variant, sorted_variants, val_accuracy
+from mem.report.differences import equal_sets, identities
 from mem.report.image_differences import image_difference_table
-from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary
+from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary, val_table
 from mem.report.page import CaptionedTable
+from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, sorted_variants, val_scores
 from mem.report.results import SHOTS, ScoreRow, by_variant, score_table
 
 OTHER_SCORES = ("top5", "balanced", "ece")
 ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
-RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group_by_norm")
+RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group_recall_all")
 
 
 def score_tables(results: StudyResults) -> list[CaptionedTable]:
     """Return the score tables, starting with the table of methods."""
     rows = results.rows
     tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
-    if val_accuracy(rows):
-        lines = score_table(sorted_summary(rows, "val", SHOTS))
-        tables.append(CaptionedTable("Accuracy on val", val_caption(rows), lines, folded=True))
+    if val_scores(rows):
+        tables.append(CaptionedTable("Accuracy on val", val_caption(rows), val_table(rows), folded=True))
     tables += _difference_tables(results)
     thresholds = rows[0].thresholds
     tables += [
@@ -44,13 +45,10 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
         ),
         CaptionedTable(
             "Recall of shot groups",
-            "Percentage of each shot group's test images that are predicted as any class of this group. For MEM, the "
-            "last column is the percentage of images whose true group has the largest sub-network norm. MEM heads that "
-            "differ only in the fusion or the classifier have nearly the same value, because almost only the "
-            "regularisation objective trains the sub-networks.",
+            "Percentage of each shot group's test images that are predicted as any class of this group.",
             _rename_columns(
                 score_table(sorted_summary(rows, "test", RECALL)),
-                {name: name.removeprefix("group_recall_") for name in RECALL} | {"group_by_norm": "by norm"},
+                {name: name.removeprefix("group_recall_") for name in RECALL},
             ),
         ),
     ]
@@ -59,12 +57,8 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
 
 def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
     """Return the caption of the table of methods."""
-    repeats = len({row.repeat for row in rows})
-    spread = (
-        f"Values are the mean and 95 % interval (Student's t) over {repeats} runs."
-        if repeats > 1
-        else "The study has one run, so differences of a few points may be due to chance."
-    )
+    units = interval_units(rows)
+    spread = f"Values are the mean and 95 % interval (Student's t) over {units}. " if units else ""
     selection = (
         "Settings were selected on val. Test was evaluated once, after training."
         if any(row.split == "val" for row in rows)
@@ -72,27 +66,25 @@ def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
     )
     methods = len({row.variant for row in rows})
     sorting = (
-        f" The {methods} methods are sorted, best on val first."
-        if methods > MANY_VARIANTS and val_accuracy(rows)
+        f" The {methods} methods are sorted, best on val first (mean per-class accuracy, with its standard error)."
+        if methods > MANY_VARIANTS and val_scores(rows)
         else ""
     )
     return (
         f"Accuracy in percent. Shot groups are defined by the number of training images per class "
-        f"({rows[0].thresholds}); the accuracy of a group is the mean over its classes. {spread} {selection}{sorting}"
+        f"({rows[0].thresholds}); the accuracy of a group is the mean over its classes. {spread}{coverage(rows)} "
+        f"{selection}{sorting}"
     )
 
 
 def val_caption(rows: Sequence[ScoreRow]) -> str:
     """Return the caption for the table of accuracies on val. The rows must include val."""
     return (
-        f"Settings and methods are selected on val, not on test. Best on val over all images: {best_on_val_text(rows)}."
+        "Settings and methods are selected on val, not on test, by the balanced accuracy: the mean of the per-class "
+        "accuracies, so that a long-tailed val split gives every class the same weight. SE is its standard error over "
+        "class orders or, with one class order, over val images and seeds. Paired differences between methods vary "
+        f"less. Best on val: {best_on_val_text(rows)}."
     )
-
-
-def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
-    """Describe the method with the highest accuracy on val, including this accuracy."""
-    best = best_on_val(rows)
-    return "no val split" if best is None else f"{best}, {val_accuracy(rows)[best]:.2f} %"
 
 
 def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
@@ -102,23 +94,19 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
     title = "Differences between methods"
     reference = reference_variant(rows)
     if (lines := paired_difference_table(rows)) is not None:
-        orders = len({row.order for row in rows})
-        shared_images = (
-            " Runs of one class order share their images, so intervals over these runs may be too narrow."
-            if orders > 1
-            else ""
-        )
         caption = (
             f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points. "
-            "Values are mean differences with 95 % intervals of the paired t-test. p is the p-value for all classes, "
-            f"also adjusted for the number of methods (Holm).{shared_images}"
+            f"Values are mean differences with 95 % intervals of the paired t-test over {interval_units(rows)}. p is "
+            f"the p-value for all classes, also adjusted for the number of methods (Holm). {coverage(rows)}"
+            f"{equal_results(equal_sets(identities(rows, 'test')))}"
         )
         return [CaptionedTable(title, caption, lines)]
     folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}
     caption = (
         f"Each method minus {reference} on the same test images of one run, in points. Intervals are 95 % paired "
-        "bootstrap intervals over images. p is the p-value of McNemar's test for all classes, also adjusted "
-        "for the number of methods (Holm). Differences between seeds can be larger."
+        "bootstrap intervals over test images, stratified by class. p is the p-value of McNemar's test for all "
+        "classes, also adjusted for the number of methods (Holm). Both cover the sampling of test images only: "
+        "differences between seeds and class orders can be larger. Methods with equal predictions are one hypothesis."
     )
     return [CaptionedTable(title, caption, image_difference_table(folders, reference, sorted_variants(rows)))]
 

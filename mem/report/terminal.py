@@ -9,8 +9,9 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.report.differences import MANY_VARIANTS, best_on_val, reference_variant, val_accuracy
+from mem.report.captions import coverage, interval_units
 from mem.report.method_tables import accuracy_table, paired_difference_table
+from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, val_scores
 from mem.report.results import from_csv
 from mem.report.table_formats import text_table
 
@@ -94,20 +95,21 @@ def study_summary(study: str, root: Path = Path()) -> str:
         raise UserError(
             f"{path} has no rows. Write the report again: {_snakemake(root)} --forcerun report --config study={study}"
         )
-    runs = len({row.repeat for row in rows})
-    spread = f", mean ± 95 % interval over {runs} runs" if runs > 1 else ""
-    has_val = bool(val_accuracy(rows))
+    units = interval_units(rows)
+    spread = f", mean ± 95 % interval over {units}" if units else ""
+    has_val = bool(val_scores(rows))
     sorting = ", best on val first" if len({row.variant for row in rows}) > MANY_VARIANTS and has_val else ""
     parts = [
         f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in % ({rows[0].thresholds}{spread}{sorting})",
         text_table(accuracy_table(rows)),
+        textwrap.fill(coverage(rows), TEXT_WIDTH),
+        f"Best on val (mean per-class accuracy): {best_on_val_text(rows)}" if has_val else "There is no val split.",
     ]
     if (lines := paired_difference_table(rows)) is not None:
         parts += [
             f"Difference from {reference_variant(rows)} on the same backbone, in points (paired t-test; p adjusted by "
             "Holm's method)",
             text_table(lines),
-            f"Best on val: {best_on_val(rows)}" if has_val else "There is no val split.",
         ]
     change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
     parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: {change_directory}mem track ui")

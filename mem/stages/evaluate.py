@@ -66,7 +66,8 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         content: dict[str, Any] = {"thresholds": str(shots), "class_counts": counts.tolist()}
         if before_holdout is not None:
             content["counts_before_holdout"] = before_holdout.tolist()
-        content["splits"] = scores
+        # Without this key, the intervals are those of an earlier version, whose bootstrap had no strata.
+        content |= {"interval_strata": "classes", "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
     scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]

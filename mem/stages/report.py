@@ -18,6 +18,7 @@ from mem.report.collect import StudyResults, collect
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
 from mem.report.deviations import deviations
 from mem.report.figure_set import build_figures, reconstruction_images, training_counts
+from mem.report.group_naming import group_naming_tables
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
 from mem.report.paper_figure_numbers import classifier_of
@@ -25,10 +26,11 @@ from mem.report.paper_figures import build_figure_tables
 from mem.report.paper_format import PaperTable
 from mem.report.paper_tables import build_paper_tables
 from mem.report.plot_elements import RenderedFigure
+from mem.report.ranking import best_on_val_text
 from mem.report.results import summarise, to_csv
 from mem.report.results_store import ResultsStore, head_for
 from mem.report.table_formats import csv_table, markdown_table
-from mem.report.tables import ORACLE, best_on_val_text, score_tables
+from mem.report.tables import ORACLE, score_tables
 from mem.runs.attempts import total_seconds
 from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import RunFolder, read_record
@@ -58,7 +60,7 @@ def report(job: Job) -> Mapping[str, Any]:
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
         facts=_facts(study, manifest, records, results),
-        score_tables=score_tables(results),
+        score_tables=[*score_tables(results), *group_naming_tables(study, results)],
         figures=report_figures,
         reconstructions=reconstruction_images(runs),
         paper_tables=[

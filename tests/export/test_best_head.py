@@ -14,7 +14,7 @@ from mem.runs.dag import study_runs
 from tests.stages.running import MINI_VALUES, find_run
 
 SCORES = {"ce": (10.0, 99.0), "crt": (30.0, 1.0), "mem": (20.0, 50.0), "mem_on_crt": (25.0, 70.0)}
-"""Accuracy of each head on val and test."""
+"""Mean per-class accuracy of each head on val and test."""
 
 
 @pytest.fixture
@@ -23,13 +23,18 @@ def study() -> Study:
     return Study.model_validate(MINI_VALUES | {"heads": heads})
 
 
-def write_scores(study: Study, root: Path, scores: dict[str, dict[str, float]]) -> list[Path]:
-    """Write the part of each evaluation's `metrics.json` that the selection reads."""
+def write_scores(
+    study: Study, root: Path, scores: dict[str, dict[str, float]], all_images: dict[str, float] | None = None
+) -> list[Path]:
+    """Write the part of each evaluation's `metrics.json` that the selection reads, and the share of correct images."""
     paths = []
     for variant, by_split in scores.items():
         folder = root / find_run(study_runs(study), "evaluate", variant).folder
         folder.mkdir(parents=True, exist_ok=True)
-        splits = {split: {"accuracy": {"all": accuracy}} for split, accuracy in by_split.items()}
+        splits = {
+            split: {"accuracy": {"all": (all_images or {}).get(variant, balanced)}, "balanced": balanced}
+            for split, balanced in by_split.items()
+        }
         paths.append(folder / "metrics.json")
         paths[-1].write_text(json.dumps({"splits": splits}))
     return paths
@@ -39,8 +44,25 @@ def test_the_head_with_the_highest_accuracy_on_val_is_selected(study, tmp_path):
     write_scores(study, tmp_path, {name: {"val": val, "test": test} for name, (val, test) in SCORES.items()})
     selected = best_head(study, tmp_path)
     assert selected.run.labels["variant"] == "crt"
-    assert selected.reason == "crt, the best of 4: 30.00 % on val"
-    assert best_head(study, tmp_path, "ce").reason == "ce, selected with --head: 10.00 % on val"
+    assert selected.reason == "crt, the best of 4: mean per-class accuracy on val 30.00 %"
+    reason = best_head(study, tmp_path, "ce").reason
+    assert reason == "ce, selected with --head: mean per-class accuracy on val 10.00 %"
+
+
+def test_on_a_val_split_with_a_long_tail_the_share_of_correct_images_does_not_decide(study, tmp_path):
+    all_images = {"ce": 90.0, "crt": 60.0, "mem": 50.0, "mem_on_crt": 40.0}
+    write_scores(study, tmp_path, {name: {"val": val} for name, (val, _) in SCORES.items()}, all_images)
+    assert best_head(study, tmp_path).run.labels["variant"] == "crt"
+
+
+def test_the_reason_contains_the_standard_error(study, tmp_path):
+    paths = write_scores(study, tmp_path, {name: {"val": val} for name, (val, _) in SCORES.items()})
+    for path in paths:
+        content = json.loads(path.read_text())
+        content["splits"]["val"]["balanced_se"] = 1.25
+        path.write_text(json.dumps(content))
+    reason = best_head(study, tmp_path).reason
+    assert reason == "crt, the best of 4: mean per-class accuracy on val 30.00 % (standard error 1.25)"
 
 
 def test_an_unknown_head_is_refused(study, tmp_path):

@@ -186,6 +186,22 @@ def test_tau_is_chosen_on_val_and_reported():
         assert fit_head({"method": method, "taus": [1.0]}, features, labels, quiet=True).results["tau"] == 1.0
 
 
+def test_the_images_of_a_holdout_count_for_the_groups_of_classes(tmp_path):
+    features, labels = make_features()
+    settings = quick("mem", training={"epochs": 0.1})
+    val = make_features((12, 11, 6, 6, 6, 1), seed=1)  # class 4 has 15 training images and 6 val images
+    alone = fit_head(settings, features, labels, val=val, quiet=True)
+    together = fit_head(settings, features, labels, val=val, val_held_out=True, quiet=True)
+    counts = np.bincount(labels) + np.bincount(val[1])
+    expected = np.select([counts > 100, counts < 20], [0, 2], 1)
+    assert together.group_of_class.tolist() == expected.tolist() != alone.group_of_class.tolist()
+    assert together.inputs.class_counts.tolist() == np.bincount(labels).tolist()
+    together.save(tmp_path / "head")
+    assert load_fitted(tmp_path / "head").group_of_class.tolist() == expected.tolist()
+    with pytest.raises(UserError, match="val_held_out: requires val"):
+        fit_head(settings, features, labels, val_held_out=True, quiet=True)
+
+
 def test_a_saved_head_is_loaded_with_the_same_logits(tmp_path):
     features, labels = make_features()
     head = fit_head(quick("mem"), features, labels, quiet=True)

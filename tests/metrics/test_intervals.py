@@ -1,8 +1,6 @@
-"""Intervals and significance tests, compared with SciPy, binomial sums and a bootstrap that resamples images."""
+"""Intervals and paired t-tests over runs, compared with SciPy and by their coverage in simulated studies."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -13,79 +11,12 @@ from scipy import stats
 
 from mem import metrics
 
-GROUPS = np.array([0, 0, 1, 1, 2, 2])
-
-
-def two_methods(seed: int, images: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return labels, and whether each prediction is correct, for two methods that mostly agree."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 6, images)
-    first = generator.random(images) < 0.9 - 0.1 * labels
-    flips = generator.random(images) < 0.15
-    return labels, first, np.where(flips, ~first, first)
-
-
-def resampled_images(scores: np.ndarray, labels: np.ndarray, resamples: int) -> np.ndarray:
-    """Return the mean score per shot group and over all images in each resample of the images."""
-    generator = np.random.default_rng(1)
-    rows = []
-    for _ in range(resamples):
-        sampled = generator.integers(0, len(labels), len(labels))
-        row = []
-        for g in range(3):
-            classes = [k for k in np.flatnonzero(GROUPS == g) if (labels[sampled] == k).any()]
-            row.append(np.mean([scores[sampled][labels[sampled] == k].mean() for k in classes]))
-        rows.append([*row, scores[sampled].mean()])
-    return np.array(rows)
-
-
-def test_the_bootstrap_equals_one_that_resamples_images():
-    labels, correct, _ = two_methods(0)
-    found = metrics.bootstrap_shots(correct, labels, GROUPS, resamples=4000)
-    low, high = np.percentile(resampled_images(correct.astype(float), labels, 4000), [2.5, 97.5], axis=0)
-    np.testing.assert_allclose([interval[0] for interval in found.values()], low, atol=0.006)
-    np.testing.assert_allclose([interval[1] for interval in found.values()], high, atol=0.006)
-
-
-def test_the_bootstrap_of_all_images_has_the_quantiles_of_the_binomial():
-    labels, correct, _ = two_methods(1, images=1000)
-    low, high = metrics.bootstrap_shots(correct, labels, GROUPS, resamples=20_000)["all"]
-    expected = stats.binom.ppf([0.025, 0.975], 1000, correct.mean()) / 1000
-    np.testing.assert_allclose([low, high], expected, atol=0.0015)
-
-
-def test_the_paired_bootstrap_equals_one_that_resamples_images():
-    labels, first, second = two_methods(2)
-    found = metrics.paired_bootstrap_shots(first, second, labels, GROUPS, resamples=4000)
-    sampled = resampled_images(first.astype(float) - second.astype(float), labels, 4000)
-    low, high = np.percentile(sampled, [2.5, 97.5], axis=0)
-    np.testing.assert_allclose([interval[0] for interval in found.values()], low, atol=0.006)
-    np.testing.assert_allclose([interval[1] for interval in found.values()], high, atol=0.006)
-
-
-def test_the_bootstrap_is_reproducible_and_nan_for_a_shot_group_without_images():
-    labels, correct, _ = two_methods(3)
-    some = labels < 4
-    once = metrics.bootstrap_shots(correct[some], labels[some], GROUPS)
-    np.testing.assert_equal(once, metrics.bootstrap_shots(correct[some], labels[some], GROUPS))
-    assert all(math.isnan(bound) for bound in once["few"])
-    assert not any(math.isnan(bound) for shot in ("many", "medium", "all") for bound in once[shot])
-
-
-@given(st.integers(0, 10_000), st.integers(0, 60))
-@settings(deadline=None)
-def test_mcnemars_test_equals_a_sum_of_binomials(seed, images):
-    generator = np.random.default_rng(seed)
-    first, second = generator.random((2, images)) < 0.6
-    n10 = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
-    n01 = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
-    tail = sum(math.comb(n10 + n01, k) for k in range(min(n10, n01) + 1)) / 2 ** (n10 + n01)
-    assert metrics.mcnemar(first, second) == (n10, n01, pytest.approx(min(1.0, 2 * tail)))
+REPLICATES = 2000
 
 
 @given(npst.arrays(np.float64, (2, 7), elements=st.floats(0, 100), unique=True))
 @settings(deadline=None)
-def test_the_paired_t_test_equals_that_of_scipy(values):
+def test_the_paired_t_test_over_seeds_equals_that_of_scipy(values):
     first, second = values
     if np.ptp(first - second) < 1e-6:
         return
@@ -95,19 +26,83 @@ def test_the_paired_t_test_equals_that_of_scipy(values):
     assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
     assert found.mean - found.half_width == pytest.approx(low, abs=1e-6)
     assert found.mean + found.half_width == pytest.approx(high, abs=1e-6)
+    assert found.over == "seeds"
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@given(npst.arrays(np.float64, (2, 4, 3), elements=st.floats(0, 100), unique=True))
 @settings(deadline=None)
-def test_adjusted_p_values_follow_holm(p_values):
-    order = np.argsort(p_values, kind="stable")
-    scaled = np.array([(len(p_values) - i) * p_values[k] for i, k in enumerate(order)])
-    expected = np.empty(len(p_values))
-    expected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    np.testing.assert_allclose(metrics.holm(p_values), expected)
+def test_the_paired_t_test_over_class_orders_equals_that_of_scipy_on_the_means_of_the_orders(values):
+    first, second = values
+    means = first.mean(axis=1), second.mean(axis=1)
+    if np.ptp(means[0] - means[1]) < 1e-6:
+        return
+    expected = stats.ttest_rel(*means)
+    orders = np.repeat(np.arange(4), 3)
+    shuffled = np.random.default_rng(0).permutation(12)
+    pairs = first.ravel()[shuffled].tolist(), second.ravel()[shuffled].tolist()
+    found = metrics.paired_student(*pairs, orders[shuffled].tolist())
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high), abs=1e-6)
+    assert (found.pairs, found.over) == (12, "class orders")
 
 
 def test_one_pair_has_no_interval_and_equal_differences_have_a_width_of_zero():
     assert metrics.paired_student([3.0], [1.0]) == metrics.PairedDifference(2.0, None, None, 1)
-    assert metrics.paired_student([3.0, 4.0], [3.0, 4.0]) == metrics.PairedDifference(0.0, 0.0, 1.0, 2)
-    assert metrics.paired_student([3.0, 4.0], [2.0, 3.0]) == metrics.PairedDifference(1.0, 0.0, 0.0, 2)
+    assert metrics.paired_student([3.0, 4.0], [3.0, 4.0]) == metrics.PairedDifference(0.0, 0.0, 1.0, 2, "seeds")
+    assert metrics.paired_student([3.0, 4.0], [2.0, 3.0]) == metrics.PairedDifference(1.0, 0.0, 0.0, 2, "seeds")
+
+
+def test_orders_have_equal_weights_and_a_single_order_is_an_interval_over_seeds():
+    unequal = metrics.interval([1.0, 2.0, 3.0, 10.0], [0, 0, 0, 1])
+    assert (unequal.mean, unequal.over) == (6.0, "class orders")
+    assert unequal.half_width == pytest.approx(stats.t.ppf(0.975, 1) * np.std([2.0, 10.0], ddof=1) / np.sqrt(2))
+    seeds = metrics.interval([1.0, 2.0, 3.0], [4, 4, 4])
+    assert seeds == metrics.interval([1.0, 2.0, 3.0])
+    assert seeds.over == "seeds"
+    assert metrics.interval([1.0], [4]) == metrics.Interval(1.0, None)
+
+
+def simulated_studies(orders: int, seeds: int, order_effect: float, seed_noise: float) -> np.ndarray:
+    """Return scores of shape (studies, orders * seeds): a true mean of 50, an effect per order, and noise per seed."""
+    generator = np.random.default_rng(20)
+    effects = generator.normal(0, order_effect, (REPLICATES, orders, 1))
+    noise = generator.normal(0, seed_noise, (REPLICATES, orders, seeds))
+    return (50 + effects + noise).reshape(REPLICATES, -1)
+
+
+def coverage(studies: np.ndarray, orders: list[int] | None) -> float:
+    """Return the share of studies whose interval contains the true mean."""
+    intervals = [metrics.interval(values, orders) for values in studies.tolist()]
+    return float(np.mean([abs(found.mean - 50) <= found.half_width for found in intervals]))
+
+
+@pytest.mark.parametrize(("orders", "seeds"), [(3, 3), (5, 2), (5, 3)])
+def test_intervals_over_class_orders_cover_the_mean_and_intervals_over_runs_do_not(orders, seeds):
+    studies = simulated_studies(orders, seeds, order_effect=1.0, seed_noise=0.5)
+    label = np.repeat(np.arange(orders), seeds).tolist()
+    assert 0.93 <= coverage(studies, label) <= 0.97
+    # The former rule: all runs are independent.
+    assert coverage(studies, None) < 0.85
+
+
+def test_with_one_seed_per_order_the_interval_is_that_over_runs():
+    studies = simulated_studies(5, 1, order_effect=1.0, seed_noise=0.5)
+    assert 0.93 <= coverage(studies, list(range(5))) <= 0.97
+    found, runs = metrics.interval(studies[0].tolist(), list(range(5))), metrics.interval(studies[0].tolist())
+    assert (found.mean, found.half_width) == (runs.mean, runs.half_width)
+
+
+def test_paired_differences_cover_the_true_difference_with_effects_of_the_class_order():
+    generator = np.random.default_rng(21)
+    orders = np.repeat(np.arange(5), 3)
+    covered = {"orders": 0, "runs": 0}
+    for _ in range(REPLICATES):
+        shared = generator.normal(50, 3, 15)
+        first = shared + 0.5 + generator.normal(0, 0.8, 5)[orders] + generator.normal(0, 0.3, 15)
+        second = shared + generator.normal(0, 0.3, 15)
+        for name, labels in (("orders", orders.tolist()), ("runs", None)):
+            found = metrics.paired_student(first.tolist(), second.tolist(), labels)
+            covered[name] += abs(found.mean - 0.5) <= found.half_width
+    assert 0.93 <= covered["orders"] / REPLICATES <= 0.97
+    assert covered["runs"] / REPLICATES < 0.85

@@ -11,6 +11,7 @@ from mem.errors import UserError
 from mem.metrics.predictions import (
     PredictionMetadata,
     Predictions,
+    read_metadata,
     read_predictions,
     require_same_images,
     write_predictions,
@@ -74,9 +75,31 @@ def test_scores_are_percentages_and_null_for_a_shot_group_without_images():
     assert low < scores["accuracy"]["all"] < high
 
 
+def test_groups_named_by_norms_and_by_classes_are_scored_in_the_partition_of_the_head():
+    split, partition = predicted(60), (0, 1, 2, 0, 1, 2)
+    scores = split_scores(split, replace(ABOUT, group_of_class=partition))
+    group = np.array(partition)
+    by_class = group[split.predictions] == group[split.labels]
+    by_norm = split.norms.argmax(axis=1) == group[split.labels]
+    for name, right in (("group_by_class", by_class), ("group_by_norm", by_norm)):
+        assert scores[name]["all"] == pytest.approx(100 * right.mean(), abs=1e-3)
+        expected = [100 * right[group[split.labels] == g].mean() for g in range(3)]
+        assert scores[name]["by_group"] == pytest.approx(expected, abs=1e-3)
+        assert scores[name]["interval"][0] < scores[name]["all"] < scores[name]["interval"][1]
+        assert scalars(scores)[name] == scores[name]["all"]
+
+
+def test_the_metadata_are_read_without_the_predictions(tmp_path):
+    write_predictions(tmp_path / "p.parquet", ABOUT, {"test": predicted(3)})
+    assert read_metadata(tmp_path / "p.parquet") == ABOUT
+    (tmp_path / "p.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(UserError, match="not a predictions file of `mem evaluate`, or damaged"):
+        read_metadata(tmp_path / "p.parquet")
+
+
 def test_a_head_without_groups_has_no_scores_of_groups_by_norm():
     scores = split_scores(predicted(20, mem=False), replace(ABOUT, group_of_class=None))
-    assert "group_by_norm" not in scores
+    assert {"group_by_norm", "group_by_class"}.isdisjoint(scores)
     assert {"top5", "balanced", "ece", "oracle_all", "group_recall_few"} <= set(scalars(scores))
 
 

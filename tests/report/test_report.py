@@ -6,6 +6,7 @@ import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mem.report import collect
@@ -49,11 +50,13 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
         assert title in page, title
     # The synthetic heads of one run have the same norms.
     assert "These heads have the same norms to 0.1 %: mem, mem_on_crt." in page
-    assert "MEM heads that differ only in the fusion or the classifier have nearly the same value" in page
+    assert "MEM heads that differ only in the fusion or the classifier have nearly the same norms" in page
     without_names = re.sub(r'xmlns(:\w+)?="[^"]*"|xlink:href="#[^"]*"', "", page)
     assert not re.search(r'(src|href)="(?!#|data:)', without_names)
     assert "many&gt;100 few&lt;20" in page
-    assert "Values are the mean and 95 % interval (Student&#39;s t) over 4 runs." in page
+    assert "Values are the mean and 95 % interval (Student&#39;s t) over 2 class orders (mean of 2 seeds each)." in page
+    assert "They cover the sampling of test images only if each class order has its own." in page
+    assert "The standard error of the mean per-class accuracy due to the sampling of test images is " in page
 
 
 def test_differences_are_paired_with_crt_over_seeds_and_class_orders(several_runs):
@@ -67,7 +70,27 @@ def test_differences_are_paired_with_crt_over_seeds_and_class_orders(several_run
     score = {(row.variant, *row.repeat): row.all for row in rows if row.split == "test"}
     pairs = [score["mem", *repeat] - score["crt", *repeat] for repeat in ((0, 0), (0, 1), (3, 0), (3, 1))]
     assert f"{sum(pairs) / 4:+.2f} ±" in line
-    assert "Best on val: mem" in text
+    assert re.search(r"Best on val \(mean per-class accuracy\): mem, \d+\.\d+ % \(standard error \d\.\d+\)", text)
+
+
+def test_norms_and_classes_are_compared_by_how_often_they_name_the_group(several_runs):
+    page = (several_runs / "report" / "index.html").read_text()
+    table = page.partition("Who names the group")[2].partition("</table>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL) for line in table.split("<tr")]
+    lines = {line[0]: line[1:] for line in cells if line}
+    assert list(lines) == ["mem", "mem_on_crt"]
+    rows = [row for row in from_csv(several_runs / "report" / "results.csv") if row.split == "test"]
+    for variant, base in (("mem", "ce"), ("mem_on_crt", "crt")):
+        norms, own = (
+            np.mean([getattr(row, name) for row in rows if row.variant == variant])
+            for name in ("group_by_norm", "group_by_class")
+        )
+        of_base = np.mean([row.group_recall_all for row in rows if row.variant == base])
+        assert [float(cell.split()[0].split("\N{NO-BREAK SPACE}")[0]) for cell in lines[variant][:3]] == pytest.approx(
+            [norms, own, of_base], abs=0.006
+        )
+        assert lines[variant][-1] == base
+        assert norms > 90 > own
 
 
 def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path, monkeypatch):
@@ -78,9 +101,9 @@ def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path,
     results = write_report(tmp_path, study, gain={"mem.additive.xi35": 0.3, "mem.free.xi40": 0.15})
     assert len(read) == len(set(read)) == 2 * len(study.heads)
     lines = (results / "report" / "table.md").read_text().splitlines()
-    assert lines[0] == "| method | val, all | many | medium | few | all |"
+    assert lines[0] == "| method | val, balanced | many | medium | few | all |"
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| mem.additive.xi35", "| mem.free.xi40"]
-    on_val = [float(line.split(" | ")[1]) for line in lines[2:]]
+    on_val = [float(line.split(" | ")[1].split(" (SE ")[0]) for line in lines[2:]]
     assert on_val == sorted(on_val, reverse=True)
     page = (results / "report" / "index.html").read_text()
     assert "methods are sorted, best on val first" in page
@@ -91,7 +114,7 @@ def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path,
 def test_heads_of_a_single_run_are_compared_over_its_images(tmp_path):
     results = write_report(tmp_path, study_of(tmp_path), gain={"mem": 0.3})
     page = (results / "report" / "index.html").read_text()
-    assert "bootstrap intervals over images" in page
+    assert "bootstrap intervals over test images, stratified by class" in page
     assert "Difference from" not in study_summary("mini", tmp_path)
 
 

@@ -1,0 +1,67 @@
+"""Sentences in captions that state what the intervals of a table cover and what they leave out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mem.report.results import ScoreRow, by_variant
+
+
+def class_orders(rows: Sequence[ScoreRow]) -> int:
+    """Return the number of class orders."""
+    return len({row.order for row in rows})
+
+
+def interval_units(rows: Sequence[ScoreRow]) -> str:
+    """Describe the units of the intervals, for example `3 class orders (mean of 3 seeds each)`; "" for a single run."""
+    repeats, orders = {row.repeat for row in rows}, class_orders(rows)
+    if len(repeats) < 2:
+        return ""
+    if orders < 2:
+        return f"{len(repeats)} seeds of one class order"
+    seeds = {sum(order == repeat[0] for repeat in repeats) for order in {repeat[0] for repeat in repeats}}
+    low, high = min(seeds), max(seeds)
+    averaged = "" if high == 1 else f" (mean of {low if low == high else f'{low} to {high}'} seeds each)"
+    return f"{orders} class orders{averaged}"
+
+
+def coverage(rows: Sequence[ScoreRow]) -> str:
+    """Return sentences about the variation over runs and over test images, and which of them the intervals cover."""
+    if class_orders(rows) > 1:
+        runs = (
+            "The intervals cover the choice of the training images, the class order and the seed. They cover the "
+            "sampling of test images only if each class order has its own."
+        )
+    elif len({row.repeat for row in rows}) > 1:
+        runs = (
+            "The intervals cover the variation of training only. They say nothing about other class orders, and they "
+            "do not cover the sampling of test images."
+        )
+    else:
+        runs = "The study has one run, so differences of a few points may be due to chance."
+    return f"{runs}{_test_images(rows)}"
+
+
+def _test_images(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence with the standard error due to the test images; "" if the evaluations do not have it."""
+    errors = [
+        math.sqrt(float(np.mean([row.balanced_se**2 for row in test_rows])))
+        for test_rows in by_variant(rows, "test").values()
+        if test_rows
+    ]
+    known = [error for error in errors if not math.isnan(error)]
+    if not known:
+        return ""
+    return (
+        f" The standard error of the mean per-class accuracy due to the sampling of test images is {min(known):.2f} to "
+        f"{max(known):.2f} points."
+    )
+
+
+def equal_results(sets: Sequence[Sequence[str]]) -> str:
+    """Return a sentence that names the sets of methods with equal results; "" if there are none."""
+    named = "; ".join(" = ".join(names) for names in sets)
+    return f" Methods with equal results in every run are one hypothesis: {named}." if named else ""
