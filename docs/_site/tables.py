@@ -11,6 +11,7 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
   accuracy on val, best first.
 - `scores`: mean and 95 % confidence interval of each column in `columns` (default: the shot groups) on `split`. Class
   orders are the units of all intervals; with one class order, its seeds.
+- `val`: the score on val by which methods are ranked, with its standard error, and the accuracy on val.
 - `differences`: paired differences between each method and a reference on `split`. With `heads`, the table contains
   only those methods, without p-values, and `minus` specifies the reference. Otherwise, it contains every method, with
   p-values.
@@ -31,7 +32,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mem.report.differences import format_difference, paired_differences, paired_scores
-from mem.report.method_tables import accuracy_table, paired_difference_table
+from mem.report.method_tables import accuracy_table, paired_difference_table, val_table
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
 from mem.report.table_formats import markdown_table
 
@@ -62,6 +63,10 @@ def regenerate(page: Path) -> str:
 
 def _accuracy(rows: Sequence[ScoreRow], _: Options) -> Lines:
     return accuracy_table(rows)
+
+
+def _val(rows: Sequence[ScoreRow], _: Options) -> Lines:
+    return val_table(rows)
 
 
 def _scores(rows: Sequence[ScoreRow], options: Options) -> Lines:
@@ -104,6 +109,7 @@ def _selected(rows: Sequence[ScoreRow], options: Options) -> list[ScoreRow]:
 
 TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
     "accuracy": _accuracy,
+    "val": _val,
     "scores": _scores,
     "differences": _differences,
     "study_differences": _study_differences,
