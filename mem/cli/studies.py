@@ -44,7 +44,7 @@ def _add_runs(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="check or show the images of a study")
+    data = commands.add_parser("data", help="check or show the images of a study, or download fonts")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="report problems with a dataset's counts, labels and files")
     check.add_argument("--deep", action="store_true", help="also decode every image")
@@ -56,6 +56,12 @@ def _add_data(commands: Any) -> None:
             "--order", type=int, metavar="N", help="class order of the long tail; default: the first order of the study"
         )
         action.set_defaults(command=function)
+    fonts = actions.add_parser("fonts", help="download and unpack the fonts for Glyphs-LT (about 510 MB)")
+    fonts.add_argument(
+        "--to", type=Path, default=Path("data/fonts"), metavar="FOLDER", help="folder to create; default: data/fonts"
+    )
+    fonts.add_argument("--from", dest="source", metavar="FILE", help="use a Debian package: a local file or an address")
+    fonts.set_defaults(command=_data_fonts)
 
 
 def _add_plan(commands: Any) -> None:
@@ -191,6 +197,13 @@ def _data_show(options: argparse.Namespace) -> int:
 
     for path in show(load_study(options.study), options.order):
         print(path)
+    return 0
+
+
+def _data_fonts(options: argparse.Namespace) -> int:
+    from mem.data.datasets.glyphs.fetch import fetch_fonts
+
+    fetch_fonts(options.to, options.source, print)
     return 0
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mem import files
 from mem.config.initial import OFFICIAL, Initial, OfficialWeights
+from mem.download import download
 from mem.errors import UserError
-from mem.models.weights.download import download
 
 FOLDER_VARIABLE = "MEM_WEIGHTS"
 
@@ -91,7 +91,7 @@ def fetch_official(name: str, source: str | None, say: Callable[[str], None]) ->
             say(f"{name} is already stored: {path}")
         else:
             part = path.with_name(f".{path.name}.part")
-            download(_address(source) if source else weights.address, part, say)
+            download(_address(source) if source else weights.address, part, say, "mem weights get NAME --from FILE")
             try:
                 digest = verify(part, weights, name)
                 if recorded not in (None, digest):

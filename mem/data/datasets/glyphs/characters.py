@@ -23,7 +23,7 @@ _DRAWN_ALIKE = (
     # letters of one script with different small letters, and letters that are also symbols or punctuation
     "ĐÐƉ μµ Δ∆ ’ʼ ′ʹ ″ʺ ¯ˉ "
     # punctuation and symbols that Unicode distinguishes only by their use
-    "-‐‑ .․ ·∙⋅ ⁄∕"
+    "-\u00ad‐‑ .․ ·∙⋅ ⁄∕"
 ).split()
 """Groups of characters that are drawn alike in upright fonts; the first represents the others. Source: a selection
 from Unicode's confusables (UTS #39, confusables.txt), restricted to characters that differ in script or use, but not in

@@ -58,8 +58,10 @@ class Fonts:
         """Return messages about the fonts for the user."""
         notes = [f"Fonts: {len(self.faces):,} faces of {len(set(self.families)):,} families"]
         if self.duplicates:
+            one = len(self.duplicates) == 1
+            verbs = ("file contains", "is") if one else ("files contain", "are")
             notes.append(
-                f"{len(self.duplicates):,} font files contain a face that another file contains too, and are not used: "
+                f"{len(self.duplicates):,} font {verbs[0]} a face that another file contains too, and {verbs[1]} not used: "
                 f"{named(self.duplicates)}"
             )
         if self.bad:
@@ -154,7 +156,7 @@ def _families(faces: tuple[Face, ...]) -> tuple[str, ...]:
 def _read_face(file: FontFile) -> Face:
     from fontTools.ttLib import TTFont
 
-    with TTFont(file.path, lazy=True) as font:
+    with open(file.path, "rb") as content, TTFont(content, lazy=True) as font:
         characters = _drawn_characters(font)
         names = font["name"]
         family = names.getDebugName(16) or names.getDebugName(1) or ""

@@ -17,8 +17,14 @@ TIMEOUT_SECONDS = 30
 _BLOCK_BYTES = 1 << 20
 
 
-def download(address: str, part: Path, say: Callable[[str], None]) -> None:
+def download(address: str, part: Path, say: Callable[[str], None], manually: str) -> None:
     """Download an address (http, https or file) to the file `part`, and resume an earlier attempt if there is one.
+
+    Args:
+        address: Address of the file.
+        part: File to which the download is written. It is complete when this function returns.
+        say: Called with progress messages.
+        manually: The command that uses a file that was downloaded manually, for error messages.
 
     Raises:
         UserError: The download failed. The bytes received so far remain in `part`. The message explains how to download
@@ -57,24 +63,21 @@ def download(address: str, part: Path, say: Callable[[str], None]) -> None:
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             part.unlink()
-            download(address, part, say)
+            download(address, part, say, manually)
             return
         raise UserError(
-            f"{address}: the server responded with status {error.code} ({error.reason}). {_by_hand(address)}"
+            f"{address}: the server responded with status {error.code} ({error.reason}). {_by_hand(address, manually)}"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         kept = part.stat().st_size if part.is_file() else 0
         so_far = f" {kept / 1e6:.0f} MB were received; the same command resumes the download." if kept else ""
-        raise UserError(f"{address}: cannot be downloaded: {reason}.{so_far} {_by_hand(address)}") from None
+        raise UserError(f"{address}: cannot be downloaded: {reason}.{so_far} {_by_hand(address, manually)}") from None
     note.unlink()
 
 
-def _by_hand(address: str) -> str:
-    return (
-        f"Alternatively, download {address} with a browser or on another machine, and run: "
-        "mem weights get NAME --from FILE"
-    )
+def _by_hand(address: str, manually: str) -> str:
+    return f"Alternatively, download {address} with a browser or on another machine, and run: {manually}"
 
 
 def _version(note: Path, address: str) -> str | None:
