@@ -43,16 +43,22 @@ class Case(NamedTuple):
 
     def dac(self, state: numpy_mem.State, fixed_norms: np.ndarray | None = None) -> float:
         """Return L_DAC from NumPy."""
-        log_prior = self.log_prior if self.head.settings.prior_in_loss else 0.0
-        return numpy_mem.classification_loss(self.outputs(state, fixed_norms)[0], self.labels, log_prior)
+        return self.losses(state, fixed_norms)[0]
 
     def reo(self, state: numpy_mem.State) -> float:
         """Return the weighted L_REO from NumPy."""
-        return numpy_mem.regularisation(self.outputs(state)[2], self.labels, self.groups, self.head.settings)
+        return self.losses(state)[1]
 
-    def loss(self, state: numpy_mem.State) -> float:
+    def loss(self, state: numpy_mem.State, fixed_norms: np.ndarray | None = None) -> float:
         """Return the total loss from NumPy."""
-        return self.dac(state) + self.reo(state)
+        return sum(self.losses(state, fixed_norms))
+
+    def losses(self, state: numpy_mem.State, fixed_norms: np.ndarray | None = None) -> tuple[float, float]:
+        """Return L_DAC and the weighted L_REO from NumPy."""
+        settings = self.head.settings
+        logits, _, norms = self.outputs(state, fixed_norms)
+        dac = numpy_mem.classification_loss(logits, self.labels, self.log_prior if settings.prior_in_loss else 0.0)
+        return dac, numpy_mem.regularisation(norms, self.labels, self.groups, settings)
 
 
 def case(groups: np.ndarray, samples: int, labels: np.ndarray | None = None, **changes: Any) -> Case:
@@ -147,7 +153,7 @@ def test_detached_norms_give_the_sub_networks_only_the_gradient_of_the_objective
     loss, _ = it.head.loss(*it.batch)
     assert float(loss.detach()) == pytest.approx(it.loss(state), rel=1e-9)
     loss.backward()
-    assert_gradients(it.head, lambda changed: it.dac(changed, norms) + it.reo(changed), state)
+    assert_gradients(it.head, lambda changed: it.loss(changed, norms), state)
 
 
 @pytest.mark.parametrize("samples", [3, 6])

@@ -42,17 +42,17 @@ def head_inputs() -> HeadInputs:
 
 
 class StopAfter(NeverStop):
-    """Requests a checkpoint at every step, and a stop after a number of checks. Training makes one check per step."""
+    """Requests a checkpoint at every step, and a stop after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self._left = steps
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
-        self._left -= 1
         return self._left <= 0
 
     def take_save(self) -> bool:
+        self._left -= 1
         return True
 
 
