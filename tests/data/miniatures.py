@@ -348,6 +348,32 @@ def table(folder: Path, parquet: bool = False, classes: int = 6, split_column: b
     return PIXELS | values | {"test": {"share": 0.2, "seed": 0}}
 
 
+# --- Glyphs-LT ---------------------------------------------------------------------------------------------
+
+
+def glyphs(root: Path, **changes: Any) -> dict[str, Any]:
+    """Return a `dataset` section for the fonts of `tests.data.font_files.write_families`."""
+    values = {
+        "source": "glyphs",
+        "name": "glyphs",
+        "root": str(root),
+        "classes": 6,
+        "profile": "exponential",
+        "largest": 12,
+        "imbalance": 6,
+        "image_size": 16,
+        "em": 12,
+        "look_alikes": "keep",
+        "test_families": 3,
+        "val_families": 2,
+        "test_per_class": 3,
+        "val_per_class": 4,
+        "val_minimum": 3,
+        "seed": 0,
+    }
+    return PIXELS | values | changes
+
+
 MINIATURES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "imagenet_lt": imagenet_lt,
     "imagenet_lt, flat val": lambda folder: imagenet_lt(folder, synset_folders=False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,38 +22,15 @@ from mem.data.datasets.reference_counts import IMAGENET_LT, PLACES_LT
 from mem.errors import UserError
 from mem.longtail import shot_groups
 from tests.data.font_files import LETTERS, write_families, write_font
-from tests.data.miniatures import PIXELS, settings
+from tests.data.miniatures import glyphs, settings
 from tests.data.reading import assert_same, counts_of, read, refusal
 
-CLASSES = 6
+CLASSES = 6  # of `glyphs`
 
 
 @pytest.fixture(scope="module")
 def fonts(tmp_path_factory) -> Path:
     return write_families(tmp_path_factory.mktemp("fonts"))
-
-
-def glyphs(root: Path, **changes: Any) -> dict[str, Any]:
-    """Return a `dataset` section for the fonts of `write_families`."""
-    values = {
-        "source": "glyphs",
-        "name": "glyphs",
-        "root": str(root),
-        "classes": CLASSES,
-        "profile": "exponential",
-        "largest": 12,
-        "imbalance": 6,
-        "image_size": 16,
-        "em": 12,
-        "look_alikes": "keep",
-        "test_families": 3,
-        "val_families": 2,
-        "test_per_class": 3,
-        "val_per_class": 4,
-        "val_minimum": 3,
-        "seed": 0,
-    }
-    return PIXELS | values | changes
 
 
 def families_of(images: ImageSet, split: str) -> set[str]:

@@ -20,7 +20,8 @@ from mem.data.datasets.base import ImageSet
 from mem.data.loading.images import TrainingImages, plain_batches
 from mem.data.loading.samplers import InstanceSampler
 from tests.data import miniatures
-from tests.data.miniatures import MINIATURES
+from tests.data.font_files import write_families
+from tests.data.miniatures import MINIATURES, glyphs
 
 pytestmark = pytest.mark.stage
 
@@ -33,6 +34,7 @@ def cifar_miniature(classes: int, binary: bool = False, packed: bool = True) -> 
 
 
 SETS = MINIATURES | {
+    "glyphs": lambda folder: glyphs(write_families(folder / "fonts")),
     "cifar10": cifar_miniature(10),
     "cifar100, binary and unpacked": cifar_miniature(100, binary=True, packed=False),
 }

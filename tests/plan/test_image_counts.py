@@ -12,6 +12,7 @@ from mem.plan import disk
 from mem.plan.image_counts import count_images
 from mem.runs.dag import study_runs
 from tests.data import miniatures
+from tests.data.font_files import write_families
 
 
 def test_counts_come_from_the_cut_before_the_conversion(mini):
@@ -105,3 +106,28 @@ def test_a_holdout_moves_its_share_from_train_to_val(mini):
     dataset = mini.dataset.model_copy(update={"cut": cut, "holdout": type("Holdout", (), {"share": 0.1})()})
     images = count_images(mini.model_copy(update={"dataset": dataset}), study_runs(mini)[0], {})
     assert images.splits == {"train": 440, "val": 49, "test": 200}
+
+
+def test_glyphs_have_the_counts_of_their_profile(mini, tmp_path):
+    values = {"profile": "imagenet_lt", "classes": 250, "largest": None, "imbalance": None, "image_size": 32}
+    values |= {"test_per_class": 20, "val_per_class": 20}
+    dataset = miniatures.settings(miniatures.glyphs(tmp_path / "nothing", **values))
+    images = count_images(mini.model_copy(update={"dataset": dataset}), study_runs(mini)[0], {})
+    assert images.splits == {"train": 29_451, "val": 5_000, "test": 5_000}
+    assert (images.classes, images.bytes_per_image, images.source) == (250, 32 * 32 * 3, "profile imagenet_lt")
+    published = miniatures.settings(miniatures.glyphs(tmp_path / "nothing", **values | {"classes": None}))
+    images = count_images(mini.model_copy(update={"dataset": published}), study_runs(mini)[0], {})
+    assert (images.train, images.classes) == (115_846, 1000)
+
+
+def test_glyphs_are_counted_in_the_fonts_if_the_profile_does_not_specify_their_number(mini, tmp_path):
+    root = write_families(tmp_path / "fonts")
+    values = miniatures.glyphs(root, profile="natural", classes=None, largest=None, imbalance=None)
+    dataset = miniatures.settings(values)
+    images = count_images(mini.model_copy(update={"dataset": dataset}), study_runs(mini)[0], {})
+    expected = read_unchecked(dataset, mini.orders[0])
+    assert images.splits == {name: len(split) for name, split in expected.splits.items()}
+    assert images.bytes_per_image == 16 * 16 * 3
+    missing = miniatures.settings(values | {"root": str(tmp_path / "nothing")})
+    with pytest.raises(UserError, match=r"mem data fonts.*\n.*--images train=N"):
+        count_images(mini.model_copy(update={"dataset": missing}), study_runs(mini)[0], {})

@@ -16,6 +16,8 @@ from mem.metrics.predictions import read_predictions
 from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
 from tests.conftest import REPOSITORY
+from tests.data.font_files import write_families
+from tests.data.miniatures import glyphs
 from tests.stages.running import MINI, call_mem, mini_run, start_mem
 
 
@@ -44,6 +46,24 @@ def test_an_unknown_input_is_refused(study, tmp_path):
     run = mini_run("finetune", changes={"pretrain": None})
     message = call_mem(tmp_path, "finetune", "--config", str(run.folder), "--encoder", str(study), status=2).err
     assert "this run has no input encoder. Its inputs: images." in message
+
+
+def test_glyphs_are_converted_unless_their_fonts_changed_after_planning(mini_values, tmp_path):
+    fonts = write_families(tmp_path / "fonts")
+    values = mini_values | {"dataset": glyphs(fonts), "orders": [1]}
+    (tmp_path / "study.yaml").write_text(json.dumps(values))
+    call_mem(tmp_path, "runs", "study.yaml", "--write")
+    config = next((tmp_path / "runs").rglob("convert-*/config.yaml"))
+    changed = next(fonts.rglob("*.ttf"))
+    content = changed.read_bytes()
+    changed.write_bytes(content + b"\0")
+    message = call_mem(tmp_path, "convert", "--config", str(config), status=2).err
+    assert "dataset, font digest: changed after this run was planned" in message
+    changed.write_bytes(content)
+    said = call_mem(tmp_path, "convert", "--config", str(config))
+    assert "Fonts: 36 faces of 12 families" in said.out + said.err
+    manifest = json.loads((config.parent / "dataset.json").read_text())
+    assert manifest["splits"]["train"]["images"] == 33
 
 
 def test_the_message_about_a_missing_data_set_explains_how_to_get_it(tmp_path):

@@ -61,8 +61,8 @@ class Fonts:
             one = len(self.duplicates) == 1
             verbs = ("file contains", "is") if one else ("files contain", "are")
             notes.append(
-                f"{len(self.duplicates):,} font {verbs[0]} a face that another file contains too, and {verbs[1]} not used: "
-                f"{named(self.duplicates)}"
+                f"{len(self.duplicates):,} font {verbs[0]} a face that another file contains too, and {verbs[1]} not "
+                f"used: {named(self.duplicates)}"
             )
         if self.bad:
             listed = [f"{name} ({reason})" for name, reason in self.bad.items()]
