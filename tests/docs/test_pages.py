@@ -45,7 +45,9 @@ def test_no_file_names_a_path_or_package_index_of_one_machine():
 
 
 DATA = (REPOSITORY / "docs" / "how-to" / "data.md").read_text()
-EXAMPLES = [block for block in re.findall(r"```yaml\n(.*?)```", DATA, re.DOTALL) if block.startswith("dataset:")]
+GLYPHS = (REPOSITORY / "docs" / "reference" / "glyphs.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", DATA + GLYPHS, re.DOTALL)
+EXAMPLES = [block for block in BLOCKS if block.startswith("dataset:")]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda block: yaml.safe_load(block)["dataset"]["source"])
