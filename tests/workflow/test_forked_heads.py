@@ -57,12 +57,13 @@ def last_event(run: Path) -> dict:
 
 
 def test_the_heads_of_a_study_are_forked(tmp_path):
-    write_study(tmp_path, ce=HEADS["ce"], crt=HEADS["crt"])
+    again = {"method": "crt", "classifier_from": "crt", "training": HEADS["crt"]["training"]}
+    write_study(tmp_path, again=again, ce=HEADS["ce"], crt=HEADS["crt"])
     snakemake(tmp_path, *CORES, "--configfile", "study.yaml", "--until", "evaluate")
     lines = server_log(tmp_path).splitlines()
-    assert sum(": mem train_head " in line for line in lines) == 4
-    assert sum(": mem evaluate " in line for line in lines) == 4
-    assert len(lines) == 8
+    assert sum(": mem train_head " in line for line in lines) == 6
+    assert sum(": mem evaluate " in line for line in lines) == 6
+    assert len(lines) == 12
 
 
 def start_training(start, folder: Path, *executor: str) -> tuple[subprocess.Popen, Path, psutil.Process]:
