@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mem.config import Mem, Study
+from mem.config import Head, Mem, Study
 from mem.config.duplicates import computation
 from mem.config.load import load_study
 from mem.runs.dag import study_runs
 from mem.runs.keys import keyed
+from mem.runs.run_config import read_config, write_configs
 from tests.config.studies import error_message, write_study
 from tests.heads.mem_heads import mem_settings
 
@@ -136,3 +137,18 @@ def test_a_study_with_only_one_of_free_and_residual_is_valid(tmp_path, values):
     head = load(tmp_path, values).heads["mem"]
     assert isinstance(head, Mem)
     assert keyed(head, "train_head")["weight"] == "residual"
+
+
+def test_the_stage_reads_the_settings_that_the_study_specifies(tmp_path, values):
+    mem = {**values["heads"]["mem"], "method": "mem"}
+    values["heads"] |= {
+        "fresh": {**mem, "classifier": "fresh", "temperature": "learned", "first_phase": 0.2},
+        "phases": {**mem, "phases": "regularisation_first", "first_phase": 0.2, "detach_norms": True},
+    }
+    study = load(tmp_path, values)
+    runs = study_runs(study)
+    write_configs(runs, study, tmp_path)
+    for run in runs:
+        if run.stage == "train_head" and run.labels["variant"] in ("fresh", "phases"):
+            config = read_config(tmp_path / run.folder / "config.yaml", "train_head")
+            assert config.union("head", Head) == study.heads[str(run.labels["variant"])]
