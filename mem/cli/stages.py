@@ -19,8 +19,8 @@ STAGE_INPUTS = {
     "convert": (),
     "pretrain": ("images",),
     "finetune": ("images", "encoder"),
-    "features": ("images", "classifier", "encoder"),
-    "train_head": ("features", "head", "images", "classifier", "encoder"),
+    "features": ("images", "classifier", "encoder", "features"),
+    "train_head": ("features", "head", "images", "classifier", "encoder", "selection"),
     "evaluate": ("head", "features", "images", "classifier", "encoder"),
     "report": (),
 }

@@ -18,7 +18,7 @@ from mem.config.backbones import (
 from mem.config.base import Section, Unkeyed
 from mem.config.control_heads import BlockClassifier, GroupConstants, LogitFusion
 from mem.config.custom_sources import Folder, Lists, Table
-from mem.config.data import Holdout, ImageData, LongTailCut, SetAside, Shots
+from mem.config.data import Holdout, ImageData, LongTailCut, Selection, SetAside, Shots
 from mem.config.feature_files import FeatureFiles
 from mem.config.glyphs import Glyphs
 from mem.config.head_training import HeadTraining
@@ -89,6 +89,7 @@ __all__ = [
     "Pretrain",
     "RandAugment",
     "Section",
+    "Selection",
     "SetAside",
     "Shots",
     "StageCompute",

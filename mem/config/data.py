@@ -41,9 +41,10 @@ class LongTailCut(Section):
 
 
 class Holdout(Section):
-    """Val split taken from the training split, for a dataset without a val split.
+    """Part of the training split that is held out and used as val, for a dataset without a val split.
 
-    Use the val split to choose settings. Then run the same study without `holdout` to train on all training images.
+    With `dataset.holdout`, nothing is trained on the held-out images. With `selection.holdout`, the study uses them to
+    choose settings, and then trains again on all training images.
     """
 
     share: OpenFraction
@@ -51,6 +52,18 @@ class Holdout(Section):
     image."""
     seed: NonNegativeInt
     """Seed for the shuffle within each class that selects the images to hold out."""
+
+
+class Selection(Section):
+    """How a study chooses settings if its dataset has no val split: on held-out training images, followed by a refit.
+
+    The study has two branches, which share the conversion and pretraining. The branch `select` trains without the
+    held-out images and is evaluated on them. The branch `refit` trains on all training images, with the values that the
+    branch `select` chose (`taus`), and is evaluated on test.
+    """
+
+    holdout: Holdout
+    """The training images to hold out."""
 
 
 class SetAside(Section):

@@ -16,7 +16,7 @@ from pydantic import (
 
 from mem.config.backbones import Backbone, CustomModule, NoBackbone, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
-from mem.config.data import Shots
+from mem.config.data import Selection, Shots
 from mem.config.duplicates import check_distinct
 from mem.config.feature_files import FeatureFiles
 from mem.config.glyphs import Glyphs
@@ -109,6 +109,9 @@ class Study(Section):
     seeds: tuple[NonNegativeInt, ...]
     """Seeds for initialisation, sampling, augmentation and masks."""
     shots: Shots = Shots()
+    selection: Selection | None = None
+    """Choice of settings on held-out training images, followed by a refit on all training images, for a dataset without
+    a val split. Default: settings are chosen on val, if there is a val split."""
     backbone: Backbone
     initial: Initial | None = None
     """Published or custom initial weights. Default: the first training stage starts from random weights."""
@@ -253,13 +256,30 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_val(self) -> Study:
+        if self.selection is None:
+            return self
+        if getattr(self.dataset, "holdout", None) is not None:
+            raise ValueError(
+                "selection: cannot be combined with dataset.holdout, because both hold out training images. Remove "
+                "dataset.holdout to train the final heads on all training images, or remove selection"
+            )
+        if self.dataset.has_val():
+            raise ValueError(
+                "selection: is for datasets without a val split, but this one has a val split, on which settings are "
+                "chosen; remove selection"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _selection_has_val(self) -> Study:
-        if self.dataset.has_val() is False:
+        if self.selection is None and self.dataset.has_val() is False:
             for name, head in self.heads.items():
                 if isinstance(head, Tau | LogitAdjustment) and len(head.taus) > 1:
                     raise ValueError(
                         f"heads.{name}.taus: selection from {len(head.taus)} values requires a val split, which the "
-                        "dataset does not have. Select tau on a holdout (dataset.holdout), then set taus to the result"
+                        "dataset does not have. Add `selection: {holdout: {share: 0.1, seed: 0}}`, which selects tau "
+                        "on held-out training images and then trains on all of them"
                     )
         return self
 

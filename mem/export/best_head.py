@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mem.config import Study
 from mem.errors import UserError
 from mem.report.ranking import val_score
-from mem.runs.dag import Run, study_runs
+from mem.runs.dag import SELECT, Run, study_runs
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     """Return the variant with the highest score on val, averaged over seeds and class orders, and its best run.
 
     The score is the mean per-class accuracy, as in the report. Scores on test are not used. In a tie, the first variant
-    or run in the study is selected.
+    or run in the study is selected. In a study with `selection`, the scores are those of the branch `select`, and the
+    run is the refitted head.
 
     Args:
         study: A study whose evaluations are finished.
@@ -40,10 +41,11 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     if variant is not None and variant not in study.heads:
         raise UserError(f"Study {study.study} has no head {variant}. Available heads: {', '.join(study.heads)}.")
     scores: dict[str, list[_RunScore]] = {name: [] for name in study.heads if variant in (None, name)}
+    val_runs = {_place(run): run for run in evaluations if run.labels.get("branch") == SELECT}
     for run in evaluations:
         name = str(run.labels["variant"])
-        if name in scores:
-            scores[name].append(_run_score(root, run))
+        if name in scores and run.labels.get("branch") != SELECT:
+            scores[name].append(_run_score(root, run, val_runs.get(_place(run), run)))
     if variant is None and any(math.isnan(score.balanced) for found in scores.values() for score in found):
         raise UserError(
             f"Study {study.study} has no val split to select a head on, and test must not be used for selection. "
@@ -70,6 +72,11 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     return SelectedHead(selected.run.inputs["head"], reason)
 
 
+def _place(run: Run) -> tuple[str | int, ...]:
+    """Return the head, class order and seed of an evaluation, which the branches of a study have in common."""
+    return tuple(run.labels[name] for name in ("variant", "order", "seed"))
+
+
 class _RunScore(NamedTuple):
     """Mean per-class accuracy of an evaluate run on val, in percent; NaN if there is no val split."""
 
@@ -79,8 +86,9 @@ class _RunScore(NamedTuple):
     """Standard error due to the sampling of the val images; NaN if an earlier version evaluated the head."""
 
 
-def _run_score(root: Path, run: Run) -> _RunScore:
-    path = root / run.folder / "metrics.json"
+def _run_score(root: Path, run: Run, val_run: Run) -> _RunScore:
+    """Return the score of a run, which `val_run` computed: the same run, or that of the branch `select`."""
+    path = root / val_run.folder / "metrics.json"
     try:
         val = json.loads(path.read_text())["splits"].get("val", {})
     except FileNotFoundError:

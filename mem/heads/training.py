@@ -99,9 +99,9 @@ def _choose_tau(
         if (candidates := len(taus)) > 1:
             raise UserError(
                 f"{context.name}: taus has {candidates} candidates, but the dataset has no val split to select from "
-                "them. Select tau on a holdout (dataset.holdout), then set taus to the selected value."
+                "them. Set `selection` in the study, which selects tau on held-out training images, or set one tau."
             )
-        context.say(f"tau is {taus[0]:g}, the only candidate, because there is no val split.")
+        context.say(f"tau {taus[0]:g} is used without a selection.")
         return taus[0], {"tau": taus[0]}
     features = val.inputs(0, np.arange(len(val)), tokens=False)
     tau, scores = choose_on_val(head_of_tau, taus, features, torch.from_numpy(val.labels))

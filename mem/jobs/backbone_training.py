@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from mem import config, provenance
-from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
-from mem.data.loading.samplers import InstanceSampler
+from mem.data.loading.samplers import InstanceSampler, PartSampler
 from mem.data.loading.shard import RankShard
+from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
 from mem.models.flops import training_flops
 from mem.models.pixels import Pixels
@@ -57,13 +57,13 @@ def train_backbone(
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     validate_every_epochs: float = 0,
 ) -> dict[str, Any]:
-    """Train on the training split of a converted dataset and return the results for run.json."""
-    train = Beton(job.inputs["images"] / "train.beton")
+    """Train on the run's training images of a converted dataset and return the results for run.json."""
+    train = images_of(job, "train")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)
     data = TrainingImages(
-        images=train,
-        sampler=InstanceSampler(len(train), job.seed),
+        images=train.file,
+        sampler=PartSampler(InstanceSampler(len(train), job.seed), train.positions),
         global_batch=settings.global_batch,
         side=inputs.side,
         augmentation=inputs.augmentation,

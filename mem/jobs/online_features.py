@@ -14,12 +14,13 @@ from torch import Tensor
 
 from mem import config
 from mem.data.batch import on_device
-from mem.data.beton.reader import Beton
 from mem.data.features.stored import read_about, read_labels
 from mem.data.loading.images import ImageViews
+from mem.data.loading.split_images import SplitImages
 from mem.jobs.backbone_training import fill_color_of, pixels_of
 from mem.jobs.backbones import backbone_of
 from mem.jobs.frozen_features import FeatureFunction, feature_function
+from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
 from mem.runs.run_config import read_config
 from mem.train.sizes import FEATURE_BATCH
@@ -58,11 +59,11 @@ class OnlineBackbone:
         """Return the features of a split."""
         return OnlineFeatures(self, split)
 
-    def views(self, split: str) -> ImageViews:
-        """Return the images of a split."""
-        backbone, images = self._backbone[0], self.job.inputs["images"]
+    def views(self, images: SplitImages) -> ImageViews:
+        """Return the views of all images in the file of a split."""
+        backbone = self._backbone[0]
         return ImageViews(
-            Beton(images / f"{split}.beton"),
+            images.file,
             backbone.image_size,
             backbone.center_crop,
             self.settings.augmentation,
@@ -84,8 +85,12 @@ class OnlineFeatures:
         self._split = split
 
     @cached_property
-    def _images(self) -> ImageViews:
-        return self._backbone.views(self._split)
+    def _images(self) -> SplitImages:
+        return images_of(self._backbone.job, self._split)
+
+    @cached_property
+    def _views(self) -> ImageViews:
+        return self._backbone.views(self._images)
 
     @property
     def labels(self) -> Int64[np.ndarray, " images"]:
@@ -122,11 +127,13 @@ class OnlineFeatures:
     def stream(self, samples: Iterable[tuple[np.ndarray, np.ndarray]], *, tokens: bool) -> Iterator[Tensor]:
         """Yield `inputs` for each pair of views and indices, on the job's device. Threads prefetch the images."""
         device = self._backbone.job.world.device
-        for batch in on_device(self._images.batches(samples), device):
+        positions = self._images.positions
+        in_file = ((views, positions[indices]) for views, indices in samples)
+        for batch in on_device(self._views.batches(in_file), device):
             # Do not use inference_mode, because a head's backward pass may need these tensors.
             with torch.no_grad():
                 parts = [self._features(part, tokens) for part in batch.inputs.split(FEATURE_BATCH)]
-            self._images.images.release()
+            self._images.file.release()
             yield torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _features(self, images: Tensor, tokens: bool) -> Tensor:

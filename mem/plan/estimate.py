@@ -17,7 +17,7 @@ from mem.plan.hours import CONVERT_SECONDS, JOB_OVERHEAD_SECONDS, READ_GB_PER_S,
 from mem.plan.image_counts import ImageCounts
 from mem.plan.memory import FLOAT_BYTES, Memory, training_memory
 from mem.plan.model_cost import ClassifierCost, ModelCost
-from mem.runs.dag import Run
+from mem.runs.dag import SELECT, Run
 from mem.train.schedules import training_steps
 from mem.train.sizes import FEATURE_BATCH
 
@@ -93,6 +93,12 @@ class Estimator:
         }
         return stages[run.stage](run)
 
+    def images_of(self, run: Run) -> ImageCounts:
+        """Return the number of images that a run uses as train, val and test."""
+        if self.study.selection is None or run.labels.get("branch") != SELECT:
+            return self.images
+        return self.images.without_held_out(self.study.selection.holdout.share)
+
     def _compute(self, run: Run) -> Compute:
         return getattr(self.study.compute, run.stage)
 
@@ -132,8 +138,8 @@ class Estimator:
         return self._training(run, model, finetune, model.parameters)
 
     def _training(self, run: Run, model: ModelCost, settings: config.Training, saved_weights: int) -> Estimate:
-        compute = self._compute(run)
-        steps = training_steps(settings.epochs, self.images.train, settings.global_batch)
+        compute, counts = self._compute(run), self.images_of(run)
+        steps = training_steps(settings.epochs, counts.train, settings.global_batch)
         images = steps * settings.global_batch
         optimizer, average = settings.optimizer, settings.ema_decay is not None
         flops = images * model.training_flops
@@ -141,7 +147,7 @@ class Estimator:
             validations = math.ceil(settings.epochs / settings.validate_every_epochs)
             # Every rank evaluates the complete val split.
             ranks = compute.nodes * compute.ranks_per_node
-            flops += validations * self.images.val * model.forward_flops * ranks
+            flops += validations * counts.val * model.forward_flops * ranks
         bf16 = settings.precision == "bf16"
         measured = self._measured(run, run.stage, model.training_flops, bf16=bf16)
         return Estimate(
@@ -169,15 +175,16 @@ class Estimator:
 
     def _features(self, run: Run) -> Estimate:
         model, width, tokens = self.classifier.cost, self.classifier.width, self.classifier.tokens
-        compute = self._compute(run)
-        stored = disk.features(self.study, self.images, width, tokens, online=False)
-        if self.study.features is None:
+        compute, counts = self._compute(run), self.images_of(run)
+        stored = disk.features(self.study, counts, width, tokens, online=False)
+        if self.study.features is None or "features" in run.inputs:
+            # Features are copied from files or from another run.
             return Estimate(run, compute, self._hours(0.0, read_bytes=2 * stored.final_bytes), stored)
-        images = self.images.total + self.study.features.views * self.images.train
+        images = counts.total + self.study.features.views * counts.train
         seconds, measured = self._backbone_seconds(run, images)
         hours = self._hours(seconds, read_bytes=stored.final_bytes)
         if self._online:
-            online = disk.features(self.study, self.images, width, tokens, online=True)
+            online = disk.features(self.study, counts, width, tokens, online=True)
             online_hours = JOB_OVERHEAD_SECONDS / 3600
             saved_bytes = stored.final_bytes - online.final_bytes
             return Estimate(
@@ -233,18 +240,19 @@ class Estimator:
 
     def _train_head(self, run: Run) -> Estimate:
         settings, model = self._head(run)
-        compute = self._compute(run)
+        compute, counts = self._compute(run), self.images_of(run)
         training: config.HeadTraining | None = getattr(settings, "training", None)
         if training is None:
             candidates = len(settings.taus) if isinstance(settings, config.Tau | config.LogitAdjustment) else 0
-            images = self.images.val if candidates else 0
-            flops = candidates * self.images.val * model.forward_flops
+            candidates = min(candidates, 1) if "selection" in run.inputs else candidates
+            images = counts.val if candidates else 0
+            flops = candidates * counts.val * model.forward_flops
             hours, added = self._head_hours(run, flops, images, settings)
             space = disk.head(model, self.images.classes, "sgd", 0, candidates)
             return Estimate(run, compute, hours, space, added_hours=added)
-        steps = training_steps(training.epochs, self.images.train, training.global_batch)
+        steps = training_steps(training.epochs, counts.train, training.global_batch)
         images = steps * training.global_batch
-        validated = self.images.val * max(1, int(training.epochs))
+        validated = counts.val * max(1, int(training.epochs))
         flops = images * model.training_flops + validated * model.forward_flops
         hours, added = self._head_hours(run, flops, images + validated, settings)
         kind = "mem" if isinstance(settings, config.Mem) else "head"
@@ -261,15 +269,15 @@ class Estimator:
         )
 
     def _evaluate(self, run: Run) -> Estimate:
-        settings, model = self._head(run)
-        images = self.images.val + self.images.test
+        (settings, model), counts = self._head(run), self.images_of(run)
+        images = counts.val + counts.test
         hours, added = self._head_hours(run, images * model.forward_flops, images, settings)
         groups = settings.groups if isinstance(settings, config.Mem) else 0
         return Estimate(
             run,
             self._compute(run),
             hours,
-            disk.evaluate(self.images, groups),
+            disk.evaluate(counts, groups),
             images=images,
             flops_per_image=model.forward_flops + self._online_flops,
             added_hours=added,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,14 @@ class ImageCounts:
     def total(self) -> int:
         """Number of images in all splits."""
         return self.train + self.val + self.test
+
+    def without_held_out(self, share: float) -> ImageCounts:
+        """Return the counts of a branch that uses a share of the training images as val, and no test images.
+
+        The share is rounded within each class, so the result can be off by up to half an image per class.
+        """
+        held_out = round(share * self.train)
+        return replace(self, train=self.train - held_out, val=held_out, test=0)
 
 
 def count_images(study: Study, convert: Run, given: Mapping[str, int], root: Path = Path()) -> ImageCounts:

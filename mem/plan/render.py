@@ -31,16 +31,23 @@ def render_plan(
 
 def _headline(study: Study, images: ImageCounts) -> str:
     seeds, orders = len(study.seeds), len(study.orders)
+    selection = ""
+    if study.selection is not None:
+        part = images.without_held_out(study.selection.holdout.share)
+        selection = (
+            f"\nselect: trains on {part.train:,} training images and selects on the {part.val:,} held-out images; "
+            f"refit: trains on all {images.train:,}"
+        )
     return (
         f"{study.study}: {study.dataset.name} x {study.backbone.name}, {seeds} seed{'s' * (seeds != 1)}, "
         f"{orders} class order{'s' * (orders != 1)}\n"
         f"{images.train:,} training, {images.val:,} val and {images.test:,} test images of {images.classes:,} classes "
-        f"({images.source})"
+        f"({images.source}){selection}"
     )
 
 
 def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
-    """Group the estimates by stage, and those of `train_head` also by head."""
+    """Group the estimates by stage and branch, and those of `train_head` also by head."""
     groups: dict[str, list[Estimate]] = {}
     for estimate in sorted(estimates, key=lambda e: STAGES.index(e.run.stage)):
         groups.setdefault(_kind(estimate.run), []).append(estimate)
@@ -48,7 +55,8 @@ def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
 
 
 def _kind(run: Run) -> str:
-    return f"{run.stage} {run.labels['variant']}" if run.stage == "train_head" else run.stage
+    head = f" {run.labels['variant']}" if run.stage == "train_head" else ""
+    return f"{run.stage}{head}" + (f" ({run.labels['branch']})" if "branch" in run.labels else "")
 
 
 def _longest(group: Sequence[Estimate]) -> Estimate:

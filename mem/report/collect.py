@@ -12,6 +12,7 @@ import numpy as np
 from mem.errors import UserError
 from mem.report.evaluation import read_evaluation
 from mem.report.results import ScoreRow, score_rows
+from mem.runs.dag import SELECT
 
 
 @dataclass
@@ -42,6 +43,9 @@ class StudyResults:
 def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -> StudyResults:
     """Read the evaluate runs of a study.
 
+    With `selection`, each head has two evaluations: the branch `select` contributes the scores on val, and the branch
+    `refit` those on test.
+
     Args:
         study: Name of the study.
         evaluations: This study's labels for each run, and the run's folder. The labels in `run.json` are not used,
@@ -51,13 +55,18 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         UserError: An evaluation is unfinished or damaged, or the evaluations use different datasets.
     """
     results = StudyResults()
-    first_of_order: dict[int, tuple[Path, object]] = {}
+    first: dict[tuple[int, str | None], tuple[Path, object]] = {}
     norms: dict[str, list[np.ndarray]] = {}
     for labels, folder in evaluations:
         record, metrics = read_evaluation(folder)
         current = (folder, _data_summary(metrics))
-        _check_same_data(first_of_order.setdefault(labels["order"], current), current)
+        branch = labels.get("branch")
+        _check_same_data(first.setdefault((labels["order"], branch), current), current)
         results.rows += score_rows(study, [({**record, "labels": labels}, metrics)])
+        if branch == SELECT:
+            _require_split(folder, metrics, "val")
+            continue
+        _require_split(folder, metrics, "test")
         variant, test = labels["variant"], metrics["splits"]["test"]
         results.evaluations[variant, labels["order"], labels["seed"]] = folder
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
@@ -72,6 +81,15 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         )
     results.mean_norms = {variant: np.mean(matrices, axis=0) for variant, matrices in norms.items()}
     return results
+
+
+def _require_split(folder: Path, metrics: Mapping[str, Any], split: str) -> None:
+    """Check that an evaluation has scores of the split that its branch contributes."""
+    if split not in metrics["splits"]:
+        raise UserError(
+            f"{folder / 'metrics.json'} is damaged: splits.{split}: it has no scores on {split}. To evaluate again, "
+            f"delete {folder / 'run.json'} and run the workflow."
+        )
 
 
 def _data_summary(metrics: Mapping[str, Any]) -> tuple[list[int], dict[str, int]]:

@@ -72,17 +72,18 @@ def gpu_count(record: Mapping[str, Any]) -> int:
 
 
 def run_label(run: Run) -> str:
-    """Return a run's variant, class order and seed: `mem order 0 seed 1`."""
+    """Return a run's variant, branch, class order and seed: `mem refit order 0 seed 1`."""
     return " ".join(
-        str(run.labels[name]) if name == "variant" else f"{name} {run.labels[name]}"
-        for name in ("variant", "order", "seed")
+        str(run.labels[name]) if name in ("variant", "branch") else f"{name} {run.labels[name]}"
+        for name in ("variant", "branch", "order", "seed")
         if name in run.labels
     )
 
 
 def runs_table(runs: Sequence[Run]) -> list[list[str]]:
     """Return a table with one line per run: its labels, its folder and the keys of its inputs."""
-    columns = ("stage", "key", "dataset", "backbone", "order", "seed", "method", "variant", "folder", "inputs")
+    labels = ("order", "seed", "method", "variant")
+    columns = ("stage", "key", "dataset", "backbone", *labels, "folder", "inputs", "branch")
     lines: list[list[str]] = [list(columns)]
     for run in runs:
         values = {

@@ -52,7 +52,7 @@ class _Split(TypedDict):
 
 class _Splits(TypedDict):
     val: NotRequired[_Split]
-    test: _Split
+    test: NotRequired[_Split]
 
 
 class _Metrics(TypedDict):

@@ -196,6 +196,16 @@ def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]
     return grouped
 
 
+def is_refitted(rows: Iterable[ScoreRow]) -> bool:
+    """Return whether the scores on val and test are of different heads.
+
+    This is so in a study with `selection`: the heads of the scores on val are trained without the held-out images, and
+    those of the scores on test on all training images.
+    """
+    keys = {(row.variant, row.repeat): row.key for row in rows if row.split == "val"}
+    return any(keys.get((row.variant, row.repeat), row.key) != row.key for row in rows if row.split == "test")
+
+
 def summarise(rows: Sequence[ScoreRow], split: str, columns: Sequence[str] = SHOTS) -> dict[str, dict[str, Interval]]:
     """Return the mean of each score over seeds and class orders, and its interval, by variant."""
     return {

@@ -12,7 +12,7 @@ from mem.report.image_differences import image_difference_table
 from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary, val_table
 from mem.report.page import CaptionedTable
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, sorted_variants, val_scores
-from mem.report.results import SHOTS, ScoreRow, by_variant, score_table
+from mem.report.results import SHOTS, ScoreRow, by_variant, is_refitted, score_table
 
 OTHER_SCORES = ("top5", "balanced", "ece")
 ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
@@ -59,11 +59,17 @@ def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
     """Return the caption of the table of methods."""
     units = interval_units(rows)
     spread = f"Values are the mean and 95 % interval (Student's t) over {units}. " if units else ""
-    selection = (
-        "Settings were selected on val. Test was evaluated once, after training."
-        if any(row.split == "val" for row in rows)
-        else "There is no val split; settings are those in the study file. Test was evaluated once, after training."
-    )
+    if is_refitted(rows):
+        selection = (
+            "Settings were selected on held-out training images; then every head was trained on all training images "
+            "and evaluated once on test."
+        )
+    elif any(row.split == "val" for row in rows):
+        selection = "Settings were selected on val. Test was evaluated once, after training."
+    else:
+        selection = (
+            "There is no val split; settings are those in the study file. Test was evaluated once, after training."
+        )
     methods = len({row.variant for row in rows})
     sorting = (
         f" The {methods} methods are sorted, best on val first (mean per-class accuracy, with its standard error)."
@@ -79,7 +85,12 @@ def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
 
 def val_caption(rows: Sequence[ScoreRow]) -> str:
     """Return the caption for the table of accuracies on val. The rows must include val."""
-    return (
+    held_out = (
+        "Val are held-out training images; the scores are of heads that were trained without them. "
+        if is_refitted(rows)
+        else ""
+    )
+    return held_out + (
         "Settings and methods are selected on val, not on test, by the balanced accuracy: the mean of the per-class "
         "accuracies, so that a long-tailed val split gives every class the same weight. SE is its standard error over "
         "class orders or, with one class order, over val images and seeds. Paired differences between methods vary "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mem.config import (
     CustomModule,
     FeatureFiles,
     Head,
+    Holdout,
     NoBackbone,
     Section,
     Study,
@@ -29,10 +30,12 @@ from mem.config import (
 )
 from mem.runs.keys import (
     CENTER_CROP,
+    HOLDOUT,
     INITIAL_DIGEST,
     MODULE_DIGEST,
     NORMALISATION,
     SHOT_COUNTS,
+    SPLIT,
     START,
     defaults,
     digest,
@@ -41,8 +44,10 @@ from mem.runs.keys import (
     keyed,
     unkeyed,
 )
-from mem.runs.versions import version_of
+from mem.runs.versions import selects_on_val, version_of
 
+SELECT, REFIT = "select", "refit"
+"""Branches of a study with `selection`: runs without the held-out images, and runs on all training images."""
 STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
 
 Settings = Mapping[str, Section | Mapping[str, Any] | float | int | str]
@@ -61,7 +66,7 @@ class Run:
     inputs: Mapping[str, Run]
     """Runs that this run reads, by name."""
     labels: Mapping[str, str | int]
-    """Description of the run (order, seed, method, variant). Not part of the key."""
+    """Description of the run (order, seed, branch, method, variant). Not part of the key."""
     seed: int | None = None
 
     @cached_property
@@ -128,15 +133,11 @@ def study_runs(study: Study) -> list[Run]:
     """Return all runs of a study in topological order, with the report last."""
     runs: list[Run] = []
     for order in study.orders:
-        images = _data_run(study, order)
-        runs.append(images)
+        data_runs = _data_runs(study, order)
+        runs += data_runs
         for seed in study.seeds:
-            runs += _seed_runs(study, images, order, seed)
-    evaluations = {
-        f"{run.labels['variant']}-o{run.labels['order']}-s{run.labels['seed']}": run
-        for run in runs
-        if run.stage == "evaluate"
-    }
+            runs += _seed_runs(study, data_runs, order, seed)
+    evaluations = {_evaluation_name(run): run for run in runs if run.stage == "evaluate"}
     labels = {"study": study.study}
     runs.append(Run("report", study.dataset.name, study.backbone.name, {"study": study}, evaluations, labels))
     return runs
@@ -150,51 +151,105 @@ def data_run(runs: Sequence[Run]) -> Run:
     return runs[0]
 
 
-def _data_run(study: Study, order: int) -> Run:
+def _evaluation_name(run: Run) -> str:
+    """Return the name of an evaluate run among the inputs of the report."""
+    branch = f"-{SELECT}" if run.labels.get("branch") == SELECT else ""
+    return f"{run.labels['variant']}-o{run.labels['order']}-s{run.labels['seed']}{branch}"
+
+
+def _data_runs(study: Study, order: int) -> list[Run]:
+    """Return the runs of a class order that do not depend on the seed: the data run, and its part for a branch."""
     digests = index_digests(study.dataset)
     labels = {"order": order}
-    if isinstance(study.dataset, FeatureFiles):
-        settings = {"dataset": study.dataset, **digests}
-        return Run("features", study.dataset.name, study.backbone.name, settings, {}, labels)
-    return Run("convert", study.dataset.name, "data", {"dataset": study.dataset, "order": order, **digests}, {}, labels)
+    if not isinstance(study.dataset, FeatureFiles):
+        settings = {"dataset": study.dataset, "order": order, **digests}
+        return [Run("convert", study.dataset.name, "data", settings, {}, labels)]
+    settings = {"dataset": study.dataset, **digests}
+    features = Run("features", study.dataset.name, study.backbone.name, settings, {}, labels)
+    return [features] if study.selection is None else [features, _part_of_features(study, features)]
+
+
+def _part_of_features(study: Study, features: Run) -> Run:
+    """Return the run that copies the features of the branch `select` from the features of all training images."""
+    assert study.selection is not None
+    # The section `features` determines which files the run writes.
+    settings: Settings = {HOLDOUT: study.selection.holdout, **({"features": study.features} if study.features else {})}
+    labels = {**features.labels, "branch": SELECT}
+    return Run("features", study.dataset.name, study.backbone.name, settings, {"features": features}, labels)
 
 
 _RunFactory = Callable[..., Run]
 """Function that creates a run of one seed and class order from a stage, settings, inputs and labels."""
 
 
-def _seed_runs(study: Study, images: Run, order: int, seed: int) -> list[Run]:
-    """Return all runs of one seed and class order, except the data run."""
+def _seed_runs(study: Study, data_runs: Sequence[Run], order: int, seed: int) -> list[Run]:
+    """Return all runs of one seed and class order, except the data runs."""
 
     def create_run(stage: str, settings: Settings, inputs: Mapping[str, Run], **labels: str) -> Run:
         all_labels = {"order": order, "seed": seed, **labels}
         return Run(stage, study.dataset.name, study.backbone.name, settings, inputs, all_labels, seed)
 
     if isinstance(study.dataset, FeatureFiles):
-        return _head_runs(study, images, create_run)
-    assert study.features is not None
+        runs, features = list[Run](), _by_branch(*data_runs)
+    else:
+        runs, features = _backbone_runs(study, data_runs[0], create_run)
+    selected: dict[str, Run] = {}
+    for branch, features_run in features.items():
+        heads = _head_runs(study, features_run, selected, _in_branch(create_run, branch))
+        if branch == SELECT:
+            selected = {str(run.labels["variant"]): run for run in heads if run.stage == "train_head"}
+        runs += heads
+    return runs
+
+
+def _by_branch(features: Run, part: Run | None = None) -> dict[str | None, Run]:
+    """Return the features run of each branch, given the features of all training images and the part for `select`."""
+    return {None: features} if part is None else {SELECT: part, REFIT: features}
+
+
+def _in_branch(create_run: _RunFactory, branch: str | None) -> _RunFactory:
+    """Return a function that creates runs of a branch. Without branches, runs have no such label."""
+    return create_run if branch is None else partial(create_run, branch=branch)
+
+
+def _backbone_runs(study: Study, images: Run, create_run: _RunFactory) -> tuple[list[Run], dict[str | None, Run]]:
+    """Return the runs of the backbone, and the features run of each branch."""
     runs: list[Run] = []
-    encoder: dict[str, Run] = {}
-    initial = _initial_settings(study)
-    normalisation = _normalisation_settings(study)
+    inputs, initial = {"images": images}, _initial_settings(study)
     if study.pretrain is not None:
-        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **normalisation, **initial}
-        pretrained = create_run("pretrain", settings, {"images": images})
-        encoder, initial = {"encoder": pretrained}, {}
+        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **_normalisation_settings(study), **initial}
+        pretrained = create_run("pretrain", settings, inputs)
+        inputs, initial = {**inputs, "encoder": pretrained}, {}
         runs.append(pretrained)
+    assert study.features is not None
+    if study.selection is None:
+        branch_runs = _branch_runs(study, inputs, initial, create_run)
+        return runs + branch_runs, {None: branch_runs[-1]}
+    if study.finetune is None and not study.features.online:
+        # The frozen backbone is the same in both branches, so it computes all features only once.
+        (features,) = _branch_runs(study, inputs, initial, create_run)
+        part = _part_of_features(study, features)
+        return [*runs, features, part], _by_branch(features, part)
+    select = _branch_runs(study, inputs, initial, _in_branch(create_run, SELECT), study.selection.holdout)
+    refit = _branch_runs(study, inputs, initial, _in_branch(create_run, REFIT))
+    return [*runs, *select, *refit], {SELECT: select[-1], REFIT: refit[-1]}
+
+
+def _branch_runs(
+    study: Study, inputs: Mapping[str, Run], initial: Settings, create_run: _RunFactory, holdout: Holdout | None = None
+) -> list[Run]:
+    """Return the runs that compute features from images: finetune, if the backbone is finetuned, and features."""
+    assert study.features is not None
+    normalisation = _normalisation_settings(study)
+    part: Settings = {} if holdout is None else {HOLDOUT: holdout}
     if study.finetune is None:
         settings = {"backbone": study.backbone, "features": study.features, **normalisation}
-        settings |= initial | _module_settings(study)
-        features = create_run("features", settings, {"images": images, **encoder})
-        runs.append(features)
-    else:
-        settings = {"backbone": study.backbone, "finetune": study.finetune, **normalisation, **initial}
-        finetuned = create_run("finetune", settings, {"images": images, **encoder})
-        assert not isinstance(study.backbone, NoBackbone)
-        settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation}
-        features = create_run("features", settings, {"images": images, "classifier": finetuned})
-        runs += [finetuned, features]
-    return runs + _head_runs(study, features, create_run)
+        return [create_run("features", {**settings, **initial, **_module_settings(study), **part}, inputs)]
+    settings = {"backbone": study.backbone, "finetune": study.finetune, **normalisation, **initial, **part}
+    finetuned = create_run("finetune", settings, inputs)
+    assert not isinstance(study.backbone, NoBackbone)
+    settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation, **part}
+    return [finetuned, create_run("features", settings, {"images": inputs["images"], "classifier": finetuned})]
 
 
 def _normalisation_settings(study: Study) -> dict[str, Any]:
@@ -222,13 +277,23 @@ def _module_settings(study: Study) -> dict[str, str]:
     return settings | ({MODULE_DIGEST: found} if (found := file_digest(study.backbone.file)) else {})
 
 
-def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run]:
-    """Return the train_head and evaluate runs. The run of a head follows that of the head it starts from."""
+def _head_runs(study: Study, features: Run, selected: Mapping[str, Run], create_run: _RunFactory) -> list[Run]:
+    """Return the train_head and evaluate runs. The run of a head follows that of the head it starts from.
+
+    Args:
+        study: The study.
+        features: The features run of the branch.
+        selected: The train_head runs of the branch `select`, by head name, from which heads take the values that were
+            selected on held-out images.
+        create_run: Function that creates a run of the branch.
+    """
     runs: list[Run] = []
     # If features are not stored, heads compute them from the inputs of the features run.
     online = study.features is not None and study.features.online
     source = {"features": features, **(features.inputs if online else {})}
-    shot_counts = _shot_counts(study)
+    holdout = features.settings.get(HOLDOUT)
+    shot_counts = _shot_counts(study, held_out=holdout is not None)
+    evaluated: Settings = {"shots": study.shots, **shot_counts, **({} if holdout is None else {SPLIT: "val"})}
     heads: dict[str, Run] = {}
     probe = study.probe if study.finetune is None else None
     for name in ordered_heads(study.heads, probe):
@@ -244,18 +309,24 @@ def _head_runs(study: Study, features: Run, create_run: _RunFactory) -> list[Run
             settings[START] = "classifier"
         if (start := start_of(head, probe)) is not None and not _is_finetuned_classifier(study.heads[start]):
             inputs["head"] = heads[start]
+        if name in selected and selects_on_val(keyed(head, "train_head")):
+            inputs["selection"] = selected[name]
         heads[name] = create_run("train_head", settings, inputs, **labels)
-        evaluated = {"shots": study.shots, **shot_counts}
         evaluation = create_run("evaluate", evaluated, {"head": heads[name], **source}, **labels)
         runs += [heads[name], evaluation]
     return runs
 
 
-def _shot_counts(study: Study) -> dict[str, str]:
-    """Return the setting of the runs whose groups of classes do not depend on the study's holdout."""
-    if isinstance(study.dataset, FeatureFiles) or study.dataset.holdout is None:
-        return {}
-    return {SHOT_COUNTS: "before holdout"}
+def _shot_counts(study: Study, *, held_out: bool) -> dict[str, str]:
+    """Return the setting of the runs whose groups of classes do not depend on a holdout.
+
+    Args:
+        study: The study, which may have a `dataset.holdout`.
+        held_out: Whether the runs belong to a branch that holds out images.
+    """
+    if held_out or getattr(study.dataset, "holdout", None) is not None:
+        return {SHOT_COUNTS: "before holdout"}
+    return {}
 
 
 def _is_finetuned_classifier(head: Head) -> bool:

@@ -66,7 +66,7 @@ class RunConfig:
     @property
     def title(self) -> str:
         """Short description of the run."""
-        names = [str(self.labels[name]) for name in ("variant", "study") if name in self.labels]
+        names = [str(self.labels[name]) for name in ("variant", "branch", "study") if name in self.labels]
         where = [self.dataset] if self.backbone == "data" else [self.dataset, self.backbone]
         numbers = [f"{name} {self.labels[name]}" for name in ("order", "seed") if name in self.labels]
         return " ".join([self.stage, *names, *where, *numbers])

@@ -1,11 +1,12 @@
-"""Stage `evaluate`: computes a head's predictions and scores on test and, if there is a val split, on val."""
+"""Stage `evaluate`: computes a head's predictions and scores on test and, if there is a val split, on val.
+
+In the branch `select` of a study with `selection`, it computes them only on val, the held-out training images.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from mem.heads.build import load_head
 from mem.heads.mem.head import MemHead
 from mem.heads.predict import predict
 from mem.jobs.feature_sources import counts_before_holdout, feature_sources
+from mem.jobs.image_names import image_names
 from mem.jobs.job import Job
 from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import classes_without_images, scalars, split_scores
-from mem.runs.folder import read_record
+from mem.runs.keys import SPLIT
 
 SPLITS = ("val", "test")
 
@@ -45,15 +47,15 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         group_of_class=_mem_partition(head),
     )
     splits = _splits_with_images(job, split_of, len(counts))
-    names = _image_names(folder)
+    names = image_names(folder)
     head = head.to(job.world.device)
     predictions: dict[str, Predictions] = {}
     scores: dict[str, dict[str, Any]] = {}
     for name, split in splits.items():
-        image_names = names.get(name)
-        if image_names is not None and len(image_names) != len(split):
-            image_names = None
-        predictions[name] = predict(head, split, groups, job.world.device, image_names)
+        names_of_split = names.get(name)
+        if names_of_split is not None and len(names_of_split) != len(split):
+            names_of_split = None
+        predictions[name] = predict(head, split, groups, job.world.device, names_of_split)
         scores[name] = split_scores(predictions[name], metadata)
         job.log.scalars({f"{name}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
         if absent := classes_without_images(predictions[name], len(counts)):
@@ -70,8 +72,9 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         content |= {"interval_strata": "classes", "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
-    scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy["test"].items()]
-    job.say(f"{job.run.labels['variant']}, test: {', '.join(scores_text)}")
+    last = next(reversed(accuracy))
+    scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy[last].items()]
+    job.say(f"{job.run.labels['variant']}, {last}: {', '.join(scores_text)}")
     return accuracy
 
 
@@ -91,14 +94,14 @@ def _check_classes(job: Job, classes: int) -> None:
 
 
 def _splits_with_images(job: Job, split_of: Callable[[str], FeatureSource], classes: int) -> dict[str, FeatureSource]:
-    """Return the features of the splits that have images.
+    """Return the features of the splits to evaluate that have images.
 
     Raises:
         UserError: The test split has no images, or a label is not a class number.
     """
-    folder = job.inputs["features"]
-    splits = {name: split for name in SPLITS if len(split := split_of(name))}
-    if "test" not in splits:
+    folder, only = job.inputs["features"], job.run.settings.get(SPLIT)
+    splits = {name: split for name in SPLITS if only in (None, name) and len(split := split_of(name))}
+    if "test" not in splits and only is None:
         raise UserError(
             f"{folder}: the test split has no images, so there is nothing to evaluate. Set `dataset.test`; see "
             "docs/how-to/data.md."
@@ -118,20 +121,6 @@ def _mem_partition(head: Head) -> tuple[int, ...] | None:
     if not isinstance(head, MemHead):
         return None
     return tuple(head.get_buffer("group_of_class").tolist())
-
-
-def _image_names(features: Path) -> dict[str, list[str]]:
-    """Return the image names of each split, or an empty dictionary if there is no `images.csv`."""
-    images = read_record(features)["inputs"].get("images")
-    path = Path(images, "images.csv") if images is not None else None
-    if path is None or not path.is_file():
-        return {}
-    names: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for line in csv.DictReader(file):
-            if line["split"] in SPLITS:
-                names.setdefault(line["split"], []).append(line["name"])
-    return names
 
 
 def _first(numbers: list[int]) -> str:

@@ -12,17 +12,20 @@ from torch import Tensor
 
 from mem import config, files
 from mem.data.batch import Batch, on_device
-from mem.data.beton.reader import Beton
 from mem.data.convert.convert import SPLITS, train_counts
 from mem.data.features import stored as store
 from mem.data.features.writer import Chunk, FeatureWriter, SplitLayout, chunks_of_rank
 from mem.data.loading.images import ImageViews
+from mem.data.loading.split_images import SplitImages
 from mem.errors import Stopped, UserError
 from mem.jobs.backbone_training import fill_color_of, pixels_of
 from mem.jobs.backbones import backbone_of
 from mem.jobs.frozen_features import FeatureFunction, feature_function, in_main_memory
+from mem.jobs.held_out import held_out_record, images_of
+from mem.jobs.held_out_features import held_out_features
 from mem.jobs.job import Job
 from mem.jobs.precomputed_features import precomputed_features
+from mem.longtail import class_counts
 from mem.models.backbones import BackboneClassifier, FrozenBackbone
 from mem.models.weights.tensors import save_weights
 from mem.progress import Progress
@@ -37,18 +40,22 @@ def features(job: Job) -> Mapping[str, Any]:
     """
     if "dataset" in job.run.settings:
         return precomputed_features(job)
+    if "features" in job.inputs:
+        return held_out_features(job)
     settings = job.run.section("features", config.Features)
-    counts = train_counts(job.inputs["images"])
-    backbone, model, record = backbone_of(job, len(counts))
+    classes = len(train_counts(job.inputs["images"]))
+    backbone, model, record = backbone_of(job, classes)
     if settings.tokens and not model.tokens:
         raise UserError(f"features.tokens: {backbone.name} has no tokens. Set features.tokens to false.")
-    betons = {split: Beton(job.inputs["images"] / f"{split}.beton") for split in SPLITS}
+    splits = {split: images_of(job, split) for split in SPLITS}
+    record |= held_out_record(job)
     out = job.folder.path
     if job.world.is_main:
-        for split, images in betons.items():
+        for split, images in splits.items():
             files.write_array(store.feature_file(out, split, "labels"), images.labels)
         online = {"online": True} if settings.online else {}
-        store.write_about(out, {"class_counts": counts.tolist(), "width": model.width, **online})
+        trained = class_counts(splits["train"].labels, classes)
+        store.write_about(out, {"class_counts": trained.tolist(), "width": model.width, **online})
         if "classifier" in job.inputs:
             assert isinstance(model, BackboneClassifier)
             linear = {"weight": model.linear.weight, "bias": model.linear.bias}
@@ -56,7 +63,7 @@ def features(job: Job) -> Mapping[str, Any]:
     if settings.online:
         job.say("Only labels are stored (features.online). The backbone computes features when heads need them.")
         return {"images": 0, **record}
-    return _compute(job, settings, backbone, model, betons) | record
+    return _compute(job, settings, backbone, model, splits) | record
 
 
 def _compute(
@@ -64,14 +71,14 @@ def _compute(
     settings: config.Features,
     backbone: config.ImageBackbone,
     model: BackboneClassifier | FrozenBackbone,
-    betons: Mapping[str, Beton],
+    splits: Mapping[str, SplitImages],
 ) -> dict[str, Any]:
     compute = feature_function(model, pixels_of(job), settings, compiled=job.run.compute.compile)
     shapes = {"pooled": (model.width,), **({"tokens": (model.tokens, model.width)} if settings.tokens else {})}
     dtypes = {"pooled": "float32", "tokens": settings.dtype}
     layouts = {
         split: SplitLayout(1 + (settings.views if split == "train" else 0), len(images), shapes, dtypes)
-        for split, images in betons.items()
+        for split, images in splits.items()
     }
     save_seconds = 60 * job.run.compute.checkpoint_minutes
     writer = FeatureWriter(job.folder.path, job.run.key, layouts, FEATURE_BATCH, save_seconds)
@@ -91,10 +98,10 @@ def _compute(
     ):
         try:
             chunks_to_write = chunks_of_rank(missing, job.world.rank, job.world.size)
-            batches = _batches(job, betons, chunks_to_write, backbone, settings)
+            batches = _batches(job, splits, chunks_to_write, backbone, settings)
             for chunk, computed in in_main_memory(_computed(compute, batches, shapes)):
                 writer.write(chunk, computed)
-                betons[chunk.split].release()
+                splits[chunk.split].file.release()
                 progress.advance(chunk.count * job.world.size)
                 if job.stop.take_save():
                     writer.save()
@@ -120,7 +127,7 @@ def _computed(
 
 def _batches(
     job: Job,
-    betons: Mapping[str, Beton],
+    splits: Mapping[str, SplitImages],
     chunks: Sequence[Chunk],
     backbone: config.ImageBackbone,
     settings: config.Features,
@@ -130,8 +137,9 @@ def _batches(
     fill = fill_color_of(job)
     for (split, view), group in itertools.groupby(chunks, lambda chunk: (chunk.split, chunk.view)):
         chunks_of_view = list(group)
-        indices = np.concatenate([np.arange(chunk.first, chunk.first + chunk.count) for chunk in chunks_of_view])
-        views = ImageViews(betons[split], side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
+        images = splits[split]
+        indices = np.concatenate([images.positions[chunk.first :][: chunk.count] for chunk in chunks_of_view])
+        views = ImageViews(images.file, side, backbone.center_crop, settings.augmentation, job.seed, workers, fill)
         # Every chunk is a full batch, except the last chunk of a view.
         batches = on_device(views.of_view(indices, view, FEATURE_BATCH), job.world.device)
         yield from zip(chunks_of_view, batches, strict=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +12,13 @@ from mem import config
 from mem.data.augment.erasing import random_erase
 from mem.data.augment.mixing import PAIR, Mixing, mix
 from mem.data.batch import Batch
-from mem.data.beton.reader import Beton
 from mem.data.convert.convert import train_counts
 from mem.data.loading.images import plain_batches
+from mem.data.loading.split_images import SplitImages
 from mem.heads.base import accuracy
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
 from mem.jobs.backbones import load_starting_weights, move_to_device
+from mem.jobs.held_out import held_out_record, images_of
 from mem.jobs.job import Job
 from mem.losses import cross_entropy, mixed_cross_entropy
 from mem.models.backbones import BackboneClassifier, build, seed_torch
@@ -36,14 +36,13 @@ def finetune(job: Job) -> Mapping[str, Any]:
     """Train the backbone and the classifier, from pretrained weights or from scratch; write `model.safetensors`."""
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
-    images = job.inputs["images"]
-    counts = train_counts(images)
+    classes = len(train_counts(job.inputs["images"]))
     seed_torch(job.seed)
-    model = build(backbone, len(counts), settings.drop_path)
-    record = load_starting_weights(job, model)
+    model = build(backbone, classes, settings.drop_path)
+    record = load_starting_weights(job, model) | held_out_record(job)
     move_to_device(model, job.world.device, job.run.compute, job.run.backbone)
     pixels = pixels_of(job)
-    val = Beton(images / "val.beton")
+    val = images_of(job, "val")
     mixing = mixing_of(settings)
     groups = layer_decay_groups(
         model,
@@ -106,7 +105,7 @@ def classification(
 @torch.no_grad()
 def validation(
     model: nn.Module,
-    val: Beton,
+    val: SplitImages,
     backbone: config.ImageBackbone,
     pixels: Pixels,
     job: Job,
@@ -119,8 +118,8 @@ def validation(
     predictions: list[Tensor] = []
     device = job.world.device
     for batch in plain_batches(
-        val,
-        np.arange(len(val)),
+        val.file,
+        val.positions,
         EVALUATION_BATCH,
         backbone.image_size,
         backbone.center_crop,

@@ -34,6 +34,7 @@ from mem.report.tables import ORACLE, score_tables
 from mem.runs.attempts import total_seconds
 from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import RunFolder, read_record
+from mem.runs.keys import HOLDOUT
 
 PAPER_FIGURES = {"figure3": "shots", "figure4": "ablations"}
 """Figures of the paper that the report also contains, with the report's name for each figure."""
@@ -59,7 +60,7 @@ def report(job: Job) -> Mapping[str, Any]:
     page = Page(
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
-        facts=_facts(study, manifest, records, results),
+        facts=_facts(study, runs, records, results),
         score_tables=[*score_tables(results), *group_naming_tables(study, results)],
         figures=report_figures,
         reconstructions=reconstruction_images(runs),
@@ -147,8 +148,9 @@ def _write_figure(path: Path, figure: RenderedFigure) -> None:
 
 
 def _facts(
-    study: config.Study, manifest: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]], results: StudyResults
+    study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]], results: StudyResults
 ) -> dict[str, str]:
+    manifest = records[data_run(runs).key]["results"]
     splits = manifest["splits"]
     groups = longtail.shot_groups(training_counts(manifest, study), study.shots)
     classes = np.bincount(groups, minlength=len(longtail.SHOT_NAMES))
@@ -156,12 +158,24 @@ def _facts(
     return {
         "classes": " / ".join(f"{n} {group}" for group, n in zip(longtail.SHOT_NAMES, classes, strict=True)),
         "images (train / val / test)": " / ".join(f"{splits[name]['images']:,}" for name in ("train", "val", "test")),
+        **_selection_fact(study, runs, records),
         "shot groups": str(study.shots),
         "seeds": ", ".join(map(str, study.seeds)),
         "class orders": ", ".join(map(str, study.orders)),
         "best on val": best_on_val_text(results.rows),
         "compute time, all runs": f"{seconds / 60:.1f} min",
     }
+
+
+def _selection_fact(
+    study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return how many training images a study with `selection` holds out in its first class order."""
+    if study.selection is None:
+        return {}
+    results = next(records[run.key]["results"] for run in runs if HOLDOUT in run.settings)
+    held_out = f"{results['held_out_images']:,} held-out training images (seed {study.selection.holdout.seed})"
+    return {"selection": f"on {held_out}, with heads trained on the other {results['training_images']:,}"}
 
 
 def _other_tables(

@@ -16,6 +16,7 @@ from mem.heads.build import HeadInputs, load_head, load_linear, save_head
 from mem.heads.training import HeadFeatures, make_head
 from mem.jobs.feature_sources import counts_before_holdout, feature_sources
 from mem.jobs.job import Job
+from mem.jobs.selected_settings import with_selected_tau
 from mem.runs.keys import START
 
 
@@ -30,7 +31,7 @@ def train_head(job: Job) -> Mapping[str, Any]:
     inputs = HeadInputs(_initial_classifier(job, len(counts), about), counts, shots, job.seed, before_holdout)
     name = str(job.run.labels["variant"])
     features = HeadFeatures(splits("train"), splits("val"))
-    head, results = make_head(settings, inputs, features, job.fit_context(name))
+    head, results = make_head(with_selected_tau(settings, job), inputs, features, job.fit_context(name))
     save_head(job.folder.path, head, settings, inputs)
     job.checkpoints().clear()
     return results

@@ -199,7 +199,7 @@ class Mirror:
             case "finetune":
                 folder = inputs.get("encoder")
             case "features":
-                folder = inputs.get("classifier", inputs.get("encoder"))
+                folder = inputs.get("classifier", inputs.get("encoder", inputs.get("features")))
             case "train_head":
                 features = self._start_of(inputs["features"])
                 above = features["inputs"] if features else {}
@@ -250,10 +250,13 @@ class Mirror:
 
     def _dataset(self, start: Mapping[str, Any]) -> tuple[str, Path, dict[str, Any]] | None:
         """Return the key, folder and manifest of the dataset that a run uses, or None if the run uses no dataset."""
-        folder = start["inputs"].get("images")
-        if folder is None and (features := start["inputs"].get("features")):
-            features_start = self._start_of(features)
-            folder = features_start["inputs"].get("images") if features_start else None
+        inputs = start["inputs"]
+        # The features of a branch with held-out images can be a copy of those of another run.
+        for _ in range(2):
+            if "images" not in inputs and "features" in inputs:
+                features_start = self._start_of(inputs["features"])
+                inputs = features_start["inputs"] if features_start else {}
+        folder = inputs.get("images")
         manifest = input_folder(self.root, folder) / "dataset.json" if folder else None
         if folder is None or manifest is None or not manifest.is_file():
             return None

@@ -11,9 +11,9 @@ LOG_ID = "mem.log_id"
 
 
 def run_name(start: Mapping[str, Any]) -> str:
-    """Return the name shown in MLflow's UI: variant or stage, class order, seed and the first digits of the key."""
+    """Return the name shown in MLflow's UI: variant or stage, branch, class order, seed and first digits of the key."""
     labels = start["labels"]
-    words = [str(labels.get("variant") or start["stage"])]
+    words = [str(labels.get("variant") or start["stage"]), *([labels["branch"]] if "branch" in labels else [])]
     words += [f"{name[0]}{labels[name]}" for name in ("order", "seed") if name in labels]
     return " ".join([*words, start["key"][:4]])
 

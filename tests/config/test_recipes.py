@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 FOLDER = REPOSITORY / "config" / "paper"
 PAGE = REPOSITORY / "docs" / "reference" / "recipes.md"
 PAPER = yaml.safe_load((REPOSITORY / "mem" / "report" / "paper.yaml").read_text())
-RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "holdout")
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PAPERS = [recipe for recipe in RECIPES if not recipe.endswith("_layer_decay")]
 """Recipes that the report compares with the paper; the others are variants of them."""
 SCORES = [
@@ -132,11 +132,10 @@ def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
     assert row[1] == stated[1]
 
 
-def test_the_holdout_adds_a_val_split():
-    with_holdout = load_study([FOLDER / "inat18_vit_base.yaml", FOLDER / "holdout.yaml"])
-    assert with_holdout.dataset.has_val()
-    assert not study("inat18_vit_base").dataset.has_val()
-    assert len(with_holdout.heads["tau"].taus) == 21  # type: ignore[union-attr]
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_tau_is_selected_on_val_or_on_held_out_training_images(recipe):
+    assert study(recipe).dataset.has_val() == (study(recipe).selection is None)
+    assert len(study(recipe).heads["tau"].taus) == 21  # type: ignore[union-attr]
 
 
 def test_recipes_of_one_data_set_share_its_conversion(tmp_path, monkeypatch):

@@ -15,9 +15,7 @@ from mem.errors import UserError
 from tests.config.studies import error_message
 from tests.conftest import REPOSITORY
 
-OVERLAYS = ("holdout",)
-"""Files in config/ that are not complete studies but are merged over one."""
-SHIPPED = [path for path in sorted((REPOSITORY / "config").rglob("*.yaml")) if path.stem not in OVERLAYS]
+SHIPPED = sorted((REPOSITORY / "config").rglob("*.yaml"))
 
 
 def line_of(path: Path, text: str) -> int:

@@ -73,7 +73,7 @@ def test_several_taus_without_a_val_split_are_refused_when_the_study_is_loaded(t
         load_study([tmp_path / "study.yaml"])
     message = str(error.value)
     assert "heads.tau.taus: selection from 3 values requires a val split, which the dataset does not have" in message
-    assert "Select tau on a holdout (dataset.holdout)" in message
+    assert "Add `selection: {holdout: {share: 0.1, seed: 0}}`" in message
 
 
 def test_several_taus_without_a_val_split_are_refused_by_the_stage_if_only_the_data_show_it(folder, runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mem.config import FeatureFiles, Study
@@ -22,6 +23,7 @@ from mem.data.datasets import ImageSet, read_unchecked
 from mem.data.datasets.file_listing import FolderListing, list_folders
 from mem.data.datasets.manifest import names_digest, write_label_map
 from mem.data.datasets.splits import describe_holdout
+from mem.data.split_parts import parts_of_train
 from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.progress import Progress
 from mem.runs.workflow_command import workflow_command
@@ -87,11 +89,29 @@ def check_study(study: Study, files: Sequence[Path], order: int | None, deep: bo
         findings = check(images, deep=deep, short_side=short_side, done=progress.advance)
     if note := describe_holdout(images, study.shots):
         findings.add(Severity.NOTE, note)
+    _check_selection(study, images, findings)
     if labels is not None:
         write_label_map(images, labels)
         findings.passed.append(f"label map: {labels}")
     print("\n".join([*_summary(study, images), *findings.lines(), _next_step(files, findings, order, deep)]))
     return findings.status
+
+
+def _check_selection(study: Study, images: ImageSet, findings: Findings) -> None:
+    """Describe the training images that a study with `selection` holds out, or report that there is a val split."""
+    if study.selection is None:
+        return
+    if len(images.val):
+        findings.add(
+            Severity.ERROR,
+            f"the dataset has a val split of {len(images.val):,} images, but `selection` is for datasets without one",
+            advice="Remove `selection` from the study. Settings are chosen on val.",
+        )
+        return
+    parts = parts_of_train(images.train.labels, study.selection.holdout)
+    train, val = (images.train.take(parts[split]) for split in ("train", "val"))
+    held_out = replace(images, train=train, val=val, held_out=True)
+    findings.add(Severity.NOTE, describe_holdout(held_out, study.shots, "the branch `select` of the study moves"))
 
 
 def _summary(study: Study, images: ImageSet) -> list[str]:

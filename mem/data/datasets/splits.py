@@ -73,15 +73,15 @@ def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
     return replace(images, train=images.train.take(parts.train), val=images.train.take(parts.rest), held_out=True)
 
 
-def describe_holdout(images: ImageSet, shots: Shots) -> str:
-    """Describe the val split that `holdout` created; "" for a dataset without a holdout."""
+def describe_holdout(images: ImageSet, shots: Shots, action: str = "`holdout` moved") -> str:
+    """Describe the val split that a holdout created, which `action` names; "" for a dataset without a holdout."""
     if not images.held_out:
         return ""
     classes = len(images.classes)
     val, total = longtail.class_counts(images.val.labels, classes), images.counts_before_holdout
     few = longtail.shot_groups(total, shots) == longtail.SHOT_NAMES.index("few")
     return (
-        f"`holdout` moved {val.sum():,} of {total.sum():,} training images to val. Val has the long tail of train: "
+        f"{action} {val.sum():,} of {total.sum():,} training images to val. Val has the long tail of train: "
         f"{val.max():,} to {val.min():,} images per class. {(val == 0).sum():,} of {classes:,} classes have no val "
         f"images, and the {few.sum():,} few-shot classes have {val[few].sum():,} val images together. Shot groups are "
         f"defined by the training images before the holdout ({shots})"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import IO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +32,21 @@ def create_feature_file(
     """
     folder.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(feature_file(folder, split, kind), mode="w+", dtype=np.dtype(dtype), shape=shape)
+
+
+@contextmanager
+def writable_feature_file(
+    folder: Path, split: str, kind: str, shape: tuple[int, ...], dtype: np.dtype
+) -> Iterator[IO[bytes]]:
+    """Open a feature file that is written from start to end, after its header.
+
+    The file is complete or does not exist. It is not written through a memory map, because a full disk would kill the
+    process.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with files.atomic(feature_file(folder, split, kind), "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +12,7 @@ from mem import files, longtail
 from mem.config import FeatureFiles, Shots
 from mem.data.features import arrays
 from mem.data.features.array_reader import FeatureArrayReader
-from mem.data.features.stored import feature_file, write_about
+from mem.data.features.stored import feature_file, writable_feature_file, write_about
 from mem.errors import UserError
 
 
@@ -56,24 +56,20 @@ def _copy(source: FeatureArrayReader | None, train_shape: tuple[int, ...], folde
         arrays.check_features(source, f"{split} ({source.path})")
     images = 0 if source is None else len(source)
     _, *sequence, width = train_shape
-    # The files are not written through a memory map, because a full disk would kill the process.
-    with contextlib.ExitStack() as stack:
-        pooled = _create(folder, split, "pooled", (1, images, width), stack)
-        tokens = _create(folder, split, "tokens", (1, images, sequence[0] - 1, width), stack) if sequence else None
+
+    def create(kind: str, shape: tuple[int, ...]) -> AbstractContextManager[IO[bytes]]:
+        return writable_feature_file(folder, split, kind, shape, np.dtype(np.float32))
+
+    with ExitStack() as stack:
+        pooled, tokens = stack.enter_context(create("pooled", (1, images, width))), None
+        if sequence:
+            tokens = stack.enter_context(create("tokens", (1, images, sequence[0] - 1, width)))
         for start in range(0, images, arrays.IMAGES_PER_READ):
             assert source is not None
             values = np.asarray(source[start : start + arrays.IMAGES_PER_READ], dtype=np.float32)
             pooled.write((values if tokens is None else values[:, 0]).tobytes())
             if tokens is not None:
                 tokens.write(values[:, 1:].tobytes())
-
-
-def _create(folder: Path, split: str, kind: str, shape: tuple[int, ...], stack: contextlib.ExitStack) -> IO[bytes]:
-    """Open a feature file with float32 values, and write its header."""
-    file = stack.enter_context(files.atomic(feature_file(folder, split, kind), "wb"))
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file
 
 
 def _class_names(settings: FeatureFiles, classes: int) -> list[str]:

@@ -38,6 +38,17 @@ class InstanceSampler:
         return stretch[start - first * self.images :][:count]
 
 
+class PartSampler:
+    """Samples the images at some positions of a split, in the order in which another sampler samples the part."""
+
+    def __init__(self, part: Sampler, positions: Int64[np.ndarray, " images"]) -> None:
+        self._part, self._positions = part, positions
+
+    def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
+        """Return the image indices of the samples `start` to `start + count - 1`."""
+        return self._positions[self._part.indices(start, count)]
+
+
 class ClassBalancedSampler:
     """In each round, visits all classes in random order and selects `IMAGES_PER_VISIT` images from each.
 
