@@ -28,6 +28,12 @@ def interval_units(rows: Sequence[ScoreRow]) -> str:
     return f"{orders} class orders{averaged}"
 
 
+def error_bars(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence about the error bars of a figure; "" for a single run, which has none."""
+    units = interval_units(rows)
+    return f" Error bars are 95 % intervals (Student's t) over {units}." if units else ""
+
+
 def coverage(rows: Sequence[ScoreRow]) -> str:
     """Return sentences about the variation over runs and over test images, and which of them the intervals cover."""
     if class_orders(rows) > 1:

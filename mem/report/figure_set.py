@@ -10,6 +10,7 @@ import numpy as np
 from mem import config, longtail
 from mem.report import figures
 from mem.report.ablation import find_ablations
+from mem.report.captions import error_bars
 from mem.report.collect import StudyResults
 from mem.report.cost import run_label
 from mem.report.page import CaptionedFigure, CaptionedImage
@@ -49,12 +50,13 @@ def build_figures(
         if omitted
         else ""
     )
+    bars = error_bars(rows)
     report_figures = [
         CaptionedFigure(
             "shots",
             "Accuracy by shot group",
             f"Accuracy on test, as in the paper's figure 3. The accuracy of a shot group is the mean over its classes "
-            f"({study.shots}); `all` is the accuracy over all images.{selection}",
+            f"({study.shots}); `all` is the accuracy over all images.{bars}{selection}",
             figures.shot_bars({variant: summary[variant] for variant in bar_variants}),
         ),
         CaptionedFigure(
@@ -68,7 +70,7 @@ def build_figures(
             "oracle",
             "Accuracy with and without the oracle",
             "Accuracy with predictions among all classes, and with predictions restricted to the classes of the "
-            "image's true shot group (oracle), as in the paper's figure 1b.",
+            f"image's true shot group (oracle), as in the paper's figure 1b.{bars}",
             figures.oracle_bars(
                 {variant: summary[variant] for variant in panel_variants},
                 {variant: oracle[variant] for variant in panel_variants},
@@ -150,7 +152,7 @@ def _ablations(study: config.Study, results: StudyResults) -> list[CaptionedFigu
         return []
     caption = (
         "MEM heads that differ in only one setting, as in the paper's figure 4. All other settings are those of the "
-        "head `mem`, or of the largest set of such heads."
+        f"head `mem`, or of the largest set of such heads.{error_bars(results.rows)}"
     )
     return [CaptionedFigure("ablations", "One setting at a time", caption, figures.ablation_panels(panels))]
 

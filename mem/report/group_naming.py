@@ -10,6 +10,7 @@ import numpy as np
 from mem import config
 from mem.metrics import interval, paired_student
 from mem.metrics.predictions import PREDICTIONS_FILE, read_metadata, read_predictions
+from mem.report.captions import interval_units
 from mem.report.collect import StudyResults
 from mem.report.differences import format_difference
 from mem.report.page import CaptionedTable
@@ -39,7 +40,9 @@ def group_naming_tables(study: config.Study, results: StudyResults) -> list[Capt
         lines.append(
             [variant, *means, format_difference(paired_student(norms, base, orders)), head.classifier_from or "-"]
         )
-    return [CaptionedTable("Who names the group", CAPTION, lines)] if len(lines) > 1 else []
+    units = interval_units(results.rows)
+    spread = f" Intervals are 95 % intervals (Student's t) over {units}." if units else ""
+    return [CaptionedTable("Who names the group", f"{CAPTION}{spread}", lines)] if len(lines) > 1 else []
 
 
 class _BaseShares:

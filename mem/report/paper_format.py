@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from mem.metrics import Interval, PairedDifference
-from mem.report.captions import interval_units
+from mem.report.captions import coverage, interval_units
 from mem.report.differences import format_signed
 from mem.report.results import ScoreRow
 
@@ -62,5 +62,6 @@ def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -
     runs += f", class orders {', '.join(map(str, orders))}" if len(orders) > 1 else ""
     units = interval_units(rows)
     spread = f"mean ± 95 % interval (Student's t) over {units}" if units else "one run, no interval"
+    covered = f" {coverage(rows)}" if units else ""
     missing = f" Not run: {', '.join(not_run)}." if not_run else ""
-    return f"{text} Shot groups by training images per class: {rows[0].thresholds}. {runs}: {spread}.{missing}"
+    return f"{text} Shot groups by training images per class: {rows[0].thresholds}. {runs}: {spread}.{covered}{missing}"

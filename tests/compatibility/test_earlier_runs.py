@@ -37,7 +37,17 @@ def test_every_run_can_be_read_and_is_finished(folder, runs):
     assert len(runs) == 15
     for run in runs:
         assert RunFolder(run.folder).finished()
-        assert read_config(run.folder, run.stage).key == run.key
+        if (run.stage, run.labels.get("variant")) != ("train_head", "tau"):
+            assert read_config(run.folder, run.stage).key == run.key
+
+
+def test_tau_is_not_selected_again_in_a_run_of_the_former_selection_rule(folder, runs, capsys):
+    tau = find_run(runs, "train_head", "tau")
+    (tau.folder / "run.json").unlink()
+    assert main(["train_head", "--config", str(tau.folder / "config.yaml")]) == 2
+    printed = capsys.readouterr().err
+    assert "written for version 1 of train_head, but this is version 2" in printed
+    assert "Run the study again. This creates new runs next to the old ones." in printed
 
 
 def test_the_study_has_new_runs_since_the_normalisation_is_not_part_of_the_conversion(folder, runs, capsys):
@@ -97,7 +107,7 @@ def test_features_of_an_earlier_backbone_and_data_set_are_the_same(folder, runs)
 
 
 @pytest.mark.stage
-@pytest.mark.parametrize("variant", ["ce", "tau", "crt", "lws"])
+@pytest.mark.parametrize("variant", ["ce", "crt", "lws"])
 def test_a_head_trained_on_earlier_features_is_the_same(variant, folder, runs):
     head = find_run(runs, "train_head", variant)
     before = load_file(head.folder / "head.safetensors")

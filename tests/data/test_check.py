@@ -140,8 +140,8 @@ def test_the_check_describes_a_holdout_with_the_thresholds_of_the_study(capsys, 
     assert "`holdout` moved " in output.partition("NOTES")[2]
     assert "before the holdout (many>16 few<2)" in output.partition("NOTES")[2]
     # Without the images of the holdout, the largest class would be a medium-shot class.
-    assert "16 to " in output
-    assert "training images per class; 1 many / " in output
+    assert "15 to 2 training images per class" in output
+    assert "training images per class; 1 many / 3 medium / 0 few" in output
 
 
 def test_a_data_set_that_cannot_be_read_gives_status_2(capsys, tmp_path):
