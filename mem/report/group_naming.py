@@ -53,9 +53,9 @@ class _BaseShares:
         self._row = {(row.variant, row.order, row.seed): row for row in results.rows if row.split == "test"}
 
     def of(self, rows: list[ScoreRow], head: config.Mem) -> Iterator[float]:
-        """Yield the share in percent for each run of a MEM head; NaN if the base head was not evaluated."""
+        """Yield the share in percent for each run of a MEM head; NaN if it has no base head that was evaluated."""
         for row in rows:
-            base = (head.classifier_from, row.order, row.seed)
+            base = (head.classifier_from or "", row.order, row.seed)
             if base not in self._row:
                 yield float("nan")
             elif head.partition == "shot":
