@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from mem.config.data import ImageData, Root
-
-DEBIAN_FONTS = "/usr/share/texlive/texmf-dist/fonts"
-"""Folder in which the Debian package `texlive-fonts-extra` installs its fonts."""
+from mem.config.base import Unkeyed
+from mem.config.data import ImageData
 
 
 class Glyphs(ImageData):
@@ -21,9 +19,9 @@ class Glyphs(ImageData):
     """
 
     source: Literal["glyphs"]
-    root: Root = DEBIAN_FONTS
-    """Folder that contains the fonts (`.otf` and `.ttf` files), at any depth. Fonts in the same folder, or with the
-    same family name, are one family. `mem data fonts` downloads the fonts of Debian's `texlive-fonts-extra`."""
+    root: Annotated[str | None, Unkeyed()] = None
+    """Folder that contains the fonts (`.otf` and `.ttf` files), at any depth. Default: `data/fonts`, to which `mem data
+    fonts` downloads the fonts, if it exists, otherwise the folder of the Debian package `texlive-fonts-extra`."""
     classes: Annotated[int, Field(ge=2)] | None
     """Number of classes. `null`: the published number of the profile or, for `exponential` and `natural`, all
     characters that enough fonts draw."""

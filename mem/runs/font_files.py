@@ -14,6 +14,9 @@ from mem.errors import UserError
 SUFFIXES = (".otf", ".ttf")
 FONT_DIGEST = "font digest"
 """Name of the setting that contains the digest of the fonts."""
+FONT_FOLDERS = ("data/fonts", "/usr/share/texlive/texmf-dist/fonts")
+"""Folders of which the first one that exists is used by default: that of `mem data fonts`, and that of the Debian
+package `texlive-fonts-extra`."""
 FREETYPE = "freetype"
 """Name of the setting that contains the version of FreeType, which renders the fonts."""
 
@@ -32,10 +35,18 @@ class FontFile:
     """Time of the last modification, in nanoseconds."""
 
 
-def find_fonts(root: str | Path) -> list[FontFile]:
+def font_folder(root: str | None) -> Path:
+    """Return the folder that contains the fonts: `root`, or the first default folder that exists, or else the last."""
+    if root is not None:
+        return Path(root).expanduser()
+    existing = [folder for folder in FONT_FOLDERS if Path(folder).is_dir()]
+    return Path([*existing, *FONT_FOLDERS[-1:]][0])
+
+
+def find_fonts(root: Path) -> list[FontFile]:
     """Return all font files below a folder, sorted by name. Links to folders are not followed."""
     found: list[tuple[str, int, int]] = []
-    for folder, _, names in os.walk(Path(root).expanduser()):
+    for folder, _, names in os.walk(root):
         for name in names:
             if name.lower().endswith(SUFFIXES):
                 path = os.path.join(folder, name)
@@ -55,18 +66,16 @@ def find_fonts(root: str | Path) -> list[FontFile]:
     return sorted(fonts, key=lambda font: font.name)
 
 
-def font_settings(root: str) -> dict[str, str]:
+def font_settings(root: str | None) -> dict[str, str]:
     """Return the settings of a run key that identify the fonts and their renderer: a digest and FreeType's version.
 
-    Without fonts there is no digest, so that a study can be planned before the fonts are available.
+    Without fonts there are no settings, so that a study can be planned before the fonts are available.
 
     Raises:
         UserError: Pillow, which contains FreeType, is not installed.
     """
-    found = {FREETYPE: _freetype_version()}
-    if fonts := find_fonts(root):
-        found[FONT_DIGEST] = _fonts_digest(tuple(fonts))
-    return found
+    fonts = find_fonts(font_folder(root))
+    return {FREETYPE: _freetype_version(), FONT_DIGEST: _fonts_digest(tuple(fonts))} if fonts else {}
 
 
 @cache

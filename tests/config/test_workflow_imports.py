@@ -31,7 +31,9 @@ sys.meta_path.insert(0, Blocker())
 from mem.config.load import load_study
 from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
-import mem.jobs.workflow_signals, mem.tracking.commands, mem.workflow_process
+import mem.jobs.workflow_signals, mem.runs.font_files, mem.tracking.commands, mem.workflow_process
+
+mem.runs.font_files.FONT_FOLDERS = ("/nowhere",)  # installed fonts are part of the keys
 
 keys = {{path: [run.key for run in study_runs(load_study(path.split(" + ")))] for path in sys.argv[1:]}}
 print(json.dumps(keys))

@@ -12,7 +12,7 @@ from PIL import features
 from mem.config import Study
 from mem.runs import font_files
 from mem.runs.dag import study_runs
-from mem.runs.font_files import FONT_DIGEST, FREETYPE, find_fonts, font_settings
+from mem.runs.font_files import FONT_DIGEST, FREETYPE, find_fonts, font_folder, font_settings
 from tests.data.font_files import write_families
 from tests.data.miniatures import glyphs
 
@@ -41,6 +41,21 @@ def test_fonts_have_names_relative_to_their_innermost_common_folder(fonts):
     ]
     assert find_fonts(fonts / "truetype")[0].name == "family01/style0.ttf"
     assert find_fonts(fonts / "nothing") == []
+
+
+def test_the_default_folder_is_the_first_that_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    debian = tmp_path / "texmf-dist" / "fonts"
+    monkeypatch.setattr(font_files, "FONT_FOLDERS", ("data/fonts", str(debian)))
+    assert font_folder("/fonts") == Path("/fonts")
+    assert font_folder(None) == debian
+    assert font_settings(None) == {}
+    write_families(debian, families=1)
+    from_debian = font_settings(None)
+    assert set(from_debian) == {FREETYPE, FONT_DIGEST}
+    write_families(tmp_path / "data" / "fonts", families=2)
+    assert font_folder(None) == Path("data/fonts")
+    assert font_settings(None)[FONT_DIGEST] != from_debian[FONT_DIGEST]
 
 
 def test_keys_do_not_depend_on_the_place_of_the_fonts(mini_values, fonts, tmp_path):

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 
 from mem.config.load import load_study
+from mem.runs import font_files
 from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
 
@@ -22,8 +23,9 @@ def recorded() -> dict[str, list[list]]:
 
 @pytest.mark.parametrize("study", list(recorded()))
 def test_every_shipped_study_keeps_its_recorded_run_keys(study, tmp_path, monkeypatch):
-    # The digests of lists and weights are part of the keys if the files exist. An empty working folder has none.
+    # The digests of lists, weights and fonts are part of the keys if the files exist. An empty working folder has none.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(font_files, "FONT_FOLDERS", ("data/fonts",))
     runs = study_runs(load_study([REPOSITORY / file for file in study.split(" + ")]))
     planned = [[run.stage, dict(run.labels), run.key, str(run.folder)] for run in runs]
     assert planned == recorded()[study]

@@ -12,7 +12,7 @@ from pathlib import Path
 from mem.data.datasets.glyphs.debian_package import unpack_fonts
 from mem.download import download
 from mem.errors import UserError
-from mem.runs.font_files import find_fonts
+from mem.runs.font_files import FONT_FOLDERS, find_fonts
 
 PACKAGE = "texlive-fonts-extra"
 VERSION = "2022.20230122-4"
@@ -66,7 +66,8 @@ def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) ->
     os.replace(partial, folder)
     if local is None:
         package.unlink()
-    say(f"{folder} contains {number:,} fonts. Use them with dataset.root: {folder}")
+    default = " (the default)" if str(folder) == FONT_FOLDERS[0] else ""
+    say(f"{folder} contains {number:,} fonts. Use them with dataset.root: {folder}{default}")
     if digest != SHA256:
         say(
             f"The package is not {FILE}, whose fonts the results of this project were computed with. Other fonts are "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mem.data.datasets.glyphs.characters import is_candidate
 from mem.data.datasets.glyphs.render import open_font
 from mem.errors import UserError
-from mem.runs.font_files import FontFile, find_fonts
+from mem.runs.font_files import FontFile, find_fonts, font_folder
 
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont
@@ -77,19 +77,20 @@ def named(items: list[str] | tuple[str, ...]) -> str:
     return ", ".join(items[:MAX_NAMED]) + more
 
 
-def read_fonts(root: str) -> Fonts:
-    """Read the character maps of all fonts below a folder.
+def read_fonts(root: str | None) -> Fonts:
+    """Read the character maps of all fonts below a folder. For None, see `font_folder`.
 
     Raises:
         UserError: The folder does not exist, or contains no usable fonts.
     """
-    files = find_fonts(root)
+    folder = font_folder(root)
+    files = find_fonts(folder)
     advice = (
-        "Install the Debian package (apt install texlive-fonts-extra), download its fonts with `mem data fonts` and "
-        "set dataset.root to their folder, or set dataset.root to another folder with .otf or .ttf files."
+        "Download fonts with `mem data fonts`, install the Debian package (apt install texlive-fonts-extra), or set "
+        "dataset.root to another folder with .otf or .ttf files."
     )
     if not files:
-        raise UserError(f"dataset.root: {root} does not exist or contains no .otf and .ttf files. {advice}")
+        raise UserError(f"dataset.root: {folder} does not exist or contains no .otf and .ttf files. {advice}")
     faces: dict[tuple[str, str], Face] = {}
     bad: dict[str, str] = {}
     duplicates: list[str] = []
@@ -109,7 +110,7 @@ def read_fonts(root: str) -> Fonts:
                 bad[file.name] = "draws no letters, digits, punctuation or symbols"
     if not faces:
         listed = named([f"{name} ({reason})" for name, reason in bad.items()])
-        raise UserError(f"dataset.root: none of the {len(files):,} fonts in {root} can be used: {listed}. {advice}")
+        raise UserError(f"dataset.root: none of the {len(files):,} fonts in {folder} can be used: {listed}. {advice}")
     usable = tuple(faces.values())
     return Fonts(usable, _families(usable), bad, tuple(duplicates))
 
