@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mem.cli.main import main
 from mem.config import Shots
 from mem.data.check.check import check
 from mem.data.check.findings import Severity
@@ -21,6 +22,7 @@ from mem.data.datasets.published_counts import published_counts, published_quant
 from mem.data.datasets.reference_counts import IMAGENET_LT, PLACES_LT
 from mem.errors import UserError
 from mem.longtail import shot_groups
+from tests.config.studies import write_study
 from tests.data.font_files import LETTERS, write_families, write_font
 from tests.data.miniatures import glyphs, settings
 from tests.data.reading import assert_same, counts_of, read, refusal
@@ -103,6 +105,18 @@ def test_the_manifest_and_the_check_contain_the_notes(fonts, tmp_path):
     findings = check(images)
     assert not findings.of(Severity.ERROR)
     assert any(images.notes[0] in line for line in findings.lines())
+
+
+def test_the_commands_check_and_show_glyphs(fonts, mini_values, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    study = write_study(tmp_path, mini_values | {"dataset": glyphs(fonts), "orders": [1, 2]})
+    assert main(["data", "check", str(study), "--order", "2"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("glyphs: 33 train, ")
+    assert "Fonts: 36 faces of 12 families" in output.partition("NOTES")[2]
+    assert main(["data", "show", str(study)]) == 0
+    for path in capsys.readouterr().out.split():
+        assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_unreadable_glyphs_fail_or_are_skipped(tmp_path):
