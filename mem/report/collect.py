@@ -59,14 +59,13 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
     norms: dict[str, list[np.ndarray]] = {}
     for labels, folder in evaluations:
         record, metrics = read_evaluation(folder)
-        current = (folder, _data_summary(metrics))
         branch = labels.get("branch")
+        _require_split(folder, metrics, "val" if branch == SELECT else "test")
+        current = (folder, _data_summary(metrics))
         _check_same_data(first.setdefault((labels["order"], branch), current), current)
         results.rows += score_rows(study, [({**record, "labels": labels}, metrics)])
         if branch == SELECT:
-            _require_split(folder, metrics, "val")
             continue
-        _require_split(folder, metrics, "test")
         variant, test = labels["variant"], metrics["splits"]["test"]
         results.evaluations[variant, labels["order"], labels["seed"]] = folder
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
@@ -87,8 +86,8 @@ def _require_split(folder: Path, metrics: Mapping[str, Any], split: str) -> None
     """Check that an evaluation has scores of the split that its branch contributes."""
     if split not in metrics["splits"]:
         raise UserError(
-            f"{folder / 'metrics.json'} is damaged: splits.{split}: it has no scores on {split}. To evaluate again, "
-            f"delete {folder / 'run.json'} and run the workflow."
+            f"{folder / 'metrics.json'} is damaged: splits.{split}: Field required. To evaluate again, delete "
+            f"{folder / 'run.json'} and run the workflow."
         )
 
 

@@ -41,8 +41,9 @@ def test_each_stage_has_an_option_for_each_input_of_its_runs():
     }  # fmt: skip
     unfinetuned = {"finetune": None, "heads": {"ce": {"training": training}}}
     online = {"features": {"online": True}}
+    selection = {"selection": {"holdout": {"share": 0.2, "seed": 0}}, "dataset": {"cut": {"val_per_class": 0}}}
     found: dict[str, set[str]] = {}
-    for changes in ({}, unfinetuned, online, unfinetuned | online):
+    for changes in ({}, unfinetuned, online, unfinetuned | online, selection, unfinetuned | selection):
         for run in study_runs(load_study([MINI], changes)):
             found.setdefault(run.stage, set()).update(run.inputs)
     for stage, names in STAGE_INPUTS.items():
