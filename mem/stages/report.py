@@ -26,6 +26,7 @@ from mem.report.paper_figures import build_figure_tables
 from mem.report.paper_format import PaperTable
 from mem.report.paper_tables import build_paper_tables
 from mem.report.plot_elements import RenderedFigure
+from mem.report.prediction_table import write_prediction_tables
 from mem.report.ranking import best_on_val_text
 from mem.report.results import summarise, to_csv
 from mem.report.results_store import ResultsStore, head_for
@@ -75,6 +76,7 @@ def report(job: Job) -> Mapping[str, Any]:
     )
     folder = Path("results", study.study)
     _write_report(folder / "report", page, results)
+    write_prediction_tables(folder / "report" / "predictions", results.evaluations)
     _write_paper_tables(folder / "tables", paper_tables)
     _write_paper_figures(folder / "figures", report_figures, results, figure_tables)
     files.write_text(folder / "runs.csv", csv_table(runs_table(runs)))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mem.report import collect
@@ -134,3 +135,17 @@ def test_tables_of_another_data_set_contain_the_methods_of_the_study(several_run
     caption = (several_runs / "tables" / "table2.md").read_text()
     assert "many>100 few<20" in caption
     assert "Seeds 0, 1, class orders 0, 3: mean ± 95 % interval" in caption
+
+
+def test_predictions_of_all_heads_are_written_side_by_side(several_runs):
+    files = sorted(path.name for path in (several_runs / "report" / "predictions").iterdir())
+    assert files == [f"order{order}-seed{seed}.parquet" for order in (0, 3) for seed in (0, 1)]
+    rows = from_csv(several_runs / "report" / "results.csv")
+    for order, seed in ((0, 0), (3, 1)):
+        table = pq.read_table(several_runs / "report" / "predictions" / f"order{order}-seed{seed}.parquet")
+        labels = table["label"].to_numpy()
+        on_test = [row for row in rows if row.split == "test" and row.repeat == (order, seed)]
+        assert set(table.column_names) - {"label", "name"} == {row.variant for row in on_test}
+        for row in on_test:
+            correct = (table[row.variant].to_numpy() == labels).mean()
+            assert 100 * correct == pytest.approx(row.all, abs=1e-3)
