@@ -17,7 +17,7 @@ def write_prediction_tables(folder: Path, evaluations: Mapping[tuple[str, int, i
     """Write `order<N>-seed<N>.parquet` for each class order and seed, and return the paths.
 
     A file has one row per test image, with the columns `label` and, if the images have names, `name`, and one column
-    per head with the predicted class. Accuracies, intervals and tests can be recomputed from it without the run folders.
+    per head with the predicted class. Accuracies, intervals and tests can be recomputed from it without the runs.
 
     Args:
         folder: Folder of the files.
