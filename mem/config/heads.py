@@ -126,5 +126,6 @@ def uses_tokens(head: Head) -> bool:
 
 def uses_shots(head: Head) -> bool:
     """Return whether a head depends on the shot groups of the classes."""
-    sampler = head.training.sampler if "training" in type(head).model_fields and head.training else None
-    return getattr(head, "partition", None) == "shot" or sampler == "group_balanced"
+    training: HeadTraining | None = getattr(head, "training", None)
+    samples_groups = training is not None and training.sampler == "group_balanced"
+    return getattr(head, "partition", None) == "shot" or samples_groups
