@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mem.heads.base import Linear
-from mem.metrics import balanced_accuracy
+from mem.metrics import balanced_accuracy, balanced_standard_error
 
 
 class ValScores(NamedTuple):
@@ -20,6 +20,8 @@ class ValScores(NamedTuple):
     """Share of the images that are classified correctly."""
     balanced: float
     """Mean accuracy over the classes that have images in val. The selection uses this score."""
+    standard_error: float
+    """Standard error of `balanced` due to the sampling of the val images."""
 
 
 @torch.no_grad()
@@ -46,5 +48,10 @@ def choose_on_val(
     scores: dict[float, ValScores] = {}
     for tau in sorted(taus):
         predictions = head_of_tau(tau)(features).argmax(dim=1).numpy()
-        scores[tau] = ValScores(float((predictions == true).mean()), balanced_accuracy(predictions, true, classes))
+        correct = predictions == true
+        scores[tau] = ValScores(
+            float(correct.mean()),
+            balanced_accuracy(predictions, true, classes),
+            balanced_standard_error(correct, true, classes),
+        )
     return max(scores, key=lambda tau: scores[tau].balanced), scores

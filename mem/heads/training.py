@@ -110,7 +110,7 @@ def _choose_tau(
         context.log.scalars(values, step=round(100 * candidate))
     context.say(
         f"tau {tau:g} has the highest mean per-class accuracy on val: {100 * scores[tau].balanced:.2f} % "
-        f"({100 * scores[tau].accuracy:.2f} % of the images)"
+        f"(standard error {100 * scores[tau].standard_error:.2f}; {100 * scores[tau].accuracy:.2f} % of the images)"
     )
     return tau, {
         "tau": tau,

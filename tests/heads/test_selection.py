@@ -33,9 +33,10 @@ def test_the_chosen_tau_is_the_smallest_with_the_highest_score():
     features, labels = torch.tensor([[1.0, 0.0], [0.2, 1.0]]), torch.tensor([0, 1])
     head_of_tau = functools.partial(tau_normalised, weight)
     tau, scores = choose_on_val(head_of_tau, [0.0, 0.5, 1.0, 1.5], features, labels)
-    assert scores[0.0] == (0.5, 0.5)
-    assert tau == min(t for t, score in scores.items() if score == max(scores.values()))
-    assert max(scores.values()) == (1.0, 1.0)
+    balanced = {t: score.balanced for t, score in scores.items()}
+    assert balanced[0.0] == scores[0.0].accuracy == 0.5
+    assert tau == min(t for t, score in balanced.items() if score == max(balanced.values()))
+    assert max(balanced.values()) == 1.0
 
 
 def test_every_class_has_the_same_weight_in_the_selection():
@@ -44,8 +45,9 @@ def test_every_class_has_the_same_weight_in_the_selection():
     head_of_tau = predicting({0.0: [0] * 10, 1.0: [0] * 5 + [1] * 5}, classes=3)
     tau, scores = choose_on_val(head_of_tau, [0.0, 1.0], torch.eye(10), labels)
     assert tau == 1.0
-    assert scores[0.0] == (0.8, 0.5)
-    assert scores[1.0] == (0.7, (5 / 8 + 1) / 2)
+    assert scores[0.0] == (0.8, 0.5, 0.0)
+    assert scores[1.0][:2] == (0.7, (5 / 8 + 1) / 2)
+    assert scores[1.0].standard_error == pytest.approx(np.sqrt(5 / 8 * 3 / 8 / 7) / 2)
 
 
 @given(st.data())
