@@ -12,13 +12,14 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Int64, UInt8
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 from mem import files
 from mem.config import Shots, Study
 from mem.data.datasets import ImageSplit, read_dataset
 from mem.data.datasets.problems import printable
 from mem.errors import UserError
-from mem.longtail import SHOT_NAMES, shot_groups
+from mem.longtail import SHOT_NAMES, class_counts, shot_groups
 from mem.style import MATPLOTLIB_SETTINGS, SHOT_COLOURS
 
 ROWS_PER_GROUP = 4
@@ -30,6 +31,9 @@ TILE = 96
 _GAP = 6
 """Gap between images on a contact sheet, in pixels."""
 _DPI = 150
+_NAME_SIZE = 8
+_NAME_WIDTH = 118
+"""Font size and maximum width of class names in a contact sheet, in points."""
 _MAX_CLASS_NAMES = 20
 """Maximum number of classes for which the histogram shows class names."""
 _MAX_BARS = 60
@@ -73,8 +77,9 @@ def write_figures(folder: Path) -> list[Path]:
     from mem.data.beton.reader import Beton
 
     manifest = json.loads((folder / "dataset.json").read_text())
-    counts = np.asarray(manifest.get("counts_before_holdout", manifest["splits"]["train"]["counts"]))
     train = Beton(folder / "train.beton")
+    before = manifest.get("counts_before_holdout")
+    counts = class_counts(train.labels, len(manifest["classes"])) if before is None else np.array(before)
 
     def tile(i: int) -> Tile:
         height, width = int(train.heights[i]), int(train.widths[i])
@@ -231,16 +236,21 @@ def contact_sheet(rows: Sequence[Row]) -> Figure:
             clip_on=False,
             solid_capstyle="butt",
         )
-        axes.text(-26, middle - 14, _shortened(row.name), ha="right", va="center", fontsize=8)
+        axes.text(-26, middle - 14, _shortened(row.name), ha="right", va="center", fontsize=_NAME_SIZE)
         axes.text(-26, middle + 16, f"{row.count:,} · {row.shot}", ha="right", va="center", fontsize=7, color="#4D4D4D")
     axes.set_xlim(-0.5, sheet.shape[1] - 0.5)
     axes.set_ylim(sheet.shape[0] - 0.5, -0.5)
     return figure
 
 
-def _shortened(name: str, characters: int = 26) -> str:
+def _shortened(name: str, width: float = _NAME_WIDTH) -> str:
+    """Return the end of a name that fits into a width in points at the font size of the names."""
     name = printable(name)
-    return _escape_math(name if len(name) <= characters else f"…{name[1 - characters :]}")
+    for start in range(len(name)):
+        text = _escape_math(name if start == 0 else f"…{name[start:]}")
+        if TextPath((0, 0), text, size=_NAME_SIZE).get_extents().width <= width:
+            return text
+    return ""
 
 
 def _escape_math(name: str) -> str:

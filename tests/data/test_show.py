@@ -11,6 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib import cbook
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mem.cli.main import main
 from mem.config import Shots
@@ -110,6 +111,18 @@ def test_class_names_are_drawn_literally_and_may_have_any_bytes(tmp_path):
         formulas = [cbook.is_math_text(text.get_text()) for text in texts]
         assert formulas == [False, False]
         assert [text.get_text().replace(r"\$", "$") for text in texts] == ["50 $ a $", "caf\\xe9"]
+
+
+def test_long_class_names_fit_into_the_contact_sheet():
+    names = ["U+004E LATIN CAPITAL LETTER N", "U+1F54 GREEK SMALL LETTER UPSILON WITH PSILI AND OXIA", "N"]
+    labels = np.arange(3)
+    counts = class_counts(labels, 3)
+    groups = shot_groups(counts, Shots())
+    figure = contact_sheet(select_rows(labels, counts, groups, names, lambda _: np.zeros((TILE, TILE, 3), np.uint8)))
+    FigureCanvasAgg(figure).draw()
+    texts = figure.axes[0].texts[::2]
+    assert all(text.get_window_extent().x0 >= 0 for text in texts)
+    assert {text.get_text()[-1] for text in texts} == {"N", "A"} and "N" in {text.get_text() for text in texts}
 
 
 def test_a_thumbnail_is_the_central_square():
