@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from mem.cli.main import main
+from mem.report.evaluation import read_evaluation
 from mem.runs.folder import RunFolder
 from mem.runs.run_config import read_config
 from mem.tracking.commands import sync
@@ -62,6 +63,22 @@ def test_configurations_are_left_as_they_are(folder, runs):
     before = {run.key: (run.folder / "config.yaml").stat().st_mtime_ns for run in runs}
     assert main(["runs", "study.yaml", "--write"]) == 0
     assert {run.key: (run.folder / "config.yaml").stat().st_mtime_ns for run in runs} == before
+
+
+@pytest.mark.parametrize("variant", HEADS)
+def test_scores_that_an_earlier_evaluation_does_not_have_are_computed_from_its_predictions(variant, folder, runs):
+    evaluation = find_run(runs, "evaluate", variant).folder
+    earlier = json.loads((evaluation / "metrics.json").read_text())["splits"]
+    assert not any("balanced_se" in scores for scores in earlier.values())
+    predictions = pd.read_parquet(evaluation / "predictions.parquet")
+    splits = read_evaluation(evaluation)[1]["splits"]
+    for split, scores in splits.items():
+        of_split = predictions[predictions["split"] == split]
+        right = (of_split["prediction"] == of_split["label"]).groupby(of_split["label"])
+        variance = right.mean() * (1 - right.mean()) / (right.size() - 1)
+        assert scores["balanced_se"] == pytest.approx(100 * np.sqrt(variance.sum()) / len(variance), abs=1e-3)
+        assert ("group_by_class" in scores) == (variant == "mem")
+        assert scores["balanced"] == earlier[split]["balanced"]
 
 
 def test_two_runs_are_compared(folder, runs, capsys):
