@@ -1,0 +1,53 @@
+"""MLflow runs of a study with `selection`: their names contain the branch, and copied features keep their dataset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mem.tracking.log import JsonLines
+from mem.tracking.run_description import run_name
+from tests.tracking.logs import MACHINE, mlflow_run, open_log, send
+
+LABELS = {"order": 0, "seed": 3, "branch": "select"}
+
+
+def test_the_name_of_a_run_contains_its_branch():
+    start = {"stage": "train_head", "key": "abcdef", "labels": LABELS | {"variant": "crt"}}
+    assert run_name(start) == "crt select o0 s3 abcd"
+    assert run_name(start | {"stage": "finetune", "labels": LABELS}) == "finetune select o0 s3 abcd"
+    assert run_name(start | {"labels": {"order": 0, "seed": 3, "variant": "crt"}}) == "crt o0 s3 abcd"
+
+
+def write_log(root: Path, folder: str, inputs: dict[str, str], **labels: str) -> None:
+    """Write the log of a finished run that belongs to the branch `select`."""
+    stage, key = Path(folder).name.split("-")
+    with JsonLines(root / folder / "log.jsonl") as log:
+        log.event(
+            "start", stage=stage, key=key, dataset="set", backbone="vit", labels=LABELS | labels, seed=3, settings={},
+            inputs=inputs, git={"commit": "abc", "dirty": False}, machine=MACHINE, versions={},
+        )  # fmt: skip
+        log.event("end", status="finished")
+
+
+def test_copied_features_are_nested_in_the_features_that_they_are_copied_from(root):
+    features = "runs/set/vit/features-000000000004"
+    open_log(root, "convert").close()
+    manifest = root / "runs" / "set" / "data" / "convert-000000000001" / "dataset.json"
+    splits = {"train": {"images": 3}}
+    manifest.write_text(json.dumps({"classes": ["a"], "splits": splits, "groups": {"many": 1}, "imbalance": 1.0}))
+    write_log(root, features, {"images": "runs/set/data/convert-000000000001"})
+    send(root)
+    complete = mlflow_run(root, "features")
+    part = "runs/set/vit/features-00000000000a"
+    write_log(root, part, {"features": features})
+    write_log(root, "runs/set/vit/train_head-00000000000b", {"features": part}, variant="crt", method="crt")
+    send(root)
+    head = mlflow_run(root, "train_head")
+    assert [given.dataset.name for given in head.inputs.dataset_inputs] == [
+        given.dataset.name for given in complete.inputs.dataset_inputs
+    ]
+    assert len(head.inputs.dataset_inputs) == 1
+    copied = mlflow_run(root, "features", filter_string="tags.config_digest = '00000000000a'")
+    assert copied.data.tags["mlflow.parentRunId"] == complete.info.run_id
+    assert head.data.tags["mlflow.parentRunId"] == copied.info.run_id
