@@ -15,7 +15,6 @@ from typing import Any
 
 from mem.config import (
     Ce,
-    CustomModule,
     FeatureFiles,
     Head,
     Holdout,
@@ -28,18 +27,15 @@ from mem.config import (
     starts_optionally,
     uses_shots,
 )
+from mem.runs.backbone_settings import initial_settings, module_settings, normalisation_settings
 from mem.runs.keys import (
     CENTER_CROP,
     HOLDOUT,
-    INITIAL_DIGEST,
-    MODULE_DIGEST,
-    NORMALISATION,
     SHOT_COUNTS,
     SPLIT,
     START,
     defaults,
     digest,
-    file_digest,
     index_digests,
     keyed,
     unkeyed,
@@ -215,9 +211,9 @@ def _in_branch(create_run: _RunFactory, branch: str | None) -> _RunFactory:
 def _backbone_runs(study: Study, images: Run, create_run: _RunFactory) -> tuple[list[Run], dict[str | None, Run]]:
     """Return the runs of the backbone, and the features run of each branch."""
     runs: list[Run] = []
-    inputs, initial = {"images": images}, _initial_settings(study)
+    inputs, initial = {"images": images}, initial_settings(study)
     if study.pretrain is not None:
-        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **_normalisation_settings(study), **initial}
+        settings = {"backbone": study.backbone, "pretrain": study.pretrain, **normalisation_settings(study), **initial}
         pretrained = create_run("pretrain", settings, inputs)
         inputs, initial = {**inputs, "encoder": pretrained}, {}
         runs.append(pretrained)
@@ -240,41 +236,16 @@ def _branch_runs(
 ) -> list[Run]:
     """Return the runs that compute features from images: finetune, if the backbone is finetuned, and features."""
     assert study.features is not None
-    normalisation = _normalisation_settings(study)
+    normalisation = normalisation_settings(study)
     part: Settings = {} if holdout is None else {HOLDOUT: holdout}
     if study.finetune is None:
         settings = {"backbone": study.backbone, "features": study.features, **normalisation}
-        return [create_run("features", {**settings, **initial, **_module_settings(study), **part}, inputs)]
+        return [create_run("features", {**settings, **initial, **module_settings(study), **part}, inputs)]
     settings = {"backbone": study.backbone, "finetune": study.finetune, **normalisation, **initial, **part}
     finetuned = create_run("finetune", settings, inputs)
     assert not isinstance(study.backbone, NoBackbone)
     settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation, **part}
     return [finetuned, create_run("features", settings, {"images": inputs["images"], "classifier": finetuned})]
-
-
-def _normalisation_settings(study: Study) -> dict[str, Any]:
-    """Return the setting with the normalisation of the images. The stages that use it need it in their keys."""
-    assert not isinstance(study.dataset, FeatureFiles)
-    return {NORMALISATION: {"mean": list(study.dataset.pixel_mean), "std": list(study.dataset.pixel_std)}}
-
-
-def _initial_settings(study: Study) -> dict[str, Section | int | str]:
-    """Return the settings that identify the initial weights: the official name, or the digest of a weights file."""
-    if study.initial is None:
-        return {}
-    settings: dict[str, Section | int | str] = {"initial": study.initial}
-    if study.initial.weights is None and study.initial.file is not None:
-        if found := file_digest(Path(study.initial.file)):
-            settings[INITIAL_DIGEST] = found
-    return settings
-
-
-def _module_settings(study: Study) -> dict[str, str]:
-    """Return the settings that identify a custom backbone: the function name and the digest of the Python file."""
-    if not isinstance(study.backbone, CustomModule):
-        return {}
-    settings = {"module function": study.backbone.function}
-    return settings | ({MODULE_DIGEST: found} if (found := file_digest(study.backbone.file)) else {})
 
 
 def _head_runs(study: Study, features: Run, selected: Mapping[str, Run], create_run: _RunFactory) -> list[Run]:
