@@ -15,6 +15,10 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
 - `differences`: paired differences between each method and a reference on `split`. With `heads`, the table contains
   only those methods, without p-values, and `minus` specifies the reference. Otherwise, it contains every method, with
   p-values.
+- `group_naming`: percentage of images whose shot group is named correctly by the predicted class and by the largest
+  norm of a sub-network, and the norms minus the predicted classes of `minus`, paired. MEM heads must have the partition
+  `shot`. `classes` is the number of many-, medium- and few-shot classes on a split with equally many images per class;
+  it is used for files of earlier versions, which lack the column `group_recall_all`.
 - `study_differences`: the scores of another study, `study`, minus the scores of this study on `split`, paired by seed
   and class order.
 
@@ -26,11 +30,15 @@ the same order as in results.csv.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
+
+from mem.metrics import interval, paired_student
 from mem.report.differences import format_difference, paired_differences, paired_scores
 from mem.report.method_tables import accuracy_table, paired_difference_table, val_table
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
@@ -98,6 +106,28 @@ def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     return lines
 
 
+def _group_naming(rows: Sequence[ScoreRow], options: Options) -> Lines:
+    reference = options["minus"]
+    classes = [int(number) for number in options["classes"].split(",")]
+    reference_share = {row.repeat: _named(row, classes) for row in by_variant(rows, options["split"])[reference]}
+    lines = [["method", "classes", "norms", f"norms minus classes of {reference}"]]
+    for head, head_rows in by_variant(_selected(rows, options), options["split"]).items():
+        orders = [row.order for row in head_rows]
+        norms = [row.group_by_norm for row in head_rows]
+        difference = paired_student(norms, [reference_share[row.repeat] for row in head_rows], orders)
+        named = interval([_named(row, classes) for row in head_rows], orders)
+        lines.append([head, str(named), str(interval(norms, orders)), format_difference(difference)])
+    return lines
+
+
+def _named(row: ScoreRow, classes: Sequence[int]) -> float:
+    """Return the percentage of images that are predicted as any class of their shot group."""
+    if not math.isnan(row.group_recall_all):
+        return row.group_recall_all
+    recall = [row.group_recall_many, row.group_recall_medium, row.group_recall_few]
+    return float(np.average(recall, weights=classes))
+
+
 def _selected(rows: Sequence[ScoreRow], options: Options) -> list[ScoreRow]:
     """Return the rows of the methods in `heads`, or all rows if `heads` is not set."""
     patterns = options.get("heads", "*").split(",")
@@ -112,6 +142,7 @@ TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
     "val": _val,
     "scores": _scores,
     "differences": _differences,
+    "group_naming": _group_naming,
     "study_differences": _study_differences,
 }
 

@@ -49,6 +49,29 @@ def test_the_group_oracle_is_a_row_of_a_table(tmp_path: Path):
     assert line.split("|")[4].strip() == str(oracle)
 
 
+def test_the_group_is_named_by_all_images_also_in_files_of_earlier_versions(tmp_path: Path):
+    fields = "study,dataset,backbone,method,variant,seed,order,split,thresholds,many,medium,few,all,key"
+    recalls = "group_recall_many,group_recall_medium,group_recall_few,group_by_norm"
+    run = "s,d,b,{0},{0},0,{1},test,t,0,0,0,0,k"
+    rows = {
+        ("crt", 0): "90,60,30,nan",
+        ("crt", 1): "80,70,60,nan",
+        ("mem", 0): "90,60,20,66",
+        ("mem", 1): "80,70,60,68",
+    }
+    earlier = "".join(f"{run.format(*name)},{row}\n" for name, row in rows.items())
+    later = "".join(f"{run.format(*name)},{row},50\n" for name, row in rows.items())
+    (tmp_path / "page").mkdir()
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: group_naming split=test minus=crt classes=5,3,2 -->\n<!-- /table -->\n")
+    # By hand: cRT's classes name 0.5 x 90 + 0.3 x 60 + 0.2 x 30 = 69 and 73 %. Two orders: t = 12.706.
+    (tmp_path / "page" / "results.csv").write_text(f"{fields},{recalls}\n{earlier}")
+    assert "| crt | 71.00 ± 25.41 | - | - |" in regenerate(page)
+    assert "| mem | 70.00 ± 38.12 | 67.00 ± 12.71 | −4.00 ± 12.71 |" in regenerate(page)
+    (tmp_path / "page" / "results.csv").write_text(f"{fields},{recalls},group_recall_all\n{later}")
+    assert "| mem | 50.00 ± 0.00 | 67.00 ± 12.71 | +17.00 ± 12.71 |" in regenerate(page)
+
+
 @pytest.mark.parametrize(
     "options",
     ["scores split=test given=crtt", "scores split=test heads=crtt", "unknown split=test", "scores heads=crt"],
