@@ -118,6 +118,7 @@ def _add_results(commands: Any) -> None:
     command.add_argument(
         "part", metavar="PART", nargs="?", help="print only this part: table1 to table5, figure1, figure3 or figure4"
     )
+    command.add_argument("--minus", metavar="HEAD", help="head that is subtracted in the differences; default: crt")
     command.add_argument(
         "--directory",
         type=Path,
@@ -239,7 +240,7 @@ def _results(options: argparse.Namespace) -> int:
     from mem.report.terminal import paper_part, study_summary
 
     study, folder = options.study, options.directory
-    print(paper_part(study, options.part, folder) if options.part else study_summary(study, folder))
+    print(paper_part(study, options.part, folder) if options.part else study_summary(study, folder, options.minus))
     return 0
 
 

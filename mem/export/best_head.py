@@ -25,8 +25,8 @@ class SelectedHead:
 def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedHead:
     """Return the variant with the highest score on val, averaged over seeds and class orders, and its best run.
 
-    The score is the mean per-class accuracy, as in the report. Scores on test are not used. In a tie, the first variant
-    or run in the study is selected. In a study with `selection`, the scores are those of the branch `select`, and the
+    The score is the mean per-class accuracy, as in the report. Scores on test are not used. In a tie, the first run of
+    the study is selected. In a study with `selection`, the scores are those of the branch `select`, and the
     run is the refitted head.
 
     Args:
@@ -40,7 +40,9 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     evaluations = [run for run in study_runs(study) if run.stage == "evaluate"]
     if variant is not None and variant not in study.heads:
         raise UserError(f"Study {study.study} has no head {variant}. Available heads: {', '.join(study.heads)}.")
-    scores: dict[str, list[_RunScore]] = {name: [] for name in study.heads if variant in (None, name)}
+    # The order of the runs decides in a tie, as in the report.
+    names = dict.fromkeys(str(run.labels["variant"]) for run in evaluations)
+    scores: dict[str, list[_RunScore]] = {name: [] for name in names if variant in (None, name)}
     val_runs = {_place(run): run for run in evaluations if run.labels.get("branch") == SELECT}
     for run in evaluations:
         name = str(run.labels["variant"])

@@ -67,6 +67,25 @@ def _test_images(rows: Sequence[ScoreRow]) -> str:
     )
 
 
+def val_error(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence about the standard error of a score on val; "" for one class order."""
+    if class_orders(rows) < 2:
+        return ""
+    return (
+        " The standard error of a score on val is over class orders. It contains the difficulty of the orders, which "
+        "all methods share. Differences between methods vary less."
+    )
+
+
+SEVERAL_METHODS = (
+    "The intervals are not adjusted for the number of methods. They favour a method that was chosen by its score on "
+    "val, because the scores on val and test are of the same trained heads; the adjusted p-value allows for any choice "
+    "among these methods. A large p-value does not show that two methods are equal: the interval contains the "
+    "differences that the data allow."
+)
+"""Sentences about a table of differences over runs between many methods and one of them."""
+
+
 def equal_results(sets: Sequence[Sequence[str]]) -> str:
     """Return a sentence that names the sets of methods with equal results; "" if there are none."""
     named = "; ".join(" = ".join(names) for names in sets)

@@ -37,9 +37,7 @@ def group_naming_tables(study: config.Study, results: StudyResults) -> list[Capt
         norms, own = [row.group_by_norm for row in rows], [row.group_by_class for row in rows]
         base = list(shares.of(rows, head))
         means = [str(interval(values, orders)) for values in (norms, own, base)]
-        lines.append(
-            [variant, *means, format_difference(paired_student(norms, base, orders)), head.classifier_from or "-"]
-        )
+        lines.append([variant, *means, format_difference(paired_student(norms, base, orders)), head.start or "-"])
     units = interval_units(results.rows)
     spread = f" Intervals are 95 % intervals (Student's t) over {units}." if units else ""
     return [CaptionedTable("Who names the group", f"{CAPTION}{spread}", lines)] if len(lines) > 1 else []
@@ -55,7 +53,7 @@ class _BaseShares:
     def of(self, rows: list[ScoreRow], head: config.Mem) -> Iterator[float]:
         """Yield the share in percent for each run of a MEM head; NaN if it has no base head that was evaluated."""
         for row in rows:
-            base = (head.classifier_from or "", row.order, row.seed)
+            base = (head.start or "", row.order, row.seed)
             if base not in self._row:
                 yield float("nan")
             elif head.partition == "shot":

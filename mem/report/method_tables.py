@@ -25,14 +25,24 @@ def accuracy_table(rows: Sequence[ScoreRow]) -> list[list[str]]:
     return lines
 
 
-def paired_difference_table(rows: Sequence[ScoreRow], split: str = "test") -> list[list[str]] | None:
+def paired_difference_table(
+    rows: Sequence[ScoreRow], split: str = "test", reference: str | None = None
+) -> list[list[str]] | None:
     """Return a table of differences from the reference, paired over runs.
 
     Returns `None` if there is only one run or one method.
+
+    Args:
+        rows: Scores of all methods.
+        split: The split of the scores.
+        reference: The variant that is subtracted. Default: `reference_variant`.
+
+    Raises:
+        UserError: There is no variant named `reference`.
     """
     if len({row.repeat for row in rows}) < 2 or len(by_variant(rows, split)) < 2:
         return None
-    reference = reference_variant(rows)
+    reference = reference or reference_variant(rows)
     differences = paired_differences(rows, split, reference)
     return difference_table(differences, reference, sorted_variants(rows), identities(rows, split))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mem.report.captions import coverage, equal_results, interval_units
+from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
 from mem.report.collect import StudyResults
 from mem.report.differences import equal_sets, identities
 from mem.report.image_differences import image_difference_table
@@ -73,6 +73,7 @@ def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
     methods = len({row.variant for row in rows})
     sorting = (
         f" The {methods} methods are sorted, best on val first (mean per-class accuracy, with its standard error)."
+        f"{val_error(rows)}"
         if methods > MANY_VARIANTS and val_scores(rows)
         else ""
     )
@@ -108,8 +109,8 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
         caption = (
             f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points. "
             f"Values are mean differences with 95 % intervals of the paired t-test over {interval_units(rows)}. p is "
-            f"the p-value for all classes, also adjusted for the number of methods (Holm). {coverage(rows)}"
-            f"{equal_results(equal_sets(identities(rows, 'test')))}"
+            f"the p-value for all classes, also adjusted for the number of methods (Holm). {coverage(rows)} "
+            f"{SEVERAL_METHODS}{equal_results(equal_sets(identities(rows, 'test')))}"
         )
         return [CaptionedTable(title, caption, lines)]
     folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}

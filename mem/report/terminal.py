@@ -9,10 +9,11 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.report.captions import coverage, interval_units
+from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
+from mem.report.differences import equal_sets, identities
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, val_scores
-from mem.report.results import from_csv
+from mem.report.results import from_csv, is_refitted
 from mem.report.table_formats import text_table
 
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
@@ -83,11 +84,16 @@ def _results_csv(study: str, root: Path) -> Path:
     return path
 
 
-def study_summary(study: str, root: Path = Path()) -> str:
+def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> str:
     """Return a study's table of methods, the differences over its runs, and the path of its report.
 
+    Args:
+        study: Name of the study.
+        root: Working folder of the study.
+        minus: The head that is subtracted in the differences. Default: cRT or, without cRT, the first head.
+
     Raises:
-        UserError: The study has no report, or its results are empty.
+        UserError: The study has no report or only one run of `minus`, its results are empty, or there is no such head.
     """
     path = _results_csv(study, root)
     rows = from_csv(path)
@@ -99,18 +105,24 @@ def study_summary(study: str, root: Path = Path()) -> str:
     spread = f", mean ± 95 % interval over {units}" if units else ""
     has_val = bool(val_scores(rows))
     sorting = ", best on val first" if len({row.variant for row in rows}) > MANY_VARIANTS and has_val else ""
+    val = "held-out training images; test: heads trained on all of them; " if is_refitted(rows) else ""
     parts = [
         f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in % ({rows[0].thresholds}{spread}{sorting})",
         text_table(accuracy_table(rows)),
-        textwrap.fill(coverage(rows), TEXT_WIDTH),
-        f"Best on val (mean per-class accuracy): {best_on_val_text(rows)}" if has_val else "There is no val split.",
+        textwrap.fill(coverage(rows) + (val_error(rows) if has_val else ""), TEXT_WIDTH),
+        f"Best on val ({val}mean per-class accuracy): {best_on_val_text(rows)}"
+        if has_val
+        else "There is no val split.",
     ]
-    if (lines := paired_difference_table(rows)) is not None:
+    if (lines := paired_difference_table(rows, reference=minus)) is not None:
         parts += [
-            f"Difference from {reference_variant(rows)} on the same backbone, in points (paired t-test; p adjusted by "
-            "Holm's method)",
+            f"Difference from {minus or reference_variant(rows)} on the same backbone, on test, in points (paired "
+            "t-test; p adjusted by Holm's method)",
             text_table(lines),
+            textwrap.fill(SEVERAL_METHODS + equal_results(equal_sets(identities(rows, "test"))), TEXT_WIDTH),
         ]
+    elif minus is not None:
+        raise UserError(f"--minus {minus}: study {study} has a single run or head, so there are no paired differences.")
     change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
     parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: {change_directory}mem track ui")
     return "\n\n".join(parts)

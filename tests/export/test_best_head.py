@@ -49,6 +49,14 @@ def test_the_head_with_the_highest_accuracy_on_val_is_selected(study, tmp_path):
     assert reason == "ce, selected with --head: mean per-class accuracy on val 10.00 %"
 
 
+def test_in_a_tie_the_first_run_is_selected_as_in_the_report(tmp_path):
+    """crt is run before mem_on_crt, which starts from it and precedes it in the study."""
+    heads = {name: MINI_VALUES["heads"][name] for name in ("ce", "mem_on_crt", "crt")}
+    study = Study.model_validate(MINI_VALUES | {"heads": heads})
+    write_scores(study, tmp_path, {"ce": {"val": 10.0}, "mem_on_crt": {"val": 20.0}, "crt": {"val": 20.0}})
+    assert best_head(study, tmp_path).run.labels["variant"] == "crt"
+
+
 def test_on_a_val_split_with_a_long_tail_the_share_of_correct_images_does_not_decide(study, tmp_path):
     all_images = {"ce": 90.0, "crt": 60.0, "mem": 50.0, "mem_on_crt": 40.0}
     write_scores(study, tmp_path, {name: {"val": val} for name, (val, _) in SCORES.items()}, all_images)

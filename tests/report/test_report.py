@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mem.errors import UserError
 from mem.report import collect
 from mem.report.results import from_csv
 from mem.report.terminal import study_summary
@@ -92,6 +93,35 @@ def test_norms_and_classes_are_compared_by_how_often_they_name_the_group(several
         )
         assert lines[variant][-1] == base
         assert norms > 90 > own
+
+
+def test_a_head_with_a_fresh_classifier_has_no_base_although_it_names_one(tmp_path):
+    heads = study_of(tmp_path).model_dump(mode="json")["heads"]
+    heads |= {"mem_fresh": {**heads["mem"], "classifier": "fresh"}}
+    assert heads["mem_fresh"]["classifier_from"] == "ce"
+    results = write_report(tmp_path, study_of(tmp_path, heads=heads))
+    table = (results / "report" / "index.html").read_text().partition("Who names the group")[2].partition("</table>")[0]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", line, re.DOTALL) for line in table.split("<tr")]
+    lines = {line[0]: line[1:] for line in cells if line}
+    assert lines["mem_fresh"][2:] == ["-", "-", "-"]
+    assert lines["mem"][-1] == "ce"
+
+
+def test_any_head_can_be_subtracted_in_the_terminal(several_runs):
+    folder = several_runs.parent.parent
+    text = study_summary("mini", folder, minus="lws")
+    assert "Difference from lws on the same backbone" in text
+    rows = from_csv(several_runs / "report" / "results.csv")
+    test = {(row.variant, *row.repeat): row.all for row in rows if row.split == "test"}
+    repeats = ((0, 0), (0, 1), (3, 0), (3, 1))
+    mean = sum(test["mem", *repeat] - test["lws", *repeat] for repeat in repeats) / 4
+    assert f"{mean:+.2f} ±" in next(line for line in text.splitlines() if line.startswith("mem ") and "+" in line)
+    printed = " ".join(text.split())
+    assert "The intervals are not adjusted for the number of methods." in printed
+    assert "The standard error of a score on val is over class orders." in printed
+    assert "Methods with equal results in every run are one hypothesis: ce = " in printed
+    with pytest.raises(UserError, match="There is no head `crt_warm` to compare with"):
+        study_summary("mini", folder, minus="crt_warm")
 
 
 def test_many_heads_are_sorted_by_val_and_each_evaluation_is_read_once(tmp_path, monkeypatch):
