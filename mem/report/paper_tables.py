@@ -18,6 +18,7 @@ from mem.report.paper_format import (
 )
 from mem.report.results import SHOTS, ScoreRow
 from mem.report.results_store import (
+    LAYER_DECAY,
     METHODS,
     ResultsStore,
     accuracy_on_test,
@@ -149,6 +150,10 @@ def _table5(store: ResultsStore, entries: Sequence[Mapping[str, Any]]) -> PaperT
             else:
                 not_run.append(f"{study} {head}")
                 lines.append([study, head, *[NOT_RUN] * len(SHOTS), EMPTY, format_accuracy(paper), EMPTY])
+            # The paper does not say which of the two recipes its row from scratch corresponds to.
+            decayed = f"{study}{LAYER_DECAY}"
+            if any(row.variant == head for row in store.rows_of(decayed)):
+                lines.append([decayed, *_head_line(store.rows_of(decayed), head, paper)])
     else:
         text = (
             "Finetuned classifiers (ce) and MEM with its partitions, from this study and from other studies of the "

@@ -10,8 +10,10 @@ from mem.metrics import Interval
 from mem.report.ranking import val_scores
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_interval
 
-FROM_SCRATCH = ("table5_scratch_100", "table5_scratch_500", "table5_scratch_1000")
-"""Recipes for table 5 without pretraining. Tables 1 to 4 do not contain their results."""
+FROM_SCRATCH = "table5_scratch_"
+"""Start of the names of the recipes for table 5 without pretraining. Tables 1 to 4 do not contain their results."""
+LAYER_DECAY = "_layer_decay"
+"""End of the names of those recipes from scratch that have layer-wise learning-rate decay."""
 METHODS = ("ce", "tau", "crt", "lws", "mem")
 """Methods in the paper's tables 2 to 4."""
 
@@ -45,8 +47,8 @@ class ResultsStore:
         return self._cache[study]
 
     def is_recipe(self, dataset: str, backbone: str) -> bool:
-        """Return whether this study uses the dataset and the backbone, and is not one of `FROM_SCRATCH`."""
-        return (self.dataset, self.backbone) == (dataset, backbone) and self.study not in FROM_SCRATCH
+        """Return whether this study uses the dataset and the backbone, and is not a recipe from scratch."""
+        return (self.dataset, self.backbone) == (dataset, backbone) and not self.study.startswith(FROM_SCRATCH)
 
     def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
         """Return the rows of this study if `is_recipe`, otherwise those of the recipe for the dataset and backbone."""

@@ -59,12 +59,13 @@ def test_methods_of_other_papers_are_listed_as_cited_and_not_run(tmp_path):
     assert any(line[-1] == "difference" and line[-2] == "−0.40 ± 6.35" for line in lines)
 
 
-def test_a_study_from_scratch_is_in_table_5_and_does_not_count_as_the_pretrained_recipe(tmp_path):
-    scratch = rows_of_two_seeds("table5_scratch_100", "imagenet_lt", "vit_base", ce=27.0, mem=30.0)
-    store = ResultsStore("table5_scratch_100", scratch, tmp_path)
+@pytest.mark.parametrize("study", ["table5_scratch_100", "table5_scratch_100_layer_decay"])
+def test_a_study_from_scratch_is_in_table_5_and_does_not_count_as_the_pretrained_recipe(tmp_path, study):
+    scratch = rows_of_two_seeds(study, "imagenet_lt", "vit_base", ce=27.0, mem=30.0)
+    store = ResultsStore(study, scratch, tmp_path)
     assert all(line[2] == "not run" for line in table(2, store).lines[1:])
     by_head = {tuple(line[:2]): line for line in table(5, store).lines}
-    assert by_head["table5_scratch_100", "ce"][5:] == ["27.50 ± 6.35", "2", "27.72", "−0.22 ± 6.35"]
+    assert by_head[study, "ce"][5:] == ["27.50 ± 6.35", "2", "27.72", "−0.22 ± 6.35"]
     assert by_head["imagenet_lt_vit_base", "mem"][5] == "not run"
 
 
