@@ -190,6 +190,11 @@ def test_the_report_shows_val_of_one_branch_and_test_of_the_other(finished):
     assert "held-out training images (seed 0), with heads trained on the other" in page
 
 
+def test_mem_results_says_that_val_are_held_out_images(finished):
+    printed = call_mem(finished.folder, "results", "selecting").out
+    assert "Best on val (held-out training images; test: heads trained on all of them; mean per-class" in printed
+
+
 def test_the_best_head_is_chosen_on_val_and_is_the_refitted_head(finished):
     selected = best_head(finished.study, finished.folder)
     rows = from_csv(finished.folder / "results" / "selecting" / "report" / "results.csv")
