@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from mem import config
-from mem.errors import UserError
 from mem.jobs.job import Job
-from mem.jobs.unchanged import changed_since_planning, require_unchanged
+from mem.jobs.unchanged import require_unchanged
 from mem.models.autoencoder import Autoencoder
 from mem.models.backbones import BackboneClassifier, FrozenBackbone, build, build_frozen, seed_torch
 from mem.models.channels_last import is_convolutional, store_channels_last
@@ -100,9 +99,7 @@ def load_starting_weights(
     initial = job.run.section("initial", config.Initial)
     path = weights_file(initial)
     if initial.weights is None:
-        digest, planned = file_digest(path), job.run.settings.get(INITIAL_DIGEST)
-        if digest != planned:
-            raise UserError(changed_since_planning(str(path), digest, planned))
+        require_unchanged(job, str(path), INITIAL_DIGEST, file_digest(path))
     report = initialise_from(model, read_checkpoint(path), initial.weights or str(path))
     job.say(f"Loaded {initial.weights or path}: {report}.")
     return {"initial": {"file": str(path), **report.document()}}

@@ -7,19 +7,17 @@ from mem.jobs.job import Job
 
 
 def require_unchanged(job: Job, what: str, setting: str, digest: str | None) -> None:
-    """Check that a file has not changed since the run was planned.
+    """Check that a file has the content for which the run was planned.
 
     Raises:
-        UserError: The file changed.
+        UserError: The file changed, or it did not exist when the run was planned, so that the key does not contain it.
     """
     planned = job.run.settings.get(setting)
-    if planned is not None and digest != planned:
-        raise UserError(changed_since_planning(what, digest, planned))
-
-
-def changed_since_planning(what: str, digest: str | None, planned: object) -> str:
-    """Return the error message for a file that changed after the run was planned."""
-    return (
-        f"{what}: changed after this run was planned (digest {digest}, was {planned}). Run the study again to plan a "
-        "new run for the new content."
+    if digest == planned:
+        return
+    was = "it did not exist then" if planned is None else f"was {planned}"
+    now = "it is missing now" if digest is None else f"digest {digest}"
+    raise UserError(
+        f"{what}: changed after this run was planned ({now}, {was}). Run the study again to plan a new run for the new "
+        "content."
     )

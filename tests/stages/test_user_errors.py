@@ -66,6 +66,18 @@ def test_glyphs_are_converted_unless_their_fonts_changed_after_planning(mini_val
     assert manifest["splits"]["train"]["images"] == 33
 
 
+def test_glyphs_are_not_converted_if_their_fonts_did_not_exist_when_the_run_was_planned(mini_values, tmp_path):
+    values = mini_values | {"dataset": glyphs(tmp_path / "fonts"), "orders": [1]}
+    (tmp_path / "study.yaml").write_text(json.dumps(values))
+    call_mem(tmp_path, "runs", "study.yaml", "--write")
+    config = next((tmp_path / "runs").rglob("convert-*/config.yaml"))
+    write_families(tmp_path / "fonts")
+    message = call_mem(tmp_path, "convert", "--config", str(config), status=2).err
+    assert "changed after this run was planned" in message
+    assert "it did not exist then" in message
+    assert not list(config.parent.glob("*.beton"))
+
+
 def test_the_message_about_a_missing_data_set_explains_how_to_get_it(tmp_path):
     overlay = tmp_path / "over.yaml"
     overlay.write_text(
