@@ -62,8 +62,8 @@ class Mem(Section):
     """How the fusion output o acts on the logits of a group. The group weight is o (`free`), softplus(o), exp(o), 1 + o
     (`residual`), the softmax of o over the groups or sigmoid(o), and multiplies the logits (eq. 8). `additive` adds o
     to the logits instead. `mixture` predicts a class with the probability of its group, which is the softmax of o over
-    the groups, times the softmax of the logits within the group. With every variant except `mixture`, the initial head
-    predicts the same class as the classifier that it modulates."""
+    the groups, times the softmax of the logits within the group. With `fusion_init: identity` and every variant except
+    `mixture`, the initial head predicts the same class as the classifier that it modulates."""
     logits: Literal["plain", "centred", "log_softmax", "standardised"] = "plain"
     """Logits that the fusion and eq. 8 use: those of the classifier, or these minus their mean over the classes, their
     log-softmax, or minus their mean and divided by their standard deviation."""
