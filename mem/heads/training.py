@@ -101,7 +101,7 @@ def _choose_tau(
                 f"{context.name}: taus has {candidates} candidates, but the dataset has no val split to select from "
                 "them. Set `selection` in the study, which selects tau on held-out training images, or set one tau."
             )
-        context.say(f"tau {taus[0]:g} is used without a selection.")
+        context.say(f"tau is {taus[0]:g}, the only candidate.")
         return taus[0], {"tau": taus[0]}
     features = val.inputs(0, np.arange(len(val)), tokens=False)
     tau, scores = choose_on_val(head_of_tau, taus, features, torch.from_numpy(val.labels))

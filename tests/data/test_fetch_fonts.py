@@ -236,3 +236,10 @@ def test_sources_and_folders_that_cannot_be_used_are_refused(tmp_path, capsys):
     (tmp_path / "other").mkdir()
     assert main(["data", "fonts", "--to", str(tmp_path / "other")]) == 2
     assert "exists, but contains no fonts. Delete the folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("text")
+    for folder in (tmp_path / "file", tmp_path / "file" / "fonts", tmp_path / "file" / "data" / "fonts"):
+        assert main(["data", "fonts", "--to", str(folder)]) == 2
+        assert f"{folder}: a part of this path is a file. Choose another folder with --to." in capsys.readouterr().err
+    (tmp_path / "half.deb").write_bytes(b"!<arch>\n")
+    assert main(["data", "fonts", "--to", str(tmp_path / "fonts"), "--from", str(tmp_path / "half.deb")]) == 2
+    assert sorted(os.listdir(tmp_path)) == ["file", "half.deb", "other"]

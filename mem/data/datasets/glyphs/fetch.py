@@ -38,14 +38,16 @@ def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) ->
     Raises:
         UserError: The package cannot be downloaded or unpacked, or it is not the expected one.
     """
-    if folder.exists():
+    if folder.is_dir():
         fonts = len(find_fonts(folder))
         if not fonts:
             raise UserError(
                 f"{folder}: exists, but contains no fonts. Delete the folder, or choose another one with --to."
             )
-        say(f"{folder} already contains {fonts:,} fonts. To download them again, delete the folder.")
+        say(f"{folder} already contains {fonts:,} font{'s' * (fonts != 1)}. To download them again, delete the folder.")
         return
+    if any(path.is_file() for path in (folder, *folder.parents)):
+        raise UserError(f"{folder}: a part of this path is a file. Choose another folder with --to.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     local = Path(source).expanduser() if source is not None and "://" not in source else None
     package = local or folder.with_name(f".{folder.name}.deb")
@@ -59,6 +61,7 @@ def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) ->
     try:
         number = unpack_fonts(package, partial)
     except UserError:
+        shutil.rmtree(partial, ignore_errors=True)
         if local is None:
             package.unlink()
         raise
