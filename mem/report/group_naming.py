@@ -19,9 +19,9 @@ from mem.report.results import ScoreRow, by_variant
 CAPTION = (
     "Percentage of test images whose group in MEM's partition is named correctly: by the largest norm of a "
     "sub-network, by the class that the MEM head predicts, and by the class that the head predicts from which MEM's "
-    "classifier starts (without the modulator). The norms can help the classifier only where they know more about the "
-    "group than it does. MEM heads that differ only in the fusion or the classifier have nearly the same norms, "
-    "because almost only the regularisation objective trains the sub-networks."
+    "classifier starts (without the modulator). Norms that name the group less often than the classifier can help it "
+    "only on images on which they are right and it is wrong. MEM heads that differ only in the fusion or the "
+    "classifier have nearly the same norms, because almost only the regularisation objective trains the sub-networks."
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
+from mem.report.chosen_heads import CAPTION as CHOSEN_HEADS
+from mem.report.chosen_heads import chosen_head_table
 from mem.report.collect import StudyResults
 from mem.report.differences import equal_sets, identities
 from mem.report.image_differences import image_difference_table
@@ -112,7 +114,11 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
             f"the p-value for all classes, also adjusted for the number of methods (Holm). {coverage(rows)} "
             f"{SEVERAL_METHODS}{equal_results(equal_sets(identities(rows, 'test')))}"
         )
-        return [CaptionedTable(title, caption, lines)]
+        tables = [CaptionedTable(title, caption, lines)]
+        if (chosen := chosen_head_table(rows)) is not None:
+            heading = "MEM minus other methods, each chosen on val in each run"
+            tables.append(CaptionedTable(heading, f"{CHOSEN_HEADS} {coverage(rows)}", chosen))
+        return tables
     folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}
     caption = (
         f"Each method minus {reference} on the same test images of one run, in points. Intervals are 95 % paired "

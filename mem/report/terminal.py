@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mem.errors import UserError
 from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
+from mem.report.chosen_heads import CAPTION as CHOSEN_HEADS
+from mem.report.chosen_heads import chosen_head_table
 from mem.report.differences import equal_sets, identities
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, val_scores
@@ -121,6 +123,8 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
             text_table(lines),
             textwrap.fill(SEVERAL_METHODS + equal_results(equal_sets(identities(rows, "test"))), TEXT_WIDTH),
         ]
+        if (chosen := chosen_head_table(rows)) is not None:
+            parts += [textwrap.fill(CHOSEN_HEADS, TEXT_WIDTH), text_table(chosen)]
     elif minus is not None:
         raise UserError(f"--minus {minus}: study {study} has a single run or head, so there are no paired differences.")
     change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
