@@ -107,6 +107,13 @@ def test_the_message_without_usable_fonts_says_how_to_get_them(tmp_path, content
     assert ("none of the 1 fonts" in message and "a.ttf (" in message) == (content == "broken")
 
 
+def test_the_message_without_default_folders_names_them(monkeypatch):
+    for module in ("mem.runs.font_files", "mem.data.datasets.glyphs.fonts"):
+        monkeypatch.setattr(f"{module}.FONT_FOLDERS", ("/nowhere/a", "/nowhere/b"))
+    with pytest.raises(UserError, match=r"none of the default folders exists: /nowhere/a, /nowhere/b\. Download"):
+        read_fonts(None)
+
+
 # --- characters ----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mem.data.datasets.glyphs.characters import is_candidate
 from mem.data.datasets.glyphs.render import open_font
 from mem.errors import UserError
-from mem.runs.font_files import FontFile, find_fonts, font_folder
+from mem.runs.font_files import FONT_FOLDERS, FontFile, find_fonts, font_folder
 
 if TYPE_CHECKING:
     from fontTools.ttLib import TTFont
@@ -89,6 +89,8 @@ def read_fonts(root: str | None) -> Fonts:
         "Download fonts with `mem data fonts`, install the Debian package (apt install texlive-fonts-extra), or set "
         "dataset.root to another folder with .otf or .ttf files."
     )
+    if root is None and not folder.is_dir():
+        raise UserError(f"dataset.root: none of the default folders exists: {', '.join(FONT_FOLDERS)}. {advice}")
     if not files:
         raise UserError(f"dataset.root: {folder} does not exist or contains no .otf and .ttf files. {advice}")
     faces: dict[tuple[str, str], Face] = {}
