@@ -56,7 +56,8 @@ def test_one_command_holds_out_selects_and_refits_and_resumes_after_it_was_kille
 
     finetune = [tmp_path / find(runs, "finetune", branch).folder for branch in ("select", "refit")]
     workflow = start(tmp_path, *ARGUMENTS)
-    wait(lambda: any(list((folder / "checkpoints").glob("*.json")) for folder in finetune), workflow)
+    checkpoints = [folder / "checkpoints" for folder in finetune]
+    wait(lambda: any(list(folder.glob("*.json")) for folder in checkpoints), workflow, seconds=600)
     os.killpg(workflow.pid, signal.SIGKILL)
     workflow.wait()
     snakemake(tmp_path, *ARGUMENTS)
