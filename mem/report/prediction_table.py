@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,12 +13,17 @@ import pyarrow.parquet as pq
 from mem import files
 from mem.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions, require_same_images
 
+_OWN_COLUMNS = ("name", "label")
+"""Columns that are not predictions of a head."""
+
 
 def write_prediction_tables(folder: Path, evaluations: Mapping[tuple[str, int, int], Path]) -> list[Path]:
     """Write `order<N>-seed<N>.parquet` for each class order and seed, and return the paths.
 
     A file has one row per test image, with the columns `label` and, if the images have names, `name`, and one column
-    per head with the predicted class. Accuracies, intervals and tests can be recomputed from it without the runs.
+    per head with the predicted class. The column of a head that is named `label` or `name` is `label (head)` or `name
+    (head)`. The metadata `shot_of_class` is a JSON list with the shot group of each class (0 many, 1 medium, 2 few).
+    Accuracies, intervals and tests can be recomputed from the file without the runs.
 
     Args:
         folder: Folder of the files.
@@ -42,14 +48,17 @@ def _table(paths: Mapping[str, Path]) -> pa.Table:
     """Return the labels and the predictions of each variant, as integers of the smallest sufficient size."""
     columns: dict[str, np.ndarray] = {}
     first: tuple[Path, Predictions] | None = None
+    shots: tuple[int, ...] = ()
     for variant, path in paths.items():
-        test = read_predictions(path / PREDICTIONS_FILE)[1]["test"]
+        about, splits = read_predictions(path / PREDICTIONS_FILE)
+        test, shots = splits["test"], about.shot_of_class
         first = first or (path, test)
         require_same_images(test, first[1], (path, first[0]))
-        columns[variant] = _compact(test.predictions)
+        columns[f"{variant} (head)" if variant in _OWN_COLUMNS else variant] = _compact(test.predictions)
     assert first is not None
     names = {} if first[1].names is None else {"name": pa.array(first[1].names)}
-    return pa.table({**names, "label": _compact(first[1].labels), **columns})
+    table = pa.table({**names, "label": _compact(first[1].labels), **columns})
+    return table.replace_schema_metadata({"shot_of_class": json.dumps(shots)})
 
 
 def _compact(classes: np.ndarray) -> np.ndarray:
