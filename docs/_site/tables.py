@@ -19,6 +19,7 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
   norm of a sub-network, and the norms minus the predicted classes of `minus`, paired. MEM heads must have the partition
   `shot`. `classes` is the number of many-, medium- and few-shot classes on a split with equally many images per class;
   it is used for files of earlier versions, which lack the column `group_recall_all`.
+- `chosen`: MEM minus cRT, and minus all other methods, each represented by the head that val chooses in each run.
 - `study_differences`: the scores of another study, `study`, minus the scores of this study on `split`, paired by seed
   and class order.
 
@@ -39,6 +40,7 @@ from pathlib import Path
 import numpy as np
 
 from mem.metrics import interval, paired_student
+from mem.report.chosen_heads import chosen_head_table
 from mem.report.differences import format_difference, paired_differences, paired_scores
 from mem.report.method_tables import accuracy_table, paired_difference_table, val_table
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
@@ -95,6 +97,13 @@ def _differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     return [[f"minus {reference}", *SHOTS], *body]
 
 
+def _chosen(rows: Sequence[ScoreRow], _: Options) -> Lines:
+    lines = chosen_head_table(rows)
+    if lines is None:
+        raise KeyError("There is no choice on val between several MEM heads in several runs.")
+    return lines
+
+
 def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     other_rows = by_variant(from_csv(RESULTS / options["study"] / "results.csv"), options["split"])
     lines = [["method", *SHOTS]]
@@ -140,6 +149,7 @@ def _selected(rows: Sequence[ScoreRow], options: Options) -> list[ScoreRow]:
 TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
     "accuracy": _accuracy,
     "val": _val,
+    "chosen": _chosen,
     "scores": _scores,
     "differences": _differences,
     "group_naming": _group_naming,

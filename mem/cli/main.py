@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mem
@@ -47,6 +48,13 @@ def run(arguments: Sequence[str]) -> int:
         # it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        from mem.files import USER_ERRORS, describe_os_error
+
+        if error.errno not in USER_ERRORS:
+            raise
+        print(f"mem: {describe_os_error(error, Path.cwd())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

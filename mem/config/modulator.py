@@ -124,6 +124,10 @@ class Mem(Section):
                 "phases: `regularisation_first` requires a reo_weight above 0, because its first phase minimises only "
                 "the regularisation objective"
             )
+        if self.phases == "joint" and self.detach_norms and not self.reo_weight:
+            raise ValueError(
+                "detach_norms: requires a reo_weight above 0, because no objective trains the sub-networks otherwise"
+            )
         if self.prior_in_loss and self.training.sampler != "instance":
             raise ValueError(
                 f"prior_in_loss: requires the sampler `instance`, not `{self.training.sampler}`, because the prior is "

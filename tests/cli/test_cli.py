@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -74,6 +76,29 @@ def test_an_invalid_study_exits_with_status_2_and_no_traceback(tmp_path):
     meaning = " ".join(str(Pretrain.model_fields["mask_ratio"].description).split())
     assert f"`pretrain.mask_ratio` is missing: {meaning}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "the disk is full."), (errno.EACCES, "no permission to write.")],
+    ids=["full disk", "permission"],
+)
+def test_a_problem_of_the_file_system_is_a_message(number, message, tmp_path, capsys, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "file"))
+
+    monkeypatch.setattr("mem.runs.run_config.write_configs", fail)
+    assert main(["runs", "--write", str(MINI)]) == 2
+    assert f"mem: {tmp_path}/file: {message}" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_code_keeps_its_traceback(monkeypatch):
+    def fail(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "file")
+
+    monkeypatch.setattr("mem.runs.run_config.write_configs", fail)
+    with pytest.raises(FileNotFoundError):
+        main(["runs", "--write", str(MINI)])
 
 
 def test_the_schema_is_printed_as_json(capsys):

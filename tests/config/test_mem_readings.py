@@ -24,6 +24,7 @@ from tests.heads.mem_heads import mem_settings
     [
         ({"classifier_from": None}, "classifier_from: is required with `classifier: frozen`"),
         ({"phases": "regularisation_first", "reo_weight": 0}, "requires a reo_weight above 0"),
+        ({"detach_norms": True, "reo_weight": 0}, "detach_norms: requires a reo_weight above 0"),
         ({"prior_in_loss": True}, "prior_in_loss: requires the sampler `instance`, not `class_balanced`"),
         ({"first_phase": 1.0}, "less than 1"),
         ({"temperature": 0.0}, "greater than 0"),
