@@ -14,7 +14,7 @@ RECORD_BYTES = 3_000.0
 """Total size of config.yaml, site.yaml and run.json."""
 LOG_POINT_BYTES = {"backbone": 310.0, "head": 330.0, "mem": 425.0}
 """Size of one point of the training curves in log.jsonl."""
-CANDIDATE_BYTES = 185.0
+CANDIDATE_BYTES = 267.0
 """Size of one candidate value of tau in log.jsonl and run.json."""
 IMAGE_NAME_BYTES = 40.0
 """Size of one line of images.csv."""
