@@ -105,9 +105,8 @@ def server(contents) -> Iterator[Server]:
 
 @pytest.fixture
 def address(server, monkeypatch) -> str:
-    """Make the server the default source, with the checksum of its package, on a machine without apt-get."""
+    """Return the address of the package, whose checksum is the expected one, on a machine without apt-get."""
     address = f"http://127.0.0.1:{server.server_address[1]}/fonts.deb"
-    monkeypatch.setattr(fetch, "ADDRESS", address)
     monkeypatch.setattr(fetch, "SHA256", hashlib.sha256(server.content).hexdigest())
     monkeypatch.setenv("PATH", "/nowhere")
     return address
@@ -121,9 +120,9 @@ def expected_names(contents: dict[str, bytes]) -> list[str]:
     return sorted(name.removeprefix(f"{FONTS}/") for name in contents if name.startswith(FONTS) and "tfm" not in name)
 
 
-def test_the_fonts_of_the_default_package_are_downloaded_and_unpacked(server, address, contents, tmp_path, capsys):
+def test_the_fonts_of_a_package_are_downloaded_and_unpacked(server, address, contents, tmp_path, capsys):
     folder = tmp_path / "data" / "fonts"
-    assert main(["data", "fonts", "--to", str(folder)]) == 0
+    assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 0
     assert names(folder) == expected_names(contents)
     assert (folder / names(folder)[0]).read_bytes() == contents[f"{FONTS}/{names(folder)[0]}"]
     assert os.listdir(folder.parent) == ["fonts"]  # neither the package nor partial files remain
@@ -131,7 +130,7 @@ def test_the_fonts_of_the_default_package_are_downloaded_and_unpacked(server, ad
     assert f"{folder} contains 36 fonts. Use them with dataset.root: {folder}" in output
     assert "is not texlive-fonts-extra" not in output
     assert len(read_fonts(str(folder)).faces) == 36
-    assert main(["data", "fonts", "--to", str(folder)]) == 0
+    assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 0
     assert "already contains 36 fonts" in capsys.readouterr().out
     assert len(server.ranges) == 1
 
@@ -139,14 +138,14 @@ def test_the_fonts_of_the_default_package_are_downloaded_and_unpacked(server, ad
 def test_an_interrupted_download_is_resumed_and_never_looks_complete(server, address, contents, tmp_path, capsys):
     folder = tmp_path / "fonts"
     server.limit = len(server.content) // 2
-    assert main(["data", "fonts", "--to", str(folder)]) == 2
+    assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 2
     message = capsys.readouterr().err
     assert f"{address}: cannot be downloaded" in message
     assert "the same command resumes the download" in message
     assert "run: mem data fonts --from FILE" in message
     assert not folder.exists()
     server.limit = None
-    assert main(["data", "fonts", "--to", str(folder)]) == 0
+    assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 0
     assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
     assert names(folder) == expected_names(contents)
 
@@ -161,18 +160,24 @@ def test_an_interrupted_unpacking_never_looks_complete(server, address, contents
 
     with monkeypatch.context() as patch:
         patch.setattr(fetch, "unpack_fonts", interrupt)
-        assert main(["data", "fonts", "--to", str(folder)]) == 130
+        assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 130
     assert not folder.exists()
-    assert main(["data", "fonts", "--to", str(folder)]) == 0
+    assert main(["data", "fonts", "--to", str(folder), "--from", address]) == 0
     assert names(folder) == expected_names(contents)
     assert len(server.ranges) == 1  # the complete package is not downloaded again
 
 
-def test_a_package_with_another_checksum_is_refused(server, address, tmp_path, capsys):
+def test_a_package_with_another_checksum_is_named(server, address, tmp_path, capsys):
     server.content += b"\n"
+    assert main(["data", "fonts", "--to", str(tmp_path / "fonts"), "--from", address]) == 0
+    assert "The package is not texlive-fonts-extra_" in capsys.readouterr().out
+
+
+def test_a_machine_without_apt_get_needs_a_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
     assert main(["data", "fonts", "--to", str(tmp_path / "fonts")]) == 2
     message = capsys.readouterr().err
-    assert f"the SHA-256 of the downloaded file is {hashlib.sha256(server.content).hexdigest()}, but" in message
+    assert f"this machine has no apt-get. Use --from with the package {fetch.FILE}" in message
     assert os.listdir(tmp_path) == []
 
 
@@ -222,12 +227,15 @@ def test_apt_get_is_used_if_it_has_the_expected_version(
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
-    assert main(["data", "fonts", "--to", str(tmp_path / "data" / "fonts")]) == 0
+    assert main(["data", "fonts", "--to", str(tmp_path / "data" / "fonts")]) == (0 if works else 2)
     assert (tmp_path / "arguments").read_text() == f"download -qq texlive-fonts-extra={fetch.VERSION}\n"
-    assert names(tmp_path / "data" / "fonts") == expected_names(contents)
-    assert os.listdir(tmp_path / "data") == ["fonts"]
-    assert len(server.ranges) == (0 if works else 1)
-    assert ("apt-get cannot download it" in capsys.readouterr().out) == (not works)
+    assert server.ranges == []
+    if works:
+        assert names(tmp_path / "data" / "fonts") == expected_names(contents)
+        assert os.listdir(tmp_path / "data") == ["fonts"]
+    else:
+        assert f"apt-get cannot download {fetch.FILE}: it wrote no file" in capsys.readouterr().err
+        assert os.listdir(tmp_path / "data") == []
 
 
 def test_sources_and_folders_that_cannot_be_used_are_refused(tmp_path, capsys):

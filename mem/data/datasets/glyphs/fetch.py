@@ -18,9 +18,11 @@ PACKAGE = "texlive-fonts-extra"
 VERSION = "2022.20230122-4"
 """Version of the package in Debian 12."""
 FILE = f"{PACKAGE}_{VERSION}_all.deb"
-ADDRESS = f"https://deb.debian.org/debian/pool/main/t/texlive-extra/{FILE}"
 SHA256 = "abddeda6b66ee9c38df1f7fd2d20670b25f3a738df74c0ee91001f6b1466b1e4"
 """SHA-256 of the package, from the package index of Debian 12."""
+_MANUALLY = (
+    f"Use --from with the package {FILE}, as a file or as its address on a Debian mirror (pool/main/t/texlive-extra/)."
+)
 
 
 def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) -> None:
@@ -31,8 +33,8 @@ def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) ->
 
     Args:
         folder: Folder to create.
-        source: A file or an address of a Debian package. None selects the version of Debian 12, which is downloaded
-            with apt-get if this machine has it, and otherwise from `ADDRESS`.
+        source: A file or an address of a Debian package. None selects the version of Debian 12, which apt-get downloads
+            from the mirror of this machine.
         say: Called with messages for the user.
 
     Raises:
@@ -79,38 +81,32 @@ def fetch_fonts(folder: Path, source: str | None, say: Callable[[str], None]) ->
 
 
 def _download(package: Path, source: str | None, say: Callable[[str], None]) -> None:
-    """Download the package. The file exists only after the download is complete and its checksum was verified."""
-    part = package.with_name(f"{package.name}.part")
-    if source is None and shutil.which("apt-get") is not None and _download_with_apt(package, say):
+    """Download the package. The file exists only after the download is complete."""
+    if source is None:
+        _download_with_apt(package, say)
         return
-    address = source or ADDRESS
-    say(f"Downloading {address} (about 510 MB)" if source is None else f"Downloading {address}")
-    download(address, part, say, "mem data fonts --from FILE")
-    if source is None and (found := _sha256(part)) != SHA256:
-        part.unlink()
-        raise UserError(
-            f"{address}: the SHA-256 of the downloaded file is {found}, but {SHA256} was expected. Run the command "
-            "again, or choose another source with --from."
-        )
+    part = package.with_name(f"{package.name}.part")
+    say(f"Downloading {source}")
+    download(source, part, say, "mem data fonts --from FILE")
     os.replace(part, package)
 
 
-def _download_with_apt(package: Path, say: Callable[[str], None]) -> bool:
-    """Download the package with apt-get from the mirror of this machine. Return False if apt-get cannot do it."""
+def _download_with_apt(package: Path, say: Callable[[str], None]) -> None:
+    """Download the package with apt-get from the mirror of this machine, and verify its checksum."""
     folder = package.with_name(f"{package.name}.apt")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    say(f"Downloading {PACKAGE} {VERSION} with apt-get (about 510 MB)")
+    command = ["apt-get", "download", "-qq", f"{PACKAGE}={VERSION}"]
     try:
-        say(f"Downloading {PACKAGE} {VERSION} with apt-get (about 510 MB)")
-        command = ["apt-get", "download", "-qq", f"{PACKAGE}={VERSION}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         found = next(folder.glob("*.deb"), None)
         if done.returncode or found is None or _sha256(found) != SHA256:
             reason = " ".join(done.stderr.split()) or "it wrote no file with the expected SHA-256"
-            say(f"apt-get cannot download it: {reason}")
-            return False
+            raise UserError(f"apt-get cannot download {FILE}: {reason}. {_MANUALLY}")
         os.replace(found, package)
-        return True
+    except FileNotFoundError:
+        raise UserError(f"{PACKAGE}: cannot be downloaded, because this machine has no apt-get. {_MANUALLY}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
