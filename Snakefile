@@ -32,6 +32,7 @@ include: "workflow/rules/convert.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/adapt.smk"
 include: "workflow/rules/train_head.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
@@ -41,6 +42,7 @@ include: "workflow/rules/targets.smk"
 onstart:
     with errors_as_messages():
         WORKFLOW_PROCESS.start()
+        prepare_initial_weights()
         WORKFLOW_PROCESS.handle_signals(stop_jobs=workflow.local_exec)
         if JOBS_ON_THIS_MACHINE:
             WORKFLOW_PROCESS.start_fork_server(STUDY_RUNS)

@@ -18,13 +18,15 @@ from mem.data.augment.mixing import PAIR
 from mem.data.batch import Batch, on_device
 from mem.distributed import World
 from mem.jobs.backbones import move_to_device
+from mem.jobs.classification import Classification
 from mem.jobs.frozen_features import feature_function, in_main_memory
 from mem.models.backbones import BackboneClassifier, build
 from mem.models.flops import forward_flops, training_flops
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.stages.finetune import classification, mixing_of
+from mem.objectives.build import build_objective
+from mem.stages.finetune import mixing_of
 from mem.stages.pretrain import reconstruction
 from mem.train.context import FitContext
 from mem.train.loop import TrainingData, fit
@@ -115,7 +117,8 @@ def workload(case: Case, study: config.Study, device: torch.device, batch: int) 
         model = build(backbone, CLASSES, settings.drop_path)
         groups = layer_decay_groups(model, settings.weight_decay, settings.layer_decay, decay_all=settings.decay_all)
         erasing, mixing = settings.augmentation.erasing, mixing_of(settings)
-        objective = classification(PIXELS, settings.label_smoothing, model.branches, erasing, mixing)
+        loss = build_objective(settings, np.ones(CLASSES, dtype=np.int64))
+        objective = Classification(PIXELS, loss, model.branches, erasing, mixing)
         shapes = ((1, 3, side, side),)
     flops = training_flops(model, *shapes)
     move_to_device(model, device, getattr(study.compute, case.stage), backbone.name)

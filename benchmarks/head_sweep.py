@@ -60,31 +60,41 @@ def write_features(folder: Path) -> None:
     long_tail = (500 * 100 ** (-np.arange(CLASSES) / (CLASSES - 1))).astype(int)
     for split, counts in (("train", long_tail), ("val", [20] * CLASSES), ("test", [50] * CLASSES)):
         labels = np.repeat(np.arange(CLASSES), counts)
-        features = centres[labels] + 1.5 * rng.standard_normal((len(labels), WIDTH))
-        np.save(folder / f"{split}.npy", features.astype(np.float32))
-        np.save(folder / f"{split}-labels.npy", labels)
+        write_split(folder, split, labels, centres[labels] + 1.5 * rng.standard_normal((len(labels), WIDTH)))
+
+
+def write_split(folder: Path, split: str, labels: np.ndarray, features: np.ndarray) -> None:
+    """Write the features and labels of a split, which `write_features_study` names."""
+    np.save(folder / f"{split}.npy", features.astype(np.float32))
+    np.save(folder / f"{split}-labels.npy", labels)
+
+
+def write_features_study(folder: Path, name: str, seeds: int, heads: dict[str, Any]) -> Path:
+    """Write a study of heads on the features in a folder to `study.yaml`."""
+    files = {f"{split}_features": f"{split}.npy" for split in ("train", "val", "test")}
+    files |= {f"{split}_labels": f"{split}-labels.npy" for split in ("train", "val", "test")}
+    study = {
+        "study": name,
+        "dataset": {"source": "features", "name": "synthetic"} | files,
+        "seeds": list(range(seeds)),
+        "backbone": {"name": "synthetic", "kind": "none"},
+        **dict.fromkeys(("pretrain", "finetune", "features")),
+        "heads": heads,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
 
 
 def write_study(folder: Path, heads: int, seeds: int) -> Path:
     """Write a study with a linear probe and a sweep of cRT heads, which differ in learning rate, epochs and sampler."""
-    files = {f"{split}_features": f"{split}.npy" for split in ("train", "val", "test")}
-    files |= {f"{split}_labels": f"{split}-labels.npy" for split in ("train", "val", "test")}
     sweep = {}
     for number in range(heads - 1):
         sampler = ("class_balanced", "instance")[number % 2]
         training = TRAINING | {"lr": 0.01 * (1 + number), "epochs": 3 + number % 10, "sampler": sampler}
         sweep[f"crt{number}"] = {"method": "crt", "training": training}
-    study = {
-        "study": "sweep",
-        "dataset": {"source": "features", "name": "synthetic"} | files,
-        "seeds": list(range(seeds)),
-        "backbone": {"name": "synthetic", "kind": "none"},
-        **dict.fromkeys(("pretrain", "finetune", "features")),
-        "heads": {"ce": {"training": TRAINING | {"lr": 0.1, "epochs": 5, "sampler": "instance"}}} | sweep,
-    }
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    return path
+    probe = {"training": TRAINING | {"lr": 0.1, "epochs": 5, "sampler": "instance"}}
+    return write_features_study(folder, "sweep", seeds, {"ce": probe} | sweep)
 
 
 def measure(command: Sequence[str], folder: Path, **environment: str) -> tuple[float, float]:

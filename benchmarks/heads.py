@@ -40,6 +40,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.convert import write_beton
+from benchmarks.machine import processor
 from benchmarks.synthetic_photos import synthetic_photo
 from mem.config import Augmentation, Crt, Mem, Shots, VisionTransformer
 from mem.data.batch import Batch
@@ -77,7 +78,7 @@ def long_tailed_labels(images: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def head_of(method: str, counts: np.ndarray) -> tuple[Head, Any]:
-    """Return the head (cRT, MEM as in `config/`, or MEM with a trained classifier) and its training settings."""
+    """Return the head (cRT, MEM with a trained classifier, or `mem_of_config`: a frozen one) and its training."""
     training = {"epochs": 1, "global_batch": BATCH, "lr": 1e-3, "weight_decay": 5e-4, "sampler": "instance"}
     if method == "crt":
         settings: Any = Crt.model_validate({"method": "crt", "training": training | {"optimizer": "sgd"}})
@@ -218,13 +219,6 @@ def _compute() -> None:
         sum(range(100_000))
 
 
-def processor() -> str:
-    """Return the name of the processor and its number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return f"{name}, {os.cpu_count()} cores"
-
-
 def report(times: Mapping[str, list[float]], options: argparse.Namespace, say: Callable[..., None]) -> None:
     """Print the tables and the line of JSON.
 
@@ -243,7 +237,7 @@ def report(times: Mapping[str, list[float]], options: argparse.Namespace, say: C
     for method in ("mem", "mem_of_config"):
         ratios[f"{method}_vs_crt_epoch"] = [m / c for m, c in zip(times[method], times["crt"], strict=True)]
     names = {"f": "features stage", "o": "backbone in the loop", "crt": "cRT from disk"}
-    names |= {"mem": "MEM from disk", "mem_of_config": "MEM as in `config/`, from disk"}
+    names |= {"mem": "MEM from disk", "mem_of_config": "MEM with a frozen classifier, from disk"}
     say("| | ms per image, median (range) |\n|---|---:|")
     for name, values in times.items():
         low, mid, high = (1000 * v for v in (min(values), statistics.median(values), max(values)))
@@ -251,7 +245,7 @@ def report(times: Mapping[str, list[float]], options: argparse.Namespace, say: C
     say("\n| ratio | median (range over rounds) |\n|---|---:|")
     rows = {"cached_vs_online": "sweep on stored features, speedup over the backbone in the loop"}
     rows |= {"mem_vs_crt_epoch": "MEM epoch / cRT epoch"}
-    rows |= {"mem_of_config_vs_crt_epoch": "MEM epoch as in `config/` / cRT epoch"}
+    rows |= {"mem_of_config_vs_crt_epoch": "MEM epoch with a frozen classifier / cRT epoch"}
     for name, values in ratios.items():
         say(f"| {rows[name]} | {statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}) |")
     result: dict[str, Any] = {name: round(statistics.median(values), 2) for name, values in ratios.items()}

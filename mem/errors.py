@@ -1,7 +1,10 @@
 """Exceptions whose messages are shown to the user, and texts that are safe to show."""
 
 import re
+from collections.abc import Sequence
 
+EXAMPLES = 5
+"""Number of values that `first_of` returns."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters except tabs and line breaks, characters that change the direction of text, and surrogates."""
 
@@ -18,6 +21,11 @@ def printable(text: str, keep: str = "") -> str:
         keep: Additional characters to keep.
     """
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def first_of(values: Sequence[object]) -> str:
+    """Return the first values of a list, for messages, with dots if there are more."""
+    return ", ".join(map(str, values[:EXAMPLES])) + (", ..." if len(values) > EXAMPLES else "")
 
 
 def _escape(character: str) -> str:
@@ -39,5 +47,9 @@ class UserError(Exception):
         return printable(super().__str__())
 
 
-class Stopped(Exception):
-    """A stage stopped on request, after saving a checkpoint if it supports checkpoints."""
+class Stopped(BaseException):
+    """A stage stopped on request, after saving a checkpoint if it supports checkpoints.
+
+    A signal handler raises it, possibly within a library. Like KeyboardInterrupt, it is not an Exception, because an
+    `except Exception` there would lose the request: `logging`, for example, prints each Exception and continues.
+    """

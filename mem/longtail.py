@@ -10,18 +10,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from mem import rng
 from mem.config import LongTailCut, Shots
 from mem.errors import UserError
 
 SHOT_NAMES = ("many", "medium", "few")
+_NAMED_CLASSES = 10
+"""Maximum number of classes that a message lists."""
 
 
 def class_counts(labels: np.ndarray, classes: int) -> Int64[np.ndarray, " {classes}"]:
     """Return the number of images of each class."""
     return np.bincount(labels, minlength=classes).astype(np.int64)
+
+
+def without_images(counts: np.ndarray) -> str | None:
+    """Return a clause that names at most ten of the classes without training images, or None if there are none.
+
+    For example `class 3 has no training images`, or `12 of 100 classes have no training images: 0, 4, ... and 2 more`.
+    """
+    empty = np.flatnonzero(counts == 0).tolist()
+    if len(empty) < 2:
+        return f"class {empty[0]} has no training images" if empty else None
+    more = f" and {len(empty) - _NAMED_CLASSES:,} more" if len(empty) > _NAMED_CLASSES else ""
+    names = ", ".join(map(str, empty[:_NAMED_CLASSES]))
+    return f"{len(empty):,} of {len(counts):,} classes have no training images: {names}{more}"
+
+
+def positive_counts(counts: np.ndarray) -> np.ndarray:
+    """Return the number of training images of each class, where a class without images counts as one image.
+
+    Formulas that divide by a count or take its log use these numbers.
+    """
+    return np.maximum(counts, 1)
+
+
+def log_prior(counts: np.ndarray) -> Float64[np.ndarray, " classes"]:
+    """Return log pi: the log of each class's share of the training images. An empty class is treated as one image."""
+    positive = positive_counts(counts)
+    return np.log(positive / positive.sum())
 
 
 def shot_groups(counts: np.ndarray, shots: Shots) -> Int64[np.ndarray, " classes"]:

@@ -21,7 +21,7 @@ from mem.distributed.variables import RankVariables, shown_rank
 from mem.errors import UserError
 from tests.beton_files import write_beton
 from tests.conftest import REPOSITORY
-from tests.distributed_training import TrainingCase
+from tests.distributed_training import OBJECTIVES, TrainingCase
 from tests.key_biases import without_key_biases
 
 
@@ -231,8 +231,21 @@ CASES = (
     TrainingCase(4, None, None),
     TrainingCase(4, None, 6),  # a group spans two ranks
     TrainingCase(4, None, 12),  # a group spans all ranks
+    *(TrainingCase(2, None, None, objective) for objective in OBJECTIVES if objective != "cross_entropy"),
+    TrainingCase(2, None, 6, "paco"),  # the key encoder shuffles the samples between the ranks
+    TrainingCase(4, None, 6, "paco"),
+    TrainingCase(2, None, 6, "lade_of_experts"),  # BatchNorm in each expert
+    TrainingCase(4, None, 6, "lade_of_experts"),
+    TrainingCase(2, 3, None, "lora"),
+    TrainingCase(2, None, 6, "head"),
+    TrainingCase(4, None, 6, "batch_norm"),
 )
-REFERENCES = {norm_batch: TrainingCase(1, None, norm_batch) for norm_batch in (None, 6, 12)}
+REFERENCES = {
+    **{(norm_batch, "cross_entropy"): TrainingCase(1, None, norm_batch) for norm_batch in (None, 6, 12)},
+    **{(None, objective): TrainingCase(1, None, None, objective) for objective in OBJECTIVES},
+    **{(6, name): TrainingCase(1, None, 6, name) for name in ("paco", "lade_of_experts", "head", "batch_norm")},
+    (None, "lora"): TrainingCase(1, None, None, "lora"),
+}
 """Reference cases: a single process without gradient accumulation."""
 
 
@@ -241,7 +254,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with the weights of all cases. All cases with the same number of ranks share the same processes."""
     folder = tmp_path_factory.mktemp("ranks")
     images = np.random.default_rng(0).integers(0, 256, (37, 8, 8, 3), dtype=np.uint8)
-    write_beton(folder / "train.beton", list(images), np.arange(37) % 5)
+    write_beton(folder / "train.beton", list(images), np.sqrt(np.arange(37) % 25).astype(np.int64))
     cases = sorted((*REFERENCES.values(), *CASES), key=lambda case: case.ranks)
     for ranks, group in itertools.groupby(cases, lambda case: case.ranks):
         run_ranks(ranks, "-m", "tests.distributed_training", str(folder), json.dumps(list(group)))
@@ -251,14 +264,28 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.stage
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_several_ranks_learn_the_same_weights_as_one_process(folder, case):
-    expected = torch.load(folder / f"{REFERENCES[case.norm_batch].name}.pt", weights_only=True)
+    expected = torch.load(folder / f"{REFERENCES[case.norm_batch, case.objective].name}.pt", weights_only=True)
     weights = torch.load(folder / f"{case.name}.pt", weights_only=True)
     for kind in ("model", "average"):
         torch.testing.assert_close(
             without_key_biases(weights[kind]), without_key_biases(expected[kind]), rtol=1e-10, atol=1e-10
         )
     name = "backbone.head.weight" if case.norm_batch is None else "backbone.fc.weight"
-    assert not torch.equal(expected["model"][name], expected["average"][name])
+    if "experts" in OBJECTIVES.get(case.objective, {}):
+        name = name.replace("backbone.", "backbone.experts.1.")
+    in_model = f"classifier.{name}" if case.objective in ("paco", "ncl") else name
+    assert not torch.equal(expected["model"][in_model], expected["average"][name])
+
+
+@pytest.mark.stage
+def test_the_queue_of_paco_contains_the_keys_of_the_last_steps(folder):
+    """Ten steps of 12 samples. The queue has 36 entries, and the keys of all ranks are in it in the same order."""
+    for case in CASES:
+        if case.objective == "paco":
+            model = torch.load(folder / f"{case.name}.pt", weights_only=True)["model"]
+            assert int(model["queue_position"]) == 10 * 12 % 36
+            assert (model["queue_labels"] >= 0).all()
+            torch.testing.assert_close(model["queue"].norm(dim=1), torch.ones(36, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

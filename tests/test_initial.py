@@ -34,6 +34,10 @@ def test_the_run_key_contains_the_content_of_a_file_of_weights_and_not_its_path(
     paths[1].write_bytes(b"other weights")
     keys |= {run_of("finetune", {"pretrain": None, "initial": {"file": str(paths[1])}}).key, plain.key}
     assert len(keys) == 3
+    by_order = run_of("finetune", {"pretrain": None, "initial": {"file": str(paths[0]), "keys": "order"}})
+    assert by_order.key not in keys
+    by_name = run_of("finetune", {"pretrain": None, "initial": {"file": str(paths[0]), "keys": "names"}})
+    assert by_name.key in keys
     with_pretraining = {"initial": {"file": str(paths[0])}}
     assert "initial" in run_of("pretrain", with_pretraining).settings
     assert "initial" not in run_of("finetune", with_pretraining).settings
@@ -44,6 +48,43 @@ def test_official_weights_of_another_backbone_are_rejected_when_the_study_is_loa
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_base"}})
     with pytest.raises(UserError, match=r"unknown official weights mae_pretrain_vit_bas; did you mean"):
         load_study([MINI], {"initial": {"weights": "mae_pretrain_vit_bas"}})
+
+
+@pytest.mark.parametrize(
+    ("initial", "expected"),
+    [
+        ({"weights": "hf-hub:timm"}, "hf-hub:timm: expected hf-hub:OWNER/REPOSITORY"),
+        ({"weights": "hf-hub:timm/a@main"}, "write the commit as a setting of its own"),
+        ({"weights": "hf-hub:timm/a", "revision": "main"}, "expected a commit (40 hexadecimal digits), got main"),
+        ({"weights": "local-dir:"}, "expected local-dir:PATH"),
+        ({"weights": "mae_pretrain_vit_base", "revision": "0" * 40}, "revision: applies only to weights of the hub"),
+        ({"weights": "hf-hub:timm/a", "file": "w.pth"}, "cannot be combined with weights: hf-hub:timm/a"),
+        (
+            {"weights": "test_vit.r160"},
+            "timm has no weights test_vit.r160. Weights for this architecture: test_vit.r160_",
+        ),
+        ({"weights": "test_vi.r160_in1k"}, "timm has no weights test_vi.r160_in1k; did you mean test_vit.r160_in1k"),
+        ({"revision": "0" * 40}, "set `weights` (a name) or `file` (a path)"),
+    ],
+)
+def test_names_of_weights_and_settings_that_do_not_apply_are_rejected(initial, expected):
+    with pytest.raises(UserError) as error:
+        load_study([MINI], {"pretrain": None, "initial": initial})
+    assert expected in str(error.value)
+
+
+def test_a_timm_tag_of_another_architecture_is_rejected_when_the_study_is_loaded():
+    network = {
+        "name": "t",
+        "kind": "timm",
+        "model": "test_vit2",
+        "image_size": 32,
+        "norm_batch": None,
+        "center_crop": 1.0,
+    }
+    changes = {"backbone": network, "pretrain": None, "initial": {"weights": "test_vit.r160_in1k"}}
+    with pytest.raises(UserError, match=r"has the architecture test_vit, but backbone\.model is test_vit2; set"):
+        load_study([MINI], changes)
 
 
 @pytest.fixture
@@ -65,8 +106,9 @@ def test_a_cnn_runs_through_all_stages_from_a_file_of_weights(cnn_study, tmp_pat
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     backbone: Backbone = load_study([cnn_study]).backbone
-    torch.save({"model": build(backbone, 7).backbone.state_dict()}, tmp_path / "mine.pth")
-    study = load_study([cnn_study], {"initial": {"file": "mine.pth"}})
+    weights = {f"layer{i}": value for i, value in enumerate(build(backbone, 7).backbone.state_dict().values())}
+    torch.save({"model": weights}, tmp_path / "mine.pth")
+    study = load_study([cnn_study], {"initial": {"file": "mine.pth", "keys": "order"}})
     runs = study_runs(study)
     write_configs(runs, study)
     done = {run.stage: run for run in reversed(runs) if run.stage != "report"}
@@ -76,6 +118,9 @@ def test_a_cnn_runs_through_all_stages_from_a_file_of_weights(cnn_study, tmp_pat
     assert report["missing"] == ["fc.weight", "fc.bias"]
     assert report["left_over"] == []
     assert len(report["matched"]) > 50
+    assert report["conversion"] == "mapped by order and shape"
+    assert report["pairs"].keys() >= {"conv1.0.weight", "layer4.0.bn2.running_var", "fc.bias"}
+    assert set(report["pairs"].values()) == {n for n, value in weights.items() if value.is_floating_point()}
 
 
 @pytest.mark.stage

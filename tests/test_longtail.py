@@ -91,3 +91,13 @@ def test_even_partitions_differ_by_at_most_one_class(classes, groups, seed):
 def test_an_empty_group_is_named():
     with pytest.raises(UserError, match="leaves a group empty: few"):
         longtail.partition("shot", np.array([500, 50]), 3, Shots(), 0)
+
+
+def test_classes_without_images_are_named():
+    assert longtail.without_images(np.array([3, 1])) is None
+    assert longtail.without_images(np.array([3, 0, 1])) == "class 1 has no training images"
+    assert longtail.without_images(np.array([0, 3, 0])) == "2 of 3 classes have no training images: 0, 2"
+    many = np.zeros(1200, dtype=np.int64)
+    many[::100] = 7
+    text = longtail.without_images(many)
+    assert text == "1,188 of 1,200 classes have no training images: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 1,178 more"

@@ -21,7 +21,11 @@ docs/results/NAME/results.csv. A block specifies the name of a table and its opt
   it is used for files of earlier versions, which lack the column `group_recall_all`.
 - `chosen`: MEM minus cRT, and minus all other methods, each represented by the head that val chooses in each run.
 - `study_differences`: the scores of another study, `study`, minus the scores of this study on `split`, paired by seed
-  and class order.
+  and class order. `heads` selects methods that both studies have.
+
+- `errors_by_group`: percentage of the errors of `head` on test whose predicted class is in each shot group, by the shot
+  group of the image, from the predictions of `study`.
+- `paper_differences`: the paper's accuracies of the methods `heads` minus that of the method `minus` (tables 2 to 4).
 
 With `given=NAME,...`, these methods have a second row: their oracle accuracies ("NAME, group given").
 
@@ -31,6 +35,7 @@ the same order as in results.csv.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +43,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from mem.longtail import SHOT_NAMES
 from mem.metrics import interval, paired_student
 from mem.report.chosen_heads import chosen_head_table
+from mem.report.crop_marks import named_with_crops
 from mem.report.differences import format_difference, paired_differences, paired_scores
 from mem.report.method_tables import accuracy_table, paired_difference_table, val_table
+from mem.report.paper_format import paper_numbers
 from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_table, summarise, with_group_given
 from mem.report.table_formats import markdown_table
 
@@ -66,6 +75,7 @@ def regenerate(page: Path) -> str:
         options = dict(pair.split("=", 1) for pair in pairs)
         given = options.pop("given", "")
         lines = TABLES[kind](with_group_given(rows, given.split(",") if given else []), options)
+        lines = named_with_crops(lines, rows)
         return f"{match[1]}\n{markdown_table(lines)}\n{match[3]}"
 
     return BLOCK.sub(block, page.read_text(encoding="utf-8"))
@@ -104,10 +114,42 @@ def _chosen(rows: Sequence[ScoreRow], _: Options) -> Lines:
     return lines
 
 
+def _errors_by_group(_: Sequence[ScoreRow], options: Options) -> Lines:
+    files = sorted((RESULTS / options["study"] / "predictions").glob("*.parquet"))
+    shares = np.stack([_error_shares(file, options["head"]) for file in files])
+    lines = [[f"errors of {options['head']}", *(f"to {shot}" for shot in SHOT_NAMES)]]
+    for group, shot in enumerate(SHOT_NAMES):
+        lines.append(
+            [f"of {shot}", *(str(interval(shares[:, group, other].tolist())) for other in range(len(SHOT_NAMES)))]
+        )
+    return lines
+
+
+def _error_shares(file: Path, head: str) -> np.ndarray:
+    """Return the percentages of a head's errors, by the shot groups of the image (row) and of the predicted class."""
+    table = pq.read_table(file, columns=["label", head])
+    shot_of_class = np.asarray(json.loads(table.schema.metadata[b"shot_of_class"]))
+    labels, predicted = table["label"].to_numpy(), table[head].to_numpy()
+    errors = predicted != labels
+    counts = np.zeros((len(SHOT_NAMES), len(SHOT_NAMES)))
+    np.add.at(counts, (shot_of_class[labels[errors]], shot_of_class[predicted[errors]]), 1)
+    return 100 * counts / counts.sum(axis=1, keepdims=True)
+
+
+def _paper_differences(_: Sequence[ScoreRow], options: Options) -> Lines:
+    names = options["heads"].split(",")
+    lines = [[f"the paper's numbers minus {options['minus']}", *names]]
+    for entry in paper_numbers()["tables"]:
+        for column, backbone in enumerate(entry["backbones"]):
+            gains = [entry[name][column] - entry[options["minus"]][column] for name in names]
+            lines.append([f"{entry['dataset']}, {backbone}", *(f"{gain:+.2f}".replace("-", "−") for gain in gains)])
+    return lines
+
+
 def _study_differences(rows: Sequence[ScoreRow], options: Options) -> Lines:
     other_rows = by_variant(from_csv(RESULTS / options["study"] / "results.csv"), options["split"])
     lines = [["method", *SHOTS]]
-    for head, head_rows in by_variant(rows, options["split"]).items():
+    for head, head_rows in by_variant(_selected(rows, options), options["split"]).items():
         other_row = {row.repeat: row for row in other_rows[head]}
         pairs = [(other_row[row.repeat], row) for row in head_rows]
         differences = paired_scores(pairs, SHOTS)
@@ -154,6 +196,8 @@ TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
     "differences": _differences,
     "group_naming": _group_naming,
     "study_differences": _study_differences,
+    "paper_differences": _paper_differences,
+    "errors_by_group": _errors_by_group,
 }
 
 if __name__ == "__main__":

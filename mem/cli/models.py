@@ -16,9 +16,22 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         "run",
         metavar="RUN",
-        help="run folder of a head (train_head-..., see `mem runs`), its key, or a prefix of the key",
+        help="run folder of a head (train_head-..., see `mem runs`) or, for a model that averages over the crops of an "
+        "evaluation, of this evaluation (evaluate-...); or a key, or a prefix of a key",
     )
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    export.add_argument(
+        "--format",
+        type=_formats,
+        default=("mem",),
+        metavar="FORMAT[,FORMAT]",
+        help="mem: weights, torch.export program and MLflow model (default); timm: a folder for timm.create_model and "
+        "the Hugging Face Hub; onnx: model.onnx",
+    )
+    export.add_argument(
+        "--license", metavar="ID", help="timm: licence of the weights; default: that of the initial weights"
+    )
+    export.add_argument("--overwrite", action="store_true", help="timm and onnx: replace an earlier export in DIR")
     export.add_argument("--no-program", dest="program", action="store_false", help="omit the torch.export program")
     export.add_argument("--no-mlflow", dest="mlflow", action="store_false", help="omit the MLflow model")
     export.set_defaults(command=_export)
@@ -61,12 +74,21 @@ def _positive_integer(text: str) -> int:
     return int(text)
 
 
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(text.split(","))
+    known = ("mem", "timm", "onnx")
+    if unknown := [name for name in formats if name not in known]:
+        raise argparse.ArgumentTypeError(f"unknown format {unknown[0]!r}; expected {', '.join(known)}")
+    return formats
+
+
 def _export(options: argparse.Namespace) -> int:
-    from mem.export.commands import export
+    from mem.export.formats import ExportOptions, export
     from mem.runs.find import find_run
 
     run = Path(options.run) if Path(options.run, "run.json").is_file() else find_run(options.run, Path())
-    export(run, options.out, program=options.program, mlflow=options.mlflow)
+    what = ExportOptions(options.format, options.program, options.mlflow, options.license, options.overwrite)
+    export(run, options.out, what)
     for path in sorted(options.out.iterdir()):
         print(path)
     return 0

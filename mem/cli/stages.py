@@ -11,6 +11,7 @@ STAGE_HELP = {
     "pretrain": "pretrain a masked autoencoder on the training split",
     "finetune": "finetune the backbone with cross-entropy, from the encoder or from scratch",
     "features": "compute the frozen backbone's features of every split, once per view",
+    "adapt": "learn the weights of a backbone's experts on unlabelled test images",
     "train_head": "train, select or copy one head on the features",
     "evaluate": "score a head on val and test",
     "report": "write the tables and figures of a study",
@@ -20,8 +21,9 @@ STAGE_INPUTS = {
     "pretrain": ("images",),
     "finetune": ("images", "encoder"),
     "features": ("images", "classifier", "encoder", "features"),
-    "train_head": ("features", "head", "images", "classifier", "encoder", "selection"),
-    "evaluate": ("head", "features", "images", "classifier", "encoder"),
+    "adapt": ("features", "images", "classifier"),
+    "train_head": ("features", "head", "images", "classifier", "encoder", "selection", "adapt", "crops"),
+    "evaluate": ("head", "features", "images", "classifier", "encoder", "crops"),
     "report": (),
 }
 

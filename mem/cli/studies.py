@@ -1,4 +1,4 @@
-"""Commands for studies: settings, runs, data, cost, weights and results."""
+"""Commands for studies: settings, runs, data, cost and results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ STUDY_FILES = "the study's YAML file, and files that override it"
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands `config`, `runs`, `data`, `plan`, `weights` and `results`."""
+    """Add the commands `config`, `runs`, `data`, `plan` and `results`."""
     _add_config(commands)
     _add_runs(commands)
     _add_data(commands)
     _add_plan(commands)
-    _add_weights(commands)
     _add_results(commands)
 
 
@@ -101,17 +100,6 @@ def _add_plan(commands: Any) -> None:
     command.set_defaults(command=_plan)
 
 
-def _add_weights(commands: Any) -> None:
-    weights = commands.add_parser("weights", help="list or download official checkpoints")
-    actions = weights.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="list names, addresses, checksums and storage status")
-    listing.set_defaults(command=_weights_list)
-    get = actions.add_parser("get", help="download a checkpoint into $MEM_WEIGHTS or ~/.cache/mem/weights")
-    get.add_argument("name", metavar="NAME", help="see `mem weights list`")
-    get.add_argument("--from", dest="source", metavar="FILE", help="use a local file or another address")
-    get.set_defaults(command=_weights_get)
-
-
 def _add_results(commands: Any) -> None:
     command = commands.add_parser("results", help="print a study's result table and the paths of the report and MLflow")
     command.add_argument("study", metavar="STUDY", help="name of a study")
@@ -143,11 +131,11 @@ def _config(options: argparse.Namespace) -> int:
         print(study_schema() if options.schema else reference(), end="")
         return 0
     study = load_study(options.check)
+    note = check_backbone(study)
     runs_by_stage: dict[str, int] = {}
     for run in study_runs(study):
         runs_by_stage[run.stage] = runs_by_stage.get(run.stage, 0) + 1
     counts = ", ".join(f"{count} {stage}" for stage, count in runs_by_stage.items())
-    note = check_backbone(study)
     print(f"{options.check[0]}: study {study.study} is valid. Its runs: {counts}.")
     if note:
         print(note)
@@ -219,20 +207,6 @@ def _plan(options: argparse.Namespace) -> int:
             cpu_gflops=options.core_gflops,
         )
     )
-    return 0
-
-
-def _weights_list(options: argparse.Namespace) -> int:
-    from mem.models.weights.official import list_official
-
-    print(list_official())
-    return 0
-
-
-def _weights_get(options: argparse.Namespace) -> int:
-    from mem.models.weights.official import fetch_official
-
-    fetch_official(options.name, options.source, print)
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mem.config.base import Name, Section, Unkeyed
+from mem.config.timm_names import check_architecture
 
 CenterCrop = Annotated[float, Field(gt=0, le=1), Unkeyed("pretrain", "finetune")]
 """Share of the image's shorter side. Training uses random crops, so the keys of training runs do not contain it."""
@@ -132,24 +131,8 @@ class TimmNetwork(Section):
     def _is_known(self) -> TimmNetwork:
         if "." in self.model:
             raise ValueError(f"model ({self.model}) must not contain a weights tag; use `{self.model.split('.')[0]}`")
-        try:
-            if _is_in_timms_sources(self.model):
-                return self
-            import timm  # takes seconds, and is only needed for deprecated and unknown names
-        except ImportError:
-            return self  # a workflow process outside the container has no timm; the stages check the name
-        if not timm.is_model(self.model):
-            near = difflib.get_close_matches(self.model, timm.list_models(), n=3)
-            raise ValueError(f"timm has no model {self.model}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        check_architecture(self.model)
         return self
-
-
-def _is_in_timms_sources(model: str) -> bool:
-    """Return whether one of timm's modules registers an architecture of this name, without importing timm."""
-    package = importlib.util.find_spec("timm")
-    definition = f"@register_model\ndef {model}(".encode(errors="replace")
-    folders = (package.submodule_search_locations if package else None) or []
-    return any(definition in file.read_bytes() for folder in folders for file in Path(folder, "models").glob("*.py"))
 
 
 class CustomModule(Section):

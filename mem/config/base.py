@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Unkeyed:
@@ -22,6 +23,16 @@ class Unkeyed:
         return not self._stages or stage in self._stages
 
 
+@cache
+def marked_fields(section: type[BaseModel], stage: str) -> frozenset[str]:
+    """Return the names of the settings of a section that are marked as `Unkeyed` for a stage."""
+    return frozenset(
+        name
+        for name, info in section.model_fields.items()
+        if any(isinstance(mark, Unkeyed) and mark.applies_to(stage) for mark in info.metadata)
+    )
+
+
 class Section(BaseModel):
     """Base class of all sections. Sections are immutable and reject unknown keys."""
 
@@ -30,6 +41,11 @@ class Section(BaseModel):
     def without_effect(self) -> frozenset[str]:
         """Return the names of settings that have no effect, because of the values of other settings."""
         return frozenset()
+
+
+def accept_name(setting: str) -> BeforeValidator:
+    """Return the mark of a section that can be a name alone, which is then the value of one of its settings."""
+    return BeforeValidator(lambda value: {setting: value} if isinstance(value, str) else value)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]

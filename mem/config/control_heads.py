@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from mem.config.base import Section
-from mem.config.head_training import HeadTraining, OptionalStart, RequiredStart
+from mem.config.head_training import HeadSettings, HeadTraining, OptionalStart, PerExpert, RequiredStart
 
 
-class _Partitioned(Section):
+class _Partitioned(HeadSettings):
     """A head with groups of classes. The settings are those of MEM."""
 
     partition: Literal["shot", "random_even", "cardinality_even"]
@@ -45,6 +44,7 @@ class GroupConstants(_Partitioned):
     classifier_from: RequiredStart
     """Name of the head that provides the classifier: a head of this study that is a linear classifier when it
     predicts."""
+    per_expert: PerExpert = False
     training: HeadTraining
 
 
@@ -68,6 +68,7 @@ class LogitFusion(_Partitioned):
     predicts."""
     prior_in_loss: bool = False
     """Whether the log prior of the classes is added to the logits in the loss, as in MEM."""
+    per_expert: PerExpert = False
     training: HeadTraining
 
     @model_validator(mode="after")
@@ -76,7 +77,7 @@ class LogitFusion(_Partitioned):
         return self
 
 
-class BlockClassifier(Section):
+class BlockClassifier(HeadSettings):
     """Transformer blocks on the inputs of MEM's sub-networks, followed by a linear classifier, without groups.
 
     A control for MEM: it has the same inputs and as many parameters as needed, but no modulator.
@@ -97,6 +98,7 @@ class BlockClassifier(Section):
     prior_in_loss: bool = False
     """Whether the log prior of the classes is added to the logits in the loss, as in `logit_adjusted_loss` with tau 1.
     Evaluation uses the logits without the prior. Requires the sampler `instance`."""
+    per_expert: PerExpert = False
     training: HeadTraining
 
     def without_effect(self) -> frozenset[str]:

@@ -22,7 +22,8 @@ class CustomImages(ImageData, ABC):
     cut: LongTailCut | None = None
     """Cut of the training split to a long tail."""
     class_names: Annotated[str | None, Unkeyed()] = None
-    """Text file with one class name per line, in label order, starting with label 0."""
+    """Text file with one class name per line, in label order, starting with label 0; or a file with a name for each
+    class id, as JSON or as CSV with the columns `id` and `name`, which renames the classes and keeps their order."""
     TEST_SETTING: ClassVar[str]
     """Name of the setting that specifies an existing test split, for error messages."""
 
@@ -52,10 +53,6 @@ class CustomImages(ImageData, ABC):
     def has_val_without_holdout(self) -> bool | None:
         """Whether there is a val split without the setting `holdout`; None if this depends on the data."""
         return True if self.cut is not None and self.cut.val_per_class else self.has_listed_val()
-
-    def index_files(self) -> dict[str, Path]:
-        """Return the class-name file, if there is one."""
-        return {} if self.class_names is None else {"class_names": Path(self.class_names).expanduser()}
 
 
 class Folder(CustomImages):

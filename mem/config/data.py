@@ -108,6 +108,10 @@ class ImageData(Section):
     and records them."""
     holdout: Holdout | None = None
     """Val split taken from the training split, for a dataset without a val split."""
+    class_names: Annotated[str | None, Unkeyed()] = None
+    """File with the class names, for reports, predictions and text features: one name per line in label order, or a
+    name for each class id as JSON or CSV. Its digest is part of the run key. Default: the ids of the dataset, for
+    example WordNet ids for ImageNet-LT, which text features replace by names."""
 
     @model_validator(mode="after")
     def _storage_is_consistent(self) -> ImageData:
@@ -137,8 +141,8 @@ class ImageData(Section):
         return self.holdout is not None or self.has_val_without_holdout()
 
     def index_files(self) -> dict[str, Path]:
-        """Return the files that list the images. The digests of these files are part of the run key."""
-        return {}
+        """Return the files that list the images or classes. The digests of these files are part of the run key."""
+        return {} if self.class_names is None else {"class_names": Path(self.class_names).expanduser()}
 
 
 class Shots(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mem.config.base import Section
+from mem.config.base import Section, marked_fields
 from mem.config.heads import Head
 
 
@@ -16,17 +16,22 @@ def computation(head: Head) -> dict[str, Any]:
     which is a shift of the last bias, so that both learn the same. Weight decay draws this bias to 0, and therefore
     `free` weights to 0 and `residual` weights to 1 (docs/explanation/mem.md).
     """
-    settings = _effective(head)
+    settings = effective(head)
     if settings.get("weight") == "residual" and not settings["training"]["weight_decay"]:
         return {**settings, "weight": "free"}
     return settings
 
 
-def _effective(section: Section) -> dict[str, Any]:
-    """Return the settings that have an effect, at any depth."""
-    unused = section.without_effect()
+def effective(section: Section, stage: str | None = None) -> dict[str, Any]:
+    """Return the settings that have an effect, at any depth.
+
+    Args:
+        section: The settings.
+        stage: Stage whose result the settings must be able to change; None for any effect, also on logs.
+    """
+    unused = section.without_effect() | (marked_fields(type(section), stage) if stage else frozenset())
     values = {name: getattr(section, name) for name in type(section).model_fields if name not in unused}
-    return {name: _effective(value) if isinstance(value, Section) else value for name, value in values.items()}
+    return {name: effective(value, stage) if isinstance(value, Section) else value for name, value in values.items()}
 
 
 def check_distinct(heads: Mapping[str, Head]) -> None:

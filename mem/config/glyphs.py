@@ -52,6 +52,9 @@ class Glyphs(ImageData):
     """Maximum number of val images per class. 0 if `val_families` is 0."""
     val_minimum: PositiveInt | None = None
     """Minimum number of val images per class. Default: `val_per_class`."""
+    unreadable: Literal["fail", "skip"] = "skip"
+    """Action for characters that FreeType cannot draw although the font contains them: `skip` omits, counts and records
+    them; `fail` lists all of them and stops."""
     seed: NonNegativeInt
     """Seed for the choice of families, classes and images, together with the class order."""
 

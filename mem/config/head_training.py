@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mem.config.base import Name, Section, Unkeyed
 
@@ -13,6 +13,38 @@ RequiredStart = Annotated[Name, Unkeyed("train_head")]
 itself is not part of the key."""
 OptionalStart = Annotated[Name | None, Unkeyed("train_head")]
 """As `RequiredStart`, or None for a new classifier. `mem.runs.dag` adds to the key whether there is a name."""
+
+
+CosineScale = Annotated[
+    PositiveFloat | None,
+    Field(
+        description="Scale s of a cosine classifier, with the logits s cos(w_k, z) of feature z and no bias. Default: "
+        "a linear classifier."
+    ),
+]
+
+PerExpert = Annotated[
+    bool,
+    Field(
+        description="Whether one head is trained for each expert of the backbone, on the feature and with the "
+        "classifier of this expert, and the logits of these heads are averaged. Requires `finetune.experts`. Default: "
+        "one head on the concatenated features of all experts; if it starts from the finetuned classifier, from the "
+        "mean of the experts."
+    ),
+]
+
+
+class HeadSettings(Section):
+    """Settings that all heads share."""
+
+    requires_experts: ClassVar[bool] = False
+    """Whether the head is defined only for a backbone with experts."""
+    transductive: ClassVar[bool] = False
+    """Whether the head is adapted to the test images, without their labels. Its results are marked."""
+
+    finetuning: Annotated[Name | None, Unkeyed("train_head")] = None
+    """Name of the variant of finetuning (`finetune_variants`) whose features and classifier the head uses. Default:
+    `finetune`."""
 
 
 class Blocks(Section):

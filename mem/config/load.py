@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mem.config.layers import ConfigLayer, deep_merge, merge_layers
+from mem.config.layers import ConfigLayer, merge_layers
 from mem.config.messages import KeyPath, describe_error, suggestion
 from mem.config.study import Study
 from mem.config.yaml_files import is_null, read_yaml
 from mem.errors import UserError
 
-__all__ = ["deep_merge", "load_study", "study_files"]
+__all__ = ["load_study", "study_files"]
 
 _MAX_BYTES = 10_000_000
 """Maximum size of a study file."""

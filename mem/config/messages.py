@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ _EXPECTED = {
     "tuple_type": "expected a list",
 }
 """What was expected, by pydantic's error type, for the types whose message names Python types or patterns."""
+_NAMED_KEY = re.compile(r"([\w.]+): ")
+"""A key at the start of a message."""
 _KEY = "[key]"
 """Last part of pydantic's location of an error in the key of a mapping instead of its value."""
 
@@ -49,7 +52,7 @@ def describe_error(
         root: The model of `values`.
     """
     in_key = error["loc"][-1:] == (_KEY,)
-    path, model = _resolve(error["loc"][:-1] if in_key else error["loc"], values, root)
+    path, model, annotation = _resolve(error["loc"][:-1] if in_key else error["loc"], values, root)
     location = next((locations[path[:n]] for n in range(len(path), 0, -1) if path[:n] in locations), name)
     key = ".".join(map(str, path))
     kind = error["type"]
@@ -63,11 +66,29 @@ def describe_error(
     if kind == "missing":
         return f"{location}: `{key}` is missing{_description(model, path)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _describe_tag_error(error, path, locations, location)
+        return _describe_tag_error(error, path, locations, location, annotation)
     message = _expected(error)
     if kind == "value_error":
+        location = _location_of_named_key(key, message, locations) or location
         return f"{location}: `{key}`: {message}" if key else f"{location}: {message}"
     return f"{location}: `{key}` is {_shown(error.get('input'))}: {message}"
+
+
+def _location_of_named_key(section: str, message: str, locations: Mapping[KeyPath, str]) -> str | None:
+    """Return the location of the key that a check of a section names at the start of its message, or of its parent.
+
+    Args:
+        section: Key of the section; empty for the study.
+        message: The message, for example `heads.mem.finetuning: this study has no variant`.
+        locations: `file:line` of each key.
+    """
+    named = _NAMED_KEY.match(message)
+    if named is None:
+        return None
+    dotted = f"{section}.{named[1]}." if section else f"{named[1]}."
+    # A name may contain dots, so that the parts of the key cannot be told from its text.
+    found = [path for path in locations if dotted.startswith(".".join(map(str, path)) + ".")]
+    return locations[max(found, key=len)] if found else None
 
 
 def _expected(error: ErrorDetails) -> str:
@@ -93,21 +114,36 @@ def suggestion(given: str, allowed: Sequence[str]) -> str:
     return f"; did you mean `{similar[0]}`?" if similar else "."
 
 
-def _describe_tag_error(error: ErrorDetails, path: KeyPath, locations: Mapping[KeyPath, str], location: str) -> str:
+def _describe_tag_error(
+    error: ErrorDetails, path: KeyPath, locations: Mapping[KeyPath, str], location: str, annotation: Any
+) -> str:
     """Describe a missing or unknown tag of a discriminated union, such as `method` of a head."""
-    context = error.get("ctx", {})
-    tags = context.get("expected_tags", "").replace("'", "")
-    tag_field = str(context.get("discriminator", "")).strip("'")
+    tag_field = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
+    tags = _tags(annotation, tag_field)
     key = ".".join(map(str, (*path, tag_field)))
     if error["type"] == "union_tag_not_found":
-        return f"{location}: `{key}` is missing; expected one of: {tags}"
-    tag = str(context.get("tag"))
-    near = suggestion(tag, [allowed.strip() for allowed in tags.split(",")])
-    return f"{locations.get((*path, tag_field), location)}: `{key}` is `{tag}`{near} Expected one of: {tags}"
+        return f"{location}: `{key}` is missing; expected one of: {', '.join(tags)}"
+    tag = _shown(error.get("ctx", {}).get("tag"))
+    shown = "null" if tag == "'None'" else tag.strip("'")
+    location = locations.get((*path, tag_field), location)
+    return f"{location}: `{key}` is `{shown}`{suggestion(shown, tags)} Expected one of: {', '.join(tags)}"
 
 
-def _resolve(loc: tuple[int | str, ...], values: Any, root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel] | None]:
-    """Return pydantic's location without union tags, and the model that contains the last key of the location."""
+def _tags(annotation: Any, field: str) -> list[str]:
+    """Return the values of the field `field` that select the members of a discriminated union."""
+    members = typing.get_args(annotation)
+    return [tag for member in members for tag in typing.get_args(member.model_fields[field].annotation)]
+
+
+def _resolve(
+    loc: tuple[int | str, ...], values: Any, root: type[BaseModel]
+) -> tuple[KeyPath, type[BaseModel] | None, Any]:
+    """Resolve pydantic's location of an error.
+
+    Returns:
+        The location without union tags, the model that contains the last key of the location, and the annotation of
+        its value.
+    """
     path: list[str | int] = []
     model: type[BaseModel] | None = root
     parent: type[BaseModel] | None = root
@@ -130,16 +166,16 @@ def _resolve(loc: tuple[int | str, ...], values: Any, root: type[BaseModel]) -> 
             values = values.get(step)
         elif isinstance(values, Sequence) and isinstance(step, int) and step < len(values):
             values = values[step]
-    return tuple(path), parent
+    return tuple(path), parent, annotation
 
 
 def _plain_annotation(annotation: Any) -> Any:
-    """Remove `Annotated`, and remove `None` from a union with one other type."""
+    """Remove `Annotated`, and remove `None` from a union with one other type, which can be annotated itself."""
     if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
+        return _plain_annotation(typing.get_args(annotation)[0])
     parts = [part for part in typing.get_args(annotation) if part is not type(None)]
     is_union = type(None) in typing.get_args(annotation)
-    return parts[0] if is_union and len(parts) == 1 else annotation
+    return _plain_annotation(parts[0]) if is_union and len(parts) == 1 else annotation
 
 
 def _union_member(annotation: Any, tag: str | int) -> type[BaseModel] | None:

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mem.config.base import Name, OpenFraction, Section, Unkeyed
-from mem.config.head_training import HeadTraining
+from mem.config.base import Name, OpenFraction, Unkeyed
+from mem.config.head_training import HeadSettings, HeadTraining, PerExpert
 
 
-class Mem(Section):
+class Mem(HeadSettings):
     """Mutual exclusive modulator (section 3 of the paper).
 
     Settings with a default are readings of the paper. docs/explanation/mem.md quotes the sentences that they read.
@@ -81,6 +81,7 @@ class Mem(Section):
     """Name of the head that provides MEM's initial linear classifier: a head of this study that is a linear classifier
     when it predicts, which means any method except `ncm`, `logit_fusion`, `block_classifier` and `mem`. Required,
     except with `classifier: fresh`, which does not use it."""
+    per_expert: PerExpert = False
     training: HeadTraining
 
     @property

@@ -83,9 +83,13 @@ class PublishedLists(ImageData):
     test_list: Root
     """List file for the test split."""
 
-    def index_files(self) -> dict[str, Path]:
+    def list_files(self) -> dict[str, Path]:
         """Return the list files by split."""
         return {"train": Path(self.train_list).expanduser(), "test": Path(self.test_list).expanduser()}
+
+    def index_files(self) -> dict[str, Path]:
+        """Return the list files by split, and the file with the class names."""
+        return self.list_files() | super().index_files()
 
 
 class PublishedListsWithVal(PublishedLists):
@@ -94,9 +98,9 @@ class PublishedListsWithVal(PublishedLists):
     val_list: Root
     """List file for the val split."""
 
-    def index_files(self) -> dict[str, Path]:
+    def list_files(self) -> dict[str, Path]:
         """Return the list files by split."""
-        return super().index_files() | {"val": Path(self.val_list).expanduser()}
+        return super().list_files() | {"val": Path(self.val_list).expanduser()}
 
     def has_val_without_holdout(self) -> bool:
         """Return True: the val split is published."""

@@ -1,98 +1,32 @@
-"""Settings for a complete study and for the resources of its stages."""
+"""Settings for a complete study."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from mem.config.adapt import Adapt
 from mem.config.backbones import Backbone, CustomModule, NoBackbone, TimmNetwork
 from mem.config.base import Name, Section, Unkeyed
+from mem.config.class_embeddings import TextEmbeddings, ZeroShot
+from mem.config.compute import StageCompute
 from mem.config.data import Selection, Shots
 from mem.config.duplicates import check_distinct
+from mem.config.evaluation import Evaluate, check_evaluate
+from mem.config.expert_checks import check_adapt, check_different_experts, check_expert_heads
+from mem.config.experts import check_experts
 from mem.config.feature_files import FeatureFiles
+from mem.config.finetune_variants import check_finetunings, check_whole_batch, path_of, with_base
 from mem.config.glyphs import Glyphs
-from mem.config.heads import Ce, Head, LogitAdjustment, Lws, Tau, uses_tokens
+from mem.config.heads import Ce, Finetuned, Head, LogitAdjustment, Lws, Mislas, Tau, uses_tokens
 from mem.config.initial import OFFICIAL, Initial
 from mem.config.sources import Dataset
-from mem.config.starts import check_starts
+from mem.config.starts import check_starts, classifier_from
 from mem.config.sweeps import Sweep, with_variants
 from mem.config.training import Features, Finetune, Pretrain
-
-
-class Compute(Section):
-    """Resources of a stage. These settings affect results by rounding at most."""
-
-    threads: PositiveInt = 1
-    """Threads, and therefore CPU cores, per process. `snakemake --cores` limits them."""
-    memory_gb: PositiveFloat = 4
-    """Main memory per node in gigabytes."""
-    nodes: PositiveInt = 1
-    """Number of nodes for the profile `slurm`."""
-    gpus_per_node: NonNegativeInt = 0
-    """GPUs per node."""
-    tasks_per_node: PositiveInt | None = None
-    """Processes (ranks) per node. Default: one per GPU, or one if there are no GPUs."""
-    hours: PositiveFloat = 1
-    """Time limit of the job in hours."""
-    micro_batch: PositiveInt | None = None
-    """Maximum number of images per forward pass on one device. Larger batches use gradient accumulation. Default on a
-    GPU: the largest micro-batch that fits into its memory."""
-    checkpoint_minutes: NonNegativeFloat = 3
-    """Minutes between checkpoints."""
-    peak_tflops: PositiveFloat | None = None
-    """Peak matrix-product rate of one device at the training precision, in TFLOP/s. If set, pretraining and finetuning
-    log `mfu` (model FLOPs utilisation): the share of this rate that the model's arithmetic reaches."""
-    compile: bool = False
-    """Whether the backbone is compiled with `torch.compile` in training and in the stage `features`. Like the number of
-    ranks, this changes only rounding."""
-    channels_last: bool | None = None
-    """Whether the weights of convolutions are stored with the channels last. This changes only rounding. Default: on a
-    GPU, for networks that consist mostly of convolutions."""
-    recompute_activations: bool = False
-    """Whether the backward pass computes the activations of each block again instead of keeping them (activation
-    checkpointing, Chen et al. 2016). Training then needs less memory and more time; the results are the same."""
-
-    @property
-    def ranks_per_node(self) -> int:
-        """Processes per node."""
-        return self.tasks_per_node or max(1, self.gpus_per_node)
-
-
-MULTI_RANK_STAGES = ("pretrain", "finetune", "features")
-"""Stages that can run as several processes."""
-
-
-class StageCompute(Section):
-    """Resources of each stage."""
-
-    convert: Compute = Compute()
-    pretrain: Compute = Compute()
-    finetune: Compute = Compute()
-    features: Compute = Compute()
-    train_head: Compute = Compute()
-    evaluate: Compute = Compute()
-    report: Compute = Compute()
-
-    @model_validator(mode="after")
-    def _single_process_stages(self) -> StageCompute:
-        for stage in type(self).model_fields:
-            requested: Compute = getattr(self, stage)
-            ranks = requested.nodes * requested.ranks_per_node
-            if ranks > 1 and stage not in MULTI_RANK_STAGES:
-                raise ValueError(
-                    f"{stage} runs as one process, but nodes, gpus_per_node and tasks_per_node request {ranks}; "
-                    f"only {', '.join(MULTI_RANK_STAGES)} can run as several processes"
-                )
-        return self
+from mem.config.tuners import AllParameters, check_tuner
+from mem.config.weights_names import architecture_of_tag
 
 
 class Study(Section):
@@ -119,8 +53,17 @@ class Study(Section):
     """Pretraining settings. With `null`, finetuning starts from `initial` or from random weights."""
     finetune: Finetune | None
     """Finetuning settings. With `null`, the backbone from pretraining, `initial` or a custom module is not changed."""
+    finetune_variants: dict[Name, Finetune] = Field(default={})
+    """Further finetunings by name, for heads with the setting `finetuning`. Each one specifies the settings that differ
+    from `finetune`, for example its `objective`. All start from the same pretrained encoder."""
     features: Features | None
     """Settings for the features of the frozen backbone; `null` if the dataset consists of features."""
+    adapt: Adapt | None = None
+    """Test-time aggregation of experts, for heads with the method `sade_aggregation`. It reads the test images without
+    their labels, so that the scores of these heads are transductive. Default: no test-time aggregation."""
+    evaluate: Evaluate | None = None
+    """Protocol of the evaluation on val and test: several crops per image. Default: one central crop
+    (`backbone.center_crop`)."""
     heads: dict[Name, Head]
     """Heads to compare, by name. If `method` is omitted, the name is used as the method."""
     sweeps: dict[Name, Sweep] = Field(default={})
@@ -148,6 +91,57 @@ class Study(Section):
         }
         return {**values, "heads": with_variants(heads, values.get("sweeps"))}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_finetune_variants(cls, values: Any) -> Any:
+        """Complete the settings of each variant of finetuning with those of `finetune`."""
+        if not isinstance(values, dict) or not isinstance(variants := values.get("finetune_variants"), dict):
+            return values
+        base = values.get("finetune")
+        if variants and base is None:
+            raise ValueError("finetune_variants: requires `finetune`, whose settings the variants complete")
+        for name, own in variants.items():
+            if own is None:
+                raise ValueError(
+                    f"finetune_variants.{name}: expected the settings that differ from `finetune`, found null. A study "
+                    "that extends another one cannot remove a variant of it"
+                )
+        if not isinstance(base, dict):
+            return values
+        return {**values, "finetune_variants": {name: with_base(base, own) for name, own in variants.items()}}
+
+    @property
+    def finetunings(self) -> dict[str | None, Finetune]:
+        """Settings of `finetune`, with the name None, and of each variant. Empty if nothing is finetuned."""
+        return {} if self.finetune is None else {None: self.finetune, **self.finetune_variants}
+
+    def finetuning(self, head: Head) -> Finetune | None:
+        """Return the finetuning whose features and classifier a head uses; None if nothing is finetuned."""
+        return self.finetunings.get(head.finetuning)
+
+    def method_of(self, head: Head) -> str:
+        """Return the name of a head's method in tables. For a finetuned classifier, it contains the objective."""
+        finetune = self.finetuning(head)
+        return f"finetuned_{finetune.objective.name}" if isinstance(head, Finetuned) and finetune else head.method
+
+    def _has_cosine_finetuning(self, head: Head) -> bool:
+        finetune = self.finetuning(head)
+        return finetune is not None and finetune.cosine_scale is not None
+
+    @model_validator(mode="after")
+    def _finetunings_fit(self) -> Study:
+        check_finetunings(self.finetunings, self.heads)
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> Study:
+        compute, used = self.compute.finetune, {head.finetuning for head in self.heads.values()}
+        for name, finetune in self.finetunings.items():
+            if name in used:
+                ranks = compute.nodes * compute.ranks_per_node
+                check_whole_batch(path_of(name), finetune, ranks, compute.micro_batch)
+        return self
+
     @model_validator(mode="after")
     def _backbone_fits(self) -> Study:
         if isinstance(self.backbone, CustomModule) and (self.pretrain or self.finetune):
@@ -168,18 +162,70 @@ class Study(Section):
         norm_batch = self.backbone.norm_batch
         if self.finetune is None and norm_batch is not None:
             raise ValueError("backbone.norm_batch: must be null, because nothing is finetuned (finetune: null)")
-        if norm_batch is not None and self.finetune is not None and self.finetune.global_batch % norm_batch:
-            raise ValueError(
-                f"finetune.global_batch ({self.finetune.global_batch}) must be a multiple of backbone.norm_batch "
-                f"({norm_batch}), the number of consecutive images over which BatchNorm computes its statistics"
-            )
+        for name, finetune in self.finetunings.items():
+            if norm_batch is not None and finetune.global_batch % norm_batch:
+                raise ValueError(
+                    f"{path_of(name)}.global_batch ({finetune.global_batch}) must be a multiple of backbone.norm_batch "
+                    f"({norm_batch}), the number of consecutive images over which BatchNorm computes its statistics"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> Study:
+        for name, finetune in self.finetunings.items():
+            if finetune.experts is None:
+                continue
+            check_experts(path_of(name), finetune.experts, self.backbone, loads_weights=self.initial is not None)
+            check_different_experts(path_of(name), finetune, self.backbone, pretrained=self.has_pretrained_weights)
+            if self.features is not None and self.features.tokens:
+                raise ValueError(
+                    f"features.tokens: must be false, because each expert has its own tokens and {path_of(name)} "
+                    "trains experts; set features.tokens to false"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_classifier_fits(self) -> Study:
+        for name, finetune in self.finetunings.items():
+            if isinstance(finetune.initial_classifier, TextEmbeddings):
+                self._require_clip_features(f"{path_of(name)}.initial_classifier")
+        for name, head in self.heads.items():
+            if isinstance(head, ZeroShot) and self.finetune is not None:
+                raise ValueError(
+                    f"heads.{name}.method: `zero_shot` compares class embeddings with the features of the unchanged "
+                    "backbone, but this study finetunes it; set finetune to null, or use finetune.initial_classifier"
+                )
+            if isinstance(head, ZeroShot) and isinstance(head.embeddings, TextEmbeddings):
+                self._require_clip_features(f"heads.{name}.embeddings")
+        return self
+
+    def _require_clip_features(self, path: str) -> None:
+        """Check that the features can be those of a CLIP model, which stored features and custom modules always can.
+
+        Raises:
+            ValueError: The backbone has random weights, or the study pretrains it without texts.
+        """
+        if isinstance(self.backbone, NoBackbone | CustomModule):
+            return
+        if self.initial is None or self.pretrain is not None:
+            raise ValueError(
+                f"{path}: text features are comparable only with the features of a backbone that was trained with "
+                "texts; set `initial` to the weights of a CLIP model"
+                + ("" if self.pretrain is None else ", and pretrain to null")
+            )
 
     @model_validator(mode="after")
     def _initial_fits(self) -> Study:
         if self.initial is None or self.initial.weights is None:
             return self
-        for name, expected in OFFICIAL[self.initial.weights].backbone.items():
+        architecture = architecture_of_tag(self.initial.weights)
+        if architecture is not None and isinstance(self.backbone, TimmNetwork) and self.backbone.model != architecture:
+            raise ValueError(
+                f"initial.weights: {self.initial.weights} has the architecture {architecture}, but backbone.model is "
+                f"{self.backbone.model}; set backbone.model to {architecture}"
+            )
+        official = OFFICIAL.get(self.initial.weights)
+        for name, expected in (official.backbone if official is not None else {}).items():
             found = getattr(self.backbone, name, None)
             if found != expected:
                 raise ValueError(
@@ -201,6 +247,36 @@ class Study(Section):
         return self
 
     @model_validator(mode="after")
+    def _tuners_fit(self) -> Study:
+        for name, finetune in self.finetunings.items():
+            check_tuner(path_of(name), finetune.tuner, self.backbone, pretrained=self.has_pretrained_weights)
+        return self
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Study:
+        check_evaluate(self.evaluate, self.backbone)
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norm_update_fits(self) -> Study:
+        update = None if self.features is None else self.features.batch_norm
+        if update is None:
+            return self
+        norm_batch = self.backbone.norm_batch if isinstance(self.backbone, TimmNetwork) else None
+        if self.finetune is None or norm_batch is None:
+            raise ValueError(
+                "features.batch_norm: updates the statistics of a finetuned backbone with BatchNorm layers, but "
+                + ("nothing is finetuned (finetune: null)" if self.finetune is None else "this backbone has none")
+                + "; remove batch_norm"
+            )
+        if update.batch % norm_batch:
+            raise ValueError(
+                f"features.batch_norm.batch ({update.batch}) must be a multiple of backbone.norm_batch ({norm_batch}), "
+                "the number of consecutive images over which BatchNorm computes its statistics"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _probe_without_finetuning(self) -> Study:
         if self.finetune is not None:
             return self
@@ -210,7 +286,8 @@ class Study(Section):
                     f"heads.{name}.training: is required, because nothing is finetuned (finetune: null) and `ce` is a "
                     "linear probe on the features"
                 )
-            if isinstance(head, Tau | Lws | LogitAdjustment) and self.probe is None:
+            starts_from_probe = isinstance(head, Tau | Lws | Mislas | LogitAdjustment) and classifier_from(head) is None
+            if starts_from_probe and self.probe is None:
                 raise ValueError(
                     f"heads.{name}: starts from a classifier, but nothing is finetuned (finetune: null); add one head "
                     "with method `ce` and `training`, or name one of several such heads `ce`"
@@ -225,8 +302,18 @@ class Study(Section):
 
     @property
     def has_model_to_check(self) -> bool:
-        """Whether a model must be built to check the backbone and the initial weights, which requires PyTorch."""
-        return self.initial is not None or isinstance(self.backbone, TimmNetwork | CustomModule)
+        """Whether a model must be built to check backbone, tuner and initial weights, which requires PyTorch."""
+        return self.initial is not None or self.has_tuner or isinstance(self.backbone, TimmNetwork | CustomModule)
+
+    @property
+    def has_pretrained_weights(self) -> bool:
+        """Whether training starts from given weights, or from those that this study pretrains."""
+        return self.initial is not None or self.pretrain is not None
+
+    @property
+    def has_tuner(self) -> bool:
+        """Whether a finetuning trains only a part of the parameters."""
+        return any(not isinstance(finetune.tuner, AllParameters) for finetune in self.finetunings.values())
 
     @property
     def may_have_tokens(self) -> bool:
@@ -237,11 +324,17 @@ class Study(Section):
     def _heads_fit(self) -> Study:
         if not self.heads:
             raise ValueError("heads: expected at least one head")
-        check_starts(self.heads)
+        check_starts(self.heads, self.probe if self.finetune is None else None, self._has_cosine_finetuning)
         check_distinct(self.heads)
         for name, head in self.heads.items():
             if uses_tokens(head) and not self.may_have_tokens:
                 raise ValueError(f"heads.{name}.input: `tokens` requires `features.tokens: true`")
+        return self
+
+    @model_validator(mode="after")
+    def _expert_heads_fit(self) -> Study:
+        check_expert_heads(self.heads, self.finetunings, self.dataset.source)
+        check_adapt(self.adapt, self.heads, self.finetunings, self.dataset.source)
         return self
 
     @model_validator(mode="after")

@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from mem.config.augmentation import Augmentation, check_without_erasing
 from mem.config.base import Fraction, OpenFraction, Section, Unkeyed
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-class RandAugment(Section):
-    """RandAugment (Cubuk et al. 2020) as implemented in timm.
-
-    timm's `rand-m9-mstd0.5-inc1` corresponds to layers 2, magnitude 9, magnitude_std 0.5, increasing true.
-    """
-
-    layers: PositiveInt
-    """Number of operations that are sampled for each image and applied in sequence."""
-    magnitude: Annotated[float, Field(ge=0, le=10)]
-    """Mean magnitude of an operation; 10 is the maximum."""
-    magnitude_std: NonNegativeFloat
-    """Standard deviation of the magnitude, which is clipped to 0..10."""
-    increasing: bool
-    """Whether a larger magnitude always means a stronger distortion."""
-    probability: Fraction = 0.5
-    """Probability that a sampled operation is applied."""
-
-
-class Augmentation(Section):
-    """Random resized crop and flip, optionally followed by RandAugment, colour jitter and random erasing."""
-
-    crop_scale: tuple[PositiveFloat, PositiveFloat]
-    """Minimum and maximum share of the image area that a crop covers."""
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    """Minimum and maximum aspect ratio (width / height) of a crop."""
-    flip: bool
-    """Whether images are flipped horizontally with probability 0.5."""
-    rand_augment: RandAugment | None = None
-    """RandAugment settings. Default: RandAugment is off."""
-    color_jitter: tuple[Fraction, Fraction, Fraction] = (0, 0, 0)
-    """Strength of brightness, contrast and saturation jitter: each is scaled by 1 - value to 1 + value."""
-    erasing: Fraction = 0
-    """Probability of random erasing (Zhong et al. 2020). It is available only in finetuning."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Augmentation:
-        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
-            if low > high:
-                raise ValueError(f"{name}: the minimum must not exceed the maximum, got [{low}, {high}]")
-        if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale must not exceed 1, got {self.crop_scale[1]}")
-        return self
+from mem.config.class_embeddings import InitialClassifier
+from mem.config.contrastive_objectives import Contrast
+from mem.config.experts import Experts
+from mem.config.objectives import CROSS_ENTROPY, Objective
+from mem.config.tuners import ALL_PARAMETERS, AllParameters, Tuner
 
 
 class StepDecay(Section):
     """Learning-rate schedule in steps."""
 
-    every_epochs: PositiveFloat
+    every_epochs: PositiveFloat | None = None
     """Number of epochs between two steps, counted from the start of training."""
+    at_epochs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
+    """Epochs of the steps, in increasing order, instead of `every_epochs`."""
     factor: OpenFraction
     """Factor by which each step multiplies the learning rate."""
+
+    @model_validator(mode="after")
+    def _steps_are_specified_once(self) -> StepDecay:
+        if (self.every_epochs is None) == (self.at_epochs is None):
+            raise ValueError("specify either every_epochs or at_epochs")
+        if self.at_epochs is not None and list(self.at_epochs) != sorted(set(self.at_epochs)):
+            raise ValueError(f"at_epochs: expected increasing epochs, got {list(self.at_epochs)}")
+        return self
+
+    @property
+    def steps(self) -> float | tuple[float, ...]:
+        """Epochs between two steps, or the epochs of all steps."""
+        return self.every_epochs if self.at_epochs is None else self.at_epochs  # pyright: ignore[reportReturnType]
 
 
 class Training(Section):
@@ -160,12 +135,35 @@ class Pretrain(Training):
 
     @model_validator(mode="after")
     def _has_no_erasing(self) -> Pretrain:
-        return _without_erasing(self, self.augmentation)
+        check_without_erasing(self.augmentation)
+        return self
 
 
 class Finetune(Training):
-    """Supervised finetuning of the complete backbone with cross-entropy, the row CE in the paper's tables."""
+    """Supervised finetuning of the complete backbone or, with a tuner, of a part of it.
 
+    With cross-entropy and all parameters, this is the row CE in the paper's tables.
+    """
+
+    objective: Objective = CROSS_ENTROPY
+    """Loss function: the name of an objective, or a section with `name` and the settings of the objective."""
+    sampler: Literal["instance", "class_balanced", "sqrt", "progressive"] = "instance"
+    """Sampling order. `instance` visits each image once per epoch. `class_balanced` visits the classes in turn, with
+    one image per visit. `sqrt` samples classes in proportion to the square root of their image count (Mahajan et al.
+    2018). `progressive` moves linearly from `instance` to `class_balanced` probabilities in the course of training
+    (Kang et al. 2020)."""
+    cosine_scale: PositiveFloat | None = None
+    """Scale s of a cosine classifier, with the logits s cos(w_k, z) of feature z and no bias. Default: a linear
+    classifier."""
+    initial_classifier: InitialClassifier | None = None
+    """Initial weights of the classifier: class means of the initial backbone's features, text features of the class
+    names, or class embeddings from a file. Each weight vector has the norm 1, and biases are 0, as in LIFT (Shi et al.
+    2024). Default: random weights."""
+    experts: Experts | None = None
+    """Experts: several classifiers that share the first layers of the backbone. Default: one classifier."""
+    tuner: Tuner = ALL_PARAMETERS
+    """Parameters that train: the name of a tuner, or a section with `name` and the settings of the tuner. The other
+    parameters keep their pretrained values. Default: all parameters."""
     layer_decay: Annotated[float, Field(gt=0, le=1)]
     """Layer-wise learning-rate decay: ratio of each layer's learning rate to the next layer's (Clark et al. 2020)."""
     classifier_lr_factor: PositiveFloat = 1
@@ -196,11 +194,83 @@ class Finetune(Training):
         """Whether `mixup` or `cutmix` is enabled."""
         return bool(self.mixup or self.cutmix)
 
+    @property
+    def contrast(self) -> Contrast | None:
+        """Settings of the key encoder of a contrastive objective, with which each image has two views."""
+        return getattr(self.objective, "contrast", None)
+
+    @property
+    def second_augmentation(self) -> Augmentation | None:
+        """Augmentation of the second view of each image. None if each image has one view."""
+        return None if self.contrast is None else self.contrast.second_view or self.augmentation
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether each rank must process its part of the global batch at once, and ranks exchange outputs."""
+        return self.objective.whole_batch or self.contrast is not None
+
     def without_effect(self) -> frozenset[str]:
         """Return the settings of mixup and CutMix that are not used."""
         if not self.mixes:
             return frozenset(("mix_probability", "mix_switch", "mix_batch"))
         return frozenset() if self.mixup and self.cutmix else frozenset(("mix_switch",))
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> Finetune:
+        name = self.objective.name
+        if not self.objective.defines_soft_targets and (self.mixes or self.label_smoothing):
+            setting = "mixup" if self.mixup else "cutmix" if self.cutmix else "label_smoothing"
+            raise ValueError(
+                f"objective `{name}` is not defined for soft targets, which mixup, cutmix and label_smoothing create; "
+                f"set {setting} to 0, or choose another objective"
+            )
+        if self.objective.requires_cosine and self.cosine_scale is None:
+            raise ValueError(f"objective `{name}` requires a cosine classifier; set cosine_scale, for example to 30")
+        if self.objective.requires_experts and self.experts is None:
+            raise ValueError(f"objective `{name}` requires experts; set experts, for example to {{number: 3}}")
+        if self.experts is not None:
+            self.objective.check_experts(self.experts.number)
+        self.objective.check_training(self.sampler, self.epochs)
+        return self
+
+    @model_validator(mode="after")
+    def _tuner_fits(self) -> Finetune:
+        if isinstance(self.tuner, AllParameters):
+            return self
+        if self.experts is not None:
+            raise ValueError(
+                f"tuner: `{self.tuner.name}` is available for a backbone with one classifier, but experts are set; "
+                "remove experts, or set the tuner to all"
+            )
+        if self.contrast is not None:
+            raise ValueError(
+                f"tuner: `{self.tuner.name}` is not available with objective.contrast, whose key encoder is a moving "
+                "average of the complete network; choose another objective, or set the tuner to all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contrast_fits(self) -> Finetune:
+        contrast = self.contrast
+        if contrast is None:
+            return self
+        if contrast.queue < self.global_batch:
+            raise ValueError(
+                f"objective.contrast.queue ({contrast.queue}) is smaller than global_batch ({self.global_batch}), but "
+                "each step adds the keys of a global batch; use a multiple of global_batch"
+            )
+        if contrast.queue % self.global_batch:
+            raise ValueError(
+                f"objective.contrast.queue ({contrast.queue}) must be a multiple of global_batch "
+                f"({self.global_batch}), so that the keys of a step leave the queue together; use for example "
+                f"{contrast.queue // self.global_batch * self.global_batch}"
+            )
+        if self.second_augmentation is not None and self.second_augmentation.erasing:
+            raise ValueError(
+                "objective.contrast.second_view: random erasing is not available for the second view; specify a "
+                "second_view without erasing"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_is_even(self) -> Finetune:
@@ -214,6 +284,17 @@ class Finetune(Training):
         return self
 
 
+class BatchNormUpdate(Section):
+    """Update of the running statistics of BatchNorm by forward passes over augmented training images."""
+
+    sampler: Literal["instance", "class_balanced", "sqrt"]
+    """Sampling order, as in finetuning. The second stage of MiSLAS (Zhong et al. 2021) uses `class_balanced`."""
+    epochs: PositiveFloat
+    """Number of sampled images as a multiple of the training set size."""
+    batch: PositiveInt
+    """Number of images per update of the statistics; a multiple of `backbone.norm_batch`."""
+
+
 class Features(Section):
     """Settings for features of the frozen backbone, which are computed once per view."""
 
@@ -224,32 +305,39 @@ class Features(Section):
     tokens: bool
     """Whether the patch tokens are stored in addition to the pooled feature."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Data type of stored tokens; `float16` halves their size. The pooled feature is always float32."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the backbone's forward pass. `bf16` uses autocast to bfloat16, for which GPUs have matrix units. It
-    changes the features, which are stored as before."""
+    """Data type of stored tokens; `float16` halves their size. See `pooled_dtype` for the pooled feature."""
+    pooled_dtype: Literal["float32", "float16"] = "float32"
+    """Data type of stored pooled features; `float16` halves their size. Heads read both as float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the backbone's forward pass. `bf16` and `fp16` use autocast to bfloat16 and float16, for which GPUs
+    have matrix units. They change the features, which are stored as before. `fp16` rounds less than `bf16`, but values
+    above 65,504 overflow."""
     online: bool = False
     """Whether heads run the backbone in every epoch instead of reading stored features. This saves disk space."""
+    batch_norm: BatchNormUpdate | None = None
+    """Update of the finetuned backbone's BatchNorm statistics with images of the augmentation `augmentation`, before
+    features are computed. Default: the statistics of finetuning."""
 
     def without_effect(self) -> frozenset[str]:
-        """Return the augmentation if there are no augmented views."""
-        return frozenset() if self.views else frozenset(("augmentation",))
+        """Return the augmentation if there are no augmented images."""
+        return frozenset() if self.views or self.batch_norm else frozenset(("augmentation",))
 
     @model_validator(mode="after")
-    def _dtype_requires_stored_tokens(self) -> Features:
+    def _dtypes_are_of_stored_features(self) -> Features:
         if self.dtype != "float32" and (self.online or not self.tokens):
             why = "`online` stores nothing" if self.online else "`tokens` is false"
             raise ValueError(f"dtype is the data type of stored tokens, but {why}; remove dtype")
+        if self.pooled_dtype != "float32" and self.online:
+            raise ValueError(
+                "pooled_dtype is the data type of stored features, but `online` stores nothing; remove pooled_dtype"
+            )
         return self
 
     @model_validator(mode="after")
     def _views_have_augmentation(self) -> Features:
         if self.views and self.augmentation is None:
             raise ValueError("views requires `augmentation`")
-        return _without_erasing(self, self.augmentation)
-
-
-def _without_erasing(section: SectionT, augmentation: Augmentation | None) -> SectionT:
-    if augmentation and augmentation.erasing:
-        raise ValueError("augmentation.erasing is available in finetuning only; remove it here")
-    return section
+        if self.batch_norm and self.augmentation is None:
+            raise ValueError("batch_norm requires `augmentation`")
+        check_without_erasing(self.augmentation)
+        return self

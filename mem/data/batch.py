@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from mem import rng
@@ -25,6 +25,8 @@ class Batch:
     seed: int
     group_size: int = 1
     """Number of consecutive samples in a group, counted from the start of training. No micro-batch splits a group."""
+    second: UInt8[Tensor, "samples height width 3"] | None = None
+    """Second view of each image, or None if each image has one view."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +41,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Copy the batch to a device without waiting for the copy; see `to_device`."""
-        return replace(self, inputs=to_device(self.inputs, device), labels=to_device(self.labels, device))
+        second = None if self.second is None else to_device(self.second, device)
+        inputs, labels = to_device(self.inputs, device), to_device(self.labels, device)
+        return replace(self, inputs=inputs, labels=labels, second=second)
 
     def split(self, size: int | None) -> Iterator[Batch]:
         """Yield micro-batches of complete groups.
@@ -49,7 +53,9 @@ class Batch:
         size = max(self.group_size, size // self.group_size * self.group_size) if size else max(1, len(self))
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield replace(self, inputs=self.inputs[part], labels=self.labels[part], first=self.first + start)
+            second = None if self.second is None else self.second[part]
+            first = self.first + start
+            yield replace(self, inputs=self.inputs[part], labels=self.labels[part], first=first, second=second)
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -78,7 +84,8 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
             copied = batch.to(device)
         work_stream = torch.cuda.current_stream(device)
         work_stream.wait_stream(copy_stream)
-        for values in (copied.inputs, copied.labels):
+        for values in (copied.inputs, copied.labels, copied.second):
             # The memory belongs to the copy stream. It must not be used again before the work on the batch has ended.
-            values.record_stream(work_stream)
+            if values is not None:
+                values.record_stream(work_stream)
         yield copied

@@ -20,6 +20,8 @@ class SelectedHead:
 
     run: Run
     reason: str
+    evaluation: Run
+    """The evaluation of the head, whose predictions the exported model makes."""
 
 
 def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedHead:
@@ -27,7 +29,8 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
 
     The score is the mean per-class accuracy, as in the report. Scores on test are not used. In a tie, the first run of
     the study is selected. In a study with `selection`, the scores are those of the branch `select`, and the
-    run is the refitted head.
+    run is the refitted head. A transductive head is selected only by its name, because it was adapted to the test
+    images.
 
     Args:
         study: A study whose evaluations are finished.
@@ -42,7 +45,13 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
         raise UserError(f"Study {study.study} has no head {variant}. Available heads: {', '.join(study.heads)}.")
     # The order of the runs decides in a tie, as in the report.
     names = dict.fromkeys(str(run.labels["variant"]) for run in evaluations)
-    scores: dict[str, list[_RunScore]] = {name: [] for name in names if variant in (None, name)}
+    selectable = {variant} if variant else {name for name, head in study.heads.items() if not head.transductive}
+    if not selectable:
+        raise UserError(
+            f"Study {study.study} has only transductive heads, which were adapted to the test images and cannot be "
+            "selected on val. Specify the head with --head."
+        )
+    scores: dict[str, list[_RunScore]] = {name: [] for name in names if name in selectable}
     val_runs = {_place(run): run for run in evaluations if run.labels.get("branch") == SELECT}
     for run in evaluations:
         name = str(run.labels["variant"])
@@ -64,14 +73,18 @@ def best_head(study: Study, root: Path, variant: str | None = None) -> SelectedH
     best = variant or max(means, key=lambda name: means[name].mean)
     selected = max(scores[best], key=lambda score: score.balanced)
     if math.isnan(selected.balanced):
-        return SelectedHead(selected.run.inputs["head"], f"{best}, selected with --head; there is no val split")
+        # The branch `select`, whose scores are those on val, has no transductive heads.
+        left_out = study.selection is not None and study.heads[best].transductive
+        cause = "transductive, so it has no score on val" if left_out else "there is no val split"
+        reason = f"{best}, selected with --head; {cause}"
+        return SelectedHead(selected.run.inputs["head"], reason, selected.run)
     error = means[best].standard_error
     mean = f"{means[best].mean:.2f} %" + ("" if error is None else f" (standard error {error:.2f})")
     runs = len(scores[best])
     this_run = f", mean of {runs} runs, this run {selected.balanced:.2f} %" if runs > 1 else ""
     selection = "selected with --head" if variant else f"the best of {len(means)}"
     reason = f"{best}, {selection}: mean per-class accuracy on val {mean}{this_run}"
-    return SelectedHead(selected.run.inputs["head"], reason)
+    return SelectedHead(selected.run.inputs["head"], reason, selected.run)
 
 
 def _place(run: Run) -> tuple[str | int, ...]:

@@ -1,4 +1,4 @@
-"""The commands `mem export`, `mem register` and `mem predict`."""
+"""The commands `mem register` and `mem predict`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib import metadata
+from contextlib import contextmanager
 from pathlib import Path
 
 from mem import files
@@ -17,25 +16,15 @@ from mem.data.codecs.suffixes import IMAGE_SUFFIXES, is_image_name
 from mem.errors import UserError
 from mem.export.best_head import best_head
 from mem.export.exported_model import ExportedModel, export_head, open_model
+from mem.export.formats import write_mlflow
 from mem.export.predict import predict_files
 from mem.export.prediction_writers import CsvWriter, JsonWriter, TextFile
-from mem.export.program import write_program
+from mem.export.publish import MLFLOW
 from mem.runs.folder import RunFolder
 from mem.tracking.log import JsonLines
 
 SCHEME = "models:/"
 """Address prefix of registered models."""
-SERVED_PACKAGES = ("torch", "timm", "numpy", "pandas", "opencv-python", "pillow", "safetensors", "pydantic")
-"""Packages on which the predictions or the interface of a served model depend."""
-
-
-def export(run: Path, out: Path, *, program: bool = True, mlflow: bool = True) -> None:
-    """Write a head and its backbone as weights, and optionally as a torch.export program and an MLflow model."""
-    model = export_head(run, out)
-    if mlflow:
-        _write_mlflow(model, out, out / "mlflow")
-    if program:
-        write_program(model, out)
 
 
 def register(study_files: Sequence[Path], name: str | None, alias: str, variant: str | None, root: Path) -> int:
@@ -44,8 +33,8 @@ def register(study_files: Sequence[Path], name: str | None, alias: str, variant:
     selected = best_head(study, root, variant)
     name = name or study.study
     out = Path("results", study.study, "model")
-    model = export_head(root / selected.run.folder, root / out)
-    _write_mlflow(model, root / out, root / out / "mlflow")
+    model = export_head(root / selected.evaluation.folder, root / out)
+    write_mlflow(model, root / out, root / out / MLFLOW)
     labels = {key: str(value) for key, value in model.about["labels"].items()}
     tags = {**labels, "study": study.study, "chosen": selected.reason}
     with JsonLines(RunFolder(root / selected.run.folder).log) as log:
@@ -66,27 +55,6 @@ def register(study_files: Sequence[Path], name: str | None, alias: str, variant:
     print(f"Serve it: {setting}mlflow models serve -m {SCHEME}{name}@{alias} \\")
     print("            --env-manager local --port 5001")
     return 0
-
-
-def _write_mlflow(model: ExportedModel, folder: Path, out: Path) -> None:
-    from mem.tracking.mlflow_models import write_model
-
-    about = {name: model.about[name] for name in ("dataset", "labels", "key", "mem")}
-    write_model(folder, out, _served_requirements(), about)
-
-
-def _served_requirements() -> list[str]:
-    """Return the installed versions of the packages that a served model uses, as pip requirements.
-
-    mem itself is not part of the list, because it is not published in a package index: a user would install another
-    package that somebody publishes under its name. The model's metadata contain the version of mem.
-    """
-    found: list[str] = []
-    for name in SERVED_PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            public_version, _, _ = metadata.version(name).partition("+")  # `+cpu` exists in no package index
-            found.append(f"{name}=={public_version}")
-    return found
 
 
 def predict(

@@ -5,102 +5,95 @@ backbone.safetensors   backbone weights
 head.json, head.safetensors
 program.pt2            complete model as a torch.export program, which requires only torch; accepts prepared images
 mlflow/                complete model as an MLflow model; accepts images of any size
+
+A folder can also contain the network in timm's form (see `mem.export.timm_folder`) and model.onnx (see
+`mem.export.onnx_model`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 import mem
 from mem import config, files
-from mem.data.beton.encoding import Encoding
 from mem.errors import UserError
-from mem.export.classifier import ImageClassifier
+from mem.export.described_model import FORMAT, ExportedModel, build_model, check_format, describing
+from mem.export.frozen_backbone import frozen_settings
 from mem.export.lineage import Lineage, lineage
+from mem.export.onnx_model import FILE as ONNX
+from mem.export.other_forms import load_onnx, load_timm_folder
+from mem.export.publish import ABOUT, MEM, PROGRAM, check_destination
+from mem.export.timm_folder import CONFIG
 from mem.heads.build import load_head
-from mem.heads.mem.head import MemHead
-from mem.longtail import SHOT_NAMES
-from mem.models.backbones import build
-from mem.models.pixels import Pixels
-from mem.models.weights.tensors import load_into, load_weights
+from mem.models.weights.tensors import load_weights, save_weights
 from mem.runs.folder import read_record
-from mem.runs.image_settings import finetuned_backbone, normalisation_of
+from mem.runs.image_settings import finetuned_backbone, finetuned_classifier, normalisation_of
+from mem.runs.keys import CROPS
 
-FORMAT = 1
-"""Version of the folder format. Increase it when the meaning of a file changes."""
-ABOUT = "export.json"
-PROGRAM = "program.pt2"
+__all__ = [
+    "ABOUT",
+    "FORMAT",
+    "ONNX",
+    "PROGRAM",
+    "ExportedModel",
+    "describe",
+    "export_head",
+    "is_export",
+    "load_export",
+    "open_model",
+]
+
 _COPIED = ("head.json", "head.safetensors")
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """An image classifier with its class and group names and its image preparation."""
-
-    classifier: ImageClassifier
-    classes: tuple[str, ...]
-    groups: tuple[str, ...]
-    """Names of MEM's groups; empty for other heads."""
-    encoding: Encoding
-    """Format in which the dataset stores images."""
-    side: int
-    """Height and width of the classifier's input, in pixels."""
-    center_crop: float
-    about: dict[str, Any]
-    """Content of export.json."""
 
 
 def export_head(folder: Path, out: Path) -> ExportedModel:
     """Write a head and its backbone to a folder, without `program.pt2` and `mlflow/`.
 
     Args:
-        folder: Run folder of a train_head run.
+        folder: Run folder of a train_head or evaluate run.
         out: Output folder. An earlier export in this folder is replaced.
 
     Raises:
         UserError: `out` exists and is not an export, or a run is missing or unsuitable (see `lineage`).
     """
     runs = lineage(folder)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / ABOUT).is_file())):
-        raise UserError(f"{out}: this path already exists and is not an export. Choose another folder.")
-    about = _about(runs)
+    check_destination(out, [MEM] if is_export(out) else [], [MEM], overwrite=True)
+    about = describe(runs)
     out.mkdir(parents=True, exist_ok=True)
     (out / ABOUT).unlink(missing_ok=True)  # written last, so that an incomplete folder is not recognised as an export
     (out / PROGRAM).unlink(missing_ok=True)
     shutil.rmtree(out / "mlflow", ignore_errors=True)
     for name in _COPIED:
-        shutil.copyfile(folder / name, out / name)
-    shutil.copyfile(runs.backbone / "model.safetensors", out / "backbone.safetensors")
+        shutil.copyfile(runs.head / name, out / name)
+    if runs.updated_batch_norm or runs.frozen:
+        key = about["made_of"]["features" if runs.frozen else "finetune"]
+        save_weights(out / "backbone.safetensors", runs.backbone_weights(), {"key": key})
+    else:
+        shutil.copyfile(runs.backbone / "model.safetensors", out / "backbone.safetensors")
     files.write_text(out / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
     return load_export(out)
 
 
-def _about(runs: Lineage) -> dict[str, Any]:
+def describe(runs: Lineage) -> dict[str, Any]:
+    """Return the content of export.json for a head."""
     record = read_record(runs.head)
     features = read_record(runs.features)["settings"]
     mean, std = normalisation_of(features, runs.images)
     manifest = json.loads((runs.images / "dataset.json").read_text())
-    backbone = finetuned_backbone(runs.backbone, features)
+    backbone = frozen_settings(runs.features) if runs.frozen else finetuned_backbone(runs.backbone, features)
+    parts = (("features", runs.features), ("finetune", runs.backbone), ("convert", runs.images))
     return {
         "format": FORMAT,
         "mem": mem.__version__,
         "dataset": record["dataset"],
         "labels": record["labels"],
+        **({"transductive": True} if record["results"].get("transductive") else {}),
+        **({} if runs.crops is None else {CROPS: runs.crops.model_dump()}),
         "key": record["key"],
-        "made_of": {
-            name: read_record(path)["key"]
-            for name, path in (
-                ("features", runs.features),
-                ("finetune", runs.backbone),
-                ("convert", runs.images),
-            )
-        },
+        "made_of": {name: read_record(path)["key"] for name, path in parts if not (runs.frozen and name == "finetune")},
         "git": record["git"],
         "classes": manifest["classes"],
         "images": {
@@ -112,6 +105,18 @@ def _about(runs: Lineage) -> dict[str, Any]:
             "resample": manifest["kept"]["resample"],
         },
         "backbone": backbone.model_dump(mode="json"),
+        **({"frozen": True} if runs.frozen else _classifier_settings(runs.backbone)),
+    }
+
+
+def _classifier_settings(finetune: Path) -> dict[str, Any]:
+    """Return the settings of the classifiers and the tuner of a finetune run that are not the defaults."""
+    found = finetuned_classifier(finetune)
+    is_tuned = not isinstance(found.tuner, config.AllParameters)
+    return {
+        **({} if found.cosine_scale is None else {"cosine_scale": found.cosine_scale}),
+        **({} if found.experts is None else {"experts": found.experts.model_dump(mode="json")}),
+        **({"tuner": found.tuner.model_dump(mode="json")} if is_tuned else {}),
     }
 
 
@@ -121,19 +126,22 @@ def load_export(folder: Path) -> ExportedModel:
     Raises:
         UserError: The folder is not an export, has a different format, or a file is missing or damaged.
     """
+    with describing(folder / ABOUT):
+        try:
+            about = _read_about(folder / ABOUT)
+        except FileNotFoundError:
+            raise UserError(f"{folder}: not an exported model (it has no {ABOUT}). `mem export` writes one.") from None
+        check_format(about, folder)
+        return build_model(about, load_weights(folder / "backbone.safetensors"), load_head(folder))
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether a folder contains an export.json that mem wrote, in any version of the format."""
     try:
         about = _read_about(folder / ABOUT)
-        if about["format"] != FORMAT:
-            raise UserError(
-                f"{folder}: this export has format {about['format']} (written by mem {about['mem']}), but mem "
-                f"{mem.__version__} reads format {FORMAT}. Export the head again."
-            )
-        return _build(about, folder / "backbone.safetensors", folder)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: not an exported model (it has no {ABOUT}). `mem export` writes one.") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"{folder}/{ABOUT}: cannot be read: {cause}. Export the head again.") from None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return {"format", "mem"} <= about.keys()
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -153,33 +161,10 @@ def _read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _build(about: dict[str, Any], backbone_weights: Path, head_folder: Path) -> ExportedModel:
-    images, classes = about["images"], tuple(about["classes"])
-    backbone = TypeAdapter(config.ImageBackbone).validate_python(about["backbone"])
-    model = build(backbone, len(classes))
-    load_into(model.backbone, load_weights(backbone_weights))
-    head = load_head(head_folder)
-    return ExportedModel(
-        ImageClassifier(model, head, Pixels(tuple(images["pixel_mean"]), tuple(images["pixel_std"]))),
-        classes,
-        _groups(head),
-        Encoding(images["storage"], images["jpeg_quality"], images["short_side"], images["resample"]),
-        backbone.image_size,
-        backbone.center_crop,
-        about,
-    )
-
-
-def _groups(head: Any) -> tuple[str, ...]:
-    if not isinstance(head, MemHead):
-        return ()
-    if head.settings.partition == "shot":
-        return SHOT_NAMES
-    return tuple(f"group {g}" for g in range(head.settings.groups))
-
-
 def open_model(path: Path) -> ExportedModel:
-    """Load a model from an exported folder, an MLflow model, or the run folder of a head.
+    """Load a model from an exported folder, an MLflow model, an ONNX model, or the run folder of a head.
+
+    A folder may contain several formats. Then the first of these is loaded: mem's, timm's, ONNX.
 
     Raises:
         UserError: The path is none of these.
@@ -188,13 +173,19 @@ def open_model(path: Path) -> ExportedModel:
         return load_export(path)
     if (path / "MLmodel").is_file() and (inner := next(path.glob(f"data/*/{ABOUT}"), None)):
         return load_export(inner.parent)
+    if path.suffix == ".onnx" and path.is_file():
+        return load_onnx(path)
+    if (path / CONFIG).is_file():
+        return load_timm_folder(path)
+    if (path / ONNX).is_file():
+        return load_onnx(path / ONNX)
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder. Pass the run folder of a head, an exported folder, or models:/NAME@ALIAS."
         )
     if (path / "run.json").is_file():
         runs = lineage(path)
-        return _build(_about(runs), runs.backbone / "model.safetensors", path)
+        return build_model(describe(runs), runs.backbone_weights(), load_head(runs.head))
     raise UserError(
         f"{path}: neither the run folder of a finished head (it has no run.json) nor an exported folder (it has no "
         f"{ABOUT}). Pass one of these."

@@ -14,10 +14,12 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from mem import provenance
+from mem.config import Crops
 from mem.data.beton.encoding import ImageSource
 from mem.data.codecs.decode import Unreadable
 from mem.data.loading.single_image import prepare_image
 from mem.export.exported_model import ExportedModel
+from mem.runs.keys import CROPS
 
 TOP_CLASSES = 5
 """Number of most probable classes that are reported for each image."""
@@ -48,22 +50,30 @@ class ImagePrediction:
 
 
 @torch.no_grad()
-def predict_prepared(model: ExportedModel, images: UInt8[np.ndarray, "images side side 3"]) -> BatchPredictions:
-    """Run the classifier on prepared images."""
-    out = {name: value.numpy() for name, value in model.classifier(torch.from_numpy(images)).items()}
-    return BatchPredictions(out["probabilities"], out.get("group_weights"), out.get("group_norms"))
+def predict_prepared(model: ExportedModel, images: UInt8[np.ndarray, "images *crops side side 3"]) -> BatchPredictions:
+    """Run the classifier on prepared images. If they have several crops, the outputs are those of the mean logits."""
+    if images.ndim == 4:
+        out = model.classifier(torch.from_numpy(images))
+    else:
+        # One crop of each image at a time, so that the number of crops does not change how much memory is needed.
+        crops = [model.classifier(torch.from_numpy(images[:, crop])) for crop in range(images.shape[1])]
+        out = {name: torch.stack([each[name] for each in crops]).mean(dim=0) for name in crops[0]}
+        out["probabilities"] = out["logits"].softmax(dim=1)
+    arrays = {name: values.numpy() for name, values in out.items()}
+    return BatchPredictions(arrays["probabilities"], arrays.get("group_weights"), arrays.get("group_norms"))
 
 
 def prepare_images(
     model: ExportedModel, sources: Sequence[ImageSource], pool: ThreadPoolExecutor
 ) -> list[np.ndarray | str]:
-    """Return the prepared square for each image, or the reason why the image is unreadable."""
+    """Return the prepared square or squares for each image, or the reason why the image is unreadable."""
+    crops = Crops(**found) if (found := model.about.get(CROPS)) else None
 
     def prepare(source: ImageSource) -> np.ndarray | str:
         try:
             if isinstance(source, str) and stat.S_ISFIFO(os.stat(source).st_mode):
                 return "is a named pipe, not a file"  # reading it would wait for a writer
-            return prepare_image(source, model.encoding, model.side, model.center_crop)
+            return prepare_image(source, model.encoding, model.side, model.center_crop, crops)
         except Unreadable as reason:
             return str(reason)
         except OSError as error:

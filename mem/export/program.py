@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from mem.errors import UserError
-from mem.export.exported_model import PROGRAM, ExportedModel
+from mem.export.classifier import ImageClassifier
+from mem.export.described_model import ExportedModel
+from mem.export.publish import PROGRAM
 
 
 def write_program(model: ExportedModel, folder: Path) -> Path:
@@ -20,6 +22,7 @@ def write_program(model: ExportedModel, folder: Path) -> Path:
         UserError: torch.export cannot trace the network.
     """
     path = folder / PROGRAM
+    assert isinstance(model.classifier, ImageClassifier)
     # Trace with two images, because torch.export would treat a batch size of one as a constant.
     example = torch.zeros(2, model.side, model.side, 3, dtype=torch.uint8)
     try:
@@ -28,7 +31,7 @@ def write_program(model: ExportedModel, folder: Path) -> Path:
         )
     except Exception as error:  # torch.export raises many types of exceptions, all caused by the network's code
         raise UserError(
-            f"{folder}: torch.export cannot trace this network: {' '.join(str(error).split())[:400]}\n"
+            f"torch.export cannot trace this network: {' '.join(str(error).split())[:400]}\n"
             "The other files of the folder are complete. Pass --no-program to omit the program."
         ) from None
     partial = path.with_name(f".{PROGRAM}.tmp.pt2")

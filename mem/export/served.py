@@ -15,17 +15,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
 from mem import provenance
 from mem.data.beton.encoding import ImageSource
-from mem.export.exported_model import ExportedModel, load_export
+from mem.export.described_model import ExportedModel, class_labels
+from mem.export.exported_model import load_export
 from mem.export.predict import predict_prepared, prepare_images
 
 COLUMN = "image"
 BATCH = 64
 """Maximum number of images of a request that are classified at once."""
+
+
+def output_columns(model: ExportedModel) -> dict[str, str]:
+    """Return the columns of the output with MLflow's types, in their order; see `ServedModel.predict`."""
+    names = [f"probability.{name}" for name in class_labels(model.classes)]
+    names += [f"{kind}.{group}" for kind in ("group_weight", "group_norm") for group in model.groups]
+    return {"class": "string", "probability": "float", **dict.fromkeys(names, "float")}
+
+
+def example_input() -> pd.DataFrame:
+    """Return a table with one image: colour gradients as a PNG file in base64. It contains no user's image."""
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    rows, columns = np.meshgrid(ramp, ramp, indexing="ij")
+    success, content = cv2.imencode(".png", np.stack([rows, columns, 255 - rows], axis=2))
+    assert success
+    return pd.DataFrame({COLUMN: [base64.b64encode(content.tobytes()).decode()]})
 
 
 class _InvalidInput(ValueError):
@@ -43,7 +61,7 @@ class ServedModel:
     def __init__(self, model: ExportedModel, refusal: type[ValueError] = ValueError) -> None:
         self.model = model
         self._refusal = refusal
-        self._probability_columns = [f"probability.{name}" for name in _distinct(model.classes)]
+        self._probability_columns = [f"probability.{name}" for name in class_labels(model.classes)]
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row per image.
@@ -131,8 +149,3 @@ def _source(cell: Any, row: int) -> ImageSource:
             f"Image of row {row} has values from {pixels.min()} to {pixels.max()}; expected integers from 0 to 255"
         )
     return np.ascontiguousarray(pixels, dtype=np.uint8)
-
-
-def _distinct(names: tuple[str, ...]) -> list[str]:
-    """Return distinct column names. If several classes share a name, the class number is appended."""
-    return [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]

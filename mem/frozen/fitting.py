@@ -20,8 +20,10 @@ from mem.errors import UserError
 from mem.frozen.defaults import head_settings, methods
 from mem.heads.base import Head, Linear
 from mem.heads.build import HeadInputs, load_head_and_inputs, save_head
-from mem.heads.mem.head import MemHead
+from mem.heads.mem.modulated import ModulatedHead
 from mem.heads.training import EVALUATION_BATCH, HeadFeatures, make_head
+from mem.models.class_embeddings.files import read_embeddings
+from mem.models.class_embeddings.vectors import ClassVectors, fitting_vectors
 from mem.train.context import FitContext
 
 InitialClassifier: TypeAlias = "FittedHead | nn.Linear | Linear | tuple[Array, Array]"
@@ -42,6 +44,9 @@ class FittedHead(nn.Module):
 
     The methods accept NumPy arrays or tensors with any number of images. As a torch module, the head maps a batch of
     features to logits.
+
+    With `crops`, each image has this number of consecutive rows, for example those of torchvision's `FiveCrop`, and
+    results are those of the mean logits of its rows.
     """
 
     def __init__(self, head: Head, settings: config.Head, inputs: HeadInputs, results: Mapping[str, Any]) -> None:
@@ -58,38 +63,42 @@ class FittedHead(nn.Module):
         return self.head(features)
 
     @torch.no_grad()
-    def logits(self, features: Array) -> Float[Tensor, "images classes"]:
-        """Return the logits on the CPU."""
-        return torch.cat([self.head(part).cpu() for part in self._batches(features)])
-
-    def probabilities(self, features: Array) -> Float[Tensor, "images classes"]:
-        """Return the softmax of the logits."""
-        return self.logits(features).softmax(dim=1)
-
-    def predict(self, features: Array) -> Int64[Tensor, " images"]:
-        """Return the class with the largest logit."""
-        return self.logits(features).argmax(dim=1)
-
-    @torch.no_grad()
-    def groups(self, features: Array) -> GroupSignals:
-        """Return MEM's group weights and group norms.
+    def logits(self, features: Array, crops: int = 1) -> Float[Tensor, "images classes"]:
+        """Return the logits on the CPU.
 
         Raises:
-            UserError: The head is not MEM.
+            UserError: The features do not fit the head, or their number is not a multiple of `crops`.
+        """
+        return _mean_over_crops(torch.cat([self.head(part).cpu() for part in self._batches(features)]), crops)
+
+    def probabilities(self, features: Array, crops: int = 1) -> Float[Tensor, "images classes"]:
+        """Return the softmax of the logits."""
+        return self.logits(features, crops).softmax(dim=1)
+
+    def predict(self, features: Array, crops: int = 1) -> Int64[Tensor, " images"]:
+        """Return the class with the largest logit."""
+        return self.logits(features, crops).argmax(dim=1)
+
+    @torch.no_grad()
+    def groups(self, features: Array, crops: int = 1) -> GroupSignals:
+        """Return MEM's group weights and group norms, with `crops` their means over the crops of each image.
+
+        Raises:
+            UserError: The head is not MEM, or as in `logits`.
         """
         head = self.head
-        if not isinstance(head, MemHead):
+        if not isinstance(head, ModulatedHead):
             raise UserError(
                 f"Only a `mem` head has group weights and norms, but this head is `{self.settings.method}`."
             )
         parts = [head.modulate(part)[1:] for part in self._batches(features)]
-        weights, norms = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
+        weights, norms = (_mean_over_crops(torch.cat(columns).cpu(), crops) for columns in zip(*parts, strict=True))
         return GroupSignals(weights, norms)
 
     @property
     def group_of_class(self) -> Int64[Tensor, " classes"] | None:
         """Group of each class in MEM's partition, or None for other heads."""
-        return self.head.get_buffer("group_of_class") if isinstance(self.head, MemHead) else None
+        return self.head.get_buffer("group_of_class") if isinstance(self.head, ModulatedHead) else None
 
     def save(self, folder: str | Path) -> None:
         """Write `head.json` and `head.safetensors` in the format of the stage `train_head`."""
@@ -98,7 +107,7 @@ class FittedHead(nn.Module):
 
     def _batches(self, features: Array) -> Iterator[Tensor]:
         array = as_features(features, "features")
-        width = self.inputs.classifier.weight.shape[1]
+        width = self.inputs.width
         if array.shape[-1] != width:
             raise UserError(
                 f"features: got width {array.shape[-1]}, but the head was fitted on features of width {width}."
@@ -111,6 +120,16 @@ class FittedHead(nn.Module):
         device = next(chain(self.head.parameters(), self.head.buffers())).device
         for start in range(0, len(array), EVALUATION_BATCH):
             yield torch.from_numpy(array[start : start + EVALUATION_BATCH]).to(device)
+
+
+def _mean_over_crops(values: Float[Tensor, "rows columns"], crops: int) -> Float[Tensor, "images columns"]:
+    """Return the mean of each image's consecutive rows."""
+    if crops < 1 or len(values) % crops:
+        raise UserError(
+            f"crops: {len(values):,} features are not the crops of a whole number of images, with {crops} of each. "
+            "Pass the features of all crops of an image one after another."
+        )
+    return values if crops == 1 else values.unflatten(0, (-1, crops)).mean(dim=1)
 
 
 def fit_head(
@@ -175,8 +194,10 @@ def load_fitted(folder: str | Path) -> FittedHead:
     return FittedHead(head, settings, inputs, {})
 
 
-INITIAL_METHODS = tuple(method for method, section in methods().items() if issubclass(section, config.LINEAR))
-"""Methods whose linear classifier another head can start from."""
+INITIAL_METHODS = tuple(
+    method for method, section in methods().items() if issubclass(section, config.LINEAR) and method != "zero_shot"
+)
+"""Methods whose linear classifier another head can start from, with their default settings. `zero_shot` has none."""
 
 
 class _Fit(NamedTuple):
@@ -194,15 +215,36 @@ class _Fit(NamedTuple):
     def head(self, settings: config.Head, start: Linear | None) -> FittedHead:
         """Fit a head that starts from a given classifier or, with `None`, from its default initial classifier."""
         start = start or self.initial_classifier(settings)
-        inputs = HeadInputs(start, self.counts, self.shots, self.seed, self.counts_before_holdout)
+        inputs = HeadInputs(
+            start, self.counts, self.shots, self.seed, self.counts_before_holdout, class_vectors=self._vectors(settings)
+        )
         context = FitContext(
             f"fit {settings.method}", World(device=self.device), quiet=self.quiet, name=settings.method
         )
         head, results = make_head(settings, inputs, HeadFeatures(self.train, self.val), context)
         return FittedHead(head.to(self.device), settings, inputs, results)
 
+    def _vectors(self, settings: config.Head) -> ClassVectors | None:
+        """Return the class embeddings of a zero-shot classifier, whose file must have one row per class."""
+        if not isinstance(settings, config.ZeroShot):
+            return None
+        if not isinstance(settings.embeddings, config.EmbeddingsFile):
+            raise UserError(
+                "zero_shot: text features require the class names of a study. Compute a file with `mem classes embed`, "
+                'and use {"source": "file", "file": FILE}.'
+            )
+        vectors = read_embeddings(settings.embeddings.path, len(self.counts))
+        return fitting_vectors(vectors, self.train.pooled.shape[2], None)
+
     def initial_classifier(self, settings: config.Head) -> Linear:
         """Return the default initial classifier of a head. If another head provides it, fit that head first."""
+        if settings.requires_experts:
+            raise UserError(
+                f"{settings.method}: requires the experts of a backbone that a study finetuned (finetune.experts). Run "
+                "a study, or choose another method."
+            )
+        if isinstance(settings, config.Finetuned):
+            raise UserError("finetuned: requires the finetuned classifier. Pass classifier=...")
         if isinstance(settings, config.Ce) and settings.training is None:
             raise UserError(
                 "ce: requires `training` or a finetuned classifier. Pass classifier=..., or set `training`."
@@ -221,10 +263,11 @@ class _Fit(NamedTuple):
     def linear(self, given: InitialClassifier) -> Linear:
         """Check a user-provided classifier and convert it to a `Linear` head."""
         if isinstance(given, FittedHead):
-            linear = given.head.as_linear()
+            linear = given.head.as_start()
             if linear is None:
                 raise UserError(
-                    f"classifier: a `{given.settings.method}` head is not a linear classifier. Pass a ce or crt head."
+                    f"classifier: a `{given.settings.method}` head is not a linear classifier. "
+                    "Pass one that is, for example ce or crt without `cosine_scale`."
                 )
             given = linear
         weight, bias = given if isinstance(given, tuple) else (given.weight, given.bias)

@@ -22,6 +22,8 @@ class Head(nn.Module, ABC):
 
     uses_tokens: bool = False
     """Whether the head uses tokens in addition to the pooled feature."""
+    transductive: bool = False
+    """Whether the head was adapted to the test images, without their labels. Its results are marked."""
 
     @abstractmethod
     def forward(self, features: Float[Tensor, "samples *sequence width"]) -> Float[Tensor, "samples classes"]:
@@ -51,6 +53,10 @@ class Head(nn.Module, ABC):
     def as_linear(self) -> Linear | None:
         """Return a copy of the head as a linear classifier with bias, or None if the head is not linear."""
         return None
+
+    def as_start(self) -> Linear | None:
+        """Return the linear classifier from which other heads start, or None if they cannot start from this head."""
+        return self.as_linear()
 
 
 class Linear(Head):

@@ -1,4 +1,4 @@
-"""Predictions of a head for every image of a split, including MEM's norms and weights."""
+"""Predictions of a head for every image of a split, including MEM's norms and weights and the router's decisions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Int64
+from torch import Tensor
 
 from mem import metrics
 from mem.data.features.stored import FeatureSource
 from mem.heads.base import Head
-from mem.heads.mem.head import MemHead
+from mem.heads.mem.modulated import ModulatedHead
+from mem.heads.ride_router import RideRouterHead
 from mem.longtail import SHOT_NAMES
 from mem.metrics.predictions import TOP_CLASSES, Predictions
 
@@ -26,7 +28,10 @@ def predict(
     device: torch.device,
     names: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predict the class of each image of a split from its plain view.
+    """Predict the class of each image of a split.
+
+    If the images have several views, which are their crops, the logits are the means over the views. The same applies
+    to the norms and group weights of MEM, and to the number of experts that a router uses.
 
     Args:
         head: The head, on `device`.
@@ -38,13 +43,13 @@ def predict(
     batches: list[dict[str, np.ndarray]] = []
     for start in range(0, len(split), _BATCH_SIZE):
         indices = np.arange(start, min(start + _BATCH_SIZE, len(split)))
-        inputs = split.inputs(0, indices, tokens=head.uses_tokens).to(device)
-        batch: dict[str, np.ndarray] = {}
-        if isinstance(head, MemHead):
-            logits, weights, norms = head.modulate(inputs)
-            batch |= {"weights": weights.cpu().numpy(), "norms": norms.cpu().numpy()}
-        else:
-            logits = head(inputs)
+        views = [
+            _outputs(head, split.inputs(view, indices, tokens=head.uses_tokens).to(device))
+            for view in range(split.views)
+        ]
+        outputs = {name: _mean([view[name] for view in views]) for name in views[0]}
+        logits = outputs.pop("logits")
+        batch = {name: values.cpu().numpy() for name, values in outputs.items()}
         top = logits.topk(min(TOP_CLASSES, logits.shape[1]), dim=1).indices
         batch |= {
             "predictions": logits.argmax(dim=1).cpu().numpy(),
@@ -55,3 +60,19 @@ def predict(
         batches.append(batch)
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     return Predictions(labels=np.asarray(split.labels, dtype=np.int64), names=names, **columns)
+
+
+def _outputs(head: Head, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the `logits` of head inputs, and further columns of the predictions that the head has."""
+    if isinstance(head, ModulatedHead):
+        logits, weights, norms = head.modulate(inputs)
+        return {"logits": logits, "weights": weights, "norms": norms}
+    if isinstance(head, RideRouterHead):
+        logits, used = head.route(inputs)
+        return {"logits": logits, "experts_used": used}
+    return {"logits": head(inputs)}
+
+
+def _mean(views: Sequence[Tensor]) -> Tensor:
+    """Return the mean over views. A single view is returned unchanged, with its type."""
+    return views[0] if len(views) == 1 else torch.stack(list(views)).float().mean(dim=0)

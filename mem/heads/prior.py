@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from mem import longtail
 from mem.heads.base import Linear, accuracy
 from mem.losses import cross_entropy
 
 
 def log_prior(class_counts: np.ndarray) -> Float[Tensor, " classes"]:
-    """Return log pi: the log of each class's share of the training images. An empty class is treated as one image."""
-    counts = np.maximum(class_counts, 1)
-    return torch.from_numpy(np.log(counts / counts.sum())).float()
+    """Return `mem.longtail.log_prior` as a float32 tensor."""
+    return torch.from_numpy(longtail.log_prior(class_counts)).float()
 
 
 def logit_adjusted(classifier: Linear, prior: Float[Tensor, " classes"], tau: float) -> Linear:

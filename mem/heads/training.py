@@ -24,6 +24,7 @@ from mem.heads.ncm import nearest_class_mean
 from mem.heads.prior import log_prior, logit_adjusted
 from mem.heads.selection import choose_on_val
 from mem.heads.tau import tau_normalised
+from mem.heads.zero_shot import ZeroShotHead, set_mean_norm
 from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
 from mem.train.optimizers import head_optimizer
@@ -40,11 +41,18 @@ class HeadFeatures:
     train: FeatureSource
     val: FeatureSource | None
     """Features for selecting tau and for the validation curve. None or empty if there is no val split."""
+    val_crops: FeatureSource | None = None
+    """Features of the crops of val, if predictions are means over crops. Tau is then selected with these means."""
 
     @property
     def validation(self) -> FeatureSource | None:
         """The val split, or None if it has no images."""
         return self.val if self.val is not None and len(self.val) else None
+
+    @property
+    def selection(self) -> FeatureSource | None:
+        """The features that tau is selected with, or None if the val split has no images."""
+        return self.validation if self.val_crops is None or self.validation is None else self.val_crops
 
 
 def make_head(
@@ -73,10 +81,20 @@ def make_head(
     match settings:
         case config.Ce() if settings.training is None:
             return build_head(settings, inputs), {}
+        case config.Finetuned() | config.Ensemble():
+            return build_head(settings, inputs), {}
+        case config.SadeAggregation():
+            assert inputs.expert_weights is not None, "the schema requires the stage `adapt`"
+            return build_head(settings, inputs), {"transductive": True, "weights": inputs.expert_weights.tolist()}
         case config.Tau() | config.LogitAdjustment():
             head_of_tau = _heads_by_tau(settings, inputs)
-            tau, results = _choose_tau(head_of_tau, settings.taus, features.validation, context)
+            tau, results = _choose_tau(head_of_tau, settings.taus, features.selection, context)
             return head_of_tau(tau), results
+        case config.ZeroShot():
+            head = build_head(settings, inputs)
+            assert isinstance(head, ZeroShotHead)
+            set_mean_norm(head, (features for features, _ in _PlainBatches(features.train)))
+            return head, {}
         case config.Ncm():
             return nearest_class_mean(_PlainBatches(features.train), len(inputs.class_counts)), {}
         case _:
@@ -87,8 +105,8 @@ def make_head(
 
 def _heads_by_tau(settings: config.Tau | config.LogitAdjustment, inputs: HeadInputs) -> Callable[[float], Linear]:
     if isinstance(settings, config.Tau):
-        return lambda tau: tau_normalised(inputs.classifier.weight.detach(), tau)
-    return lambda tau: logit_adjusted(inputs.classifier, log_prior(inputs.class_counts), tau)
+        return lambda tau: tau_normalised(inputs.linear.weight.detach(), tau)
+    return lambda tau: logit_adjusted(inputs.linear, log_prior(inputs.class_counts), tau)
 
 
 def _choose_tau(
@@ -103,7 +121,10 @@ def _choose_tau(
             )
         context.say(f"tau is {taus[0]:g}, the only candidate.")
         return taus[0], {"tau": taus[0]}
-    features = val.inputs(0, np.arange(len(val)), tokens=False)
+    indices = np.arange(len(val))
+    # The heads are linear: their mean logits over the crops of an image are the logits of the mean feature.
+    views = [val.inputs(view, indices, tokens=False) for view in range(val.views)]
+    features = views[0] if len(views) == 1 else torch.stack(views).mean(dim=0)
     tau, scores = choose_on_val(head_of_tau, taus, features, torch.from_numpy(val.labels))
     for candidate, score in scores.items():
         values = {"select/val_acc1": 100 * score.accuracy, "select/val_balanced": 100 * score.balanced}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from mem import config, provenance
+from mem.data.loading.finetuning_samplers import build_finetuning_sampler
 from mem.data.loading.images import TrainingImages
-from mem.data.loading.samplers import InstanceSampler, PartSampler
+from mem.data.loading.samplers import PartSampler
 from mem.data.loading.shard import RankShard
+from mem.data.loading.split_images import SplitImages
+from mem.errors import UserError
 from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
 from mem.models.flops import training_flops
@@ -32,8 +37,14 @@ class BackboneInputs:
     """Height and width of a sample, in pixels."""
     group_size: int = 1
     """Number of consecutive samples that must be on the same rank and in the same micro-batch."""
+    sampler: str = "instance"
+    """Name of the sampler; see `mem.config.Finetune.sampler`."""
+    undivided: bool = False
+    """Whether a rank must process its part of a batch at once, without micro-batches."""
+    second_augmentation: config.Augmentation | None = None
+    """Augmentation of the second view of each image. None if each image has one view."""
     flop_shapes: tuple[tuple[int, ...], ...] | None = None
-    """Shapes of the model's inputs for one image. None means that the image is the only input."""
+    """Shapes of the model's inputs for one image. None means that the views of the image are the only inputs."""
 
 
 def pixels_of(job: Job) -> Pixels:
@@ -46,6 +57,34 @@ def fill_color_of(job: Job) -> tuple[int, int, int]:
     """Return the mean colour of a run's images, which fills the pixels that an augmentation leaves empty."""
     red, green, blue = (min(255, round(255 * mean)) for mean in pixels_of(job).mean)
     return red, green, blue
+
+
+def training_images(
+    job: Job, train: SplitImages, inputs: BackboneInputs, steps: int, global_batch: int
+) -> TrainingImages:
+    """Return this rank's batches of training images.
+
+    Args:
+        job: The job, whose seed determines the samples.
+        train: The training images.
+        inputs: Description of the samples.
+        steps: Number of batches.
+        global_batch: Number of samples per batch, over all ranks.
+    """
+    sampler = build_finetuning_sampler(inputs.sampler, train.labels, job.seed, steps * global_batch)
+    return TrainingImages(
+        images=train.file,
+        sampler=PartSampler(sampler, train.positions),
+        global_batch=global_batch,
+        side=inputs.side,
+        augmentation=inputs.augmentation,
+        seed=job.seed,
+        workers=job.threads,
+        shard=RankShard(job.world.rank, job.world.size),
+        group_size=inputs.group_size,
+        fill=fill_color_of(job),
+        second_augmentation=inputs.second_augmentation,
+    )
 
 
 def train_backbone(
@@ -61,35 +100,27 @@ def train_backbone(
     train = images_of(job, "train")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)
-    data = TrainingImages(
-        images=train.file,
-        sampler=PartSampler(InstanceSampler(len(train), job.seed), train.positions),
-        global_batch=settings.global_batch,
-        side=inputs.side,
-        augmentation=inputs.augmentation,
-        seed=job.seed,
-        workers=job.threads,
-        shard=RankShard(job.world.rank, job.world.size),
-        group_size=inputs.group_size,
-        fill=fill_color_of(job),
-    )
-    shapes = inputs.flop_shapes or ((1, 3, inputs.side, inputs.side),)
-    speed = fit(
-        state,
-        data,
-        objective,
-        Schedule(steps, steps_per_epoch, lr_schedule(settings, steps_per_epoch)),
-        job.fit_context(),
-        StepOptions(
-            micro_batch=job.run.compute.micro_batch,
-            clip_grad=settings.clip_grad,
-            bf16=settings.precision == "bf16",
-            compile=job.run.compute.compile,
-            skip_nonfinite=settings.on_nonfinite == "skip",
-            peak_images_per_s=peak_images_per_s(job, state.model, shapes),
-        ),
-        Validation(validate, round(validate_every_epochs * steps_per_epoch)) if validate else None,
-    )
+    data = training_images(job, train, inputs, steps, settings.global_batch)
+    views = 1 if inputs.second_augmentation is None else 2
+    shapes = inputs.flop_shapes or ((1, 3, inputs.side, inputs.side),) * views
+    rank_batch = settings.global_batch // job.world.size
+    with _memory_message(inputs.undivided, rank_batch):
+        speed = fit(
+            state,
+            data,
+            objective,
+            Schedule(steps, steps_per_epoch, lr_schedule(settings, steps_per_epoch)),
+            job.fit_context(),
+            StepOptions(
+                micro_batch=rank_batch if inputs.undivided else job.run.compute.micro_batch,
+                clip_grad=settings.clip_grad,
+                bf16=settings.precision == "bf16",
+                compile=job.run.compute.compile,
+                skip_nonfinite=settings.on_nonfinite == "skip",
+                peak_images_per_s=peak_images_per_s(job, state.model, shapes),
+            ),
+            Validation(validate, round(validate_every_epochs * steps_per_epoch)) if validate else None,
+        )
     return {
         "steps": steps,
         "images": steps * settings.global_batch,
@@ -100,11 +131,30 @@ def train_backbone(
     }
 
 
+@contextmanager
+def _memory_message(undivided: bool, batch: int) -> Iterator[None]:
+    """Explain a lack of GPU memory if the batch of a rank cannot be divided into micro-batches.
+
+    Raises:
+        UserError: `batch` images do not fit into the GPU's memory, and the objective requires all of them at once.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        if not undivided:
+            raise
+        raise UserError(
+            f"{batch} images do not fit into the GPU's memory at once, but the objective of finetuning requires the "
+            "complete global batch. Use more GPUs, a smaller global_batch, precision bf16, or "
+            "compute.finetune.recompute_activations."
+        ) from None
+
+
 def lr_schedule(settings: config.Training, steps_per_epoch: float) -> Callable[[int], float]:
     """Return the learning rate at each step: cosine decay, or `step_decay`."""
     if settings.step_decay is None:
         return warmup_cosine(settings.lr, settings.min_lr, settings.warmup_epochs, settings.epochs, steps_per_epoch)
-    decay = (settings.step_decay.every_epochs, settings.step_decay.factor)
+    decay = (settings.step_decay.steps, settings.step_decay.factor)
     return warmup_steps(settings.lr, settings.min_lr, settings.warmup_epochs, decay, steps_per_epoch)
 
 

@@ -16,10 +16,10 @@ from mem.models.channels_last import is_convolutional, store_channels_last
 from mem.models.recompute import recompute_activations
 from mem.models.weights.external import read_checkpoint
 from mem.models.weights.initialise import initialise_from
-from mem.models.weights.official import weights_file
+from mem.models.weights.sources import verify_weights, weights_file, weights_record
 from mem.models.weights.tensors import load_into, load_weights
-from mem.runs.image_settings import finetuned_backbone
-from mem.runs.keys import INITIAL_DIGEST, MODULE_DIGEST, file_digest
+from mem.runs.image_settings import finetuned_backbone, finetuned_classifier
+from mem.runs.keys import DIGEST_DIGITS, INITIAL_DIGEST, MODULE_DIGEST, file_digest
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,7 +34,8 @@ def backbone_of(
     """
     if "classifier" in job.inputs:
         backbone = finetuned_backbone(job.inputs["classifier"], job.run.settings)
-        model, record = build(backbone, classes), dict[str, Any]()
+        found, record = finetuned_classifier(job.inputs["classifier"]), dict[str, Any]()
+        model = build(backbone, classes, 0.0, found.cosine_scale, found.experts, found.tuner)
         load_into(model.backbone, load_weights(job.inputs["classifier"] / "model.safetensors"))
     else:
         backbone, model, record = frozen_backbone(job, classes)
@@ -98,8 +99,11 @@ def load_starting_weights(
         return {}
     initial = job.run.section("initial", config.Initial)
     path = weights_file(initial)
-    if initial.weights is None:
-        require_unchanged(job, str(path), INITIAL_DIGEST, file_digest(path))
-    report = initialise_from(model, read_checkpoint(path), initial.weights or str(path))
+    verification = verify_weights(initial, path)
+    if initial.custom_file is not None:
+        require_unchanged(job, str(path), INITIAL_DIGEST, verification.sha256[:DIGEST_DIGITS])
+    tensors = read_checkpoint(path, keys=initial.keys)
+    report = initialise_from(model, tensors, initial.weights or str(path), initial.keys)
     job.say(f"Loaded {initial.weights or path}: {report}.")
-    return {"initial": {"file": str(path), **report.document()}}
+    job.say(f"The file is {verification.text}.")
+    return {"initial": {**weights_record(initial, path, verification), **report.document()}}

@@ -1,4 +1,4 @@
-"""The forward pass of a frozen backbone, for stored and for online features."""
+"""The images and the forward pass of a frozen backbone, for stored and for online features."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from mem import config
+from mem.data.loading.images import ImageViews
+from mem.data.loading.split_images import SplitImages
+from mem.jobs.backbone_training import fill_color_of
+from mem.jobs.job import Job
 from mem.models.backbones import BackboneClassifier, FrozenBackbone
 from mem.models.pixels import Pixels
 
 FeatureFunction = Callable[
     [UInt8[Tensor, "images side side 3"]],
-    tuple[Float32[Tensor, "images width"], Float32[Tensor, "images tokens width"]],
+    tuple[Float32[Tensor, "images *experts width"], Float32[Tensor, "images tokens width"]],
 ]
 """Function that returns the pooled features and the tokens of images."""
 Key = TypeVar("Key")
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Type of autocast by `features.precision`; none for `fp32`."""
 
 
 def feature_function(
@@ -34,13 +40,42 @@ def feature_function(
         compiled: Whether to use torch.compile. Every number of images per call is compiled separately.
     """
     features = torch.compile(model.features, dynamic=False) if compiled else model.features
+    dtype = _AUTOCAST_DTYPES.get(settings.precision)
 
     def compute(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with torch.autocast(images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             pooled, tokens = features(pixels.normalise(images))
         return pooled.float(), tokens.float()
 
     return compute
+
+
+def views_of(
+    job: Job,
+    images: SplitImages,
+    backbone: config.ImageBackbone,
+    settings: config.Features,
+    crops: config.Crops | None = None,
+) -> ImageViews:
+    """Return the views of all images in the file of a split.
+
+    Args:
+        job: The job, whose seed determines augmentations.
+        images: Images of the split.
+        backbone: Settings of the backbone, which determine the size of its input.
+        settings: Settings of the features, with the augmentation of views 1, 2, ...
+        crops: Several crops per image, which are the views instead.
+    """
+    return ImageViews(
+        images.file,
+        backbone.image_size,
+        backbone.center_crop,
+        settings.augmentation,
+        job.seed,
+        job.threads,
+        fill_color_of(job),
+        crops,
+    )
 
 
 def in_main_memory(results: Iterable[tuple[Key, Mapping[str, Tensor]]]) -> Iterator[tuple[Key, dict[str, np.ndarray]]]:

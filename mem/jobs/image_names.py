@@ -9,7 +9,7 @@ import numpy as np
 
 from mem import config
 from mem.data.split_parts import parts_of_train
-from mem.runs.folder import read_record
+from mem.runs.folder import original_features, read_record
 from mem.runs.keys import HOLDOUT
 
 _SPLITS = ("val", "test")
@@ -21,11 +21,8 @@ def image_names(features: Path) -> dict[str, list[str]]:
     Args:
         features: Folder of a finished features run. If it holds out training images, they are val.
     """
-    record = read_record(features)
-    holdout = record["settings"].get(HOLDOUT)
-    while "features" in record["inputs"]:
-        record = read_record(Path(record["inputs"]["features"]))
-    images = record["inputs"].get("images")
+    holdout = read_record(features)["settings"].get(HOLDOUT)
+    images = read_record(original_features(features))["inputs"].get("images")
     path = Path(images, "images.csv") if images is not None else None
     if path is None or not path.is_file():
         return {}

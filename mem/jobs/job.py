@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mem import files, provenance
-from mem.config.study import MULTI_RANK_STAGES
+from mem.config.compute import MULTI_RANK_STAGES
 from mem.distributed import World, single_process, world_from_environment
 from mem.distributed.variables import shown_rank
 from mem.errors import Stopped, UserError

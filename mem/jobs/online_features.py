@@ -17,11 +17,13 @@ from mem.data.batch import on_device
 from mem.data.features.stored import read_about, read_labels
 from mem.data.loading.images import ImageViews
 from mem.data.loading.split_images import SplitImages
-from mem.jobs.backbone_training import fill_color_of, pixels_of
+from mem.jobs.backbone_training import pixels_of
 from mem.jobs.backbones import backbone_of
-from mem.jobs.frozen_features import FeatureFunction, feature_function
+from mem.jobs.batch_norm import load_batch_norm
+from mem.jobs.frozen_features import FeatureFunction, feature_function, views_of
 from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
+from mem.models.backbones import BackboneClassifier
 from mem.runs.run_config import read_config
 from mem.train.sizes import FEATURE_BATCH
 
@@ -31,9 +33,11 @@ class OnlineBackbone:
 
     Args:
         job: A job whose inputs are a features run and the inputs of this features run.
+        crops: Several crops per image of val and test, whose logits are averaged, instead of one central crop.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, crops: config.Crops | None = None) -> None:
+        self.crops = crops
         self.folder = job.inputs["features"]
         run = read_config(self.folder, "features")
         self.job = replace(job, run=run, inputs={name: job.inputs[name] for name in run.inputs})
@@ -43,12 +47,21 @@ class OnlineBackbone:
     @cached_property
     def _backbone(self) -> tuple[config.ImageBackbone, Any]:
         counts: Any = read_about(self.folder)["class_counts"]
-        return backbone_of(self.job, len(counts))[:2]
+        backbone, model, _ = backbone_of(self.job, len(counts))
+        if self.settings.batch_norm is not None:
+            assert isinstance(model, BackboneClassifier)
+            load_batch_norm(model, self.folder)
+        return backbone, model
 
     @property
     def model(self) -> Any:
         """The frozen backbone."""
         return self._backbone[1]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the backbone's input, in pixels."""
+        return self._backbone[0].image_size
 
     @cached_property
     def compute(self) -> FeatureFunction:
@@ -61,16 +74,7 @@ class OnlineBackbone:
 
     def views(self, images: SplitImages) -> ImageViews:
         """Return the views of all images in the file of a split."""
-        backbone = self._backbone[0]
-        return ImageViews(
-            images.file,
-            backbone.image_size,
-            backbone.center_crop,
-            self.settings.augmentation,
-            self.job.seed,
-            self.job.threads,
-            fill_color_of(self.job),
-        )
+        return views_of(self.job, images, self._backbone[0], self.settings, self.crops)
 
 
 class OnlineFeatures:
@@ -102,7 +106,9 @@ class OnlineFeatures:
 
     @property
     def views(self) -> int:
-        """Number of views: the plain view and, for the training split, the augmented views."""
+        """Number of views: the plain view and, for the training split, the augmented views; or the crops."""
+        if self._backbone.crops is not None:
+            return self._backbone.crops.number
         return 1 + (self._backbone.settings.views if self._split == "train" else 0)
 
     @property
@@ -113,7 +119,7 @@ class OnlineFeatures:
     def shape(self, *, tokens: bool) -> tuple[int, ...]:
         """Shape of one sample of `inputs`."""
         model = self._backbone.model
-        return (1 + model.tokens, model.width) if tokens else (model.width,)
+        return (1 + model.tokens, model.width) if tokens else (model.experts * model.width,)
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> Tensor:
         """Return head inputs: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
@@ -138,4 +144,4 @@ class OnlineFeatures:
 
     def _features(self, images: Tensor, tokens: bool) -> Tensor:
         pooled, sequence = self._backbone.compute(images)
-        return torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled
+        return torch.cat([pooled[:, None], sequence], dim=1) if tokens else pooled.flatten(1)

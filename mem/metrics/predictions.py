@@ -41,6 +41,8 @@ class Predictions:
     """Norms of MEM's sub-networks."""
     names: Sequence[str] | None = None
     """Names of the images, if known."""
+    experts_used: Int64[np.ndarray, " images"] | Float32[np.ndarray, " images"] | None = None
+    """Number of experts that RIDE's router uses for each image. With crops, it is a mean over them."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -64,12 +66,16 @@ class PredictionMetadata:
     group_of_class: tuple[int, ...] | None = None
     """MEM's partition, which defines the groups of norms and weights."""
     version: int = _VERSION
+    crops: str = ""
+    """Crops whose logits are averaged, for example `five crops at 248`; empty for one central crop."""
 
 
 def write_predictions(path: Path, about: PredictionMetadata, splits: Mapping[str, Predictions]) -> None:
     """Write the predictions for all splits to one Parquet file with one row per image."""
     table = pa.concat_tables([_table(name, split) for name, split in splits.items()])
-    table = table.replace_schema_metadata({_ABOUT: json.dumps(vars(about)).encode()})
+    # Without crops, the content is that of earlier versions.
+    content = {name: value for name, value in vars(about).items() if name != "crops" or value}
+    table = table.replace_schema_metadata({_ABOUT: json.dumps(content).encode()})
     with files.atomic(path, "wb") as file:
         # Probabilities rarely repeat, so a dictionary would be larger than the values.
         pq.write_table(table, file, compression="zstd", use_dictionary=["split", "label", "prediction"])  # type: ignore[arg-type]
@@ -98,6 +104,7 @@ def read_predictions(path: Path) -> tuple[PredictionMetadata, dict[str, Predicti
             weights=_lists(part["weight"], np.float32) if "weight" in part.column_names else None,
             norms=_lists(part["norm"], np.float32) if "norm" in part.column_names else None,
             names=None if None in listed else listed,
+            experts_used=_numbers_of_experts(part["experts_used"]) if "experts_used" in part.column_names else None,
         )
     return about, splits
 
@@ -165,6 +172,9 @@ def _table(name: str, split: Predictions) -> pa.Table:
     for column, values in (("weight", split.weights), ("norm", split.norms)):
         if values is not None:
             columns[column] = _list_column(values.astype(np.float32))
+    if split.experts_used is not None:
+        whole = np.issubdtype(split.experts_used.dtype, np.integer)
+        columns["experts_used"] = _column(split.experts_used.astype(np.int32) if whole else split.experts_used)
     return pa.table(columns)
 
 
@@ -196,6 +206,11 @@ def _text_column(texts: Sequence[str | None]) -> pa.Array:
     return pa.Array.from_buffers(
         pa.string(), len(encoded), [pa.py_buffer(present), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     )
+
+
+def _numbers_of_experts(column: pa.ChunkedArray) -> np.ndarray:
+    """Return whole numbers, or float32 if the predictions are means over crops."""
+    return _numbers(column, np.int64 if pa.types.is_integer(column.type) else np.float32)
 
 
 def _numbers(column: pa.ChunkedArray, kind: Any) -> np.ndarray:

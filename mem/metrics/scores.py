@@ -38,7 +38,15 @@ def split_scores(predictions: Predictions, about: PredictionMetadata) -> dict[st
     scores |= added_scores(predictions, about)
     if predictions.norms is not None and predictions.weights is not None and about.group_of_class is not None:
         scores |= _modulator(predictions.norms, predictions.weights, labels, about.group_of_class)
+    if predictions.experts_used is not None:
+        scores["experts_used"] = _mean_by_shot(predictions.experts_used, shots[labels])
     return scores
+
+
+def _mean_by_shot(values: np.ndarray, shot_of_image: np.ndarray) -> dict[str, float | None]:
+    """Return the mean over the images of each shot group, and over all images. A mean over no images is None."""
+    parts = {name: values[shot_of_image == g] for g, name in enumerate(SHOT_NAMES)} | {"all": values}
+    return {name: round(float(part.mean()), 4) if len(part) else None for name, part in parts.items()}
 
 
 def added_scores(predictions: Predictions, about: PredictionMetadata) -> dict[str, Any]:
@@ -67,6 +75,7 @@ def scalars(scores: Mapping[str, Any]) -> dict[str, float]:
     found |= {f"group_recall_{name}": value for name, value in scores["group_recall"].items()}
     found["balanced_se"] = scores["balanced_se"]
     found |= {name: scores[name]["all"] for name in ("group_by_norm", "group_by_class") if name in scores}
+    found |= {f"experts_used_{name}": value for name, value in scores.get("experts_used", {}).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

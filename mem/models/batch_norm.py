@@ -7,6 +7,9 @@ the same as with PyTorch's BatchNorm in a single process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -127,8 +130,9 @@ def configure_batch_norms(model: nn.Module, world: World, global_batch: int, mic
             f"BatchNorm shares statistics among {size} consecutive images (backbone.norm_batch), but the batch of "
             f"{global_batch} is divided among {world.size} rank(s) with {global_batch / world.size:g} images each"
             + (f" and micro-batches of {micro_batch}. " if micro_batch else ". ")
-            + "Set compute.finetune.micro_batch to a multiple of norm_batch, or use a number of ranks for which "
-            "norm_batch is a multiple of the images per rank, without micro-batches."
+            + ("Set compute.finetune.micro_batch to a multiple of norm_batch, or use" if micro_batch else "Use")
+            + " a number of ranks for which norm_batch is a multiple or a divisor of the images per rank"
+            + (", without micro-batches." if micro_batch else ".")
         )
     group = world.subgroup(ranks) if ranks > 1 else None
     for norm in norms:
@@ -183,6 +187,31 @@ def discard_batch_norm_statistics(model: nn.Module) -> None:
     """Discard the statistics of a forward pass that is not part of a step, or that repeats another one."""
     for norm in _norms(model):
         norm.pending.clear()
+
+
+@contextmanager
+def train_only_batch_norms(model: nn.Module) -> Iterator[None]:
+    """Within the context, set BatchNorm to training mode and all other layers to evaluation mode.
+
+    At the end, the complete model is in evaluation mode.
+    """
+    model.eval()
+    for norm in _norms(model):
+        norm.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers of all `SampleBatchNorm` layers, with the names that they have in the model's state dict."""
+    return {
+        f"{name}.{key}": value
+        for name, module in model.named_modules()
+        if isinstance(module, SampleBatchNorm)
+        for key, value in module.named_buffers(recurse=False)
+    }
 
 
 def _norms(model: nn.Module) -> list[SampleBatchNorm]:

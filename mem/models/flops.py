@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mem.models.recompute import recompute_activations
@@ -27,8 +28,14 @@ def training_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:
     recompute_activations(meta_copy, type(model).__name__, enabled=False)
     convolutions = {torch.ops.aten.convolution_backward: convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=convolutions) as counter:
-        meta_copy(*(torch.empty(shape, device="meta") for shape in shapes)).sum().backward()
+        sum_of_outputs(meta_copy(*(torch.empty(shape, device="meta") for shape in shapes))).backward()
     return counter.get_total_flops()
+
+
+def sum_of_outputs(outputs: Tensor | tuple[Tensor, ...]) -> Float[Tensor, ""]:
+    """Return the sum of a model's outputs. Outputs without a gradient are left out."""
+    found = (outputs,) if isinstance(outputs, Tensor) else outputs
+    return torch.stack([output.float().sum() for output in found if output.requires_grad]).sum()
 
 
 def forward_flops(model: nn.Module, *shapes: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mem.models.flops import convolution_backward
+from mem.models.flops import convolution_backward, sum_of_outputs
 from mem.plan.model_cost import ModelCost
 
 aten = torch.ops.aten
@@ -56,11 +56,12 @@ def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, ba
         model = model.to_empty(device="cpu").train(backward)
         parameters = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if backward else 0
-        bytes_of_one, forward_flops, training_flops = _run(model, inputs(1), bf16, backward)
-        bytes_of_two = _run(model, inputs(2), bf16, backward, flops=False)[0] if backward else bytes_of_one
+        # BatchNorm cannot be trained with a single value per channel, which one sample can have.
+        bytes_of_two, forward_flops, training_flops = _run(model, inputs(2), bf16, backward)
+        bytes_of_four = _run(model, inputs(4), bf16, backward, flops=False)[0] if backward else bytes_of_two
     # The kept memory is linear in the number of samples: the slope is the cost per sample, the intercept a fixed cost.
-    per_sample, constant = bytes_of_two - bytes_of_one, max(0.0, 2 * bytes_of_one - bytes_of_two)
-    return ModelCost(forward_flops, training_flops, parameters, trained, per_sample, constant)
+    per_sample, constant = (bytes_of_four - bytes_of_two) / 2, max(0.0, 2 * bytes_of_two - bytes_of_four)
+    return ModelCost(forward_flops / 2, training_flops / 2, parameters, trained, per_sample, constant)
 
 
 def _run(
@@ -85,7 +86,7 @@ def _run(
         forward_flops = counter.get_total_flops()
         saved_bytes = float(sum(tensor.untyped_storage().nbytes() for tensor in saved.values()))
         if backward and flops:
-            result.float().sum().backward()
+            sum_of_outputs(result).backward()
             model.zero_grad()
     return saved_bytes, float(forward_flops), float(counter.get_total_flops())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mem.config import FeatureFiles, Study
+from mem.config import FeatureFiles, Features, Study
 from mem.plan.image_counts import ImageCounts, beton_bytes
 from mem.plan.memory import FLOAT_BYTES, OPTIMIZER_STATES
 from mem.plan.model_cost import ModelCost
@@ -24,8 +24,8 @@ PARQUET_BYTES = 3_000.0
 """Size of predictions.parquet without its rows."""
 REPORT_BYTES = 750_000.0
 """Total size of the report page, the tables, and the figures as SVG and PNG."""
-TOKEN_BYTES = {"float32": 4, "float16": 2}
-"""Bytes per element of a stored token, by `features.dtype`."""
+_DTYPE_BYTES = {"float32": 4, "float16": 2}
+"""Bytes per element of a stored feature, by `features.pooled_dtype` and `features.dtype`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def convert(study: Study, images: ImageCounts) -> DiskUse:
     return DiskUse(betons + IMAGE_NAME_BYTES * images.total + 30 * images.classes + RECORD_BYTES)
 
 
-def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *, average: bool) -> DiskUse:
+def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *, averaged: int) -> DiskUse:
     """Return the disk space of a training run: weights and curves, and checkpoints during the run.
 
     Args:
@@ -60,11 +60,10 @@ def training(model: ModelCost, saved_weights: int, optimizer: str, steps: int, *
         saved_weights: Number of parameters in the final files.
         optimizer: A key of `OPTIMIZER_STATES`.
         steps: Optimizer steps.
-        average: Whether a moving average of the weights is kept.
+        averaged: Number of parameters of which a moving average is kept.
     """
-    checkpoint = FLOAT_BYTES * (
-        model.parameters * (1 + average) + OPTIMIZER_STATES[optimizer] * model.trained_parameters
-    )
+    optimizer_states = OPTIMIZER_STATES[optimizer] * model.trained_parameters
+    checkpoint = FLOAT_BYTES * (model.changing_parameters + averaged + optimizer_states)
     final = FLOAT_BYTES * saved_weights + LOG_POINT_BYTES["backbone"] * _logged_points(steps) + RECORD_BYTES
     return DiskUse(final, (KEPT_CHECKPOINTS + 1) * checkpoint)
 
@@ -81,10 +80,50 @@ def features(study: Study, images: ImageCounts, width: int, tokens: int, *, onli
     """
     views = study.features.views if study.features else 0
     stored_images = 0 if online else images.total + views * images.train
-    token_bytes = TOKEN_BYTES[study.features.dtype] if study.features else FLOAT_BYTES
-    image_bytes = width * (FLOAT_BYTES + token_bytes * tokens * study.may_have_tokens)
-    classifier_bytes = FLOAT_BYTES * images.classes * (width + 1)
-    return DiskUse(stored_images * image_bytes + 8 * images.total + classifier_bytes + RECORD_BYTES)
+    return _features(study, stored_images, images.total, images.classes, (width, tokens))
+
+
+def crops(study: Study, images: ImageCounts, width: int, tokens: int, number: int) -> DiskUse:
+    """Return the disk space of the features of the crops of val and test.
+
+    Args:
+        study: The study.
+        images: Number of images per split.
+        width: Dimension of a feature.
+        tokens: Tokens per image.
+        number: Number of stored crops per image; 0 if heads compute the features when they need them.
+    """
+    evaluated = images.val + images.test
+    return _features(study, number * evaluated, evaluated, images.classes, (width, tokens))
+
+
+def _features(study: Study, views: int, labels: int, classes: int, shape: tuple[int, int]) -> DiskUse:
+    """Return the disk space of features, labels and a classifier.
+
+    Args:
+        study: The study.
+        views: Number of stored views, over all images.
+        labels: Number of images.
+        classes: Number of classes.
+        shape: Dimension of a feature, and tokens per image.
+    """
+    width, tokens = shape
+    pooled_bytes, token_bytes = feature_bytes(study.features)
+    view_bytes = width * (pooled_bytes + token_bytes * tokens * study.may_have_tokens)
+    classifier_bytes = FLOAT_BYTES * classes * (width + 1)
+    return DiskUse(views * view_bytes + 8 * labels + classifier_bytes + RECORD_BYTES)
+
+
+def feature_bytes(settings: Features | None) -> tuple[int, int]:
+    """Return the bytes per element of stored pooled features and of stored tokens. None means features of the user."""
+    if settings is None:
+        return FLOAT_BYTES, FLOAT_BYTES
+    return _DTYPE_BYTES[settings.pooled_dtype], _DTYPE_BYTES[settings.dtype]
+
+
+def adapt(steps: int) -> DiskUse:
+    """Return the disk space of learning the weights of experts: curves, and a few numbers."""
+    return DiskUse(LOG_POINT_BYTES["head"] * _logged_points(steps) + RECORD_BYTES)
 
 
 def head(

@@ -18,14 +18,16 @@ from mem.config import Pretrain, Study
 from mem.data.features.array_reader import FeatureArrayReader
 from mem.plan.answers import remembered
 from mem.plan.model_cost import NO_MODEL, ClassifierCost, ModelCost
+from mem.runs.backbone_settings import require_embeddings_files
 
 
 def check_backbone(study: Study) -> str:
-    """Check a study's backbone and initial weights, and return a note; see `mem.models.weights.check`.
+    """Check a study's backbone, initial weights and files of class embeddings, and return a note.
 
     Raises:
-        UserError: As in `mem.models.weights.check.check_backbone`.
+        UserError: As in `mem.models.weights.check.check_backbone`, or a file of class embeddings does not exist.
     """
+    require_embeddings_files(study)
     if not study.has_model_to_check:
         return ""
 
@@ -36,7 +38,8 @@ def check_backbone(study: Study) -> str:
 
     if study.initial is not None or isinstance(study.backbone, config.CustomModule):
         return check()["note"]  # depends on files
-    return remembered(_question("check", study, finetune=study.finetune), check)["note"]
+    variants = {f"variant {name}": settings for name, settings in study.finetune_variants.items()}
+    return remembered(_question("check", study, finetune=study.finetune, **variants), check)["note"]
 
 
 def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
@@ -50,8 +53,8 @@ def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
     return ModelCost(**answer["cost"]), answer["encoder_weights"]
 
 
-def classifier_cost(study: Study, classes: int) -> ClassifierCost:
-    """Return the cost of a study's backbone with its linear classifier, finetuned or frozen.
+def classifier_cost(study: Study, finetune: config.Finetune | None, classes: int) -> ClassifierCost:
+    """Return the cost of a study's backbone with its classifier, finetuned or, without `finetune`, frozen.
 
     If the dataset consists of precomputed features, the cost is zero and only the feature shape is returned.
     """
@@ -60,11 +63,20 @@ def classifier_cost(study: Study, classes: int) -> ClassifierCost:
         return ClassifierCost(NO_MODEL, width, sequence[0] - 1 if sequence else 0)
 
     def count() -> dict[str, Any]:
-        return asdict(_model_costs().classifier_cost(study, classes))
+        return asdict(_model_costs().classifier_cost(study, finetune, classes))
 
-    question = _question("classifier", study, finetune=study.finetune) | {"classes": classes}
+    question = _question("classifier", study, finetune=finetune) | {"classes": classes}
     answer = count() if isinstance(study.backbone, config.CustomModule) else remembered(question, count)
     return ClassifierCost(**{**answer, "cost": ModelCost(**answer["cost"])})
+
+
+def contrastive_cost(study: Study, finetune: config.Finetune, classes: int) -> ModelCost:
+    """Return the cost of training with a contrastive objective; see `mem.plan.model_costs.contrastive_cost`."""
+
+    def count() -> dict[str, Any]:
+        return asdict(_model_costs().contrastive_cost(study, finetune, classes))
+
+    return ModelCost(**remembered(_question("contrast", study, finetune=finetune) | {"classes": classes}, count))
 
 
 def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
@@ -76,6 +88,7 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
         "classes": classes,
         "width": backbone.width,
         "tokens": backbone.tokens,
+        **({"experts": backbone.experts} if backbone.experts > 1 else {}),
     }
 
     def count() -> dict[str, Any]:

@@ -49,31 +49,35 @@ def training_memory(
     compute: Compute,
     global_batch: int,
     *,
-    average: bool,
+    averaged: int,
+    undivided: bool = False,
     device_bytes: float = math.inf,
 ) -> Memory:
     """Return the memory of one rank in training.
 
     If `micro_batch` is not set, the batch is halved until it fits into GPU memory, as in `mem.train.micro_batch`.
+    A rank whose objective requires the complete global batch processes its part at once.
 
     Args:
         model: The trained model.
         optimizer: A key of `OPTIMIZER_STATES`.
         compute: Resources of the stage, including ranks and micro-batch.
         global_batch: Images per optimizer step over all ranks.
-        average: Whether a moving average of the weights is kept.
+        averaged: Number of parameters of which a moving average is kept.
+        undivided: Whether the objective requires the complete global batch.
         device_bytes: Memory of a GPU in bytes.
     """
     ranks = compute.nodes * compute.ranks_per_node
     # Gradients, optimizer state and, with several ranks, a gradient bucket.
     per_trained_parameter = 1 + OPTIMIZER_STATES[optimizer] + (ranks > 1)
-    numbers = model.parameters * (1 + average) + model.trained_parameters * per_trained_parameter
+    numbers = model.parameters + averaged + model.trained_parameters * per_trained_parameter
     if not compute.gpus_per_node:
-        numbers += model.parameters * (1 + average) + model.trained_parameters * OPTIMIZER_STATES[optimizer]
+        numbers += model.changing_parameters + averaged + model.trained_parameters * OPTIMIZER_STATES[optimizer]
     batch = -(-global_batch // ranks)
     if compute.micro_batch is not None:
         batch = min(batch, compute.micro_batch)
     memory = Memory(FLOAT_BYTES * numbers, model.weight_copy_bytes, ACTIVATION_FACTOR * model.activation_bytes, batch)
-    while compute.gpus_per_node and compute.micro_batch is None and memory.batch > 1 and memory.bytes > device_bytes:
+    divisible = compute.gpus_per_node and compute.micro_batch is None and not undivided
+    while divisible and memory.batch > 1 and memory.bytes > device_bytes:
         memory = replace(memory, batch=-(-memory.batch // 2))
     return memory

@@ -20,6 +20,13 @@ class ModelCost:
     """Bytes kept per sample for the backward pass."""
     weight_copy_bytes: float
     """Bytes kept for the backward pass regardless of the batch size: bfloat16 copies of the weights."""
+    is_tuned: bool = False
+    """Whether a tuner trains a part of the parameters. Checkpoints and moving averages contain only this part."""
+
+    @property
+    def changing_parameters(self) -> int:
+        """Number of parameters in a checkpoint. A key encoder and a queue change without receiving gradients."""
+        return self.trained_parameters if self.is_tuned else self.parameters
 
 
 NO_MODEL = ModelCost(0.0, 0.0, 0, 0, 0.0, 0.0)
@@ -32,6 +39,8 @@ class ClassifierCost:
 
     cost: ModelCost
     width: int
-    """Dimension of the pooled feature."""
+    """Dimension of the pooled feature, which is that of all experts together."""
     tokens: int
     """Tokens per image."""
+    experts: int = 1
+    """Number of experts."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mem import config
 from mem.config import Pretrain, Study
-from mem.heads.base import Linear
-from mem.heads.build import HeadInputs, build_head
+from mem.heads.build import HeadInputs, blank_classifier, build_head
+from mem.heads.ride_router import RideRouterHead
 from mem.models.backbones import BackboneClassifier, build, build_frozen
+from mem.models.class_embeddings.vectors import ClassVectors
+from mem.models.contrastive_classifier import ContrastiveClassifier
 from mem.models.mae import build_autoencoder
 from mem.plan.cost_counter import count_cost
 from mem.plan.model_cost import ClassifierCost, ModelCost
@@ -33,15 +37,15 @@ def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
     return count_cost(build_model, inputs, bf16=pretrain.precision == "bf16"), encoder_weights
 
 
-def classifier_cost(study: Study, classes: int) -> ClassifierCost:
-    """Return the cost of a study's backbone with its linear classifier, finetuned or frozen."""
-    backbone, finetune = study.backbone, study.finetune
+def classifier_cost(study: Study, finetune: config.Finetune | None, classes: int) -> ClassifierCost:
+    """Return the cost of a study's backbone with its classifier, finetuned or, without `finetune`, frozen."""
+    backbone = study.backbone
     assert not isinstance(backbone, config.NoBackbone)
     if finetune is None:
         return _frozen_cost(backbone, classes)
 
     def build_model() -> BackboneClassifier:
-        return build(backbone, classes, finetune.drop_path)
+        return build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts, finetune.tuner)
 
     with torch.device("meta"):
         model = build_model()
@@ -51,7 +55,33 @@ def classifier_cost(study: Study, classes: int) -> ClassifierCost:
         return (images, torch.zeros(samples, model.branches)) if model.branches else (images,)
 
     cost = count_cost(build_model, inputs, bf16=finetune.precision == "bf16")
-    return ClassifierCost(cost, model.width, model.tokens)
+    cost = replace(cost, is_tuned=not isinstance(finetune.tuner, config.AllParameters))
+    return ClassifierCost(cost, model.experts * model.width, model.tokens, model.experts)
+
+
+def contrastive_cost(study: Study, finetune: config.Finetune, classes: int) -> ModelCost:
+    """Return the cost of training with a contrastive objective: two views, projector, key encoder and queue.
+
+    The entries of the queue are counted as parameters that are not trained.
+    """
+    backbone, contrast = study.backbone, finetune.contrast
+    assert contrast is not None and not isinstance(backbone, config.NoBackbone)
+
+    def build_model() -> ContrastiveClassifier:
+        classifier = build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts)
+        return ContrastiveClassifier(
+            classifier, contrast, getattr(backbone, "norm_batch", None) or finetune.global_batch
+        )
+
+    with torch.device("meta"):
+        model = build_model()
+
+    def inputs(samples: int) -> tuple[Tensor, ...]:
+        views = (_zero_images(samples, backbone.image_size),) * 2
+        return (*views, *(torch.zeros(samples, model.branches),) * 2) if model.branches else views
+
+    cost = count_cost(build_model, inputs, bf16=finetune.precision == "bf16")
+    return replace(cost, parameters=cost.parameters + model.get_buffer("queue").numel())
 
 
 def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost:
@@ -68,14 +98,34 @@ def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost
 def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
     """Return the cost of a head on features."""
     tokens = config.uses_tokens(settings)
-    classifier = Linear(torch.zeros(classes, backbone.width), torch.zeros(classes))
-    model = build_head(settings, HeadInputs(classifier, _example_counts(study, classes), study.shots, 0))
+    finetune = study.finetuning(settings)
+    # A head that starts from another head starts from a linear classifier, also if the finetuned one is not linear.
+    cosine_scale = finetune.cosine_scale if finetune and config.classifier_from(settings) is None else None
+    classifier = blank_classifier(classes, backbone.width, cosine_scale, backbone.experts)
+    # The width of class embeddings is unknown before they are computed. That of the features is at least as large.
+    width = backbone.width
+    vectors = ClassVectors(torch.zeros(classes, width), "", torch.zeros(width, width))
+    counts = _example_counts(study, classes)
+    model = build_head(settings, HeadInputs(classifier, counts, study.shots, 0, class_vectors=vectors))
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
         shape = (samples, 1 + backbone.tokens, backbone.width) if tokens else (samples, backbone.width)
         return (torch.zeros(shape),)
 
-    return count_cost(lambda: model, inputs, bf16=False, backward=is_trained(settings))
+    counted = _Decisions(model) if isinstance(model, RideRouterHead) else model
+    return count_cost(lambda: counted, inputs, bf16=False, backward=is_trained(settings))
+
+
+class _Decisions(nn.Module):
+    """The part of RIDE's router that is trained. Its predictions are logits of the experts, which are not trained."""
+
+    def __init__(self, router: RideRouterHead) -> None:
+        super().__init__()
+        self.router = router
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the experts and those of the decisions."""
+        return self.router.decide(features)
 
 
 def is_trained(settings: config.Head) -> bool:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from mem.config import Study
+from mem.models.tuners.counts import trained_text
 from mem.plan.estimate import Estimate
 from mem.plan.hours import CPU_UTILISATION, FP32_SHARE, Rates, critical_path
 from mem.plan.image_counts import ImageCounts
 from mem.runs.dag import STAGES, Run
+from mem.runs.keys import CROPS
 
 HEADER = ("stage", "runs", "steps", "images", "FLOP/image", "FLOPs", "memory", "disk", "+ while running", "on", "hours")
 LOADER_IMAGES_PER_CORE = 800.0
@@ -55,8 +57,11 @@ def _by_kind(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
 
 
 def _kind(run: Run) -> str:
-    head = f" {run.labels['variant']}" if run.stage == "train_head" else ""
-    return f"{run.stage}{head}" + (f" ({run.labels['branch']})" if "branch" in run.labels else "")
+    """Return what the runs of a line have in common. All evaluations of a branch are in one line."""
+    branch = f" ({run.labels['branch']})" if "branch" in run.labels else ""
+    name = "" if run.stage == "evaluate" else run.labels.get("variant", run.labels.get("finetuning", ""))
+    crops = run.labels.get(CROPS, "")
+    return " ".join(str(part) for part in (run.stage, name, crops) if part) + branch
 
 
 def _longest(group: Sequence[Estimate]) -> Estimate:
@@ -107,6 +112,8 @@ def _totals(estimates: Sequence[Estimate]) -> list[str]:
         f"longest chain:  {_format_hours(chain_hours)} with enough jobs in parallel: "
         f"{' > '.join(_kind(run) for run in chain)}",
     ]
+    tuned = {_kind(e.run): e.tuned_parameters for e in estimates if e.tuned_parameters is not None}
+    lines += [f"{kind}: {trained_text(*counts)}" for kind, counts in tuned.items()]
     if saved_bytes := sum(e.saved_bytes for e in estimates):
         added_hours = sum(e.added_hours for e in estimates)
         lines.append(
@@ -191,7 +198,9 @@ def _memory_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
     needed = processes * memory.bytes
     if needed <= available:
         return
-    if stage in ("pretrain", "finetune"):
+    if estimate.undivided:
+        hint = "The objective requires the complete global batch: use more GPUs, or a smaller global_batch."
+    elif stage in ("pretrain", "finetune"):
         batch = memory.largest_batch(available / processes)
         hint = f"compute.{stage}.micro_batch: {batch} would fit." if batch else "Not even one image would fit."
     else:
@@ -203,7 +212,7 @@ def _memory_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
 
 
 def _loader_note(estimate: Estimate, rates: Rates) -> Iterator[str]:
-    if estimate.run.stage not in ("pretrain", "finetune", "features") or not estimate.gpus:
+    if estimate.run.stage not in ("pretrain", "finetune", "features", "adapt") or not estimate.gpus:
         return
     rate, cores = estimate.images / (3600 * estimate.hours), estimate.cores
     per_core = (rates.gpu and rates.gpu.loader_images_per_core) or LOADER_IMAGES_PER_CORE

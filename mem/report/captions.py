@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mem.report.results import ScoreRow, by_variant
+from mem.config import Study
+from mem.config.heads import Finetuned
+from mem.report.results import ScoreRow, by_variant, with_finetuning_of
 
 
 def class_orders(rows: Sequence[ScoreRow]) -> int:
@@ -77,6 +79,21 @@ def val_error(rows: Sequence[ScoreRow]) -> str:
     )
 
 
+def calibration_of_sigmoids(study: Study) -> str:
+    """Return a sentence about the ECE of classifiers that are trained with one sigmoid per class; "" without them."""
+    names = [
+        name
+        for name, head in study.heads.items()
+        if isinstance(head, Finetuned) and (finetune := study.finetuning(head)) and finetune.objective.trains_sigmoids
+    ]
+    if not names:
+        return ""
+    return (
+        " The ECE uses softmax probabilities for every head, although the loss of these classifiers trains one sigmoid "
+        f"per class: {', '.join(names)}."
+    )
+
+
 SEVERAL_METHODS = (
     "The intervals are not adjusted for the number of methods. They favour a method that was chosen by its score on "
     "val, because the scores on val and test are of the same trained heads; the adjusted p-value allows for any choice "
@@ -84,6 +101,29 @@ SEVERAL_METHODS = (
     "differences that the data allow."
 )
 """Sentences about a table of differences over runs between many methods and one of them."""
+
+
+def same_backbone(rows: Sequence[ScoreRow], reference: str) -> str:
+    """Return what the runs of each difference from a reference have in common, for a caption."""
+    shared = "for the same class order and seed"
+    return shared if several_finetunings(rows, reference) else "on the same backbone (same seed and class order)"
+
+
+def several_finetunings(rows: Sequence[ScoreRow], reference: str) -> str:
+    """Return sentences about differences between heads on different finetunings; "" if all heads share the backbone."""
+    of_reference = with_finetuning_of(rows, reference)
+    if len(of_reference) == len(rows):
+        return ""
+    heads: dict[str, list[str]] = {}
+    for variant, finetuning in dict.fromkeys((row.variant, row.finetuning) for row in rows):
+        heads.setdefault(f"variant {finetuning}" if finetuning else "`finetune`", []).append(variant)
+    of = of_reference[0].finetuning
+    own = f"variant {of}" if of else "`finetune`"
+    named = "; ".join(f"{finetuning}: {', '.join(names)}" for finetuning, names in heads.items() if finetuning != own)
+    return (
+        f" Heads on the finetuning of {reference} ({own}) share its backbone. The other heads use other finetunings, "
+        f"so their differences contain the difference between the finetunings: {named}."
+    )
 
 
 def equal_results(sets: Sequence[Sequence[str]]) -> str:

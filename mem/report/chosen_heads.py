@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mem.report.differences import format_difference, format_p_value, paired_scores
 from mem.report.ranking import val_scores
-from mem.report.results import SHOTS, ScoreRow
+from mem.report.results import SHOTS, ScoreRow, inductive
 
 CAPTION = (
     "In each run (class order and seed), the head with the highest score on val (mean per-class accuracy) represents "
@@ -23,11 +23,23 @@ CAPTION = (
 )
 
 
+def chosen_finetunings(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence for the caption of a study with several finetunings; "" for a study with one."""
+    if len({row.finetuning for row in rows}) < 2:
+        return ""
+    return (
+        " The choice includes the heads on all finetunings of the study, so the differences can contain the difference "
+        "between two finetunings."
+    )
+
+
 def chosen_head_table(rows: Sequence[ScoreRow]) -> list[list[str]] | None:
     """Return a table of the differences between the chosen MEM head and the chosen head of other methods.
 
-    Returns `None` if there is no choice between MEM heads, no other method, no val split or only one run.
+    Returns `None` if there is no choice between MEM heads, no other method, no val split or only one run. Transductive
+    heads are left out.
     """
+    rows = inductive(rows)
     mem = _chosen(rows, lambda row: row.method == "mem")
     if len(mem) < 2 or len({row.variant for row in rows if row.method == "mem"}) < 2:
         return None

@@ -7,20 +7,41 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mem.runs.dag import Run
+from mem.runs.labels import names_of
 
 MAX_LISTED_RUNS = 200
 """Maximum number of runs listed on the report page. `runs.csv` lists all runs."""
+_RATIO_COLUMN = 3
+"""Index of the column with the time relative to `finetune`, after the hours."""
 
 
 def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table with one line per stage: hours, throughput, time spent waiting for data, memory and restarts.
+    """Return a table with one line per stage and finetuning: hours, throughput, memory, restarts and parameters.
 
+    With variants of finetuning, a column has the mean time of a variant's finetune runs divided by that of `finetune`.
     `seconds` in the records is the time of all attempts. The throughput is that of training itself, which the last
-    attempt measured. An attempt that resumed after the last step has no throughput.
+    attempt measured. An attempt that resumed after the last step has no throughput. Parameters are those that were
+    trained; runs of one stage, such as heads, can differ in their number.
     """
-    lines = [["stage", "runs", "hours", "GPU-hours", "images/s", "data wait", "peak memory", "restarts"]]
-    for stage in dict.fromkeys(run.stage for run in runs):
-        stage_records = [records[run.key] for run in runs if run.stage == stage]
+    lines = [
+        [
+            "stage",
+            "runs",
+            "hours",
+            "GPU-hours",
+            "images/s",
+            "data wait",
+            "peak memory",
+            "restarts",
+            "trained parameters",
+        ]
+    ]
+    grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        grouped.setdefault((run.stage, str(run.labels.get("finetuning", ""))), []).append(records[run.key])
+    stages = list(dict.fromkeys(stage for stage, _ in grouped))
+    for stage, finetuning in sorted(grouped, key=lambda group: stages.index(group[0])):
+        stage_records = grouped[stage, finetuning]
         stage_results = [record["results"] for record in stage_records]
         hours = sum(record["seconds"] for record in stage_records) / 3600
         gpu_hours = sum(record["seconds"] * gpu_count(record) for record in stage_records) / 3600
@@ -28,7 +49,7 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
         waits = [wait for results in stage_results if (wait := _data_wait(results)) is not None]
         lines.append(
             [
-                stage,
+                f"{stage} {finetuning}".strip(),
                 str(len(stage_records)),
                 _format_hours(hours),
                 _format_hours(gpu_hours) if gpu_hours else "-",
@@ -36,9 +57,32 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
                 f"{100 * statistics.median(waits):.1f} %" if waits else "-",
                 f"{max(record['peak_memory_gb'] for record in stage_records):.2f} GB",
                 str(sum(record["attempts"] - 1 for record in stage_records)),
+                _parameters([results["parameters"] for results in stage_results if "parameters" in results]),
             ]
         )
+        if any(name for _, name in grouped):
+            lines[-1].insert(_RATIO_COLUMN, _time_ratio(stage, stage_records, grouped.get((stage, ""))))
+    if any(name for _, name in grouped):
+        lines[0].insert(_RATIO_COLUMN, "time / finetune")
     return lines
+
+
+def _parameters(numbers: Sequence[int]) -> str:
+    """Return the number of trained parameters of a stage's runs in millions, as a range if it differs."""
+    if not numbers:
+        return "-"
+    shown = dict.fromkeys(f"{number / 1e6:.3g}" for number in (min(numbers), max(numbers)))
+    return f"{' to '.join(shown)} M"
+
+
+def _time_ratio(
+    stage: str, stage_records: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]] | None
+) -> str:
+    """Return the mean time of finetune runs divided by that of the runs of `finetune`; `-` for other stages."""
+    if stage != "finetune" or not base:
+        return "-"
+    seconds = [statistics.mean(record["seconds"] for record in group) for group in (stage_records, base)]
+    return f"{seconds[0] / seconds[1]:.2f}" if seconds[1] else "-"
 
 
 def cost_by_run(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -72,18 +116,15 @@ def gpu_count(record: Mapping[str, Any]) -> int:
 
 
 def run_label(run: Run) -> str:
-    """Return a run's variant, branch, class order and seed: `mem refit order 0 seed 1`."""
-    return " ".join(
-        str(run.labels[name]) if name in ("variant", "branch") else f"{name} {run.labels[name]}"
-        for name in ("variant", "branch", "order", "seed")
-        if name in run.labels
-    )
+    """Return a run's head or finetuning, branch, class order and seed: `mem refit order 0 seed 1`."""
+    numbers = [f"{name} {run.labels[name]}" for name in ("order", "seed") if name in run.labels]
+    return " ".join([*names_of(run.labels), *numbers])
 
 
 def runs_table(runs: Sequence[Run]) -> list[list[str]]:
     """Return a table with one line per run: its labels, its folder and the keys of its inputs."""
     labels = ("order", "seed", "method", "variant")
-    columns = ("stage", "key", "dataset", "backbone", *labels, "folder", "inputs", "branch")
+    columns = ("stage", "key", "dataset", "backbone", *labels, "folder", "inputs", "branch", "finetuning")
     lines: list[list[str]] = [list(columns)]
     for run in runs:
         values = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mem.config import Finetune, Mem, Study, Training
+from mem.config import Experts, Finetune, Mem, Study, Training
+from mem.config.finetune_variants import path_of
 from mem.report.ablation import flatten
 
 PRETRAIN: Mapping[str, Any] = {
@@ -19,12 +20,22 @@ PRETRAIN: Mapping[str, Any] = {
 """Pretraining settings from section 4.1 of the paper."""
 PRETRAIN_EPOCHS = {"vit_base": 400, "convmae_base": 400, "vit_large": 800}
 """Pretraining epochs by backbone, from section 4.1."""
-FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5, "weight_decay": 0.05}
+LOSS: Mapping[str, Any] = {
+    "objective": "cross_entropy",
+    "sampler": "instance",
+    "cosine_scale": None,
+    "experts": None,
+    "tuner": "all",
+}
+"""Cross-entropy, instance sampling, one linear classifier and training of all parameters, as in the paper's standard
+finetuning."""
+FINETUNE: Mapping[str, Any] = {"epochs": 100, "warmup_epochs": 5, "weight_decay": 0.05, **LOSS}
 """Finetuning settings from section 4.1."""
 FINETUNE_PLACES: Mapping[str, Any] = {**FINETUNE, "epochs": 30}
 """Finetuning settings on Places-LT: the epochs are from section 4.2.1."""
-FINETUNE_RESNET152: Mapping[str, Any] = {"epochs": 30}
+FINETUNE_RESNET152: Mapping[str, Any] = {"epochs": 30, **LOSS}
 """Finetuning settings of ResNet-152 on Places-LT, for which the paper otherwise refers to Liu et al. (2019)."""
+LAYER_DECAY = "as He et al. (2022): 0.65 to 0.75"
 DATASETS = ("imagenet_lt", "inat18", "places_lt")
 CNN_BACKBONES = ("resnext50", "resnet152")
 SHOTS = "many>100 few<20"
@@ -71,8 +82,7 @@ def deviations(study: Study) -> list[list[str]]:
     if str(study.shots) != SHOTS:
         lines.append(["shots", SHOTS, str(study.shots)])
     lines += _start(study)
-    if study.finetune is not None:
-        lines += _finetuning(study, study.finetune)
+    lines += _finetunings(study)
     for name, head in study.heads.items():
         if isinstance(head, Mem) and name == _main_mem_head(study):
             lines += _modulator(name, head)
@@ -93,26 +103,92 @@ def _start(study: Study) -> list[list[str]]:
     return []
 
 
-def _finetuning(study: Study, settings: Finetune) -> list[list[str]]:
-    """Return the differences in supervised training."""
-    on_places = study.dataset.name == "places_lt"
-    follows_liu = on_places and study.backbone.name == "resnet152"
-    stated = FINETUNE_RESNET152 if follows_liu else FINETUNE_PLACES if on_places else FINETUNE
-    lines = _differing("finetune", flatten(settings.model_dump()), stated)
-    if not follows_liu:
-        lines += _schedule("finetune", settings)
-    if settings.layer_decay == 1 and study.backbone.name not in CNN_BACKBONES:
-        lines.append(["finetune.layer_decay", "as He et al. (2022): 0.65 to 0.75", "1 (none)"])
+def _finetunings(study: Study) -> list[list[str]]:
+    """Return the differences in supervised training, for each finetuning that a head uses.
+
+    If heads use the section `finetune`, the lines of a variant are the settings in which it differs from `finetune`.
+    """
+    if study.finetune is None:
+        return []
+    used = dict.fromkeys(head.finetuning for head in study.heads.values())
+    lines = _finetuning(study, study.finetune, "finetune") if None in used else []
+    for name in used:
+        if name is None:
+            continue
+        section, variant = path_of(name), study.finetune_variants[name]
+        lines += _changes(study, variant, section) if None in used else _finetuning(study, variant, section)
     return lines
 
 
+def _follows_liu(study: Study) -> bool:
+    return study.dataset.name == "places_lt" and study.backbone.name == "resnet152"
+
+
+def _stated(study: Study) -> Mapping[str, Any]:
+    """Return the finetuning settings that the paper states for the dataset and backbone."""
+    on_places = study.dataset.name == "places_lt"
+    return FINETUNE_RESNET152 if _follows_liu(study) else FINETUNE_PLACES if on_places else FINETUNE
+
+
+def _finetuning(study: Study, settings: Finetune, section: str) -> list[list[str]]:
+    """Return the differences between one finetuning and the paper."""
+    lines = _differing(section, _comparable(settings), _stated(study))
+    if not _follows_liu(study):
+        lines += _schedule(section, settings)
+    if settings.layer_decay == 1 and study.backbone.name not in CNN_BACKBONES:
+        lines.append([f"{section}.layer_decay", LAYER_DECAY, "1 (none)"])
+    return lines
+
+
+def _changes(study: Study, variant: Finetune, section: str) -> list[list[str]]:
+    """Return a line for each setting in which a variant differs from `finetune`."""
+    assert study.finetune is not None
+    base, own = _comparable(study.finetune), _comparable(variant)
+    stated: dict[str, Any] = {**_stated(study)}
+    stated |= {} if study.backbone.name in CNN_BACKBONES else {"layer_decay": LAYER_DECAY}
+    stated |= {} if _follows_liu(study) else {"step_decay": "cosine schedule"}
+    return [
+        [f"{section}.{key}", _format(stated.get(key, NOT_STATED)), _format(own.get(key))]
+        for key in dict.fromkeys([*own, *base])
+        if own.get(key) != base.get(key)
+    ]
+
+
+def _comparable(settings: Finetune) -> dict[str, Any]:
+    """Return the settings that affect the result, flattened.
+
+    The objective, the experts, the tuner and the schedule are one setting each.
+    """
+    values = settings.model_dump(exclude={"validate_every_epochs", "objective", "experts", "tuner", "step_decay"})
+    objective = {f"{key} {_format(value)}" for key, value in settings.objective if key != "name" and value is not None}
+    decay = _describe_schedule(settings)
+    return {
+        **flatten(values),
+        "objective": ", ".join([settings.objective.name, *sorted(objective)]),
+        "experts": None if settings.experts is None else _describe_experts(settings.experts),
+        "tuner": str(settings.tuner),
+        "step_decay": "cosine schedule" if decay is None else decay,
+    }
+
+
+def _describe_experts(experts: Experts) -> str:
+    text = f"{experts.number}, " + (f"each with its own {experts.own_from}" if experts.own_from else "nothing shared")
+    return text if experts.width_factor is None else f"{text}, {experts.width_factor:g} times as wide"
+
+
 def _schedule(section: str, settings: Training) -> list[list[str]]:
+    decay = _describe_schedule(settings)
+    return [] if decay is None else [[f"{section}.step_decay", "cosine schedule", decay]]
+
+
+def _describe_schedule(settings: Training) -> str | None:
+    """Describe a schedule in steps; None for the cosine schedule."""
     decay = settings.step_decay
     if decay is None:
-        return []
-    return [
-        [f"{section}.step_decay", "cosine schedule", f"factor {decay.factor:g} every {decay.every_epochs:g} epochs"]
-    ]
+        return None
+    if decay.at_epochs is not None:
+        return f"factor {decay.factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in decay.at_epochs)}"
+    return f"factor {decay.factor:g} every {decay.every_epochs:g} epochs"
 
 
 def _modulator(name: str, head: Mem) -> Iterator[list[str]]:
@@ -121,7 +197,7 @@ def _modulator(name: str, head: Mem) -> Iterator[list[str]]:
     The settings are those of the section `Mem`, so that a new setting is in the table.
     """
     for key, value in flatten(head.model_dump(mode="json", exclude=set(head.without_effect()))).items():
-        if key == "method" or value is None:
+        if key in ("method", "finetuning") or value is None:
             continue
         agreeing, text = MEM.get(key, ((), MEM_HINTS.get(key, NOT_STATED)))
         if key == "weight" and value in agreeing:
@@ -146,4 +222,4 @@ def _differing(section: str, used: Mapping[str, Any], stated: Mapping[str, Any])
 def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_format, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

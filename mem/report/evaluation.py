@@ -47,6 +47,8 @@ class _Split(TypedDict):
     group_by_norm: NotRequired[_ByNorm]
     group_by_class: NotRequired[_ByNorm]
     balanced_se: NotRequired[Percentage]
+    experts_used: NotRequired[_ShotsAndAll]
+    """Mean numbers, not percentages."""
     norms: NotRequired[list[list[float | None]]]
 
 
@@ -55,10 +57,19 @@ class _Splits(TypedDict):
     test: NotRequired[_Split]
 
 
+class _Crops(TypedDict):
+    number: int
+    resize: int
+
+
 class _Metrics(TypedDict):
     thresholds: str
     class_counts: list[int]
     splits: _Splits
+    transductive: NotRequired[bool]
+    """Present and true if the head was adapted to the test images."""
+    crops: NotRequired[_Crops]
+    """Present if the logits are means over several crops."""
 
 
 class _Inputs(TypedDict):

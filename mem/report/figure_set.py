@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from mem.report.ablation import find_ablations
 from mem.report.captions import error_bars
 from mem.report.collect import StudyResults
 from mem.report.cost import run_label
+from mem.report.crop_marks import crops_mark
 from mem.report.page import CaptionedFigure, CaptionedImage
 from mem.report.ranking import variants_to_plot
 from mem.report.results import summarise
 from mem.report.tables import ORACLE
+from mem.report.transductive import marked_text, transductive_heads
 from mem.runs.dag import Run, data_run
 from mem.runs.folder import RunFolder
 from mem.tracking.log import read_curve
@@ -51,20 +54,23 @@ def build_figures(
         else ""
     )
     bars = error_bars(rows)
+    transductive = transductive_heads(rows)
+    label = {variant: marked_text(variant, transductive) for variant in summary}
+    errors = results.error_shares(panel_variants)
     report_figures = [
         CaptionedFigure(
             "shots",
             "Accuracy by shot group",
             f"Accuracy on test, as in the paper's figure 3. The accuracy of a shot group is the mean over its classes "
             f"({study.shots}); `all` is the accuracy over all images.{bars}{selection}",
-            figures.shot_bars({variant: summary[variant] for variant in bar_variants}),
+            figures.shot_bars({label[variant]: summary[variant] for variant in bar_variants}),
         ),
         CaptionedFigure(
             "confusion",
             "Distribution of errors over shot groups",
             "Rows are the true shot groups of misclassified test images, columns the shot groups of their predictions, "
             "in percent of each row. Errors are summed over seeds and class orders, as in the paper's figure 1a.",
-            figures.error_matrices(results.error_shares(panel_variants)),
+            figures.error_matrices({label[variant]: shares for variant, shares in errors.items()}),
         ),
         CaptionedFigure(
             "oracle",
@@ -72,16 +78,16 @@ def build_figures(
             "Accuracy with predictions among all classes, and with predictions restricted to the classes of the "
             f"image's true shot group (oracle), as in the paper's figure 1b.{bars}",
             figures.oracle_bars(
-                {variant: summary[variant] for variant in panel_variants},
-                {variant: oracle[variant] for variant in panel_variants},
+                {label[variant]: summary[variant] for variant in panel_variants},
+                {label[variant]: oracle[variant] for variant in panel_variants},
             ),
         ),
     ]
     if results.mean_norms:
         report_figures.append(_norms(study, results, panel_variants))
     report_figures += _ablations(study, results)
-    report_figures.append(_histogram(study, runs, manifest))
-    return report_figures + _curves(runs)
+    of_scores = [replace(figure, title=figure.title + crops_mark(rows)) for figure in report_figures]
+    return [*of_scores, _histogram(study, runs, manifest), *_curves(runs)]
 
 
 def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:

@@ -15,7 +15,7 @@ from mem.metrics import Interval, PairedDifference
 from mem.report.ablation import Ablation, find_ablations
 from mem.report.collect import StudyResults
 from mem.report.differences import difference_of
-from mem.report.results import ScoreRow, by_variant, score_interval
+from mem.report.results import ScoreRow, by_variant, of_finetune, score_interval, with_finetuning_of
 from mem.report.results_store import METHODS, ResultsStore, accuracy_on_test, head_for, methods_of, run_count
 
 DATASET, BACKBONE = "imagenet_lt", "vit_base"
@@ -41,6 +41,8 @@ class Figure1:
     comparable: bool
     """Whether this study uses the paper's dataset and backbone."""
     classifier: str
+    finetuning: str
+    """Variant of finetuning that the heads use; empty for the section `finetune`."""
     runs: int
     error_shares: Sequence[ErrorShare]
     few: Interval
@@ -115,14 +117,24 @@ class Figure4:
 
 
 def classifier_of(rows: Sequence[ScoreRow]) -> str:
-    """Return the head shown in figure 1: the finetuned classifier if it was run, otherwise the first head."""
-    return head_for(rows, "ce") or rows[0].variant
+    """Return the head shown in figure 1: the finetuned classifier if it was run, otherwise the first head.
+
+    Only if no head uses the section `finetune`, it is a head on a variant of finetuning.
+    """
+    candidates = of_finetune(rows) or rows
+    return head_for(candidates, "ce") or candidates[0].variant
+
+
+def figure1_heads(rows: Sequence[ScoreRow]) -> tuple[str, str | None]:
+    """Return the heads shown in figure 1: the classifier, and MEM on the same finetuning if it was run."""
+    classifier = classifier_of(rows)
+    return classifier, head_for(with_finetuning_of(rows, classifier), "mem")
 
 
 def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[str, Any]) -> Figure1:
     """Return the numbers for figure 1."""
     rows = store.rows
-    classifier, mem = classifier_of(rows), head_for(rows, "mem")
+    classifier, mem = figure1_heads(rows)
     shares = results.error_shares([classifier])[classifier]
     error_shares: list[ErrorShare] = []
     for name, number in paper["figure1"]["misclassified_to"].items():
@@ -133,8 +145,9 @@ def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[s
     paper_few = paper["figure1"]["few_accuracy"]
     missing = ["mem"] if mem is None else ["ce"] if mem == classifier else []
     return Figure1(
-        comparable=store.is_recipe(DATASET, BACKBONE),
+        comparable=store.is_recipe(DATASET, BACKBONE) and not test_rows[0].finetuning,
         classifier=classifier,
+        finetuning=test_rows[0].finetuning,
         runs=run_count(rows, classifier),
         error_shares=error_shares,
         few=score_interval(test_rows, "few"),
@@ -149,8 +162,11 @@ def figure1_numbers(store: ResultsStore, results: StudyResults, paper: Mapping[s
 
 
 def figure3_numbers(store: ResultsStore, paper: Mapping[str, Any]) -> Figure3:
-    """Return the numbers for figure 3. The paper's values are from its tables 2 and 5."""
-    rows = store.rows
+    """Return the numbers for figure 3. The paper's values are from its tables 2 and 5.
+
+    Like tables 2 to 4, the figure contains only heads on the section `finetune`, which share a backbone.
+    """
+    rows = of_finetune(store.rows)
     table2 = next(entry for entry in paper["tables"] if entry["table"] == 2)
     column = table2["backbones"].index(BACKBONE)
     table5 = _table5_accuracies(paper)
@@ -172,10 +188,11 @@ def figure3_numbers(store: ResultsStore, paper: Mapping[str, Any]) -> Figure3:
 
 
 def figure4_numbers(store: ResultsStore, study: Study, paper: Mapping[str, Any]) -> Figure4:
-    """Return the numbers for figure 4."""
-    rows, stated = store.rows, paper["figure4"]
-    ablations = {ablation.setting: ablation for ablation in find_ablations(study.heads)}
-    mem = study.heads.get("mem")
+    """Return the numbers for figure 4. It contains only heads on the section `finetune`."""
+    rows, stated = of_finetune(store.rows), paper["figure4"]
+    study_heads = {name: head for name, head in study.heads.items() if head.finetuning is None}
+    ablations = {ablation.setting: ablation for ablation in find_ablations(study_heads)}
+    mem = study_heads.get("mem")
     if "depth" not in ablations and isinstance(mem, Mem):
         ablations["depth"] = Ablation("depth", ("mem",), (mem.depth,))
     heads = [

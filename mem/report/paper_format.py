@@ -11,6 +11,7 @@ import yaml
 
 from mem.metrics import Interval, PairedDifference
 from mem.report.captions import coverage, interval_units
+from mem.report.crop_marks import crops_note
 from mem.report.differences import format_signed
 from mem.report.results import ScoreRow
 
@@ -53,6 +54,11 @@ def minus_paper_by_shot(accuracy: Mapping[str, Interval], paper: Sequence[float 
     return [minus_paper(result, number) for result, number in zip(accuracy.values(), paper, strict=True)]
 
 
+def without_variants(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence that the heads on variants of finetuning are left out; "" if there are none."""
+    return " Heads on variants of finetuning are not included." if any(row.finetuning for row in rows) else ""
+
+
 def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -> str:
     """Return a caption: the given text, shot-group thresholds, seeds and class orders, and missing results."""
     repeats = sorted({row.repeat for row in rows})
@@ -64,4 +70,6 @@ def paper_caption(rows: Sequence[ScoreRow], text: str, not_run: Sequence[str]) -
     spread = f"mean ± 95 % interval (Student's t) over {units}" if units else "one run, no interval"
     covered = f" {coverage(rows)}" if units else ""
     missing = f" Not run: {', '.join(not_run)}." if not_run else ""
-    return f"{text} Shot groups by training images per class: {rows[0].thresholds}. {runs}: {spread}.{covered}{missing}"
+    crops = f" {note}" if (note := crops_note(rows)) else ""
+    thresholds = f"Shot groups by training images per class: {rows[0].thresholds}."
+    return f"{text}{crops} {thresholds} {runs}: {spread}.{covered}{missing}"

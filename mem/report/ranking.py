@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mem.metrics import unit_means
-from mem.report.results import ScoreRow, by_variant
+from mem.report.results import ScoreRow, by_variant, inductive, of_finetune
 
 MANY_VARIANTS = 12
 """Tables with more variants than this are sorted by their score on val."""
@@ -66,8 +66,11 @@ def _balanced(row: ScoreRow) -> float:
 
 
 def best_on_val(rows: Sequence[ScoreRow]) -> str | None:
-    """Return the variant with the highest score on val (the first in a tie), or `None` without a val split."""
-    scores = val_scores(rows)
+    """Return the variant with the highest score on val (the first in a tie), or `None` without a val split.
+
+    Transductive heads are left out, because they were adapted to the test images.
+    """
+    scores = val_scores(inductive(rows))
     return max(scores, key=lambda variant: scores[variant].mean) if scores else None
 
 
@@ -82,29 +85,44 @@ def best_on_val_text(rows: Sequence[ScoreRow]) -> str:
 
 
 def reference_variant(rows: Sequence[ScoreRow]) -> str:
-    """Return the variant that all others are compared with: cRT if present, otherwise the first variant."""
-    methods = {row.variant: row.method for row in rows}
+    """Return the variant that all others are compared with: cRT if present, otherwise the first variant.
+
+    Only if all heads are transductive, it is such a head. Only if no other head uses the section `finetune`, it is a
+    head on a variant of finetuning.
+    """
+    comparable = inductive(rows) or rows
+    methods = {row.variant: row.method for row in of_finetune(comparable) or comparable}
     if methods.get("crt") == "crt":
         return "crt"
     return next((variant for variant, method in methods.items() if method == "crt"), next(iter(methods)))
 
 
 def sorted_variants(rows: Sequence[ScoreRow]) -> list[str]:
-    """Return the variants in the study's order, or sorted by their score on val if there are many and val exists."""
+    """Return the variants in the study's order, or sorted by their score on val if there are many and val exists.
+
+    Transductive heads have no rank: they follow the sorted ones in the study's order.
+    """
     variants = list(dict.fromkeys(row.variant for row in rows))
-    scores = val_scores(rows)
+    ranked = inductive(rows)
+    scores = val_scores(ranked)
     if len(variants) <= MANY_VARIANTS or not scores:
         return variants
     means = {variant: score.mean for variant, score in scores.items()}
-    return sorted(variants, key=lambda variant: -means.get(variant, float("-inf")))
+    names = dict.fromkeys(row.variant for row in ranked)
+    by_score = sorted(names, key=lambda variant: -means.get(variant, float("-inf")))
+    return [*by_score, *(variant for variant in variants if variant not in names)]
 
 
 def variants_to_plot(rows: Sequence[ScoreRow], limit: int) -> list[str]:
-    """Return up to `limit` variants for a figure: CE, the reference, and the first variants in sorted order."""
+    """Return up to `limit` variants for a figure: CE, the reference, and the first variants in sorted order.
+
+    If there are more variants than `limit`, transductive heads are left out, unless there are no others.
+    """
     variants = sorted_variants(rows)
     if len(variants) <= limit:
         return variants
     methods = {row.variant: row.method for row in rows}
     required = {reference_variant(rows), *[v for v in variants if methods[v] == "ce"][:1]}
-    best = [variant for variant in variants if variant not in required][: limit - len(required)]
+    ranked = {row.variant for row in inductive(rows)}
+    best = [variant for variant in variants if variant in ranked - required][: limit - len(required)]
     return [variant for variant in variants if variant in required or variant in best]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mem.config import Crops
 from mem.errors import UserError
 from mem.metrics import Interval, interval
 from mem.report.table_formats import without_formula
@@ -60,6 +61,18 @@ class ScoreRow:
     """Standard error of `balanced` due to the sampling of images, in points."""
     group_recall_all: float = math.nan
     """Percentage of all images that are predicted as any class of their shot group."""
+    finetuning: str = ""
+    """Name of the variant of finetuning that the head uses; empty for the study's section `finetune`."""
+    transductive: bool = False
+    """Whether the head was adapted to the test images. It is then never chosen by its scores on val."""
+    experts_used_many: float = math.nan
+    """Mean number of experts that RIDE's router uses for the images of a shot group (four columns); NaN for other
+    heads."""
+    experts_used_medium: float = math.nan
+    experts_used_few: float = math.nan
+    experts_used_all: float = math.nan
+    crops: str = ""
+    """Crops of each image whose logits are averaged, for example `five crops at 248`; empty for one central crop."""
 
     @property
     def repeat(self) -> tuple[int, int]:
@@ -68,7 +81,7 @@ class ScoreRow:
 
 
 SCORES = tuple(field.name for field in fields(ScoreRow) if field.type == "float")
-"""Columns that contain percentages. Columns missing from an older `results.csv` are read as NaN."""
+"""Columns that contain scores, mostly percentages. Columns missing from an older `results.csv` are read as NaN."""
 
 
 def score_rows(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[ScoreRow]:
@@ -94,6 +107,9 @@ def score_rows(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Mappin
                     split=split,
                     thresholds=metrics["thresholds"],
                     key=record["inputs"]["head"].rsplit("-", 1)[1],
+                    finetuning=labels.get("finetuning", ""),
+                    transductive=metrics.get("transductive", False),
+                    crops=str(Crops(**metrics["crops"])) if "crops" in metrics else "",
                     **_score_columns(scores),
                 )
             )
@@ -108,6 +124,7 @@ def _score_columns(scores: Mapping[str, Any]) -> dict[str, Any]:
     columns["group_recall_all"] = _group_recall(scores["wrong_by_group"], scores["images"])
     columns["balanced_se"] = scores["balanced_se"]
     columns |= {name: scores[name]["all"] for name in ("group_by_norm", "group_by_class") if name in scores}
+    columns |= {f"experts_used_{shot}": value for shot, value in scores.get("experts_used", {}).items()}
     return {name: math.nan if value is None else float(value) for name, value in columns.items()}
 
 
@@ -171,7 +188,8 @@ def from_csv(path: Path) -> list[ScoreRow]:
     Raises:
         UserError: A required column is missing, or a value is not a number.
     """
-    types = dict.fromkeys(("seed", "order"), int) | dict.fromkeys(SCORES, float)
+    types: dict[str, Callable[[str], Any]] = {**dict.fromkeys(("seed", "order"), int), **dict.fromkeys(SCORES, float)}
+    types["transductive"] = lambda text: text == str(True)
     known = {field.name for field in fields(ScoreRow)}
     with open(path, encoding="utf-8", newline="") as file:
         try:
@@ -194,6 +212,22 @@ def by_variant(rows: Iterable[ScoreRow], split: str) -> dict[str, list[ScoreRow]
         if row.split == split:
             split_rows.append(row)
     return grouped
+
+
+def of_finetune(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
+    """Return the rows of the heads that use the study's section `finetune`, not a variant of finetuning."""
+    return [row for row in rows if not row.finetuning]
+
+
+def with_finetuning_of(rows: Sequence[ScoreRow], variant: str) -> list[ScoreRow]:
+    """Return the rows of all heads that use the same finetuning, and therefore the same backbone, as a variant."""
+    finetunings = {row.finetuning for row in rows if row.variant == variant}
+    return [row for row in rows if row.finetuning in finetunings]
+
+
+def inductive(rows: Iterable[ScoreRow]) -> list[ScoreRow]:
+    """Return the rows of the heads that are not transductive. Only these heads can be chosen by their scores on val."""
+    return [row for row in rows if not row.transductive]
 
 
 def is_refitted(rows: Iterable[ScoreRow]) -> bool:

@@ -16,6 +16,19 @@ LAYER_DECAY = "_layer_decay"
 """End of the names of those recipes from scratch that have layer-wise learning-rate decay."""
 METHODS = ("ce", "tau", "crt", "lws", "mem")
 """Methods in the paper's tables 2 to 4."""
+TABLE1_METHODS = {
+    "mislas": "mislas",
+    "balanced_softmax": "finetuned_balanced_softmax",
+    "lade": "finetuned_lade",
+    "livt": "finetuned_balanced_bce",
+    "ride": "finetuned_ride",
+    "sade": "finetuned_sade",
+    "ace": "finetuned_ace",
+    "paco": "finetuned_paco",
+    "ncl": "finetuned_ncl",
+}
+"""Methods for table 1 that have recipes, `config/table1/<dataset>_<method>.yaml`, and the method of the recipe's head.
+The head `balanced_softmax` is another method: a classifier that is trained on frozen features."""
 
 
 @dataclass
@@ -47,8 +60,13 @@ class ResultsStore:
         return self._cache[study]
 
     def is_recipe(self, dataset: str, backbone: str) -> bool:
-        """Return whether this study uses the dataset and the backbone, and is not a recipe from scratch."""
-        return (self.dataset, self.backbone) == (dataset, backbone) and not self.study.startswith(FROM_SCRATCH)
+        """Return whether this study uses the dataset and the backbone, and is not a recipe for another table.
+
+        Recipes from scratch (table 5) and recipes of other methods (table 1) train the backbone differently.
+        """
+        if self.study.startswith(FROM_SCRATCH) or self.study in {f"{dataset}_{method}" for method in TABLE1_METHODS}:
+            return False
+        return (self.dataset, self.backbone) == (dataset, backbone)
 
     def recipe_rows(self, dataset: str, backbone: str) -> Sequence[ScoreRow]:
         """Return the rows of this study if `is_recipe`, otherwise those of the recipe for the dataset and backbone."""
@@ -66,11 +84,15 @@ class ResultsStore:
 
 
 def head_for(rows: Sequence[ScoreRow], method: str) -> str | None:
-    """Return the variant that represents a method: the one named after it, otherwise its best variant on val."""
-    variants = dict.fromkeys(row.variant for row in rows if row.method == method)
-    if method in variants or any(row.variant == method for row in rows):
+    """Return the variant that represents a method: the one named after it, otherwise its best variant on val.
+
+    A head of another method does not represent the method, even if it has the method's name.
+    """
+    rows_of_method = [row for row in rows if row.method == method]
+    variants = dict.fromkeys(row.variant for row in rows_of_method)
+    if method in variants:
         return method
-    on_val = {variant: score.mean for variant, score in val_scores([r for r in rows if r.method == method]).items()}
+    on_val = {variant: score.mean for variant, score in val_scores(rows_of_method).items()}
     return max(variants, key=lambda variant: on_val.get(variant, 0.0), default=None)
 
 

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
+from mem.report.captions import (
+    SEVERAL_METHODS,
+    coverage,
+    equal_results,
+    interval_units,
+    same_backbone,
+    several_finetunings,
+    val_error,
+)
 from mem.report.chosen_heads import CAPTION as CHOSEN_HEADS
-from mem.report.chosen_heads import chosen_head_table
+from mem.report.chosen_heads import chosen_finetunings, chosen_head_table
 from mem.report.collect import StudyResults
 from mem.report.differences import equal_sets, identities
 from mem.report.image_differences import image_difference_table
 from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary, val_table
 from mem.report.page import CaptionedTable
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, sorted_variants, val_scores
-from mem.report.results import SHOTS, ScoreRow, by_variant, is_refitted, score_table
+from mem.report.results import SHOTS, ScoreRow, by_variant, is_refitted, score_table, summarise
 
 OTHER_SCORES = ("top5", "balanced", "ece")
 ORACLE = tuple(f"oracle_{shot}" for shot in SHOTS)
+EXPERTS_USED = tuple(f"experts_used_{shot}" for shot in SHOTS)
 RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group_recall_all")
 
 
-def score_tables(results: StudyResults) -> list[CaptionedTable]:
-    """Return the score tables, starting with the table of methods."""
+def score_tables(results: StudyResults, calibration: str = "") -> list[CaptionedTable]:
+    """Return the score tables, starting with the table of methods.
+
+    Args:
+        results: Results of the study.
+        calibration: Sentence that the caption of the calibration error ends with, see `calibration_of_sigmoids`.
+    """
     rows = results.rows
     tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
     if val_scores(rows):
@@ -33,7 +48,7 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
         CaptionedTable(
             "Top-5 accuracy, balanced accuracy, calibration",
             "Scores on test, in percent. Balanced accuracy is the mean of the per-class accuracies. ECE is the "
-            "expected calibration error with 15 bins of equal width; smaller is better.",
+            f"expected calibration error with 15 bins of equal width; smaller is better.{calibration}",
             _rename_columns(score_table(sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
         ),
         CaptionedTable(
@@ -54,7 +69,22 @@ def score_tables(results: StudyResults) -> list[CaptionedTable]:
             ),
         ),
     ]
+    if (lines := experts_used_table(rows)) is not None:
+        caption = (
+            "Mean number of experts that RIDE's router uses for the test images of each shot group. The other experts "
+            "are not needed for the prediction. Here, all experts are computed before the router decides."
+        )
+        tables.append(CaptionedTable("Number of experts used", caption, lines))
     return tables
+
+
+def experts_used_table(rows: Sequence[ScoreRow]) -> list[list[str]] | None:
+    """Return a table of the mean number of experts that each router uses on test, or None without routers."""
+    routed = [row for row in rows if row.split == "test" and not math.isnan(row.experts_used_all)]
+    if not routed:
+        return None
+    names = {name: name.removeprefix("experts_used_") for name in EXPERTS_USED}
+    return _rename_columns(score_table(summarise(routed, "test", EXPERTS_USED)), names)
 
 
 def accuracy_caption(rows: Sequence[ScoreRow]) -> str:
@@ -109,20 +139,22 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
     reference = reference_variant(rows)
     if (lines := paired_difference_table(rows)) is not None:
         caption = (
-            f"Each method minus {reference} on the same backbone (same seed and class order), on test, in points. "
-            f"Values are mean differences with 95 % intervals of the paired t-test over {interval_units(rows)}. p is "
-            f"the p-value for all classes, also adjusted for the number of methods (Holm). {coverage(rows)} "
-            f"{SEVERAL_METHODS}{equal_results(equal_sets(identities(rows, 'test')))}"
+            f"Each method minus {reference} {same_backbone(rows, reference)}, on test, in points."
+            f"{several_finetunings(rows, reference)} Values are mean differences with 95 % intervals of the paired "
+            f"t-test over {interval_units(rows)}. p is the p-value for all classes, also adjusted for the number of "
+            f"methods (Holm). {coverage(rows)} {SEVERAL_METHODS}{equal_results(equal_sets(identities(rows, 'test')))}"
         )
         tables = [CaptionedTable(title, caption, lines)]
         if (chosen := chosen_head_table(rows)) is not None:
             heading = "MEM minus other methods, each chosen on val in each run"
-            tables.append(CaptionedTable(heading, f"{CHOSEN_HEADS} {coverage(rows)}", chosen))
+            caption = f"{CHOSEN_HEADS}{chosen_finetunings(rows)} {coverage(rows)}"
+            tables.append(CaptionedTable(heading, caption, chosen))
         return tables
     folders: dict[str, Path] = {variant: folder for (variant, _, _), folder in results.evaluations.items()}
     caption = (
-        f"Each method minus {reference} on the same test images of one run, in points. Intervals are 95 % paired "
-        "bootstrap intervals over test images, stratified by class. p is the p-value of McNemar's test for all "
+        f"Each method minus {reference} on the same test images of one class order and seed, in points."
+        f"{several_finetunings(rows, reference)} Intervals are 95 % paired bootstrap intervals over test images, "
+        "stratified by class. p is the p-value of McNemar's test for all "
         "classes, also adjusted for the number of methods (Holm). Both cover the sampling of test images only: "
         "differences between seeds and class orders can be larger. Methods with equal predictions are one hypothesis."
     )

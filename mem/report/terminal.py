@@ -9,14 +9,24 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
-from mem.report.captions import SEVERAL_METHODS, coverage, equal_results, interval_units, val_error
+from mem.report.captions import (
+    SEVERAL_METHODS,
+    coverage,
+    equal_results,
+    interval_units,
+    same_backbone,
+    several_finetunings,
+    val_error,
+)
 from mem.report.chosen_heads import CAPTION as CHOSEN_HEADS
-from mem.report.chosen_heads import chosen_head_table
+from mem.report.chosen_heads import chosen_finetunings, chosen_head_table
+from mem.report.crop_marks import crops_mark, crops_note
 from mem.report.differences import equal_sets, identities
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, val_scores
 from mem.report.results import from_csv, is_refitted
 from mem.report.table_formats import text_table
+from mem.report.transductive import NOTE, marked_lines, marked_text, transductive_heads
 
 PARTS = (*(f"table{number}" for number in range(1, 6)), "figure1", "figure3", "figure4")
 """Tables and figures that `mem results STUDY PART` prints."""
@@ -92,7 +102,8 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
     Args:
         study: Name of the study.
         root: Working folder of the study.
-        minus: The head that is subtracted in the differences. Default: cRT or, without cRT, the first head.
+        minus: The head that is subtracted in the differences. Default: cRT or, without cRT, the first head that
+            is not transductive.
 
     Raises:
         UserError: The study has no report or only one run of `minus`, its results are empty, or there is no such head.
@@ -108,23 +119,29 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
     has_val = bool(val_scores(rows))
     sorting = ", best on val first" if len({row.variant for row in rows}) > MANY_VARIANTS and has_val else ""
     val = "held-out training images; test: heads trained on all of them; " if is_refitted(rows) else ""
+    transductive = transductive_heads(rows)
     parts = [
-        f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in % ({rows[0].thresholds}{spread}{sorting})",
-        text_table(accuracy_table(rows)),
+        f"{rows[0].dataset}, {rows[0].backbone}: accuracy on test in %{crops_mark(rows)} "
+        f"({rows[0].thresholds}{spread}{sorting})",
+        text_table(marked_lines(accuracy_table(rows), transductive)),
+        *([textwrap.fill(NOTE, TEXT_WIDTH)] if transductive else []),
+        *([textwrap.fill(note, TEXT_WIDTH)] if (note := crops_note(rows)) else []),
         textwrap.fill(coverage(rows) + (val_error(rows) if has_val else ""), TEXT_WIDTH),
         f"Best on val ({val}mean per-class accuracy): {best_on_val_text(rows)}"
         if has_val
         else "There is no val split.",
     ]
     if (lines := paired_difference_table(rows, reference=minus)) is not None:
+        reference = minus or reference_variant(rows)
+        finetunings, equal = several_finetunings(rows, reference), equal_results(equal_sets(identities(rows, "test")))
         parts += [
-            f"Difference from {minus or reference_variant(rows)} on the same backbone, on test, in points (paired "
-            "t-test; p adjusted by Holm's method)",
-            text_table(lines),
-            textwrap.fill(SEVERAL_METHODS + equal_results(equal_sets(identities(rows, "test"))), TEXT_WIDTH),
+            f"Difference from {marked_text(reference, transductive)} {same_backbone(rows, reference)}, on test, in "
+            "points (paired t-test; p adjusted by Holm's method)",
+            text_table(marked_lines(lines, transductive)),
+            textwrap.fill(SEVERAL_METHODS + finetunings + equal, TEXT_WIDTH),
         ]
         if (chosen := chosen_head_table(rows)) is not None:
-            parts += [textwrap.fill(CHOSEN_HEADS, TEXT_WIDTH), text_table(chosen)]
+            parts += [textwrap.fill(CHOSEN_HEADS + chosen_finetunings(rows), TEXT_WIDTH), text_table(chosen)]
     elif minus is not None:
         raise UserError(f"--minus {minus}: study {study} has a single run or head, so there are no paired differences.")
     change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "

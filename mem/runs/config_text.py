@@ -48,6 +48,15 @@ def has_content(path: Path, content: Mapping[str, Any], ignored: frozenset[str])
     return isinstance(current, Mapping) and _without(current, ignored) == _without(content, ignored)
 
 
+def has_other_values(path: Path, name: str, values: Any) -> bool:
+    """Return whether a section of a configuration file has another value for one of the given nested values.
+
+    Values that are only in the file or only in `values` do not count.
+    """
+    current = _parse_once(path.read_text(encoding="utf-8"))
+    return name in current and _differ(current[name], values)
+
+
 def format_config(content: Mapping[str, Any]) -> str:
     """Return the text of a configuration."""
     dumper = _Dumper if _is_plain(content) else yaml.SafeDumper
@@ -65,6 +74,12 @@ def _parse(text: str) -> Any:
 
 _parse_once = lru_cache(maxsize=4)(_parse)
 """Function that parses equal texts only once: most runs of a study have the same `site.yaml`."""
+
+
+def _differ(old: Any, new: Any) -> bool:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return any(_differ(old[key], new[key]) for key in old.keys() & new.keys())
+    return old != new
 
 
 def _without(content: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from typing import Any
 from mem.config import (
     Ce,
     FeatureFiles,
+    Finetuned,
     Head,
     Holdout,
     NoBackbone,
+    SadeAggregation,
     Section,
     Study,
     classifier_from,
@@ -27,9 +29,10 @@ from mem.config import (
     starts_optionally,
     uses_shots,
 )
-from mem.runs.backbone_settings import initial_settings, module_settings, normalisation_settings
+from mem.runs.backbone_settings import embeddings_settings, initial_settings, module_settings, normalisation_settings
 from mem.runs.keys import (
     CENTER_CROP,
+    CROPS,
     HOLDOUT,
     SHOT_COUNTS,
     SPLIT,
@@ -44,7 +47,9 @@ from mem.runs.versions import selects_on_val, version_of
 
 SELECT, REFIT = "select", "refit"
 """Branches of a study with `selection`: runs without the held-out images, and runs on all training images."""
-STAGES = ("convert", "pretrain", "finetune", "features", "train_head", "evaluate", "report")
+STAGES = ("convert", "pretrain", "finetune", "features", "adapt", "train_head", "evaluate", "report")
+TRANSDUCTIVE: Mapping[str, str] = {"transductive": "yes"}
+"""Label of a run whose results depend on the test images."""
 
 Settings = Mapping[str, Section | Mapping[str, Any] | float | int | str]
 """Settings of a run by name."""
@@ -62,7 +67,8 @@ class Run:
     inputs: Mapping[str, Run]
     """Runs that this run reads, by name."""
     labels: Mapping[str, str | int]
-    """Description of the run (order, seed, branch, method, variant). Not part of the key."""
+    """Description of the run (order, seed, finetuning, branch, method, variant, transductive, crops). Not part of
+    the key."""
     seed: int | None = None
 
     @cached_property
@@ -186,15 +192,16 @@ def _seed_runs(study: Study, data_runs: Sequence[Run], order: int, seed: int) ->
         return Run(stage, study.dataset.name, study.backbone.name, settings, inputs, all_labels, seed)
 
     if isinstance(study.dataset, FeatureFiles):
-        runs, features = list[Run](), _by_branch(*data_runs)
+        runs, features = list[Run](), {None: _by_branch(*data_runs)}
     else:
         runs, features = _backbone_runs(study, data_runs[0], create_run)
-    selected: dict[str, Run] = {}
-    for branch, features_run in features.items():
-        heads = _head_runs(study, features_run, selected, _in_branch(create_run, branch))
-        if branch == SELECT:
-            selected = {str(run.labels["variant"]): run for run in heads if run.stage == "train_head"}
-        runs += heads
+    for finetuning, features_by_branch in features.items():
+        selected: dict[str, Run] = {}
+        for branch, features_run in features_by_branch.items():
+            heads = _head_runs(study, finetuning, features_run, selected, _in_branch(create_run, branch))
+            if branch == SELECT:
+                selected = {str(run.labels["variant"]): run for run in heads if run.stage == "train_head"}
+            runs += heads
     return runs
 
 
@@ -208,8 +215,10 @@ def _in_branch(create_run: _RunFactory, branch: str | None) -> _RunFactory:
     return create_run if branch is None else partial(create_run, branch=branch)
 
 
-def _backbone_runs(study: Study, images: Run, create_run: _RunFactory) -> tuple[list[Run], dict[str | None, Run]]:
-    """Return the runs of the backbone, and the features run of each branch."""
+def _backbone_runs(
+    study: Study, images: Run, create_run: _RunFactory
+) -> tuple[list[Run], dict[str | None, dict[str | None, Run]]]:
+    """Return the runs of the backbone, and the features runs by finetuning (None is `finetune`) and by branch."""
     runs: list[Run] = []
     inputs, initial = {"images": images}, initial_settings(study)
     if study.pretrain is not None:
@@ -218,42 +227,59 @@ def _backbone_runs(study: Study, images: Run, create_run: _RunFactory) -> tuple[
         inputs, initial = {**inputs, "encoder": pretrained}, {}
         runs.append(pretrained)
     assert study.features is not None
-    if study.selection is None:
-        branch_runs = _branch_runs(study, inputs, initial, create_run)
-        return runs + branch_runs, {None: branch_runs[-1]}
-    if study.finetune is None and not study.features.online:
+    if study.selection is not None and study.finetune is None and not study.features.online:
         # The frozen backbone is the same in both branches, so it computes all features only once.
-        (features,) = _branch_runs(study, inputs, initial, create_run)
+        (features,) = _branch_runs(study, None, inputs, initial, create_run)
         part = _part_of_features(study, features)
-        return [*runs, features, part], _by_branch(features, part)
-    select = _branch_runs(study, inputs, initial, _in_branch(create_run, SELECT), study.selection.holdout)
-    refit = _branch_runs(study, inputs, initial, _in_branch(create_run, REFIT))
-    return [*runs, *select, *refit], {SELECT: select[-1], REFIT: refit[-1]}
+        return [*runs, features, part], {None: _by_branch(features, part)}
+    by_finetuning: dict[str | None, dict[str | None, Run]] = {}
+    for name in dict.fromkeys(head.finetuning for head in study.heads.values()):
+        # The label of a run of `finetune` stays as it was before there were variants.
+        create = create_run if name is None else partial(create_run, finetuning=name)
+        by_finetuning[name] = {}
+        for branch in (None,) if study.selection is None else (SELECT, REFIT):
+            holdout = study.selection.holdout if study.selection is not None and branch == SELECT else None
+            branch_runs = _branch_runs(study, name, inputs, initial, _in_branch(create, branch), holdout)
+            runs += branch_runs
+            by_finetuning[name][branch] = branch_runs[-1]
+    return runs, by_finetuning
 
 
 def _branch_runs(
-    study: Study, inputs: Mapping[str, Run], initial: Settings, create_run: _RunFactory, holdout: Holdout | None = None
+    study: Study,
+    finetuning: str | None,
+    inputs: Mapping[str, Run],
+    initial: Settings,
+    create_run: _RunFactory,
+    holdout: Holdout | None = None,
 ) -> list[Run]:
     """Return the runs that compute features from images: finetune, if the backbone is finetuned, and features."""
     assert study.features is not None
     normalisation = normalisation_settings(study)
     part: Settings = {} if holdout is None else {HOLDOUT: holdout}
-    if study.finetune is None:
+    finetune = study.finetunings.get(finetuning)
+    if finetune is None:
         settings = {"backbone": study.backbone, "features": study.features, **normalisation}
         return [create_run("features", {**settings, **initial, **module_settings(study), **part}, inputs)]
-    settings = {"backbone": study.backbone, "finetune": study.finetune, **normalisation, **initial, **part}
+    embeddings = embeddings_settings(finetune.initial_classifier)
+    settings = {"backbone": study.backbone, "finetune": finetune, **normalisation, **initial, **part, **embeddings}
     finetuned = create_run("finetune", settings, inputs)
     assert not isinstance(study.backbone, NoBackbone)
     settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation, **part}
     return [finetuned, create_run("features", settings, {"images": inputs["images"], "classifier": finetuned})]
 
 
-def _head_runs(study: Study, features: Run, selected: Mapping[str, Run], create_run: _RunFactory) -> list[Run]:
-    """Return the train_head and evaluate runs. The run of a head follows that of the head it starts from.
+def _head_runs(
+    study: Study, finetuning: str | None, features: Run, selected: Mapping[str, Run], create_run: _RunFactory
+) -> list[Run]:
+    """Return the adapt, train_head and evaluate runs. The run of a head follows that of the head it starts from.
+
+    A branch without test images has no heads that use the stage `adapt`.
 
     Args:
         study: The study.
-        features: The features run of the branch.
+        finetuning: Name of the variant of finetuning whose heads are returned; None for the heads of `finetune`.
+        features: The features run of the finetuning and branch.
         selected: The train_head runs of the branch `select`, by head name, from which heads take the values that were
             selected on held-out images.
         create_run: Function that creates a run of the branch.
@@ -266,11 +292,18 @@ def _head_runs(study: Study, features: Run, selected: Mapping[str, Run], create_
     shot_counts = _shot_counts(study, held_out=holdout is not None)
     evaluated: Settings = {"shots": study.shots, **shot_counts, **({} if holdout is None else {SPLIT: "val"})}
     heads: dict[str, Run] = {}
+    crops = _crops_run(study, finetuning, features, create_run)
+    crops_input = {} if crops is None else {CROPS: crops}
+    runs += crops_input.values()
     probe = study.probe if study.finetune is None else None
     for name in ordered_heads(study.heads, probe):
         head = study.heads[name]
-        labels = {"method": head.method, "variant": name}
-        settings: dict[str, Section | int | str] = {"head": head}
+        if head.finetuning != finetuning or (head.transductive and holdout is not None):
+            continue
+        labels = {"method": study.method_of(head), "variant": name, **(TRANSDUCTIVE if head.transductive else {})}
+        labels |= {} if finetuning is None else {"finetuning": finetuning}
+        embeddings = embeddings_settings(getattr(head, "embeddings", None))
+        settings: dict[str, Section | int | str] = {"head": head, **embeddings}
         inputs = dict(source)
         if uses_shots(head):
             settings["shots"] = study.shots
@@ -280,12 +313,41 @@ def _head_runs(study: Study, features: Run, selected: Mapping[str, Run], create_
             settings[START] = "classifier"
         if (start := start_of(head, probe)) is not None and not _is_finetuned_classifier(study.heads[start]):
             inputs["head"] = heads[start]
-        if name in selected and selects_on_val(keyed(head, "train_head")):
-            inputs["selection"] = selected[name]
+        if isinstance(head, SadeAggregation):
+            inputs["adapt"] = _adapt_run(study, finetuning, features, create_run)
+            runs.append(inputs["adapt"])
+        if selects_on_val(keyed(head, "train_head")):
+            # The value is selected with the predictions that are evaluated, so with the mean logits of the crops.
+            inputs |= {"selection": selected[name]} if name in selected else crops_input
         heads[name] = create_run("train_head", settings, inputs, **labels)
-        evaluation = create_run("evaluate", evaluated, {"head": heads[name], **source}, **labels)
+        evaluation = create_run("evaluate", evaluated, {"head": heads[name], **source, **crops_input}, **labels)
         runs += [heads[name], evaluation]
     return runs
+
+
+def _adapt_run(study: Study, finetuning: str | None, features: Run, create_run: _RunFactory) -> Run:
+    """Return the run that learns the weights of the experts of a finetuning on the test images."""
+    assert study.adapt is not None
+    labels = {**TRANSDUCTIVE, **({} if finetuning is None else {"finetuning": finetuning})}
+    # The features of the augmented test images are not stored, so that the run computes them.
+    return create_run("adapt", {"adapt": study.adapt}, {"features": features, **features.inputs}, **labels)
+
+
+def _crops_run(study: Study, finetuning: str | None, features: Run, create_run: _RunFactory) -> Run | None:
+    """Return the run that computes the crops of val and test; None if the evaluation uses one central crop.
+
+    Its inputs are those of the run that computes the other features, so that studies that differ only in crops share
+    this run and all trained heads.
+    """
+    if study.evaluate is None:
+        return None
+    holdout = features.settings.get(HOLDOUT)
+    computed = features if "images" in features.inputs else features.inputs["features"]
+    # The section `features` determines which files the run writes.
+    settings: dict[str, Any] = {CROPS: study.evaluate.crops, "features": study.features}
+    settings |= {} if holdout is None else {HOLDOUT: holdout}
+    labels = {CROPS: str(study.evaluate.crops), **({} if finetuning is None else {"finetuning": finetuning})}
+    return create_run("features", settings, {"features": computed, **computed.inputs}, **labels)
 
 
 def _shot_counts(study: Study, *, held_out: bool) -> dict[str, str]:
@@ -302,4 +364,4 @@ def _shot_counts(study: Study, *, held_out: bool) -> dict[str, str]:
 
 def _is_finetuned_classifier(head: Head) -> bool:
     """Return whether a head is the finetuned classifier, which the features run stores."""
-    return isinstance(head, Ce) and head.training is None
+    return isinstance(head, Finetuned) or (isinstance(head, Ce) and head.training is None)

@@ -131,3 +131,15 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: this run is not finished (there is no run.json). Run it first") from None
     except ValueError as error:
         raise UserError(f"{path}: cannot read this file: {error}. Delete it and run the stage again") from None
+
+
+def original_features(features: Path) -> Path:
+    """Return the features run that loaded the weights and the images of a features run, which may be the run itself.
+
+    Runs that hold out training images, and runs of several crops, have another features run as their input.
+
+    Raises:
+        UserError: As in `read_record`.
+    """
+    inputs = read_record(features)["inputs"]
+    return original_features(Path(inputs["features"])) if "features" in inputs else features

@@ -6,19 +6,24 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from mem.config import Dataset, Glyphs, Section, Unkeyed
+from mem.config import Dataset, Glyphs, Section
+from mem.config.base import marked_fields
 from mem.runs.font_files import font_settings
 
 INITIAL_DIGEST = "initial digest"
 """Name of the setting that contains the digest of custom initial weights."""
+CLASS_EMBEDDINGS_DIGEST = "class embeddings digest"
+"""Name of the setting that contains the digest of a file with class embeddings, or with the weights of a text model."""
 MODULE_DIGEST = "module digest"
 """Name of the setting that contains the digest of a custom backbone's Python file."""
+
+DIGEST_DIGITS = 12
+"""Number of hexadecimal digits of a digest in a key."""
 
 HOLDOUT = "holdout"
 """Name of the setting that specifies which training images a run holds out. Other runs do not have this setting."""
@@ -30,6 +35,9 @@ START = "start"
 """Name of the setting of a head that starts from a classifier although its method can start from a new one."""
 CENTER_CROP = "center crop"
 """Name of the setting of a features run that contains the crop of the finetuned backbone's input."""
+CROPS = "crops"
+"""Name of the setting of a features run that computes only the crops of val and test whose logits are averaged. Runs
+that read these features have an input of the same name."""
 SHOT_COUNTS = "shot counts"
 """Name of the setting of a run whose shot groups are defined by the training images before a holdout. Its val split
 contains the images of the holdout."""
@@ -38,13 +46,13 @@ contains the images of the holdout."""
 def digest(content: Any) -> str:
     """Return the first 12 hexadecimal digits of the SHA-256 hash of the content as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def file_digest(path: Path) -> str | None:
     """Return the first 12 hexadecimal digits of a file's SHA-256 hash, or None if the file cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
     return None
 
 
@@ -113,22 +121,12 @@ def _unkeyed_fields(value: BaseModel, stage: str) -> frozenset[str]:
 
     The report shows all settings of a study, also those without an effect.
     """
-    marked = _marked_fields(type(value), stage)
+    marked = marked_fields(type(value), stage)
     return marked | value.without_effect() if isinstance(value, Section) and stage != "report" else marked
 
 
 def _has_mark(value: BaseModel, name: str, stage: str) -> bool:
-    return name in _marked_fields(type(value), stage)
-
-
-@cache
-def _marked_fields(section: type[BaseModel], stage: str) -> frozenset[str]:
-    """Return the names of the settings of a section that are marked as `Unkeyed` for a stage."""
-    return frozenset(
-        name
-        for name, info in section.model_fields.items()
-        if any(isinstance(mark, Unkeyed) and mark.applies_to(stage) for mark in info.metadata)
-    )
+    return name in marked_fields(type(value), stage)
 
 
 def _as_json(value: Any) -> Any:

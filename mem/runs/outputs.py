@@ -9,11 +9,14 @@ from typing import Any
 from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
 
+WEIGHTS_FILE = "weights.json"
+"""Output file of `adapt`: the weights of the experts."""
 OUTPUT_FILES: Mapping[str, tuple[str, ...]] = {
     "convert": ("train.beton", "val.beton", "test.beton", "dataset.json", "images.csv"),
     "pretrain": ("encoder.safetensors", "autoencoder.safetensors"),
     "finetune": ("model.safetensors",),
     "features": ("train-labels.npy", "val-labels.npy", "test-labels.npy", "features.json"),
+    "adapt": (WEIGHTS_FILE,),
     "train_head": ("head.json", "head.safetensors"),
     "evaluate": ("metrics.json", "predictions.parquet"),
 }
@@ -24,6 +27,8 @@ TOKENS = ("train-tokens.npy", "val-tokens.npy", "test-tokens.npy")
 """Additional output files of `features` if `features.tokens` is set and `features.online` is not."""
 CLASSIFIER = "classifier.safetensors"
 """Additional output file of `features` for a finetuned backbone."""
+BATCH_NORM_STATISTICS = "batch-norm.safetensors"
+"""Additional output file of `features` if `features.batch_norm` is set."""
 REPORT_FILES = (
     "report/index.html",
     "report/results.csv",
@@ -50,6 +55,8 @@ def output_files(stage: str, settings: Mapping[str, Any], inputs: Iterable[str] 
     values = features if isinstance(features, Mapping) else features.model_dump()
     if not values.get("online", False):
         names += POOLED_FEATURES + (TOKENS if values.get("tokens", False) else ())
+    if values.get("batch_norm"):
+        names += (BATCH_NORM_STATISTICS,)
     return (*names, CLASSIFIER) if "classifier" in inputs else names
 
 

@@ -12,12 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from mem import files
 from mem.config import Compute, Study
-from mem.config.load import deep_merge
+from mem.config.merge import deep_merge
 from mem.errors import UserError
-from mem.runs.config_text import format_config, has_content, read_config_file
+from mem.runs.config_text import format_config, has_content, has_other_values, read_config_file
 from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
 from mem.runs.keys import digest
+from mem.runs.labels import names_of
 from mem.runs.versions import version_of
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class RunConfig:
     @property
     def title(self) -> str:
         """Short description of the run."""
-        names = [str(self.labels[name]) for name in ("variant", "branch", "study") if name in self.labels]
+        names = [*names_of(self.labels), *([str(self.labels["study"])] if "study" in self.labels else [])]
         where = [self.dataset] if self.backbone == "data" else [self.dataset, self.backbone]
         numbers = [f"{name} {self.labels[name]}" for name in ("order", "seed") if name in self.labels]
         return " ".join([self.stage, *names, *where, *numbers])
@@ -77,19 +78,26 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
 
     A file that differs only in `defaults` or `labels` is kept, because a newer file would make Snakemake execute the
     run again. `defaults` differs if the file was written before a setting was added; `labels` differs if another study
-    uses a different name for the same run.
+    uses a different name for the same run. If a default has another value in this version of mem, an unfinished run
+    uses the new one. The same applies to a report, which reads all settings of the study.
     """
     for run in runs:
         folder = RunFolder(root / run.folder)
         header = f"# Written by mem for {run.stage} of study {study.study}. Change the study, not this file.\n"
-        _write_if_changed(folder.config, header, run.document())
-        _write_if_changed(folder.site, "# Settings that cannot change a result.\n", run.site(study))
+        document = run.document()
+        if not has_content(folder.config, document, ignored=_KEPT) or (
+            (run.stage == "report" or not folder.finished())
+            and has_other_values(folder.config, "defaults", document["defaults"])
+        ):
+            _write(folder.config, header, document)
+        site = run.site(study)
+        if not has_content(folder.site, site, ignored=_KEPT):
+            _write(folder.site, "# Settings that cannot change a result.\n", site)
 
 
-def _write_if_changed(path: Path, header: str, content: dict[str, Any]) -> None:
-    if not has_content(path, content, ignored=_KEPT):
-        # A study can have thousands of runs. After a power failure, the next start writes lost files again.
-        files.write_text(path, header + format_config(content), durable=False)
+def _write(path: Path, header: str, content: dict[str, Any]) -> None:
+    # A study can have thousands of runs. After a power failure, the next start writes lost files again.
+    files.write_text(path, header + format_config(content), durable=False)
 
 
 def read_config(path: Path, stage: str) -> RunConfig:

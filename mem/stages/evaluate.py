@@ -13,17 +13,17 @@ import numpy as np
 
 from mem import config, files, longtail
 from mem.data.features.stored import FeatureSource, read_about
-from mem.errors import UserError
+from mem.errors import UserError, first_of
 from mem.heads.base import Head
 from mem.heads.build import load_head
-from mem.heads.mem.head import MemHead
+from mem.heads.mem.modulated import ModulatedHead
 from mem.heads.predict import predict
-from mem.jobs.feature_sources import counts_before_holdout, feature_sources
+from mem.jobs.feature_sources import counts_before_holdout, crops_of, evaluated_sources, feature_sources
 from mem.jobs.image_names import image_names
 from mem.jobs.job import Job
 from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
 from mem.metrics.scores import classes_without_images, scalars, split_scores
-from mem.runs.keys import SPLIT
+from mem.runs.keys import CROPS, SPLIT
 
 SPLITS = ("val", "test")
 
@@ -37,6 +37,9 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     before_holdout = counts_before_holdout(job, counts, split_of)
     groups = longtail.shot_groups(counts if before_holdout is None else before_holdout, shots)
     head = load_head(job.inputs["head"])
+    transductive = {"transductive": True} if head.transductive else {}
+    crops = crops_of(job)
+    about_crops = {} if crops is None else {CROPS: crops.model_dump()}
     _check_classes(job, len(counts))
     metadata = PredictionMetadata(
         dataset=job.run.dataset,
@@ -45,8 +48,9 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         thresholds=str(shots),
         shot_of_class=tuple(groups.tolist()),
         group_of_class=_mem_partition(head),
+        crops="" if crops is None else str(crops),
     )
-    splits = _splits_with_images(job, split_of, len(counts))
+    splits = _splits_with_images(job, evaluated_sources(job), len(counts))
     names = image_names(folder)
     head = head.to(job.world.device)
     predictions: dict[str, Predictions] = {}
@@ -57,10 +61,12 @@ def evaluate(job: Job) -> Mapping[str, Any]:
             names_of_split = None
         predictions[name] = predict(head, split, groups, job.world.device, names_of_split)
         scores[name] = split_scores(predictions[name], metadata)
-        job.log.scalars({f"{name}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
+        # The scores of all evaluations of a head are in one MLflow run.
+        prefix = name if crops is None else f"{name} {crops}"
+        job.log.scalars({f"{prefix}/{key}": value for key, value in scalars(scores[name]).items()}, step=0)
         if absent := classes_without_images(predictions[name], len(counts)):
             job.say(
-                f"{name} has no images of {len(absent)} of {len(counts)} classes ({_first(absent)}). Means over "
+                f"{name} has no images of {len(absent)} of {len(counts)} classes ({first_of(absent)}). Means over "
                 "classes exclude them."
             )
     if job.world.is_main:
@@ -68,14 +74,17 @@ def evaluate(job: Job) -> Mapping[str, Any]:
         content: dict[str, Any] = {"thresholds": str(shots), "class_counts": counts.tolist()}
         if before_holdout is not None:
             content["counts_before_holdout"] = before_holdout.tolist()
+        content |= transductive | about_crops
         # Without this key, the intervals are those of an earlier version, whose bootstrap had no strata.
         content |= {"interval_strata": "classes", "splits": scores}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
     last = next(reversed(accuracy))
     scores_text = [f"{name} {'-' if v is None else format(v, '.1f')}" for name, v in accuracy[last].items()]
-    job.say(f"{job.run.labels['variant']}, {last}: {', '.join(scores_text)}")
-    return accuracy
+    with_crops = "" if crops is None else f" ({crops})"
+    job.say(f"{job.run.labels['variant']}{with_crops}, {last}: {', '.join(scores_text)}")
+    routed = {name: scores[name]["experts_used"] for name in splits if "experts_used" in scores[name]}
+    return {**accuracy, **transductive, **about_crops, **({"experts_used": routed} if routed else {})}
 
 
 def _check_classes(job: Job, classes: int) -> None:
@@ -118,11 +127,6 @@ def _splits_with_images(job: Job, split_of: Callable[[str], FeatureSource], clas
 
 def _mem_partition(head: Head) -> tuple[int, ...] | None:
     """Return the group of each class in the partition of a MEM head, or None for other heads."""
-    if not isinstance(head, MemHead):
+    if not isinstance(head, ModulatedHead):
         return None
     return tuple(head.get_buffer("group_of_class").tolist())
-
-
-def _first(numbers: list[int]) -> str:
-    shown = ", ".join(map(str, numbers[:5]))
-    return shown if len(numbers) <= 5 else f"{shown}, ..."

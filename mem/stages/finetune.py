@@ -1,73 +1,120 @@
-"""Stage `finetune`: trains the backbone and a linear classifier with cross-entropy."""
+"""Stage `finetune`: trains the backbone and a classifier with the objective of the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mem import config
-from mem.data.augment.erasing import random_erase
-from mem.data.augment.mixing import PAIR, Mixing, mix
-from mem.data.batch import Batch
-from mem.data.convert.convert import train_counts
+from mem.data.augment.mixing import PAIR, Mixing
+from mem.data.convert.convert import train_counts_before_holdout
+from mem.data.loading.finetuning_samplers import skipped_classes_warning
 from mem.data.loading.images import plain_batches
 from mem.data.loading.split_images import SplitImages
-from mem.heads.base import accuracy
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, train_backbone
 from mem.jobs.backbones import load_starting_weights, move_to_device
+from mem.jobs.classification import Classification, require_global_batch
+from mem.jobs.contrastive_classification import with_contrast
 from mem.jobs.held_out import held_out_record, images_of
+from mem.jobs.initial_classifier import initialise_classifier
 from mem.jobs.job import Job
-from mem.losses import cross_entropy, mixed_cross_entropy
-from mem.models.backbones import BackboneClassifier, build, seed_torch
-from mem.models.parameter_groups import layer_decay_groups
+from mem.longtail import class_counts
+from mem.losses import cross_entropy
+from mem.models.backbones import BackboneClassifier, add_tuner, build, network_name, seed_torch
+from mem.models.backbones.tuned import parameter_counts
+from mem.models.parameter_groups import decay_groups, layer_decay_groups
 from mem.models.pixels import Pixels
+from mem.models.tuners.counts import trained_text
 from mem.models.weights.tensors import save_weights
+from mem.objectives.build import build_objective, empty_counts_warning
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
-from mem.train.step import Objective
 
 EVALUATION_BATCH = 256
 
 
 def finetune(job: Job) -> Mapping[str, Any]:
-    """Train the backbone and the classifier, from pretrained weights or from scratch; write `model.safetensors`."""
+    """Train the backbone and the classifier, from pretrained weights or from scratch; write `model.safetensors`.
+
+    Raises:
+        UserError: The objective does not fit to the number of classes, to the number of ranks or to the micro-batch.
+    """
     backbone = job.run.union("backbone", config.Backbone)
     settings = job.run.section("finetune", config.Finetune)
-    classes = len(train_counts(job.inputs["images"]))
+    train, val = images_of(job, "train"), images_of(job, "val")
+    before_holdout = train_counts_before_holdout(job.inputs["images"])
+    counts = class_counts(train.labels, len(before_holdout))
+    loss = build_objective(settings, counts, before_holdout)
+    rank_group = require_global_batch(settings, job.run.compute, job.world)
+    for warning in (
+        empty_counts_warning(settings.objective, counts),
+        skipped_classes_warning(settings.sampler, counts) if settings.sampler != "instance" else None,
+    ):
+        if warning and job.world.is_main:
+            job.say(warning)
     seed_torch(job.seed)
-    model = build(backbone, classes, settings.drop_path)
+    model = build(backbone, len(counts), settings.drop_path, settings.cosine_scale, settings.experts)
     record = load_starting_weights(job, model) | held_out_record(job)
+    record |= initialise_classifier(job, model, settings, backbone, train)
+    add_tuner(model, settings.tuner, network_name(backbone))
+    is_tuned, parameters = not isinstance(settings.tuner, config.AllParameters), parameter_counts(model)
+    if is_tuned:
+        job.say(trained_text(*parameters))
     move_to_device(model, job.world.device, job.run.compute, job.run.backbone)
     pixels = pixels_of(job)
-    val = images_of(job, "val")
     mixing = mixing_of(settings)
+    objective = Classification(
+        pixels,
+        loss.to(job.world.device),
+        model.branches,
+        settings.augmentation.erasing,
+        mixing,
+        global_batch=settings.global_batch,
+        images=len(train),
+        rank_group=rank_group,
+    )
     groups = layer_decay_groups(
         model,
         settings.weight_decay,
         settings.layer_decay,
         decay_all=settings.decay_all,
         classifier_lr_factor=settings.classifier_lr_factor,
+        expert_lr_factors=loss.expert_lr_factors,
     )
-    state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
+    trained: nn.Module = model
+    if settings.contrast is not None:
+        objective = with_contrast(objective, model, settings, getattr(backbone, "norm_batch", None))
+        trained = objective.model
+        groups += decay_groups(objective.model.projectors, settings.weight_decay, decay_all=settings.decay_all)
+    state = TrainState(trained, backbone_optimizer(groups, settings), settings.ema_decay)
     results = train_backbone(
         job,
         state,
-        classification(pixels, settings.label_smoothing, model.branches, settings.augmentation.erasing, mixing),
+        objective,
         settings,
-        BackboneInputs(settings.augmentation, backbone.image_size, group_size=PAIR if mixing else 1),
-        (lambda m: validation(m, val, backbone, pixels, job, bf16=settings.precision == "bf16")) if len(val) else None,
+        BackboneInputs(
+            settings.augmentation,
+            backbone.image_size,
+            group_size=PAIR if mixing else 1,
+            sampler=settings.sampler,
+            undivided=settings.whole_batch,
+            second_augmentation=settings.second_augmentation,
+        ),
+        (lambda m: validation(m, loss.predictions, val, backbone, pixels, job, bf16=settings.precision == "bf16"))
+        if len(val)
+        else None,
         settings.validate_every_epochs,
     )
     if job.world.is_main:
         about = {"stage": "finetune", "key": job.run.key}
-        trained = state.evaluated_model
-        assert isinstance(trained, BackboneClassifier)
-        save_weights(job.folder.path / "model.safetensors", trained.backbone.state_dict(), about)
+        evaluated = state.evaluated_model
+        assert isinstance(evaluated, BackboneClassifier)
+        save_weights(job.folder.path / "model.safetensors", evaluated.backbone.state_dict(), about)
     job.checkpoints().clear()
-    return {**results, **record}
+    return {**results, **({"total_parameters": parameters[1]} if is_tuned else {}), **record}
 
 
 def mixing_of(settings: config.Finetune) -> Mixing | None:
@@ -77,34 +124,10 @@ def mixing_of(settings: config.Finetune) -> Mixing | None:
     return Mixing(settings.mixup, settings.cutmix, settings.mix_probability, settings.mix_switch, settings.mix_batch)
 
 
-def classification(
-    pixels: Pixels, smoothing: float, branches: int, erasing: float = 0, mixing: Mixing | None = None
-) -> Objective:
-    """Return the cross-entropy objective.
-
-    Random erasing, mixing and stochastic depth of a sample depend only on the sample's random numbers. The accuracy of
-    a mixed sample uses the label with the larger share.
-    """
-
-    def objective(replica: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = random_erase(pixels.normalise(batch.inputs), batch, erasing)
-        drop_path_numbers = batch.uniforms("drop path", branches) if branches else None
-        if mixing is None:
-            logits = replica(images, drop_path_numbers)
-            loss, labels = cross_entropy(logits, batch.labels, smoothing), batch.labels
-        else:
-            samples = mix(images, batch, mixing)
-            logits = replica(samples.images, drop_path_numbers)
-            loss = mixed_cross_entropy(logits, samples.labels, samples.partner_labels, samples.shares, smoothing)
-            labels = samples.main_labels
-        return loss.mean(), {"acc1": 100 * accuracy(logits, labels)}
-
-    return objective
-
-
 @torch.no_grad()
 def validation(
     model: nn.Module,
+    predict: Callable[[Tensor], Tensor],
     val: SplitImages,
     backbone: config.ImageBackbone,
     pixels: Pixels,
@@ -112,7 +135,19 @@ def validation(
     *,
     bf16: bool,
 ) -> dict[str, float]:
-    """Return loss and accuracy on val, in the precision used for training. Every rank evaluates all val images."""
+    """Return loss and accuracy on val, in the precision used for training. Every rank evaluates all val images.
+
+    With experts, both use the ensemble's logits.
+
+    Args:
+        model: The backbone with its classifiers.
+        predict: Returns the logits with which the model predicts (`FinetuningLoss.predictions`).
+        val: The val images.
+        backbone: Settings of the backbone.
+        pixels: Pixel normalisation.
+        job: The job.
+        bf16: Whether the model runs under autocast.
+    """
     model.eval()
     losses: list[Tensor] = []
     predictions: list[Tensor] = []
@@ -127,7 +162,7 @@ def validation(
     ):
         on_device = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = model(pixels.normalise(on_device.inputs)).float()
+            logits = predict(model(pixels.normalise(on_device.inputs)).float())
         losses.append(cross_entropy(logits, on_device.labels))
         predictions.append(logits.argmax(dim=1))
     correct = torch.cat(predictions).cpu().numpy() == val.labels

@@ -14,14 +14,17 @@ from mem import config, files, longtail
 from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.report import figures
+from mem.report.captions import calibration_of_sigmoids
 from mem.report.collect import StudyResults, collect
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
+from mem.report.crop_marks import crops_mark, crops_note, named_with_crops
 from mem.report.deviations import deviations
 from mem.report.figure_set import build_figures, reconstruction_images, training_counts
 from mem.report.group_naming import group_naming_tables
+from mem.report.marked_tables import marked_table
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
-from mem.report.paper_figure_numbers import classifier_of
+from mem.report.paper_figure_numbers import figure1_heads
 from mem.report.paper_figures import build_figure_tables
 from mem.report.paper_format import PaperTable
 from mem.report.paper_tables import build_paper_tables
@@ -29,9 +32,10 @@ from mem.report.plot_elements import RenderedFigure
 from mem.report.prediction_table import write_prediction_tables
 from mem.report.ranking import best_on_val_text
 from mem.report.results import summarise, to_csv
-from mem.report.results_store import ResultsStore, head_for
+from mem.report.results_store import ResultsStore
 from mem.report.table_formats import csv_table, markdown_table
 from mem.report.tables import ORACLE, score_tables
+from mem.report.transductive import NOTE, marked_lines, transductive_heads
 from mem.runs.attempts import total_seconds
 from mem.runs.dag import Run, data_run, study_runs
 from mem.runs.folder import RunFolder, read_record
@@ -57,12 +61,17 @@ def report(job: Job) -> Mapping[str, Any]:
     results = collect(study.study, [(report_run.inputs[name].labels, folder) for name, folder in job.inputs.items()])
     report_figures = build_figures(study, runs, manifest, results)
     store = ResultsStore(study.study, results.rows)
-    paper_tables, figure_tables = build_paper_tables(store), build_figure_tables(store, study, results)
+    transductive = transductive_heads(results.rows)
+    paper_tables = [marked_table(table, transductive) for table in build_paper_tables(store)]
+    figure_tables = [marked_table(table, transductive) for table in build_figure_tables(store, study, results)]
+    tables = [*score_tables(results, calibration_of_sigmoids(study)), *group_naming_tables(study, results)]
     page = Page(
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
         facts=_facts(study, runs, records, results),
-        score_tables=[*score_tables(results), *group_naming_tables(study, results)],
+        score_tables=[
+            replace(marked_table(table, transductive), title=table.title + crops_mark(results.rows)) for table in tables
+        ],
         figures=report_figures,
         reconstructions=reconstruction_images(runs),
         paper_tables=[
@@ -98,9 +107,13 @@ def _record_with_total_seconds(run: Run) -> dict[str, Any]:
 def _write_report(folder: Path, page: Page, results: StudyResults) -> None:
     for figure in page.figures:
         _write_figure(folder / "figures" / figure.name, figure.rendered)
-    files.write_text(folder / "table.md", markdown_table(accuracy_table(results.rows)))
+    transductive = transductive_heads(results.rows)
+    notes = "".join(f"\n{note}\n" for note in (NOTE if transductive else "", crops_note(results.rows)) if note)
+    lines = named_with_crops(marked_lines(accuracy_table(results.rows), transductive), results.rows)
+    files.write_text(folder / "table.md", markdown_table(lines) + notes)
     if (differences := paired_difference_table(results.rows)) is not None:
-        files.write_text(folder / "differences.md", markdown_table(differences))
+        lines = named_with_crops(marked_lines(differences, transductive), results.rows)
+        files.write_text(folder / "differences.md", markdown_table(lines) + notes)
     files.write_text(folder / "results.csv", to_csv(results.rows))
     files.write_text(folder / "index.html", page.html())
 
@@ -127,7 +140,7 @@ def _write_paper_figures(
 
 def _figure1(results: StudyResults) -> RenderedFigure:
     """Plot the paper's figure 1 for the finetuned classifier, or for the first head if nothing was finetuned."""
-    variant, mem = classifier_of(results.rows), head_for(results.rows, "mem")
+    variant, mem = figure1_heads(results.rows)
     accuracy, oracle = summarise(results.rows, "test"), summarise(results.rows, "test", ORACLE)
     mem_column = None if mem in (None, variant) else (mem, accuracy[mem])
     error_shares = results.error_shares([variant])[variant]
@@ -164,6 +177,7 @@ def _facts(
         "shot groups": str(study.shots),
         "seeds": ", ".join(map(str, study.seeds)),
         "class orders": ", ".join(map(str, study.orders)),
+        **({} if study.evaluate is None else {"evaluation": f"mean logits of {study.evaluate.crops} (evaluate.crops)"}),
         "best on val": best_on_val_text(results.rows),
         "compute time, all runs": f"{seconds / 60:.1f} min",
     }
@@ -183,6 +197,11 @@ def _selection_fact(
 def _other_tables(
     study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]
 ) -> list[CaptionedTable]:
+    several = bool(study.finetune_variants)
+    ratio = (
+        " The column `time / finetune` has the mean time of a finetune run, divided by that of the section `finetune`. "
+        "It also contains differences in the number of epochs and in the load of the machines."
+    ) * several
     limit = f" The first {MAX_LISTED_RUNS} of {len(runs)} runs." if len(runs) > MAX_LISTED_RUNS else ""
     return [
         CaptionedTable(
@@ -193,9 +212,10 @@ def _other_tables(
         ),
         CaptionedTable(
             "Cost",
-            "For each stage: hours of all attempts of all runs, images per second over all processes of a run, and the "
-            "share of the time that training waited for data (medians over runs, measured in the last attempt). An "
-            "attempt that was killed counts until its last log message.",
+            f"For each stage{' and finetuning' * several}: hours of all attempts of all runs, images per second over "
+            "all processes of a run, and the share of the time that training waited for data (medians over runs, "
+            "measured in the last attempt). An "
+            f"attempt that was killed counts until its last log message.{ratio}",
             cost_by_stage(runs, records),
         ),
         CaptionedTable(

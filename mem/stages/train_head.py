@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from mem import config
 from mem.data.features.stored import read_about
 from mem.errors import UserError
-from mem.heads.base import Linear
-from mem.heads.build import HeadInputs, load_head, load_linear, save_head
+from mem.heads.build import Classifier, HeadInputs, blank_classifier, load_classifier, load_head, save_head
+from mem.heads.per_expert import PerExpertHead
 from mem.heads.training import HeadFeatures, make_head
-from mem.jobs.feature_sources import counts_before_holdout, feature_sources
+from mem.jobs.feature_sources import counts_before_holdout, evaluated_sources, feature_sources
 from mem.jobs.job import Job
 from mem.jobs.selected_settings import with_selected_tau
-from mem.runs.keys import START
+from mem.models.class_embeddings.vectors import ClassVectors
+from mem.runs.keys import CROPS, START
+from mem.runs.outputs import WEIGHTS_FILE
 
 
 def train_head(job: Job) -> Mapping[str, Any]:
@@ -28,9 +31,12 @@ def train_head(job: Job) -> Mapping[str, Any]:
     counts = np.asarray(about["class_counts"], dtype=np.int64)
     splits = feature_sources(job)
     before_holdout = counts_before_holdout(job, counts, splits)
-    inputs = HeadInputs(_initial_classifier(job, len(counts), about), counts, shots, job.seed, before_holdout)
+    classifier = _initial_classifier(job, len(counts), about, per_expert=config.is_per_expert(settings))
+    vectors = _class_vectors(job, settings)
+    inputs = HeadInputs(classifier, counts, shots, job.seed, before_holdout, _expert_weights(job), vectors)
     name = str(job.run.labels["variant"])
-    features = HeadFeatures(splits("train"), splits("val"))
+    val_crops = evaluated_sources(job)("val") if CROPS in job.inputs else None
+    features = HeadFeatures(splits("train"), splits("val"), val_crops)
     head, results = make_head(with_selected_tau(settings, job), inputs, features, job.fit_context(name))
     save_head(job.folder.path, head, settings, inputs)
     job.checkpoints().clear()
@@ -53,13 +59,37 @@ def _head_settings(job: Job) -> config.Head:
     return settings
 
 
-def _initial_classifier(job: Job, classes: int, about: Mapping[str, Any]) -> Linear:
-    """Return the classifier of another head, the finetuned classifier, or zeros, of which only the shape is used."""
+def _class_vectors(job: Job, settings: config.Head) -> ClassVectors | None:
+    """Return the class embeddings of a head that has them."""
+    if not isinstance(settings, config.ZeroShot):
+        return None
+    from mem.jobs.class_vectors import head_vectors  # imports timm and torchvision, which take seconds
+
+    return head_vectors(job, settings)
+
+
+def _expert_weights(job: Job) -> torch.Tensor | None:
+    """Return the weights of the experts that the run's input `adapt` learned, or None without this input."""
+    if "adapt" not in job.inputs:
+        return None
+    return torch.tensor(json.loads((job.inputs["adapt"] / WEIGHTS_FILE).read_text())["weights"])
+
+
+def _initial_classifier(job: Job, classes: int, about: Mapping[str, Any], *, per_expert: bool) -> Classifier:
+    """Return the classifier of another head, the finetuned classifier, or zeros, of which only the shape is used.
+
+    With `per_expert`, the other head has a classifier for each expert.
+    """
     if "head" in job.inputs:
-        linear = load_head(job.inputs["head"]).as_linear()
+        head = load_head(job.inputs["head"])
+        if per_expert:
+            experts = head.as_experts() if isinstance(head, PerExpertHead) else None
+            assert experts is not None, "the schema allows only heads with a linear classifier per expert"
+            return experts
+        linear = head.as_start()
         assert linear is not None, "the schema allows only linear heads"
         return linear
     path = job.inputs["features"] / "classifier.safetensors"
     if path.exists():
-        return load_linear(path)
-    return Linear(torch.zeros(classes, about["width"]), torch.zeros(classes))
+        return load_classifier(path)
+    return blank_classifier(classes, about["width"])

@@ -200,6 +200,8 @@ class Mirror:
                 folder = inputs.get("encoder")
             case "features":
                 folder = inputs.get("classifier", inputs.get("encoder", inputs.get("features")))
+            case "adapt":
+                folder = inputs.get("classifier")
             case "train_head":
                 features = self._start_of(inputs["features"])
                 above = features["inputs"] if features else {}

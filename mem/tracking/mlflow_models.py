@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mem.errors import UserError
 from mem.tracking import server
@@ -15,8 +15,7 @@ from mem.tracking import server
 import mlflow.artifacts  # isort: skip  # after `server`, which sets variables that MLflow reads on import
 import mlflow.pyfunc  # isort: skip
 from mlflow.models import ModelSignature  # isort: skip
-from mlflow.types import ColSpec, Schema  # isort: skip
-from mlflow.types.schema import AnyType  # isort: skip
+from mlflow.types import ColSpec, Schema, TensorSpec  # isort: skip
 
 LOADER = "mem.export.served"
 """Module that defines `_load_pyfunc`. It belongs to a higher layer and is therefore not imported here."""
@@ -24,26 +23,44 @@ SCHEME = "models:/"
 """Prefix of registry addresses: models:/NAME@ALIAS or models:/NAME/VERSION."""
 
 
-def write_model(data: Path, out: Path, requirements: list[str], metadata: Mapping[str, Any]) -> None:
+class ModelInterface(NamedTuple):
+    """Inputs and outputs of a model, as MLflow states them in its signature."""
+
+    outputs: Mapping[str, str]
+    """Columns of the output with MLflow's types, in their order."""
+    example: Any
+    """A table (pandas DataFrame) with an input that users may see. Its columns are those of the input."""
+
+
+def write_model(
+    data: Path, out: Path, requirements: list[str], metadata: Mapping[str, Any], interface: ModelInterface
+) -> None:
     """Write an MLflow model folder.
+
+    The type of the input is `string`, for the content of an image file in base64. MLflow does not convert the values of
+    such a column, so that the model also accepts bytes, arrays and nested lists.
 
     Args:
         data: Folder that the loader reads. It is copied into the model.
         out: The model folder. An existing folder is replaced.
         requirements: pip requirements for environments that MLflow creates.
         metadata: Metadata of the model.
+        interface: Inputs and outputs of the model.
     """
+    columns: list[ColSpec | TensorSpec] = [ColSpec(kind, name) for name, kind in interface.outputs.items()]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in interface.example.columns]
+    signature = ModelSignature(inputs=Schema(inputs), outputs=Schema(columns))
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # Ignore MLflow's warnings, which ask for an input example and a specific column type. An example would store
-        # a user's image in the model, and no specific type fits, because the column accepts both arrays and text.
-        warnings.simplefilter("ignore", UserWarning)
+        # MLflow warns of things that the user of `mem export` cannot change.
+        warnings.simplefilter("ignore")
         model = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
             model,
             loader_module=LOADER,
             data_path=str(data),
             pip_requirements=requirements,
-            signature=ModelSignature(inputs=Schema([ColSpec(AnyType(), "image")])),
+            signature=signature,
+            input_example=interface.example,
             metadata=dict(metadata),
         )
         shutil.rmtree(out, ignore_errors=True)

@@ -6,14 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mem.runs.labels import names_of
+
 LOG_ID = "mem.log_id"
 """MLflow tag that contains the id of the log for which the run was created."""
 
 
 def run_name(start: Mapping[str, Any]) -> str:
-    """Return the name shown in MLflow's UI: variant or stage, branch, class order, seed and first digits of the key."""
+    """Return the name shown in MLflow's UI.
+
+    It consists of the head, or the stage and the variant of finetuning, the branch, the class order, the seed and the
+    first digits of the key.
+    """
     labels = start["labels"]
-    words = [str(labels.get("variant") or start["stage"]), *([labels["branch"]] if "branch" in labels else [])]
+    words = [*([] if "variant" in labels else [start["stage"]]), *names_of(labels)]
     words += [f"{name[0]}{labels[name]}" for name in ("order", "seed") if name in labels]
     return " ".join([*words, start["key"][:4]])
 

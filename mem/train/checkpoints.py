@@ -21,6 +21,7 @@ from typing_extensions import Buffer
 
 from mem import files
 from mem.distributed import SINGLE_PROCESS, World
+from mem.errors import UserError
 from mem.train.sizes import KEPT_CHECKPOINTS
 
 EPOCH_SECONDS = 20
@@ -85,13 +86,19 @@ class Checkpoints:
 
         Returns:
             Whether a checkpoint was restored.
+
+        Raises:
+            UserError: The checkpoint is of another model.
         """
         self.wait()
         path = self.world.from_main(self._newest_valid() if self.world.is_main else None)
         if path is None:
             return False
         snapshot = torch.load(path, map_location="cpu", weights_only=True)
-        state.restore(snapshot)
+        try:
+            state.restore(snapshot)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         self._last_saved = time.monotonic()
         return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -58,13 +57,13 @@ def fit(
     options: StepOptions | None = None,
     validation: Validation | None = None,
 ) -> Speed:
-    """Train until the last step of the schedule, resuming from the newest checkpoint if there is one.
+    """Train until the schedule ends, resuming from the newest checkpoint if there is one.
 
     Args:
         state: Model and optimizer, updated in place.
         data: The batches.
         objective: Computes the loss of a batch.
-        schedule: Number of steps and learning rate.
+        schedule: Number of steps, learning rate, and whether training ends early.
         context: Processes, checkpoints, log and messages.
         options: Options for the computation of a step.
         validation: Metrics to compute and log during training.
@@ -103,14 +102,15 @@ def fit(
             quiet=context.quiet or not world.is_main,
         ) as progress,
     ):
-        for batch in on_device(data.from_step(state.step, schedule.steps), world.device):
+        ended = schedule.ended(state.step, state.model)
+        for batch in on_device(data.from_step(state.step, state.step if ended else schedule.steps), world.device):
             received = time.monotonic()
             train_step(state, replica, batch, objective, schedule.lr_at(state.step), step_context)
             progress.advance(data.global_batch)
             now = time.monotonic()
             for period in (speed, recent_speed):
                 period.count(data.global_batch, now - ready, received - ready)
-            at_end = state.step == schedule.steps
+            at_end = schedule.ended(state.step, state.model)
             if state.step % log_every == 0 or at_end:
                 _log_training(state, schedule, context, step_context, recent_speed)
                 recent_speed = Speed()
@@ -118,6 +118,8 @@ def fit(
                 context.log.scalars(validation.evaluate(state.evaluated_model), state.step)
                 replica.train()
             _save_or_stop(state, schedule, context, step_context.watch)
+            if at_end and state.step < schedule.steps:
+                break
             ready = time.monotonic()
     return speed
 
@@ -149,10 +151,8 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
         OSError: A checkpoint could not be written.
         UserError: Training cannot continue because of non-finite losses or gradients. Nothing is saved.
     """
-    epoch_ended = math.floor(state.step / schedule.steps_per_epoch) > math.floor(
-        (state.step - 1) / schedule.steps_per_epoch
-    )
     asked = context.stop.take_save()
+    epoch_ended = schedule.epoch_ends_at(state.step)
     due = state.step < schedule.steps and (asked or context.checkpoints.due(epoch_ended=epoch_ended))
     # Only rank 0 saves. If a non-finite value prevents saving, all ranks stop together.
     stopping = context.world.any(context.stop.requested or (due and watch.problem() is not None))

@@ -47,7 +47,8 @@ class Trial:
     def _reserved_bytes(self) -> int:
         """Memory that the optimizer and the gradient exchange will allocate later, in bytes."""
         copies = 0 if self.state.optimizer.state else 2
-        weights = sum(p.numel() * p.element_size() for p in self.state.model.parameters())
+        trained = (p for p in self.state.model.parameters() if p.requires_grad)
+        weights = sum(p.numel() * p.element_size() for p in trained)
         return (copies + (self.world.size > 1)) * weights
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from mem import config
+from mem.models.moving_average import move_averages
 
 
 def adamw(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
@@ -39,9 +41,16 @@ def skip_step_where(optimizer: torch.optim.Optimizer, skipped: Bool[Tensor, ""])
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
-def averaged_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the model for averaged weights, in evaluation mode and without gradients."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+def averaged_copy(model: nn.Module, unchanged: Collection[str] = ()) -> nn.Module:
+    """Return a copy of the model for averaged weights, in evaluation mode and without gradients.
+
+    Args:
+        model: The model.
+        unchanged: Names of parameters and buffers that training does not change. The copy shares them.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    shared: dict[int, Any] = {id(tensor): tensor for name, tensor in tensors if name in unchanged}
+    return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -57,17 +66,16 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, skipped: 
         skipped: Flag on the device that disables the update.
     """
     averages, weights = [], []
-    for averaged, current in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+    pairs = zip(average.state_dict(keep_vars=True).values(), model.state_dict(keep_vars=True).values(), strict=True)
+    for averaged, current in pairs:
+        if averaged is current:
+            continue  # shared, because training does not change it
         if averaged.is_floating_point():
             averages.append(averaged)
             weights.append(current)
         else:
             averaged.copy_(current)
-    if skipped is None:
-        torch._foreach_lerp_(averages, weights, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-        return
-    for averaged, current in zip(averages, weights, strict=True):
-        averaged.lerp_(current, ((1 - decay) * ~skipped).to(averaged.dtype))
+    move_averages(averages, weights, decay, skipped)
 
 
 def head_optimizer(groups: list[dict[str, Any]], settings: config.HeadTraining) -> torch.optim.Optimizer:

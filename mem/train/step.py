@@ -17,6 +17,7 @@ from mem.models.batch_norm import (
     keep_batch_norm_statistics,
     update_batch_norm_statistics,
 )
+from mem.models.training_module import TrainingModule
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import set_lr, skip_step_where, update_average
 from mem.train.state import TrainState
@@ -94,8 +95,10 @@ def train_step(
         skip_step_where(state.optimizer, skipped)
     state.optimizer.step()
     update_batch_norm_statistics(state.model, world, skipped)
+    if isinstance(state.model, TrainingModule):
+        state.model.end_step(skipped)
     if state.ema is not None and state.ema_decay is not None:
-        update_average(state.ema, state.model, state.ema_decay, skipped)
+        update_average(state.ema, state.classifier, state.ema_decay, skipped)
     state.step += 1
     state.meter.add(totals)
 

@@ -16,6 +16,7 @@ from mem.config import Pretrain
 from mem.config.load import load_study
 from mem.runs.dag import STAGES, study_runs
 from tests.conftest import REPOSITORY
+from tests.stages.running import ADAPTED
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
@@ -44,8 +45,9 @@ def test_each_stage_has_an_option_for_each_input_of_its_runs():
     unfinetuned = {"finetune": None, "heads": {"ce": {"training": training}}}
     online = {"features": {"online": True}}
     selection = {"selection": {"holdout": {"share": 0.2, "seed": 0}}, "dataset": {"cut": {"val_per_class": 0}}}
+    crops = {"evaluate": {"crops": {"number": 5, "resize": 10}}}
     found: dict[str, set[str]] = {}
-    for changes in ({}, unfinetuned, online, unfinetuned | online, selection, unfinetuned | selection):
+    for changes in ({}, unfinetuned, online, unfinetuned | online, selection, unfinetuned | selection, ADAPTED, crops):
         for run in study_runs(load_study([MINI], changes)):
             found.setdefault(run.stage, set()).update(run.inputs)
     for stage, names in STAGE_INPUTS.items():

@@ -52,6 +52,58 @@ def test_a_head_whose_method_changes_is_replaced_as_a_whole(tmp_path):
     assert same == load_study([MINI], {"heads": {"mem": {"xi": 50}}})
 
 
+LADE = "{name: lade, regulariser_weight: 0.1, quadratic_weight: 0.5}"
+
+
+def extended_lade(folder: Path, text: str) -> Path:
+    """Return a file that extends a study with LADE in `finetune` and focal loss in the variant `other`."""
+    base = extended(
+        folder,
+        f"finetune: {{label_smoothing: 0.0, objective: {LADE}}}\n"
+        "finetune_variants: {other: {objective: {name: focal, gamma: 2.0}}}\n"
+        "heads: {ce: {method: finetuned}, other: {method: finetuned, finetuning: other}}",
+    ).rename(folder / "base.yaml")
+    path = folder / "study.yaml"
+    path.write_text(f"extends: {base.name}\n{text}\n")
+    return path
+
+
+def test_an_objective_whose_name_changes_is_replaced_as_a_whole(tmp_path):
+    objectives = {
+        "{name: logit_adjustment, tau: 1.0}": {"name": "logit_adjustment", "tau": 1.0},
+        "balanced_softmax": {"name": "balanced_softmax"},
+        "{name: balanced_softmax}": {"name": "balanced_softmax"},
+    }
+    for text, expected in objectives.items():
+        study = load_study([extended_lade(tmp_path, f"finetune: {{objective: {text}}}")])
+        assert study.finetune is not None
+        assert study.finetune.objective.model_dump() == expected
+        variants = f"finetune_variants: {{other: {{objective: {text}}}}}"
+        assert load_study([extended_lade(tmp_path, variants)]).finetune_variants["other"].objective.model_dump() == (
+            expected
+        )
+
+
+def test_an_objective_with_the_same_name_keeps_its_settings(tmp_path):
+    for text in ("lade", "{name: lade}", "{quadratic_weight: 0.5}"):
+        study = load_study([extended_lade(tmp_path, f"finetune: {{objective: {text}}}")])
+        assert study.finetune is not None
+        assert study.finetune.objective.model_dump() == {
+            "name": "lade", "regulariser_weight": 0.1, "quadratic_weight": 0.5,
+        }  # fmt: skip
+
+
+def test_the_settings_that_a_replaced_objective_lacks_are_reported_with_the_reason(tmp_path):
+    path = extended_lade(tmp_path, "finetune_variants:\n  other:\n    objective: lade")
+    with pytest.raises(UserError) as error:
+        load_study([path])
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(f"{path}:4: `finetune_variants.other.objective.regulariser_weight` is missing")
+    assert lines[-1].startswith(
+        f"{path}:4: `finetune_variants.other.objective.name` changes from `focal` to `lade`. This replaces the section"
+    )
+
+
 def test_the_settings_that_a_replaced_section_lacks_are_reported_with_the_reason(tmp_path):
     path = extended(tmp_path, "backbone:\n  kind: timm\n  model: resnet18")
     with pytest.raises(UserError) as error:

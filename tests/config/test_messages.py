@@ -29,6 +29,11 @@ NAME = "expected letters, digits, `_` and `.`, starting with a letter or a digit
         ({"pretrain": {"betas": [0.9, 0.5, 0.1]}}, "`pretrain.betas` is [0.9, 0.5, 0.1]: expected at most 2 values"),
         ({"pretrain": {"norm_pix_loss": "maybe"}}, "`pretrain.norm_pix_loss` is 'maybe': expected true or false"),
         ({"heads": {1: {}}}, "`heads.1` has an invalid name: expected text; put it in quotes"),
+        (
+            {"finetune": {"objective": {"tau": 1.0}}},
+            "`finetune.objective.name` is missing; expected one of: cross_entropy, balanced_softmax, ",
+        ),
+        ({"heads": {"mem": {"method": None}}}, "`heads.mem.method` is `null`. Expected one of: ce, finetuned, "),
     ],
 )
 def test_a_value_of_a_wrong_type_is_reported_in_terms_of_yaml(changes, expected):
@@ -84,6 +89,24 @@ def test_content_that_pyyaml_cannot_read_is_reported_without_a_traceback(tmp_pat
     with pytest.raises(UserError) as error:
         load_study([path])
     assert str(error.value).startswith(f"{path}{expected}")
+
+
+def test_a_check_of_the_study_names_the_line_of_the_key_that_it_names(tmp_path):
+    path = tmp_path / "changes.yaml"
+    path.write_text("seeds: [0]\nheads:\n  mem:\n    finetuning: other\n")
+    with pytest.raises(UserError) as error:
+        load_study([MINI, path])
+    assert str(error.value).startswith(
+        f"{path}:4: heads.mem.finetuning: this study has no variant of finetuning `other`"
+    )
+
+
+def test_a_check_of_a_section_names_the_line_of_the_key_that_it_names(tmp_path):
+    path = tmp_path / "changes.yaml"
+    path.write_text("heads:\n  ce:\n    method: ce\n    cosine_scale: 3\n")
+    with pytest.raises(UserError) as error:
+        load_study([MINI, path])
+    assert str(error.value).startswith(f"{path}:4: `heads.ce`: cosine_scale: is for a linear probe")
 
 
 def test_a_missing_study_in_a_folder_without_studies_names_the_folder(tmp_path, monkeypatch):

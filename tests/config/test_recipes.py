@@ -21,6 +21,8 @@ from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "config" / "paper"
 PAGE = REPOSITORY / "docs" / "reference" / "recipes.md"
+TABLE1_SECTION = "## Recipes for table 1"
+"""Heading after which the page describes `config/table1`; see `test_table1_recipes.py`."""
 PAPER = yaml.safe_load((REPOSITORY / "mem" / "report" / "paper.yaml").read_text())
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 PAPERS = [recipe for recipe in RECIPES if not recipe.endswith("_layer_decay")]
@@ -52,6 +54,16 @@ def study(recipe: str) -> Study:
 @cache
 def settings(recipe: str) -> dict[str, Any]:
     """Return the hyperparameters of a recipe by their dotted names."""
+    return without(flat(study(recipe)), NO_HYPERPARAMETERS)
+
+
+def without(values: dict[str, Any], patterns: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings whose names match none of the patterns."""
+    return {key: value for key, value in values.items() if not any(fnmatch(key, pattern) for pattern in patterns)}
+
+
+def flat(study: Study) -> dict[str, Any]:
+    """Return the settings that a study specifies by their dotted names."""
     found: dict[str, Any] = {}
 
     def walk(value: Any, name: str) -> None:
@@ -61,23 +73,28 @@ def settings(recipe: str) -> dict[str, Any]:
         else:
             found[name] = value
 
-    walk(study(recipe).model_dump(mode="json", exclude_unset=True), "")
-    return {k: v for k, v in found.items() if not any(fnmatch(k, pattern) for pattern in NO_HYPERPARAMETERS)}
+    walk(study.model_dump(mode="json", exclude_unset=True), "")
+    return found
 
 
-def documented() -> list[tuple[str, Any, list[str]]]:
-    """Return the rows of the page: a settings pattern, the expected value, and recipe patterns."""
-    lines = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
+def documented(text: str) -> list[tuple[str, Any, list[str]]]:
+    """Return the rows of a page or section: a settings pattern, the expected value, and recipe patterns."""
+    lines = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
     return [(name, yaml.safe_load(value), [p.strip() for p in recipes.split(",")]) for name, value, recipes in lines]
+
+
+def section(*, table1: bool = False) -> str:
+    """Return the part of the page on the recipes in `config/paper` or `config/table1`."""
+    return PAGE.read_text().partition(TABLE1_SECTION)[2 if table1 else 0]
 
 
 def matches(patterns: list[str], recipe: str) -> bool:
     return any(fnmatch(recipe, pattern) for pattern in patterns)
 
 
-def top_comment(recipe: str) -> str:
+def top_comment(recipe: str, folder: Path = FOLDER) -> str:
     """Return the comment at the top of a recipe."""
-    lines = (FOLDER / f"{recipe}.yaml").read_text().splitlines()
+    lines = (folder / f"{recipe}.yaml").read_text().splitlines()
     return "\n".join(takewhile(lambda line: line.startswith("#"), lines))
 
 
@@ -99,37 +116,68 @@ def test_recipes_of_table_5_have_its_heads_and_state_their_expected_accuracy(row
     assert f"{row['shots'][3]}" in top_comment(row["recipe"])
 
 
+def check_rows(text: str, recipes: dict[str, dict[str, Any]]) -> None:
+    """Check that every pattern of every row of a page applies to a recipe with the setting of the row.
+
+    Args:
+        text: The page.
+        recipes: Hyperparameters of each recipe.
+    """
+    rows = documented(text)
+    assert len(rows) > 100
+    for name, _, patterns in rows:
+        for pattern in patterns:
+            used = [recipe for recipe in recipes if fnmatch(recipe, pattern)]
+            assert used, f"the row for {name} names {pattern}, which is no recipe"
+            assert any(fnmatch(key, name) for r in used for key in recipes[r]), f"{name} is not a setting of {used}"
+
+
 def test_every_row_of_the_page_applies_to_a_recipe():
-    assert len(documented()) > 100
-    for name, _, recipes in documented():
-        used = [r for r in RECIPES if matches(recipes, r)]
-        assert used, f"the row for {name} matches no recipe"
-        assert any(fnmatch(key, name) for r in used for key in settings(r)), f"{name} is not a setting of {used}"
+    check_rows(section(), {recipe: settings(recipe) for recipe in RECIPES})
+
+
+def check_settings(recipe: str, values: dict[str, Any], text: str) -> None:
+    """Check that a page contains every setting of a recipe, with its value."""
+    lines = [(name, value) for name, value, recipes in documented(text) if matches(recipes, recipe)]
+    for key, value in values.items():
+        matching = [expected for name, expected in lines if fnmatch(key, name)]
+        assert matching, f"{recipe}: {key} = {value} is in no row of the page"
+        assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page has {matching}"
+
+
+def check_cost(recipe: str, recipe_study: Study, folder: Path, page: Path = PAGE) -> None:
+    """Check the command and the GPU-hours that the comment at the top of a recipe and a page state."""
+    comment = top_comment(recipe, folder)
+    _, estimates = estimate_study(recipe_study, {}, Rates(core_gflops=50))
+    gpu_hours = sum(e.hours * e.gpus for e in estimates)
+    stated = re.search(
+        rf"snakemake --profile slurm --config study={folder.name}/{recipe} +GPU-hours: ([\d.]+)\n", comment
+    )
+    assert stated, comment
+    assert float(stated[1]) == pytest.approx(gpu_hours, rel=0.02, abs=0.06)
+    row = re.search(rf"^\| \[{recipe}\]\(\S+\) \| [^|]+ \| ([\d.]+) \|", page.read_text(), re.MULTILINE)
+    assert row, f"{recipe} is missing from the table of recipes in {page.name}"
+    assert row[1] == stated[1]
+
+
+def check_comment(recipe: str, recipe_study: Study, folder: Path) -> None:
+    """Check that a recipe says that it was not run and what differs, and that its study has the name of the file."""
+    comment = top_comment(recipe, folder)
+    assert "# This project has not run this recipe." in comment
+    assert "# Differs from the published code" in comment
+    assert recipe_study.study == recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_setting_of_a_recipe_is_on_the_page_with_its_value(recipe):
-    lines = [(name, value) for name, value, recipes in documented() if matches(recipes, recipe)]
-    for key, value in settings(recipe).items():
-        matching = [expected for name, expected in lines if fnmatch(key, name)]
-        assert matching, f"{recipe}: {key} = {value} is in no row of docs/reference/recipes.md"
-        assert all(expected == value for expected in matching), f"{recipe}: {key} is {value}, the page has {matching}"
+    check_settings(recipe, settings(recipe), section())
 
 
 @pytest.mark.stage  # counting the cost of a full-size model takes seconds
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_states_its_command_its_cost_and_its_deviations(recipe):
-    _, estimates = estimate_study(study(recipe), {}, Rates(core_gflops=50))
-    gpu_hours = sum(e.hours * e.gpus for e in estimates)
-    stated = re.search(
-        rf"snakemake --profile slurm --config study=paper/{recipe} +GPU-hours: ([\d.]+)\n", top_comment(recipe)
-    )
-    assert stated, top_comment(recipe)
-    assert float(stated[1]) == pytest.approx(gpu_hours, rel=0.02, abs=0.06)
+    check_cost(recipe, study(recipe), FOLDER)
     assert "# Differs from the paper" in top_comment(recipe)
-    row = re.search(rf"^\| \[{recipe}\]\(\S+\) \| [^|]+ \| ([\d.]+) \|", PAGE.read_text(), re.MULTILINE)
-    assert row, f"{recipe} is missing from the first table of docs/reference/recipes.md"
-    assert row[1] == stated[1]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -68,6 +68,14 @@ def test_an_initial_head_that_is_not_linear_or_missing_is_refused(tmp_path, mini
     assert "choose one of ['ce', 'tau', 'crt', 'lws']" in message
 
 
+@pytest.mark.parametrize("method", ["tau", "lws", "mislas", "logit_adjustment"])
+def test_without_finetuning_a_head_on_the_finetuned_classifier_requires_a_probe(tmp_path, mini_values, method):
+    mini_values["heads"] = {"head": HEADS[method].model_dump(mode="json"), "crt": mini_values["heads"]["crt"]}
+    mini_values |= {"finetune": None}
+    message = error_message(tmp_path, mini_values)
+    assert "heads.head: starts from a classifier, but nothing is finetuned (finetune: null); add one head" in message
+
+
 def test_a_control_on_tokens_requires_stored_tokens(tmp_path, mini_values):
     training = mini_values["heads"]["crt"]["training"]
     block = {"method": "block_classifier", "input": "tokens", "width": 8, "depth": 1, "training": training}

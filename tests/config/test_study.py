@@ -38,7 +38,7 @@ def test_an_unknown_key_is_reported_with_its_line_and_the_nearest_name(tmp_path,
     message = error_message(tmp_path, mini_values)
     line = line_of(tmp_path / "study.yaml", "xii:")
     assert message.startswith(f"{tmp_path}/study.yaml:{line}: unknown key `heads.mem.xii`; did you mean `xi`?")
-    assert "Allowed here: method, partition," in message
+    assert "Allowed here: finetuning, method, partition," in message
 
 
 def test_all_errors_are_listed(tmp_path, mini_values):
@@ -58,6 +58,8 @@ def test_all_errors_are_listed(tmp_path, mini_values):
         ("pretrain", "epochs", "many", "`pretrain.epochs` is 'many': input should be a valid number"),
         ("pretrain", "mask_ratio", 1.0, "`pretrain.mask_ratio` is 1.0: input should be less than 1"),
         ("pretrain", "warmup_epochs", 9, "warmup_epochs (9) must be smaller than epochs (6)"),
+        ("pretrain", "step_decay", {"factor": 0.1}, "specify either every_epochs or at_epochs"),
+        ("pretrain", "step_decay", {"factor": 0.1, "at_epochs": [4, 2]}, "expected increasing epochs, got [4.0, 2.0]"),
         ("finetune", "precision", "fp16", "`finetune.precision` is 'fp16': input should be 'fp32' or 'bf16'"),
         ("backbone", "patch_size", 3, "image_size (8) must be a multiple of patch_size (3)"),
         (

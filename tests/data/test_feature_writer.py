@@ -52,7 +52,11 @@ def test_ranks_write_all_chunks_together(tmp_path, ranks):
     ("value", "message"),
     [
         (np.nan, r"pooled feature of image 0 of train \(view 0\) is not finite.*lower base_lr"),
-        (1e6, r"images 0 to 3 of train have values up to 1e\+06, but the maximum of float16 is 6\.55e\+04"),
+        (
+            1e6,
+            r"pooled_dtype: pooled features of images 0 to 3 of train have values up to 1e\+06, but the maximum of "
+            r"float16 is 6\.55e\+04.* Set features\.pooled_dtype to float32",
+        ),
     ],
 )
 def test_values_that_are_not_finite_or_too_large_are_rejected(tmp_path, value, message):

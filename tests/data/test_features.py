@@ -22,10 +22,10 @@ from mem.errors import UserError
 IMAGES, VIEWS, TOKENS, WIDTH = 103, 3, 4, 6
 
 
-def write_split(folder: Path, views: int = VIEWS) -> FeatureSplit:
+def write_split(folder: Path, views: int = VIEWS, dtype: str = "float32") -> FeatureSplit:
     rng = np.random.default_rng(0)
     for kind, shape in (("pooled", (views, IMAGES, WIDTH)), ("tokens", (views, IMAGES, TOKENS, WIDTH))):
-        create_feature_file(folder, "train", kind, shape)[:] = rng.normal(size=shape)
+        create_feature_file(folder, "train", kind, shape, dtype)[:] = rng.normal(size=shape)
     np.save(feature_file(folder, "train", "labels"), np.arange(IMAGES))
     return open_split(folder, "train")
 
@@ -58,6 +58,20 @@ def test_features_read_in_blocks_equal_those_from_indexing(split, tokens, blocks
         views, indices = data._samples(step)
         assert torch.equal(found.inputs, split.inputs(views, indices, tokens=tokens))
         assert found.labels.tolist() == indices.tolist()
+
+
+@pytest.mark.parametrize("blocks", [None, (8, 3)])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_features_in_float16_are_read_as_float32(split, tmp_path, tokens, blocks):
+    half = write_split(tmp_path, dtype="float16")
+    assert half.pooled.dtype == np.float16
+    data = training(half, tokens, blocks)
+    for step, found in enumerate(data.from_step(0, 3)):
+        views, indices = data._samples(step)
+        expected = split.inputs(views, indices, tokens=tokens).half().float()
+        for inputs in (found.inputs, half.inputs(views, indices, tokens=tokens)):
+            assert inputs.dtype == torch.float32
+            assert torch.equal(inputs, expected)
 
 
 @pytest.mark.parametrize("blocks", [None, (8, 3)])

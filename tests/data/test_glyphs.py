@@ -119,7 +119,7 @@ def test_the_commands_check_and_show_glyphs(fonts, mini_values, tmp_path, monkey
         assert Path(path).read_bytes().startswith(b"\x89PNG")
 
 
-def test_unreadable_glyphs_fail_or_are_skipped(tmp_path):
+def test_glyphs_that_cannot_be_drawn_are_skipped_by_default(tmp_path):
     root = write_families(tmp_path / "fonts")
     for font in sorted(root.rglob("family0[02]/*")):  # one of the two is in train, with every face
         style = f"Style{font.stem[-1]}"
@@ -128,10 +128,10 @@ def test_unreadable_glyphs_fail_or_are_skipped(tmp_path):
     images = read(values, 0)
     (tmp_path / "fail").mkdir()
     with pytest.raises(UserError, match=r"family0[02]/style\d.(otf|ttf)/U\+00\w\w draws nothing inside the image"):
-        convert(images, settings(values), tmp_path / "fail", 1, lambda text: None)
+        convert(images, settings(values | {"unreadable": "fail"}), tmp_path / "fail", 1, lambda text: None)
     said: list[str] = []
     (tmp_path / "skip").mkdir()
-    manifest = convert(images, settings(values | {"unreadable": "skip"}), tmp_path / "skip", 1, said.append)
+    manifest = convert(images, settings(values), tmp_path / "skip", 1, said.append)
     assert manifest["skipped"]["train"] > 0
     assert any("draws nothing inside the image" in text for text in said)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mem import rng
-from mem.config import Augmentation, RandAugment
+from mem.config import Augmentation, Crops, RandAugment
 from mem.data.augment import crop
 from mem.data.augment.erasing import random_erase
 from mem.data.augment.mixing import Mixing, mix
@@ -184,6 +184,7 @@ def test_the_error_of_a_damaged_image_names_file_and_image(images, tmp_path):
     for batches in (
         plain_batches(Beton(path), np.arange(53), 20, 12, 1.0, 2),
         finetuning(Beton(path), 2).from_step(0, 6),
+        ImageViews(Beton(path), 12, 1.0, None, 0, 2, crops=Crops(number=5, resize=14)).of_view(np.arange(4, 53), 3, 10),
     ):
         with pytest.raises(UserError, match=r"damaged\.beton: image 17 cannot be decoded"):
             list(batches)

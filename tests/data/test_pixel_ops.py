@@ -7,11 +7,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from timm.data import auto_augment
 
 from mem.config import RandAugment
-from mem.data.augment import rand_augment
+from mem.data.augment import pixel_ops, rand_augment
 
 FILL = (124, 116, 104)
 RECIPE = RandAugment(layers=2, magnitude=9, magnitude_std=0.5, increasing=True)
@@ -94,3 +94,28 @@ def test_operations_do_not_change_their_input():
         image = photo_like()
         operation(image, rand_augment.Strength(0.9, -1.0, True, FILL))
         assert np.array_equal(image, photo_like()), name
+
+
+def test_greyscale_matches_pillow():
+    """Pillow computes the grey value with weights of 16 bits, OpenCV with 14 bits."""
+    image = photo_like()
+    expected = np.asarray(Image.fromarray(image).convert("L")).astype(int)[:, :, None]
+    assert np.abs(pixel_ops.grayscale(image).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_blur_matches_pillow(sigma):
+    """Pillow approximates the Gaussian with three box filters and rounds after each of them."""
+    blocks = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = blocks.repeat(8, axis=0).repeat(8, axis=1)
+    expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))).astype(int)
+    difference = np.abs(pixel_ops.gaussian_blur(image, sigma).astype(int) - expected)
+    assert difference.max() <= 6
+    assert 10 * difference.mean() < np.abs(expected - image).mean()
+
+
+def test_greyscale_and_blur_do_not_change_their_input():
+    image = photo_like()
+    pixel_ops.grayscale(image)
+    pixel_ops.gaussian_blur(image, 1.5)
+    assert np.array_equal(image, photo_like())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+import textwrap
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ import yaml
 from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
-from mem.config import Dataset
+from mem.config import Dataset, Finetune
 from mem.config.load import load_study
+from mem.config.objectives import Objective
 from tests.conftest import REPOSITORY
 
 
@@ -78,3 +81,23 @@ def test_the_five_line_example_for_a_custom_backbone_runs(tmp_path: Path, monkey
     images = torch.randn(len(labels), 3, 32, 32)
     exec(example, {"train_images": images, "train_labels": labels, "test_images": images[:7]})
     assert capsys.readouterr().out.count("tensor(") == 3
+
+
+def test_the_example_of_variants_of_finetuning_is_valid(tmp_path: Path):
+    page = (REPOSITORY / "docs" / "how-to" / "compare-losses.md").read_text()
+    blocks = re.findall(r"^ *```yaml\n(.*?)```", page, re.DOTALL | re.MULTILINE)
+    (example,) = (textwrap.dedent(block) for block in blocks if "extends:" in block)
+    file = tmp_path / "digits_losses.yaml"
+    file.write_text(example.replace("extends: config/", f"extends: {REPOSITORY}/config/"))
+    study = load_study([file])
+    methods = [study.method_of(head) for head in study.heads.values() if head.finetuning is not None]
+    assert methods == ["finetuned_balanced_softmax", "finetuned_logit_adjustment", "ce"]
+
+
+def test_the_page_of_losses_names_every_objective_and_sampler():
+    page = (REPOSITORY / "docs" / "explanation" / "long-tailed-losses.md").read_text()
+    objectives = [section.model_fields["name"].annotation.__args__[0] for section in get_args(get_args(Objective)[0])]
+    for name in objectives:
+        assert name == "cross_entropy" or f"`objective: {name}`" in page, name
+    for sampler in get_args(Finetune.model_fields["sampler"].annotation):
+        assert sampler == "instance" or f"`finetune.sampler: {sampler}`" in page, sampler

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from docs._site.tables import BLOCK, RESULTS, regenerate
+from docs._site.tables import BLOCK, RESULTS, _error_shares, regenerate
 from mem.report.paper_format import paper_numbers
 from mem.report.results import SHOTS, from_csv, score_table, summarise
 from mem.report.table_formats import text_table
@@ -72,6 +74,17 @@ def test_the_group_is_named_by_all_images_also_in_files_of_earlier_versions(tmp_
     assert "| mem | 50.00 ± 0.00 | 67.00 ± 12.71 | +17.00 ± 12.71 |" in regenerate(page)
 
 
+def test_names_of_results_with_several_crops_have_a_mark(tmp_path: Path):
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "results.csv").write_text(
+        "study,dataset,backbone,method,variant,seed,order,split,thresholds,many,medium,few,all,key,crops\n"
+        "s,d,b,ce,ce,0,0,test,t,1,2,3,4,k,five crops at 248\n"
+    )
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: scores split=test -->\n<!-- /table -->\n")
+    assert "| ce (five crops at 248) | 1.00 |" in regenerate(page)
+
+
 @pytest.mark.parametrize(
     "options",
     ["scores split=test given=crtt", "scores split=test heads=crtt", "unknown split=test", "scores heads=crt"],
@@ -92,7 +105,7 @@ def test_the_readme_shows_the_scores_of_digits_lt():
 def test_the_table_of_recipes_has_the_accuracies_of_the_paper():
     lines = re.findall(
         r"^\| \[(\w+)\]\([^)]*\) \|.*\| ([\d.]*) ?\| ([\d.]*) ?\| ([\d.]*) ?\|$",
-        (REPOSITORY / "docs" / "reference" / "recipes.md").read_text(),
+        (REPOSITORY / "docs" / "reference" / "recipes.md").read_text().partition("## Recipes for table 1")[0],
         re.MULTILINE,
     )
     paper: dict[str, dict[str, str]] = {}
@@ -107,3 +120,11 @@ def test_the_table_of_recipes_has_the_accuracies_of_the_paper():
     for name, *scores in lines:
         recipe = name.removesuffix("_layer_decay")
         assert scores == [paper[recipe].get(head, "") for head in ("ce", "crt", "mem")], recipe
+
+
+def test_errors_are_counted_by_the_groups_of_the_image_and_of_the_predicted_class(tmp_path: Path):
+    # Two many-shot classes, a medium-shot and a few-shot class. The few-shot class has four errors.
+    table = pa.table({"label": [3, 3, 3, 3, 3, 0, 2], "ce": [0, 1, 2, 0, 3, 2, 3]})
+    file = tmp_path / "order1-seed0.parquet"
+    pq.write_table(table.replace_schema_metadata({"shot_of_class": "[0, 0, 1, 2]"}), file)
+    assert _error_shares(file, "ce").tolist() == [[0, 100, 0], [0, 0, 100], [75, 25, 0]]

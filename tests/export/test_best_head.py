@@ -11,10 +11,17 @@ from mem.config import Study
 from mem.errors import UserError
 from mem.export.best_head import best_head
 from mem.runs.dag import study_runs
-from tests.stages.running import MINI_VALUES, find_run
+from tests.stages.running import ADAPTED, MINI_VALUES, find_run
 
 SCORES = {"ce": (10.0, 99.0), "crt": (30.0, 1.0), "mem": (20.0, 50.0), "mem_on_crt": (25.0, 70.0)}
 """Mean per-class accuracy of each head on val and test."""
+WITH_ADAPT = MINI_VALUES | {
+    "pretrain": None,
+    "finetune": MINI_VALUES["finetune"] | ADAPTED["finetune"],
+    "features": MINI_VALUES["features"] | {"tokens": False},
+    "adapt": ADAPTED["adapt"],
+    "heads": {"ce": None, "sade": {"method": "sade_aggregation"}},
+}
 
 
 @pytest.fixture
@@ -85,6 +92,28 @@ def test_without_a_val_split_the_head_must_be_named(study, tmp_path):
     selected = best_head(study, tmp_path, "ce")
     assert selected.run.labels["variant"] == "ce"
     assert selected.reason == "ce, selected with --head; there is no val split"
+
+
+def test_a_transductive_head_is_never_selected_on_val(tmp_path):
+    study = Study.model_validate(WITH_ADAPT)
+    write_scores(study, tmp_path, {"ce": {"val": 10.0}, "sade": {"val": 90.0}})
+    assert best_head(study, tmp_path).run.labels["variant"] == "ce"
+    assert best_head(study, tmp_path, "sade").run.labels["variant"] == "sade"
+    only = study.model_copy(update={"heads": {"sade": study.heads["sade"]}})
+    with pytest.raises(UserError, match="only transductive heads"):
+        best_head(only, tmp_path)
+
+
+def test_the_reason_says_that_a_transductive_head_has_no_score_in_a_study_that_selects(tmp_path):
+    dataset = {**MINI_VALUES["dataset"], "cut": {**MINI_VALUES["dataset"]["cut"], "val_per_class": 0}}
+    with_selection = WITH_ADAPT | {"dataset": dataset, "selection": {"holdout": {"share": 0.2, "seed": 0}}}
+    for changes, cause in (
+        (with_selection, "transductive, so it has no score on val"),
+        (WITH_ADAPT | {"dataset": dataset}, "there is no val split"),
+    ):
+        study = Study.model_validate(changes)
+        write_scores(study, tmp_path, {"sade": {"test": 50.0}})
+        assert best_head(study, tmp_path, "sade").reason == f"sade, selected with --head; {cause}"
 
 
 def test_a_missing_evaluation_is_reported(study, tmp_path):

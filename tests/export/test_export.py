@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_exported_is_refused(vit, tmp_path, capsys):
     (tmp_path / "full" / "thesis.tex").write_text("")
     refused = {
         (head, tmp_path / "full"): "already exists and is not an export",
-        (vit.run("finetune"), tmp_path / "out"): "this is a finetune run, but only the folder of a train_head run",
+        (vit.run("finetune"), tmp_path / "out"): "this is a finetune run, but only the folder of a train_head",
         (tmp_path / "none", tmp_path / "out"): "none: not a run folder, and not a prefix of a key in",
     }
     for (run, out), message in refused.items():

@@ -20,8 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import invocations
 
 from mem.cli.main import main
-from mem.export.commands import SERVED_PACKAGES, _write_mlflow
 from mem.export.exported_model import load_export
+from mem.export.formats import SERVED_PACKAGES, write_mlflow
 from tests.conftest import REPOSITORY
 
 EXPORT = REPOSITORY / "tests" / "fixtures" / "earlier_version" / "export"
@@ -32,7 +32,7 @@ PNG = cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes()
 def folder(tmp_path_factory) -> Path:
     """The folder of an MLflow model."""
     out = tmp_path_factory.mktemp("served") / "mlflow"
-    _write_mlflow(load_export(EXPORT), EXPORT, out)
+    write_mlflow(load_export(EXPORT), EXPORT, out)
     return out
 
 
@@ -115,3 +115,23 @@ def test_prediction_executes_no_code_of_a_foreign_model(folder, tmp_path, monkey
         with pytest.raises(MlflowException, match="missing required predict method"):
             mlflow.pyfunc.load_model(str(foreign))
         assert Path("ran").exists()  # MLflow executes the code
+
+
+def test_the_signature_names_the_columns_of_the_output_and_the_example_is_classified(served):
+    assert served.metadata.get_input_schema().to_dict() == [{"type": "string", "name": "image", "required": True}]
+    table = served.predict(served.input_example)
+    columns = served.metadata.get_output_schema().to_dict()
+    assert [column["name"] for column in columns] == list(table.columns)
+    kinds = {column["name"]: column["type"] for column in columns}
+    assert kinds["class"] == "string"
+    assert set(kinds.values()) == {"string", "float"}
+    assert all(table[name].dtype == np.float32 for name, kind in kinds.items() if kind == "float")
+
+
+@pytest.mark.parametrize("form", ["base64", "bytes", "array", "lists"])
+def test_the_typed_column_accepts_each_form_of_an_image(served, form):
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    forms = {"base64": base64.b64encode(png).decode(), "bytes": png, "array": image, "lists": image.tolist()}
+    expected = served.predict(pd.DataFrame({"image": [forms["base64"]]}))
+    pd.testing.assert_frame_equal(served.predict(pd.DataFrame({"image": [forms[form]]})), expected, rtol=1e-5)

@@ -12,6 +12,7 @@ from mem.errors import UserError
 from mem.frozen import FittedHead, fit_head, head_settings, load_fitted
 from mem.frozen.defaults import methods
 from mem.heads.lws import LwsHead
+from mem.heads.mem.head import MemHead
 
 COUNTS = (120, 110, 60, 40, 15, 10)
 WIDTH, TOKENS = 12, 3
@@ -37,7 +38,10 @@ def quick(method: str, **settings) -> dict:
     return {"method": method, **({"training": QUICK} if learns else {}), **settings}
 
 
-@pytest.mark.parametrize("method", sorted(methods()))
+FOR_EXPERTS = {name for name, section in methods().items() if section.requires_experts}
+
+
+@pytest.mark.parametrize("method", sorted(methods().keys() - {"finetuned", "zero_shot"} - FOR_EXPERTS))
 def test_every_method_can_be_fitted_by_its_name(method):
     features, labels = make_features()
     head = fit_head(quick(method), features, labels, val=make_features(seed=1), quiet=True)
@@ -94,6 +98,21 @@ def test_mem_returns_group_weights_and_norms(head_input):
     torch.testing.assert_close(head(batch), head.logits(features[:5]), rtol=1e-4, atol=1e-4)
 
 
+def test_the_crops_of_an_image_have_its_mean_logits():
+    features, labels = make_features()
+    head = fit_head({"method": "mem", "classifier_from": "crt", "training": QUICK}, features, labels, quiet=True)
+    crops = make_features(seed=2)[0][:30]
+    expected = head.logits(crops).reshape(6, 5, -1).mean(dim=1)
+    torch.testing.assert_close(head.logits(crops, crops=5), expected)
+    torch.testing.assert_close(head.probabilities(crops, crops=5), expected.softmax(dim=1))
+    assert head.predict(crops, crops=5).tolist() == expected.argmax(dim=1).tolist()
+    for found, single in zip(head.groups(crops, crops=5), head.groups(crops), strict=True):
+        torch.testing.assert_close(found, single.reshape(6, 5, -1).mean(dim=1))
+    for number in (0, 4):
+        with pytest.raises(UserError, match=f"not the crops of a whole number of images, with {number}"):
+            head.logits(crops, crops=number)
+
+
 def test_thresholds_of_the_shot_groups_are_used():
     features, labels = make_features()
     head = fit_head(quick("mem"), features, labels, shots=config.Shots(many_above=115, few_below=12), quiet=True)
@@ -112,9 +131,10 @@ def test_a_head_starts_from_the_given_classifier():
     crt = fit_head(quick("crt"), features, labels, quiet=True)
     start = fit_head(quick("mem", training={"epochs": 1, "lr": 1e-9}), features, labels, classifier=crt, quiet=True)
     torch.testing.assert_close(start.logits(features), crt.logits(features), rtol=1e-4, atol=1e-4)
-    tuned = fit_head(config.Ce(method="ce"), features, labels, classifier=layer, quiet=True)
     expected = layer(torch.from_numpy(features)).detach()
-    torch.testing.assert_close(tuned.logits(features), expected, rtol=1e-5, atol=1e-5)
+    for unchanged in (config.Ce(method="ce"), "finetuned"):
+        tuned = fit_head(unchanged, features, labels, classifier=layer, quiet=True)
+        torch.testing.assert_close(tuned.logits(features), expected, rtol=1e-5, atol=1e-5)
 
 
 NO_STEPS = {"epochs": 1, "lr": 1e-9}
@@ -130,6 +150,17 @@ def test_a_head_starts_from_the_head_that_classifier_from_names(method, first):
     started = {"method": method, "classifier_from": first, "training": NO_STEPS}
     head = fit_head(started, features, labels, val=val, quiet=True)
     torch.testing.assert_close(head.logits(features), expected.logits(features), rtol=1e-3, atol=1e-3)
+
+
+def test_by_default_mem_starts_from_ce_and_trains_its_classifier():
+    features, labels = make_features()
+    ce = fit_head("ce", features, labels, quiet=True)
+    start = fit_head(quick("mem", training=NO_STEPS), features, labels, quiet=True)
+    torch.testing.assert_close(start.logits(features), ce.logits(features), rtol=1e-3, atol=1e-3)
+    trained = fit_head("mem", features, labels, classifier=ce, quiet=True)
+    assert isinstance(trained.head, MemHead)
+    assert (trained.head.classifier.weight - ce.head.get_parameter("weight")).abs().max() > 1e-3
+    assert torch.equal(trained.logits(features), fit_head("mem", features, labels, quiet=True).logits(features))
 
 
 def test_warm_crt_continues_the_training_of_crt():
@@ -184,6 +215,12 @@ def test_tau_is_chosen_on_val_and_reported():
         assert "Pass val=(features, labels), or a single value" in str(error.value)
         assert "dataset" not in str(error.value)
         assert fit_head({"method": method, "taus": [1.0]}, features, labels, quiet=True).results["tau"] == 1.0
+
+
+def test_one_head_per_expert_requires_experts():
+    features, labels = make_features()
+    with pytest.raises(UserError, match="requires the experts of a finetuned backbone"):
+        fit_head(quick("crt", per_expert=True), features, labels, quiet=True)
 
 
 def test_the_images_of_a_holdout_count_for_the_groups_of_classes(tmp_path):
@@ -280,13 +317,18 @@ def test_an_empty_group_is_refused_and_a_group_smaller_than_top_k_uses_all_its_c
     [
         ("mems", r"Unknown method mems\. Did you mean mem\?"),
         ({"method": "mem", "xii": 3}, "Invalid settings of mem: unknown key `xii`; did you mean `xi`"),
-        ({"method": "mem", "xii": 3}, "Allowed here: method, partition, groups, .*, classifier_from, training"),
+        (
+            {"method": "mem", "xii": 3},
+            "Allowed here: .*method, partition, groups, .*, classifier_from, per_expert, training",
+        ),
         ({"method": "crt", "training": {"epoch": 3}}, r"unknown key `training\.epoch`; did you mean `epochs`"),
         ({"method": "mem", "width": "wide"}, "Invalid settings of mem: `width` is 'wide': input should be a valid int"),
         ({"method": "tau", "taus": 0.5}, r"`taus` is 0\.5: expected a list, for example \[0\.5\]"),
         ({"xi": 50}, r"`method` is missing from \['xi'\]\. Add it"),
         ({"method": "mem", "mu": 30.0}, r"mu \(30\) must be smaller than xi"),
         (config.Ce(method="ce"), "ce: requires `training` or a finetuned classifier"),
+        ("finetuned", "finetuned: requires the finetuned classifier"),
+        ("ensemble", "ensemble: requires the experts of a backbone that a study finetuned"),
         ({"method": "mem", "classifier_from": "mine"}, "classifier_from is `mine`"),
     ],
 )

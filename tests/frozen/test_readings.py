@@ -14,13 +14,14 @@ from mem.heads.base import Linear
 from tests.frozen.test_fit_head import QUICK, make_features
 
 READINGS: dict[str, dict[str, Any]] = {
-    "softmax": {"weight": "softmax", "temperature": 0.3},
+    "softmax": {"weight": "softmax", "temperature": 0.3, "classifier": "frozen", "classifier_from": "crt"},
     "sigmoid": {"weight": "sigmoid", "temperature": "learned", "classifier": "trained"},
-    "mixture": {"weight": "mixture", "input": "tokens", "pool": "norm"},
+    "mixture": {"weight": "mixture", "input": "tokens", "pool": "norm", "classifier": "frozen"},
     "two phases": {"phases": "regularisation_first", "classifier": "trained", "norms": "raw"},
     "prior": {"prior_in_loss": True, "training": {**QUICK, "sampler": "instance"}},
     "fresh": {"classifier": "fresh", "classifier_lr_scale": 30.0, "logits": "centred", "reo_scale": "xi_squared"},
-    "literal": {"weight": "free", "norms": "raw", "fusion_init": "default", "classifier_from": "ce"},
+    "literal": {"weight": "free", "norms": "raw", "fusion_init": "default", "classifier": "frozen"},
+    "former default": {"classifier": "frozen", "classifier_from": "crt", "training": {**QUICK, "lr": 1e-3}},
 }
 
 

@@ -22,15 +22,25 @@ TRAINING = config.HeadTraining(
 )
 HEADS: dict[str, config.Head] = {
     "ce": config.Ce(method="ce"),
+    "finetuned": config.Finetuned(method="finetuned"),
     "probe": config.Ce(method="ce", training=TRAINING),
     "tau": config.Tau(method="tau", taus=(0.0, 1.0)),
     "crt": config.Crt(method="crt", training=TRAINING),
     "lws": config.Lws(method="lws", training=TRAINING),
+    "mislas": config.Mislas(
+        method="mislas", smoothing_head=0.4, smoothing_tail=0.1, classifier_lr_factor=0.2, training=TRAINING
+    ),
     "ncm": config.Ncm(method="ncm"),
     "logit_adjustment": config.LogitAdjustment(method="logit_adjustment", taus=(1.0,)),
     "logit_adjusted_loss": config.LogitAdjustedLoss(method="logit_adjusted_loss", tau=1.5, training=TRAINING),
     "balanced_softmax": config.BalancedSoftmax(method="balanced_softmax", training=TRAINING),
     "warm_crt": config.Crt(method="crt", classifier_from="ce", training=TRAINING),
+    "cosine_probe": config.Ce(method="ce", cosine_scale=20, training=TRAINING),
+    "cosine_crt": config.Crt(method="crt", cosine_scale=20, training=TRAINING),
+    "cosine_balanced_softmax": config.BalancedSoftmax(method="balanced_softmax", cosine_scale=20, training=TRAINING),
+    "cosine_logit_adjusted_loss": config.LogitAdjustedLoss(
+        method="logit_adjusted_loss", tau=1.5, cosine_scale=20, training=TRAINING
+    ),
     "group_constants": group_constants(),
     "logit_fusion": logit_fusion(),
     "logit_fusion_mixture": logit_fusion(weight="mixture", classifier="trained", partition="random_even", groups=2),

@@ -43,7 +43,7 @@ def test_a_warm_head_has_the_prior_in_its_loss(method):
     assert float(build_head(WARM[method], inputs).loss(z, labels)[0].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-LINEAR_SETTINGS = {name: settings for name, settings in HEADS.items() if isinstance(settings, config.LINEAR)}
+LINEAR_SETTINGS = {name: settings for name, settings in HEADS.items() if config.is_linear(settings)}
 
 
 @pytest.mark.parametrize("name", LINEAR_SETTINGS)
@@ -70,7 +70,7 @@ def test_post_hoc_logit_adjustment_becomes_part_of_the_bias():
 @pytest.mark.parametrize("name", HEADS)
 def test_the_schema_and_the_heads_agree_on_which_heads_are_linear(name):
     head = build_head(HEADS[name], head_inputs())
-    assert (head.as_linear() is not None) == isinstance(HEADS[name], config.LINEAR)
+    assert (head.as_linear() is not None) == config.is_linear(HEADS[name])
 
 
 def test_mem_on_tau_has_the_normalised_weights_and_no_bias():

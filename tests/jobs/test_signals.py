@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import time
@@ -18,6 +20,20 @@ def test_outside_a_training_a_stop_is_raised_at_once(number):
         os.kill(os.getpid(), number)
         time.sleep(5)
     assert stop.reason == number.name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_during_a_message_is_not_lost(number):
+    class StreamOfAnInterruptedWrite(io.StringIO):
+        def write(self, text: str) -> int:
+            os.kill(os.getpid(), number)
+            return super().write(text)
+
+    handler = logging.StreamHandler(StreamOfAnInterruptedWrite())
+    logger = logging.Logger("test of signals")
+    logger.addHandler(handler)
+    with StopSignals(), pytest.raises(Stopped):
+        logger.warning("Rank 0 waits")
 
 
 def test_during_a_training_a_stop_is_only_recorded():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mem.errors import UserError
@@ -51,6 +53,32 @@ def test_predictions_are_read_as_they_were_written(tmp_path, mem, top):
         assert split_scores(found[name], about) == split_scores(split, ABOUT)
 
 
+def test_the_number_of_experts_is_averaged_by_shot_group(tmp_path):
+    split = replace(predicted(6), experts_used=np.array([1, 2, 3, 3, 1, 1]))
+    write_predictions(tmp_path / "p.parquet", ABOUT, {"test": split})
+    found = read_predictions(tmp_path / "p.parquet")[1]["test"]
+    np.testing.assert_array_equal(found.experts_used, split.experts_used)
+    scores = split_scores(found, ABOUT)
+    assert scores["experts_used"] == {"many": 1.5, "medium": 3.0, "few": 1.0, "all": 1.8333}
+    assert scalars(scores)["experts_used_medium"] == 3.0
+    assert "experts_used" not in split_scores(predicted(6), ABOUT)
+
+
+def test_with_crops_the_number_of_experts_is_a_mean_and_the_file_names_the_crops(tmp_path):
+    used = np.array([1.5, 2, 3, 3, 1, 1.25], dtype=np.float32)
+    path, about = tmp_path / "p.parquet", replace(ABOUT, crops="five crops at 248")
+    write_predictions(path, about, {"test": replace(predicted(6), experts_used=used)})
+    found = read_predictions(path)[1]["test"]
+    assert found.experts_used is not None and found.experts_used.tolist() == used.tolist()
+    assert split_scores(found, about)["experts_used"]["many"] == 1.75
+    assert read_metadata(path).crops == about.crops
+    write_predictions(path, ABOUT, {"test": predicted(6)})
+    content = json.loads(pq.read_schema(path).metadata[b"mem"])
+    assert read_metadata(path).crops == "" and "crops" not in content, (
+        "files without crops are those of earlier versions"
+    )
+
+
 def test_names_that_are_not_utf_8_are_escaped(tmp_path):
     split = replace(predicted(1), names=["caf\udce9.png"])
     write_predictions(tmp_path / "p.parquet", ABOUT, {"test": split})
@@ -60,7 +88,7 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path):
 def test_scores_are_percentages_and_null_for_a_shot_group_without_images():
     everything = predicted(60)
     some = np.flatnonzero(everything.labels < 4)
-    without = Predictions(**{k: v[some] for k, v in vars(everything).items() if k != "names"})
+    without = Predictions(**{k: v[some] for k, v in vars(everything).items() if k not in ("names", "experts_used")})
     scores = split_scores(without, ABOUT)
     assert classes_without_images(without, 6) == [4, 5]
     assert scores["accuracy"]["few"] is None

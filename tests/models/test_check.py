@@ -145,3 +145,25 @@ def test_weights_for_another_image_size_are_checked_without_values(write):
     values = yaml.safe_load(Path("study.yaml").read_text())
     values["backbone"]["image_size"] *= 2
     assert check_backbone(Study.model_validate(values | {"initial": {"file": "w.pth"}})) == ""
+
+
+def test_a_missing_file_of_class_embeddings_is_found(write, mini_values, capsys):
+    text = {"source": "text", "model": "ViT-B-16", "file": "clip.pt", "prompts": ["a {}"]}
+    start = {"finetune": mini_values["finetune"] | {"initial_classifier": {"source": "file", "file": "rows.npy"}}}
+    zero_shot = {
+        "pretrain": None,
+        "finetune": None,
+        "backbone": {"name": "m", "kind": "module", "module": "m.py:f", "image_size": 8, "center_crop": 1.0},
+        "features": {"views": 0, "tokens": False},
+        "heads": {"zero_shot": {"embeddings": text, "scale": 100}},
+        "compute": {},
+    }
+    Path("m.py").write_text("f = None")
+    for changes, expected in (
+        (start, "finetune.initial_classifier.file: rows.npy not found. Expected a file with class embeddings"),
+        (zero_shot, "heads.zero_shot.embeddings.file: clip.pt not found. Expected a file with the weights of the text"),
+    ):
+        assert main(["config", "--check", write(changes)]) == 2
+        assert expected in capsys.readouterr().err
+    Path("rows.npy").write_bytes(b"")
+    assert main(["config", "--check", write(start)]) == 0

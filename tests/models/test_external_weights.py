@@ -213,6 +213,14 @@ def test_a_web_page_an_empty_file_and_a_text_are_recognised(tmp_path):
     assert "weights file not found" in error_message(tmp_path / "none.pth")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_recognised(tmp_path, name):
+    content = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=rf"{name}: this is a pointer of Git LFS, not the file itself\. Run `git lfs"):
+        read_checkpoint(tmp_path / name, shapes_only=True)
+
+
 def test_weights_of_another_architecture_are_recognised(tmp_path):
     import timm
 

@@ -14,7 +14,9 @@ from mem.cli.main import main
 from mem.config import OFFICIAL, Initial, OfficialWeights
 from mem.config.initial import OFFICIAL as TABLE
 from mem.errors import UserError
-from mem.models.weights.official import fetch_official, weights_file, weights_folder
+from mem.models.weights.licences import Licence, licence_warning
+from mem.models.weights.official import fetch_official, weights_folder
+from mem.models.weights.sources import verify_weights, weights_file
 
 pytestmark = pytest.mark.stage  # starts a server
 CONTENT = bytes(range(256)) * 12000
@@ -72,7 +74,7 @@ def offer(monkeypatch, tmp_path, server):
 
     def register(checksum: str | None, address: str | None = None) -> None:
         address = address or f"http://127.0.0.1:{server.server_port}/weights.pth"
-        monkeypatch.setitem(TABLE, NAME, OfficialWeights("test", address, checksum, "the test"))  # type: ignore[arg-type]
+        monkeypatch.setitem(TABLE, NAME, OfficialWeights("test", address, checksum, "the test", {}, "cc-by-nc-4.0"))  # type: ignore[arg-type]
 
     return register
 
@@ -92,8 +94,38 @@ def test_a_checkpoint_is_fetched_once_and_verified(offer, server, messages):
     assert path.read_bytes() == CONTENT
     assert fetch_official(NAME, None, messages.append) == path
     assert len(server.requests) == 1
-    assert messages == [f"{NAME} is stored: {path}", f"{NAME} is already stored: {path}"]
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    not_authenticated = (
+        f"{NAME} is not authenticated: checked by a 24-bit prefix of MD5 only, which detects only damage."
+    )
+    licence = [f"{NAME}: licence: cc-by-nc-4.0", licence_warning(NAME, Licence("cc-by-nc-4.0"))]
+    assert messages == [
+        *licence,
+        f"{NAME} is stored: {path}",
+        f"{not_authenticated} Its SHA-256 is recorded on this first use, and later downloads must equal it: {digest}",
+        *licence,
+        f"{NAME} is already stored: {path}",
+        f"{not_authenticated} Its SHA-256 equals the one that was recorded on first use: {digest}",
+    ]
+    verification = verify_weights(Initial(weights=NAME), path)
+    assert (verification.sha256, verification.authenticated) == (digest, False)
     assert {p.name for p in path.parent.iterdir()} == {"weights.pth", "weights.pth.json", ".weights.pth.lock"}
+
+
+def test_a_full_sha256_authenticates_a_checkpoint(offer, messages):
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    offer(f"sha256:{digest}")
+    path = fetch_official(NAME, None, messages.append)
+    assert messages[-1] == f"{NAME} is authenticated by the full SHA-256 that is published: {digest}"
+    assert verify_weights(Initial(weights=NAME), path).authenticated
+
+
+def test_a_file_that_changed_since_it_was_downloaded_is_rejected_by_stages(offer, messages):
+    offer(None)
+    path = fetch_official(NAME, None, messages.append)
+    path.write_bytes(b"other")
+    with pytest.raises(UserError, match="changed since it was downloaded"):
+        verify_weights(Initial(weights=NAME), path)
 
 
 def test_an_interrupted_download_resumes(offer, server, messages):
@@ -137,8 +169,8 @@ def test_without_a_published_checksum_the_first_download_sets_it(offer, server, 
     offer(None)
     path = fetch_official(NAME, None, messages.append)
     digest = hashlib.sha256(CONTENT).hexdigest()
-    recorded = f"Recorded its SHA-256 to verify later downloads: {digest}"
-    assert messages[-1] == f"No checksum is published for this file. {recorded}"
+    assert messages[-1].startswith(f"{NAME} is not authenticated: no checksum is published. Its SHA-256 is recorded")
+    assert messages[-1].endswith(digest)
     assert json.loads(path.with_name("weights.pth.json").read_text())["sha256"] == digest
     path.unlink()
     server.content = CONTENT[:-1]
@@ -161,12 +193,20 @@ def test_without_a_network_the_message_describes_a_manual_way_that_works(offer, 
     message = capsys.readouterr().err
     assert "cannot be downloaded: " in message
     assert "Alternatively, download http://127.0.0.1:9/weights.pth with a browser or on another machine" in message
+    assert f"run: mem weights get {NAME} --from FILE" in message
     assert "Traceback" not in message
+    assert main(["weights", "get", NAME, "--from", str(tmp_path / "none")]) == 2
+    assert "none: no such file (--from). Pass a weights file or its address." in capsys.readouterr().err
     copy = tmp_path / "copy.pth"
     copy.write_bytes(CONTENT)
     assert main(["weights", "get", NAME, "--from", str(copy)]) == 0
     assert (weights_folder() / "weights.pth").read_bytes() == CONTENT
     assert main(["weights", "get", NAME, "--from", str(tmp_path / "none")]) == 0  # already stored
+    record = weights_folder() / "weights.pth.json"
+    record.write_text("{")
+    capsys.readouterr()
+    assert main(["weights", "show", NAME]) == 2
+    assert f"{record}: this record of the SHA-256 of a download is damaged" in capsys.readouterr().err
 
 
 def test_an_error_status_of_the_server_is_reported(offer, server, messages):

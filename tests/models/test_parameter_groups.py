@@ -89,6 +89,14 @@ def test_steps_follow_a_warm_up_and_end_at_the_smallest_rate():
     assert [lr(step) for step in (0, 10, 20, 39, 40, 79, 80)] == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.05])
 
 
+@pytest.mark.parametrize(("images", "batch"), [(100, 10), (37, 12), (62_500, 128), (99, 7)])
+def test_steps_can_have_different_distances(images, batch):
+    lr = warmup_steps(2.0, 0.0, 0.0, ((6, 8), 0.1), images / batch)
+    for step in range(0, 10 * images // batch, max(1, images // batch // 50)):
+        decays = (step * batch >= 6 * images) + (step * batch >= 8 * images)
+        assert lr(step) == pytest.approx(2 * 0.1**decays), step
+
+
 def test_with_decay_all_every_parameter_decays():
     with torch.device("meta"):
         model = build(VIT_B.model_copy(update={"depth": 2}), 10)

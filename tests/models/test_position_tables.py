@@ -80,6 +80,28 @@ def test_grids_are_interpolated_as_by_timm():
         torch.testing.assert_close(value, timm.models.nest.resize_pos_embed(weights[name], value))
 
 
+@pytest.mark.parametrize(
+    ("name", "patch", "prefix"),
+    [
+        ("vit_small_patch14_dinov2", 14, 1),
+        ("vit_small_patch14_reg4_dinov2", 14, 0),  # neither the class token nor the registers have a position
+        ("flexivit_small", 16, 0),
+        ("cait_xxs24_224", 16, 0),
+        ("deit_tiny_distilled_patch16_224", 16, 2),
+    ],
+)
+@pytest.mark.parametrize("side", [2, 6])
+def test_positions_are_interpolated_after_the_tokens_that_are_no_patches(name, patch, prefix, side):
+    options: dict[str, Any] = {"embed_dim": 8, "depth": 1, "num_heads": 1}
+    source = timm.create_model(name, img_size=4 * patch, **options)
+    target = timm.create_model(name, img_size=side * patch, **options)
+    table = torch.rand_like(source.state_dict()["pos_embed"])
+    expected = timm.layers.resample_abs_pos_embed(table, [side, side], num_prefix_tokens=prefix, antialias=False)
+    resized = resize_position_tables({**source.state_dict(), "pos_embed": table}, target)["pos_embed"]
+    torch.testing.assert_close(resized, expected)
+    assert torch.equal(resized[:, :prefix], table[:, :prefix])
+
+
 def test_positions_of_a_decoder_are_interpolated_too():
     weights = MaskedAutoencoder(SMALL, DECODER, 0.5, True).state_dict()
     larger = MaskedAutoencoder(SMALL.model_copy(update={"image_size": 24}), DECODER, 0.5, True)

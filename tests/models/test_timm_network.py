@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from mem.config import TimmNetwork
-from mem.config.backbones import _is_in_timms_sources
+from mem.config.timm_names import is_registered
 from mem.distributed import SINGLE_PROCESS, World
 from mem.errors import UserError
 from mem.models.backbones import build
@@ -150,10 +150,10 @@ def test_a_network_without_batchnorm_works():
 def test_timms_sources_contain_the_architectures_that_timm_lists():
     names = timm.list_models()
     assert len(names) > 1000
-    assert all(map(_is_in_timms_sources, random.Random(0).sample(names, 50)))
-    assert not _is_in_timms_sources("resnext50_32x4")
-    assert not _is_in_timms_sources("resnet")  # the beginning of several names
-    assert not _is_in_timms_sources("\ud800")
+    assert all(map(is_registered, random.Random(0).sample(names, 50)))
+    assert not is_registered("resnext50_32x4")
+    assert not is_registered("resnet")  # the beginning of several names
+    assert not is_registered("\ud800")
 
 
 def test_drop_path_without_residual_branches_is_rejected():

@@ -41,9 +41,13 @@ def test_vision_transformers_have_the_flops_of_pytorchs_counter(name, pretrain_g
     assert study.pretrain is not None
     autoencoder, encoder_weights = model_costs.autoencoder_cost(study, study.pretrain)
     assert autoencoder.training_flops / 1e9 == pytest.approx(pretrain_gflop, rel=0.01)
-    classifier = model_costs.classifier_cost(study, 1000).cost
+    classifier = _classifier_cost(study).cost
     assert classifier.training_flops / 1e9 == pytest.approx(finetune_gflop, rel=0.01)
     assert encoder_weights < autoencoder.trained_parameters < autoencoder.parameters
+
+
+def _classifier_cost(study: Study) -> model_costs.ClassifierCost:
+    return model_costs.classifier_cost(study, study.finetune, 1000)
 
 
 def with_backbone(mini_values: dict, backbone: dict, *, pretrained: bool) -> Study:
@@ -63,13 +67,18 @@ def test_convmae_computes_its_early_stages_on_visible_positions_only(mini_values
 
 def test_grouped_convolutions_cost_three_times_their_forward_pass_in_training(mini_values):
     resnext = {"kind": "timm", "model": "resnext50_32x4d", "norm_batch": 64}
-    classifier = model_costs.classifier_cost(with_backbone(mini_values, resnext, pretrained=False), 1000)
+    classifier = _classifier_cost(with_backbone(mini_values, resnext, pretrained=False))
     assert (classifier.width, classifier.tokens) == (2048, 49)
     assert classifier.cost.parameters == 25_028_904
     # 4.26 billion multiply-adds (Xie et al. 2017, table 2: "4.2").
     assert classifier.cost.forward_flops / 1e9 == pytest.approx(8.5, rel=0.01)
     # No gradient is computed for the input of the first convolution.
     assert classifier.cost.training_flops == pytest.approx(3 * classifier.cost.forward_flops, rel=0.02)
+
+
+def test_batch_norm_after_a_feature_map_of_one_position_can_be_counted(mini_values):
+    resnet = {"name": "c", "kind": "timm", "model": "resnet10t", "image_size": 32, "norm_batch": 64, "center_crop": 1.0}
+    assert _classifier_cost(with_backbone(mini_values, resnet, pretrained=False)).cost.training_flops > 0
 
 
 def test_a_linear_layer_has_the_flops_and_activations_of_the_textbook():
@@ -101,10 +110,10 @@ def test_bf16_halves_activations_and_adds_copies_of_the_weights():
 
 
 def test_memory_grows_with_the_micro_batch_up_to_the_share_of_a_rank():
-    model = model_costs.classifier_cost(at_paper_scale("vit_base"), 1000).cost
+    model = _classifier_cost(at_paper_scale("vit_base")).cost
 
     def memory(**compute):
-        return training_memory(model, "adamw", Compute(**compute), 1024, average=False)
+        return training_memory(model, "adamw", Compute(**compute), 1024, averaged=0)
 
     assert memory().batch == 1024
     assert memory(gpus_per_node=4, nodes=2).batch == 128

@@ -83,7 +83,7 @@ def test_a_custom_module_is_always_counted(folder, tmp_path, monkeypatch):
         {"backbone": backbone, "pretrain": None, "finetune": None, "heads": {"ce": {"training": training}}},
     )
     for _ in range(2):
-        known_costs.classifier_cost(study, 10)
+        known_costs.classifier_cost(study, study.finetune, 10)
     assert len(counted) == 2
     assert not folder.exists()
 

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from mem.cli.main import main
-from mem.config import Study
+from mem.config import Evaluate, Study
 from mem.config.load import load_study
 from mem.metrics import best_in_group
 from mem.metrics.predictions import PREDICTIONS_FILE, PredictionMetadata, Predictions, write_predictions
@@ -50,7 +50,9 @@ def write_runs(
             results["classes"] = [str(k) for k in range(10)]
         (at / "log.jsonl").write_text("")
         if run.stage == "evaluate":
-            _write_evaluation(at, run, 0.6 + (gain or {}).get(str(run.labels["variant"]), 0.0), without_few)
+            _write_evaluation(
+                at, run, 0.6 + (gain or {}).get(str(run.labels["variant"]), 0.0), without_few, study.evaluate
+            )
         record = {
             "stage": run.stage,
             "key": run.key,
@@ -71,7 +73,7 @@ def write_runs(
     return runs
 
 
-def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) -> None:
+def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool, evaluate: Evaluate | None) -> None:
     shots = np.array(SHOTS)
     mem = run.labels["method"] == "mem"
     about = PredictionMetadata(
@@ -97,7 +99,8 @@ def _write_evaluation(at: Path, run: Run, accuracy: float, without_few: bool) ->
     splits = {"val": split, "test": split}
     write_predictions(at / PREDICTIONS_FILE, about, splits)
     scores = {name: split_scores(each, about) for name, each in splits.items()}
-    content = {"thresholds": about.thresholds, "class_counts": list(COUNTS), "splits": scores}
+    content: dict[str, object] = {"thresholds": about.thresholds, "class_counts": list(COUNTS), "splits": scores}
+    content |= {} if evaluate is None else {"crops": evaluate.crops.model_dump()}
     (at / "metrics.json").write_text(json.dumps(content))
 
 
@@ -119,14 +122,25 @@ def mem_grid(variants: int) -> dict[str, object]:
     return {"sweeps": {"xi": {"of": "mem", "over": {"xi": list(xis), "weight": ["free", "additive"]}}}}
 
 
-def rows_of_two_seeds(study: str, dataset: str, backbone: str, **accuracies: float) -> list[ScoreRow]:
-    """Return rows on test for heads that are named after their methods, for two seeds that differ by one point."""
+def rows_of_two_seeds(
+    study: str, dataset: str, backbone: str, *, method: str | None = None, finetuning: str = "", **accuracies: float
+) -> list[ScoreRow]:
+    """Return rows on test for two seeds that differ by one point.
+
+    Args:
+        study: Name of the study.
+        dataset: Name of the dataset.
+        backbone: Name of the backbone.
+        method: Method of the heads. Default: the part of the head's name before the first underscore.
+        finetuning: Variant of finetuning that the heads use.
+        accuracies: Accuracy of each head.
+    """
     return [
         ScoreRow(
             study=study,
             dataset=dataset,
             backbone=backbone,
-            method=name.partition("_")[0],
+            method=method or name.partition("_")[0],
             variant=name,
             seed=seed,
             order=0,
@@ -137,6 +151,7 @@ def rows_of_two_seeds(study: str, dataset: str, backbone: str, **accuracies: flo
             few=accuracy,
             all=accuracy + seed,
             key="k",
+            finetuning=finetuning,
         )
         for name, accuracy in accuracies.items()
         for seed in (0, 1)

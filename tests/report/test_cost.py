@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from mem.config import Study
 from mem.report.cost import cost_by_run, cost_by_stage
 from mem.runs.dag import Run, study_runs
 from mem.stages.report import _record_with_total_seconds
@@ -49,3 +50,41 @@ def test_an_attempt_that_resumed_after_the_last_step_has_no_speed(pretrain):
     by_run, by_stage = (table([pretrain], {pretrain.key: record}) for table in (cost_by_run, cost_by_stage))
     assert (pretrain_row(by_run)["images/s"], pretrain_row(by_run)["data wait"]) == ("", "")
     assert (pretrain_row(by_stage)["images/s"], pretrain_row(by_stage)["data wait"]) == ("-", "-")
+
+
+def test_each_finetuning_has_its_own_cost_and_its_time_relative_to_finetune(tmp_path, mini_values):
+    mini_values |= {"finetune_variants": {"short": {"epochs": 3}}, "seeds": [0, 1]}
+    mini_values["heads"] |= {"ce_short": {"method": "ce", "finetuning": "short"}}
+    study = Study.model_validate(mini_values)
+    runs = write_runs(tmp_path, study)[:-1]
+    records = {run.key: json.loads((tmp_path / run.folder / "run.json").read_text()) for run in runs}
+    for run in runs:
+        if run.labels.get("finetuning") == "short":
+            records[run.key]["seconds"] = 9.0
+    header, *lines = cost_by_stage(runs, records)
+    table = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    assert len(table) == len(lines)
+    names = [name for name in table if name.startswith(("finetune", "features"))]
+    assert names == ["finetune", "finetune short", "features", "features short"]
+    assert [table[name]["time / finetune"] for name in names] == ["1.00", "0.25", "-", "-"]
+    assert [(table[name]["runs"], table[name]["hours"]) for name in names[:2]] == [("2", "0.02"), ("2", "0.005")]
+
+
+def test_the_numbers_of_trained_parameters_are_those_of_the_runs(tmp_path, mini):
+    runs = [run for run in write_runs(tmp_path, mini) if run.stage in ("convert", "finetune", "train_head")]
+    records = {run.key: json.loads((tmp_path / run.folder / "run.json").read_text()) for run in runs}
+    for i, run in enumerate(runs):
+        parameters = {"finetune": {"parameters": 25_028_904}, "train_head": {"parameters": 1000 * (i + 1)}}
+        records[run.key]["results"] = parameters.get(run.stage, {})
+    header, *lines = cost_by_stage(runs, records)
+    shown = {line[0]: dict(zip(header, line, strict=True))["trained parameters"] for line in lines}
+    heads = [index + 1 for index, run in enumerate(runs) if run.stage == "train_head"]
+    assert shown == {
+        "convert": "-",
+        "finetune": "25 M",
+        "train_head": f"{heads[0] / 1e3:.3g} to {heads[-1] / 1e3:.3g} M",
+    }
+
+
+def test_a_study_with_one_finetuning_has_no_column_for_relative_times(pretrain):
+    assert "time / finetune" not in cost_by_stage([pretrain], {pretrain.key: _record_with_total_seconds(pretrain)})[0]

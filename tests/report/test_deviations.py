@@ -45,12 +45,18 @@ def test_the_default_reading_is_reported_as_a_departure():
     ("change", "setting", "expected"),
     [
         ({"finetune": {"weight_decay": 0.3}}, "finetune.weight_decay", ("0.05", "0.3")),
+        ({"finetune": {"sampler": "sqrt"}}, "finetune.sampler", ("instance", "sqrt")),
         ({"finetune": {"warmup_epochs": 0}}, "finetune.warmup_epochs", ("5", "0")),
         ({"finetune": {"layer_decay": 1.0}}, "finetune.layer_decay", ("as He et al. (2022): 0.65 to 0.75", "1 (none)")),
         (
             {"finetune": {"step_decay": {"every_epochs": 30, "factor": 0.1}}},
             "finetune.step_decay",
             ("cosine schedule", "factor 0.1 every 30 epochs"),
+        ),
+        (
+            {"finetune": {"step_decay": {"at_epochs": [20, 30], "factor": 0.1}}},
+            "finetune.step_decay",
+            ("cosine schedule", "factor 0.1 at epochs 20, 30"),
         ),
         (
             {"pretrain": {"step_decay": {"every_epochs": 30, "factor": 0.1}}},
@@ -66,6 +72,53 @@ def test_the_default_reading_is_reported_as_a_departure():
 def test_a_setting_that_differs_from_the_paper_is_in_the_table(change, setting, expected):
     assert setting not in recipe("imagenet_lt_vit_base")
     assert recipe("imagenet_lt_vit_base", change)[setting] == expected
+
+
+def test_experts_are_one_setting(mini_values):
+    mini_values["features"]["tokens"] = False
+    mini_values["finetune"]["experts"] = {"number": 3, "own_from": "blocks.1"}
+    mini_values["heads"] = {"ce": None}
+    found = {name: cells for name, cells in table(Study.model_validate(mini_values)).items() if "experts" in name}
+    assert found == {"finetune.experts": ("none", "3, each with its own blocks.1")}
+
+
+FINETUNED = {"method": "finetuned", "finetuning": "balanced"}
+VARIANTS = {"balanced": {"objective": {"name": "logit_adjustment", "tau": 1.5}, "weight_decay": 0.3, "base_lr": 0.5}}
+
+
+def test_a_variant_of_finetuning_has_a_line_for_each_setting_that_differs_from_finetune():
+    change = {"finetune": {"epochs": 50}, "finetune_variants": VARIANTS, "heads": {"end_to_end": FINETUNED}}
+    found = recipe("imagenet_lt_vit_base", change)
+    sections = {name: cells for name, cells in found.items() if name.startswith("finetune")}
+    assert sections == {
+        "finetune.epochs": ("100", "50"),
+        "finetune_variants.balanced.objective": ("cross_entropy", "logit_adjustment, tau 1.5"),
+        "finetune_variants.balanced.weight_decay": ("0.05", "0.3"),
+        "finetune_variants.balanced.base_lr": ("not stated", "0.5"),
+    }
+
+
+def test_a_finetuning_that_no_head_uses_has_no_line(mini_values):
+    mini_values["finetune_variants"] = VARIANTS
+    mini_values["heads"] = {"end_to_end": FINETUNED}
+    found = table(Study.model_validate(mini_values))
+    sections = {name: cells for name, cells in found.items() if name.startswith("finetune")}
+    # Without lines for `finetune`, the variant has a line for every difference from the paper.
+    assert sections == {
+        "finetune_variants.balanced.objective": ("cross_entropy", "logit_adjustment, tau 1.5"),
+        "finetune_variants.balanced.weight_decay": ("0.05", "0.3"),
+        "finetune_variants.balanced.epochs": ("100", "6"),
+        "finetune_variants.balanced.warmup_epochs": ("5", "1"),
+    }
+
+
+def test_the_finetuning_of_a_head_is_not_a_setting_of_mem(mini_values):
+    mini_values["finetune_variants"] = {"short": {"epochs": 3}}
+    mini_values["heads"] |= {"ce_short": {"method": "ce", "finetuning": "short"}}
+    mini_values["heads"]["mem"] |= {"finetuning": "short", "classifier_from": "ce_short"}
+    found = table(Study.model_validate(mini_values))
+    assert "mem: finetuning" not in found
+    assert found["finetune_variants.short.epochs"] == ("100", "3")
 
 
 def test_a_recipe_has_no_deviation_in_what_the_paper_states():

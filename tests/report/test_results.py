@@ -76,6 +76,24 @@ def test_the_group_recall_of_all_images_is_that_of_the_predictions():
     assert found.group_recall_all == pytest.approx(100 * (shots[predicted] == shots[labels]).mean())
 
 
+def test_a_row_has_the_mark_of_a_transductive_head_and_the_experts_of_a_router():
+    labels = np.array([0, 1, 2, 2])
+    predictions = Predictions(
+        labels=labels, predictions=labels, top=labels[:, None], top_probabilities=np.full((4, 1), 0.9, np.float32),
+        best_in_shot=labels[:, None].repeat(3, axis=1), experts_used=np.array([1, 2, 2, 3]),
+    )  # fmt: skip
+    about = PredictionMetadata("d", "h", "k", "many>100 few<20", (0, 1, 2), None)
+    metrics = {"thresholds": "many>100 few<20", "splits": {"test": split_scores(predictions, about)}}
+    record = {
+        "dataset": "d", "backbone": "v", "inputs": {"head": "runs/d/v/train_head-k"},
+        "labels": {"method": "m", "variant": "h", "seed": 0, "order": 0},
+    }  # fmt: skip
+    plain, marked = score_rows("s", [(record, metrics), (record, metrics | {"transductive": True})])
+    assert (plain.transductive, marked.transductive) == (False, True)
+    used = (plain.experts_used_many, plain.experts_used_medium, plain.experts_used_few, plain.experts_used_all)
+    assert used == (1.0, 2.0, 2.5, 2.0)
+
+
 def test_the_oracle_is_shown_as_a_method_whose_group_is_given():
     first = replace(ROWS[0], oracle_many=91.0, oracle_medium=92.0, oracle_few=93.0, oracle_all=94.0, top5=99.0)
     rows = with_group_given([first, *ROWS[2:]], ["ce"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mem.config.load import load_study
-from mem.runs.config_text import format_config, has_content, read_config_file
+from mem.runs.config_text import format_config, has_content, has_other_values, read_config_file
 from mem.runs.dag import study_runs
 from tests.conftest import REPOSITORY
 
@@ -87,3 +87,20 @@ def test_another_file_has_not_the_content(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     assert not has_content(path, {"stage": "convert"}, IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("text", "differs"),
+    [
+        ("stage: convert\n", False),  # a file without this section
+        ("defaults: {a: {b: 1, c: 2}}\n", False),  # a value that is only in the file
+        ("defaults: {a: {c: 2}}\n", False),
+        ("defaults: {a: {b: 2}}\n", True),
+        ("defaults: {a: 1}\n", True),
+        ("defaults: {d: null}\n", True),  # a default that had no value
+    ],
+)
+def test_only_values_in_both_places_can_differ(tmp_path, text, differs):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert has_other_values(path, "defaults", {"a": {"b": 1}, "d": 3}) == differs

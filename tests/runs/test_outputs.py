@@ -12,7 +12,7 @@ from mem.config.load import load_study
 from mem.runs.dag import Run, study_runs
 from mem.runs.outputs import OUTPUT_FILES, REPORT_FILES, files_to_restore, missing_files, output_files, shown_files
 from tests.conftest import REPOSITORY
-from tests.stages.running import find_run
+from tests.stages.running import ADAPTED, find_run
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
 
@@ -24,6 +24,7 @@ def test_the_output_files_are_those_of_the_rule(stage):
     if stage == "features":
         assert 'FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]' in rule
         assert 'CLASSIFIER = [] if STUDY.finetune is None else ["classifier.safetensors"]' in rule
+        assert 'STATISTICS = ["batch-norm.safetensors"] if BATCH_NORM else []' in rule
         names -= {"{split}-{kind}.npy", "{file}"}
         names |= {f"{split}-{kind}.npy" for split in ("train", "val", "test") for kind in ("pooled", "labels")}
     assert set(output_files(stage, {}) or ()) == names
@@ -40,14 +41,23 @@ def test_tokens_and_the_finetuned_classifier_are_outputs_of_features():
     assert {"train-tokens.npy", "val-tokens.npy", "test-tokens.npy", "classifier.safetensors"} <= set(names)
 
 
+@pytest.mark.parametrize("online", [False, True])
+def test_updated_batch_norm_statistics_are_an_output_of_features(online):
+    settings = {"online": online, "batch_norm": {"sampler": "instance", "epochs": 1, "batch": 8}}
+    names = output_files("features", {"features": settings}, ["images", "classifier"])
+    assert names is not None
+    assert {"batch-norm.safetensors", "classifier.safetensors"} <= set(names)
+    assert "batch-norm.safetensors" not in (output_files("features", {"features": {"batch_norm": None}}) or ())
+
+
 def test_a_report_has_no_files_in_its_run_folder():
     assert output_files("report", {}) is None
 
 
 @pytest.fixture
 def finished(tmp_path) -> list[Run]:
-    """The runs of the mini study, all finished, with empty files in `tmp_path`."""
-    runs = study_runs(load_study([MINI]))
+    """The runs of the mini study with experts, all finished, with empty files in `tmp_path`."""
+    runs = study_runs(load_study([MINI], ADAPTED))
     touch_outputs(runs, tmp_path)
     return runs
 

@@ -67,6 +67,26 @@ def test_a_setting_that_was_added_later_does_not_rewrite_a_configuration(tmp_pat
     assert path.read_text() == without_setting
 
 
+@pytest.mark.parametrize(
+    ("stage", "finished", "rewritten"),
+    [("convert", False, True), ("convert", True, False), ("report", False, True), ("report", True, True)],
+)
+def test_a_default_with_another_value_applies_to_unfinished_runs_and_reports(
+    tmp_path, mini, stage, finished, rewritten
+):
+    run = next(run for run in study_runs(mini) if run.stage == stage)
+    write_configs([run], mini, tmp_path)
+    path = tmp_path / run.folder / "config.yaml"
+    written_now = path.read_text()
+    earlier = written_now.replace("unreadable: fail", "unreadable: skip")
+    assert earlier != written_now
+    path.write_text(earlier)
+    if finished:
+        (path.parent / "run.json").write_text("{}")
+    write_configs([run], mini, tmp_path)
+    assert path.read_text() == (written_now if rewritten else earlier)
+
+
 @pytest.fixture
 def config_file(tmp_path, mini) -> Path:
     runs = study_runs(mini)

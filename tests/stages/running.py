@@ -20,14 +20,28 @@ import yaml
 
 from mem.cli.main import main
 from mem.config.load import load_study
+from mem.distributed import World
+from mem.jobs.job import Job
+from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run, study_runs
 from mem.runs.folder import RunFolder
-from mem.runs.run_config import write_configs
+from mem.runs.run_config import read_config, write_configs
+from mem.tracking.log import NullLog
 from tests.conftest import REPOSITORY
 
 MEM = [sys.executable, "-m", "mem.cli"]
 MINI = REPOSITORY / "tests" / "mini.yaml"
 MINI_VALUES = yaml.safe_load(MINI.read_text())
+ADAPTED = {
+    "finetune": {"experts": {"number": 2, "own_from": "blocks.1"}},
+    "features": {"tokens": False},
+    "adapt": {
+        "epochs": 1, "global_batch": 32, "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0,
+        "stop_below": 0.05, "augmentation": {"crop_scale": [0.5, 1.0], "flip": False},
+    },
+    "heads": {"mem_on_crt": {"input": "pooled"}, "sade": {"method": "sade_aggregation"}},
+}  # fmt: skip
+"""Changes of the mini study after which it has experts and a run of the stage `adapt`."""
 _FINISHED_RUNS = tempfile.TemporaryDirectory(prefix="mem-finished-runs-")
 
 
@@ -85,6 +99,18 @@ def run_study(folder: Path, values: dict, stages: Collection[str] | None = None)
 def keep_finished(folder: Path, run: Run) -> None:
     """Keep a copy of a finished run for later calls of `run_study`."""
     shutil.copytree(folder / run.folder, Path(_FINISHED_RUNS.name) / run.folder, dirs_exist_ok=True)
+
+
+def job_of(folder: Path, run: Run) -> Job:
+    """Return the job of a run, as its stage gets it, without tracking.
+
+    Args:
+        folder: Working directory in which the run is configured and its inputs are finished.
+        run: The run.
+    """
+    inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
+    config = read_config(folder / run.folder, run.stage)
+    return Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals())
 
 
 AnyRun = TypeVar("AnyRun", bound=Any)

@@ -1,24 +1,22 @@
-"""Features that the backbone computes in bfloat16, stored and online."""
+"""Features that the backbone computes in bfloat16 or float16, stored and online."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mem.data.features.stored import FeatureSource, open_split
-from mem.distributed import World
+from mem.data.features.stored import FeatureSource, FeatureSplit, open_split
+from mem.errors import UserError
 from mem.jobs.frozen_features import in_main_memory
-from mem.jobs.job import Job
 from mem.jobs.online_features import OnlineBackbone
-from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
-from mem.runs.run_config import read_config
-from mem.tracking.log import NullLog
-from tests.stages.running import MINI_VALUES, find_run, run_study
+from mem.stages import features as features_stage
+from tests.stages.running import MINI_VALUES, find_run, job_of, run_study
 
 TOLERANCE = 0.05
 """Largest difference between features in bfloat16 and float32, which have an absolute value of about 1."""
@@ -36,8 +34,8 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("precision")
 
 
-def stored(folder: Path, precision: str) -> FeatureSource:
-    runs = run_study(folder, values(precision=precision), ("convert", "finetune", "features"))
+def stored(folder: Path, precision: str, **features: object) -> FeatureSplit:
+    runs = run_study(folder, values(precision=precision, **features), ("convert", "finetune", "features"))
     return open_split(folder / find_run(runs, "features").folder, "train")
 
 
@@ -49,12 +47,7 @@ def all_features(split: FeatureSource) -> torch.Tensor:
 def online(folder: Path) -> FeatureSource:
     stages = ("convert", "finetune", "features", "train_head")
     runs: list[Run] = run_study(folder, values(precision="bf16", online=True), stages)
-    run = find_run(runs, "train_head", "crt")
-    inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
-    config = read_config(folder / run.folder, "train_head")
-    return OnlineBackbone(
-        Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals(), threads=1)
-    ).split("train")
+    return OnlineBackbone(job_of(folder, find_run(runs, "train_head", "crt"))).split("train")
 
 
 def test_features_in_bf16_are_stored_in_float32_and_differ_by_rounding(folder):
@@ -62,6 +55,33 @@ def test_features_in_bf16_are_stored_in_float32_and_differ_by_rounding(folder):
     assert rounded.dtype == torch.float32
     difference = (exact - rounded).abs().max()
     assert 1e-4 < difference < TOLERANCE
+
+
+def test_features_in_fp16_are_more_exact_than_in_bf16_and_are_read_as_float32_from_float16(folder):
+    exact, rounded = (all_features(stored(folder, precision)) for precision in ("fp32", "bf16"))
+    split = stored(folder, "fp16", pooled_dtype="float16", dtype="float16")
+    assert split.tokens is not None
+    assert split.pooled.dtype == split.tokens.dtype == np.float16
+    half = all_features(split)
+    assert half.dtype == torch.float32
+    assert 0 < (exact - half).abs().mean() < 0.5 * (exact - rounded).abs().mean()
+
+
+def test_a_value_that_overflows_in_fp16_is_reported_with_its_cause(monkeypatch, folder):
+    runs = run_study(folder, values(precision="fp16"), ("convert", "finetune", "features"))
+    run = find_run(runs, "features")
+    monkeypatch.setattr(features_stage, "feature_function", lambda *_, **__: overflowing)
+    out = RunFolder(folder / "overflow")
+    out.path.mkdir()
+    job = replace(job_of(folder, run), folder=out)
+    with pytest.raises(
+        UserError, match=r"not finite: with features\.precision fp16, .* Set features\.precision to bf16"
+    ):
+        features_stage.features(job)
+
+
+def overflowing(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((len(images), 16), torch.inf), torch.zeros(len(images), 4, 16)
 
 
 def test_online_features_use_the_precision_of_the_features(folder):

@@ -6,8 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from mem.config import Tau
 from mem.config.load import load_study
@@ -107,3 +109,19 @@ def test_tau_is_selected_on_a_holdout_and_the_study_without_the_holdout_trains_o
     )
     assert metrics["counts_before_holdout"] == before["class_counts"] == all_images["train"]["counts"]
     assert metrics["class_counts"] == converted["train"]["counts"] != before["class_counts"]
+
+
+def test_a_holdout_moves_no_class_between_the_experts_of_ace(tmp_path):
+    values = without_val(holdout={"share": 0.2, "seed": 0}) | {"pretrain": None}
+    values["finetune"] = MINI_VALUES["finetune"] | {
+        "objective": {"name": "ace", "largest_counts": [20], "suppression_weight": 0.01},
+        "experts": {"number": 2, "own_from": "blocks.1"},
+        "label_smoothing": 0.0,
+    }
+    values["features"] = MINI_VALUES["features"] | {"tokens": False}
+    values["heads"] = {"finetuned": None}
+    runs = run_study(tmp_path, values, ("convert", "finetune", "features"))
+    manifest = json.loads((tmp_path / find_run(runs, "convert").folder / "dataset.json").read_text())
+    before, after = (np.array(c) for c in (manifest["counts_before_holdout"], manifest["splits"]["train"]["counts"]))
+    owned = load_file(tmp_path / find_run(runs, "features").folder / "classifier.safetensors")["owned_classes"]
+    assert owned[1].bool().tolist() == (before <= 20).tolist() != (after <= 20).tolist(), (before, after)

@@ -13,18 +13,12 @@ from mem.config.load import load_study
 from mem.data.features.batches import TrainingFeatures
 from mem.data.features.stored import FeatureSource, open_split
 from mem.data.loading.samplers import build_sampler
-from mem.distributed import World
 from mem.errors import UserError
 from mem.heads.build import load_head
 from mem.jobs.feature_sources import feature_sources
-from mem.jobs.job import Job
-from mem.jobs.signals import StopSignals
 from mem.runs.dag import Run, study_runs
-from mem.runs.folder import RunFolder
-from mem.runs.run_config import read_config
-from mem.tracking.log import NullLog
 from tests.key_biases import without_key_biases
-from tests.stages.running import MINI, MINI_VALUES, find_run, run_study
+from tests.stages.running import MINI, MINI_VALUES, find_run, job_of, run_study
 from tests.workflow.conftest import snakemake
 
 CNN = {"name": "cnn", "kind": "timm", "model": "resnet18", "image_size": 32, "center_crop": 1.0, "norm_batch": 32}
@@ -62,11 +56,7 @@ def studies(request, tmp_path_factory) -> tuple[Path, dict[bool, list[Run]]]:
 
 def online_split(folder: Path, runs: list[Run], split: str) -> FeatureSource:
     """Return a split, opened in the same way as in the stage `train_head`."""
-    run = find_run(runs, "train_head", "crt")
-    inputs = {name: folder / parent.folder for name, parent in run.inputs.items()}
-    config = read_config(folder / run.folder, "train_head")
-    job = Job(config, RunFolder(folder / run.folder), inputs, World(), NullLog(), StopSignals())
-    return feature_sources(job)(split)
+    return feature_sources(job_of(folder, find_run(runs, "train_head", "crt")))(split)
 
 
 def stored_and_online_split(
@@ -165,6 +155,7 @@ def test_the_workflow_requests_only_labels_of_an_online_study(tmp_path):
     assert "train-pooled.npy" in snakemake(tmp_path, *arguments).stdout
 
 
-def test_online_with_a_type_for_stored_tokens_is_rejected():
-    with pytest.raises(UserError, match="`online` stores nothing"):
-        load_study([MINI], {"features": {"online": True, "dtype": "float16"}})
+@pytest.mark.parametrize("setting", ["dtype", "pooled_dtype"])
+def test_online_with_a_type_for_stored_features_is_rejected(setting):
+    with pytest.raises(UserError, match=f"{setting} is the data type of stored .*`online` stores nothing"):
+        load_study([MINI], {"features": {"online": True, setting: "float16"}})

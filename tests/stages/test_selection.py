@@ -17,7 +17,7 @@ from mem.data.features.stored import open_split
 from mem.data.split_parts import parts_of_train
 from mem.export.best_head import best_head
 from mem.export.lineage import lineage
-from mem.heads.build import load_head, load_linear
+from mem.heads.build import load_classifier, load_head
 from mem.heads.tau import tau_normalised
 from mem.metrics.predictions import read_predictions
 from mem.models.weights.tensors import load_weights
@@ -120,7 +120,7 @@ def test_the_refitted_head_has_the_selected_value(finished, variant):
 
 
 def test_the_selected_tau_is_applied_to_the_classifier_of_the_refit(finished):
-    classifier = load_linear(finished.path("features", "refit") / "classifier.safetensors")
+    classifier = load_classifier(finished.path("features", "refit") / "classifier.safetensors")
     tau = finished.results("train_head", "select", "tau")["tau"]
     expected = tau_normalised(classifier.weight.detach(), tau).weight
     weights = load_weights(finished.path("train_head", "refit", "tau") / "head.safetensors")

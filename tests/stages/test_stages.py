@@ -142,7 +142,8 @@ def test_the_report_has_all_files_and_columns(study):
     assert header == (
         "study,dataset,backbone,method,variant,seed,order,split,thresholds,many,medium,few,all,key,top5,balanced,ece,"
         "oracle_many,oracle_medium,oracle_few,oracle_all,group_recall_many,group_recall_medium,group_recall_few,"
-        "group_by_norm,group_by_class,balanced_se,group_recall_all"
+        "group_by_norm,group_by_class,balanced_se,group_recall_all,finetuning,transductive,experts_used_many,"
+        "experts_used_medium,experts_used_few,experts_used_all,crops"
     )
     rows = from_csv(results / "report" / "results.csv")
     assert {(row.variant, row.split) for row in rows} == {

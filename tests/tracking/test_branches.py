@@ -19,6 +19,14 @@ def test_the_name_of_a_run_contains_its_branch():
     assert run_name(start | {"labels": {"order": 0, "seed": 3, "variant": "crt"}}) == "crt o0 s3 abcd"
 
 
+def test_the_name_of_a_run_contains_its_finetuning_unless_a_head_names_it():
+    labels = {"order": 0, "seed": 3, "finetuning": "lade"}
+    start = {"stage": "finetune", "key": "abcdef", "labels": labels}
+    assert run_name(start) == "finetune lade o0 s3 abcd"
+    head = {"stage": "train_head", "labels": labels | {"variant": "mem_on_lade"}}
+    assert run_name(start | head) == "mem_on_lade o0 s3 abcd"
+
+
 def write_log(root: Path, folder: str, inputs: dict[str, str], **labels: str) -> None:
     """Write the log of a finished run that belongs to the branch `select`."""
     stage, key = Path(folder).name.split("-")
@@ -51,3 +59,12 @@ def test_copied_features_are_nested_in_the_features_that_they_are_copied_from(ro
     copied = mlflow_run(root, "features", filter_string="tags.config_digest = '00000000000a'")
     assert copied.data.tags["mlflow.parentRunId"] == complete.info.run_id
     assert head.data.tags["mlflow.parentRunId"] == copied.info.run_id
+
+
+def test_learning_the_weights_of_experts_is_nested_in_their_finetuning(root):
+    finetune = "runs/set/vit/finetune-000000000003"
+    write_log(root, finetune, {})
+    features = "runs/set/vit/features-000000000004"
+    write_log(root, "runs/set/vit/adapt-000000000005", {"features": features, "classifier": finetune})
+    send(root)
+    assert mlflow_run(root, "adapt").data.tags["mlflow.parentRunId"] == mlflow_run(root, "finetune").info.run_id

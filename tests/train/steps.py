@@ -9,9 +9,13 @@ from torch import nn
 
 from mem import config
 from mem.data.batch import Batch
+from mem.jobs.classification import Classification
 from mem.models.backbones import build
 from mem.models.mae import build_autoencoder
-from mem.stages.finetune import classification
+from mem.models.tuners.adaptformer import add_adaptformer
+from mem.models.tuners.lora import add_lora
+from mem.models.tuners.prompts import add_prompts
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.stages.pretrain import reconstruction
 from mem.train.step import Objective
 from tests.train.training import CNN, PIXELS
@@ -45,7 +49,17 @@ def autoencoder(backbone: config.VisionTransformer | config.ConvMae) -> tuple[nn
 def classifier(backbone: config.Backbone) -> tuple[nn.Module, Objective]:
     torch.manual_seed(0)
     model = build(backbone, 5, drop_path=0.4)
-    return model, classification(PIXELS, 0.1, model.branches)
+    return model, Classification(PIXELS, CrossEntropy(5, 0.1), model.branches)
+
+
+def tuned() -> tuple[nn.Module, Objective]:
+    """A classifier with the layers of three tuners, which a study cannot combine, and with frozen weights."""
+    model, objective = classifier(VIT)
+    network: nn.Module = model.backbone.requires_grad_(False)  # type: ignore[assignment]
+    add_lora(network, config.LoraTuner(name="lora", rank=2, alpha=4, layers=("query", "value")), "the network")
+    add_adaptformer(network, config.AdaptFormerTuner(name="adaptformer", width=4, scale="learnt"), "the network")
+    add_prompts(network, config.VptTuner(name="vpt", tokens=3, deep=True), "the network")
+    return model, objective
 
 
 CASES: dict[str, Case] = {
@@ -53,6 +67,7 @@ CASES: dict[str, Case] = {
     "convmae": lambda: autoencoder(CONVMAE),
     "vit": lambda: classifier(VIT),
     "convmae classifier": lambda: classifier(CONVMAE),
+    "tuned": tuned,
     "cnn": lambda: classifier(CNN.model_copy(update={"image_size": SIDE, "norm_batch": 6})),
 }
 

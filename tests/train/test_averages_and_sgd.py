@@ -12,8 +12,9 @@ from mem.config import Augmentation
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
+from mem.jobs.classification import Classification
 from mem.models.parameter_groups import layer_decay_groups
-from mem.stages.finetune import classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
 from mem.train.optimizers import averaged_copy, update_average
@@ -84,7 +85,7 @@ def test_validation_evaluates_the_averaged_model(images, tmp_path):
     fit(
         state,
         data,
-        classification(PIXELS, 0.0, state.model.branches),
+        Classification(PIXELS, CrossEntropy(5, 0.0), state.model.branches),
         Schedule(3, 3.0, cosine(1e-3, 3)),
         FitContext("test"),
         validation=Validation(lambda model: validated.append(model) or {}, 1),

@@ -13,8 +13,9 @@ from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.distributed import World
 from mem.errors import Stopped
+from mem.jobs.classification import Classification
 from mem.models.backbones import BackboneClassifier
-from mem.stages.finetune import classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.train.checkpoints import Checkpoints, copy_to_host
 from mem.train.context import FitContext
 from mem.train.loop import fit
@@ -245,6 +246,6 @@ def test_a_requested_checkpoint_is_acknowledged_when_it_is_on_disk(images, tmp_p
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     context = FitContext("test", checkpoints=Checkpoints(tmp_path, "key", 1e9, print), stop=requests)
     assert isinstance(state.model, BackboneClassifier)
-    objective = classification(PIXELS, 0.0, state.model.branches)
+    objective = Classification(PIXELS, CrossEntropy(5, 0.0), state.model.branches)
     fit(state, data, objective, Schedule(4, 3.0, cosine(1e-3, 4)), context)
     assert requests.acknowledged == 3

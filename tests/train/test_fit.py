@@ -12,8 +12,9 @@ from mem.config import Augmentation, Decoder
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.errors import Stopped
+from mem.jobs.classification import Classification
 from mem.models.mae import MaskedAutoencoder
-from mem.stages.finetune import classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.stages.pretrain import reconstruction
 from mem.tracking.log import JsonLines, read_events
 from mem.train.checkpoints import Checkpoints
@@ -118,7 +119,7 @@ def test_a_requested_checkpoint_is_written_and_the_training_continues(images, tm
     stop = Stop(save=True)
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(1, 1), flip=False), 0, 1)
     context = FitContext("test", checkpoints=Checkpoints(tmp_path / "checkpoints", "key", 1e9, print), stop=stop)
-    objective = classification(PIXELS, 0.0, state.model.branches)
+    objective = Classification(PIXELS, CrossEntropy(5, 0.0), state.model.branches)
     fit(state, data, objective, Schedule(6, 3.0, cosine(1e-3, 6)), context)
     assert state.step == 6
     assert stop.acknowledged == 5
@@ -137,7 +138,7 @@ def test_validation_runs_at_its_interval_and_at_the_end(images, tmp_path):
         return {"val/acc1": 1.0}
 
     context = FitContext("test", checkpoints=Checkpoints(tmp_path / "c", "key", 1e9, print), log=log)
-    objective = classification(PIXELS, 0.0, state.model.branches)
+    objective = Classification(PIXELS, CrossEntropy(5, 0.0), state.model.branches)
     fit(state, data, objective, Schedule(7, 3.0, cosine(1e-3, 7)), context, validation=Validation(validate, 3))
     log.close()
     steps = [e["step"] for e in read_events(tmp_path / "log.jsonl") if "val/acc1" in e.get("metrics", {})]

@@ -14,7 +14,8 @@ from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.data.loading.shard import RankShard
 from mem.errors import Stopped
-from mem.stages.finetune import classification
+from mem.jobs.classification import Classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.train.checkpoints import Checkpoints
 from mem.train.context import FitContext
 from mem.train.loop import fit
@@ -44,7 +45,9 @@ def trained(
     fit(
         state,
         data,
-        classification(replace(PIXELS, dtype=torch.float64), 0.1, state.model.branches, EVERYTHING.erasing, mixing),
+        Classification(
+            replace(PIXELS, dtype=torch.float64), CrossEntropy(5, 0.1), state.model.branches, EVERYTHING.erasing, mixing
+        ),
         Schedule(STEPS, 37 / BATCH, cosine(2e-3, STEPS)),
         FitContext(
             "test",

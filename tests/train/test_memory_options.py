@@ -14,12 +14,13 @@ from torch import nn
 
 from mem.distributed import SINGLE_PROCESS
 from mem.errors import UserError
+from mem.jobs.classification import Classification
 from mem.models.backbones import BackboneClassifier, build
 from mem.models.channels_last import is_convolutional, store_channels_last
 from mem.models.flops import training_flops
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.recompute import recompute_activations
-from mem.stages.finetune import classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.stages.pretrain import reconstruction
 from mem.train.checkpoints import copy_to_host
 from mem.train.meters import FiniteWatch
@@ -106,7 +107,7 @@ def test_channels_last_changes_only_rounding(case):
     exact = PIXELS.__class__(PIXELS.mean, PIXELS.std, torch.float64)
     del objective
     objective = (
-        classification(exact, 0.1, model.branches)
+        Classification(exact, CrossEntropy(5, 0.1), model.branches)
         if isinstance(model, BackboneClassifier)
         else reconstruction(exact, model.grid**2)  # type: ignore[operator, arg-type]
     )

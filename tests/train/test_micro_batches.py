@@ -14,7 +14,8 @@ from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
 from mem.distributed import SINGLE_PROCESS
 from mem.errors import UserError
-from mem.stages.finetune import classification
+from mem.jobs.classification import Classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.train.micro_batch import Trial, find_micro_batch, fitting_micro_batch
 from tests.conftest import REPOSITORY
 from tests.train.training import (
@@ -54,7 +55,7 @@ def test_the_trial_of_a_micro_batch_leaves_the_state_unchanged(images, tmp_path,
     untried = trained(images, tmp_path / "plain", state=sgd_on_a_cnn_with_averages(), micro_batch=6, steps=4)
     state = sgd_on_a_cnn_with_averages()
     messages: list[str] = []
-    cross_entropy = classification(PIXELS, 0.1, state.model.branches)
+    cross_entropy = Classification(PIXELS, CrossEntropy(5, 0.1), state.model.branches)
 
     def objective(replica, batch):
         if len(batch) > 6:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -19,16 +20,21 @@ from mem import config
 from mem.data.augment.mixing import Mixing
 from mem.data.batch import Batch, on_device
 from mem.distributed import World
+from mem.jobs.classification import Classification
+from mem.jobs.contrastive_classification import with_contrast
 from mem.models import pixels
 from mem.models.backbones import build
+from mem.models.contrastive_classifier import ContrastiveClassifier
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups, layer_decay_groups
-from mem.stages.finetune import classification
+from mem.objectives.build import build_objective
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.stages.pretrain import reconstruction
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 from mem.train.step import Objective, StepContext, StepOptions, train_step
+from tests.objectives.contrastive import contrastive_finetune
 from tests.train.steps import BATCH, CONVMAE, PRETRAIN, VIT
 from tests.train.training import CNN, PIXELS, SGD, recipe
 
@@ -72,7 +78,17 @@ def finetuning(backbone: config.Backbone, settings: config.Training) -> tuple[Tr
     model = build(backbone, 5, drop_path=0.4).to(DEVICE)
     groups = layer_decay_groups(model, settings.weight_decay, 0.8, decay_all=settings.decay_all)
     state = TrainState(model, backbone_optimizer(groups, settings), settings.ema_decay)
-    return state, classification(PIXELS, 0.1, model.branches, 0.9, Mixing(0.8, 1.0, 1.0, 0.5))
+    return state, Classification(PIXELS, CrossEntropy(5, 0.1), model.branches, 0.9, Mixing(0.8, 1.0, 1.0, 0.5))
+
+
+def contrast(backbone: config.TimmNetwork) -> tuple[TrainState, Objective]:
+    recipe = contrastive_finetune(BATCH)
+    model = build(backbone, 5, drop_path=0.4).to(DEVICE)
+    loss = build_objective(recipe, np.full(5, 10)).to(DEVICE)
+    plain = Classification(PIXELS, loss, model.branches, global_batch=BATCH, images=100)
+    step = with_contrast(plain, model, recipe, backbone.norm_batch)
+    groups = layer_decay_groups(model, 0.05, 0.8) + decay_groups(step.model.projectors, 0.05)
+    return TrainState(step.model, backbone_optimizer(groups, recipe), ema_decay=0.9), step
 
 
 CASES = {
@@ -80,7 +96,13 @@ CASES = {
     "convmae": lambda: mae(CONVMAE),
     "vit": lambda: finetuning(VIT, recipe()),
     "cnn": lambda: finetuning(CNN.model_copy(update={"image_size": 32}), recipe(betas=None, ema_decay=0.9, **SGD)),
+    "paco": lambda: contrast(CNN.model_copy(update={"image_size": 32, "norm_batch": 4})),
 }
+
+
+def micro_batch(state: TrainState) -> int | None:
+    """Return the micro-batch; None for contrastive objectives, which need the complete batch."""
+    return None if isinstance(state.model, ContrastiveClassifier) else 6
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -90,12 +112,12 @@ def test_a_step_does_not_wait_for_the_device(case, skip, monkeypatch):
     pixels._factor_and_shift.cache_clear()
     state, objective = case()
     monkeypatch.setattr(state.optimizer, "step", lambda: None)  # fused optimizers have no kernel for this device
-    options = StepOptions(micro_batch=6, clip_grad=1.0, skip_nonfinite=skip)
+    options = StepOptions(micro_batch=micro_batch(state), clip_grad=1.0, skip_nonfinite=skip)
     context = StepContext(World(device=DEVICE), BATCH, options, FiniteWatch(skip))
 
     def step() -> None:
         images, labels = torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), torch.zeros(BATCH, dtype=torch.int64)
-        batch = Batch(images, labels, state.step * BATCH, 0).to(DEVICE)
+        batch = Batch(images, labels, state.step * BATCH, 0, second=images.clone()).to(DEVICE)
         train_step(state, state.model, batch, objective, 1e-3, context)
 
     step()  # creates constants and the optimizer's state
@@ -112,13 +134,13 @@ def test_a_step_does_not_wait_for_a_gpu(case, skip, monkeypatch):
     """The same steps in bfloat16 with PyTorch's own detection, which also covers the optimizer."""
     monkeypatch.setitem(globals(), "DEVICE", torch.device("cuda", 0))
     state, objective = case()
-    options = StepOptions(micro_batch=6, clip_grad=1.0, bf16=True, skip_nonfinite=skip)
+    options = StepOptions(micro_batch=micro_batch(state), clip_grad=1.0, bf16=True, skip_nonfinite=skip)
     context = StepContext(World(device=DEVICE), BATCH, options, FiniteWatch(skip))
 
     def batches(count: int) -> Iterator[Batch]:
         for step in range(count):
             images, labels = torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), torch.zeros(BATCH, dtype=torch.int64)
-            yield Batch(images, labels, step * BATCH, 0)
+            yield Batch(images, labels, step * BATCH, 0, second=images.clone())
 
     for batch in on_device(batches(2), DEVICE):
         train_step(state, state.model, batch, objective, 1e-3, context)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mem.errors import Stopped, UserError
-from mem.stages.finetune import classification
+from mem.jobs.classification import Classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.train.meters import MAX_CONSECUTIVE_SKIPS
 from mem.train.state import TrainState
 from mem.train.step import Objective
@@ -24,7 +25,7 @@ from tests.train.training import (
 
 def non_finite_at(at: set[int], kind: str, batch_size: int = 12) -> Objective:
     """Return a cross-entropy objective whose loss or gradient is not finite at the given steps (counted from 1)."""
-    cross_entropy = classification(PIXELS, 0.1, 2)
+    cross_entropy = Classification(PIXELS, CrossEntropy(5, 0.1), 2)
 
     def objective(replica, batch):
         loss, metrics = cross_entropy(replica, batch)

@@ -14,10 +14,11 @@ from mem.config import Augmentation, Backbone, TimmNetwork, Training, VisionTran
 from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
+from mem.jobs.classification import Classification
 from mem.models.backbones import build
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.pixels import Pixels
-from mem.stages.finetune import classification
+from mem.objectives.cross_entropy import CrossEntropy
 from mem.tracking.log import JsonLines, read_events
 from mem.train.checkpoints import Checkpoints
 from mem.train.context import FitContext
@@ -113,7 +114,7 @@ def trained(
         fit(
             state,
             data,
-            objective or classification(replace(PIXELS, dtype=dtype_of(state)), 0.1, state.model.branches),
+            objective or _classification(state),
             Schedule(
                 steps,
                 37 / global_batch,
@@ -128,6 +129,10 @@ def trained(
             StepOptions(micro_batch=micro_batch, **options),
         )
     return state
+
+
+def _classification(state: TrainState) -> Classification:
+    return Classification(replace(PIXELS, dtype=dtype_of(state)), CrossEntropy(5, 0.1), state.model.branches)
 
 
 def dtype_of(state: TrainState) -> torch.dtype:

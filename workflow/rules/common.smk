@@ -16,6 +16,7 @@ for entry in (workflow.basedir, Path(workflow.basedir, "workflow", "rules")):
 from mem.errors import UserError
 from mem.files import describe_os_error
 from mem.jobs.workflow_signals import hide_interrupt_traceback
+from mem.models.weights.prepare import require_revision
 from mem.workflow_process import WorkflowProcess
 from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
@@ -61,8 +62,20 @@ with errors_as_messages():
             Path(workflow.basedir, "config"),
         )
     )
+    require_revision(STUDY.initial)
     STUDY_RUNS = study_runs(STUDY)
     write_configs(STUDY_RUNS, STUDY)
+
+
+def prepare_initial_weights():
+    """Download and check the initial weights, because jobs on compute nodes have no internet access."""
+    if STUDY.initial is not None:
+        from mem.plan.initial_weights import prepare_initial_weights
+
+        prepare_initial_weights(
+            STUDY, STUDY_RUNS, lambda text: print(text, file=sys.stderr)
+        )
+
 
 # Deleted files of finished runs. `all` requires them, because Snakemake would not notice that they are missing.
 RESTORED = files_to_restore(STUDY_RUNS)

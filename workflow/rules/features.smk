@@ -5,6 +5,8 @@ FEATURES = ["labels"] if ONLINE else ["pooled", "labels"]
 if STUDY.features is not None and STUDY.features.tokens and not ONLINE:
     FEATURES.append("tokens")
 CLASSIFIER = [] if STUDY.finetune is None else ["classifier.safetensors"]
+BATCH_NORM = STUDY.features is not None and STUDY.features.batch_norm is not None
+STATISTICS = ["batch-norm.safetensors"] if BATCH_NORM else []
 
 
 rule features:
@@ -19,6 +21,9 @@ rule features:
         ),
         classifier=expand(
             "runs/{{dataset}}/{{backbone}}/features-{{key}}/{file}", file=CLASSIFIER
+        ),
+        statistics=expand(
+            "runs/{{dataset}}/{{backbone}}/features-{{key}}/{file}", file=STATISTICS
         ),
         about="runs/{dataset}/{backbone}/features-{key}/features.json",
         run="runs/{dataset}/{backbone}/features-{key}/run.json",

@@ -59,6 +59,17 @@ def adjust_saturation(image: ImageArray, factor: float) -> ImageArray:
     return cv2.transform(image, matrix)  # type: ignore[return-value]
 
 
+def grayscale(image: ImageArray) -> ImageArray:
+    """Replace each pixel with its grey value."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+
+
+def gaussian_blur(image: ImageArray, sigma: float) -> ImageArray:
+    """Blur with a Gaussian whose standard deviation is `sigma` pixels. Pixels at the border are repeated beyond it."""
+    side = 2 * math.ceil(4 * sigma) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
 def adjust_sharpness(image: ImageArray, factor: float) -> ImageArray:
     """Blend the image (factor 1) with a smoothed version (factor 0). Larger factors sharpen it. Borders are kept."""
     kernel = (1 - factor) * _SMOOTH

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64, UInt8
 from mem.data.beton.crops import CropTable, Stored, crop_images, crop_table, native_library
 from mem.data.beton.format import JPEG
 from mem.data.beton.libffcv import Reader
+from mem.data.beton.resize_and_crop import ResizeAndCrop, resized_image
 from mem.data.beton.writer import FIELDS
 from mem.errors import UserError
 
@@ -80,13 +81,19 @@ class Beton:
         Raises:
             ValueError: A crop is empty or not inside its image.
         """
-        stored = Stored(
+        return Crops(self, indices, crop_table(self._stored(indices), crops, mirrored))
+
+    def resized_crops(self, indices: Int64[np.ndarray, " images"], crop: ResizeAndCrop) -> ResizedCrops:
+        """Return squares of images that are first resized as a whole, for decoding."""
+        return ResizedCrops(self, indices, self._stored(indices), crop)
+
+    def _stored(self, indices: Int64[np.ndarray, " images"]) -> Stored:
+        return Stored(
             addresses=self._base_address + self._positions[indices],
             jpeg_bytes=np.where(self._is_jpeg[indices], self._sizes[indices], -1),
             heights=self.heights[indices],
             widths=self.widths[indices],
         )
-        return Crops(self, indices, crop_table(stored, crops, mirrored))
 
     def crop(
         self,
@@ -143,7 +150,33 @@ class Crops:
         """
         failed = crop_images(self.table[first : first + len(out)], self.images.scratch(), out)
         if failed is not None:
-            raise UserError(
-                f"{self.images.path}: image {self.indices[first + failed]} cannot be decoded: the file is damaged. "
-                "Delete it and run `mem convert` again."
-            )
+            raise _damaged(self.images, int(self.indices[first + failed]))
+
+
+@dataclass(frozen=True)
+class ResizedCrops:
+    """Squares of resized images in a .beton file."""
+
+    images: Beton
+    indices: Int64[np.ndarray, " images"]
+    stored: Stored
+    crop: ResizeAndCrop
+
+    def decode(self, first: int, out: UInt8[np.ndarray, "count side side 3"]) -> None:
+        """Decode images from number `first` on, resize them, and copy their squares into `out`.
+
+        Raises:
+            UserError: An image's JPEG data are damaged.
+        """
+        for number, destination in enumerate(out, first):
+            height, width = self.crop.sizes[number].tolist()
+            resized = resized_image(self.stored, number, height, width, self.images.scratch())
+            if resized is None:
+                raise _damaged(self.images, int(self.indices[number]))
+            self.crop.cut(number, resized, destination)
+
+
+def _damaged(images: Beton, index: int) -> UserError:
+    return UserError(
+        f"{images.path}: image {index} cannot be decoded: the file is damaged. Delete it and run `mem convert` again."
+    )

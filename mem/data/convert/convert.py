@@ -277,3 +277,14 @@ def train_counts(folder: Path) -> np.ndarray:
     """Return the number of training images in each class of a converted dataset."""
     manifest = json.loads((folder / "dataset.json").read_text())
     return np.asarray(manifest["splits"]["train"]["counts"], dtype=np.int64)
+
+
+def train_counts_before_holdout(folder: Path) -> np.ndarray:
+    """Return the number of training images in each class of a converted dataset, with those of `dataset.holdout`.
+
+    They equal `train_counts` if the dataset has no holdout. A branch of `selection` with held-out images reads the same
+    files, so that its held-out images count as well.
+    """
+    manifest = json.loads((folder / "dataset.json").read_text())
+    counts = manifest.get("counts_before_holdout", manifest["splits"]["train"]["counts"])
+    return np.asarray(counts, dtype=np.int64)

@@ -19,6 +19,7 @@ from mem.config import (
 )
 from mem.data.datasets.base import ImageSet, ImageSplit
 from mem.data.datasets.cifar import read_cifar
+from mem.data.datasets.class_names import renamed
 from mem.data.datasets.custom import read_lists, read_table_rows
 from mem.data.datasets.digits import read_digits
 from mem.data.datasets.fashion_mnist import read_fashion_mnist
@@ -79,6 +80,7 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
             images = _split_and_cut(read_table_rows(settings), settings, order)
         case FeatureFiles():
             raise UserError(f"{settings.name}: dataset.source is `features`, so the study has no images to read")
+    images = renamed(images, settings)
     return images if settings.holdout is None else hold_out(images, settings.holdout)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mem.config.custom_sources import Labelled, Lists, Table
 from mem.data.datasets.base import ImageSet, empty_split, split_of_files
-from mem.data.datasets.index_files import Rows, read_class_names, read_list
+from mem.data.datasets.class_names import given_classes
+from mem.data.datasets.index_files import Rows, read_list
 from mem.data.datasets.labels import count_classes, named_labels, natural_sort, numeric_labels, require_labels
 from mem.data.datasets.spellings import distinct_names, several_spellings
 from mem.data.datasets.table import read_table
@@ -34,7 +35,7 @@ def read_table_rows(settings: Table) -> ImageSet:
 
 
 def _image_set(settings: Labelled, rows: Mapping[str, Rows], origin: str) -> ImageSet:
-    given = None if settings.class_names is None else read_class_names(Path(settings.class_names).expanduser())
+    given = given_classes(settings)
     notes: tuple[str, ...] = ()
     if settings.labels == "names":
         for listed in rows.values():

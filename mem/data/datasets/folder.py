@@ -11,7 +11,7 @@ import numpy as np
 from mem.config import Folder
 from mem.data.codecs.suffixes import is_image_name
 from mem.data.datasets.base import ImageSet, ImageSplit, empty_split, split_of_files
-from mem.data.datasets.index_files import read_class_names
+from mem.data.datasets.class_names import given_classes
 from mem.data.datasets.labels import count_classes, natural_sort
 from mem.data.datasets.problems import Problems, printable
 from mem.data.datasets.spellings import composed, distinct_names
@@ -29,15 +29,16 @@ def read_folder(settings: Folder) -> ImageSet:
         raise UserError(f"dataset.root: {root}: no such folder")
     folders = {"train": settings.train_folder, "val": settings.val_folder, "test": settings.test_folder}
     trees = {split: _ClassFolders(root, name) for split, name in folders.items() if name is not None}
-    if settings.class_names is not None:
-        classes = read_class_names(Path(settings.class_names).expanduser())
+    given = given_classes(settings)
+    if given is not None:
+        classes = given
     else:
         classes = tuple(natural_sort(distinct_names(trees["train"].names())))
     problems = Problems(str(root))
     known = {composed(name) for name in classes}
     for split, tree in trees.items():
         for name in sorted(name for name in tree.names() if composed(name) not in known):
-            expected = "class_names" if settings.class_names else "the training split"
+            expected = "class_names" if given is not None else "the training split"
             problems.add(f"class folders in {split} that are not in {expected}", f"{tree.prefix}{name}")
     for name in classes:
         if not trees["train"].folders_of(name):

@@ -45,7 +45,7 @@ def read_inaturalist(settings: INaturalist2018) -> ImageSet:
     Raises:
         UserError: A file is missing or invalid, or a label differs from the category ID in the path.
     """
-    files = settings.index_files()
+    files = settings.list_files()
     parts = {split: _read(path) for split, path in files.items()}
     class_names = [part.classes for part in parts.values() if part.classes is not None]
     if len(set(class_names)) > 1:

@@ -40,7 +40,7 @@ def read_published_lists(
         UserError: A list is missing or invalid, a path does not belong to the dataset, or labels and folders are
             inconsistent.
     """
-    rows = {split: read_list(path) for split, path in settings.index_files().items()}
+    rows = {split: read_list(path) for split, path in settings.list_files().items()}
     labels = {split: numeric_labels(listed) for split, listed in rows.items()}
     parsed = {split: _parse_paths(listed, canonical_name, expected) for split, listed in rows.items()}
     classes = _class_names(rows, labels, {split: folders for split, (_, folders) in parsed.items()})

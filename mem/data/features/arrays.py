@@ -10,13 +10,12 @@ from jaxtyping import Float32, Int64
 
 from mem.data.features.stored import FeatureSplit
 from mem.errors import UserError
+from mem.longtail import without_images
 
 Array: TypeAlias = Any
 """A NumPy array, a torch tensor, or anything that `np.asarray` accepts."""
 IMAGES_PER_READ = 4096
 """Number of images that are read and processed at once."""
-_MAX_LISTED_CLASSES = 10
-"""Maximum number of classes listed in a message."""
 
 
 def in_memory_split(features: Array, labels: Array, name: str, like: FeatureSplit | None = None) -> FeatureSplit:
@@ -159,17 +158,11 @@ def require_every_class(counts: Int64[np.ndarray, " classes"], name: str = "trai
     Raises:
         UserError: A class has no training images. The message lists all such classes.
     """
-    empty = np.flatnonzero(counts == 0).tolist()
-    if not empty:
-        return
-    advice = "and number the remaining classes from 0 without gaps."
-    if len(empty) == 1:
-        raise UserError(f"{name}: class {empty[0]} has no training images. Add images, or remove the class {advice}")
-    more = f" and {len(empty) - _MAX_LISTED_CLASSES:,} more" if len(empty) > _MAX_LISTED_CLASSES else ""
-    raise UserError(
-        f"{name}: {len(empty):,} of {len(counts):,} classes have no training images: "
-        f"{', '.join(map(str, empty[:_MAX_LISTED_CLASSES]))}{more}. Add images, or remove these classes {advice}"
-    )
+    if problem := without_images(counts):
+        which = "these classes" if np.count_nonzero(counts == 0) > 1 else "the class"
+        raise UserError(
+            f"{name}: {problem}. Add images, or remove {which} and number the remaining classes from 0 without gaps."
+        )
 
 
 def require_known_labels(labels: np.ndarray, classes: int, name: str) -> None:

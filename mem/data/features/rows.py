@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -44,9 +44,14 @@ def copy_parts(source: Path, out: Path, holdout: Holdout) -> dict[str, Any]:
     train = open_split(source, "train")
     parts = parts_of_train(train.labels, holdout)
     arrays = {"pooled": train.pooled, **({"tokens": train.tokens} if train.tokens is not None else {})}
+    shapes = {kind: array.shape[2:] for kind, array in arrays.items()}
+    if train.experts > 1:
+        shapes["pooled"] = (train.experts, train.pooled.shape[2] // train.experts)
     for split, positions in parts.items():
         for kind, array in arrays.items():
-            _copy(array, positions, out, split, kind, views=train.views if split == "train" else 1)
+            views = train.views if split == "train" else 1
+            with writable_feature_file(out, split, kind, (views, len(positions), *shapes[kind]), array.dtype) as file:
+                _copy(array, positions, file, views)
         files.write_array(feature_file(out, split, "labels"), train.labels[positions])
     about = read_about(source)
     classes = int(train.labels.max()) + 1
@@ -55,13 +60,11 @@ def copy_parts(source: Path, out: Path, holdout: Holdout) -> dict[str, Any]:
     return describe_parts(train.labels, parts)
 
 
-def _copy(array: np.ndarray, positions: np.ndarray, out: Path, split: str, kind: str, views: int) -> None:
+def _copy(array: np.ndarray, positions: np.ndarray, file: IO[bytes], views: int) -> None:
     """Write the rows of an array of shape (views, images, ...) to a feature file, some rows at a time."""
-    shape = array.shape[2:]
     rows = max(1, _BYTES_PER_COPY // max(1, array[:1, :1].nbytes))
-    with writable_feature_file(out, split, kind, (views, len(positions), *shape), array.dtype) as file:
-        for view in range(views):
-            for start in range(0, len(positions), rows):
-                file.write(np.ascontiguousarray(array[view, positions[start : start + rows]]).tobytes())
-                if isinstance(array.base, mmap.mmap):
-                    array.base.madvise(mmap.MADV_DONTNEED)  # mapped pages count as memory of the process
+    for view in range(views):
+        for start in range(0, len(positions), rows):
+            file.write(np.ascontiguousarray(array[view, positions[start : start + rows]]).tobytes())
+            if isinstance(array.base, mmap.mmap):
+                array.base.madvise(mmap.MADV_DONTNEED)  # mapped pages count as memory of the process

@@ -27,8 +27,8 @@ def create_feature_file(
 ) -> np.ndarray:
     """Create a feature file and return it as a memory map. Any process can open the file and write parts of it.
 
-    The shape is (views, images, width) for `pooled` and (views, images, tokens, width) for `tokens`. View 0 is the
-    plain view.
+    The shape is (views, images, width) for `pooled` and (views, images, tokens, width) for `tokens`. With experts, the
+    shape of `pooled` is (views, images, experts, width). View 0 is the plain view.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return np.lib.format.open_memmap(feature_file(folder, split, kind), mode="w+", dtype=np.dtype(dtype), shape=shape)
@@ -75,7 +75,10 @@ class FeatureSource(Protocol):
         ...
 
     def inputs(self, views: np.ndarray | int, indices: np.ndarray, *, tokens: bool) -> torch.Tensor:
-        """Return head inputs: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first."""
+        """Return head inputs: (samples, width), or (samples, 1 + tokens, width) with the pooled feature first.
+
+        The pooled feature of a backbone with experts consists of those of all experts, one after another.
+        """
         ...
 
 
@@ -93,10 +96,12 @@ class FeatureSplit:
     """Features of one split, memory-mapped from disk or loaded into memory."""
 
     pooled: np.ndarray
-    """(views, images, width), float32."""
+    """(views, images, width), float32 or float16. With experts, `width` is that of all experts together."""
     tokens: np.ndarray | None
     """(views, images, tokens, width), float32 or float16. None if tokens were not stored."""
     labels: Int64[np.ndarray, " images"]
+    experts: int = 1
+    """Number of experts, whose features are stored one after another."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,9 +127,10 @@ class FeatureSplit:
         """Return head inputs as float32; see `FeatureSource.inputs`."""
         pooled = self.pooled[views, indices]
         if not tokens:
-            return torch.from_numpy(np.ascontiguousarray(pooled))
+            return torch.from_numpy(np.ascontiguousarray(pooled, dtype=np.float32))
         assert self.tokens is not None
-        return torch.from_numpy(np.concatenate([pooled[:, None], self.tokens[views, indices]], axis=1))
+        parts = [pooled[:, None], self.tokens[views, indices]]
+        return torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32))
 
 
 def open_split(folder: Path, split: str) -> FeatureSplit:
@@ -150,14 +156,24 @@ def open_split(folder: Path, split: str) -> FeatureSplit:
             f"{folder}: the features of {split} cannot be read: {error}. Delete the folder and run `mem features` "
             "again."
         ) from None
-    if pooled.ndim != 3 or pooled.shape[1] != len(labels):
+    if pooled.ndim not in (3, 4) or pooled.shape[1] != len(labels):
         raise UserError(
-            f"{folder}: {split} has {len(labels)} labels and features of shape {pooled.shape}; "
-            "expected (views, images, width). Delete the folder and run `mem features` again."
+            f"{folder}: {split} has {len(labels)} labels and features of shape {pooled.shape}; expected (views, "
+            "images, width) or, with experts, (views, images, experts, width). Delete the folder and run `mem "
+            "features` again."
         )
     if not _finite(pooled):
         raise UserError(f"{folder}: the features of {split} contain non-finite values. Recompute the features.")
-    return FeatureSplit(pooled, tokens, labels)
+    if pooled.ndim == 3:
+        return FeatureSplit(pooled, tokens, labels)
+    return FeatureSplit(_concatenated(pooled), tokens, labels, experts=pooled.shape[2])
+
+
+def _concatenated(pooled: np.memmap) -> np.memmap:
+    """Map a file of shape (views, images, experts, width) as (views, images, experts * width)."""
+    views, images, experts, width = pooled.shape
+    # Not a reshaped view, whose memory cannot be released as that of the map itself.
+    return np.memmap(str(pooled.filename), pooled.dtype, "r", pooled.offset, (views, images, experts * width))
 
 
 def read_labels(folder: Path, split: str) -> Int64[np.ndarray, " images"]:

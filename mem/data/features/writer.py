@@ -25,6 +25,10 @@ from mem.data.features.stored import create_feature_file, feature_file
 from mem.errors import UserError
 
 UNFINISHED_FOLDER = "unfinished"
+DIVERGED = "the backbone diverged during training. Finetune it again with a lower base_lr."
+"""Cause of values that are not finite in float32 or bfloat16."""
+DTYPE_SETTINGS = {"pooled": "pooled_dtype", "tokens": "dtype"}
+"""Setting of `features` that contains the data type of stored features, by kind."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,19 @@ class FeatureWriter:
         layouts: The files to write, by split.
         chunk_images: Number of images per chunk.
         save_seconds: Interval between saves, in seconds. An interruption loses the chunks written since the last save.
+        not_finite: Cause of values that are not finite, and advice, for the error message.
     """
 
     def __init__(
-        self, folder: Path, key: str, layouts: Mapping[str, SplitLayout], chunk_images: int, save_seconds: float
+        self,
+        folder: Path,
+        key: str,
+        layouts: Mapping[str, SplitLayout],
+        chunk_images: int,
+        save_seconds: float,
+        not_finite: str = DIVERGED,
     ) -> None:
+        self._not_finite = not_finite
         self._target, self._folder, self._layouts = folder, folder / UNFINISHED_FOLDER, layouts
         # Do not change this content: otherwise, runs interrupted with an earlier version cannot be resumed.
         parts = {split: vars(layout) for split, layout in layouts.items()}
@@ -157,7 +169,7 @@ class FeatureWriter:
             with np.errstate(over="ignore"):
                 content = np.ascontiguousarray(values, dtype=dtype)
             if not np.isfinite(content).all():
-                raise UserError(_not_finite_message(chunk, kind, values, dtype))
+                raise UserError(_not_finite_message(chunk, kind, values, dtype, self._not_finite))
             row = chunk.view * layout.images + chunk.first
             remaining = content.data.cast("B")
             position = offset + row * (content.nbytes // len(content))
@@ -215,17 +227,15 @@ def chunks_of_rank(chunks: list[Chunk], rank: int, ranks: int) -> list[Chunk]:
     return chunks[rank * len(chunks) // ranks : (rank + 1) * len(chunks) // ranks]
 
 
-def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.dtype) -> str:
+def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.dtype, cause: str) -> str:
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if finite.all():
         last = chunk.first + chunk.count - 1
+        setting = f"features.{DTYPE_SETTINGS[kind]}"
         return (
-            f"features.dtype: {kind} features of images {chunk.first} to {last} of {chunk.split} have values "
+            f"{setting}: {kind} features of images {chunk.first} to {last} of {chunk.split} have values "
             f"up to {np.abs(values).max():.3g}, but the maximum of {dtype} is {np.finfo(dtype).max:.3g}. Set "
-            "features.dtype to float32."
+            f"{setting} to float32."
         )
     image = chunk.first + int(np.flatnonzero(~finite)[0])
-    return (
-        f"The {kind} feature of image {image} of {chunk.split} (view {chunk.view}) is not finite: the backbone "
-        "diverged during training. Finetune it again with a lower base_lr."
-    )
+    return f"The {kind} feature of image {image} of {chunk.split} (view {chunk.view}) is not finite: {cause}"

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
+from mem.data.beton.resize_and_crop import ResizeAndCrop
 from mem.data.loading.buffer_pool import BufferPool
 from mem.data.loading.prefetch import prefetch
 from mem.data.loading.transforms import BatchTransform
@@ -33,6 +34,8 @@ class BatchRequest:
     seed: int = 0
     group_size: int = 1
     """Number of consecutive samples that stay on the same rank and in the same micro-batch."""
+    second: BatchTransform | None = None
+    """Transform of the second view of each image, or None if each image has one view."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,26 @@ class BatchBuilder:
             yield from prefetch(lambda: finished(threads))
 
     def _start(self, request: BatchRequest, threads: ThreadPoolExecutor, buffers: BufferPool) -> _BatchInProgress:
-        count = len(request.indices)
+        pixels, tasks = self._start_view(request.indices, request.transform, threads, buffers)
+        second = None
+        if request.second is not None:
+            second, more_tasks = self._start_view(request.indices, request.second, threads, buffers)
+            tasks += more_tasks
+        labels = torch.from_numpy(self.images.labels[request.indices])
+        batch = Batch(pixels, labels, request.first, request.seed, request.group_size, second)
+        return _BatchInProgress(batch, tasks)
+
+    def _start_view(
+        self, indices: np.ndarray, transform: BatchTransform, threads: ThreadPoolExecutor, buffers: BufferPool
+    ) -> tuple[torch.Tensor, list[Future[None]]]:
+        """Start to build a view of images. Return the pixels, and the tasks after which they are complete."""
+        count = len(indices)
         pixels = buffers.tensor((count, self.side, self.side, 3), torch.uint8)
         out = pixels.numpy()
-        transform = request.transform
-        crops = self.images.crops(request.indices, transform.crops, transform.mirrored)
+        if isinstance(transform.crops, ResizeAndCrop):
+            crops = self.images.resized_crops(indices, transform.crops)
+        else:
+            crops = self.images.crops(indices, transform.crops, transform.mirrored)
 
         def build_images(start: int, stop: int) -> None:
             crops.decode(start, out[start:stop])
@@ -81,8 +99,7 @@ class BatchBuilder:
 
         size = max(1, min(_TASK_IMAGES, -(-count // self.workers)))
         tasks = [threads.submit(build_images, start, min(start + size, count)) for start in range(0, count, size)]
-        labels = torch.from_numpy(self.images.labels[request.indices])
-        return _BatchInProgress(Batch(pixels, labels, request.first, request.seed, request.group_size), tasks)
+        return pixels, tasks
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int64
 
-from mem.config import Augmentation
+from mem.config import Augmentation, Crops
 from mem.data.augment.pixel_ops import Color, ImageArray
 from mem.data.batch import Batch
 from mem.data.beton.reader import Beton
 from mem.data.loading.builder import BatchBuilder, BatchRequest
+from mem.data.loading.crop_views import crops_of_views
 from mem.data.loading.samplers import Sampler
 from mem.data.loading.shard import RankShard
 from mem.data.loading.transforms import GREY, Augmenter, BatchTransform, plain_transform
@@ -27,7 +28,7 @@ class TrainingImages:
     """Full batches of augmented training images, starting at any step.
 
     Sample n (of step n // global_batch) is the same image with the same augmentation for any number of workers and
-    ranks, even if training is interrupted and resumed.
+    ranks, even if training is interrupted and resumed. This also applies to the second view of a sample.
     """
 
     images: Beton
@@ -43,6 +44,8 @@ class TrainingImages:
     """Number of consecutive samples that stay on the same rank and in the same micro-batch."""
     fill: Color = GREY
     """Fill colour for the area outside an image transformed by RandAugment."""
+    second_augmentation: Augmentation | None = None
+    """Augmentation of the second view of each sample. None if each sample has one view."""
 
     def from_step(self, step: int, until: int) -> Iterator[Batch]:
         """Yield this rank's part of the batches `step` to `until - 1`."""
@@ -53,13 +56,19 @@ class TrainingImages:
         first = step * self.global_batch + low
         indices = self.sampler.indices(first, high - low)
         augmenter = Augmenter(self.augmentation, self.seed, self.fill)
-        transform = augmenter.of_samples(self.images, indices, first)
-        return BatchRequest(indices, transform, first, self.seed, self.group_size)
+        transform, second = augmenter.of_samples(self.images, indices, first), None
+        if self.second_augmentation is not None:
+            augmenter = Augmenter(self.second_augmentation, self.seed, self.fill)
+            second = augmenter.of_samples(self.images, indices, first, second=True)
+        return BatchRequest(indices, transform, first, self.seed, self.group_size, second)
 
 
 @dataclass(frozen=True)
 class ImageViews:
-    """Views of a split's images. View 0 is the evaluation view without augmentation; views 1, 2, ... are augmented."""
+    """Views of a split's images. View 0 is the evaluation view without augmentation; views 1, 2, ... are augmented.
+
+    With `crops`, the views are the crops of each image whose logits are averaged.
+    """
 
     images: Beton
     side: int
@@ -72,6 +81,8 @@ class ImageViews:
     workers: int
     fill: Color = GREY
     """Fill colour for the area outside an image transformed by RandAugment."""
+    crops: Crops | None = None
+    """Several crops per image instead of the evaluation view and augmented views."""
 
     def of_view(self, indices: Int64[np.ndarray, " images"], view: int, batch: int) -> Iterator[Batch]:
         """Yield one view of each image in `indices`, in this order, in batches of at most `batch` images."""
@@ -86,12 +97,16 @@ class ImageViews:
         return BatchBuilder(self.images, self.side, self.workers).build(requests)
 
     def _transform(self, views: np.ndarray, indices: np.ndarray) -> BatchTransform:
+        if self.crops is not None:
+            sizes = self.images.heights[indices], self.images.widths[indices]
+            return BatchTransform(crops_of_views(*sizes, views, self.crops, self.side))
         crops = np.empty((len(indices), 4), dtype=np.int64)
         mirrored = np.zeros(len(indices), dtype=bool)
         changes: dict[int, tuple[Callable[[int, ImageArray], None], int]] = {}
         for view in np.unique(views).tolist():
             positions = np.flatnonzero(views == view)
             transform = self._transform_of_view(indices[positions], view)
+            assert isinstance(transform.crops, np.ndarray), "these views are cut from the stored images"
             crops[positions] = transform.crops
             if transform.mirrored is not None:
                 mirrored[positions] = transform.mirrored

@@ -12,7 +12,7 @@ from mem import rng
 from mem.longtail import class_counts
 
 IMAGES_PER_VISIT = 4
-"""Number of consecutive images that class-balanced sampling selects from one class (Kang et al. 2020)."""
+"""Number of consecutive images that class-balanced sampling for heads selects from one class (Kang et al. 2020)."""
 
 
 @runtime_checkable
@@ -50,26 +50,51 @@ class PartSampler:
 
 
 class ClassBalancedSampler:
-    """In each round, visits all classes in random order and selects `IMAGES_PER_VISIT` images from each.
+    """In each round, visits all classes in random order and selects the same number of images from each.
 
     The images of a class are reshuffled once all of them have been sampled. Source: the class-aware sampler of
     Shen et al. 2016, as used by Kang et al. 2020.
+
+    With one image per visit, consecutive samples are of different classes: if a round would start with the class that
+    ends the round before it, the first two classes of the round are swapped. With only two classes, this is guaranteed
+    for the samples 2k and 2k + 1, which form a round.
 
     Args:
         labels: Label of each image; an image with label -1 is never sampled.
         classes: Number of classes.
         seed: The run's seed.
         stream: Prefix of the random stream of the class order.
+        images_per_visit: Number of consecutive images of a class.
     """
 
-    def __init__(self, labels: np.ndarray, classes: int, seed: int, stream: str = "") -> None:
-        self._members = [np.flatnonzero(labels == k) for k in range(classes)]
+    def __init__(
+        self,
+        labels: np.ndarray,
+        classes: int,
+        seed: int,
+        stream: str = "",
+        images_per_visit: int = IMAGES_PER_VISIT,
+    ) -> None:
+        by_class = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]
+        self._members = np.split(by_class, np.cumsum(class_counts(labels[labels >= 0], classes))[:-1])
         self._present = np.array([k for k in range(classes) if len(self._members[k])])
         self._seed = seed
-        self._round = lru_cache(maxsize=8)(
+        self._images_per_visit = images_per_visit
+        self._shuffled_round = lru_cache(maxsize=8)(
             lambda number: self._present[rng.permutation(seed, f"{stream}class order", number, len(self._present))]
         )
+        self._round = lru_cache(maxsize=8)(self._order_of_round)
         self._shuffled = lru_cache(maxsize=4 * classes)(self._shuffle)
+
+    def _order_of_round(self, number: int) -> np.ndarray:
+        order = self._shuffled_round(number)
+        # The swap does not change the last class of a round of three or more classes, so a round depends on the
+        # unswapped order of the round before it.
+        if self._images_per_visit > 1 or number == 0 or len(order) < 3:
+            return order
+        if order[0] != self._shuffled_round(number - 1)[-1]:
+            return order
+        return np.concatenate([order[1::-1], order[2:]])
 
     def _shuffle(self, k: int, epoch: int) -> np.ndarray:
         members = self._members[k]
@@ -78,12 +103,12 @@ class ClassBalancedSampler:
     def indices(self, start: int, count: int) -> Int64[np.ndarray, " {count}"]:
         """Return the image indices of the samples `start` to `start + count - 1`."""
         samples = np.arange(start, start + count)
-        visits, within = np.divmod(samples, IMAGES_PER_VISIT)
+        visits, within = np.divmod(samples, self._images_per_visit)
         rounds, turns = np.divmod(visits, len(self._present))
         chosen = np.empty(count, dtype=np.int64)
         for i in range(count):
             k = int(self._round(int(rounds[i]))[turns[i]])
-            epoch, position = divmod(int(rounds[i]) * IMAGES_PER_VISIT + int(within[i]), len(self._members[k]))
+            epoch, position = divmod(int(rounds[i]) * self._images_per_visit + int(within[i]), len(self._members[k]))
             chosen[i] = self._shuffled(k, epoch)[position]
         return chosen
 

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float64, Int64
 
 from mem import rng
 from mem.config import Augmentation
-from mem.data.augment import color, crop, rand_augment
+from mem.data.augment import blur, color, crop, pixel_ops, rand_augment
 from mem.data.augment.pixel_ops import Color, ImageArray
 from mem.data.beton.reader import Beton
+from mem.data.beton.resize_and_crop import ResizeAndCrop
 
 GREY: Color = (128, 128, 128)
 """Default fill colour for the area outside a transformed image."""
@@ -25,29 +26,36 @@ RandomNumbers = Callable[[str, int], Float64[np.ndarray, "samples width"]]
 class BatchTransform:
     """Crops and augmentations that the data loader applies to the images of a batch."""
 
-    crops: Int64[np.ndarray, "samples 4"]
-    """Top, left, height and width of each image's crop, which is then resized."""
+    crops: Int64[np.ndarray, "samples 4"] | ResizeAndCrop
+    """Top, left, height and width of each image's crop, which is then resized; or a square of the resized image."""
     mirrored: Bool[np.ndarray, " samples"] | None = None
-    """Whether each resized crop is flipped horizontally. None if no crop is flipped."""
+    """Whether each resized crop is flipped horizontally. None if no crop is flipped, and for `ResizeAndCrop`."""
     change: Callable[[int, ImageArray], None] | None = None
     """Function that modifies the i-th resized and flipped image in place."""
 
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Random crop, flip, RandAugment and colour jitter."""
+    """Random crop, flip, RandAugment, colour jitter, greyscale conversion and blur."""
 
     augmentation: Augmentation
     seed: int
     fill: Color = GREY
     """Fill colour for the area outside an image transformed by RandAugment."""
 
-    def of_samples(self, images: Beton, indices: Int64[np.ndarray, " samples"], first: int) -> BatchTransform:
-        """Return the transform for consecutive training samples, starting at sample `first`."""
+    def of_samples(
+        self, images: Beton, indices: Int64[np.ndarray, " samples"], first: int, *, second: bool = False
+    ) -> BatchTransform:
+        """Return the transform for consecutive training samples, starting at sample `first`.
+
+        With `second`, return the transform of the second view of each sample, whose random numbers are others.
+        """
         count = len(indices)
-        return self._transform(
-            images, indices, lambda stream, width: rng.uniforms(self.seed, stream, first, count, width)
-        )
+
+        def numbers(stream: str, width: int) -> np.ndarray:
+            return rng.uniforms(self.seed, f"second view {stream}" if second else stream, first, count, width)
+
+        return self._transform(images, indices, numbers)
 
     def of_view(self, images: Beton, indices: Int64[np.ndarray, " samples"], view: int) -> BatchTransform:
         """Return the transform for an augmented view. Its random numbers depend only on the seed, image and view."""
@@ -72,6 +80,8 @@ class Augmenter:
             width = settings.layers * rand_augment.UNIFORMS_PER_LAYER
             chosen = rand_augment.sample_operations(numbers("rand augment", width), settings)
         jitter = numbers("color jitter", color.UNIFORMS) if any(augmentation.color_jitter) else None
+        grey = numbers("grayscale", 1)[:, 0] < augmentation.grayscale if augmentation.grayscale else None
+        sigmas = blur.sample_sigmas(numbers("blur", blur.UNIFORMS), augmentation.blur) if augmentation.blur else None
 
         def change(i: int, image: ImageArray) -> None:
             result = image
@@ -79,10 +89,15 @@ class Augmenter:
                 result = chosen.apply(i, result, settings, self.fill)
             if jitter is not None:
                 result = color.jitter_colors(result, jitter[i], augmentation.color_jitter)
+            if grey is not None and grey[i]:
+                result = pixel_ops.grayscale(result)
+            if sigmas is not None and sigmas[i]:
+                result = pixel_ops.gaussian_blur(result, float(sigmas[i]))
             if result is not image:
                 np.copyto(image, result)
 
-        return BatchTransform(crops, mirrored, change if chosen or jitter is not None else None)
+        changes = chosen or any(values is not None for values in (jitter, grey, sigmas))
+        return BatchTransform(crops, mirrored, change if changes else None)
 
 
 def plain_transform(images: Beton, indices: Int64[np.ndarray, " samples"], center_crop: float) -> BatchTransform:

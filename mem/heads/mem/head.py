@@ -10,15 +10,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from mem import config, longtail
-from mem.heads.base import Head, Linear, accuracy, pooled_feature
+from mem.heads.base import Linear, accuracy, pooled_feature
 from mem.heads.mem.data_aware import modulated_logits, read_logits
 from mem.heads.mem.fusion import Fusion, TopLogits
+from mem.heads.mem.modulated import ModulatedHead
 from mem.heads.mem.objective import regularisation_objective
 from mem.heads.mem.subnetworks import SubNetworks
 from mem.losses import cross_entropy
 
 
-class MemHead(Head):
+class MemHead(ModulatedHead):
     """A linear classifier whose logits are adjusted by one weight per group of classes.
 
     Args:

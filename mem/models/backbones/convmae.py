@@ -49,7 +49,12 @@ class ConvMaeClassifier(BackboneClassifier):
         self, images: Float[Tensor, "samples 3 rows columns"]
     ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
         """Return the tokens' mean after `fc_norm` as the pooled feature, and each token after `fc_norm`."""
-        tokens = self.backbone.stages(images)[2]
+        return self.features_of(self.backbone.stages(images)[2])
+
+    def features_of(
+        self, tokens: Float[Tensor, "samples tokens width"]
+    ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
+        """Return the features (see `features`) from the outputs of the last block."""
         return self.backbone.fc_norm(tokens.mean(dim=1)), self.backbone.fc_norm(tokens)
 
     def layer_of(self, parameter: str) -> int:

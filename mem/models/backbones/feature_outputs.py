@@ -36,7 +36,11 @@ def timm_features(network: nn.Module, images: Float[Tensor, "images 3 rows colum
     If the positions and the classifier's input differ in width, no tokens are returned. For example, MobileNetV3 has a
     layer between pooling and the classifier.
     """
-    positions = network.forward_features(images)  # type: ignore[operator]
+    return pooled_and_tokens(network, network.forward_features(images))  # type: ignore[operator]
+
+
+def pooled_and_tokens(network: nn.Module, positions: Any) -> Features:
+    """Return the features of a timm network (see `timm_features`) from the output of its last layer."""
     pooled = network.forward_head(positions, pre_logits=True)  # type: ignore[operator]
     width = pooled.shape[1]
     tokens = pooled.new_zeros(pooled.shape[0], 0, width)  # `len` would fix the batch size of an exported program

@@ -29,6 +29,9 @@ class FrozenBackbone(nn.Module):
     timm_model: str | None = None
     """Name of the timm architecture; None for other networks."""
 
+    experts = 1
+    """Number of experts, which only a trained backbone can have."""
+
     def __init__(self, backbone: nn.Module, side: int, name: str, head_prefixes: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.backbone = backbone

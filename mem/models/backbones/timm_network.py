@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 import timm
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mem import config
 from mem.errors import UserError
 from mem.models.backbones.base import BackboneClassifier
-from mem.models.backbones.feature_outputs import feature_shapes, reason_of, timm_features
+from mem.models.backbones.feature_outputs import feature_shapes, pooled_and_tokens, reason_of
 from mem.models.batch_norm import use_sample_batch_norms
 
 NECK = "neck"
@@ -26,11 +27,17 @@ class TimmClassifier(BackboneClassifier):
     """A timm network with its built-in pooling, optionally followed by a fully connected layer with ReLU (the neck).
 
     The tokens are the positions that are pooled or, with a neck, the outputs of the neck for these positions.
+
+    Args:
+        settings: The architecture.
+        classes: Number of outputs of the linear layer.
+        drop_path: Stochastic-depth rate of the last block.
+        **options: Further arguments of `timm.create_model`.
     """
 
-    def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0) -> None:
-        width, tokens = _shapes(settings, classes)
-        super().__init__(_network(settings, classes, drop_path))
+    def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0, **options: Any) -> None:
+        width, tokens = _shapes(settings, classes, options)
+        super().__init__(_network(settings, classes, drop_path, options))
         self.timm_model = settings.model
         head = next((name for name, module in self.backbone.named_modules() if module is self.linear), "")
         self.head_prefix = f"{head}."
@@ -39,10 +46,8 @@ class TimmClassifier(BackboneClassifier):
             add_neck(self.backbone, head, settings.neck_width)
             self.missing_in_encoder = (f"{NECK}.",)
         self.other_classifiers = _class_dependent_keys(settings.model)
-        matcher = self.backbone.group_matcher(coarse=False)  # type: ignore[operator]
-        self._layer_of = cast(dict[str, int], group_parameters(self.backbone, matcher, reverse=True))
+        self.number_layers()
         self._exempt_from_decay = set(getattr(self.backbone, "no_weight_decay", set)())
-        self.layers = max(self._layer_of.values())
         self.width, self.tokens = width, tokens
         if drop_path and not self.branches:
             raise UserError(f"{settings.model} has no residual branches to drop. Set finetune.drop_path to 0.")
@@ -62,7 +67,13 @@ class TimmClassifier(BackboneClassifier):
 
         With a neck, return its outputs for the pooled feature and for each position.
         """
-        pooled, tokens = timm_features(self.backbone, images)
+        return self.features_of(self.backbone.forward_features(images))  # type: ignore[operator]
+
+    def features_of(
+        self, positions: Any
+    ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
+        """Return the features (see `features`) from the output of the last layer."""
+        pooled, tokens = pooled_and_tokens(self.backbone, positions)
         if not self._has_neck:
             return pooled, tokens
         neck = self.backbone.get_submodule(NECK)
@@ -71,6 +82,24 @@ class TimmClassifier(BackboneClassifier):
     def layer_of(self, parameter: str) -> int:
         """Return timm's layer index: 0 for the stem, then one per block, and the last layer otherwise."""
         return self._layer_of.get(parameter, self.layers)
+
+    def number_layers(self) -> None:
+        """Number the layers as timm does."""
+        self._layer_of = self._groups(coarse=False)
+        self.layers = max(self._layer_of.values())
+
+    def last_stage(self) -> frozenset[str]:
+        """Return the parameters from the last of timm's stages on. Empty if all blocks have the same resolution."""
+        if len({info["reduction"] for info in getattr(self.backbone, "feature_info", ())}) < 2:
+            return frozenset()
+        stages = self._groups(coarse=True)
+        last = max(stages.values())
+        return frozenset(name for name, stage in stages.items() if stage >= last - 1)
+
+    def _groups(self, *, coarse: bool) -> dict[str, int]:
+        """Return the index of the layer, or of the stage if `coarse` is set, of each parameter."""
+        matcher = self.backbone.group_matcher(coarse=coarse)  # type: ignore[operator]
+        return cast(dict[str, int], group_parameters(self.backbone, matcher, reverse=True))
 
     def exempt_from_decay(self, parameter: str) -> bool:
         """Exempt the parameters that timm exempts, such as the class token and position embeddings."""
@@ -166,9 +195,15 @@ def _class_dependent_keys(model: str) -> tuple[str, ...]:
     return tuple(sorted(name for name, value in two.items() if value.shape != three[name].shape))
 
 
-def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn.Module:
+def _network(
+    settings: config.TimmNetwork, classes: int, drop_path: float, further_options: Mapping[str, Any]
+) -> nn.Module:
     # Dropout inside the network is disabled, because it would use PyTorch's global random number generator.
-    options: dict[str, Any] = {"drop_rate": 0.0, **({"drop_path_rate": drop_path} if drop_path else {})}
+    options: dict[str, Any] = {
+        "drop_rate": 0.0,
+        **({"drop_path_rate": drop_path} if drop_path else {}),
+        **further_options,
+    }
     if not settings.zero_init_last:
         options["zero_init_last"] = False
     network = timm_network(settings.model, classes, settings.image_size, **options)
@@ -181,10 +216,10 @@ def _network(settings: config.TimmNetwork, classes: int, drop_path: float) -> nn
     return network
 
 
-def _shapes(settings: config.TimmNetwork, classes: int) -> tuple[int, int]:
+def _shapes(settings: config.TimmNetwork, classes: int, options: Mapping[str, Any]) -> tuple[int, int]:
     """Return the feature width and the number of tokens, from a forward pass on the meta device."""
     with torch.device("meta"):
-        network = _network(settings, classes, 0.0).eval()
+        network = _network(settings, classes, 0.0, options).eval()
     shapes = feature_shapes(network, settings.image_size, settings.model)
     missing = None
     if not hasattr(network, "get_classifier") or not isinstance(network.get_classifier(), nn.Linear):  # type: ignore[operator]

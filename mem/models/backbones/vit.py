@@ -40,7 +40,12 @@ class VitClassifier(BackboneClassifier):
 
         `fc_norm` is the norm that MAE's finetuning model applies after pooling.
         """
-        tokens = self.backbone.forward_features(images)
+        return self.features_of(self.backbone.forward_features(images))
+
+    def features_of(
+        self, tokens: Float[Tensor, "samples sequence width"]
+    ) -> tuple[Float[Tensor, "samples width"], Float[Tensor, "samples tokens width"]]:
+        """Return the features (see `features`) from the outputs of the last block."""
         pooled = self.backbone.forward_head(tokens, pre_logits=True)
         return pooled, self.backbone.fc_norm(tokens[:, self.backbone.num_prefix_tokens :])
 

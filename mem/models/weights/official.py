@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mem import files
-from mem.config.initial import OFFICIAL, Initial, OfficialWeights
+from mem.config.initial import OFFICIAL, OfficialWeights, unknown_weights
 from mem.download import download
 from mem.errors import UserError
+from mem.models.weights.licences import Licence, licence_warning
+from mem.models.weights.verification import Verification, verification_of
 
 FOLDER_VARIABLE = "MEM_WEIGHTS"
 
@@ -31,90 +33,118 @@ def official_weights(name: str) -> OfficialWeights:
     Raises:
         UserError: The name is unknown.
     """
-    try:
-        return OFFICIAL[Initial(weights=name).weights or ""]
-    except ValueError:
-        raise UserError(f"Unknown official weights {name}. Available: {', '.join(OFFICIAL)}") from None
+    if name not in OFFICIAL:
+        raise UserError(unknown_weights(name))
+    return OFFICIAL[name]
 
 
-def weights_file(initial: Initial) -> Path:
-    """Return the weights file that the `initial` section of a study specifies.
+def official_file(name: str) -> Path:
+    """Return the file of official weights in the folder for downloaded weights.
 
     Raises:
-        UserError: The file is missing, or it is not the official checkpoint.
+        UserError: The file is missing.
     """
-    if initial.file is not None:
-        path = Path(initial.file)
-        if not path.is_file():
-            raise UserError(f"{path}: weights file not found (initial.file)")
-        if initial.weights is not None:
-            verify(path, official_weights(initial.weights), initial.weights)
-        return path
-    assert initial.weights is not None
-    weights = official_weights(initial.weights)
+    weights = official_weights(name)
     path = weights_folder() / weights.file
     if not path.is_file():
         raise UserError(
-            f"The weights {initial.weights} are not on this machine ({path}). With network access, run: "
-            f"mem weights get {initial.weights}. Without network access, download {weights.address} on another "
-            f"machine. Then set initial.file to the file, or run: mem weights get {initial.weights} --from FILE"
+            f"The weights {name} are not on this machine ({path}). With network access, run: mem weights get {name}. "
+            f"Without network access, download {weights.address} on another machine. Then set initial.file to the "
+            f"file, or run: mem weights get {name} --from FILE"
         )
     return path
+
+
+def verify_official(path: Path, name: str) -> Verification:
+    """Compare a file with the published checksum of official weights and with the recorded SHA-256, if there is one.
+
+    Raises:
+        UserError: A digest differs.
+    """
+    weights = official_weights(name)
+    digest, recorded = verify(path, weights, name), _recorded(path)
+    if recorded not in (None, digest):
+        raise UserError(
+            f"{path}: changed since it was downloaded (SHA-256 is {digest}, was {recorded}). Delete the file and "
+            "download it again."
+        )
+    return verification_of(digest, weights.checksum, "never" if recorded is None else "before")
 
 
 def fetch_official(name: str, source: str | None, say: Callable[[str], None]) -> Path:
     """Download an official checkpoint unless it is already on this machine, and verify it.
 
-    An interrupted download is resumed. If no checksum is published, the SHA-256 of the first download is recorded, and
-    later downloads must match it.
+    The licence is stated first. An interrupted download is resumed. If no full SHA-256 is published, that of the first
+    download is recorded, and later downloads must match it.
 
     Args:
         name: Name of the checkpoint.
         source: A file or an address to use instead of the published address.
-        say: Called with progress messages.
+        say: Called with messages.
 
     Raises:
-        UserError: The file cannot be downloaded, or its checksum is wrong.
+        UserError: The file cannot be downloaded, `source` is missing, or the checksum is wrong.
     """
     weights = official_weights(name)
     path = weights_folder() / weights.file
-    note = path.with_name(f"{path.name}.json")
+    say(f"{name}: licence: {weights.licence or 'none stated'}")
+    if warning := licence_warning(name, Licence(weights.licence)):
+        say(warning)
     with _download_lock(path, say):
-        recorded = json.loads(note.read_text())["sha256"] if note.is_file() else None
         if path.is_file():
-            digest = verify(path, weights, name)
-            if recorded not in (None, digest):
-                raise UserError(
-                    f"{path}: changed since it was downloaded (SHA-256 is {digest}, was {recorded}). Delete the file "
-                    "and download it again."
-                )
+            verification = verify_official(path, name)
             say(f"{name} is already stored: {path}")
         else:
             part = path.with_name(f".{path.name}.part")
-            download(_address(source) if source else weights.address, part, say, "mem weights get NAME --from FILE")
+            download(_address(source) if source else weights.address, part, say, f"mem weights get {name} --from FILE")
             try:
-                digest = verify(part, weights, name)
-                if recorded not in (None, digest):
-                    raise UserError(
-                        f"{name}: the file at the source changed since the last download (SHA-256 is {digest}, was "
-                        f"{recorded}). If you trust the new file, delete {note} and download it again."
-                    )
+                verification = _verify_download(part, path, name)
             except UserError:
                 part.unlink()
                 raise
             os.replace(part, path)
             say(f"{name} is stored: {path}")
-        if recorded is None:
-            record = {
-                "name": name,
-                "from": source or weights.address,
-                "sha256": digest,
-                "fetched": time.strftime("%Y-%m-%d"),
-            }
-            files.write_text(note, json.dumps(record, indent=2) + "\n")
-            if weights.checksum is None:
-                say(f"No checksum is published for this file. Recorded its SHA-256 to verify later downloads: {digest}")
+        if _recorded(path) is None:
+            _record(path, name, source or weights.address, verification.sha256)
+            verification = verification_of(verification.sha256, weights.checksum, "now")
+        say(f"{name} is {verification.text}")
     return path
+
+
+def _verify_download(part: Path, path: Path, name: str) -> Verification:
+    """Verify a new download that becomes the file `path`."""
+    weights = official_weights(name)
+    digest, recorded = verify(part, weights, name), _recorded(path)
+    if recorded not in (None, digest):
+        raise UserError(
+            f"{name}: the file at the source changed since the last download (SHA-256 is {digest}, was {recorded}). If "
+            f"you trust the new file, delete {_note(path)} and download it again."
+        )
+    return verification_of(digest, weights.checksum, "never" if recorded is None else "before")
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _recorded(path: Path) -> str | None:
+    """Return the SHA-256 that was recorded when a file was downloaded for the first time, or None.
+
+    Raises:
+        UserError: The record is damaged.
+    """
+    note = _note(path)
+    try:
+        return str(json.loads(note.read_text())["sha256"]) if note.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{note}: this record of the SHA-256 of a download is damaged. If you trust {path}, delete the record."
+        ) from None
+
+
+def _record(path: Path, name: str, source: str, sha256: str) -> None:
+    record = {"name": name, "from": source, "sha256": sha256, "fetched": time.strftime("%Y-%m-%d")}
+    files.write_text(_note(path), json.dumps(record, indent=2) + "\n")
 
 
 def verify(path: Path, weights: OfficialWeights, name: str) -> str:
@@ -139,19 +169,17 @@ def verify(path: Path, weights: OfficialWeights, name: str) -> str:
     return digests["sha256"].hexdigest()
 
 
-def list_official() -> str:
-    """Return a text that lists the official checkpoints, their addresses and checksums, and whether they are stored."""
-    lines: list[str] = []
-    for name, weights in OFFICIAL.items():
-        path = weights_folder() / weights.file
-        stored = f"stored: {path}" if path.is_file() else "not stored"
-        checksum = weights.checksum or "no published checksum"
-        lines.append(f"{name}\n    {weights.about}\n    {weights.address}\n    {checksum}; {stored}")
-    return "\n".join(lines)
-
-
 def _address(source: str) -> str:
-    return source if "://" in source else Path(source).absolute().as_uri()
+    """Return the address of a file or an address.
+
+    Raises:
+        UserError: The file is missing.
+    """
+    if "://" in source:
+        return source
+    if not Path(source).is_file():
+        raise UserError(f"{source}: no such file (--from). Pass a weights file or its address.")
+    return Path(source).absolute().as_uri()
 
 
 @contextlib.contextmanager

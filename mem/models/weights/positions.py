@@ -42,14 +42,21 @@ def resize_position_tables(tensors: Mapping[str, Tensor], model: nn.Module) -> d
         if name in tensors and tensors[name].shape != expected.shape and tensors[name].is_floating_point():
             table = tensors[name]
             table = table.float() if table.itemsize < torch.float32.itemsize else table  # half precision is too coarse
-            table = _resized(name, table, expected.shape, model)
+            table = resize_position_table(name, table, expected.shape, model)
             if table is not None and table.shape == expected.shape:
                 resized[name] = table.to(tensors[name].dtype)
     return resized
 
 
-def _resized(name: str, table: Tensor, shape: torch.Size, model: nn.Module) -> Tensor | None:
-    """Return a table of the given shape, or None if the tensor is no table that can be resized."""
+def resize_position_table(name: str, table: Tensor, shape: torch.Size, model: nn.Module) -> Tensor | None:
+    """Interpolate a table of positions to another shape. Return None if the tensor is no table that can be resized.
+
+    Args:
+        name: Name of the tensor in the model's state dictionary.
+        table: The tensor.
+        shape: The shape that the model expects.
+        model: The model, from which the grid of the patches is taken.
+    """
     parent, _, leaf = name.rpartition(".")
     changed = [
         axis for axis in range(len(shape)) if len(table.shape) == len(shape) and table.shape[axis] != shape[axis]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,12 @@ from mem.errors import UserError
 
 FAULTS_LISTED = 20
 """Maximum number of keys that an error message lists."""
+KEYS_LISTED = 50
+"""Maximum number of unused keys that the log lists. run.json lists all."""
+PAIRS_LISTED = 3
+"""Number of pairs of names that the log lists. run.json lists all."""
+_LFS_POINTER = b"version https://git-lfs"
+"""Start of the file that a clone of a repository without Git LFS contains instead of the weights."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -42,20 +49,58 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def load_shapes(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file on the meta device. Only the header of the file is read.
+def load_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, with the entries that `save_weights` wrote.
 
     Raises:
         UserError: The file is missing or damaged.
     """
     with _reading(path), safe_open(path, framework="pt") as file:
-        return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}
+        metadata: dict[str, str] = file.metadata() or {}
+    try:
+        return {**metadata, **json.loads(metadata.get("mem", "{}"))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: the metadata cannot be read as JSON: {error}") from None
+
+
+def load_shapes(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file on the meta device. Only the header of the file is read.
+
+    They are int64 or float32, because only whether a tensor has integers matters to the loading of weights.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return {name: _empty(file.get_slice(name)) for name in file.keys()}
+
+
+def require_no_pointer(path: Path) -> None:
+    """Check that a file is not a pointer of Git LFS.
+
+    Raises:
+        UserError: The file is a pointer.
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file:
+        is_pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    if is_pointer:
+        raise UserError(
+            f"{path}: this is a pointer of Git LFS, not the file itself. Run `git lfs pull` in its folder, or download "
+            "the file."
+        )
+
+
+def _empty(header: Any) -> Tensor:
+    integer = header.get_dtype().startswith(("I", "U", "BOOL"))
+    return torch.empty(header.get_shape(), dtype=torch.int64 if integer else torch.float32, device="meta")
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Raise errors that occur while a safetensors file is read as `UserError`."""
     try:
+        require_no_pointer(path)
         yield
     except FileNotFoundError:
         raise UserError(f"{path}: weights file not found") from None
@@ -72,18 +117,31 @@ class LoadReport:
     """Keys of the model that the weights lack. These parameters keep their initial values."""
     left_over: tuple[str, ...]
     """Keys of the weights that the model does not have."""
+    conversion: str = ""
+    """How the weights were mapped to the names of the network. Empty if they have these names."""
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    """Name in the network, and the name in the file of the tensor that it comes from, for names that differ."""
+    notes: tuple[str, ...] = ()
+    """Properties that the network should have and that tensors do not show."""
 
-    def document(self) -> dict[str, list[str]]:
+    def document(self) -> dict[str, Any]:
         """Return the report as JSON data for run.json."""
-        return {"matched": list(self.matched), "missing": list(self.missing), "left_over": list(self.left_over)}
+        report = {"matched": list(self.matched), "missing": list(self.missing), "left_over": list(self.left_over)}
+        if self.conversion:
+            report |= {"conversion": self.conversion, "pairs": dict(self.pairs)}
+        return report | ({"notes": list(self.notes)} if self.notes else {})
 
     def __str__(self) -> str:
         text = f"{len(self.matched)} tensors loaded"
+        if self.conversion:
+            first = "; ".join(f"{name} from {source}" for name, source in list(self.pairs.items())[:PAIRS_LISTED])
+            text += f" ({self.conversion}: {first}, ...; run.json lists every pair)"
         if self.missing:
             text += f"; newly initialised: {', '.join(self.missing)}"
         if self.left_over:
-            text += f"; not used: {', '.join(self.left_over)}"
-        return text
+            more = len(self.left_over) - KEYS_LISTED
+            text += f"; not used: {', '.join(self.left_over[:KEYS_LISTED])}" + (f" and {more} more" if more > 0 else "")
+        return "; ".join((text, *self.notes))
 
 
 def load_into(
@@ -111,8 +169,8 @@ def load_into(
         missing=tuple(name for name in expected if name not in tensors),
         left_over=tuple(name for name in tensors if name not in expected),
     )
-    faults = [f"missing: {name}" for name in report.missing if not name.startswith(allow_missing or ("\0",))]
-    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(allow_unused or ("\0",))]
+    faults = [f"missing: {name}" for name in report.missing if not name.startswith(allow_missing)]
+    faults += [f"unknown: {name}" for name in report.left_over if not name.startswith(allow_unused)]
     faults += [
         f"{name} has shape {tuple(tensors[name].shape)}; the model expects {tuple(expected[name].shape)}"
         for name in shared

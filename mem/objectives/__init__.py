@@ -1,0 +1,1 @@
+"""Objectives of finetuning: losses that may depend on the numbers of training images per class."""
