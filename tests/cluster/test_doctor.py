@@ -58,6 +58,11 @@ VARIABLES = {
 Site = Callable[..., None]
 
 
+def disk_with(free: float) -> Callable[[Path], object]:
+    """Return a stand-in for `shutil.disk_usage` that reports `free` bytes, however full this machine is."""
+    return lambda _: namedtuple("Usage", "free")(free)
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A simulated working site. Tests can replace its commands, or remove a command by replacing it with None."""
@@ -69,6 +74,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     for name in os.environ:
         if name.startswith(("MLFLOW_TRACKING_URI", *SLURM_PREFIXES)):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(500e9))
     monkeypatch.setattr("cluster.doctor.jobs._FILE_SECONDS", 1.0)
     monkeypatch.setattr("cluster.doctor.jobs._END_SECONDS", 0.0)
     monkeypatch.setattr("cluster.doctor.job_checks._SIGNAL_SECONDS", 1.0)
@@ -277,7 +283,7 @@ def test_passwords_in_the_address_of_the_tracking_server_are_not_printed(site, d
 @pytest.mark.parametrize(("free", "expected"), [(500e9, "OK"), (5e9, "WARN"), (1e8, "FAIL")])
 def test_a_full_disk_is_reported(site, doctor, monkeypatch, free, expected):
     site()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(free))
+    monkeypatch.setattr(shutil, "disk_usage", disk_with(free))
     assert doctor("--no-jobs")[1]["disk"].startswith(expected)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.doctor.__main__ import main
 from cluster.throwaway import ThrowawaySlurm
-from tests.cluster.test_doctor import BANNER, GOOD, VARIABLES
+from tests.cluster.test_doctor import BANNER, GOOD, VARIABLES, disk_with
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]
 
@@ -24,6 +24,7 @@ class TestOnTheRealSlurm:
         for name, value in slurm.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.setattr(shutil, "disk_usage", disk_with(500e9))
 
     def test_every_check_passes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         status = main(["--folder", str(tmp_path), "--account", ThrowawaySlurm.account, "--wait", "60", "--json"])
