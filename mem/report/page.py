@@ -51,6 +51,26 @@ class CaptionedTable:
     """CSS classes defined in page.css: `text` for text instead of numbers, `small` for long lists."""
 
 
+Content = CaptionedTable | CaptionedFigure | CaptionedImage
+"""An element of a section."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. The table of contents links to it."""
+
+    anchor: str
+    """Identifier of the section in links: lower-case letters and hyphens, unique on the page."""
+    title: str
+    intro: str
+    """Text below the title; can be empty."""
+    content: Sequence[Content]
+
+    def kind(self, content: Content) -> str:
+        """Return `table`, `figure` or `image`, by which the template chooses how to render an element."""
+        return {CaptionedTable: "table", CaptionedFigure: "figure", CaptionedImage: "image"}[type(content)]
+
+
 @dataclass(frozen=True)
 class Page:
     """Content of the report page, from top to bottom."""
@@ -59,15 +79,8 @@ class Page:
     description: str
     facts: Mapping[str, str]
     """Key facts shown at the top of the page."""
-    score_tables: Sequence[CaptionedTable]
-    """Tables of accuracy, differences between methods, and other scores."""
-    figures: Sequence[CaptionedFigure]
-    reconstructions: Sequence[CaptionedImage]
-    """Images reconstructed in pretraining."""
-    paper_tables: Sequence[CaptionedTable]
-    """The paper's tables, and the numbers of its figures as tables."""
-    other_tables: Sequence[CaptionedTable]
-    """Tables of deviations from the paper and of cost."""
+    sections: Sequence[Section]
+    """The sections in order. Sections without content are left out."""
     provenance: Mapping[str, str]
     runs: Sequence[Sequence[str]]
     """Table of runs."""
@@ -75,8 +88,16 @@ class Page:
     """The study as YAML."""
 
     def html(self) -> str:
-        """Return the page as HTML. The page loads nothing from the network."""
-        return _render("page.html.j2", page=self)
+        """Return the page as HTML. The page loads nothing from the network.
+
+        Raises:
+            ValueError: Two sections have the same anchor.
+        """
+        sections = [section for section in self.sections if section.content]
+        anchors = [section.anchor for section in sections]
+        if len(set(anchors)) < len(anchors):
+            raise ValueError(f"Expected anchors that are unique, got {', '.join(anchors)}.")
+        return _render("page.html.j2", page=self, sections=sections)
 
 
 def table_page(table: CaptionedTable) -> str:

@@ -15,6 +15,7 @@ from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.report import figures
 from mem.report.captions import calibration_of_sigmoids
+from mem.report.class_sections import class_sections
 from mem.report.collect import StudyResults, collect
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
 from mem.report.crop_marks import crops_mark, crops_note, named_with_crops
@@ -23,7 +24,7 @@ from mem.report.figure_set import build_figures, reconstruction_images, training
 from mem.report.group_naming import group_naming_tables
 from mem.report.marked_tables import marked_table
 from mem.report.method_tables import accuracy_table, paired_difference_table
-from mem.report.page import CaptionedFigure, CaptionedTable, Page, table_page
+from mem.report.page import CaptionedFigure, CaptionedTable, Page, Section, table_page
 from mem.report.paper_figure_numbers import figure1_heads
 from mem.report.paper_figures import build_figure_tables
 from mem.report.paper_format import PaperTable
@@ -69,16 +70,30 @@ def report(job: Job) -> Mapping[str, Any]:
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         description=study.description.strip(),
         facts=_facts(study, runs, records, results),
-        score_tables=[
-            replace(marked_table(table, transductive), title=table.title + crops_mark(results.rows)) for table in tables
+        sections=[
+            Section(
+                "methods",
+                "Methods",
+                "",
+                [
+                    replace(marked_table(table, transductive), title=table.title + crops_mark(results.rows))
+                    for table in tables
+                ],
+            ),
+            *class_sections(study, runs, manifest, results),
+            Section("figures", "Figures", "", report_figures),
+            Section("reconstructions", "Reconstructions", "", reconstruction_images(runs)),
+            Section(
+                "paper",
+                "Tables and figures of the paper",
+                "",
+                [
+                    *[replace(_captioned("Table", table), folded=True) for table in paper_tables],
+                    *[replace(_captioned("Figure", table), folded=True) for table in figure_tables],
+                ],
+            ),
+            Section("deviations", "Deviations and cost", "", _other_tables(study, runs, records)),
         ],
-        figures=report_figures,
-        reconstructions=reconstruction_images(runs),
-        paper_tables=[
-            *[replace(_captioned("Table", table), folded=True) for table in paper_tables],
-            *[replace(_captioned("Figure", table), folded=True) for table in figure_tables],
-        ],
-        other_tables=_other_tables(study, runs, records),
         provenance=provenance(records.values()),
         runs=runs_table(runs)[: MAX_LISTED_RUNS + 1],
         study=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
