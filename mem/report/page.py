@@ -87,6 +87,13 @@ class Page:
     study: str
     """The study as YAML."""
 
+    @property
+    def figures(self) -> list[CaptionedFigure]:
+        """The figures of all sections."""
+        return [
+            element for section in self.sections for element in section.content if isinstance(element, CaptionedFigure)
+        ]
+
     def html(self) -> str:
         """Return the page as HTML. The page loads nothing from the network.
 

@@ -102,7 +102,7 @@ def report(job: Job) -> Mapping[str, Any]:
     _write_report(folder / "report", page, results)
     write_prediction_tables(folder / "report" / "predictions", results.evaluations)
     _write_paper_tables(folder / "tables", paper_tables)
-    _write_paper_figures(folder / "figures", report_figures, results, figure_tables)
+    _write_paper_figures(folder / "figures", page.figures, results, figure_tables)
     files.write_text(folder / "runs.csv", csv_table(runs_table(runs)))
     for name in ("index.html", "results.csv", "table.md", "figures"):
         artifact_folder = "report/figures" if name == "figures" else "report"
