@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import mem
+from mem.processor import processor_name
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflow")
 
@@ -52,7 +53,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the host, the system, the number of cores, the number of PyTorch's threads and the SLURM job."""
+    """Return the host, the system, the processor, the numbers of cores and of PyTorch's threads, and the SLURM job."""
     job = {
         name.removeprefix("SLURM_").lower(): os.environ[name]
         for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
@@ -61,6 +62,7 @@ def machine() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
+        "processor": processor_name(),
         "cpus": cpus(),
         "threads": torch.get_num_threads(),
         "slurm": job or None,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 from mem.plan import answers
 from mem.plan.hours import CoreRate
+from mem.processor import processor_name
 
 
 def core_rate() -> CoreRate:
@@ -17,7 +16,7 @@ def core_rate() -> CoreRate:
 
     A measurement on a busy machine is not stored, because it may be too low.
     """
-    question = {"kind": "core rate", "processor": _processor(), "cores": os.cpu_count() or 1}
+    question = {"kind": "core rate", "processor": processor_name(), "cores": os.cpu_count() or 1}
     if (answer := answers.recall(question)) is not None:
         return CoreRate(**answer)
     measured = measure_core()
@@ -45,13 +44,3 @@ def measure_core(seconds: float = 0.4) -> CoreRate:
         return CoreRate(2 * side**3 * products / cpu_seconds / 1e9, load, cores, cpu_seconds / elapsed)
     finally:
         torch.set_num_threads(threads)
-
-
-def _processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
