@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mem.cli.studies import add_study
+from mem.cli.arguments import add_study, load_given_study
 
 if TYPE_CHECKING:
     from mem.config import Study, TextEmbeddings
@@ -54,11 +54,10 @@ def add_commands(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from mem.config.load import load_study
     from mem.errors import UserError
     from mem.models.class_embeddings.names import names_in_words
 
-    classes = _classes(load_study(options.study), options.order)
+    classes = _classes(load_given_study(options.study), options.order)
     note: UserError | None = None
     try:
         names = names_in_words(classes)
@@ -73,7 +72,6 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
-    from mem.config.load import load_study
     from mem.errors import UserError
     from mem.models.class_embeddings.files import write_embeddings
     from mem.models.class_embeddings.names import names_in_words
@@ -81,7 +79,7 @@ def _embed(options: argparse.Namespace) -> int:
 
     if options.out.suffix != ".safetensors":
         raise UserError(f"{options.out}: expected a file name that ends in .safetensors (--out).")
-    study = load_study(options.study)
+    study = load_given_study(options.study)
     settings = _text_settings(options, study)
     classes = _classes(study, options.order)
     names = names_in_words(classes)

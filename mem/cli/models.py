@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mem.cli.studies import add_study
+from mem.cli.arguments import RUN_HELP, add_run, add_study, study_files
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands `export`, `register`, `predict` and `runs compare`."""
     export = commands.add_parser("export", help="export a head and its backbone as one model that takes images")
-    export.add_argument(
-        "run",
-        metavar="RUN",
-        help="run folder of a head (train_head-..., see `mem runs`) or, for a model that averages over the crops of an "
-        "evaluation, of this evaluation (evaluate-...); or a key, or a prefix of a key",
+    add_run(
+        export,
+        text=f"{RUN_HELP}. The run trains a head (train_head-..., see `mem runs`) or, for a model that averages over "
+        "the crops of an evaluation, evaluates it (evaluate-...)",
     )
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     export.add_argument(
@@ -48,7 +47,8 @@ def add_commands(commands: Any) -> None:
     predict.add_argument(
         "--model",
         required=True,
-        help="run folder or key of a head, exported folder, or MLflow model models:/NAME@ALIAS",
+        metavar="MODEL",
+        help=f"{RUN_HELP}; an exported folder; or an MLflow model models:/NAME@ALIAS",
     )
     predict.add_argument("--format", choices=("csv", "json"), default="csv", help="output format (%(default)s)")
     predict.add_argument("--out", type=Path, metavar="FILE", help="output file; default: standard output")
@@ -59,7 +59,7 @@ def add_commands(commands: Any) -> None:
 
     compare = commands.add_parser("runs compare", help="compare the settings, inputs and results of two runs")
     for name in ("a", "b"):
-        compare.add_argument(name, metavar=name.upper(), help="a run's folder, its key, or the first digits of its key")
+        add_run(compare, name)
     compare.set_defaults(command=_compare)
 
 
@@ -84,9 +84,10 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def _export(options: argparse.Namespace) -> int:
     from mem.export.formats import ExportOptions, export
-    from mem.runs.find import find_run
+    from mem.runs.find import existing_or_run, find_run
 
-    run = Path(options.run) if Path(options.run, "run.json").is_file() else find_run(options.run, Path())
+    run = existing_or_run(options.run, Path())
+    run = run if Path(run, "run.json").is_file() else find_run(options.run, Path())
     what = ExportOptions(options.format, options.program, options.mlflow, options.license, options.overwrite)
     export(run, options.out, what)
     for path in sorted(options.out.iterdir()):
@@ -97,7 +98,7 @@ def _export(options: argparse.Namespace) -> int:
 def _register(options: argparse.Namespace) -> int:
     from mem.export.commands import register
 
-    return register(options.study, options.name, options.alias, options.head, Path())
+    return register(study_files(options.study), options.name, options.alias, options.head, Path())
 
 
 def _predict(options: argparse.Namespace) -> int:

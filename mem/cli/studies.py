@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-STUDY_FILES = "the study's YAML file, and files that override it"
+from mem.cli.arguments import (
+    OVERRIDES_HELP,
+    STUDY_HELP,
+    add_study,
+    load_given_study,
+    name_of_study,
+    study_files,
+)
 
 
 def add_commands(commands: Any) -> None:
@@ -18,15 +25,10 @@ def add_commands(commands: Any) -> None:
     _add_results(commands)
 
 
-def add_study(command: Any) -> None:
-    """Add the positional argument STUDY to a command."""
-    command.add_argument("study", type=Path, nargs="+", metavar="STUDY", help=STUDY_FILES)
-
-
 def _add_config(commands: Any) -> None:
     command = commands.add_parser("config", help="check a study's settings, or print the schema")
     action = command.add_mutually_exclusive_group(required=True)
-    action.add_argument("--check", type=Path, nargs="+", metavar="FILE", help=STUDY_FILES)
+    action.add_argument("--check", nargs="+", metavar="STUDY", help=OVERRIDES_HELP)
     action.add_argument("--schema", action="store_true", help="print the JSON schema of a study")
     action.add_argument("--reference", action="store_true", help="print every setting as a Markdown page")
     command.set_defaults(command=_config)
@@ -102,7 +104,7 @@ def _add_plan(commands: Any) -> None:
 
 def _add_results(commands: Any) -> None:
     command = commands.add_parser("results", help="print a study's result table and the paths of the report and MLflow")
-    command.add_argument("study", metavar="STUDY", help="name of a study")
+    command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
     command.add_argument(
         "part", metavar="PART", nargs="?", help="print only this part: table1 to table5, figure1, figure3 or figure4"
     )
@@ -130,13 +132,14 @@ def _config(options: argparse.Namespace) -> int:
     if options.schema or options.reference:
         print(study_schema() if options.schema else reference(), end="")
         return 0
-    study = load_study(options.check)
+    files = study_files(options.check)
+    study = load_study(files)
     note = check_backbone(study)
     runs_by_stage: dict[str, int] = {}
     for run in study_runs(study):
         runs_by_stage[run.stage] = runs_by_stage.get(run.stage, 0) + 1
     counts = ", ".join(f"{count} {stage}" for stage, count in runs_by_stage.items())
-    print(f"{options.check[0]}: study {study.study} is valid. Its runs: {counts}.")
+    print(f"{files[0]}: study {study.study} is valid. Its runs: {counts}.")
     if note:
         print(note)
     return 0
@@ -145,14 +148,13 @@ def _config(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     import time
 
-    from mem.config.load import load_study
     from mem.runs.dag import study_runs
     from mem.runs.folder import RunFolder
     from mem.runs.outputs import missing_files, shown_files
     from mem.runs.run_config import write_configs
     from mem.tracking.log import run_status
 
-    study = load_study(options.study)
+    study = load_given_study(options.study)
     runs = study_runs(study)
     if options.write or options.commands:
         write_configs(runs, study)
@@ -177,14 +179,14 @@ def _data_check(options: argparse.Namespace) -> int:
     from mem.config.load import load_study
     from mem.data.check.check import check_study
 
-    return check_study(load_study(options.study), options.study, options.order, options.deep, options.labels)
+    files = study_files(options.study)
+    return check_study(load_study(files), files, options.order, options.deep, options.labels)
 
 
 def _data_show(options: argparse.Namespace) -> int:
-    from mem.config.load import load_study
     from mem.data.show import show
 
-    for path in show(load_study(options.study), options.order):
+    for path in show(load_given_study(options.study), options.order):
         print(path)
     return 0
 
@@ -201,7 +203,7 @@ def _plan(options: argparse.Namespace) -> int:
 
     print(
         plan_text(
-            options.study,
+            study_files(options.study),
             given=dict(options.images),
             gpu=AssumedGpu(options.peak_tflops, options.utilisation, options.device_gb, options.gpu_benchmark),
             cpu_gflops=options.core_gflops,
@@ -213,7 +215,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _results(options: argparse.Namespace) -> int:
     from mem.report.terminal import paper_part, study_summary
 
-    study, folder = options.study, options.directory
+    study, folder = name_of_study(options.study, options.directory), options.directory
     print(paper_part(study, options.part, folder) if options.part else study_summary(study, folder, options.minus))
     return 0
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mem.config.layers import ConfigLayer, merge_layers
 from mem.config.messages import KeyPath, describe_error, suggestion
 from mem.config.study import Study
+from mem.config.study_names import find_study, study_folders
 from mem.config.yaml_files import is_null, read_yaml
 from mem.errors import UserError
 
@@ -63,19 +64,19 @@ def study_files(
     """Return the arguments for `load_study` that correspond to the given Snakemake options.
 
     Args:
-        config: Values of `--config`. `study` is a YAML file or the name of a YAML file in `folder`. All other values
+        config: Values of `--config`. `study` is the path or the name of a study (see `find_study`). All other values
             override settings.
         configfiles: Files of `--configfile`: a study, unless `config` specifies one, and files to merge over it.
-        folder: Folder that contains the workflow's studies. The default study is `digits_lt`.
+        folder: Folder of the studies that are delivered with mem. The default study is `digits_lt`.
+
+    Raises:
+        UserError: There is no study of this name.
     """
     overrides = {key: _with_nulls(value) for key, value in config.items()}
     name = overrides.pop("study", None)
     if name is None and configfiles:
         return list(configfiles), overrides
-    path = Path(str(name or "digits_lt"))
-    if not path.exists() and path.suffix not in (".yaml", ".yml"):
-        path = folder / f"{path}.yaml"
-    return [path, *configfiles], overrides
+    return [find_study(str(name or "digits_lt"), study_folders(folder)), *configfiles], overrides
 
 
 def _with_nulls(value: Any) -> Any:

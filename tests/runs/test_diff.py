@@ -147,13 +147,13 @@ def test_a_run_is_the_same_as_itself(root):
 
 
 def test_runs_that_cannot_be_compared_are_reported(root):
-    with pytest.raises(UserError, match=r"not a run folder, and not a prefix of a key in"):
+    with pytest.raises(UserError, match=r"not a run folder, not the beginning of a key in"):
         find_run("nothing", root)
     twin = head_run().folder.with_name(f"train_head-{head_run().key[:6]}000000")
     (root / twin).mkdir()
     (root / twin / "config.yaml").write_text("")
     with pytest.raises(
-        UserError, match=rf"(?s)2 runs have keys with this prefix. Specify more digits:\n  .*{head_run().key}"
+        UserError, match=rf"(?s)2 runs match. Specify one by .* more digits of it:\n  .*{head_run().key}"
     ):
         find_run(head_run().key[:6], root)
     with pytest.raises(UserError, match=r"is a train_head run and .* a features run"):
