@@ -14,6 +14,7 @@ from mem.data.features.stored import FeatureSource
 from mem.heads.base import Head
 from mem.heads.mem.modulated import ModulatedHead
 from mem.heads.ride_router import RideRouterHead
+from mem.heads.temperature import TemperatureScores
 from mem.longtail import SHOT_NAMES
 from mem.metrics.predictions import TOP_CLASSES, Predictions
 
@@ -27,6 +28,7 @@ def predict(
     shot_of_class: Int64[np.ndarray, " classes"],
     device: torch.device,
     names: Sequence[str] | None = None,
+    temperatures: TemperatureScores | None = None,
 ) -> Predictions:
     """Predict the class of each image of a split.
 
@@ -39,6 +41,7 @@ def predict(
         shot_of_class: Shot group of each class: 0 many, 1 medium, 2 few.
         device: Device for the computation.
         names: Name of each image, if known.
+        temperatures: Receives the logits, for the scores with temperature scaling.
     """
     batches: list[dict[str, np.ndarray]] = []
     for start in range(0, len(split), _BATCH_SIZE):
@@ -49,6 +52,8 @@ def predict(
         ]
         outputs = {name: _mean([view[name] for view in views]) for name in views[0]}
         logits = outputs.pop("logits")
+        if temperatures is not None:
+            temperatures.add(logits, np.asarray(split.labels[start : start + len(logits)], dtype=np.int64))
         batch = {name: values.cpu().numpy() for name, values in outputs.items()}
         top = logits.topk(min(TOP_CLASSES, logits.shape[1]), dim=1).indices
         batch |= {

@@ -18,6 +18,7 @@ from mem.heads.base import Head
 from mem.heads.build import load_head
 from mem.heads.mem.modulated import ModulatedHead
 from mem.heads.predict import predict
+from mem.heads.temperature import TemperatureScores, calibration_record
 from mem.jobs.feature_sources import counts_before_holdout, crops_of, evaluated_sources, feature_sources
 from mem.jobs.image_names import image_names
 from mem.jobs.job import Job
@@ -54,12 +55,13 @@ def evaluate(job: Job) -> Mapping[str, Any]:
     names = image_names(folder)
     head = head.to(job.world.device)
     predictions: dict[str, Predictions] = {}
+    temperatures = {name: TemperatureScores() for name in splits}
     scores: dict[str, dict[str, Any]] = {}
     for name, split in splits.items():
         names_of_split = names.get(name)
         if names_of_split is not None and len(names_of_split) != len(split):
             names_of_split = None
-        predictions[name] = predict(head, split, groups, job.world.device, names_of_split)
+        predictions[name] = predict(head, split, groups, job.world.device, names_of_split, temperatures[name])
         scores[name] = split_scores(predictions[name], metadata)
         # The scores of all evaluations of a head are in one MLflow run.
         prefix = name if crops is None else f"{name} {crops}"
@@ -76,7 +78,7 @@ def evaluate(job: Job) -> Mapping[str, Any]:
             content["counts_before_holdout"] = before_holdout.tolist()
         content |= transductive | about_crops
         # Without this key, the intervals are those of an earlier version, whose bootstrap had no strata.
-        content |= {"interval_strata": "classes", "splits": scores}
+        content |= {"interval_strata": "classes", "splits": scores, "calibration": calibration_record(temperatures)}
         files.write_text(job.folder.path / "metrics.json", json.dumps(content, indent=2) + "\n")
     accuracy = {name: scores[name]["accuracy"] for name in splits}
     last = next(reversed(accuracy))
