@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser for all commands."""
     import argparse
 
-    from mem.cli import classes, models, stages, studies, tracking, weights
+    from mem.cli import classes, models, projects, stages, studies, tracking, weights
 
     parser = argparse.ArgumentParser(
         prog="mem",
@@ -73,6 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mem {mem.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (stages, studies, classes, weights, models, tracking):
+    for group in (projects, stages, studies, classes, weights, models, tracking):
         group.add_commands(commands)
     return parser

@@ -1,0 +1,68 @@
+"""Commands for project folders: `init`, `run` and `status`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands `init`, `run` and `status`."""
+    _add_init(commands)
+
+
+def _add_init(commands: Any) -> None:
+    command = commands.add_parser(
+        "init",
+        help="create a project folder with profiles and a study of your pictures",
+        description="Create a project folder: slurm/, local/ and profiles/ for Snakemake, and config/ with a study. "
+        "Without pictures, the study is Digits-LT, which needs no download.",
+    )
+    command.add_argument("directory", type=Path, metavar="DIR", help="folder to create")
+    pictures = command.add_mutually_exclusive_group()
+    pictures.add_argument(
+        "--folder",
+        type=Path,
+        metavar="PICTURES",
+        help="folder of pictures: one folder per class, optionally within train/, val/ and test/",
+    )
+    pictures.add_argument(
+        "--lists",
+        type=Path,
+        nargs=2,
+        metavar=("TRAIN", "TEST"),
+        help="list files with one picture per line: its path and its label",
+    )
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help="with --lists: folder of the paths; default: that of the list TRAIN"
+    )
+    command.add_argument(
+        "--minutes",
+        type=_minutes,
+        metavar="M",
+        help="with pictures: time that the study may take on this machine; default: 12",
+    )
+    command.set_defaults(command=_init, error=command.error)
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number of minutes")
+    return value
+
+
+def _init(options: argparse.Namespace) -> int:
+    from mem.projects.create import DEFAULT_MINUTES, PictureSource, create_project
+
+    if options.root is not None and options.lists is None:
+        options.error("--root requires --lists")
+    if options.minutes is not None and options.lists is None and options.folder is None:
+        options.error("--minutes requires --folder or --lists")
+    source = None
+    if options.folder is not None or options.lists is not None:
+        lists = None if options.lists is None else (options.lists[0], options.lists[1])
+        source = PictureSource(options.folder, lists, options.root)
+    print(create_project(options.directory, source, options.minutes or DEFAULT_MINUTES))
+    return 0
