@@ -17,7 +17,7 @@ import torch
 import mem
 from mem.processor import processor_name
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "snakemake", "mlflow")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "simplejpeg", "opencv-python", "snakemake", "mlflow")
 
 
 @cache
@@ -53,7 +53,10 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the host, the system, the processor, the numbers of cores and of PyTorch's threads, and the SLURM job."""
+    """Return the host, the system, the processor, the numbers of cores and of PyTorch's threads, and the SLURM job.
+
+    The GPU is included if the process uses one.
+    """
     job = {
         name.removeprefix("SLURM_").lower(): os.environ[name]
         for name in ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_PARTITION", "SLURM_RESTART_COUNT")
@@ -63,6 +66,7 @@ def machine() -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "processor": processor_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         "cpus": cpus(),
         "threads": torch.get_num_threads(),
         "slurm": job or None,

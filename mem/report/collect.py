@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ class StudyResults:
     """For each MEM variant: mean norm on test, as a matrix (true group, sub-network)."""
     evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)
     """Folder of the evaluate run of each (variant, class order, seed)."""
+    image_intervals: dict[tuple[str, int, int], Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    """95 % interval of the accuracy on test, by shot group, of each (variant, class order, seed), in percent. It covers
+    the sampling of the test images only; NaN without images."""
+    class_accuracies: dict[tuple[str, int], list[np.ndarray]] = field(default_factory=dict)
+    """For each variant and class order: the accuracy of each class on test in percent, of each seed. NaN without test
+    images."""
+    training_images: dict[int, np.ndarray] = field(default_factory=dict)
+    """For each class order: number of training images of each class, before a holdout."""
+    temperatures: Sequence[float] = ()
+    """The temperatures of `calibration`. Empty if every evaluation is of an earlier version."""
+    calibration: dict[tuple[str, int, int], dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """For each (variant, class order, seed) and split: `nll` and `ece` at each temperature."""
 
     def error_shares(self, variants: Iterable[str]) -> dict[str, np.ndarray]:
         """Return how errors are distributed over shot groups, as in the paper's figure 1a.
@@ -64,10 +77,17 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         current = (folder, _data_summary(metrics))
         _check_same_data(first.setdefault((labels["order"], branch), current), current)
         results.rows += score_rows(study, [({**record, "labels": labels}, metrics)])
+        _add_calibration(results, labels, metrics)
         if branch == SELECT:
             continue
         variant, test = labels["variant"], metrics["splits"]["test"]
-        results.evaluations[variant, labels["order"], labels["seed"]] = folder
+        run = variant, labels["order"], labels["seed"]
+        results.evaluations[run] = folder
+        results.image_intervals[run] = {
+            shot: tuple(math.nan if bound is None else bound for bound in bounds)
+            for shot, bounds in test.get("interval", {}).items()
+        }
+        _add_classes(results, labels, metrics)
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
         results.wrong_counts[variant] = results.wrong_counts.get(variant, 0) + counts
         if "norms" in test:
@@ -80,6 +100,23 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         )
     results.mean_norms = {variant: np.mean(matrices, axis=0) for variant, matrices in norms.items()}
     return results
+
+
+def _add_calibration(results: StudyResults, labels: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Add the scores at several temperatures. With `selection`, val and test are those of the two branches."""
+    if (calibration := metrics.get("calibration")) is not None:
+        results.temperatures = calibration["temperatures"]
+        scores = results.calibration.setdefault((labels["variant"], labels["order"], labels["seed"]), {})
+        scores.update(calibration["splits"])
+
+
+def _add_classes(results: StudyResults, labels: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Add the accuracy of each class on test, and its number of training images."""
+    counts = metrics.get("counts_before_holdout", metrics["class_counts"])
+    results.training_images[labels["order"]] = np.asarray(counts, dtype=np.int64)
+    if (by_class := metrics["splits"]["test"].get("per_class")) is not None:
+        accuracies = np.array([math.nan if value is None else value for value in by_class], dtype=np.float64)
+        results.class_accuracies.setdefault((labels["variant"], labels["order"]), []).append(accuracies)
 
 
 def _require_split(folder: Path, metrics: Mapping[str, Any], split: str) -> None:

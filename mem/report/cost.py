@@ -12,11 +12,11 @@ from mem.runs.labels import names_of
 MAX_LISTED_RUNS = 200
 """Maximum number of runs listed on the report page. `runs.csv` lists all runs."""
 _RATIO_COLUMN = 3
-"""Index of the column with the time relative to `finetune`, after the hours."""
+"""Index of the column with the time relative to `finetune`, after the time."""
 
 
 def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return a table with one line per stage and finetuning: hours, throughput, memory, restarts and parameters.
+    """Return a table with one line per stage and finetuning: time, throughput, memory, restarts and parameters.
 
     With variants of finetuning, a column has the mean time of a variant's finetune runs divided by that of `finetune`.
     `seconds` in the records is the time of all attempts. The throughput is that of training itself, which the last
@@ -27,8 +27,8 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
         [
             "stage",
             "runs",
-            "hours",
-            "GPU-hours",
+            "time",
+            "GPU time",
             "images/s",
             "data wait",
             "peak memory",
@@ -43,16 +43,16 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
     for stage, finetuning in sorted(grouped, key=lambda group: stages.index(group[0])):
         stage_records = grouped[stage, finetuning]
         stage_results = [record["results"] for record in stage_records]
-        hours = sum(record["seconds"] for record in stage_records) / 3600
-        gpu_hours = sum(record["seconds"] * gpu_count(record) for record in stage_records) / 3600
+        seconds = sum(record["seconds"] for record in stage_records)
+        gpu_seconds = sum(record["seconds"] * gpu_count(record) for record in stage_records)
         rates = [results["images_per_s"] for results in stage_results if results.get("images_per_s")]
         waits = [wait for results in stage_results if (wait := _data_wait(results)) is not None]
         lines.append(
             [
                 f"{stage} {finetuning}".strip(),
                 str(len(stage_records)),
-                _format_hours(hours),
-                _format_hours(gpu_hours) if gpu_hours else "-",
+                format_duration(seconds),
+                format_duration(gpu_seconds) if gpu_seconds else "-",
                 f"{statistics.median(rates):,.0f}" if rates else "-",
                 f"{100 * statistics.median(waits):.1f} %" if waits else "-",
                 f"{max(record['peak_memory_gb'] for record in stage_records):.2f} GB",
@@ -87,14 +87,14 @@ def _time_ratio(
 
 def cost_by_run(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return a table with one line per run, for the first `MAX_LISTED_RUNS` runs."""
-    lines = [["run", "seconds", "images/s", "data wait", "peak memory", "attempts"]]
+    lines = [["run", "time", "images/s", "data wait", "peak memory", "attempts"]]
     for run in runs[:MAX_LISTED_RUNS]:
         record = records[run.key]
         rate, wait = record["results"].get("images_per_s"), _data_wait(record["results"])
         lines.append(
             [
                 f"{run.stage} {run_label(run)}".strip(),
-                f"{record['seconds']:.1f}",
+                format_duration(record["seconds"]),
                 f"{rate:,.0f}" if rate else "",
                 "" if wait is None else f"{100 * wait:.1f} %",
                 f"{record['peak_memory_gb']:.2f} GB",
@@ -157,9 +157,14 @@ def provenance(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _format_hours(hours: float) -> str:
-    """Format hours with two decimals, or with two significant digits below 0.1."""
-    return f"{hours:.2f}" if hours >= 0.1 else f"{hours:.2g}"
+def format_duration(seconds: float) -> str:
+    """Format a duration in a unit that suits it: `0.4 s`, `14 min`, `3.1 h`."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
 
 
 def _describe_commit(git: Mapping[str, Any]) -> str:

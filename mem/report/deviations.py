@@ -90,6 +90,23 @@ def deviations(study: Study) -> list[list[str]]:
     return [["setting", "paper", "this study"], *lines]
 
 
+IMPORTANCE = ("dataset", "backbone", "shots", "heads", "initial", "mem", "pretrain", "finetune")
+"""Starts of settings, those first whose differences matter most for a comparison with the paper."""
+
+
+def ranked_deviations(study: Study) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the settings that differ from the paper, and those that it does not state, most important first."""
+    header, *lines = deviations(study)
+    lines.sort(key=lambda line: _importance(line[0]))
+    differing = [line for line in lines if NOT_STATED not in line[1]]
+    return [header, *differing], [header, *(line for line in lines if NOT_STATED in line[1])]
+
+
+def _importance(setting: str) -> int:
+    name = "mem" if ":" in setting else setting.partition(".")[0]
+    return IMPORTANCE.index(name) if name in IMPORTANCE else len(IMPORTANCE)
+
+
 def _start(study: Study) -> list[list[str]]:
     """Return the differences in pretraining and initial weights."""
     if study.pretrain is not None:

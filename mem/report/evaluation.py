@@ -47,14 +47,29 @@ class _Split(TypedDict):
     group_by_norm: NotRequired[_ByNorm]
     group_by_class: NotRequired[_ByNorm]
     balanced_se: NotRequired[Percentage]
+    interval: NotRequired[dict[str, tuple[Percentage, Percentage]]]
+    """95 % interval of the accuracy by shot group, over images."""
     experts_used: NotRequired[_ShotsAndAll]
     """Mean numbers, not percentages."""
     norms: NotRequired[list[list[float | None]]]
+    per_class: NotRequired[list[Percentage]]
 
 
 class _Splits(TypedDict):
     val: NotRequired[_Split]
     test: NotRequired[_Split]
+
+
+class _TemperatureScores(TypedDict):
+    nll: list[float | None]
+    ece: list[float]
+
+
+class _Calibration(TypedDict):
+    """Scores of each split at several temperatures."""
+
+    temperatures: list[float]
+    splits: dict[str, _TemperatureScores]
 
 
 class _Crops(TypedDict):
@@ -70,6 +85,10 @@ class _Metrics(TypedDict):
     """Present and true if the head was adapted to the test images."""
     crops: NotRequired[_Crops]
     """Present if the logits are means over several crops."""
+    counts_before_holdout: NotRequired[list[int]]
+    """Present with a holdout."""
+    calibration: NotRequired[_Calibration]
+    """Evaluations of earlier versions do not have it."""
 
 
 class _Inputs(TypedDict):

@@ -15,7 +15,7 @@ from mem.report.captions import error_bars
 from mem.report.collect import StudyResults
 from mem.report.cost import run_label
 from mem.report.crop_marks import crops_mark
-from mem.report.page import CaptionedFigure, CaptionedImage
+from mem.report.page import CaptionedFigure
 from mem.report.ranking import variants_to_plot
 from mem.report.results import summarise
 from mem.report.tables import ORACLE
@@ -24,12 +24,22 @@ from mem.runs.dag import Run, data_run
 from mem.runs.folder import RunFolder
 from mem.tracking.log import read_curve
 
-MAX_BARS = 12
-"""Maximum number of methods in the bar chart."""
+MAX_METHODS = 12
+"""Maximum number of methods in the figure of accuracies by shot group."""
+FITTED_AXIS = " The accuracy axis is fitted to the data and does not start at 0."
 MAX_PANELS = 9
 """Maximum number of methods in figures with one panel per method."""
-RECONSTRUCTIONS = "reconstructions"
-"""Subfolder of a pretrain run that contains the reconstructed images."""
+FIGURE_SECTIONS = {
+    "shots": "accuracy",
+    "confusion": "shot-groups",
+    "oracle": "shot-groups",
+    "norms": "shot-groups",
+    "ablations": "ablations",
+    "histogram": "training",
+    "pretrain": "training",
+    "finetune": "training",
+}
+"""Section of the page that contains each figure."""
 
 
 def build_figures(
@@ -44,10 +54,10 @@ def build_figures(
         results: Scores of all heads.
     """
     rows = results.rows
-    bar_variants, panel_variants = variants_to_plot(rows, MAX_BARS), variants_to_plot(rows, MAX_PANELS)
+    point_variants, panel_variants = variants_to_plot(rows, MAX_METHODS), variants_to_plot(rows, MAX_PANELS)
     summary = summarise(rows, "test")
     oracle = summarise(rows, "test", ORACLE)
-    omitted = len(summary) - len(bar_variants)
+    omitted = len(summary) - len(point_variants)
     selection = (
         f" The figure shows CE, the reference and the best methods on val; the tables list {omitted} more."
         if omitted
@@ -62,8 +72,8 @@ def build_figures(
             "shots",
             "Accuracy by shot group",
             f"Accuracy on test, as in the paper's figure 3. The accuracy of a shot group is the mean over its classes "
-            f"({study.shots}); `all` is the accuracy over all images.{bars}{selection}",
-            figures.shot_bars({label[variant]: summary[variant] for variant in bar_variants}),
+            f"({study.shots}); `all` is the accuracy over all images.{FITTED_AXIS}{bars}{selection}",
+            figures.shot_points({label[variant]: summary[variant] for variant in point_variants}),
         ),
         CaptionedFigure(
             "confusion",
@@ -76,8 +86,8 @@ def build_figures(
             "oracle",
             "Accuracy with and without the oracle",
             "Accuracy with predictions among all classes, and with predictions restricted to the classes of the "
-            f"image's true shot group (oracle), as in the paper's figure 1b.{bars}",
-            figures.oracle_bars(
+            f"image's true shot group (oracle), as in the paper's figure 1b.{FITTED_AXIS}{bars}",
+            figures.oracle_points(
                 {label[variant]: summary[variant] for variant in panel_variants},
                 {label[variant]: oracle[variant] for variant in panel_variants},
             ),
@@ -88,22 +98,6 @@ def build_figures(
     report_figures += _ablations(study, results)
     of_scores = [replace(figure, title=figure.title + crops_mark(rows)) for figure in report_figures]
     return [*of_scores, _histogram(study, runs, manifest), *_curves(runs)]
-
-
-def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:
-    """Return the first and the last reconstruction image of the first pretrain run that has any."""
-    for run in runs:
-        paths = sorted((run.folder / RECONSTRUCTIONS).glob("step-*.png")) if run.stage == "pretrain" else []
-        if paths:
-            return [
-                CaptionedImage(
-                    f"Original, masked and reconstructed training images at step "
-                    f"{int(path.stem.removeprefix('step-')):,} ({run_label(run)}).",
-                    path.read_bytes(),
-                )
-                for path in dict.fromkeys((paths[0], paths[-1]))
-            ]
-    return []
 
 
 def _norms(study: config.Study, results: StudyResults, preferred: Sequence[str]) -> CaptionedFigure:
@@ -158,7 +152,7 @@ def _ablations(study: config.Study, results: StudyResults) -> list[CaptionedFigu
         return []
     caption = (
         "MEM heads that differ in only one setting, as in the paper's figure 4. All other settings are those of the "
-        f"head `mem`, or of the largest set of such heads.{error_bars(results.rows)}"
+        f"head `mem`, or of the largest set of such heads.{FITTED_AXIS}{error_bars(results.rows)}"
     )
     return [CaptionedFigure("ablations", "One setting at a time", caption, figures.ablation_panels(panels))]
 

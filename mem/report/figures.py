@@ -15,11 +15,12 @@ from mem.metrics import Interval
 from mem.report.plot_elements import (
     WIDTH,
     RenderedFigure,
-    grouped_bars,
+    grouped_points,
     lines_by_shot,
     matrix,
     panels,
     render,
+    score_limits,
     shared_labels,
     single_axes,
     style,
@@ -38,18 +39,18 @@ def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[s
         return render(histogram(np.asarray(counts), groups, names))
 
 
-def shot_bars(summary: Summary) -> RenderedFigure:
+def shot_points(summary: Summary) -> RenderedFigure:
     """Plot the accuracy of each method by shot group, as in the paper's figure 3."""
     with style():
         figure, axes = single_axes(max(WIDTH, 0.75 * len(summary)), 3.4)
         series = {shot: [scores[shot] for scores in summary.values()] for shot in SHOTS}
-        grouped_bars(axes, list(summary), series, dict(SHOT_COLOURS))
+        grouped_points(axes, list(summary), series, dict(SHOT_COLOURS))
         axes.set_ylabel("accuracy on test, %")
         axes.legend(ncols=len(SHOTS), loc="upper center", bbox_to_anchor=(0.5, 1.16))
         return render(figure)
 
 
-def oracle_bars(accuracy: Summary, oracle: Summary) -> RenderedFigure:
+def oracle_points(accuracy: Summary, oracle: Summary) -> RenderedFigure:
     """Plot the accuracy and the oracle accuracy of each method by shot group, as in the paper's figure 1b.
 
     Each method has its own panel.
@@ -57,12 +58,17 @@ def oracle_bars(accuracy: Summary, oracle: Summary) -> RenderedFigure:
     with style():
         figure = Figure(figsize=(WIDTH, 0.6 + 2.0 * -(-len(accuracy) // 3)), layout="constrained")
         method_panels = list(panels(figure, len(accuracy)))
+        scores = [
+            score for summary in (accuracy, oracle) for variant in accuracy for score in summary[variant].values()
+        ]
+        limits = score_limits(scores)
         for axes, variant in zip(method_panels, accuracy, strict=True):
             series = {
                 "all classes": [accuracy[variant][shot] for shot in SHOTS],
                 "shot given": [oracle[variant][f"oracle_{shot}"] for shot in SHOTS],
             }
-            grouped_bars(axes, list(SHOTS), series, {"all classes": SERIES[0], "shot given": SERIES[4]})
+            grouped_points(axes, list(SHOTS), series, {"all classes": SERIES[0], "shot given": SERIES[4]})
+            axes.set_ylim(limits)
             axes.set_title(variant, fontsize=10)
             axes.tick_params(labelsize=8)
             axes.tick_params(axis="x", labelsize=7)
@@ -85,7 +91,7 @@ def paper_figure1(
         error_shares: Percentage of misclassified images by true shot group (rows) and predicted shot group (columns).
         accuracy: Accuracy of the method when it predicts any class.
         oracle: Accuracy of the method when its predictions are restricted to the true shot group.
-        mem: Name and accuracy of a MEM head, for the third series of bars.
+        mem: Name and accuracy of a MEM head, for the third series of points.
     """
     with style({"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -102,7 +108,7 @@ def paper_figure1(
         if mem is not None:
             name, scores = mem
             series[name], colours[name] = [scores[shot] for shot in SHOTS], SERIES[2]
-        grouped_bars(right, list(SHOTS), series, colours)
+        grouped_points(right, list(SHOTS), series, colours)
         right.set_ylabel("accuracy on test, %")
         right.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2), fontsize=9, columnspacing=1.2)
         return render(figure)
@@ -169,7 +175,7 @@ def ablation_panels(
                 numbers = [float(value) for value in values if isinstance(value, int | float)]
                 lines_by_shot(axes, numbers, scores_by_shot)
             else:
-                grouped_bars(axes, [str(value) for value in values], scores_by_shot, dict(SHOT_COLOURS))
+                grouped_points(axes, [str(value) for value in values], scores_by_shot, dict(SHOT_COLOURS))
             axes.set_xlabel(setting)
         figure.legend(*setting_panels[0].get_legend_handles_labels(), ncols=len(SHOTS), loc="outside upper center")
         figure.supylabel("accuracy on test, %", fontsize=9)

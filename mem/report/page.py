@@ -5,12 +5,21 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
+from mem.report.difference_plot import DifferencePlot
+from mem.report.pictures import CaptionedPictures
 from mem.report.plot_elements import RenderedFigure
+from mem.report.table_formats import Emphasis, latex_table
+
+_INTERVAL = re.compile(r"([+−]?\d[\d.,]*) (±.*|\(.*\)|\[.*\])")
+"""A number and its interval or standard error."""
+LONG_TABLE_LINES = 26
+"""A table with more lines gets a scroll bar of its own."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +58,40 @@ class CaptionedTable:
     """Whether the table is collapsed until its title is clicked."""
     css_class: str = ""
     """CSS classes defined in page.css: `text` for text instead of numbers, `small` for long lists."""
+    emphasis: Mapping[tuple[int, int], Emphasis] = field(default_factory=dict)
+    """Emphasis of cells by line, where the header is line 0, and column."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the table gets a scroll bar of its own, so that the page stays short."""
+        return len(self.lines) > LONG_TABLE_LINES
+
+    @property
+    def latex(self) -> str:
+        """The table as LaTeX."""
+        return latex_table(self.lines, f"{self.title}. {self.caption}", self.emphasis)
 
 
-Content = CaptionedTable | CaptionedFigure | CaptionedImage
+@dataclass(frozen=True)
+class Answer:
+    """The first screen of the page: which method is best, by how much, and how sure this is."""
+
+    sentences: Sequence[Markup]
+    plots: Sequence[DifferencePlot]
+    """Differences between the methods, one figure per baseline. The first is shown; the others can be chosen."""
+    caption: str
+    """Caption of the figures."""
+
+
+Content = CaptionedTable | CaptionedFigure | CaptionedImage | CaptionedPictures
 """An element of a section."""
+KINDS = {
+    CaptionedTable: "table",
+    CaptionedFigure: "figure",
+    CaptionedImage: "image",
+    CaptionedPictures: "pictures",
+}
+"""Name of each kind of element in the template."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +106,8 @@ class Section:
     content: Sequence[Content]
 
     def kind(self, content: Content) -> str:
-        """Return `table`, `figure` or `image`, by which the template chooses how to render an element."""
-        return {CaptionedTable: "table", CaptionedFigure: "figure", CaptionedImage: "image"}[type(content)]
+        """Return one of `KINDS`, by which the template chooses how to render an element."""
+        return KINDS[type(content)]
 
 
 @dataclass(frozen=True)
@@ -76,9 +115,11 @@ class Page:
     """Content of the report page, from top to bottom."""
 
     title: str
+    study_name: str
     description: str
+    answer: Answer
     facts: Mapping[str, str]
-    """Key facts shown at the top of the page."""
+    """Key facts shown below the answer."""
     sections: Sequence[Section]
     """The sections in order. Sections without content are left out."""
     provenance: Mapping[str, str]
@@ -114,7 +155,14 @@ def table_page(table: CaptionedTable) -> str:
 
 def nonbreaking(cell: str) -> str:
     """Insert non-breaking spaces, so that narrow screens wrap a cell only before its interval."""
-    return re.sub("(?<=±) | (?=%|GB|to )|(?<= to) ", "\N{NO-BREAK SPACE}", cell)
+    return re.sub("(?<=±) | (?=%|GB|min$|[sh]$|to )|(?<= to ) ", "\N{NO-BREAK SPACE}", cell)
+
+
+def interval_html(cell: str) -> Markup:
+    """Return a cell as HTML in which the interval after a number is smaller than the number."""
+    text = nonbreaking(cell)
+    found = _INTERVAL.fullmatch(text)
+    return Markup("{} <small>{}</small>").format(*found.groups()) if found else Markup("{}").format(text)
 
 
 def _render(template: str, **content: object) -> str:
@@ -126,6 +174,7 @@ def _render(template: str, **content: object) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["nonbreaking"] = nonbreaking
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(style=style, **content)
+    environment.filters["interval"] = interval_html
+    environment.globals["long_table_lines"] = LONG_TABLE_LINES
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return environment.get_template(template).render(style=style, script=script, **content)

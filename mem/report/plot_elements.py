@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,10 +74,28 @@ def shared_labels(figure: Figure, x: str, y: str) -> None:
         figure.supylabel(y, fontsize=9)
 
 
-def grouped_bars(
+def score_limits(scores: Iterable[Interval]) -> tuple[float, float]:
+    """Return limits of an axis in percent that are fitted to scores and their intervals."""
+    bounds = [
+        bound
+        for score in scores
+        if not np.isnan(score.mean)
+        for bound in (score.mean - (score.half_width or 0.0), score.mean + (score.half_width or 0.0))
+    ]
+    if not bounds:
+        return 0.0, 100.0
+    low, high = max(0.0, min(bounds)), min(100.0, max(bounds))
+    margin = max(0.08 * (high - low), 0.5)
+    # Up to 100 and down to 0, a margin keeps the markers complete.
+    return low - margin, high + margin
+
+
+def grouped_points(
     axes: Axes, positions: Sequence[str], series: Mapping[str, Sequence[Interval]], colours: Mapping[str, str]
 ) -> None:
-    """Plot one bar per series at each position, with intervals as error bars. The score axis ranges from 0 to 100.
+    """Plot one point per series at each position, with intervals as error bars.
+
+    The score axis is fitted to the data. Points are plotted instead of bars, whose length misleads on such an axis.
 
     Args:
         axes: Axes to plot on.
@@ -85,21 +103,26 @@ def grouped_bars(
         series: Scores of each series, one per position.
         colours: Colour of each series.
     """
-    width = 0.8 / len(series)
+    width = 0.7 / len(series)
     for i, (name, scores) in enumerate(series.items()):
         means = np.array([score.mean for score in scores])
         errors = np.array([score.half_width or 0.0 for score in scores])
         at = np.arange(len(positions)) + (i - (len(series) - 1) / 2) * width
-        axes.bar(at, means, width * 0.92, color=colours[name], label=name)
-        if errors.any():
-            axes.errorbar(at, means, errors, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+        axes.errorbar(
+            at, means, errors if errors.any() else None, fmt="o", markersize=5, color=colours[name], label=name,
+            elinewidth=1.4, capsize=2,
+        )  # fmt: skip
     crowded = sum(map(len, positions)) > 11 * axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_xticks(range(len(positions)), [str(position).replace("_", "\n") for position in positions])
     if crowded:
         for label in axes.get_xticklabels():
             label.set(rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_ylim(0, 100)
-    axes.grid(axis="x", visible=False)
+    axes.set_xlim(-0.5, len(positions) - 0.5)
+    axes.set_ylim(*score_limits(score for scores in series.values() for score in scores))
+    axes.set_xticks(np.arange(len(positions) - 1) + 0.5, minor=True)
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.grid(axis="x", which="major", visible=False)
+    axes.grid(axis="x", which="minor", visible=True)
 
 
 def lines_by_shot(axes: Axes, values: Sequence[float], scores_by_shot: Mapping[str, Sequence[Interval]]) -> None:

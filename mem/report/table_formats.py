@@ -5,13 +5,67 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from mem.errors import printable
 
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!(?:[\d\s.,;±%()\[\]–−e+-]| to )*$)")
 """Start of a cell that a spreadsheet program would execute as a formula. Signed numbers, also with an interval, and
 dashes are no formulas."""
+
+
+Emphasis = Literal["best", "near"]
+"""Emphasis of a cell: the best value of its column, or a value within the interval of the best value."""
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
+    "<": "$<$", ">": "$>$", "τ": r"$\tau$", "…": r"\ldots{}", "\N{NO-BREAK SPACE}": "~",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}  # fmt: skip
+_LATEX_EMPHASIS = {"best": r"\textbf{%s}", "near": r"\underline{%s}"}
+
+
+def latex_table(
+    lines: Sequence[Sequence[str]], caption: str, emphasis: Mapping[tuple[int, int], Emphasis] | None = None
+) -> str:
+    """Return a LaTeX table that needs the package `booktabs`. All columns but the first are right-aligned.
+
+    Args:
+        lines: Lines of cells; the first line is the header.
+        caption: Caption of the table as plain text.
+        emphasis: Emphasis of cells by line and column.
+    """
+    marked = [
+        [_latex_cell(cell, (emphasis or {}).get((row, column))) for column, cell in enumerate(line)]
+        for row, line in enumerate(lines)
+    ]
+    header, *body = [f"    {' & '.join(line)} \\\\" for line in marked]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{latex_text(caption)}}}",
+            f"  \\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}",
+            r"    \toprule",
+            header,
+            r"    \midrule",
+            *body,
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(cell: str, emphasis: Emphasis | None) -> str:
+    text = latex_text(cell)
+    return text if emphasis is None else _LATEX_EMPHASIS[emphasis] % text
+
+
+def latex_text(text: str) -> str:
+    """Return plain text as LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:

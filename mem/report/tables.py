@@ -20,7 +20,8 @@ from mem.report.chosen_heads import chosen_finetunings, chosen_head_table
 from mem.report.collect import StudyResults
 from mem.report.differences import equal_sets, identities
 from mem.report.image_differences import image_difference_table
-from mem.report.method_tables import accuracy_table, paired_difference_table, sorted_summary, val_table
+from mem.report.main_table import EMPHASIS_RULE, best_cells, image_bounds, main_table
+from mem.report.method_tables import paired_difference_table, sorted_summary, val_table
 from mem.report.page import CaptionedTable
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, sorted_variants, val_scores
 from mem.report.results import SHOTS, ScoreRow, by_variant, is_refitted, score_table, summarise
@@ -31,34 +32,35 @@ EXPERTS_USED = tuple(f"experts_used_{shot}" for shot in SHOTS)
 RECALL = ("group_recall_many", "group_recall_medium", "group_recall_few", "group_recall_all")
 
 
-def score_tables(results: StudyResults, calibration: str = "") -> list[CaptionedTable]:
-    """Return the score tables, starting with the table of methods.
-
-    Args:
-        results: Results of the study.
-        calibration: Sentence that the caption of the calibration error ends with, see `calibration_of_sigmoids`.
-    """
+def accuracy_tables(results: StudyResults) -> list[CaptionedTable]:
+    """Return the accuracy of each method on test and on val."""
     rows = results.rows
-    tables = [CaptionedTable("Accuracy on test", accuracy_caption(rows), accuracy_table(rows))]
+    lines = main_table(results)
+    emphasis = best_cells(results, lines)
+    caption = accuracy_caption(rows)
+    if image_bounds(results):
+        caption += " Brackets: 95 % bootstrap intervals over the test images, stratified by class."
+    caption += f" {EMPHASIS_RULE}" if emphasis else ""
+    tables = [CaptionedTable("Accuracy on test", caption, lines, emphasis=emphasis)]
     if val_scores(rows):
         tables.append(CaptionedTable("Accuracy on val", val_caption(rows), val_table(rows), folded=True))
-    tables += _difference_tables(results)
-    thresholds = rows[0].thresholds
-    tables += [
-        CaptionedTable(
-            "Top-5 accuracy, balanced accuracy, calibration",
-            "Scores on test, in percent. Balanced accuracy is the mean of the per-class accuracies. ECE is the "
-            f"expected calibration error with 15 bins of equal width; smaller is better.{calibration}",
-            _rename_columns(score_table(sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
-        ),
+    return tables
+
+
+def shot_group_tables(results: StudyResults) -> list[CaptionedTable]:
+    """Return the oracle accuracy, and how often a class of the right shot group is predicted."""
+    rows = results.rows
+    folded = len(by_variant(rows, "test")) > MANY_VARIANTS
+    return [
         CaptionedTable(
             "Oracle accuracy",
             "The X-shot oracle of the paper's figure 1b: predictions are restricted to the classes of the image's true "
-            f"shot group ({thresholds}).",
+            f"shot group ({rows[0].thresholds}).",
             _rename_columns(
                 score_table(sorted_summary(rows, "test", ORACLE)),
                 {name: name.removeprefix("oracle_") for name in ORACLE},
             ),
+            folded,
         ),
         CaptionedTable(
             "Recall of shot groups",
@@ -67,7 +69,27 @@ def score_tables(results: StudyResults, calibration: str = "") -> list[Captioned
                 score_table(sorted_summary(rows, "test", RECALL)),
                 {name: name.removeprefix("group_recall_") for name in RECALL},
             ),
+            folded,
         ),
+    ]
+
+
+def other_score_tables(results: StudyResults, calibration: str = "") -> list[CaptionedTable]:
+    """Return the scores that are no accuracy by shot group.
+
+    Args:
+        results: Results of the study.
+        calibration: Sentence that the caption of the calibration error ends with, see `calibration_of_sigmoids`.
+    """
+    rows = results.rows
+    tables = [
+        CaptionedTable(
+            "Top-5 accuracy, balanced accuracy, calibration",
+            "Scores on test, in percent. Balanced accuracy is the mean of the per-class accuracies. ECE is the "
+            f"expected calibration error with 15 bins of equal width; smaller is better.{calibration}",
+            _rename_columns(score_table(sorted_summary(rows, "test", OTHER_SCORES)), {"top5": "top-5", "ece": "ECE"}),
+            folded=len(by_variant(rows, "test")) > MANY_VARIANTS,
+        )
     ]
     if (lines := experts_used_table(rows)) is not None:
         caption = (
@@ -131,7 +153,8 @@ def val_caption(rows: Sequence[ScoreRow]) -> str:
     )
 
 
-def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
+def difference_tables(results: StudyResults) -> list[CaptionedTable]:
+    """Return the differences between each method and the reference, and between methods chosen in each run."""
     rows = results.rows
     if len(by_variant(rows, "test")) < 2:
         return []
@@ -144,7 +167,7 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
             f"t-test over {interval_units(rows)}. p is the p-value for all classes, also adjusted for the number of "
             f"methods (Holm). {coverage(rows)} {SEVERAL_METHODS}{equal_results(equal_sets(identities(rows, 'test')))}"
         )
-        tables = [CaptionedTable(title, caption, lines)]
+        tables = [CaptionedTable(title, caption, _p_values_first(lines))]
         if (chosen := chosen_head_table(rows)) is not None:
             heading = "MEM minus other methods, each chosen on val in each run"
             caption = f"{CHOSEN_HEADS}{chosen_finetunings(rows)} {coverage(rows)}"
@@ -158,7 +181,16 @@ def _difference_tables(results: StudyResults) -> list[CaptionedTable]:
         "classes, also adjusted for the number of methods (Holm). Both cover the sampling of test images only: "
         "differences between seeds and class orders can be larger. Methods with equal predictions are one hypothesis."
     )
-    return [CaptionedTable(title, caption, image_difference_table(folders, reference, sorted_variants(rows)))]
+    lines = image_difference_table(folders, reference, sorted_variants(rows))
+    return [CaptionedTable(title, caption, _p_values_first(lines))]
+
+
+def _p_values_first(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Move the difference over all classes and its p-values before those of shot groups, where a phone shows them."""
+    header = lines[0]
+    first = [header[0], "all", "p", "p, adjusted"]
+    order = [header.index(name) for name in [*first, *(name for name in header if name not in first)]]
+    return [[line[column] for column in order] for line in lines]
 
 
 def _rename_columns(lines: list[list[str]], new_names: Mapping[str, str]) -> list[list[str]]:

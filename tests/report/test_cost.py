@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mem.config import Study
-from mem.report.cost import cost_by_run, cost_by_stage
+from mem.report.cost import cost_by_run, cost_by_stage, format_duration
 from mem.runs.dag import Run, study_runs
 from mem.stages.report import _record_with_total_seconds
 from tests.report.synthetic import write_runs
@@ -32,12 +32,12 @@ def pretrain(tmp_path, monkeypatch, mini) -> Run:
     return run
 
 
-def test_hours_include_every_attempt(pretrain):
+def test_the_time_includes_every_attempt(pretrain):
     records = {pretrain.key: _record_with_total_seconds(pretrain)}
     row = pretrain_row(cost_by_stage([pretrain], records))
-    assert (row["hours"], row["GPU-hours"], row["restarts"]) == ("0.015", "0.029", "2")  # 52.4 s on two GPUs
+    assert (row["time"], row["GPU time"], row["restarts"]) == ("52.4 s", "104.8 s", "2")  # two GPUs
     row = pretrain_row(cost_by_run([pretrain], records))
-    assert (row["seconds"], row["attempts"], row["images/s"]) == ("52.4", "3", "100")
+    assert (row["time"], row["attempts"], row["images/s"]) == ("52.4 s", "3", "100")
 
 
 def test_a_run_without_a_log_has_its_recorded_seconds(pretrain):
@@ -67,7 +67,7 @@ def test_each_finetuning_has_its_own_cost_and_its_time_relative_to_finetune(tmp_
     names = [name for name in table if name.startswith(("finetune", "features"))]
     assert names == ["finetune", "finetune short", "features", "features short"]
     assert [table[name]["time / finetune"] for name in names] == ["1.00", "0.25", "-", "-"]
-    assert [(table[name]["runs"], table[name]["hours"]) for name in names[:2]] == [("2", "0.02"), ("2", "0.005")]
+    assert [(table[name]["runs"], table[name]["time"]) for name in names[:2]] == [("2", "72.0 s"), ("2", "18.0 s")]
 
 
 def test_the_numbers_of_trained_parameters_are_those_of_the_runs(tmp_path, mini):
@@ -88,3 +88,11 @@ def test_the_numbers_of_trained_parameters_are_those_of_the_runs(tmp_path, mini)
 
 def test_a_study_with_one_finetuning_has_no_column_for_relative_times(pretrain):
     assert "time / finetune" not in cost_by_stage([pretrain], {pretrain.key: _record_with_total_seconds(pretrain)})[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.42, "0.4 s"), (119.0, "119.0 s"), (840.0, "14 min"), (11160.0, "3.1 h"), (3.6e6, "1,000 h")],
+)
+def test_a_duration_has_a_unit_that_suits_it(seconds, text):
+    assert format_duration(seconds) == text

@@ -14,7 +14,7 @@ from mem.report.paper_figure_numbers import figure1_heads
 from mem.report.ranking import reference_variant
 from mem.report.results import ScoreRow, to_csv
 from mem.report.results_store import ResultsStore
-from mem.report.tables import score_tables
+from mem.report.tables import difference_tables, other_score_tables
 from mem.report.terminal import study_summary
 from tests.report.synthetic import rows_of_two_seeds, study_of, write_report
 from tests.report.test_paper_figures import figure_tables
@@ -95,7 +95,7 @@ def test_the_reference_of_the_differences_is_a_head_on_finetune_if_there_is_one(
 
 
 def differences_caption(rows: list[ScoreRow]) -> str:
-    tables = score_tables(StudyResults(rows))
+    tables = difference_tables(StudyResults(rows))
     return next(table.caption for table in tables if table.title == "Differences between methods")
 
 
@@ -117,7 +117,7 @@ def test_the_caption_of_the_differences_says_which_heads_are_on_other_finetuning
 
 def test_the_caption_of_chosen_heads_says_that_finetunings_are_mixed():
     def caption(rows: list[ScoreRow]) -> str:
-        tables = score_tables(StudyResults([*rows, *(replace(row, split="val") for row in rows)]))
+        tables = difference_tables(StudyResults([*rows, *(replace(row, split="val") for row in rows)]))
         return next(table.caption for table in tables if "each chosen on val" in table.title)
 
     mem = rows_on("", crt=55.0, mem=60.0, mem_wide=61.0)
@@ -140,7 +140,7 @@ def test_the_caption_of_the_calibration_error_names_classifiers_that_were_traine
     variants = {name: {"objective": objective, "label_smoothing": 0.0} for name, objective in OBJECTIVES.items()}
     sentence = calibration_of_sigmoids(study_of(tmp_path, heads=heads, finetune_variants=variants))
     assert sentence.endswith("loss of these classifiers trains one sigmoid per class: bce, focal, sigmoid.")
-    tables = score_tables(StudyResults(MEM_ON_VARIANT), sentence)
+    tables = other_score_tables(StudyResults(MEM_ON_VARIANT), sentence)
     assert next(table.caption for table in tables if "ECE" in table.caption).endswith(sentence)
     assert calibration_of_sigmoids(study_of(tmp_path)) == ""
 

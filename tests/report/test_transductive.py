@@ -63,7 +63,7 @@ def test_figures_mark_the_head(rows, mini, monkeypatch):
         names[figure] = list(values)
         return RenderedFigure("<svg/>", b"")
 
-    for figure in ("shot_bars", "error_matrices", "oracle_bars"):
+    for figure in ("shot_points", "error_matrices", "oracle_points"):
         monkeypatch.setattr(figures, figure, lambda values, *_, figure=figure: record(figure, values))
     for part in ("_ablations", "_curves"):
         monkeypatch.setattr(figure_set, part, lambda *_: [])
@@ -73,7 +73,7 @@ def test_figures_mark_the_head(rows, mini, monkeypatch):
     wrong = dict.fromkeys(GAINS, np.ones((3, 3)))
     figure_set.build_figures(mini, [], {}, StudyResults(rows=rows, wrong_counts=wrong))
     expected = [f"{name}{MARK}" if name == "sade" else name for name in GAINS]
-    assert names == dict.fromkeys(("shot_bars", "error_matrices", "oracle_bars"), expected)
+    assert names == dict.fromkeys(("shot_points", "error_matrices", "oracle_points"), expected)
 
 
 def test_many_heads_are_sorted_by_val_with_transductive_ones_last(rows):

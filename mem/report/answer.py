@@ -1,0 +1,171 @@
+"""The answer on the report's first screen: which method is best, by how much, and how sure this is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from mem.report.captions import class_orders
+from mem.report.collect import StudyResults
+from mem.report.comparison import BoundedDifference, Comparison, compare
+from mem.report.crop_marks import crops_mark
+from mem.report.difference_plot import DifferencePlot, difference_plot, interval_text
+from mem.report.differences import format_p_value, format_signed
+from mem.report.page import Answer
+from mem.report.ranking import best_on_val, reference_variant, sorted_variants, val_scores, variants_to_plot
+from mem.report.results import ScoreRow, inductive, summarise
+from mem.report.transductive import MARK, NOTE, marked_text, transductive_heads
+
+MAX_ROWS = 10
+"""Maximum number of methods in the figure."""
+MAX_BASELINES = 10
+"""Maximum number of baselines to choose from on the page."""
+SIGNIFICANT = 0.05
+
+
+def answer(results: StudyResults) -> Answer:
+    """Return the sentences and the figures of the first screen.
+
+    The first figure has the baseline that all tables use. The others, with another baseline each, can be chosen on the
+    page.
+    """
+    rows = results.rows
+    reference, best = reference_variant(rows), best_on_val(rows)
+    plotted = _best_first(rows, variants_to_plot(rows, MAX_ROWS))
+    baselines = [reference, *(variant for variant in plotted if variant != reference)][:MAX_BASELINES]
+    full = compare(results, reference, sorted_variants(rows))
+    others = [found for baseline in baselines[1:] if (found := compare(results, baseline, plotted)) is not None]
+    comparisons = [] if full is None else [_only(full, plotted), *others]
+    caption = _caption(rows, full, len(plotted)) if full is not None else ""
+    return Answer(
+        [*_sentences(rows, reference, best, full), _certainty(rows, full)],
+        _plots(rows, comparisons, best),
+        caption,
+    )
+
+
+def _only(comparison: Comparison, variants: Sequence[str]) -> Comparison:
+    differences = {v: comparison.differences[v] for v in variants if v in comparison.differences}
+    return replace(comparison, differences=differences)
+
+
+def _best_first(rows: Sequence[ScoreRow], variants: Sequence[str]) -> list[str]:
+    """Return the variants, best on val first. Transductive heads, which are never chosen, come last."""
+    on_val = {variant: score.mean for variant, score in val_scores(inductive(rows)).items()}
+    return sorted(variants, key=lambda variant: -on_val.get(variant, -1.0)) if on_val else list(variants)
+
+
+def _plots(rows: Sequence[ScoreRow], comparisons: Sequence[Comparison], best: str | None) -> list[DifferencePlot]:
+    summary, transductive = summarise(rows, "test"), transductive_heads(rows)
+    names = {variant: marked_text(variant, transductive) + crops_mark(rows) for variant in summary}
+    return [difference_plot(each, summary[each.baseline], best, names) for each in comparisons]
+
+
+def _sentences(
+    rows: Sequence[ScoreRow], reference: str, best: str | None, comparison: Comparison | None
+) -> list[Markup]:
+    """Return which method is the best on val, and its difference from the baseline on test."""
+    summary = summarise(rows, "test")
+    if best is None:
+        top = max(summary, key=lambda variant: summary[variant]["all"].mean)
+        name = marked_text(top, transductive_heads(rows))
+        return [
+            Markup(
+                "There is no val split to choose a method by. <strong>{}</strong> has the highest accuracy on test, "
+                "{} %. A choice on test favours the chosen method."
+            ).format(name, summary[top]["all"])
+        ]
+    on_val = val_scores(inductive(rows))
+    score = on_val[best]
+    error = "" if score.standard_error is None else f", standard error {score.standard_error:.2f}"
+    equal = [variant for variant in on_val if variant != best and on_val[variant].mean == score.mean]
+    tied = f" Equal on val: {', '.join(equal)}." if equal else ""
+    first = Markup("<strong>{}</strong> is the best method on val: {} % (mean per-class accuracy{}).{}").format(
+        best, f"{score.mean:.2f}", error, tied
+    )
+    if comparison is None:
+        return [first + Markup(" On test, it has {} %.").format(summary[best]["all"])]
+    if best != reference:
+        return [first, _difference(best, reference, comparison)]
+    others = [variant for variant in _best_first(rows, list(comparison.differences)) if variant in on_val]
+    if not others:
+        return [first]
+    return [
+        first + Markup(" It is also the baseline. The next best on val is {}.").format(others[0]),
+        _difference(others[0], reference, comparison),
+    ]
+
+
+def _difference(variant: str, reference: str, comparison: Comparison) -> Markup:
+    differences = comparison.differences[variant]
+    overall, few = differences["all"], differences["few"]
+    on_few = "" if format_signed(few.mean) == "-" else f"; few-shot classes: {_with_interval(few)}"
+    return Markup("{} minus {} on test: <strong>{} points</strong> ({}){}. {}").format(
+        variant,
+        reference,
+        format_signed(overall.mean),
+        interval_text(overall),
+        on_few,
+        _verdict(variant, reference, comparison),
+    )
+
+
+def _with_interval(difference: BoundedDifference) -> str:
+    return f"{format_signed(difference.mean)} ({interval_text(difference).removeprefix('95 % interval ')})"
+
+
+def _verdict(variant: str, reference: str, comparison: Comparison) -> str:
+    """Return whether the study shows a difference over all classes."""
+    overall, p = comparison.differences[variant]["all"], comparison.adjusted_p[variant]
+    if overall.low is None:
+        return "There is no interval, so the study cannot show a difference."
+    if overall.contains_zero:
+        return f"The interval contains 0: the study does not show that {variant} and {reference} differ."
+    better = "better" if overall.mean > 0 else "worse"
+    methods = len(comparison.differences)
+    adjusted = f"p = {format_p_value(p)}, adjusted for {methods} methods".replace("= <", "< ")
+    if methods == 1:
+        return f"The interval does not contain 0: {variant} is {better} than {reference}."
+    if p < SIGNIFICANT:
+        return f"The interval does not contain 0: {variant} is {better} than {reference} ({adjusted})."
+    return (
+        f"The interval does not contain 0, but {methods} methods were compared: with {adjusted}, the difference can be "
+        "due to chance."
+    )
+
+
+def _certainty(rows: Sequence[ScoreRow], comparison: Comparison | None) -> Markup:
+    """Return what the intervals do not cover."""
+    if comparison is None:
+        return Markup("")
+    if not comparison.units:
+        return Markup(
+            "The study has <strong>one run</strong>: its intervals cover only the sampling of test images. Another "
+            "seed or class order can change the result."
+        )
+    if class_orders(rows) < 2:
+        return Markup("Intervals are over {}. They say nothing about other class orders.").format(comparison.units)
+    return Markup("Intervals are over {}.").format(comparison.units)
+
+
+def _caption(rows: Sequence[ScoreRow], comparison: Comparison, plotted: int) -> str:
+    over = f"over {comparison.units}" if comparison.units else "over the test images"
+    order = " Methods are sorted by their score on val, best first." if best_on_val(rows) else ""
+    methods = len({row.variant for row in rows})
+    left_out = (
+        f" The figure shows CE, the baseline and the best methods on val; the tables have all {methods}."
+        if plotted < methods
+        else ""
+    )
+    note = f" {NOTE}" if any(MARK in name for name in _plotted_names(rows, plotted)) else ""
+    return (
+        f"Accuracy on test minus that of the baseline, in points, with 95 % intervals {over}. A filled dot means that "
+        f"the interval does not contain 0.{order}{left_out}{note}"
+    )
+
+
+def _plotted_names(rows: Sequence[ScoreRow], plotted: int) -> list[str]:
+    transductive = transductive_heads(rows)
+    return [marked_text(variant, transductive) for variant in variants_to_plot(rows, plotted)]

@@ -1,0 +1,81 @@
+"""The key facts at the top of the report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mem import config, longtail
+from mem.report.cost import format_duration, gpu_count
+from mem.report.figure_set import training_counts
+from mem.runs.dag import Run, data_run
+from mem.runs.keys import HOLDOUT
+
+
+def key_facts(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the key facts of a study by name.
+
+    Args:
+        study: The study.
+        runs: All runs of the study except the report.
+        records: Content of `run.json` by run key, with the time of all attempts as `seconds`.
+    """
+    manifest = records[data_run(runs).key]["results"]
+    splits = manifest["splits"]
+    groups = longtail.shot_groups(training_counts(manifest, study), study.shots)
+    classes = np.bincount(groups, minlength=len(longtail.SHOT_NAMES))
+    by_group = " / ".join(f"{n} {group}" for group, n in zip(longtail.SHOT_NAMES, classes, strict=True))
+    return {
+        "runs of each head": _repeats(study),
+        "classes": f"{len(groups):,}: {by_group} ({study.shots})",
+        "images (train / val / test)": " / ".join(f"{splits[name]['images']:,}" for name in ("train", "val", "test")),
+        **_selection(study, runs, records),
+        **({} if study.evaluate is None else {"evaluation": f"mean logits of {study.evaluate.crops} (evaluate.crops)"}),
+        "date": _dates(records.values()),
+        "processor": _processors(records.values()),
+        "compute time, all runs": format_duration(sum(record["seconds"] for record in records.values())),
+        "command": f"snakemake --cores 2 --config study={study.study}",
+    }
+
+
+def _repeats(study: config.Study) -> str:
+    """Describe the seeds and class orders, for example `9: 3 seeds (0, 1, 2), 3 class orders (0, 1, 2)`."""
+    parts = [
+        f"{len(values)} {name}{'s' * (len(values) > 1)} ({', '.join(map(str, values))})"
+        for name, values in (("seed", study.seeds), ("class order", study.orders))
+    ]
+    return f"{len(study.seeds) * len(study.orders)}: {', '.join(parts)}"
+
+
+def _selection(study: config.Study, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return how many training images a study with `selection` holds out in its first class order."""
+    if study.selection is None:
+        return {}
+    results = next(records[run.key]["results"] for run in runs if HOLDOUT in run.settings)
+    held_out = f"{results['held_out_images']:,} held-out training images (seed {study.selection.holdout.seed})"
+    return {"selection": f"on {held_out}, with heads trained on the other {results['training_images']:,}"}
+
+
+def _dates(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the day of the first and of the last run (UTC); runs are shared, so that they can be years apart."""
+    starts = [record["started"] for record in records if "started" in record]
+    days = [time.strftime("%Y-%m-%d", time.gmtime(start)) for start in (min(starts), max(starts))] if starts else []
+    return " to ".join(dict.fromkeys(days)) or "unknown"
+
+
+def _processors(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the processors of the runs, with the GPUs of those that used any; the most frequent first."""
+    found: Counter[str] = Counter()
+    for record in records:
+        machine, gpus = record["machine"], gpu_count(record)
+        name = machine.get("processor") or "unknown"
+        if gpus:
+            name = f"{gpus} × {machine.get('gpu') or 'GPU'}"
+        elif "cpus" in machine:
+            name += f", {machine['cpus']} core{'s' * (machine['cpus'] != 1)}"
+        found[name] += 1
+    return "; ".join(name for name, _ in found.most_common())
