@@ -3,7 +3,7 @@
 # make check   set up, then run the linters and the unit tests (under 3 minutes on 2 cores)
 # make lint    run the linters
 # make docs    build the documentation site in build/site
-# make tables  regenerate the result tables in docs/results from their CSV files
+# make tables  regenerate the result tables in docs/ from their CSV files, and the figures of the start page
 # make setup   install packages and the virtual environment; other targets do this when the requirements change
 # make slurm-up, make slurm-down   start and stop a two-node SLURM cluster on this machine (requires root on Debian or Ubuntu)
 # make slurm-demo   run the workflow of `make demo` on this SLURM cluster, in build/slurm-demo, with pretraining on both nodes
@@ -48,6 +48,8 @@ docs: $(READY)
 tables: $(READY)
 	@$(BIN)/python docs/_site/tables.py
 	@$(BIN)/python docs/_site/paper_claims.py
+	@$(BIN)/python docs/_site/landing.py
+	@$(BIN)/python docs/_site/diagram.py
 
 slurm-up: $(READY)
 	@$(BIN)/python -m cluster.throwaway up

@@ -1,4 +1,8 @@
-"""MkDocs hooks that add the README, the changelog, the settings reference and linked files to the site."""
+"""MkDocs hooks that add the README, the changelog, the settings reference and linked files to the site.
+
+The site also works without a server, so that `build/site/index.html` can be opened as a file. The plugin `offline`
+stores the search index as a script, and `iframe-worker.js` replaces the web worker of the search.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,15 @@ from mem.config.reference import reference
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
-    "README.md": "index.md",
+    "README.md": "overview.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
     "cluster/snakemake-executor-plugin-submitit/docs/further.md": "executor-plugin-usage.md",
 }
 """Site paths of the pages outside docs/."""
+ASSETS = ("iframe-worker.js", "site.css")
+"""Files in docs/_site/ that pages load."""
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?\)")
 
 
@@ -31,6 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     files.append(File.generated(config, "reference.md", content=reference()))
+    for name in ASSETS:
+        files.append(File.generated(config, f"assets/{name}", abs_src_path=str(ROOT / "docs" / "_site" / name)))
     linked: set[str] = set()
     for file in list(files.documentation_pages()):
         for match in LINK.finditer(file.content_string):

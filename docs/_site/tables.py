@@ -1,7 +1,8 @@
 """Generate the result tables in the documentation from results.csv files.
 
 `make tables` rewrites the marked blocks in docs/results/*.md. The data for the page NAME.md is in
-docs/results/NAME/results.csv. A block specifies the name of a table and its options as KEY=VALUE:
+docs/results/NAME/results.csv. The start page, docs/index.md, shows results of Glyphs-LT. A block specifies the name of
+a table and its options as KEY=VALUE:
 
     <!-- table: scores split=test heads=mem,mem.reo_weight* columns=all,group_by_norm -->
 
@@ -56,6 +57,8 @@ from mem.report.results import SHOTS, ScoreRow, by_variant, from_csv, score_tabl
 from mem.report.table_formats import markdown_table
 
 RESULTS = Path(__file__).parents[1] / "results"
+START_PAGE = RESULTS.parent / "index.md"
+START_PAGE_RESULTS = RESULTS / "glyphs_readings"
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 Lines = list[list[str]]
@@ -63,12 +66,13 @@ Options = Mapping[str, str]
 
 
 def regenerate(page: Path) -> str:
-    """Return the text of a results page with all marked tables regenerated.
+    """Return the text of a results page, or of the start page, with all marked tables regenerated.
 
     Raises:
         KeyError: A block specifies an unknown table, option or method.
     """
-    rows = from_csv(page.with_suffix("") / "results.csv")
+    folder = START_PAGE_RESULTS if page == START_PAGE else page.with_suffix("")
+    rows = from_csv(folder / "results.csv")
 
     def block(match: re.Match[str]) -> str:
         kind, *pairs = match[2].split()
@@ -201,5 +205,5 @@ TABLES: dict[str, Callable[[Sequence[ScoreRow], Options], Lines]] = {
 }
 
 if __name__ == "__main__":
-    for page in sorted(RESULTS.glob("*.md")):
+    for page in (START_PAGE, *sorted(RESULTS.glob("*.md"))):
         page.write_text(regenerate(page), encoding="utf-8")
