@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from mem.errors import UserError
 from mem.jobs.fork.client import FORKED_STAGES, SERVER_VARIABLE
 from mem.jobs.fork.start import ForkServer
 from mem.jobs.signals import WORKFLOW_VARIABLE, describe_this_process
 from mem.jobs.workflow_signals import WorkflowSignals
 from mem.runs.dag import Run
 from mem.runs.folder import RunFolder
-from mem.runs.working_folder import claim_runs
+from mem.runs.working_folder import claim_runs, lock_working_folder
 from mem.tracking import limits
 
 _MIRROR_LOG = Path("logs", "mlflow-mirror.log")
 _FORK_SERVER_LOG = Path("logs", "fork-server.log")
 _FEWEST_FORKS = 4
 """Number of runs for which a fork server is started. It imports modules only when the first run needs them."""
+_OTHER_PROCESS = (
+    "Two processes would start every job twice. Wait until it ends, stop it with Ctrl-C, or use another folder with "
+    "--directory."
+)
 _QUIET_SECONDS = 10.0
 """Seconds after which a message says that the workflow process waits for the mirror."""
 
@@ -61,7 +61,7 @@ class WorkflowProcess:
             UserError: Another workflow process holds the lock (the message identifies the process), or another working
                 folder has the same `runs/`.
         """
-        self._lock_folder()
+        self._lock = lock_working_folder(self.root, _OTHER_PROCESS)
         claim_runs(self.root)
         os.environ[WORKFLOW_VARIABLE] = describe_this_process()
         os.environ["PYTHONSAFEPATH"] = "1"  # `python -m` in jobs does not import modules from the working folder
@@ -177,25 +177,6 @@ class WorkflowProcess:
                 )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-    def _lock_folder(self) -> None:
-        folder = self.root / ".snakemake"
-        folder.mkdir(exist_ok=True)
-        file = open(folder / "mem-head.lock", "a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            file.close()
-            raise UserError(
-                f"Another workflow process is running in this folder: {holder}. Two processes would start every job "
-                "twice. Wait until it ends, stop it with Ctrl-C, or use another folder with --directory."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
-        self._lock = file
 
 
 def _wait_for(mirror: subprocess.Popen[bytes]) -> int:

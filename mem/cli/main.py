@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command that the arguments specify in this process, and return its exit status."""
-    from mem.cli.models import join_runs_compare
+    from mem.cli.manage_runs import join_action
     from mem.cli.terminal import protect_terminal
 
     protect_terminal()
-    options = build_parser().parse_args(join_runs_compare(list(arguments)))
+    options = build_parser().parse_args(join_action(list(arguments)))
     try:
         return options.command(options)
     except UserError as error:
@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser for all commands."""
     import argparse
 
-    from mem.cli import classes, models, projects, stages, studies, tracking, weights
+    from mem.cli import classes, manage_runs, models, projects, stages, studies, tracking, weights
 
     parser = argparse.ArgumentParser(
         prog="mem",
@@ -73,6 +73,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mem {mem.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (projects, stages, studies, classes, weights, models, tracking):
+    for group in (projects, stages, studies, manage_runs, classes, weights, models, tracking):
         group.add_commands(commands)
     return parser

@@ -63,11 +63,6 @@ def add_commands(commands: Any) -> None:
     compare.set_defaults(command=_compare)
 
 
-def join_runs_compare(arguments: list[str]) -> list[str]:
-    """Merge `runs compare` into one argument, because argparse cannot distinguish it from `runs STUDY`."""
-    return ["runs compare", *arguments[2:]] if arguments[:2] == ["runs", "compare"] else arguments
-
-
 def _positive_integer(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a positive integer")

@@ -7,17 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import mem
 from mem.errors import UserError, first_of
+from mem.installation import packaged_studies
 
 OWN_STUDIES = Path("config")
 """Folder of the user's studies, relative to the folder in which a command is started."""
 _SUFFIXES = (".yaml", ".yml")
-
-
-def packaged_studies() -> Path:
-    """Return the folder of the studies that are delivered with mem."""
-    return Path(mem.__file__).parents[1] / "config"
 
 
 def study_folders(packaged: Path | None = None) -> tuple[Path, ...]:
@@ -44,9 +39,10 @@ def find_study(name: str | Path, folders: Sequence[Path] | None = None) -> Path:
     Raises:
         UserError: There is neither such a file nor such a study.
     """
-    path, folders = Path(name), study_folders() if folders is None else folders
+    path = Path(name)
     if path.suffix in _SUFFIXES or _is_file(path):
         return path
+    folders = study_folders() if folders is None else folders
     if not path.is_absolute() and ".." not in path.parts and path.parts:
         for folder in folders:
             if _is_file(found := folder / f"{path}.yaml"):

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import time
 from pathlib import Path
+from typing import IO
 
 from mem import files
 from mem.errors import UserError
 
 OWNER_FILE = "working-folder.txt"
 """File in `runs/` with the path of the working folder whose workflow process used the folder last."""
+
+LOCK_FILE = Path(".snakemake", "mem-head.lock")
+"""Lock of the process that works in the working folder: a workflow process, or a command that removes runs."""
+
+
+def lock_working_folder(root: Path, advice: str) -> IO[str]:
+    """Lock a working folder, so that no workflow process runs in it, until the returned file is closed.
+
+    The kernel releases the lock when the process ends, even if the process is killed.
+
+    Args:
+        root: The working folder.
+        advice: End of the message if another process holds the lock.
+
+    Raises:
+        UserError: Another process holds the lock. The message identifies the process.
+    """
+    path = root / LOCK_FILE
+    path.parent.mkdir(exist_ok=True)
+    file = open(path, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise UserError(f"Another workflow process is running in this folder: {holder}. {advice}") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+    file.flush()
+    return file
 
 
 def claim_runs(root: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from mem.cli.arguments import name_of_study, study_files
 from mem.cli.main import main
 from mem.config.load import load_study
-from mem.config.study_names import find_study, packaged_studies, study_folders
+from mem.config.study_names import find_study, study_folders
 from mem.errors import UserError
+from mem.installation import packaged_studies
 from mem.runs.dag import Run, study_runs
 from mem.runs.find import existing_or_run, find_run
 from mem.runs.run_config import write_configs
