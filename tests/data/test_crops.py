@@ -16,7 +16,7 @@ from PIL import Image
 
 from mem.config import Augmentation
 from mem.data.beton import crops as crops_module
-from mem.data.beton.crops import Stored, crop_images, crop_table, crop_with_ffcv, native_library
+from mem.data.beton.crops import Stored, crop_complete_images, crop_images, crop_table, native_library
 from mem.data.beton.reader import Beton
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
@@ -77,7 +77,7 @@ def guarded(size: int) -> tuple[np.ndarray, np.ndarray]:
 def both(table: np.ndarray, scratch_bytes: int, rows: int, columns: int):
     """Return failure and pixels of the library and of FFCV's functions, and check that nothing else is written."""
     results = []
-    for function in (crop_images, crop_with_ffcv):
+    for function in (crop_images, crop_complete_images):
         scratch_memory, scratch = guarded(scratch_bytes)
         out_memory, out = guarded(len(table) * rows * columns * 3)
         pixels = out.reshape(len(table), rows, columns, 3)
@@ -163,7 +163,7 @@ def test_damaged_files_are_rejected_as_by_the_complete_decoding(kind, data, imag
     whole, _arrays = table_of([bytes(content)], [size], [[0, 0, *size]])
     # The library's decoder is new for each image. FFCV's keeps the tables of the previous file, so give it this file's.
     scratch = np.empty(size[0] * size[1] * 3, np.uint8)
-    crop_with_ffcv(whole, scratch, np.empty((1, 8, 8, 3), np.uint8))
+    crop_complete_images(whole, scratch, np.empty((1, 8, 8, 3), np.uint8))
     (failed, found), (expected_failure, expected) = both(whole, scratch.size, 24, 24)
     assert failed == expected_failure
     if failed is None:
@@ -256,7 +256,7 @@ def test_batches_are_the_same_without_the_library(tmp_path, storage, request, ca
 
 
 def test_a_library_with_other_results_is_not_used(monkeypatch, caplog):
-    monkeypatch.setattr(crops_module, "crop_with_ffcv", lambda table, scratch, out: out.fill(7) or -1)
+    monkeypatch.setattr(crops_module, "crop_complete_images", lambda table, scratch, out: out.fill(7) or -1)
     crops_module._load.cache_clear()
     assert native_library() is None
     assert "differ" in caplog.text

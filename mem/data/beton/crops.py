@@ -1,8 +1,8 @@
 """Crops of stored images: decoded, cropped, resized and flipped, several images per call.
 
 The library in `native/`, which is compiled when this project is installed, decodes only the part of a JPEG image that a
-crop needs, and releases the global interpreter lock. Without it, FFCV's functions decode complete images. The pixels
-are the same, bit for bit. See docs/decisions/0050-own-crop-decoder.md.
+crop needs, and releases the global interpreter lock. Without it, the functions of `complete_images` decode complete
+images. The pixels are the same, bit for bit. See docs/decisions/0050-own-crop-decoder.md.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from mem.data.beton.libffcv import ctypes_imdecode, ctypes_resize
+from mem.data.beton import complete_images
 
 logger = logging.getLogger("mem")
 
 _loading = threading.Lock()
 _COLUMNS = 9
 """Number of int64 values per crop: the fields of `struct mem_crop` in native/crops.h."""
-
-_FFCV_FUNCTIONS = tuple(ctypes.cast(function, ctypes.c_void_p) for function in (ctypes_imdecode, ctypes_resize))
-"""Functions that the library calls for images and sizes that it does not support."""
 
 CropTable = Int64[np.ndarray, "images 9"]
 """Crops in the memory layout of the library. Returned by `crop_table`."""
@@ -82,7 +79,7 @@ def crop_images(
     library = native_library()
     failed = -1
     if library is None:
-        failed = crop_with_ffcv(table, scratch, out)
+        failed = crop_complete_images(table, scratch, out)
     elif len(table):
         failed = _call(library, table, scratch, out)
     return None if failed < 0 else failed
@@ -94,17 +91,30 @@ def native_library() -> ctypes.CDLL | None:
         return _load()
 
 
-def crop_with_ffcv(table: CropTable, scratch: np.ndarray, out: np.ndarray) -> int:
-    """Do the same as the library, with FFCV's functions. Return the position of the first failure, or -1."""
+def crop_complete_images(
+    table: CropTable,
+    scratch: np.ndarray,
+    out: np.ndarray,
+    functions: complete_images.Functions | None = None,
+) -> int:
+    """Do the same as the library, one image at a time. Return the position of the first failure, or -1.
+
+    Args:
+        table: See `crop_images`.
+        scratch: See `crop_images`.
+        out: See `crop_images`.
+        functions: Functions for complete images. Default: those of this installation.
+    """
+    functions = functions or complete_images.functions()
     for i, (source, jpeg_bytes, rows, columns, top, left, height, width, mirrored) in enumerate(table.tolist()):
         if jpeg_bytes >= 0:
             memory = scratch.ctypes.data
             size = rows, columns
-            if ctypes_imdecode(source, jpeg_bytes, *size, memory, *size, 0, 0, 1, 1, False, False) != 0:
+            if functions.imdecode(source, jpeg_bytes, *size, memory, *size, 0, 0, 1, 1, False, False) != 0:
                 return i
             source = memory
         part = top, top + height, left, left + width
-        ctypes_resize(0, source, rows, columns, *part, out[i].ctypes.data, *out.shape[1:3])
+        functions.resize(0, source, rows, columns, *part, out[i].ctypes.data, *out.shape[1:3])
         if mirrored:
             cv2.flip(out[i], 1, out[i])
     return -1
@@ -124,28 +134,30 @@ def _load() -> ctypes.CDLL | None:
     library.mem_crops.argtypes = [
         ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p,
     ]  # fmt: skip
-    if not _agrees_with_ffcv(library):
-        return _without("its results differ from those of this installation's FFCV")
+    if not _agrees(library):
+        return _without(f"its results differ from those of this installation's {complete_images.functions().name}")
     return library
 
 
 def _without(reason: str) -> None:
     logger.warning(
-        "The library mem/data/beton/_crops is not used: %s. FFCV decodes complete images instead, which takes more "
-        "time; the pixels are the same. Install a C compiler and libjpeg-turbo's headers, then run `make setup` again.",
+        "The library mem/data/beton/_crops is not used: %s. %s decodes complete images instead, which takes more time; "
+        "the pixels are the same. Install a C compiler and libjpeg-turbo's headers, then install mem again. See "
+        "docs/how-to/install-without-compiler.md.",
         reason,
+        complete_images.functions().name,
     )
 
 
 def _call(library: ctypes.CDLL, table: CropTable, scratch: np.ndarray, out: np.ndarray) -> int:
     addresses = table.ctypes.data, scratch.ctypes.data, out.ctypes.data
-    return library.mem_crops(len(table), *addresses, *out.shape[1:3], *_FFCV_FUNCTIONS)
+    return library.mem_crops(len(table), *addresses, *out.shape[1:3], *complete_images.functions().pointers)
 
 
-def _agrees_with_ffcv(library: ctypes.CDLL) -> bool:
-    """Compare the library with FFCV's functions on a small image, stored as JPEG and as raw pixels.
+def _agrees(library: ctypes.CDLL) -> bool:
+    """Compare the library with the functions for complete images on a small image, stored as JPEG and as raw pixels.
 
-    FFCV may be linked to an OpenCV that rounds differently, for example on a processor with fused multiply-add.
+    OpenCV may round differently, for example on a processor with fused multiply-add.
     """
     y, x = np.mgrid[0:48, 0:64]
     pixels = np.stack([4 * x, 5 * y, (x * y) % 256], axis=2).astype(np.uint8)
@@ -161,6 +173,6 @@ def _agrees_with_ffcv(library: ctypes.CDLL) -> bool:
     crops = np.array([[3, 5, 43, 51], [7, 2, 17, 19]] * 2)
     table = crop_table(stored, crops, np.array([False, True, True, False]))
     scratch, (found, expected) = np.empty(pixels.size, dtype=np.uint8), np.empty((2, 4, 24, 24, 3), dtype=np.uint8)
-    if _call(library, table, scratch, found) != -1 or crop_with_ffcv(table, scratch, expected) != -1:
+    if _call(library, table, scratch, found) != -1 or crop_complete_images(table, scratch, expected) != -1:
         return False
     return np.array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""Constants of FFCV's file format (.beton). This module imports nothing, so `mem plan` does not import ffcv."""
+"""Constants of FFCV's file format (.beton). This module imports nothing, so that `mem plan` starts quickly."""
 
 from __future__ import annotations
 

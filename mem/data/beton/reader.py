@@ -1,10 +1,10 @@
 """Reader for FFCV's file format (.beton). The writer is in `mem.data.beton.writer`.
 
 The format and its codecs come from FFCV (libffcv/ffcv 1.0.2: writer.py, reader.py, types.py, fields/rgb_image.py,
-libffcv.cpp). `mem.data.beton.crops` decodes the images. The project does not use FFCV's `DatasetWriter` and `Loader`.
-The writer hangs without a message when a worker raises an exception. The loader augments images with unseeded
-generators, cannot start in the middle of an epoch, and takes ten seconds to compile in every process. See
-docs/decisions/0014-data-loading-on-ffcv.md.
+libffcv.cpp). `mem.data.beton.tables` reads the tables of a file, and `mem.data.beton.crops` decodes the images. The
+project does not use FFCV's `DatasetWriter` and `Loader`. The writer hangs without a message when a worker raises an
+exception. The loader augments images with unseeded generators, cannot start in the middle of an epoch, and takes ten
+seconds to compile in every process. See docs/decisions/0014-data-loading-on-ffcv.md.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from jaxtyping import Bool, Int64, UInt8
 
 from mem.data.beton.crops import CropTable, Stored, crop_images, crop_table, native_library
 from mem.data.beton.format import JPEG
-from mem.data.beton.libffcv import Reader
 from mem.data.beton.resize_and_crop import ResizeAndCrop, resized_image
-from mem.data.beton.writer import FIELDS
+from mem.data.beton.tables import FIELDS, read_tables
 from mem.errors import UserError
 
 
@@ -34,28 +33,28 @@ class Beton:
 
     def __init__(self, path: Path) -> None:
         try:
-            reader = Reader(str(path))
+            tables = read_tables(path)
             self._map = np.memmap(path, dtype=np.uint8, mode="r")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file. Run `mem convert` to write it.") from None
-        except (ValueError, AssertionError, IndexError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{path}: not an FFCV file, or an incomplete one ({error}). Delete it and run `mem convert` again."
             ) from None
-        if reader.field_names != list(FIELDS):
+        if tables.fields != list(FIELDS):
             raise UserError(
-                f"{path}: has the fields {reader.field_names}, expected {list(FIELDS)}. Delete it and run "
+                f"{path}: has the fields {tables.fields}, expected {list(FIELDS)}. Delete it and run "
                 "`mem convert` again."
             )
-        table = reader.alloc_table
-        if len(table) != reader.num_samples or len(reader.metadata) != reader.num_samples:
+        table = tables.allocations
+        if len(table) != tables.images or len(tables.metadata) != tables.images:
             raise UserError(
-                f"{path}: the file is incomplete: its header specifies {reader.num_samples} images, but its table "
+                f"{path}: the file is incomplete: its header specifies {tables.images} images, but its table "
                 f"lists {len(table)}. Delete it and run `mem convert` again."
             )
         self.path = path
-        self.labels: Int64[np.ndarray, " images"] = reader.metadata["f1"].astype(np.int64)
-        image = reader.metadata["f0"]
+        self.labels: Int64[np.ndarray, " images"] = tables.metadata["f1"].astype(np.int64)
+        image = tables.metadata["f0"]
         self.heights: Int64[np.ndarray, " images"] = image["height"].astype(np.int64)
         self.widths: Int64[np.ndarray, " images"] = image["width"].astype(np.int64)
         self._is_jpeg = image["mode"] == JPEG

@@ -24,19 +24,8 @@ from jaxtyping import Int64
 from mem import files
 from mem.data.beton.encoding import EncodedImage
 from mem.data.beton.format import JPEG, PAGE_BYTES, RAW
-from mem.data.beton.libffcv import (
-    ALLOC_TABLE_TYPE,
-    CURRENT_VERSION,
-    FieldDescType,
-    HeaderType,
-    IntField,
-    RGBImageField,
-    get_metadata_type,
-)
+from mem.data.beton.tables import ALLOCATION, FIELD, FIELDS, HEADER, METADATA, VERSION
 
-FIELDS = {"image": (2, RGBImageField()), "label": (1, IntField())}
-"""FFCV's type ID and handler for each field."""
-METADATA = get_metadata_type([handler for _, handler in FIELDS.values()])
 _SYNC_SECONDS = 5.0
 _COMPLETE = "whole"
 """First word of the journal line that marks a complete file. Existing journals contain it, so it must not change."""
@@ -68,7 +57,7 @@ class BetonWriter:
         self._reset()
 
     def _reset(self) -> None:
-        header_bytes = HeaderType.itemsize + len(FIELDS) * FieldDescType.itemsize + self.planned * METADATA.itemsize
+        header_bytes = HEADER.itemsize + len(FIELDS) * FIELD.itemsize + self.planned * METADATA.itemsize
         self._position = -(-header_bytes // PAGE_BYTES) * PAGE_BYTES
         self._page_bytes = PAGE_BYTES
         self.written = array("Q")
@@ -147,7 +136,7 @@ class BetonWriter:
         if self.complete:
             return
         metadata = np.zeros(len(self.written), dtype=METADATA)
-        allocations = np.zeros(len(self.written), dtype=ALLOC_TABLE_TYPE)
+        allocations = np.zeros(len(self.written), dtype=ALLOCATION)
         metadata["f1"] = labels[np.asarray(self.written, dtype=np.int64)]
         if self._entries:
             modes, heights, widths, positions, sizes = np.asarray(self._entries).reshape(-1, _COLUMNS).T
@@ -257,14 +246,14 @@ class BetonWriter:
             self._saved_position = position
 
     def _header(self) -> bytes:
-        header = np.zeros((), dtype=HeaderType)
-        header["version"] = CURRENT_VERSION
+        header = np.zeros((), dtype=HEADER)
+        header["version"] = VERSION
         header["num_samples"] = len(self.written)
         header["num_fields"] = len(FIELDS)
         header["page_size"] = self._page_bytes
         header["alloc_table_ptr"] = self._position
-        descriptors = np.zeros(len(FIELDS), dtype=FieldDescType)
-        for descriptor, (name, (type_id, _)) in zip(descriptors, FIELDS.items(), strict=True):
+        descriptors = np.zeros(len(FIELDS), dtype=FIELD)
+        for descriptor, (name, type_id) in zip(descriptors, FIELDS.items(), strict=True):
             descriptor["type_id"] = type_id
             descriptor["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
         return header.tobytes() + descriptors.tobytes()

@@ -94,7 +94,8 @@ def _decode_jpeg(content: bytes) -> np.ndarray:
         try:
             image = _decode_jpeg_strictly(content, header)
         except turbojpeg.Damaged as damage:
-            if damage.fatal or not _HARMLESS_WARNING.search(str(damage)):
+            unsupported = isinstance(damage, turbojpeg.Unsupported)
+            if not unsupported and (damage.fatal or not _HARMLESS_WARNING.search(str(damage))):
                 raise Unreadable(f"is damaged or truncated: {damage}") from None
             bare = jpeg_header.without_metadata(content, header)
             image, _ = with_pillow.read(bare, lambda width, height: contextlib.nullcontext())

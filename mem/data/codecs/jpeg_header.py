@@ -5,6 +5,7 @@ Source: ITU-T T.81, annex B (markers) and annex K (quantisation).
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -162,6 +163,12 @@ def with_complete_spectrum(content: bytes, header: Header) -> bytes:
         if marker == _SOS and end - start >= 6:
             fixed[end - 3 : end] = b"\x00\x3f\x00"
     return bytes(fixed)
+
+
+def scans(content: bytes, most: int) -> int:
+    """Count the scans of a file, up to `most`."""
+    starts = (True for marker, _, _ in _segments(content, 2) if marker == _SOS)
+    return sum(itertools.islice(starts, most))
 
 
 def has_all_tables(content: bytes) -> bool:

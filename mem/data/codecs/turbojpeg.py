@@ -2,23 +2,22 @@
 
 OpenCV is equally fast, but does not report truncated files and fills the rest of the image with grey. Pillow reports
 truncated files, but accepts damaged data and is slower. This module uses the library that FFCV is linked to (TurboJPEG
-API 2).
+API 2) or, where FFCV is not installed, the one in simplejpeg.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-from functools import cache
-from pathlib import Path
-
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
+
+from mem.data.codecs import jpeg_header, libffcv
 
 _RGB, _CMYK = 0, 11
 _WARNING = 0
 _FAST_DCT, _LIMIT_SCANS = 2048, 32768
 """Flags. The second one rejects progressive files with more than 500 scans, whose decoding would take hours."""
+_MAX_SCANS = 500
 
 
 class Damaged(Exception):
@@ -31,6 +30,10 @@ class Damaged(Exception):
     def __init__(self, message: str, fatal: bool) -> None:
         super().__init__(message)
         self.fatal = fatal
+
+
+class Unsupported(Damaged):
+    """simplejpeg cannot decode the file, because its subsampling is unusual or its header is incomplete."""
 
 
 def decode(
@@ -47,10 +50,13 @@ def decode(
 
     Raises:
         Damaged: The library reported a warning or an error, even if it continued decoding.
+        Unsupported: FFCV is not installed, and simplejpeg cannot decode the file.
     """
     channels, layout = (4, _CMYK) if components == 4 else (3, _RGB)
+    library = libffcv.library()
+    if library is None:
+        return _decode_without_ffcv(content, (height, width, channels), fast)
     out = np.empty((height, width, channels), dtype=np.uint8)
-    library = _library()
     # A decoder keeps the tables of an image for the next one, so a file without tables would be decoded with those of
     # the previous file. A new decoder costs a few microseconds.
     decoder = library.tjInitDecompress()
@@ -74,19 +80,25 @@ def decode(
     return out
 
 
-@cache
-def _library() -> ctypes.CDLL:
-    # Locate the library without importing ffcv, which imports numba and takes a second.
-    ffcv = importlib.util.find_spec("ffcv")
-    assert ffcv is not None and ffcv.origin is not None
-    extension = next(Path(ffcv.origin).parent.glob("_libffcv*"))
-    library = ctypes.CDLL(str(extension))
-    library.tjInitDecompress.restype = ctypes.c_void_p
-    library.tjDecompress2.argtypes = [
-        ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5,
-    ]  # fmt: skip
-    library.tjDestroy.argtypes = [ctypes.c_void_p]
-    library.tjGetErrorStr2.argtypes = [ctypes.c_void_p]
-    library.tjGetErrorStr2.restype = ctypes.c_char_p
-    library.tjGetErrorCode.argtypes = [ctypes.c_void_p]
-    return library
+def _decode_without_ffcv(content: bytes, size: tuple[int, int, int], fast: bool) -> np.ndarray:
+    """Decode with simplejpeg, which contains libjpeg-turbo.
+
+    Raises:
+        Damaged: See `decode`.
+        Unsupported: See there.
+    """
+    layout = "CMYK" if size[2] == 4 else "RGB"
+    if not fast and jpeg_header.scans(content, _MAX_SCANS + 1) > _MAX_SCANS:
+        raise Damaged(f"has more than {_MAX_SCANS} scans", fatal=True)
+    try:
+        image = simplejpeg.decode_jpeg(content, layout, fastdct=fast)
+    except ValueError as error:
+        try:
+            simplejpeg.decode_jpeg(content, layout, fastdct=fast, strict=False)
+        except ValueError:
+            kind = Unsupported if "subsampling level" in str(error) else Damaged
+            raise kind(str(error), fatal=True) from None
+        raise Damaged(str(error), fatal=False) from None
+    if image.shape != size:
+        raise Damaged(f"has another size than its header: {image.shape}", fatal=True)
+    return image
