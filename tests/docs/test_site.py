@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.wait import WebDriverWait
 
 from docs._site.diagram import DIAGRAM, diagram
 from docs._site.landing import METHODS, draw, plotted_values, recorded_values
@@ -118,7 +120,8 @@ def test_pages_that_are_opened_as_files_fit_a_phone_and_need_no_network(site, ph
 def test_the_search_of_the_site_works_where_it_is_opened_as_a_file(site, phone):
     phone.get((site / "index.html").as_uri())
     phone.find_element(By.CSS_SELECTOR, ".md-header__button[for='__search']").click()
-    phone.find_element(By.CSS_SELECTOR, ".md-search__input").send_keys("modulator")
+    field = WebDriverWait(phone, 60).until(element_to_be_clickable((By.CSS_SELECTOR, ".md-search__input")))
+    field.send_keys("modulator")
     assert "The modulator" in wait_for_text(phone, lambda text: "matching document" in text, 60)
     result = phone.find_element(By.CSS_SELECTOR, ".md-search-result__link")
     assert str(result.get_attribute("href")).startswith(site.as_uri())
