@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mem.cli.arguments import STUDY_HELP
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands `init`, `run` and `status`."""
     _add_init(commands)
+    _add_run(commands)
 
 
 def _add_init(commands: Any) -> None:
@@ -46,6 +49,21 @@ def _add_init(commands: Any) -> None:
     command.set_defaults(command=_init, error=command.error)
 
 
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser(
+        "run",
+        help="run a study from any folder, with the arguments of snakemake",
+        description="Run `snakemake` with the workflow that belongs to mem. All arguments after STUDY are passed to "
+        "it, for example: --cores 2, --profile slurm, -n, table2, --config seeds=[0,1]. Without --cores, --jobs or a "
+        "profile, the study uses all cores. The exit status is that of snakemake.",
+    )
+    command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
+    command.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of snakemake; see snakemake --help"
+    )
+    command.set_defaults(command=_run)
+
+
 def _minutes(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -66,3 +84,9 @@ def _init(options: argparse.Namespace) -> int:
         source = PictureSource(options.folder, lists, options.root)
     print(create_project(options.directory, source, options.minutes or DEFAULT_MINUTES))
     return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mem.projects.run import run_study
+
+    run_study(options.study, options.arguments)

@@ -122,7 +122,7 @@ def test_the_suggested_commands_are_complete(capsys, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     main(["data", "check", str(mini)])
-    assert f"`snakemake --snakefile {REPOSITORY}/Snakefile --cores 2 --config study={mini}`" in capsys.readouterr().out
+    assert f"`mem run {mini}`" in capsys.readouterr().out
     path = write_study(tmp_path, miniatures.folder_tree(tmp_path, classes=3))
     next((tmp_path / "tree" / "train").rglob("*.*")).write_bytes(b"")
     assert main(["data", "check", str(path), "--deep"]) == 1
