@@ -5,9 +5,11 @@
 # make docs    build the documentation site in build/site
 # make tables  regenerate the result tables in docs/ from their CSV files, and the figures of the start page
 # make setup   install packages and the virtual environment; other targets do this when the requirements change
+#              (options of envs/setup.sh: make setup SETUP="--users --without-ffcv")
 # make slurm-up, make slurm-down   start and stop a two-node SLURM cluster on this machine (requires root on Debian or Ubuntu)
 # make slurm-demo   run the workflow of `make demo` on this SLURM cluster, in build/slurm-demo, with pretraining on both nodes
-# make lock    pin the newest versions of all requirements
+# make lock    pin the newest versions of all requirements, with hashes
+# make container-digest   pin the base image of the container to its current digest (requires internet access and skopeo)
 
 SHELL := /bin/bash
 VENV := .venv
@@ -16,15 +18,15 @@ READY := $(VENV)/.ready
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 CORES ?= 2
 
-.PHONY: help setup demo check test lint docs tables slurm-up slurm-down slurm-demo lock clean
+.PHONY: help setup demo check test lint docs tables slurm-up slurm-down slurm-demo lock container-digest clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup: $(READY)
 
-$(READY): envs/requirements.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard mem/data/beton/native/*)
-	@bash envs/setup.sh $(VENV)
+$(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard mem/data/beton/native/*)
+	@bash envs/setup.sh $(SETUP) $(VENV)
 	@touch $@
 
 demo: $(READY)
@@ -65,8 +67,10 @@ slurm-demo: $(READY)
 	  && mem results digits_lt --directory build/slurm-demo
 
 lock:
-	@. $(BIN)/activate && uv pip compile pyproject.toml $(PLUGIN)/pyproject.toml --extra dev --universal \
-	  --python-version 3.11 --upgrade --no-emit-index-url --no-annotate --no-header --quiet --output-file envs/requirements.txt
+	@. $(BIN)/activate && python envs/lock.py --upgrade
+
+container-digest:
+	@bash envs/pin_container.sh
 
 clean:
 	rm -rf $(VENV) runs results logs .snakemake
