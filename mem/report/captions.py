@@ -36,6 +36,12 @@ def error_bars(rows: Sequence[ScoreRow]) -> str:
     return f" Error bars are 95 % intervals (Student's t) over {units}." if units else ""
 
 
+def summed_over_runs(rows: Sequence[ScoreRow]) -> str:
+    """Return a sentence about numbers of images that are sums over the runs of each method; "" for a single run."""
+    repeats = len({row.repeat for row in rows})
+    return f" All numbers are summed over {repeats} runs (class orders and seeds)." if repeats > 1 else ""
+
+
 def coverage(rows: Sequence[ScoreRow]) -> str:
     """Return sentences about the variation over runs and over test images, and which of them the intervals cover."""
     if class_orders(rows) > 1:

@@ -23,6 +23,8 @@ class StudyResults:
     rows: list[ScoreRow] = field(default_factory=list)
     wrong_counts: dict[str, np.ndarray] = field(default_factory=dict)
     """For each variant: number of misclassified test images by true (rows) and predicted (columns) shot group."""
+    shot_images: dict[str, np.ndarray] = field(default_factory=dict)
+    """For each variant: number of test images of each shot group, summed over runs as `wrong_counts`."""
     mean_norms: dict[str, np.ndarray] = field(default_factory=dict)
     """For each MEM variant: mean norm on test, as a matrix (true group, sub-network)."""
     evaluations: dict[tuple[str, int, int], Path] = field(default_factory=dict)
@@ -90,6 +92,9 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         _add_classes(results, labels, metrics)
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
         results.wrong_counts[variant] = results.wrong_counts.get(variant, 0) + counts
+        if (by_group := test.get("by_group")) is not None:
+            images = np.asarray(by_group, dtype=np.float64).sum(axis=1)
+            results.shot_images[variant] = results.shot_images.get(variant, 0) + images
         if "norms" in test:
             norms.setdefault(variant, []).append(np.array(test["norms"], dtype=np.float64))
     datasets = sorted({row.dataset for row in results.rows})

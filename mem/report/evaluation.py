@@ -44,6 +44,7 @@ class _Split(TypedDict):
     balanced: Percentage
     ece: Percentage
     wrong_by_group: tuple[_CountPerShot, _CountPerShot, _CountPerShot]
+    by_group: NotRequired[tuple[_CountPerShot, _CountPerShot, _CountPerShot]]
     group_by_norm: NotRequired[_ByNorm]
     group_by_class: NotRequired[_ByNorm]
     balanced_se: NotRequired[Percentage]

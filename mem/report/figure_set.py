@@ -11,9 +11,8 @@ import numpy as np
 from mem import config, longtail
 from mem.report import figures
 from mem.report.ablation import find_ablations
-from mem.report.captions import error_bars
+from mem.report.captions import error_bars, summed_over_runs
 from mem.report.collect import StudyResults
-from mem.report.cost import run_label
 from mem.report.crop_marks import crops_mark
 from mem.report.page import CaptionedFigure
 from mem.report.ranking import variants_to_plot
@@ -21,8 +20,6 @@ from mem.report.results import summarise
 from mem.report.tables import ORACLE
 from mem.report.transductive import marked_text, transductive_heads
 from mem.runs.dag import Run, data_run
-from mem.runs.folder import RunFolder
-from mem.tracking.log import read_curve
 
 MAX_METHODS = 12
 """Maximum number of methods in the figure of accuracies by shot group."""
@@ -36,8 +33,6 @@ FIGURE_SECTIONS = {
     "norms": "shot-groups",
     "ablations": "ablations",
     "histogram": "training",
-    "pretrain": "training",
-    "finetune": "training",
 }
 """Section of the page that contains each figure."""
 
@@ -66,7 +61,7 @@ def build_figures(
     bars = error_bars(rows)
     transductive = transductive_heads(rows)
     label = {variant: marked_text(variant, transductive) for variant in summary}
-    errors = results.error_shares(panel_variants)
+    errors = {label[v]: (results.wrong_counts[v], results.shot_images.get(v)) for v in panel_variants}
     report_figures = [
         CaptionedFigure(
             "shots",
@@ -79,8 +74,9 @@ def build_figures(
             "confusion",
             "Distribution of errors over shot groups",
             "Rows are the true shot groups of misclassified test images, columns the shot groups of their predictions, "
-            "in percent of each row. Errors are summed over seeds and class orders, as in the paper's figure 1a.",
-            figures.error_matrices({label[variant]: shares for variant, shares in errors.items()}),
+            "as in the paper's figure 1a: number of images, and percent of the errors of the row. n is the number of "
+            f"test images of the shot group.{summed_over_runs(rows)}",
+            figures.error_matrices(errors),
         ),
         CaptionedFigure(
             "oracle",
@@ -97,7 +93,7 @@ def build_figures(
         report_figures.append(_norms(study, results, panel_variants))
     report_figures += _ablations(study, results)
     of_scores = [replace(figure, title=figure.title + crops_mark(rows)) for figure in report_figures]
-    return [*of_scores, _histogram(study, runs, manifest), *_curves(runs)]
+    return [*of_scores, _histogram(study, runs, manifest)]
 
 
 def _norms(study: config.Study, results: StudyResults, preferred: Sequence[str]) -> CaptionedFigure:
@@ -183,25 +179,3 @@ def training_counts(manifest: Mapping[str, Any], study: config.Study) -> np.ndar
     """
     splits = ("train", "val") if has_holdout(study) else ("train",)
     return np.sum([manifest["splits"][split]["counts"] for split in splits], axis=0)
-
-
-def _curves(runs: Sequence[Run]) -> list[CaptionedFigure]:
-    captioned: list[CaptionedFigure] = []
-    for stage, metric, title, caption, label in (
-        ("pretrain", "train/loss", "Pretraining", "Reconstruction loss by epoch.", "reconstruction loss"),
-        ("finetune", "val/acc1", "Finetuning", "Accuracy on val by epoch, in percent.", "accuracy on val, %"),
-    ):
-        # Without a val split, `val/acc1` has no points.
-        lines = {run_label(run): line for run in runs if run.stage == stage and (line := _curve_by_epoch(run, metric))}
-        if lines:
-            captioned.append(CaptionedFigure(stage, title, caption, figures.curves(lines, "epoch", label)))
-    return captioned
-
-
-def _curve_by_epoch(run: Run, metric: str) -> list[tuple[float, float]]:
-    log = RunFolder(run.folder).log
-    epochs = read_curve(log, "train/epoch")
-    if not epochs:
-        return []
-    steps_per_epoch = epochs[-1][0] / epochs[-1][1]
-    return [(step / steps_per_epoch, value) for step, value in read_curve(log, metric)]

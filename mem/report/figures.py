@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mem.data.show import histogram
 from mem.longtail import SHOT_NAMES
 from mem.metrics import Interval
 from mem.report.plot_elements import (
+    INK,
     WIDTH,
     RenderedFigure,
     grouped_points,
+    is_crowded,
     lines_by_shot,
     matrix,
     panels,
+    points_by_row,
     render,
     score_limits,
     shared_labels,
@@ -28,7 +30,6 @@ from mem.report.plot_elements import (
 from mem.report.results import SHOTS
 from mem.style import SERIES, SHOT_COLOURS
 
-Curve = Sequence[tuple[float, float]]
 Summary = Mapping[str, Mapping[str, Interval]]
 """Scores by variant and column, as returned by `mem.report.results.summarise`."""
 
@@ -40,13 +41,18 @@ def class_histogram(counts: Sequence[int], groups: np.ndarray, names: Sequence[s
 
 
 def shot_points(summary: Summary) -> RenderedFigure:
-    """Plot the accuracy of each method by shot group, as in the paper's figure 3."""
+    """Plot the accuracy of each method by shot group, as in the paper's figure 3. Long names are the labels of rows."""
+    series = {shot: [scores[shot] for scores in summary.values()] for shot in SHOTS}
     with style():
-        figure, axes = single_axes(max(WIDTH, 0.75 * len(summary)), 3.4)
-        series = {shot: [scores[shot] for scores in summary.values()] for shot in SHOTS}
-        grouped_points(axes, list(summary), series, dict(SHOT_COLOURS))
-        axes.set_ylabel("accuracy on test, %")
-        axes.legend(ncols=len(SHOTS), loc="upper center", bbox_to_anchor=(0.5, 1.16))
+        if is_crowded(list(summary), WIDTH):
+            figure, axes = single_axes(WIDTH, 1.0 + 0.42 * len(summary))
+            points_by_row(axes, list(summary), series)
+            axes.set_xlabel("accuracy on test, %")
+        else:
+            figure, axes = single_axes(WIDTH, 3.4)
+            grouped_points(axes, list(summary), series, dict(SHOT_COLOURS))
+            axes.set_ylabel("accuracy on test, %")
+        figure.legend(*axes.get_legend_handles_labels(), ncols=len(SHOTS), loc="outside upper center")
         return render(figure)
 
 
@@ -114,32 +120,30 @@ def paper_figure1(
         return render(figure)
 
 
-def curves(lines: Mapping[str, Curve], x: str, y: str) -> RenderedFigure:
-    """Plot a metric during training, with one line per run. If there are many runs, all lines have the same colour."""
-    few = len(lines) <= len(SERIES)
-    with style():
-        figure, axes = single_axes(WIDTH, 2.8)
-        for i, (name, points) in enumerate(lines.items()):
-            horizontal, vertical = zip(*points, strict=True) if points else ((), ())
-            colour = SERIES[i % len(SERIES)] if few else SERIES[0]
-            axes.plot(horizontal, vertical, color=colour, linewidth=1.6, alpha=1 if few else 0.4, label=name)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-        if 1 < len(lines) and few:
-            axes.legend()
-        return render(figure)
-
-
-def error_matrices(error_shares: Mapping[str, np.ndarray]) -> RenderedFigure:
+def error_matrices(errors: Mapping[str, tuple[np.ndarray, np.ndarray | None]]) -> RenderedFigure:
     """Plot how the errors of each shot group are distributed over shot groups, as in the paper's figure 1a.
 
-    Each method has its own panel. Each row sums to 100 %.
+    Each method has its own panel. A cell has the number of images and their percentage of the errors of the row.
+
+    Args:
+        errors: For each method, the numbers of errors by true (rows) and predicted (columns) shot group, and the number
+            of test images of each true shot group, if known.
     """
     with style({"axes.grid": False}):
-        figure = Figure(figsize=(WIDTH, 0.5 + 2.1 * -(-len(error_shares) // 3)), layout="constrained")
-        for axes, (name, shares) in zip(panels(figure, len(error_shares)), error_shares.items(), strict=True):
-            matrix(axes, name, shares, 100, "{:.0f}", SHOT_NAMES, SHOT_NAMES)
+        figure = Figure(figsize=(WIDTH, 0.5 + 2.3 * -(-len(errors) // 3)), layout="constrained")
+        for axes, (name, (counts, images)) in zip(panels(figure, len(errors)), errors.items(), strict=True):
+            with np.errstate(invalid="ignore"):
+                shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+            rows = [f"{shot}\nerrors: {row.sum():,.0f}" for shot, row in zip(SHOT_NAMES, counts, strict=True)]
+            if images is not None:
+                rows = [f"{row}\nn = {number:,.0f}" for row, number in zip(rows, images, strict=True)]
+            matrix(axes, name, shares, 100, "", rows, SHOT_NAMES)
+            axes.set_aspect("auto")
+            for i, j in np.ndindex(counts.shape):
+                if not np.isnan(shares[i, j]):
+                    colour = "white" if shares[i, j] > 55 else INK
+                    text = f"{counts[i, j]:,.0f}\n{shares[i, j]:.0f} %"
+                    axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
         shared_labels(figure, "shot of the wrong prediction", "true shot")
         return render(figure)
 

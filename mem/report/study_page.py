@@ -11,6 +11,8 @@ import yaml
 from mem import config
 from mem.report.answer import answer
 from mem.report.captions import calibration_of_sigmoids
+from mem.report.chosen_methods import chosen_methods
+from mem.report.class_accuracy import class_scores
 from mem.report.class_sections import class_sections
 from mem.report.collect import StudyResults
 from mem.report.cost import MAX_LISTED_RUNS, cost_by_run, cost_by_stage, provenance, runs_table
@@ -18,12 +20,14 @@ from mem.report.crop_marks import crops_mark
 from mem.report.deviations import ranked_deviations
 from mem.report.facts import key_facts
 from mem.report.figure_set import FIGURE_SECTIONS, build_figures
+from mem.report.group_errors import group_error_table
 from mem.report.group_naming import group_naming_tables
 from mem.report.marked_tables import marked_table
 from mem.report.page import CaptionedTable, Page, Section
 from mem.report.paper_format import PaperTable
 from mem.report.reconstructions import reconstruction_images
 from mem.report.tables import accuracy_tables, difference_tables, other_score_tables, shot_group_tables
+from mem.report.training_curves import training_curves
 from mem.report.transductive import transductive_heads
 from mem.runs.dag import Run, data_run
 
@@ -70,7 +74,8 @@ def study_page(
         transductive, mark = transductive_heads(results.rows), crops_mark(results.rows)
         return [replace(marked_table(table, transductive), title=table.title + mark) for table in tables]
 
-    shot_tables = [*shot_group_tables(results), *group_naming_tables(study, results)]
+    chosen = chosen_methods(results.rows)
+    shot_tables = [group_error_table(results), *shot_group_tables(results), *group_naming_tables(study, results)]
     return Page(
         title=f"{study.study}: {study.backbone.name} on {study.dataset.name}",
         study_name=study.study,
@@ -81,7 +86,7 @@ def study_page(
             Section("accuracy", "Accuracy", "", [*marked(accuracy_tables(results)), *figures_of["accuracy"]]),
             Section("differences", "Differences between methods", "", marked(difference_tables(results))),
             _deviations(study),
-            *class_sections(study, runs, manifest, results),
+            *class_sections(class_scores(study, manifest, results), chosen, runs, manifest, results),
             Section("shot-groups", "Shot groups", "", [*figures_of["shot-groups"], *marked(shot_tables)]),
             Section("ablations", "One setting at a time", "", figures_of["ablations"]),
             Section(
@@ -90,7 +95,12 @@ def study_page(
                 "",
                 marked(other_score_tables(results, calibration_of_sigmoids(study))),
             ),
-            Section("training", "Training", "", [*figures_of["training"], *reconstruction_images(runs)]),
+            Section(
+                "training",
+                "Training",
+                "",
+                [*figures_of["training"], *training_curves(runs, chosen), *reconstruction_images(runs)],
+            ),
             _paper(paper_tables, figure_tables),
             _cost(study, finished),
         ],

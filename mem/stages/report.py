@@ -10,6 +10,7 @@ from mem import config, files
 from mem.errors import UserError
 from mem.jobs.job import Job
 from mem.report import figures
+from mem.report.class_accuracy import all_classes, class_scores
 from mem.report.collect import StudyResults, collect
 from mem.report.cost import runs_table
 from mem.report.crop_marks import crops_note, named_with_crops
@@ -53,9 +54,12 @@ def report(job: Job) -> Mapping[str, Any]:
     transductive = transductive_heads(results.rows)
     paper_tables = [marked_table(table, transductive) for table in build_paper_tables(store)]
     figure_tables = [marked_table(table, transductive) for table in build_figure_tables(store, study, results)]
-    page = study_page(study, StudyRuns(runs, records), results, paper_tables, figure_tables)
+    finished = StudyRuns(runs, records)
+    page = study_page(study, finished, results, paper_tables, figure_tables)
     folder = Path("results", study.study)
     _write_report(folder / "report", page, results)
+    classes = all_classes(class_scores(study, finished.manifest, results))
+    files.write_text(folder / "report" / "classes.csv", csv_table(classes))
     write_prediction_tables(folder / "report" / "predictions", results.evaluations)
     _write_paper_tables(folder / "tables", paper_tables)
     _write_paper_figures(folder / "figures", page.figures, results, figure_tables)

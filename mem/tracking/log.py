@@ -14,7 +14,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -203,6 +203,16 @@ def read_curve(path: Path, metric: str) -> list[tuple[int, float]]:
         for event in read_events(path)
         if event["event"] == "metrics" and metric in event["metrics"]
     ]
+
+
+def read_curves(path: Path, metrics: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """Return the steps and values of several metrics, reading the log once. They are empty if there is no log."""
+    curves: dict[str, list[tuple[int, float]]] = {metric: [] for metric in metrics}
+    for event in read_events(path) if path.exists() else ():
+        if event["event"] == "metrics":
+            for metric in curves.keys() & event["metrics"].keys():
+                curves[metric].append((event["step"], event["metrics"][metric]))
+    return curves
 
 
 def run_status(path: Path, now: float) -> str:

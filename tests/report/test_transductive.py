@@ -65,8 +65,7 @@ def test_figures_mark_the_head(rows, mini, monkeypatch):
 
     for figure in ("shot_points", "error_matrices", "oracle_points"):
         monkeypatch.setattr(figures, figure, lambda values, *_, figure=figure: record(figure, values))
-    for part in ("_ablations", "_curves"):
-        monkeypatch.setattr(figure_set, part, lambda *_: [])
+    monkeypatch.setattr(figure_set, "_ablations", lambda *_: [])
     monkeypatch.setattr(
         figure_set, "_histogram", lambda *_: CaptionedFigure("classes", "", "", RenderedFigure("<svg/>", b""))
     )
