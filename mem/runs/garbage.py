@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,6 @@ from mem.config import Study
 from mem.config.class_embeddings import embeddings_file
 from mem.config.load import load_study
 from mem.config.study_names import OWN_STUDIES, study_folders
-from mem.config.yaml_files import read_yaml
 from mem.errors import UserError, first_of
 from mem.runs.dag import study_runs
 from mem.runs.removal import MLFLOW_KEEPS, Ask, counted, remove, run_line, size_text, sole_process
@@ -26,8 +27,10 @@ from mem.runs.stored import (
     with_inputs,
 )
 
-_OWN_KEYS = frozenset({"study", "extends"})
+_OWN_KEYS = re.compile(r"^[\"']?(study|extends)[\"']?\s*:", re.MULTILINE)
 """Settings of which a study file has at least one. Other YAML files only override settings."""
+_EXTENDS = re.compile(r"^[\"']?extends[\"']?\s*:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
+"""The file that a study extends."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,8 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
     own = [] if only else sorted(OWN_STUDIES.rglob("*.yaml"))
     packaged = [] if only else [path for folder in study_folders() for path in sorted(folder.rglob("*.yaml"))]
     for path in dict.fromkeys([*named, *own, *packaged]):
-        if path not in named and not _is_study(path):
-            overrides += [path] if path in own else []
+        if path not in named and not _mentions(path, datasets):
+            overrides += [path] if path in own and not _is_study(path) else []
             continue
         try:
             study = load_study([path])
@@ -128,13 +131,26 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
     return NeededRuns(frozenset(keys), tuple(studies), tuple(overrides))
 
 
-def _is_study(path: Path) -> bool:
-    """Return whether a YAML file is a study. A file that is not valid YAML may be one."""
+def _mentions(path: Path, datasets: set[str], seen: frozenset[Path] = frozenset()) -> bool:
+    """Return whether the text of a study, or of a file that it extends, contains the name of a data set.
+
+    A study whose text does not is not read, which takes much longer. A file that cannot be read counts as if it did.
+    """
+    if path in seen:
+        return False
     try:
-        values, _ = read_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (UserError, OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return True
-    return not _OWN_KEYS.isdisjoint(values)
+    if any(name in text for name in datasets):
+        return True
+    bases = _EXTENDS.findall(text)
+    return any(_mentions(Path(os.path.normpath(path.parent / base)), datasets, seen | {path}) for base in bases)
+
+
+def _is_study(path: Path) -> bool:
+    """Return whether a file has a setting that only studies have."""
+    return _OWN_KEYS.search(path.read_text(encoding="utf-8")) is not None
 
 
 def _require_files(study: Study, path: Path) -> None:

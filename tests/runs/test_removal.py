@@ -1,0 +1,319 @@
+"""`mem runs redo`, `rm` and `gc`: what they remove, and everything that they leave alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mem.cli.main import main
+from mem.config.load import load_study
+from mem.errors import UserError
+from mem.runs.dag import Run, study_runs
+from mem.runs.folder import RunFolder
+from mem.runs.garbage import collect_garbage
+from mem.runs.removal import TRASH, redo, remove_run
+from mem.runs.run_config import write_configs
+from mem.runs.stored import foreign_files, stored_runs
+from mem.runs.working_folder import lock_working_folder
+from tests.conftest import REPOSITORY
+
+MINI = REPOSITORY / "tests" / "mini.yaml"
+CHANGED = {"heads": {"mem": {"xi": 35.0}}}
+
+
+def yes(question: str) -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A working folder with the finished runs of the mini study, and of one with another head."""
+    root = tmp_path_factory.mktemp("finished")
+    for changes in ({}, CHANGED):
+        runs = runs_of(changes)
+        write_configs(runs, load_study([MINI], changes), root)
+        for run in runs:
+            (root / run.folder / "run.json").write_text("{}")
+            (root / run.folder / "head.json").write_text("x" * 1000)
+    (root / "config").mkdir()
+    (root / "config/mini.yaml").write_text(MINI.read_text())
+    return root
+
+
+@pytest.fixture
+def root(finished, tmp_path, monkeypatch) -> Path:
+    """A copy of the working folder, which is the current folder."""
+    folder = tmp_path / "work"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@cache
+def planned(changed: bool) -> list[Run]:
+    return study_runs(load_study([MINI], CHANGED if changed else {}))
+
+
+def runs_of(changes: dict | None = None) -> list[Run]:
+    return planned(bool(changes))
+
+
+def find(stage: str, variant: str = "mem", changes: dict | None = None) -> Run:
+    return next(
+        run
+        for run in runs_of(changes)
+        if run.stage == stage and (stage not in ("train_head", "evaluate") or run.labels["variant"] == variant)
+    )
+
+
+def stored(root: Path) -> set[str]:
+    return {run.key for run in stored_runs(root)[0]}
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()}
+
+
+def test_redo_removes_the_outputs_of_a_run_and_of_its_dependents_and_keeps_their_settings(root):
+    head, evaluation, other = find("train_head"), find("evaluate"), find("train_head", "crt")
+    settings = (root / head.folder / "config.yaml").read_bytes()
+    assert redo(head.folder, root, yes) == 0
+    for run in (head, evaluation):
+        assert sorted(os.listdir(root / run.folder)) == ["config.yaml", "site.yaml"]
+    assert (root / head.folder / "config.yaml").read_bytes() == settings
+    assert RunFolder(root / other.folder).finished()
+    assert RunFolder(root / find("report").folder).finished(), "the report is repeated because its inputs are"
+    assert not (root / TRASH).exists()
+
+
+def test_redo_of_a_shared_run_removes_the_outputs_of_both_studies(root):
+    redo(find("features").folder, root, yes)
+    for changes in (None, CHANGED):
+        assert not RunFolder(root / find("train_head", changes=changes).folder).finished()
+    assert RunFolder(root / find("finetune").folder).finished()
+
+
+def test_rm_removes_a_run_with_its_dependents_and_empty_folders(root):
+    before = stored(root)
+    remove_run(find("train_head").folder, root, yes)
+    gone = {find(stage).key for stage in ("train_head", "evaluate", "report")}
+    assert stored(root) == before - gone
+    remove_run(find("convert").folder, root, yes)
+    assert not (root / "runs/mini_digits").exists()
+    assert (root / "runs").is_dir()
+
+
+def test_nothing_is_removed_if_the_answer_is_no(root, capsys):
+    before = content(root)
+    assert redo(find("pretrain").folder, root, lambda question: False) == 1
+    assert remove_run(find("pretrain").folder, root, lambda question: False) == 1
+    assert collect_garbage([], root, lambda question: False) == 1
+    assert {name: data for name, data in content(root).items() if not name.endswith("working-folder.txt")} == before
+    assert "Nothing was removed." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["redo mem", "rm mem", "gc"])
+def test_without_a_terminal_nothing_is_removed_unless_yes_is_given(root, capsys, command):
+    shutil.rmtree(root / find("train_head").folder)  # so that the name is unique
+    before = stored(root)
+    assert main(["runs", *command.split()]) == 2
+    assert "there is no terminal to ask you on. Add --yes" in capsys.readouterr().err
+    assert stored(root) == before
+    assert main(["runs", *command.split(), "--yes"]) == 0
+    assert "MLflow keeps its copies" in capsys.readouterr().out
+    head = find("train_head", changes=CHANGED)
+    assert RunFolder(root / head.folder).finished() is False
+
+
+def test_gc_removes_what_no_study_needs(root, capsys):
+    needed = {run.key for run in runs_of()}
+    unneeded = {run.key for run in runs_of(CHANGED)} - needed
+    assert stored(root) == needed | unneeded
+    assert collect_garbage([], root, yes) == 0
+    assert stored(root) == needed
+    out = capsys.readouterr().out
+    assert all(key in out for key in unneeded)
+    assert "3 runs of 20" in out and "study mini" in out
+    collect_garbage([], root, yes)
+    assert "There is nothing to remove" in capsys.readouterr().out
+
+
+def test_gc_keeps_the_runs_of_named_studies_and_with_only_no_others(root):
+    (root / "more.yaml").write_text("extends: config/mini.yaml\nheads: {mem: {xi: 35.0}}\n")
+    before = stored(root)
+    assert main(["runs", "gc", "more.yaml", "--yes"]) == 0
+    assert stored(root) == before
+    assert main(["runs", "gc", "more.yaml", "--only", "--yes"]) == 0
+    assert stored(root) == {run.key for run in runs_of(CHANGED)}
+
+
+def test_gc_refuses_if_it_is_unknown_what_a_study_needs(root, capsys):
+    before = stored(root)
+    (root / "config/broken.yaml").write_text("study: broken\ndataset: {source: digits, name: mini_digits}\n")
+    assert main(["runs", "gc", "--yes"]) == 2
+    err = capsys.readouterr().err
+    assert "`dataset.cut` is missing" in err and "It is therefore unknown which runs config/broken.yaml needs" in err
+    (root / "config/broken.yaml").unlink()
+    (root / "config/mini.yaml").unlink()
+    assert main(["runs", "gc", "--yes"]) == 2
+    assert "No study uses the data sets in runs/, so all runs would be removed" in capsys.readouterr().err
+    assert main(["runs", "gc", "--only", "--yes"]) == 2
+    assert main(["runs", "gc", "missing", "--yes"]) == 2
+    assert stored(root) == before
+
+
+def test_gc_refuses_if_a_file_is_missing_whose_digest_is_in_keys(root, capsys):
+    text = "extends: mini.yaml\nstudy: lists\ndataset: {source: lists, name: mini_digits, root: ., train_list: no.txt,"
+    (root / "config/lists.yaml").write_text(
+        f"{text} test: {{share: 0.2, seed: 0}}, pixel_mean: [0, 0, 0], pixel_std: [1, 1, 1], storage: raw}}\n"
+        "heads: {tau: {taus: [0.5]}}\n"
+    )
+    assert main(["runs", "gc", "--yes"]) == 2
+    assert "no.txt not found, but the digest of this file is part of run keys" in capsys.readouterr().err
+
+
+def test_a_file_that_only_overrides_settings_is_named(root, capsys):
+    (root / "config/changes.yaml").write_text("seeds: [5]\n")
+    assert collect_garbage([], root, yes) == 0
+    assert "config/changes.yaml is not a study of its own" in capsys.readouterr().out
+
+
+def test_nothing_is_removed_while_a_workflow_process_runs(root):
+    before = stored(root)
+    with lock_working_folder(root, ""):
+        for command in (lambda: redo(find("convert").folder, root, yes), lambda: collect_garbage([], root, yes)):
+            with pytest.raises(UserError, match=r"Another workflow process is running in this folder: process \d+"):
+                command()
+    assert stored(root) == before
+
+
+def test_nothing_is_removed_while_slurm_jobs_may_be_queued(root):
+    registry = root / ".snakemake/submitit/registry"
+    registry.mkdir(parents=True)
+    (registry / "token.jsonl").touch()
+    with pytest.raises(UserError, match="SLURM jobs of an earlier workflow process may still be queued"):
+        collect_garbage([], root, yes)
+
+
+def test_a_run_that_a_process_works_in_or_reads_is_not_removed(root, capsys):
+    """A process that works in a head also reads the features, and everything that these were computed from."""
+    head = find("train_head", changes=CHANGED)
+    with open(root / head.folder / "run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 1 on node")
+        lock.flush()
+        for folder in (head.folder, find("features").folder):
+            for function in (redo, remove_run):
+                with pytest.raises(
+                    UserError, match=rf"{head.folder} is in use by process 1 on node. Wait until it ends"
+                ):
+                    function(folder, root, yes)
+        assert collect_garbage([], root, yes) == 0
+        assert f"Left alone: {head.folder}: in use by process 1 on node" in capsys.readouterr().out
+        assert RunFolder(root / head.folder).finished()
+        assert not (root / find("evaluate", changes=CHANGED).folder).exists()
+
+
+def test_files_that_are_not_ours_are_left_alone(root, capsys):
+    head, evaluation = find("train_head", changes=CHANGED), find("evaluate", changes=CHANGED)
+    (root / evaluation.folder / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"no stage writes notes.txt. Move your own files elsewhere"):
+        remove_run(head.folder, root, yes)
+    (root / "runs/mini_digits/mine").mkdir()
+    (root / "runs/mini_digits/mine/train_head-000000000000").mkdir()
+    (root / "runs/mini_digits/mine/notes").mkdir()
+    collect_garbage([], root, yes)
+    out = capsys.readouterr().out
+    assert "train_head-000000000000: its config.yaml is missing" in out
+    assert "no stage writes notes.txt" in out
+    assert (root / "runs/mini_digits/mine/train_head-000000000000").is_dir()
+    assert (root / head.folder).is_dir(), "a run that is kept depends on it"
+
+
+def test_links_are_not_followed(root, tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    head = find("train_head", changes=CHANGED)
+    shutil.move(root / head.folder, elsewhere)
+    (root / head.folder).symlink_to(elsewhere)
+    (root / "runs/linked").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"this is a link\. It is left alone"):
+        remove_run(head.folder, root, yes)
+    with pytest.raises(UserError, match="not a run of this runs/"):
+        remove_run(elsewhere, root, yes)
+    collect_garbage([], root, yes)
+    assert f"Left alone: {head.folder}: this is a link" in capsys.readouterr().out
+    assert (elsewhere / "run.json").is_file()
+    (root / TRASH).symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"\.trash: this is a link"):
+        remove_run(find("train_head").folder, root, yes)
+    assert RunFolder(root / find("train_head").folder).finished()
+
+
+def test_a_link_inside_a_run_folder_is_a_file_that_is_not_ours(root):
+    (root / find("pretrain").folder / "encoder.safetensors").symlink_to("/somewhere")
+    assert foreign_files(root / find("pretrain").folder) == ["encoder.safetensors"]
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_command_that_is_killed_leaves_each_run_complete_or_gone(root, monkeypatch, moved):
+    before, rename = content(root), os.rename
+    runs = [find(stage, changes=CHANGED) for stage in ("report", "evaluate", "train_head")]
+
+    def kill(count: int) -> Callable[..., None]:
+        left = iter(range(count))
+
+        def rename_some(*paths: Path) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            rename(*paths)
+
+        return rename_some
+
+    monkeypatch.setattr("os.rename", kill(moved))
+    with pytest.raises(KeyboardInterrupt):
+        collect_garbage([], root, yes)
+    monkeypatch.undo()
+    assert [(root / run.folder).exists() for run in runs] == [i >= moved for i in range(3)]
+    after = content(root)
+    kept = {name for name in before if not any(name.startswith(str(run.folder)) for run in runs[:moved])}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    os.chdir(root)
+    collect_garbage([], root, yes)
+    assert not (root / TRASH).exists()
+    assert not any((root / run.folder).exists() for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["redo", "nothing"], "nothing: not a run folder"),
+        (["rm", ""], "(empty text): not a run folder"),
+        (["rm", "/"], "not a run folder"),
+        (["rm", "runs"], "not a run folder"),
+        (["rm", ".."], "not a run folder"),
+        (["redo", "mem"], "2 runs match"),
+        (["redo", "mini:nothing"], "study mini has no head nothing"),
+    ],
+)
+def test_rubbish_is_refused_with_a_message(root, capsys, arguments, message):
+    before = stored(root)
+    assert main(["runs", *arguments, "--yes"]) == 2
+    assert message in capsys.readouterr().err
+    assert stored(root) == before
+
+
+def test_a_report_cannot_be_repeated_by_removing_its_outputs(root):
+    with pytest.raises(UserError, match="a report has no outputs in runs/"):
+        redo(find("report").folder, root, yes)
+
+
+def test_a_folder_without_runs_is_a_message(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", "gc", "--yes"]) == 2
+    assert "this folder has no runs/" in capsys.readouterr().err
