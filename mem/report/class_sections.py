@@ -25,7 +25,7 @@ from mem.report.marked_tables import marked_table
 from mem.report.page import CaptionedFigure, CaptionedImage, CaptionedTable, Content, Section
 from mem.report.run_predictions import RunPredictions, run_predictions
 from mem.report.study_images import StudyImages, study_images
-from mem.report.temperature_scaling import calibration_table
+from mem.report.temperature_scaling import calibration_table, change_text
 from mem.report.transductive import marked_text, transductive_heads
 from mem.runs.dag import Run
 
@@ -59,7 +59,9 @@ def class_sections(
         _classes(scores, chosen),
         _confused(predictions, scores, chosen, images),
         *_examples(predictions, scores, chosen, images),
-        Section("calibration", "Calibration", "", [calibration_table(results, manifest)]),
+        Section(
+            "calibration", "Calibration", change_text(results, chosen.focus), [calibration_table(results, manifest)]
+        ),
     ]
     return [_marked(section, results) for section in sections]
 
@@ -75,10 +77,10 @@ def _classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> Section:
     figure = CaptionedFigure(
         "classes",
         "Accuracy against training images",
-        f"One point per {points}{orders}. Black line: weighted mean over classes with a Gaussian kernel over the "
-        f"logarithm of the training images (standard deviation {kernel_decades(counts):.2f} decades). Grey lines: the "
-        f"other methods. A class has {per_class} test images, so the standard error of the accuracy of one class and "
-        f"run is up to {error:.1f} points.",
+        f"One point per {points}{orders}. Lines: weighted mean over classes with a Gaussian kernel over the logarithm "
+        f"of the training images (standard deviation {kernel_decades(counts):.2f} decades). The accuracy axis does not "
+        f"start at 0. A class has {per_class} test images, so the standard error of the accuracy of one class and run "
+        f"is up to {error:.1f} points.",
         class_figures.accuracy_by_class(scores, chosen.shown),
     )
     lines = class_table(scores, chosen)

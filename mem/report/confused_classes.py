@@ -115,7 +115,7 @@ def pair_pictures(found: Confusions, scores: Sequence[ClassScores], images: Stud
         ]
         of_train = np.flatnonzero(images.labels(order, "train") == predicted)[:EXAMPLES].tolist()
         pictures += [
-            Picture(images.picture(order, "train", i, predicted), f"{names[predicted]}, training image")
+            Picture(images.picture(order, "train", i, predicted), f"training image of {names[predicted]}")
             for i in of_train
         ]
         shots = next(of_order.shots for of_order in scores if of_order.order == order)

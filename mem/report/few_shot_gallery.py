@@ -97,11 +97,12 @@ def _picture(run: RunPredictions, i: int, chosen: ChosenMethods, names: Sequence
         if not predictions.correct[i]
     ]
     name = "" if run.focus.names is None else run.focus.names[i]
-    return Picture(images.picture(run.order, "test", i, label), "; ".join([names[label], *wrong]), name)
+    return Picture(images.picture(run.order, "test", i, label), "\n".join([f"true: {names[label]}", *wrong]), name)
 
 
 def _named_prediction(predictions: Predictions, i: int, names: Sequence[str]) -> str:
-    return f"{names[predictions.predictions[i]]} ({100 * float(predictions.top_probabilities[i, 0]):.0f} %)"
+    confidence = 100 * float(predictions.top_probabilities[i, 0])
+    return f"{names[predictions.predictions[i]]} ({confidence:.0f}\N{NO-BREAK SPACE}%)"
 
 
 def _percent(count: int, n: int) -> str:

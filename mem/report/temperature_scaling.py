@@ -82,6 +82,18 @@ def calibration_table(results: StudyResults, manifest: Mapping[str, Any]) -> Cap
     return CaptionedTable("Calibration with temperature scaling", caption, lines, folded=len(lines) > MANY_LINES)
 
 
+def change_text(results: StudyResults, variant: str) -> str:
+    """Return a sentence with the calibration error of a method before and after scaling; "" without temperatures."""
+    of_runs = _scores_of(results, by_variant(results.rows, "test")[variant])
+    before, after = (float(np.mean([getattr(run, name) for run in of_runs])) for name in ("ece", "scaled_ece"))
+    if math.isnan(after):
+        return ""
+    return (
+        f"The calibration error of {variant} on test is {before:.2f} %, and {after:.2f} % with a temperature that is "
+        "fitted on val."
+    )
+
+
 def _scores_of(results: StudyResults, rows: Sequence[ScoreRow]) -> list[ScaledScores]:
     return [
         scaled_scores(results.calibration.get((row.variant, *row.repeat), {}), results.temperatures, row.ece)

@@ -17,7 +17,6 @@ MAX_RUNS = 60
 """Maximum number of runs in a figure. Logs of further runs are not read, because long ones take time."""
 LABELS = {"train/loss": "loss", "val/acc1": "accuracy on val, %"}
 """Axis labels of the metrics that are drawn."""
-TEXTS = {"train/loss": "Loss on the augmented training images", "val/acc1": "accuracy on val"}
 EPOCH = "train/epoch"
 MAX_POINTS = 100
 """Maximum number of points of a line. If there are more, they are averaged over equal parts of the training."""
@@ -52,8 +51,8 @@ def _figure(name: str, title: str, names: Sequence[tuple[Run, str]]) -> Captione
         if any(curves[metric] for *_, curves in drawn)
     }
     methods = dict.fromkeys(method for _, method, _ in drawn)
-    shown = " and ".join(text for metric, text in TEXTS.items() if metric in lines)
-    sentences = [f"{shown} by epoch."]
+    shown = " on the training images" + " and accuracy on val" * ("val/acc1" in lines)
+    sentences = [f"{'Reconstruction loss' if name == 'pretrain' else 'Loss'}{shown} by epoch."]
     if len(methods) > 1:
         sentences.append("Losses of different methods are not comparable.")
     if len(drawn) > len(methods):
