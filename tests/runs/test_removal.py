@@ -241,14 +241,17 @@ def test_links_are_not_followed(root, tmp_path, capsys):
     head = find("train_head", changes=CHANGED)
     shutil.move(root / head.folder, elsewhere)
     (root / head.folder).symlink_to(elsewhere)
-    (root / "runs/linked").symlink_to(tmp_path)
+    (tmp_path / "other/backbone").mkdir(parents=True)
+    outside = tmp_path / "other/backbone" / find("evaluate", changes=CHANGED).folder.name
+    shutil.copytree(root / find("evaluate", changes=CHANGED).folder, outside)
+    (root / "runs/linked").symlink_to(tmp_path / "other")
     with pytest.raises(UserError, match=r"this is a link\. It is left alone"):
         remove_run(head.folder, root, yes)
     with pytest.raises(UserError, match="not a run of this runs/"):
         remove_run(elsewhere, root, yes)
     collect_garbage([], root, yes)
     assert f"Left alone: {head.folder}: this is a link" in capsys.readouterr().out
-    assert (elsewhere / "run.json").is_file()
+    assert (elsewhere / "run.json").is_file() and (outside / "run.json").is_file()
     (root / TRASH).symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"\.trash: this is a link"):
         remove_run(find("train_head").folder, root, yes)
