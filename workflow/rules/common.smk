@@ -46,10 +46,21 @@ def errors_as_messages():
         sys.exit(2)
 
 
+if not workflow.modifier.is_main_snakefile():
+    print(
+        "mem: this workflow cannot be used as a module of another workflow. It reads its study from the command line,\n"
+        "and starts the MLflow mirror and locks its folder when it starts, but Snakemake does not start modules.\n"
+        "Run it on its own (`mem run STUDY`), or call this command in a rule whose input are your files and whose output is\n"
+        "results/STUDY/report/results.csv. See config/README.md.",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
 if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     print(
         "mem: --software-deployment-method conda cannot create this environment, because it contains mem itself.\n"
-        "Create and activate it first: conda env create -f envs/environment.yaml && conda activate mem",
+        "Create and activate it first: conda env create -f envs/environment.yaml && conda activate mem, "
+        'and then run envs/setup.sh "$CONDA_PREFIX".',
         file=sys.stderr,
     )
     sys.exit(2)
