@@ -1,4 +1,1 @@
-"""Check a SLURM site before the first run: `python -m cluster.doctor --partition P --account A`.
-
-Each check prints one line with its result and, if it finds a problem, how to fix it.
-"""
+"""The doctor of the executor plugin, under the name of its command in a checkout: `python -m cluster.doctor`."""

@@ -1,4 +1,4 @@
-"""Commands for project folders: `init`, `run` and `status`."""
+"""Commands for project folders: `init`, `run`, `status` and `doctor`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from mem.cli.arguments import STUDY_HELP
 
 
 def add_commands(commands: Any) -> None:
-    """Add the commands `init`, `run` and `status`."""
+    """Add the commands `init`, `run`, `status` and `doctor`."""
     _add_init(commands)
     _add_run(commands)
+    _add_doctor(commands)
 
 
 def _add_init(commands: Any) -> None:
@@ -64,6 +65,18 @@ def _add_run(commands: Any) -> None:
     command.set_defaults(command=_run)
 
 
+def _add_doctor(commands: Any) -> None:
+    # Without prefix characters, all arguments are passed on. The doctor itself has the option --help.
+    command = commands.add_parser(
+        "doctor",
+        help="check a SLURM cluster before the first run, and report what to fix",
+        add_help=False,
+        prefix_chars="\0",
+    )
+    command.add_argument("arguments", nargs="*")
+    command.set_defaults(command=_doctor)
+
+
 def _minutes(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -90,3 +103,9 @@ def _run(options: argparse.Namespace) -> int:
     from mem.projects.run import run_study
 
     run_study(options.study, options.arguments)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mem.projects.run import run_doctor
+
+    run_doctor(options.arguments)

@@ -13,6 +13,7 @@ from typing import NoReturn
 from mem.config.study_names import find_study
 from mem.installation import PROFILES, snakefile, workflow_folder
 
+_DOCTOR = "snakemake_executor_plugin_submitit.doctor.__main__"
 _CONFIG = ("--config", "-C")
 _SNAKEFILE = re.compile(r"--snakefile(=.*)?|-s")
 _RESOURCES = re.compile(r"(--cores|--jobs|--profile|--executor)(=.*)?|-[cje].*")
@@ -63,6 +64,12 @@ def snakemake_command(study: str, arguments: Sequence[str], environment: Mapping
     option, equals, value = given[position].partition("=")
     merged = [option, setting, *([value] if equals else [])]
     return [*_snakemake(), *options, *given[:position], *merged, *given[position + 1 :]]
+
+
+def run_doctor(arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by the doctor of the executor plugin, a distribution of its own that mem does not import."""
+    doctor = f"import sys; from {_DOCTOR} import main; sys.exit(main(program='mem doctor'))"
+    os.execv(sys.executable, [sys.executable, "-P", "-c", doctor, *arguments])
 
 
 def environment_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:

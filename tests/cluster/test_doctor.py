@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.doctor import login_checks
-from cluster.doctor.__main__ import main
+from snakemake_executor_plugin_submitit.doctor import login_checks
+from snakemake_executor_plugin_submitit.doctor.__main__ import main
 
 pytestmark = pytest.mark.stage
 
@@ -75,10 +75,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         if name.startswith(("MLFLOW_TRACKING_URI", *SLURM_PREFIXES)):
             monkeypatch.delenv(name)
     monkeypatch.setattr(shutil, "disk_usage", disk_with(500e9))
-    monkeypatch.setattr("cluster.doctor.jobs._FILE_SECONDS", 1.0)
-    monkeypatch.setattr("cluster.doctor.jobs._END_SECONDS", 0.0)
-    monkeypatch.setattr("cluster.doctor.job_checks._SIGNAL_SECONDS", 1.0)
-    monkeypatch.setattr("cluster.doctor.job_checks._REQUEUE_SECONDS", 1.0)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.jobs._FILE_SECONDS", 1.0)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.jobs._END_SECONDS", 0.0)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.job_checks._SIGNAL_SECONDS", 1.0)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.job_checks._REQUEUE_SECONDS", 1.0)
 
     def simulate(**changed: str | None) -> None:
         for name, body in {**GOOD, **changed}.items():
@@ -143,8 +143,8 @@ def test_a_working_site_passes(site, doctor):
     ],
 )
 def test_a_problem_is_reported_with_its_fix(site, doctor, monkeypatch, changed, arguments, check, expected):
-    monkeypatch.setattr("cluster.doctor.site.run_command.__defaults__", None)
-    monkeypatch.setattr("cluster.doctor.site.run_command.__kwdefaults__", {"seconds": 2.0})
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.site.run_command.__defaults__", None)
+    monkeypatch.setattr("snakemake_executor_plugin_submitit.doctor.site.run_command.__kwdefaults__", {"seconds": 2.0})
     site(**changed)
     status, lines = doctor("--no-jobs", *arguments)
     assert status == (1 if expected[0] == "FAIL" else 0), lines

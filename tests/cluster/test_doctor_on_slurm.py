@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.doctor.__main__ import main
 from cluster.throwaway import ThrowawaySlurm
+from snakemake_executor_plugin_submitit.doctor.__main__ import main
 from tests.cluster.test_doctor import BANNER, GOOD, VARIABLES, disk_with
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(180)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from cluster.doctor.check_results import CheckResult, ok, warn
+from snakemake_executor_plugin_submitit.doctor.check_results import CheckResult, ok, warn
 from snakemake_executor_plugin_submitit.slurm_environment import default_variables, ignored_variables
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.doctor.site import Site, run_command
+from snakemake_executor_plugin_submitit.doctor.site import Site, run_command
 
 _FILE_SECONDS = 60.0
 """Maximum time in seconds for a file written on a node to appear on this machine."""

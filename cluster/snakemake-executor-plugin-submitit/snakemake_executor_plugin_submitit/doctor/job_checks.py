@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.doctor.check_results import CheckResult, fail, ok, warn
-from cluster.doctor.jobs import TestJob, TestJobError, submitted
-from cluster.doctor.probe import TOKEN_FILE
-from cluster.doctor.site import Site, parse_records, run_command
+from snakemake_executor_plugin_submitit.doctor.check_results import CheckResult, fail, ok, warn
+from snakemake_executor_plugin_submitit.doctor.jobs import TestJob, TestJobError, submitted
+from snakemake_executor_plugin_submitit.doctor.probe import PROBE, TOKEN_FILE
+from snakemake_executor_plugin_submitit.doctor.site import Site, parse_records, run_command
 
 _SIGNAL_SECONDS = 30.0
 _REQUEUE_SECONDS = 60.0
@@ -114,13 +114,11 @@ def check_nodes(site: Site) -> Iterator[CheckResult]:
 
 
 def _probe_script(folder: Path) -> str:
-    project = Path(__file__).parents[2]
     return "\n".join(
         [
-            f"export PYTHONPATH={shlex.quote(str(project))}${{PYTHONPATH:+:$PYTHONPATH}}",
             "export DOCTOR_ADDRESS=$SLURMD_NODENAME",  # the batch script runs on the first node, like rank 0
             f"export DOCTOR_PORT={random.randint(*_PORTS)}",
-            f"srun {shlex.quote(sys.executable)} -m cluster.doctor.probe {shlex.quote(str(folder))}",
+            f"srun {shlex.quote(sys.executable)} -P -m {PROBE} {shlex.quote(str(folder))}",
         ]
     )
 

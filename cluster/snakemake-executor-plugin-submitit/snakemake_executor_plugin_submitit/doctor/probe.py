@@ -1,4 +1,4 @@
-"""Program that the doctor runs once on every node: `python -m cluster.doctor.probe FOLDER`.
+"""Program that the doctor runs once on every node: `python -m snakemake_executor_plugin_submitit.doctor.probe FOLDER`.
 
 The process of rank N writes its results to FOLDER/rank<N>.json. The doctor reads these files on the login node.
 """
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+PROBE = "snakemake_executor_plugin_submitit.doctor.probe"
+"""Name of this module."""
 TOKEN_FILE = "token.txt"
 """File that the doctor writes to the job's folder before it submits the job."""
 _TOKEN_SECONDS = 30.0

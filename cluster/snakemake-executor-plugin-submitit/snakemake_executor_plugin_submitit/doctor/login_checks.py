@@ -12,8 +12,8 @@ import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from cluster.doctor.check_results import CheckResult, fail, ok, warn
-from cluster.doctor.site import Site, parse_records, run_command, slurm_configuration
+from snakemake_executor_plugin_submitit.doctor.check_results import CheckResult, fail, ok, warn
+from snakemake_executor_plugin_submitit.doctor.site import Site, parse_records, run_command, slurm_configuration
 
 REQUIRED_COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 _OLDEST_VERSION = (20, 11)
