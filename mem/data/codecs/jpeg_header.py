@@ -165,10 +165,12 @@ def with_complete_spectrum(content: bytes, header: Header) -> bytes:
     return bytes(fixed)
 
 
-def scans(content: bytes, most: int) -> int:
-    """Count the scans of a file, up to `most`."""
+def has_more_scans(content: bytes, most: int) -> bool:
+    """Return whether a file has more than `most` scans."""
+    if content.count(bytes((0xFF, _SOS))) <= most:  # fast; metadata may contain these bytes, too
+        return False
     starts = (True for marker, _, _ in _segments(content, 2) if marker == _SOS)
-    return sum(itertools.islice(starts, most))
+    return sum(itertools.islice(starts, most + 1)) > most
 
 
 def has_all_tables(content: bytes) -> bool:

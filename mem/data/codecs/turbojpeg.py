@@ -88,7 +88,7 @@ def _decode_without_ffcv(content: bytes, size: tuple[int, int, int], fast: bool)
         Unsupported: See there.
     """
     layout = "CMYK" if size[2] == 4 else "RGB"
-    if not fast and jpeg_header.scans(content, _MAX_SCANS + 1) > _MAX_SCANS:
+    if not fast and jpeg_header.has_more_scans(content, _MAX_SCANS):
         raise Damaged(f"has more than {_MAX_SCANS} scans", fatal=True)
     try:
         image = simplejpeg.decode_jpeg(content, layout, fastdct=fast)
