@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mem.cli.arguments import STUDY_HELP, name_of_study
+
 
 def add_commands(commands: Any) -> None:
     """Add the commands `track sync`, `track follow` and `track ui`."""
@@ -16,9 +18,13 @@ def add_commands(commands: Any) -> None:
     follow = actions.add_parser("follow", help="send new log lines until the process given by --parent exits")
     follow.add_argument("--parent", type=int, metavar="PID")
     follow.set_defaults(command=_follow)
-    ui = actions.add_parser("ui", help="open the MLflow UI on the embedded database")
-    ui.add_argument("--host", default="127.0.0.1")
-    ui.add_argument("--port", type=int, default=5000)
+    ui = actions.add_parser(
+        "ui", help="open the MLflow UI, and print the addresses of views that compare a study's runs"
+    )
+    ui.add_argument("study", nargs="?", metavar="STUDY", help=f"{STUDY_HELP}; default: list all studies")
+    ui.add_argument("--host", default="127.0.0.1", help="address on which the UI listens (default: %(default)s)")
+    ui.add_argument("--port", type=int, default=5000, help="port of the UI (default: %(default)s)")
+    ui.add_argument("--open", action="store_true", help="also open the first view in the browser")
     ui.set_defaults(command=_ui)
 
 
@@ -35,6 +41,7 @@ def _follow(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from mem.tracking.ui import open_ui
+    from mem.tracking.ui import UiOptions, open_ui
 
-    return open_ui(Path(), options.host, options.port)
+    study = None if options.study is None else name_of_study(options.study, Path())
+    return open_ui(Path(), UiOptions(options.host, options.port, study, options.open))

@@ -23,7 +23,9 @@ from mem.tracking.artifacts import input_folder, refusal, say, send_artifact, se
 from mem.tracking.log import read_chunks, read_identity
 from mem.tracking.log_events import STATUSES
 from mem.tracking.log_state import NOTHING_TO_SEND, SENT, LogState, state_of
-from mem.tracking.run_description import LOG_ID, attempt_tags, run_name, run_params, run_tags
+from mem.tracking.publish import Publisher
+from mem.tracking.run_description import LOG_ID, attempt_tags, run_params, run_tags
+from mem.tracking.run_names import run_name
 
 _METRICS_PER_REQUEST = 800
 """Maximum number of metrics per request. MLflow accepts at most 1000 items in one request."""
@@ -44,17 +46,19 @@ class Mirror:
     """States by the path of the log."""
     _mlflow_runs: dict[str, Any] = field(init=False, default_factory=dict)
     """MLflow runs by the id of the log. Report runs are also stored by `_report_name`."""
+    _publisher: Publisher = field(init=False)
     _said: set[str] = field(init=False, default_factory=set)
     """Messages about deleted experiments that were printed."""
 
     def __post_init__(self) -> None:
         self._client = server.client(self.uri)
+        self._publisher = Publisher(self._client, self.root, self.uri)
         for run in server.all_runs(self._client):
             if LOG_ID in run.data.tags:
                 self._remember(run)
 
     def send_new(self) -> None:
-        """Send all lines that were written to the logs since the last call.
+        """Send all lines that were written to the logs since the last call, then publish studies with a new report.
 
         A log that cannot be read or that the server rejects is added to `failed`. The other logs are sent.
 
@@ -64,6 +68,7 @@ class Mirror:
         for pattern in ("log*.jsonl", "rank-*.jsonl"):
             for path in sorted(self.root.glob(f"runs/*/*/*/{pattern}")):
                 self._send_if_possible(path)
+        self._publisher.publish()
 
     # --- one log --------------------------------------------------------------------------------------
 
@@ -140,6 +145,12 @@ class Mirror:
                 return LogState("", log_id, NOTHING_TO_SEND, inode)
             self._remember(run)
             return LogState(run.info.run_id, log_id, 0, inode, verified=True)
+        if (
+            start["stage"] == "report"
+            and run.info.status == "FINISHED"
+            and path.name == RunFolder(path.parent).log.name
+        ):
+            self._publisher.add(run, log_id, start, run.info.end_time or 0)
         return state_of(run, log_id, inode)
 
     def _state_in(self, run_id: str, log_id: str, inode: int) -> LogState:
@@ -193,7 +204,10 @@ class Mirror:
         )
 
     def _parent(self, start: Mapping[str, Any]) -> str | None:
-        """Return the id of the parent MLflow run. Runs are nested: pretrain > finetune > features and heads."""
+        """Return the id of the parent MLflow run. Runs are nested: pretrain > finetune > features.
+
+        Heads are not nested, so that MLflow's UI lists them without unfolding other runs.
+        """
         inputs = start["inputs"]
         match start["stage"]:
             case "finetune":
@@ -202,10 +216,6 @@ class Mirror:
                 folder = inputs.get("classifier", inputs.get("encoder", inputs.get("features")))
             case "adapt":
                 folder = inputs.get("classifier")
-            case "train_head":
-                features = self._start_of(inputs["features"])
-                above = features["inputs"] if features else {}
-                folder = above.get("classifier", above.get("encoder", inputs["features"])) if features else None
             case _:
                 folder = None
         if folder is None:
@@ -285,7 +295,10 @@ class Mirror:
         elif event["event"] == "end":
             _, start = read_identity(path)
             if start is not None and start["stage"] != "evaluate":
-                self._client.set_terminated(state.run_id, STATUSES[event["status"]], round(1000 * event["time"]))
+                milliseconds = round(1000 * event["time"])
+                self._client.set_terminated(state.run_id, STATUSES[event["status"]], milliseconds)
+                if start["stage"] == "report" and event["status"] == "finished":
+                    self._publisher.add(self._client.get_run(state.run_id), state.log_id, start, milliseconds)
 
 
 def _report_name(stage: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Name, tags and params of an MLflow run, from the start event of its log."""
+"""Tags and params of an MLflow run, from the start event of its log."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mem.runs.labels import names_of
-
 LOG_ID = "mem.log_id"
 """MLflow tag that contains the id of the log for which the run was created."""
-
-
-def run_name(start: Mapping[str, Any]) -> str:
-    """Return the name shown in MLflow's UI.
-
-    It consists of the head, or the stage and the variant of finetuning, the branch, the class order, the seed and the
-    first digits of the key.
-    """
-    labels = start["labels"]
-    words = [*([] if "variant" in labels else [start["stage"]]), *names_of(labels)]
-    words += [f"{name[0]}{labels[name]}" for name in ("order", "seed") if name in labels]
-    return " ".join([*words, start["key"][:4]])
 
 
 def run_tags(log_id: str, folder: str, start: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -21,6 +22,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import mlflow.exceptions
+import requests
 import requests.exceptions
 import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
@@ -33,6 +35,9 @@ _PARAMS_PER_REQUEST = 100
 """Maximum number of params that MLflow accepts in one request."""
 
 _LOCK_POLL_SECONDS = 0.5
+_VERSION_TIMEOUT_SECONDS = 10.0
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5000
+"""Default address of `mem track ui`."""
 _NOT_ABOUT_THE_CONTENT = {
     http.HTTPStatus.UNAUTHORIZED,
     http.HTTPStatus.FORBIDDEN,
@@ -107,6 +112,19 @@ def all_runs(mlflow_client: MlflowClient) -> Iterator[Any]:
             return
 
 
+def find_runs(mlflow_client: MlflowClient, experiment_id: str, query: str = "", *, deleted: bool = False) -> list[Any]:
+    """Return the runs of an experiment that match a filter; deleted runs only if `deleted` is true."""
+    found: list[Any] = []
+    token: str | None = None
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    while True:
+        page = mlflow_client.search_runs([experiment_id], query, run_view_type=view, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def is_deleted(mlflow_client: MlflowClient, run_id: str) -> bool:
     """Return whether a run was deleted. A run that the server no longer knows counts as deleted."""
     try:
@@ -168,6 +186,25 @@ def log_dataset(
     }
     dataset = Dataset(name, key, "local", json.dumps({"uri": str(folder)}), profile=json.dumps(profile))
     mlflow_client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def ui_address(uri: str) -> str:
+    """Return the address of the UI: that of the tracking server, or the default address of `mem track ui`."""
+    if is_embedded(uri):
+        return f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def ui_version(uri: str) -> str | None:
+    """Return the MLflow version whose UI shows the runs: the installed one, or that of the tracking server."""
+    if is_embedded(uri):
+        return mlflow.__version__
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/version", timeout=_VERSION_TIMEOUT_SECONDS)
+    except requests.exceptions.RequestException:
+        return None
+    return answer.text.strip() if answer.ok else None
 
 
 def tracking_errors() -> tuple[type[Exception], ...]:

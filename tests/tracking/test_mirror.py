@@ -14,7 +14,7 @@ from mem.tracking.mirror import Mirror
 from tests.tracking.logs import FOLDERS, all_runs, client, log_path, mlflow_run, open_log, send, steps
 
 
-def test_runs_are_nested_by_lineage_and_scores_are_in_the_run_of_their_head(root):
+def test_backbone_runs_are_nested_and_scores_are_in_the_run_of_their_head(root):
     for stage in FOLDERS:
         if stage == "report":
             continue
@@ -31,13 +31,13 @@ def test_runs_are_nested_by_lineage_and_scores_are_in_the_run_of_their_head(root
         "pretrain": None,
         "finetune": runs["pretrain"].info.run_id,
         "features": runs["finetune"].info.run_id,
-        "train_head": runs["finetune"].info.run_id,
+        "train_head": None,
     }
     head = runs["train_head"]
     assert head.data.metrics == {"test/all": 91.5, "val/all": 92.0}
     assert head.data.params["head.xi"] == "20.0"
     assert head.data.params["head.training.lr"] == "0.1"
-    assert head.info.run_name == "mem o0 s3 0000"
+    assert head.info.run_name == "mem · vit · seed 3"
     expected = {
         "stage": "train_head", "method": "mem", "dataset": "set", "backbone": "vit", "seed": "3", "git_sha": "abc",
         "config_digest": FOLDERS["train_head"][-12:], "slurm_job_id": "17", "restarts": "2",
