@@ -30,7 +30,7 @@ from mem.config.compute import Compute, StageCompute
 from mem.config.contrastive_objectives import Contrast, PacoObjective
 from mem.config.control_heads import BlockClassifier, GroupConstants, LogitFusion
 from mem.config.custom_sources import Folder, Lists, Table
-from mem.config.data import Holdout, ImageData, LongTailCut, Selection, SetAside, Shots
+from mem.config.data import GroupBy, Holdout, ImageData, LongTailCut, Selection, SetAside, Shots
 from mem.config.evaluation import Crops, Evaluate
 from mem.config.expert_objectives import AceObjective, NclObjective, RideObjective, SadeObjective
 from mem.config.experts import Experts
@@ -134,6 +134,7 @@ __all__ = [
     "FocalObjective",
     "Folder",
     "Glyphs",
+    "GroupBy",
     "GroupConstants",
     "Head",
     "HeadTraining",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mem.config.base import Fraction, Name, OpenFraction, Section, Unkeyed
 
@@ -40,6 +41,38 @@ class LongTailCut(Section):
         return self
 
 
+class GroupBy(Section):
+    """How images are grouped, for example by patient, camera or near-duplicate. A holdout does not divide a group."""
+
+    regex: str | None = None
+    """Regular expression with one group in parentheses, which is searched for in the path of each image relative to
+    `root`. Images with the same text in the parentheses form a group, for example `^(patient[0-9]+)_`."""
+    column: Annotated[str, Field(min_length=1)] | None = None
+    """Column of the table (`source: table`) that names the group of each image."""
+
+    @field_validator("regex")
+    @classmethod
+    def _has_one_group(cls, regex: str | None) -> str | None:
+        if regex is None:
+            return None
+        try:
+            groups = re.compile(regex).groups
+        except re.error as error:
+            raise ValueError(f"`{regex}` is not a valid regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(
+                f"`{regex}` has {groups} groups in parentheses; expected one, whose text names the group of an image. "
+                "Write (?:...) for parentheses that name nothing"
+            )
+        return regex
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> GroupBy:
+        if (self.regex is None) == (self.column is None):
+            raise ValueError("set exactly one of `regex` and `column`")
+        return self
+
+
 class Holdout(Section):
     """Part of the training split that is held out and used as val, for a dataset without a val split.
 
@@ -52,6 +85,8 @@ class Holdout(Section):
     image."""
     seed: NonNegativeInt
     """Seed for the shuffle within each class that selects the images to hold out."""
+    group_by: GroupBy | None = None
+    """Groups of images that stay together. Default: every image is a group of its own."""
 
 
 class Selection(Section):
@@ -125,7 +160,20 @@ class ImageData(Section):
             raise ValueError(
                 "`holdout` is for datasets without a val split, but this one has a val split; remove `holdout`"
             )
+        if self.holdout is not None and self.holdout.group_by is not None and self.holdout.group_by.column is not None:
+            self.check_group_column(self.holdout.group_by.column)
         return self
+
+    def check_group_column(self, column: str) -> None:
+        """Check that the images are listed in a table, which can have a column with groups.
+
+        Raises:
+            ValueError: They are not.
+        """
+        raise ValueError(
+            f"holdout.group_by.column: `{column}` is a column of a table, but the source of this dataset is not "
+            "`table`. Use `regex`, which is applied to the paths of the images"
+        )
 
     def without_effect(self) -> frozenset[str]:
         """Return the settings of JPEG files and of resizing, unless the images are stored as JPEG or resized."""

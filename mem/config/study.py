@@ -357,6 +357,11 @@ class Study(Section):
                 "selection: cannot be combined with dataset.holdout, because both hold out training images. Remove "
                 "dataset.holdout to train the final heads on all training images, or remove selection"
             )
+        if self.selection.holdout.group_by is not None:
+            raise ValueError(
+                "selection.holdout.group_by: is not supported, because the images are held out by their positions in "
+                "the converted files, which contain no paths. Use dataset.holdout with group_by instead of selection"
+            )
         if self.dataset.has_val():
             raise ValueError(
                 "selection: is for datasets without a val split, but this one has a val split, on which settings are "

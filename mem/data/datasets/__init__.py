@@ -81,7 +81,7 @@ def read_unchecked(settings: Dataset, order: int) -> ImageSet:
         case FeatureFiles():
             raise UserError(f"{settings.name}: dataset.source is `features`, so the study has no images to read")
     images = renamed(images, settings)
-    return images if settings.holdout is None else hold_out(images, settings.holdout)
+    return images if settings.holdout is None else hold_out(images, settings, settings.holdout)
 
 
 def _split_and_cut(images: ImageSet, settings: Folder | Lists | Table, order: int) -> ImageSet:

@@ -8,8 +8,9 @@ import numpy as np
 
 from mem import longtail
 from mem.config import Holdout, LongTailCut, Shots
-from mem.config.data import SetAside
+from mem.config.data import ImageData, SetAside
 from mem.data.datasets.base import ImageSet
+from mem.data.datasets.groups import describe_groups, groups_of, hold_out_groups
 from mem.errors import UserError
 
 
@@ -57,20 +58,33 @@ def cut_train(images: ImageSet, cut: LongTailCut, order: int) -> ImageSet:
     return replace(images, train=images.train.take(kept.train), val=val)
 
 
-def hold_out(images: ImageSet, settings: Holdout) -> ImageSet:
+def hold_out(images: ImageSet, dataset: ImageData, settings: Holdout) -> ImageSet:
     """Move images from train to a new val split. Every class keeps at least one training image.
 
     Raises:
-        UserError: The dataset already has a val split, or val would be empty.
+        UserError: The dataset already has a val split, val would be empty, or an image has no group.
     """
     if len(images.val):
         raise UserError(f"The dataset already has a val split of {len(images.val):,} images. Remove dataset.holdout.")
-    parts = longtail.hold_out_share(images.train.labels, len(images.classes), settings.share, settings.seed, "holdout")
+    labels, classes, notes = images.train.labels, len(images.classes), images.notes
+    if settings.group_by is None:
+        parts = longtail.hold_out_share(labels, classes, settings.share, settings.seed, "holdout")
+    else:
+        groups = groups_of(images.train.names, dataset, settings.group_by)
+        parts = hold_out_groups(labels, classes, groups, settings.share, settings.seed)
+        notes = (*notes, describe_groups(labels, images.classes, groups, parts, settings.share))
     if not len(parts.rest):
+        if settings.group_by is not None:
+            raise UserError(
+                f"dataset.holdout: no group of images can be held out at a share of {settings.share:g}, because every "
+                "group would move too many images of a class to val. Increase the share, or choose smaller groups with "
+                "group_by."
+            )
         raise UserError(
             f"dataset.holdout.share: {settings.share:g} selects less than one image per class. Increase it."
         )
-    return replace(images, train=images.train.take(parts.train), val=images.train.take(parts.rest), held_out=True)
+    train, val = images.train.take(parts.train), images.train.take(parts.rest)
+    return replace(images, train=train, val=val, held_out=True, notes=notes)
 
 
 def describe_holdout(images: ImageSet, shots: Shots, action: str = "`holdout` moved") -> str:

@@ -15,6 +15,7 @@ from mem.data.datasets.problems import Problems
 from mem.errors import UserError
 
 _PARQUET = (".parquet", ".pq")
+_COLUMN_SETTINGS = "dataset.path_column, label_column and split_column"
 
 
 def read_table(settings: Table) -> dict[str, Rows]:
@@ -27,8 +28,7 @@ def read_table(settings: Table) -> dict[str, Rows]:
     columns = [settings.path_column, settings.label_column]
     if settings.split_column is not None:
         columns.append(settings.split_column)
-    read = _read_parquet if path.suffix.lower() in _PARQUET else _read_csv
-    paths, labels, *splits = read(path, columns)
+    paths, labels, *splits = _read_columns(path, columns)
     if not paths:
         raise UserError(f"{path}: the table has a header but no rows. Expected one row per image.")
     problems = Problems(str(path))
@@ -41,6 +41,23 @@ def read_table(settings: Table) -> dict[str, Rows]:
     if not splits:
         return {"train": Rows(str(path), paths, labels, range(1, len(paths) + 1), "row")}
     return _rows_by_split(settings, str(path), paths, labels, splits[0])
+
+
+def read_column(settings: Table, column: str) -> dict[str, str]:
+    """Return the value of a column for each image path.
+
+    Raises:
+        UserError: The file is missing or not a table, or it does not have the column.
+    """
+    path = settings.index_files()["table"]
+    paths, values = _read_columns(path, [settings.path_column, column], "dataset.holdout.group_by.column")
+    return dict(zip(normalise_paths(paths, range(1, len(paths) + 1), Problems(str(path)), "row"), values, strict=True))
+
+
+def _read_columns(path: Path, columns: Sequence[str], setting: str = _COLUMN_SETTINGS) -> list[list[str]]:
+    """Return columns as text. The message about a column that does not exist names `setting`."""
+    read = _read_parquet if path.suffix.lower() in _PARQUET else _read_csv
+    return read(path, columns, setting)
 
 
 def _rows_by_split(
@@ -75,17 +92,14 @@ def _rows_by_split(
     return rows
 
 
-def _require_columns(path: Path, columns: Sequence[str], present: Sequence[str]) -> None:
+def _require_columns(path: Path, columns: Sequence[str], present: Sequence[str], setting: str) -> None:
     if wrong := [name for name in columns if present.count(name) != 1]:
         duplicate = [name for name in wrong if name in present]
         problem = f"duplicate column {', '.join(duplicate)}" if duplicate else f"no column {', '.join(wrong)}"
-        raise UserError(
-            f"{path}: {problem}. The columns are {', '.join(present)}. Set dataset.path_column, label_column and "
-            "split_column to existing columns."
-        )
+        raise UserError(f"{path}: {problem}. The columns are {', '.join(present)}. Set {setting} to existing columns.")
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
+def _read_csv(path: Path, columns: Sequence[str], setting: str) -> list[list[str]]:
     """Return the given columns as text."""
     table = csv.reader(
         io.StringIO(read_text(path), newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
@@ -96,7 +110,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
         header = [name.strip() for name in next(table, [])]
         if not header:
             raise UserError(f"{path}: the table is empty. Expected a header and one row per image.")
-        _require_columns(path, columns, header)
+        _require_columns(path, columns, header, setting)
         positions = [header.index(name) for name in columns]
         number = 0
         for row in table:
@@ -115,7 +129,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[list[str]]:
     return cells
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> list[list[str]]:
+def _read_parquet(path: Path, columns: Sequence[str], setting: str) -> list[list[str]]:
     """Return the given columns as text. Integers are converted to text, and dictionary-encoded columns are decoded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -123,7 +137,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> list[list[str]]:
     content = read_bytes(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-        _require_columns(path, columns, file.schema_arrow.names)
+        _require_columns(path, columns, file.schema_arrow.names, setting)
         for name in columns:
             _require_plain_values(path, name, file.schema_arrow.field(name).type)
         table = file.read(columns=list(columns))
