@@ -16,6 +16,8 @@ from mem.style import SERIES, SHOT_COLOURS
 
 MAX_VECTOR_POINTS = 400
 """Maximum number of points of a panel that are drawn as vectors. More points are drawn as pixels, in a smaller file."""
+LINE_COLOURS = ("#D55E00", "#009E73", "#56B4E9", "#4D4D4D")
+"""Colours of the smooth lines, none of which is the colour of a shot group."""
 LOG_FROM = 50
 """Ratio of the largest to the smallest value from which an axis of training curves is logarithmic."""
 Curve = Sequence[tuple[float, float]]
@@ -35,7 +37,7 @@ def accuracy_by_class(scores: Sequence[ClassScores], variants: Sequence[str]) ->
     shots = np.concatenate([of_order.shots for of_order in scores])
     accuracy = {v: np.concatenate([of_order.accuracy[v] for of_order in scores]) for v in variants}
     lines = {variant: smooth_curve(images, values) for variant, values in accuracy.items()}
-    colours = {variant: SERIES[i % len(SERIES)] for i, variant in enumerate(variants)}
+    colours = {variant: LINE_COLOURS[i % len(LINE_COLOURS)] for i, variant in enumerate(variants)}
     lowest = min((float(np.nanmin(values)) for values in accuracy.values() if np.isfinite(values).any()), default=0.0)
     number = len(variants) + 1 if len(variants) > 1 else 1
     columns = 2 if number in (2, 4) else min(number, 3)
@@ -62,7 +64,9 @@ def accuracy_by_class(scores: Sequence[ClassScores], variants: Sequence[str]) ->
             axes.plot(*lines[variant], color=colours[variant], linewidth=1.8)
             axes.set_title(variant, fontsize=10)
         handles = drawn[-1].get_legend_handles_labels()
-        figure.legend(*handles, ncols=len(SHOT_NAMES), loc="outside upper center", markerscale=1.5, fontsize=9)
+        legend = figure.legend(*handles, ncols=len(SHOT_NAMES), loc="outside upper center", markerscale=1.5, fontsize=9)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)  # type: ignore[union-attr]
         figure.supxlabel("training images of the class", fontsize=9)
         figure.supylabel("accuracy on test, %", fontsize=9)
         return render(figure)
@@ -78,7 +82,7 @@ def _points(axes: Axes, images: np.ndarray, accuracies: np.ndarray, shots: np.nd
                 accuracies[members],
                 s=6 if many else 14,
                 color=SHOT_COLOURS[shot],
-                alpha=0.35 if many else 0.8,
+                alpha=0.12 if many else 0.8,
                 linewidths=0,
                 rasterized=many,
                 label=f"{shot}-shot class",

@@ -31,7 +31,7 @@ def outcome_table(runs: Sequence[RunPredictions], chosen: ChosenMethods) -> Capt
     counts[-1] = counts[:-1].sum(axis=0)
     header = ["shot group", "both right", f"only {chosen.focus}", f"only {chosen.baseline}", "both wrong", "n"]
     lines = [
-        [name, *(f"{count:,} ({_percent(count, row.sum())})" for count in row.tolist()), f"{row.sum():,}"]
+        [name, *(f"{count:,} ({_percent(count, int(row.sum()))})" for count in row.tolist()), f"{row.sum():,}"]
         for name, row in zip((*SHOT_NAMES, "all"), counts, strict=True)
     ]
     over = f", summed over {len(runs)} runs" if len(runs) > 1 else ""
