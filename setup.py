@@ -57,6 +57,8 @@ def missing_sources(root: Path) -> list[str]:
             for included in _INCLUDE.findall((root / name).read_text(encoding="utf-8")):
                 needed[(folder / included).as_posix()] = f"included by {name}"
     for name in packaged_files(root, ["config"]):
+        if not name.endswith(".yaml"):  # config/README.md shows a study that extends another one
+            continue
         for base in _EXTENDS.findall((root / name).read_text(encoding="utf-8")):
             needed[os.path.normpath(Path(name).parent / base)] = f"extended by {name}"
     return [f"{name} ({reason})" for name, reason in needed.items() if not (root / name).is_file()]
