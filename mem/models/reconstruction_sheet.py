@@ -8,11 +8,10 @@ from torch import Tensor
 
 from mem.models.autoencoder import Autoencoder, patch_statistics
 from mem.models.pixels import Pixels
+from mem.models.sheet_layout import GAP_PIXELS
 
 GREY = 0.5
 """Grey level of masked patches, from 0 to 1."""
-GAP_PIXELS = 4
-"""Width of the white space between images."""
 SMALLEST_SIDE_PIXELS = 112
 """Images with a shorter side are enlarged to at least this side length."""
 

@@ -18,7 +18,7 @@ from mem.report.ranking import best_on_val, reference_variant, sorted_variants, 
 from mem.report.results import ScoreRow, inductive, summarise
 from mem.report.transductive import MARK, NOTE, marked_text, transductive_heads
 
-MAX_ROWS = 10
+MAX_ROWS = 8
 """Maximum number of methods in the figure."""
 MAX_BASELINES = 10
 """Maximum number of baselines to choose from on the page."""
@@ -80,22 +80,18 @@ def _sentences(
     on_val = val_scores(inductive(rows))
     score = on_val[best]
     error = "" if score.standard_error is None else f", standard error {score.standard_error:.2f}"
-    equal = [variant for variant in on_val if variant != best and on_val[variant].mean == score.mean]
-    tied = f" Equal on val: {', '.join(equal)}." if equal else ""
-    first = Markup("<strong>{}</strong> is the best method on val: {} % (mean per-class accuracy{}).{}").format(
-        best, f"{score.mean:.2f}", error, tied
-    )
+    value = f"{score.mean:.2f} % (mean per-class accuracy{error})"
+    tied = [variant for variant in on_val if on_val[variant].mean == score.mean]
+    names = Markup(" and ").join(Markup("<strong>{}</strong>").format(variant) for variant in tied)
+    verb = "is the best method" if len(tied) == 1 else "are the best methods, with equal scores,"
+    first = Markup("{} {} on val: {}.").format(names, verb, value)
     if comparison is None:
         return [first + Markup(" On test, it has {} %.").format(summary[best]["all"])]
-    if best != reference:
-        return [first, _difference(best, reference, comparison)]
-    others = [variant for variant in _best_first(rows, list(comparison.differences)) if variant in on_val]
+    others = [variant for variant in tied if variant in comparison.differences]
     if not others:
-        return [first]
-    return [
-        first + Markup(" It is also the baseline. The next best on val is {}.").format(others[0]),
-        _difference(others[0], reference, comparison),
-    ]
+        others = [variant for variant in _best_first(rows, list(comparison.differences)) if variant in on_val][:1]
+        first += Markup(" It is the baseline. The next best on val is {}.").format(others[0]) if others else ""
+    return [first, *(_difference(variant, reference, comparison) for variant in others[:1])]
 
 
 def _difference(variant: str, reference: str, comparison: Comparison) -> Markup:
@@ -130,10 +126,7 @@ def _verdict(variant: str, reference: str, comparison: Comparison) -> str:
         return f"The interval does not contain 0: {variant} is {better} than {reference}."
     if p < SIGNIFICANT:
         return f"The interval does not contain 0: {variant} is {better} than {reference} ({adjusted})."
-    return (
-        f"The interval does not contain 0, but {methods} methods were compared: with {adjusted}, the difference can be "
-        "due to chance."
-    )
+    return f"The interval does not contain 0, but {adjusted}: the difference can be due to chance."
 
 
 def _certainty(rows: Sequence[ScoreRow], comparison: Comparison | None) -> Markup:

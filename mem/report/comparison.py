@@ -25,7 +25,7 @@ class BoundedDifference:
     @property
     def contains_zero(self) -> bool:
         """Whether the interval contains 0, or is unknown."""
-        return self.low is None or self.high is None or self.low <= 0 <= self.high
+        return self.low is None or self.high is None or bool(self.low <= 0 <= self.high)
 
 
 @dataclass(frozen=True)

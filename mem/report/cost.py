@@ -68,11 +68,13 @@ def cost_by_stage(runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]])
 
 
 def _parameters(numbers: Sequence[int]) -> str:
-    """Return the number of trained parameters of a stage's runs in millions, as a range if it differs."""
+    """Return the number of trained parameters of a stage's runs as a range; in millions if all are large."""
     if not numbers:
         return "-"
-    shown = dict.fromkeys(f"{number / 1e6:.3g}" for number in (min(numbers), max(numbers)))
-    return f"{' to '.join(shown)} M"
+    low, high = min(numbers), max(numbers)
+    millions = low >= 1000
+    shown = dict.fromkeys(f"{number / 1e6:.3g}" if millions else f"{number:,}" for number in (low, high))
+    return " to ".join(shown) + (" M" if millions else "")
 
 
 def _time_ratio(

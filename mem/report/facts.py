@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mem import config, longtail
+from mem.config.study_names import study_names
 from mem.report.cost import format_duration, gpu_count
 from mem.report.figure_set import training_counts
 from mem.runs.dag import Run, data_run
@@ -38,8 +39,14 @@ def key_facts(study: config.Study, runs: Sequence[Run], records: Mapping[str, Ma
         "date": _dates(records.values()),
         "processor": _processors(records.values()),
         "compute time, all runs": format_duration(sum(record["seconds"] for record in records.values())),
-        "command": f"snakemake --cores 2 --config study={study.study}",
+        "command": f"mem run {_name(study)}",
     }
+
+
+def _name(study: config.Study) -> str:
+    """Return the name by which commands find the study, for example `paper/imagenet_lt_vit_base`."""
+    names = study_names()
+    return next((name for name in names if name.rpartition("/")[2] == study.study), study.study)
 
 
 def _repeats(study: config.Study) -> str:
@@ -68,14 +75,16 @@ def _dates(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _processors(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return the processors of the runs, with the GPUs of those that used any; the most frequent first."""
-    found: Counter[str] = Counter()
+    """Return the processors or GPUs of the runs with the largest number that a run used, the most frequent first."""
+    runs: Counter[tuple[str, str]] = Counter()
+    numbers: dict[tuple[str, str], int] = {}
     for record in records:
         machine, gpus = record["machine"], gpu_count(record)
-        name = machine.get("processor") or "unknown"
-        if gpus:
-            name = f"{gpus} × {machine.get('gpu') or 'GPU'}"
-        elif "cpus" in machine:
-            name += f", {machine['cpus']} core{'s' * (machine['cpus'] != 1)}"
-        found[name] += 1
-    return "; ".join(name for name, _ in found.most_common())
+        on_gpu, unit = (machine.get("gpu"), "GPU") if gpus else (machine.get("processor"), "core")
+        kind = on_gpu or "not recorded", unit
+        runs[kind] += 1
+        numbers[kind] = max(numbers.get(kind, 0), gpus or machine.get("cpus", 0))
+    return "; ".join(
+        name + (f", {numbers[name, unit]} {unit}{'s' * (numbers[name, unit] > 1)}" if numbers[name, unit] else "")
+        for name, unit in (kind for kind, _ in runs.most_common())
+    )

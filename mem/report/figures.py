@@ -26,6 +26,7 @@ from mem.report.plot_elements import (
     shared_labels,
     single_axes,
     style,
+    title_size,
 )
 from mem.report.results import SHOTS
 from mem.style import SERIES, SHOT_COLOURS
@@ -75,7 +76,7 @@ def oracle_points(accuracy: Summary, oracle: Summary) -> RenderedFigure:
             }
             grouped_points(axes, list(SHOTS), series, {"all classes": SERIES[0], "shot given": SERIES[4]})
             axes.set_ylim(limits)
-            axes.set_title(variant, fontsize=10)
+            axes.set_title(variant, fontsize=title_size(variant))
             axes.tick_params(labelsize=8)
             axes.tick_params(axis="x", labelsize=7)
         figure.legend(*method_panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mem.report.difference_plot import DifferencePlot
 from mem.report.pictures import CaptionedPictures
 from mem.report.plot_elements import RenderedFigure
 from mem.report.table_formats import Emphasis, latex_table
 
-_INTERVAL = re.compile(r"([+−]?\d[\d.,]*) (±.*|\(.*\)|\[.*\])")
+_INTERVAL = re.compile(r"([+−]?\d[\d.,]*) (±.*|\((?:SE |[+−\d]).*\)|\[.*\])")
 """A number and its interval or standard error."""
+LONG_NAME = 14
+"""A name with more characters may wrap."""
 LONG_TABLE_LINES = 26
 """A table with more lines gets a scroll bar of its own."""
 
@@ -155,14 +157,25 @@ def table_page(table: CaptionedTable) -> str:
 
 def nonbreaking(cell: str) -> str:
     """Insert non-breaking spaces, so that narrow screens wrap a cell only before its interval."""
-    return re.sub("(?<=±) | (?=%|GB|min$|[sh]$|to )|(?<= to ) ", "\N{NO-BREAK SPACE}", cell)
+    return re.sub("(?<=±) | (?=%|GB|min$|[sh]$|to )|(?<= to) ", "\N{NO-BREAK SPACE}", cell)
 
 
 def interval_html(cell: str) -> Markup:
     """Return a cell as HTML in which the interval after a number is smaller than the number."""
     text = nonbreaking(cell)
     found = _INTERVAL.fullmatch(text)
-    return Markup("{} <small>{}</small>").format(*found.groups()) if found else Markup("{}").format(text)
+    return (
+        Markup('<span class="number">{}</span> <small>{}</small>').format(*found.groups())
+        if found
+        else Markup("{}").format(text)
+    )
+
+
+def breakable(name: str) -> Markup:
+    """Return a long name as HTML that may wrap after a dot or an underscore."""
+    if len(name) <= LONG_NAME or " " in name:
+        return escape(name)
+    return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def _render(template: str, **content: object) -> str:
@@ -175,6 +188,7 @@ def _render(template: str, **content: object) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["interval"] = interval_html
+    environment.filters["breakable"] = breakable
     environment.globals["long_table_lines"] = LONG_TABLE_LINES
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template(template).render(style=style, script=script, **content)

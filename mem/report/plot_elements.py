@@ -42,6 +42,8 @@ def render(figure: Figure) -> RenderedFigure:
     """Render a figure without dates and version numbers, so that equal figures produce identical files."""
     text, pixels = io.StringIO(), io.BytesIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    # The layout in relative coordinates is known now; computing it again takes as long as drawing.
+    figure.set_layout_engine("none")
     figure.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
     content = text.getvalue()
     return RenderedFigure(content[content.index("<svg") :], pixels.getvalue())
@@ -112,9 +114,8 @@ def grouped_points(
             at, means, errors if errors.any() else None, fmt="o", markersize=5, color=colours[name], label=name,
             elinewidth=1.4, capsize=2,
         )  # fmt: skip
-    crowded = sum(map(len, positions)) > 11 * axes.get_figure(root=True).get_figwidth()  # type: ignore[union-attr]
     axes.set_xticks(range(len(positions)), [str(position).replace("_", "\n") for position in positions])
-    if crowded:
+    if is_crowded(positions, float(axes.get_figure(root=True).get_figwidth())):  # type: ignore[union-attr]
         for label in axes.get_xticklabels():
             label.set(rotation=35, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.5, len(positions) - 0.5)
@@ -123,6 +124,31 @@ def grouped_points(
     axes.tick_params(axis="x", which="both", length=0)
     axes.grid(axis="x", which="major", visible=False)
     axes.grid(axis="x", which="minor", visible=True)
+
+
+def is_crowded(positions: Sequence[str], width: float) -> bool:
+    """Return whether labels of positions overlap side by side in a figure of the given width in inches."""
+    return bool(sum(map(len, positions)) > 11 * width)
+
+
+def points_by_row(axes: Axes, rows: Sequence[str], series: Mapping[str, Sequence[Interval]]) -> None:
+    """Plot the same as `grouped_points`, by shot group and with one row per position, for many or long names."""
+    height = 0.7 / len(series)
+    at = np.arange(len(rows))
+    for i, (shot, scores) in enumerate(series.items()):
+        means = np.array([score.mean for score in scores])
+        errors = np.array([score.half_width or 0.0 for score in scores])
+        axes.errorbar(
+            means, at + (i - (len(series) - 1) / 2) * height, xerr=errors if errors.any() else None, fmt="o",
+            markersize=4, color=SHOT_COLOURS[shot], label=shot, elinewidth=1.2, capsize=1.5,
+        )  # fmt: skip
+    axes.set_yticks(at, list(rows), fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(*score_limits(score for scores in series.values() for score in scores))
+    axes.set_yticks(at[:-1] + 0.5, minor=True)
+    axes.tick_params(axis="y", which="both", length=0)
+    axes.grid(axis="y", which="major", visible=False)
+    axes.grid(axis="y", which="minor", visible=True)
 
 
 def lines_by_shot(axes: Axes, values: Sequence[float], scores_by_shot: Mapping[str, Sequence[Interval]]) -> None:
@@ -142,6 +168,11 @@ def lines_by_shot(axes: Axes, values: Sequence[float], scores_by_shot: Mapping[s
         axes.minorticks_off()
 
 
+def title_size(title: str) -> float:
+    """Return a font size with which the title of one of three panels side by side fits above its panel."""
+    return 10 if len(title) < 18 else max(4.5, min(7, 190 / len(title)))
+
+
 def matrix(
     axes: Axes,
     title: str,
@@ -157,7 +188,7 @@ def matrix(
         if not np.isnan(values[i, j]):
             colour = "white" if values[i, j] > 0.55 * maximum else INK
             axes.text(j, i, number_format.format(values[i, j]), ha="center", va="center", color=colour)
-    axes.set_title(title, fontsize=10 if len(title) < 18 else 7)
+    axes.set_title(title, fontsize=title_size(title))
     axes.set_xticks(range(len(column_names)), column_names, fontsize=8)
     axes.set_yticks(range(len(row_names)), row_names, fontsize=8)
     axes.tick_params(length=0)

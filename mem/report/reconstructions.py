@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mem.models.reconstruction_sheet import GAP_PIXELS
+from mem.models.sheet_layout import COLUMNS, GAP_PIXELS
 from mem.report.cost import run_label
 from mem.report.page import CaptionedImage
 from mem.runs.dag import Run
@@ -18,8 +18,6 @@ FOLDER = "reconstructions"
 SHOWN_IMAGES = 6
 CELL_PIXELS = 112
 """Maximum side of an image."""
-COLUMNS = 3
-"""Columns of a sheet: image, visible patches, reconstruction."""
 
 
 def reconstruction_images(runs: Sequence[Run]) -> list[CaptionedImage]:

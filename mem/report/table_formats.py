@@ -19,7 +19,7 @@ Emphasis = Literal["best", "near"]
 """Emphasis of a cell: the best value of its column, or a value within the interval of the best value."""
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
-    "<": "$<$", ">": "$>$", "τ": r"$\tau$", "…": r"\ldots{}", "\N{NO-BREAK SPACE}": "~",
+    "<": "$<$", ">": "$>$", "τ": r"$\tau$", "…": r"\ldots{}", "–": "--", "\N{NO-BREAK SPACE}": "~",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 _LATEX_EMPHASIS = {"best": r"\textbf{%s}", "near": r"\underline{%s}"}
@@ -59,8 +59,11 @@ def latex_table(
 
 
 def _latex_cell(cell: str, emphasis: Emphasis | None) -> str:
-    text = latex_text(cell)
-    return text if emphasis is None else _LATEX_EMPHASIS[emphasis] % text
+    """Return a cell as LaTeX. The interval after a number is not emphasised."""
+    if emphasis is None:
+        return latex_text(cell)
+    number, space, interval = cell.partition(" ")
+    return _LATEX_EMPHASIS[emphasis] % latex_text(number) + latex_text(space + interval)
 
 
 def latex_text(text: str) -> str:

@@ -204,7 +204,7 @@ def test_every_target_prints_its_table_or_figure_and_writes_all_formats(folder):
     for target in TARGETS:
         kind, number = target[:-1], target[-1]
         assert f"{kind.capitalize()} {number}: " in out
-        for ending in ("md", "csv", *(("html",) if kind == "table" else ("svg", "png"))):
+        for ending in ("md", "csv", "tex", *(("html",) if kind == "table" else ("svg", "png"))):
             assert f"results/digits_lt/{kind}s/{target}.{ending}\n" in out
             assert (results / f"{kind}s" / f"{target}.{ending}").stat().st_size > 100
     captions = " ".join(out.split())

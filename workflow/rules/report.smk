@@ -25,12 +25,12 @@ rule report:
         plain=[
             update(f"{RESULTS}/tables/table{number}.{kind}")
             for number in range(1, 6)
-            for kind in ("md", "csv")
+            for kind in ("md", "csv", "tex")
         ],
         pixels=[
             update(f"{RESULTS}/figures/figure{number}.{kind}")
             for number in (1, 3, 4)
-            for kind in ("png", "md", "csv")
+            for kind in ("png", "md", "csv", "tex")
         ],
     log:
         f"logs/{STUDY.dataset.name}/{STUDY.backbone.name}/report-{REPORT.key}.log",

@@ -5,7 +5,10 @@ The rule `report` creates all tables and figures. Each target prints one of them
 
 import shlex
 
-KINDS = {"table": ["md", "csv", "html"], "figure": ["svg", "png", "md", "csv"]}
+KINDS = {
+    "table": ["md", "csv", "tex", "html"],
+    "figure": ["svg", "png", "md", "csv", "tex"],
+}
 PARTS = [("table", number) for number in range(1, 6)]
 PARTS += [("figure", number) for number in (1, 3, 4)]
 
