@@ -1,7 +1,7 @@
 """Functions that decode and resize complete images: those of FFCV or, where it is not installed, of simplejpeg.
 
 simplejpeg contains libjpeg-turbo, and OpenCV's Python package contains the function for resizing, so the pixels are
-the same (tests/data/test_without_ffcv.py). Neither needs a compiler. See docs/decisions/0079-installation.md.
+the same (tests/data/test_without_ffcv.py). Neither needs a compiler. See docs/decisions/0079-ffcv-is-optional.md.
 """
 
 from __future__ import annotations
