@@ -30,7 +30,7 @@ $(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyp
 	@touch $@
 
 demo: $(READY)
-	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host && echo && mem results digits_lt
+	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host
 
 PYTEST := pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
@@ -63,8 +63,7 @@ slurm-demo: $(READY)
 	@mkdir -p build/slurm-demo
 	@. $(BIN)/activate && python -m cluster.throwaway run sh -c "snakemake --profile slurm --directory build/slurm-demo \
 	  --config 'compute={\"pretrain\": {\"nodes\": 2}}' --quiet rules host \
-	  && sacct --allocations --format=JobID%12,JobName%24,NNodes,NodeList,State,Elapsed" \
-	  && mem results digits_lt --directory build/slurm-demo
+	  && sacct --allocations --format=JobID%12,JobName%24,NNodes,NodeList,State,Elapsed"
 
 lock:
 	@. $(BIN)/activate && python envs/lock.py --upgrade

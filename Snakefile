@@ -42,6 +42,9 @@ include: "workflow/rules/targets.smk"
 onstart:
     with errors_as_messages():
         WORKFLOW_PROCESS.start()
+        write_last_start(
+            STUDY_FILES, OVERRIDES, workflow.cores if JOBS_ON_THIS_MACHINE else None
+        )
         prepare_initial_weights()
         WORKFLOW_PROCESS.handle_signals(stop_jobs=workflow.local_exec)
         if JOBS_ON_THIS_MACHINE:
@@ -50,9 +53,7 @@ onstart:
 
 onsuccess:
     WORKFLOW_PROCESS.stop()
-    report = Path("results", STUDY.study, "report", "index.html")
-    shown = f"Report: {DIRECTORY / report}    " if report.exists() else ""
-    print(f"\n{shown}MLflow UI: {WORKFLOW_PROCESS.command('mem track ui')}\n")
+    print_results()
 
 
 onerror:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 import time
 from io import TextIOBase
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from mem import files
+
 LINE_SECONDS = 20
 """Minimum time between progress lines if the output is not a terminal, in seconds."""
+RECORD_FILE = "progress.json"
+"""File in the folder of a run with its progress, which `mem status` reads. It exists only while items are counted."""
+RECORD_SECONDS = 5
+"""Minimum time in seconds between two versions of this file."""
 
 
 class Progress:
@@ -24,6 +33,7 @@ class Progress:
         unit: Name of an item, displayed after the numbers.
         quiet: Whether to display nothing, as on ranks other than 0.
         stream: Output stream; stderr by default.
+        folder: Folder of the run, in which `RECORD_FILE` is written. None writes no file.
     """
 
     def __init__(
@@ -35,12 +45,14 @@ class Progress:
         unit: str = "img",
         quiet: bool = False,
         stream: TextIOBase | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._stream: Any = stream or sys.stderr
         self._done = self._first = start
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = self._recorded = time.monotonic()
         self._quiet = quiet
+        self._record = None if folder is None or quiet else folder / RECORD_FILE
         self._bar: tqdm | None = None
         if not quiet and self._stream.isatty():
             self._bar = tqdm(
@@ -57,6 +69,11 @@ class Progress:
     def advance(self, count: int, note: str = "") -> None:
         """Add `count` completed items. `note` is displayed after the numbers."""
         self._done += count
+        if self._record is not None and time.monotonic() - self._recorded >= RECORD_SECONDS:
+            self._recorded = time.monotonic()
+            content = {"time": time.time(), "done": self._done, "total": self._total, "rate": self.rate}
+            with contextlib.suppress(OSError):  # the stage itself reports a full disk
+                files.write_text(self._record, json.dumps(content), durable=False)
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
@@ -91,6 +108,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._record is not None:
+            self._record.unlink(missing_ok=True)
 
 
 def format_duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ def add_commands(commands: Any) -> None:
     """Add the commands `init`, `run`, `status` and `doctor`."""
     _add_init(commands)
     _add_run(commands)
+    _add_status(commands)
     _add_doctor(commands)
 
 
@@ -65,6 +66,17 @@ def _add_run(commands: Any) -> None:
     command.set_defaults(command=_run)
 
 
+def _add_status(commands: Any) -> None:
+    command = commands.add_parser(
+        "status", help="show the progress of a study: states, running steps, failures and the time left"
+    )
+    command.add_argument("study", nargs="?", metavar="STUDY", help=f"{STUDY_HELP}; default: the study started last")
+    command.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="working folder; default: the current folder"
+    )
+    command.set_defaults(command=_status)
+
+
 def _add_doctor(commands: Any) -> None:
     # Without prefix characters, all arguments are passed on. The doctor itself has the option --help.
     command = commands.add_parser(
@@ -103,6 +115,13 @@ def _run(options: argparse.Namespace) -> int:
     from mem.projects.run import run_study
 
     run_study(options.study, options.arguments)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from mem.projects.status import study_status
+
+    print(study_status(options.study, options.directory))
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

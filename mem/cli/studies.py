@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,16 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_results(commands: Any) -> None:
-    command = commands.add_parser("results", help="print a study's result table and the paths of the report and MLflow")
+    command = commands.add_parser(
+        "results",
+        help="print a study's result table and the paths of the report and MLflow, or one table of several studies",
+    )
     command.add_argument("study", metavar="STUDY", help=STUDY_HELP)
     command.add_argument(
-        "part", metavar="PART", nargs="?", help="print only this part: table1 to table5, figure1, figure3 or figure4"
+        "others",
+        metavar="STUDY | PART",
+        nargs="*",
+        help="further studies for one table, or a part to print: table1 to table5, figure1, figure3 or figure4",
     )
     command.add_argument("--minus", metavar="HEAD", help="head that is subtracted in the differences; default: crt")
     command.add_argument(
@@ -213,11 +220,26 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
+    from mem.errors import UserError
+    from mem.report.study_comparison import studies_summary
     from mem.report.terminal import paper_part, study_summary
 
-    study, folder = name_of_study(options.study, options.directory), options.directory
-    print(paper_part(study, options.part, folder) if options.part else study_summary(study, folder, options.minus))
+    folder, others = options.directory, options.others
+    study = name_of_study(options.study, folder)
+    if not others:
+        print(study_summary(study, folder, options.minus))
+    elif len(others) == 1 and _is_part(others[0]):
+        print(paper_part(study, others[0], folder))
+    elif options.minus is not None:
+        raise UserError("--minus: expected a single study. Differences are paired over the runs of one study.")
+    else:
+        print(studies_summary([study, *(name_of_study(name, folder) for name in others)], folder))
     return 0
+
+
+def _is_part(name: str) -> bool:
+    """Return whether an argument is a table or figure, or is meant as one, so that the message lists them."""
+    return re.fullmatch(r"(table|figure)\d*", name) is not None
 
 
 def _positive(text: str) -> float:

@@ -77,7 +77,7 @@ def store_features(
     quiet = not job.world.is_main
     with (
         job.stop.deferred(),
-        Progress(job.run.title, total, start=present, quiet=quiet) as progress,
+        Progress(job.run.title, total, start=present, quiet=quiet, folder=job.folder.path) as progress,
         torch.inference_mode(),
     ):
         try:

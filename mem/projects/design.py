@@ -25,7 +25,7 @@ _MEASURED_SIZE = 96
 _MEASURED_IMAGES = 16
 _JOB_SECONDS = 5.0
 """Start of a job and its records."""
-_HEAD_SECONDS = 2.0
+_HEAD_SECONDS = 4.0
 """Training and evaluation of a head, without its passes over the features. Heads share a process."""
 _HEAD_IMAGES_PER_SECOND = 20_000.0
 """Training samples per second of a head on stored features."""

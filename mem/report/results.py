@@ -200,7 +200,7 @@ def from_csv(path: Path) -> list[ScoreRow]:
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a results file of a study, or it is damaged: {error}. To write it again, run: "
-                f"snakemake --cores 2 --forcerun report --config study=STUDY"
+                f"mem run STUDY --forcerun report"
             ) from None
 
 

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 from mem.errors import UserError
+from mem.report.agreement import disagreement_text
 from mem.report.captions import (
     SEVERAL_METHODS,
     coverage,
@@ -24,7 +25,7 @@ from mem.report.crop_marks import crops_mark, crops_note
 from mem.report.differences import equal_sets, identities
 from mem.report.method_tables import accuracy_table, paired_difference_table
 from mem.report.ranking import MANY_VARIANTS, best_on_val_text, reference_variant, val_scores
-from mem.report.results import from_csv, is_refitted
+from mem.report.results import ScoreRow, from_csv, is_refitted
 from mem.report.table_formats import text_table
 from mem.report.transductive import NOTE, marked_lines, marked_text, transductive_heads
 
@@ -47,9 +48,9 @@ def paper_part(study: str, part: str, root: Path = Path()) -> str:
         _results_csv(study, root)
         raise UserError(
             f"{path.with_suffix('.csv')} does not exist: the report of study {study} is from an older version. Run: "
-            f"{_snakemake(root)} {part} --config study={study}"
+            f"{_workflow(study, root)} {part}"
         )
-    command = f"{_snakemake(root)} --forcerun report --config study={study}"
+    command = f"{_workflow(study, root)} --forcerun report"
     title, caption = _read_title_and_caption(path.with_suffix(".md"), command)
     with open(path.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))
@@ -96,8 +97,32 @@ def _results_csv(study: str, root: Path) -> Path:
     return path
 
 
+def rows_of_study(study: str, root: Path = Path()) -> list[ScoreRow]:
+    """Return the scores of a study from its report.
+
+    Raises:
+        UserError: The study has no report, or its results are empty.
+    """
+    path = _results_csv(study, root)
+    rows = from_csv(path)
+    if not rows:
+        raise UserError(f"{path} has no rows. Write the report again: {_workflow(study, root)} --forcerun report")
+    return rows
+
+
 def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> str:
     """Return a study's table of methods, the differences over its runs, and the path of its report.
+
+    Args and errors are those of `study_tables`.
+    """
+    tables = study_tables(study, root, minus)
+    change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
+    report = _results_csv(study, root).parent / "index.html"
+    return f"{tables}\n\nReport:    {report}\nMLflow UI: {change_directory}mem track ui"
+
+
+def study_tables(study: str, root: Path = Path(), minus: str | None = None) -> str:
+    """Return a study's table of methods and the differences over its runs.
 
     Args:
         study: Name of the study.
@@ -108,12 +133,7 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
     Raises:
         UserError: The study has no report or only one run of `minus`, its results are empty, or there is no such head.
     """
-    path = _results_csv(study, root)
-    rows = from_csv(path)
-    if not rows:
-        raise UserError(
-            f"{path} has no rows. Write the report again: {_snakemake(root)} --forcerun report --config study={study}"
-        )
+    rows = rows_of_study(study, root)
     units = interval_units(rows)
     spread = f", mean ± 95 % interval over {units}" if units else ""
     has_val = bool(val_scores(rows))
@@ -130,6 +150,7 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
         f"Best on val ({val}mean per-class accuracy): {best_on_val_text(rows)}"
         if has_val
         else "There is no val split.",
+        *([textwrap.fill(warning, TEXT_WIDTH)] if (warning := disagreement_text(rows)) else []),
     ]
     if (lines := paired_difference_table(rows, reference=minus)) is not None:
         reference = minus or reference_variant(rows)
@@ -144,11 +165,9 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
             parts += [textwrap.fill(CHOSEN_HEADS + chosen_finetunings(rows), TEXT_WIDTH), text_table(chosen)]
     elif minus is not None:
         raise UserError(f"--minus {minus}: study {study} has a single run or head, so there are no paired differences.")
-    change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
-    parts.append(f"Report:    {path.parent / 'index.html'}\nMLflow UI: {change_directory}mem track ui")
     return "\n\n".join(parts)
 
 
-def _snakemake(root: Path) -> str:
-    """Return the first words of a command that runs the workflow in `root`."""
-    return "snakemake --cores 2" + ("" if root == Path() else f" --directory {shlex.quote(str(root))}")
+def _workflow(study: str, root: Path) -> str:
+    """Return the first words of a command that runs a study in `root`."""
+    return f"mem run {shlex.quote(study)}" + ("" if root == Path() else f" --directory {shlex.quote(str(root))}")

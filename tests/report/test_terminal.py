@@ -57,7 +57,7 @@ def test_a_missing_or_truncated_caption_file_is_reported_with_the_command_that_w
     path = tmp_path / "results" / "mini" / f"{part[:-1]}s" / f"{part}.md"
     path.unlink() if text is None else path.write_text(text)
     problem = "does not exist, although its CSV file does" if text is None else "is damaged: expected a title"
-    command = f"snakemake --cores 2 --directory {tmp_path} --forcerun report --config study=mini"
+    command = f"mem run mini --directory {tmp_path} --forcerun report"
     with pytest.raises(UserError, match=rf"{part}.md {problem}.*Write the report again: {command}"):
         paper_part("mini", part, tmp_path)
 

@@ -17,6 +17,7 @@ from mem.errors import UserError
 from mem.files import describe_os_error
 from mem.jobs.workflow_signals import hide_interrupt_traceback
 from mem.models.weights.prepare import require_revision
+from mem.projects.last_start import write_last_start
 from mem.workflow_process import WorkflowProcess
 from mem.runs.run_config import write_configs
 from mem.runs.dag import study_runs
@@ -66,13 +67,12 @@ if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
     sys.exit(2)
 
 with errors_as_messages():
-    STUDY = load_study(
-        *study_files(
-            workflow.config_settings.config,
-            workflow.config_settings.configfiles,
-            Path(workflow.basedir, "config"),
-        )
+    STUDY_FILES, OVERRIDES = study_files(
+        workflow.config_settings.config,
+        workflow.config_settings.configfiles,
+        Path(workflow.basedir, "config"),
     )
+    STUDY = load_study(STUDY_FILES, OVERRIDES)
     require_revision(STUDY.initial)
     STUDY_RUNS = study_runs(STUDY)
     write_configs(STUDY_RUNS, STUDY)
@@ -86,6 +86,20 @@ def prepare_initial_weights():
         prepare_initial_weights(
             STUDY, STUDY_RUNS, lambda text: print(text, file=sys.stderr)
         )
+
+
+def print_results():
+    """Print the results of the study, if the whole study was requested, and where its report is."""
+    page = Path("results", STUDY.study, "report", "index.html")
+    if not workflow.dag_settings.targets and page.exists():
+        from mem.report.terminal import study_tables
+
+        try:
+            print(f"\n{study_tables(STUDY.study)}")
+        except UserError as error:
+            print(f"\nmem: {error}")
+    shown = f"Report: {DIRECTORY / page}    " if page.exists() else ""
+    print(f"\n{shown}MLflow UI: {WORKFLOW_PROCESS.command('mem track ui')}\n")
 
 
 # Deleted files of finished runs. `all` requires them, because Snakemake would not notice that they are missing.

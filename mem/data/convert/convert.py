@@ -155,7 +155,7 @@ def _write(
     if done:
         say(f"An earlier run converted {done:,} of {total:,} images; resuming from there.")
     unreadable: list[UnreadableImage] = []
-    with Progress(f"convert {settings.name}", total, start=done) as progress:
+    with Progress(f"convert {settings.name}", total, start=done, folder=out) as progress:
         for name, split in images.splits.items():
             with _worker_lost_as_user_error(lambda i, split=split: _label(split, i)):
                 unreadable += _write_split(name, split, writers[name], settings, pool, progress)
