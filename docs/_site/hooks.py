@@ -23,6 +23,9 @@ PAGES = {
     "README.md": "overview.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "config/README.md": "reference/delivered-studies.md",
     "cluster/snakemake-executor-plugin-submitit/README.md": "executor-plugin.md",
     "cluster/snakemake-executor-plugin-submitit/docs/further.md": "executor-plugin-usage.md",
 }
