@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mem import config
+from mem.report.agreement import disagreement_text
 from mem.report.answer import answer
 from mem.report.captions import calibration_of_sigmoids
 from mem.report.chosen_methods import chosen_methods
@@ -81,7 +82,7 @@ def study_page(
         study_name=study.study,
         description=study.description.strip(),
         answer=answer(results),
-        facts=key_facts(study, runs, records),
+        facts=key_facts(study, runs, records) | _disagreement(results),
         sections=[
             Section("accuracy", "Accuracy", "", [*marked(accuracy_tables(results)), *figures_of["accuracy"]]),
             Section("differences", "Differences between methods", "", marked(difference_tables(results))),
@@ -108,6 +109,12 @@ def study_page(
         runs=runs_table(runs)[: MAX_LISTED_RUNS + 1],
         study=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
     )
+
+
+def _disagreement(results: StudyResults) -> dict[str, str]:
+    """Return the warning about a disagreement between val and test as a fact; nothing if there is none."""
+    text = disagreement_text(results.rows)
+    return {"val and test": text} if text else {}
 
 
 def captioned(kind: str, table: PaperTable, folded: bool = False) -> CaptionedTable:
