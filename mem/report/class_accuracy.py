@@ -81,7 +81,7 @@ def class_table(scores: Sequence[ClassScores], chosen: ChosenMethods) -> list[li
     The last column is the focus minus the baseline, in points.
     """
     several = len(scores) > 1
-    header = ["class", *["order"] * several, "shot group", "training images", "test images (n)", *chosen.shown]
+    header = ["class", *["order"] * several, "shot", "train", "n", *chosen.shown]
     lines = [[*header, *([f"minus {chosen.baseline}"] if chosen.baseline else [])]]
     listed = [(of_order, k) for of_order in scores for k in range(len(of_order.names)) if of_order.test_images[k]]
     listed.sort(key=lambda item: (item[0].accuracy[chosen.focus][item[1]], item[0].training_images[item[1]]))

@@ -89,8 +89,9 @@ def _classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> Section:
     last = f" The last column is {chosen.focus} minus {chosen.baseline}, in points." if chosen.baseline else ""
     table = CaptionedTable(
         "Accuracy of each class",
-        f"{limit}, lowest accuracy of {chosen.focus} first. Accuracy on test in percent, the mean over the seeds; n is "
-        f"the number of test images of one run.{last} The file classes.csv has every class and method.",
+        f"{limit}, lowest accuracy of {chosen.focus} first. Accuracy on test in percent, the mean over the seeds; "
+        "train and n are the numbers of training images and of test images of a run."
+        f"{last} The file classes.csv has every class and method.",
         lines,
     )
     return Section("classes", "Accuracy by class", worst_classes(scores, chosen), [figure, table])

@@ -86,19 +86,22 @@ def pair_table(found: Confusions, scores: Sequence[ClassScores], chosen: ChosenM
         runs: Number of runs that the counts are sums of.
     """
     names = scores[0].names
-    header = ["true class", "training images", "predicted class", "training images of it", "errors", "n", "share"]
-    lines = [[*header, *([f"errors of {chosen.baseline}"] if chosen.baseline else [])]]
+    header = ["true class", "predicted", "errors", "n", "share", *([chosen.baseline] if chosen.baseline else [])]
+    lines = [[*header, "training images"]]
     for label, predicted in found.ranked(MAX_PAIRS):
         errors, n = found.focus[label, predicted], found.images[label]
-        line = [names[label], image_range(scores, label), names[predicted], image_range(scores, predicted)]
-        line += [f"{errors:,}", f"{n:,}", f"{100 * errors / n:.1f} %"]
-        lines.append([*line, *([f"{found.baseline[label, predicted]:,}"] if chosen.baseline else [])])
+        line = [names[label], names[predicted], f"{errors:,}", f"{n:,}", f"{100 * errors / n:.1f} %"]
+        line += [f"{found.baseline[label, predicted]:,}"] if chosen.baseline else []
+        images = (image_range(scores, label), image_range(scores, predicted))
+        lines.append([*line, " \N{RIGHTWARDS ARROW} ".join(images)])
     pairs, wrong = len(found.focus), sum(found.focus.values())
     over = f", summed over {runs} runs" if runs > 1 else ""
     caption = (
         f"Test images that {chosen.focus} ({chosen.reason}) classifies wrongly: number of errors and number n of test "
         f"images of the true class{over}. {wrong:,} errors are in {pairs:,} pairs of classes"
         f"{f'; the {MAX_PAIRS} most frequent are listed' if pairs > MAX_PAIRS else ''}."
+        f"{f' The column {chosen.baseline} has the errors of this method.' if chosen.baseline else ''}"
+        " Training images are those of the true and of the predicted class."
     )
     return CaptionedTable("Most confused classes", caption, lines, css_class="text")
 

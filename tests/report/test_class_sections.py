@@ -111,7 +111,7 @@ def test_accuracies_of_classes_are_means_over_the_seeds_of_a_class_order(results
 def test_the_table_lists_the_lowest_accuracy_of_the_focus_first_and_the_file_lists_everything(results, mini):
     scores = scores_of(results, mini)
     lines = class_table(scores, chosen_methods(results.rows))
-    header = ["class", "order", "shot group", "training images", "test images (n)", "ce", "crt", "mem", "minus ce"]
+    header = ["class", "order", "shot", "train", "n", "ce", "crt", "mem", "minus ce"]
     assert lines[0] == header
     assert len(lines) == 1 + 2 * len(COUNTS)
     focus = [float(line[6]) for line in lines[1:]]
