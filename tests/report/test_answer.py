@@ -1,0 +1,149 @@
+"""The first screen of the report: the best method, its difference from the baseline, and how sure this is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+
+from mem.metrics import Interval
+from mem.report.answer import answer
+from mem.report.collect import StudyResults
+from mem.report.comparison import BoundedDifference, Comparison, compare
+from mem.report.difference_plot import difference_plot
+from mem.report.results import ScoreRow
+from mem.report.transductive import MARK
+from tests.report.synthetic import rows_of_two_seeds
+
+NOISE = {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 2.0, (1, 1): 3.0}
+"""Accuracy of every method in a run of a class order and seed, relative to the others."""
+
+
+def results_of(gains: Mapping[str, Sequence[float]], **changes: object) -> StudyResults:
+    """Return results of heads with the given gain in each of four runs, on val and test, around 60 %."""
+    rows: list[ScoreRow] = []
+    for name, by_run in gains.items():
+        (row, _) = rows_of_two_seeds("s", "d", "b", **{name: 60.0})
+        for (order, seed), gain in zip(NOISE, by_run, strict=True):
+            score = 60.0 + NOISE[order, seed] + gain
+            scores = dict.fromkeys(("many", "medium", "few", "all", "balanced"), score)
+            for split in ("val", "test"):
+                rows.append(replace(row, order=order, seed=seed, split=split, **scores))
+    return StudyResults([replace(row, **changes) for row in rows])
+
+
+def text_of(results: StudyResults) -> str:
+    return " ".join(answer(results).sentences)
+
+
+def test_a_clear_difference_is_stated_with_its_interval_and_the_units():
+    text = text_of(results_of({"ce": [-1.0] * 4, "crt": [0.0] * 4, "mem": [5.0, 5.2, 5.0, 5.2]}))
+    assert "<strong>mem</strong> is the best method on val: 66.60 % (mean per-class accuracy" in text
+    assert "mem minus crt on test: <strong>+5.10 points</strong> (95 % interval +5.10 to +5.10)" in text
+    assert "few-shot classes: +5.10" in text
+    assert "mem is better than crt" in text
+    assert "Intervals are over 2 class orders (mean of 2 seeds each)." in text
+
+
+def test_an_interval_that_contains_0_shows_no_difference():
+    text = text_of(results_of({"crt": [0.0] * 4, "mem": [4.0, 4.0, -3.0, -3.0]}))
+    assert "mem minus crt on test: <strong>+0.50 points</strong>" in text
+    assert "The interval contains 0: the study does not show that mem and crt differ." in text
+    assert "better" not in text
+
+
+def test_a_difference_that_is_not_significant_after_adjustment_can_be_due_to_chance():
+    heads = {f"mem_{i}": [2.0 + 0.02 * i, 2.0, 2.1, 2.1 + 0.01 * i] for i in range(11)}
+    text = text_of(results_of({"crt": [0.0] * 4, **heads, "best": [2.4, 2.4, 2.6, 2.6]}))
+    assert "best minus crt" in text
+    assert "The interval does not contain 0, but p = " in text
+    assert "adjusted for 12 methods: the difference can be due to chance." in text
+
+
+def test_a_worse_method_is_called_worse():
+    results = results_of({"crt": [0.0] * 4, "mem": [-5.0, -5.2, -5.0, -5.2]})
+    better_on_val = [replace(row, balanced=90.0) if row.split == "val" and row.variant == "mem" else row
+                     for row in results.rows]  # fmt: skip
+    assert "mem is worse than crt" in text_of(StudyResults(better_on_val))
+
+
+def test_the_baseline_can_be_the_best_method_and_ties_are_named():
+    text = text_of(results_of({"ce": [-2.0] * 4, "crt": [0.0] * 4, "mem": [-1.0, -1.0, -1.1, -1.1]}))
+    assert "<strong>crt</strong> is the best method on val" in text
+    assert "It is the baseline. The next best on val is mem." in text
+    assert "mem minus crt on test" in text
+    text = text_of(results_of({"ce": [-2.0] * 4, "crt": [0.0] * 4, "mem": [0.0] * 4}))
+    assert "<strong>crt</strong> and <strong>mem</strong> are the best methods, with equal scores, on val" in text
+    assert "mem minus crt on test: <strong>+0.00 points</strong>" in text
+
+
+def test_without_val_no_method_is_called_the_best():
+    results = results_of({"crt": [0.0] * 4, "mem": [5.0] * 4})
+    text = text_of(StudyResults([row for row in results.rows if row.split == "test"]))
+    assert "There is no val split to choose a method by." in text
+    assert "A choice on test favours the chosen method." in text
+    assert "best method" not in text
+
+
+def test_a_single_head_has_no_comparison():
+    single = answer(results_of({"ce": [0.0] * 4}))
+    assert not single.plots
+    assert "On test, it has 61.50 ± " in " ".join(single.sentences)
+
+
+def test_each_method_can_be_the_baseline_and_transductive_heads_are_marked():
+    results = results_of({"ce": [-1.0] * 4, "crt": [0.0] * 4, "sade": [9.0] * 4})
+    rows = [replace(row, transductive=row.variant == "sade") for row in results.rows]
+    first_screen = answer(StudyResults(rows))
+    marked = f"sade{MARK}"
+    assert [plot.baseline for plot in first_screen.plots] == ["crt", "ce", marked]
+    assert [[row.name for row in plot.rows] for plot in first_screen.plots] == [
+        ["ce", marked],
+        ["crt", marked],
+        ["crt", "ce"],
+    ]
+    assert "<strong>crt</strong> is the best method on val" in first_screen.sentences[0]
+    assert "not comparable with the other heads" in first_screen.caption
+
+
+def test_many_methods_are_compared_but_only_the_best_are_plotted():
+    heads = {f"mem_{i}": [0.1 * i] * 4 for i in range(20)}
+    first_screen = answer(results_of({"ce": [-3.0] * 4, "crt": [0.0] * 4, **heads}))
+    names = [row.name for row in first_screen.plots[0].rows]
+    assert names == ["mem_19", "mem_18", "mem_17", "mem_16", "mem_15", "mem_14", "ce"]
+    assert [row.is_best for row in first_screen.plots[0].rows] == [True, *[False] * 6]
+    assert "the tables have all 22" in first_screen.caption
+
+
+def test_differences_over_runs_are_those_of_the_paired_t_test():
+    results = results_of({"crt": [0.0] * 4, "mem": [1.0, 3.0, 4.0, 6.0]})
+    comparison = compare(results, "crt", ["mem"])
+    assert comparison is not None
+    difference = comparison.differences["mem"]["all"]
+    # Two class orders with means 2 and 5: Student's t with one degree of freedom.
+    half_width = 12.7062 * 1.5
+    assert difference.mean == pytest.approx(3.5)
+    assert (difference.low, difference.high) == (
+        pytest.approx(3.5 - half_width, abs=1e-3),
+        pytest.approx(3.5 + half_width, abs=1e-3),
+    )
+    assert comparison.units == "2 class orders (mean of 2 seeds each)"
+
+
+def test_positions_in_the_figure_are_proportional_to_differences():
+    shots = ("many", "medium", "few", "all")
+    wide, narrow = BoundedDifference(10.0, -10.0, 30.0), BoundedDifference(20.0, 15.0, 25.0)
+    missing = BoundedDifference(float("nan"), None, None)
+    differences = {"a": dict.fromkeys(shots, wide), "b": {**dict.fromkeys(shots, narrow), "few": missing}}
+    accuracy = dict.fromkeys(shots, Interval(50.0, 1.0))
+    plot = difference_plot(Comparison("crt", differences, {}, ""), accuracy, "a", {"a": "a", "b": "b", "crt": "crt"})
+    first, second = (row.cells[0] for row in plot.rows)
+    points = (second.start - first.start) / 25  # from -10 to 15
+    assert first.width == pytest.approx(40 * points, abs=0.02)
+    assert first.dot == pytest.approx(first.start + 20 * points, abs=0.02)
+    assert plot.zero == pytest.approx(first.start + 10 * points, abs=0.02)
+    assert (first.excludes_zero, second.excludes_zero) == (False, True)
+    assert plot.rows[1].cells[2].dot is None
+    assert {tick.text: tick.position for tick in plot.ticks}["+20"] == pytest.approx(second.dot)
+    assert plot.scores == ["50.00"] * 4
