@@ -14,7 +14,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mlflow.tracking import MlflowClient
+from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from mem.report.results import ScoreRow, from_csv
 from mem.tracking import server
@@ -36,6 +38,8 @@ def check_report(folder: Path, study: str, device: str, width: int, heads: Colle
     with browser(width) as driver:
         driver.get((folder / "results" / study / "report" / "index.html").as_uri())
         save_screenshot(driver, f"{study}-report-{device}")
+        check_first_screen(driver, heads)
+        check_sorting(driver)
         for sections_open in (False, True):
             driver.execute_script(
                 "document.querySelectorAll('details').forEach(e => e.open = arguments[0])", sections_open
@@ -61,6 +65,39 @@ def check_report(folder: Path, study: str, device: str, width: int, heads: Colle
     assert 0 not in scrolling_tables if device == "phone" else not scrolling_tables
     assert not [url for url in resources if url.startswith("http")]
     return text
+
+
+def check_first_screen(driver: webdriver.Chrome, heads: Collection[str]) -> None:
+    """Check the answer at the top, the choice of the baseline, and the links of the table of contents."""
+    top = driver.find_element(By.ID, "top").text
+    assert "on val" in top
+    assert "on test" in top
+    shown = (
+        "return [...document.querySelectorAll('table.differences')].filter(e => !e.hidden).map(e => e.dataset.baseline)"
+    )
+    (first,) = driver.execute_script(shown)
+    choice = Select(driver.find_element(By.CSS_SELECTOR, "figure#answer select"))
+    assert {option.text for option in choice.options} == set(heads)
+    other = next(head for head in heads if head != first)
+    choice.select_by_visible_text(other)
+    assert driver.execute_script(shown) == [other]
+    choice.select_by_visible_text(first)
+    missing = driver.execute_script(
+        "return [...document.querySelectorAll('nav a')].map(e => e.hash).filter(h => !document.querySelector(h))"
+    )
+    assert not missing, missing
+
+
+def check_sorting(driver: webdriver.Chrome) -> None:
+    """Check that a click on a column of the first table sorts its lines by number, and a second click reverses them."""
+    rows = "[...document.querySelector('#accuracy tbody').rows]"
+    cells = f"return {rows}.map(row => parseFloat(row.lastElementChild.textContent))"
+    header = driver.find_element(By.CSS_SELECTOR, "#accuracy thead th:last-child")
+    for descending in (True, False):
+        driver.execute_script("arguments[0].click()", header)
+        numbers = driver.execute_script(cells)
+        assert numbers == sorted(numbers, reverse=descending)
+        assert header.get_attribute("aria-sort") == ("descending" if descending else "ascending")
 
 
 def check_compare_view(folder: Path, study: str, heads: Sequence[str], screenshot: str, seed: int = 0) -> None:
