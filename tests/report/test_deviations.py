@@ -9,7 +9,7 @@ import pytest
 from mem.config import Mem, Study
 from mem.config.load import load_study
 from mem.report.ablation import flatten
-from mem.report.deviations import MEM, MEM_HINTS, NOT_STATED, deviations
+from mem.report.deviations import MEM, MEM_HINTS, NOT_STATED, deviations, ranked_deviations
 from tests.conftest import REPOSITORY
 
 PAPER = REPOSITORY / "config" / "paper"
@@ -165,3 +165,13 @@ def test_the_paper_s_statements_are_about_settings_that_exist(mini_values):
     head = Study.model_validate(mini_values).heads["mem"]
     assert set(MEM) | set(MEM_HINTS) <= set(flatten(head.model_dump()))
     assert not set(MEM) & set(MEM_HINTS)
+
+
+def test_deviations_are_ranked_and_separated_from_settings_that_the_paper_does_not_state(mini):
+    differing, unstated = ranked_deviations(mini)
+    assert sorted([*differing[1:], *unstated[1:]]) == sorted(deviations(mini)[1:])
+    settings = [line[0] for line in differing[1:]]
+    starts = list(dict.fromkeys("mem" if ":" in setting else setting.partition(".")[0] for setting in settings))
+    assert starts == ["dataset", "backbone", "heads", "mem", "pretrain", "finetune"]
+    assert all("not stated" not in line[1] for line in differing)
+    assert all("not stated" in line[1] for line in unstated[1:])

@@ -51,6 +51,7 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
         "Provenance",
     ):
         assert title in page, title
+    assert page.count("Methods on mini_digits") == page.count("Tables 2, 3 and 4: Methods on mini_digits") > 0
     # The synthetic heads of one run have the same norms.
     assert "These heads have the same norms to 0.1 %: mem, mem_on_crt." in page
     assert "MEM heads that differ only in the fusion or the classifier have nearly the same norms" in page
