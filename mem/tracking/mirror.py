@@ -145,13 +145,11 @@ class Mirror:
                 return LogState("", log_id, NOTHING_TO_SEND, inode)
             self._remember(run)
             return LogState(run.info.run_id, log_id, 0, inode, verified=True)
-        if (
-            start["stage"] == "report"
-            and run.info.status == "FINISHED"
-            and path.name == RunFolder(path.parent).log.name
-        ):
+        state = state_of(run, log_id, inode)
+        is_current = path == RunFolder(path.parent).log and state.sent_bytes > 0
+        if start["stage"] == "report" and run.info.status == "FINISHED" and is_current:
             self._publisher.add(run, log_id, start, run.info.end_time or 0)
-        return state_of(run, log_id, inode)
+        return state
 
     def _state_in(self, run_id: str, log_id: str, inode: int) -> LogState:
         """Return the state of a log whose events are sent to the MLflow run of another log."""

@@ -73,7 +73,7 @@ class Publisher:
         study, mark = str(start["labels"].get("study", "")), f"{_VERSION} {log_id}"
         newest = self._reports.get(study)
         if study and (newest is None or milliseconds >= newest.milliseconds):
-            published = run.data.tags.get(_PUBLISHED) == mark or (newest is not None and newest.mark == mark)
+            published = run.data.tags.get(_PUBLISHED) == mark
             experiment = run.info.experiment_id
             self._reports[study] = _Report(study, start, run.info.run_id, experiment, milliseconds, mark, published)
 

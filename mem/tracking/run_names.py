@@ -81,7 +81,8 @@ def _head_words(settings: Mapping[str, Any]) -> Iterator[str]:
         yield "tokens"
     taus = head.get("taus")
     if isinstance(taus, list) and taus:
-        yield f"tau {taus[0]:g}" if len(taus) == 1 and isinstance(taus[0], int | float) else "tau chosen on val"
+        name = "" if head.get("method") == "tau" else "tau "
+        yield f"{name}{taus[0]}" if len(taus) == 1 else f"{name}chosen on val"
 
 
 def _pretrain_words(settings: Mapping[str, Any]) -> Iterator[str]:

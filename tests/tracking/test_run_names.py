@@ -26,12 +26,14 @@ def head(settings: dict[str, Any], variant: str, **labels: Any) -> str:
     ("settings", "variant", "name"),
     [
         (MEM, "mem", "mem (frozen CE, softmax) · vit_base · seed 0"),
-        (MEM | {"classifier": "fresh", "input": "tokens"}, "mem", "mem (new classifier, softmax, tokens) · vit_base · seed 0"),
-        (MEM | {"classifier": "trained", "classifier_from": "my_head"}, "a", "a (trained my_head, softmax) · vit_base · seed 0"),
+        (MEM | {"classifier": "fresh"}, "a", "a (new classifier, softmax) · vit_base · seed 0"),
+        (MEM | {"classifier": "trained", "classifier_from": "x"}, "m", "m (trained x, softmax) · vit_base · seed 0"),
+        (MEM | {"input": "tokens"}, "t", "t (frozen CE, softmax, tokens) · vit_base · seed 0"),
         ({"method": "crt", "training": {"epochs": 30}}, "crt", "crt · vit_base · seed 0"),
         ({"method": "crt", "training": {}, "classifier_from": "crt"}, "again", "again (from cRT) · vit_base · seed 0"),
-        ({"method": "tau", "taus": [0.5, 1.0]}, "tau", "tau (tau chosen on val) · vit_base · seed 0"),
-        ({"method": "tau", "taus": [0.5]}, "tau", "tau (tau 0.5) · vit_base · seed 0"),
+        ({"method": "tau", "taus": [0.5, 1.0]}, "tau", "tau (chosen on val) · vit_base · seed 0"),
+        ({"method": "tau", "taus": [0.5]}, "tau", "tau (0.5) · vit_base · seed 0"),
+        ({"method": "logit_adjustment", "taus": [1]}, "la", "la (tau 1) · vit_base · seed 0"),
         ({"method": "ce", "training": None}, "ce", "ce · vit_base · seed 0"),
     ],
 )  # fmt: skip

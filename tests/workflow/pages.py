@@ -1,25 +1,23 @@
-"""Browser checks for a study's report and MLflow's compare view."""
+"""Browser checks for a study's report and its views in MLflow."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
-from mlflow.tracking import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
-from mem.report.results import ScoreRow, from_csv
-from mem.tracking import server
+from mem.report.results import SHOTS, ScoreRow, from_csv
 from tests.workflow.browser import browser, save_screenshot, text_of, wait_for_text
 
 WIDTHS = [("desk", 1280), ("phone", 390)]
@@ -100,55 +98,77 @@ def check_sorting(driver: webdriver.Chrome) -> None:
         assert header.get_attribute("aria-sort") == ("descending" if descending else "ascending")
 
 
-def check_compare_view(folder: Path, study: str, heads: Sequence[str], screenshot: str, seed: int = 0) -> None:
-    """Check that MLflow's compare view shows the names of a study's heads and their accuracies on test."""
-    client = MlflowClient(server.tracking_uri(folder))
-    experiment = client.get_experiment_by_name(study)
-    assert experiment is not None, f"no experiment {study}: mem track sync"
-    # Tests may have added runs with changed settings. For each head, use the oldest run, which is that of the study.
-    query = f"tags.stage = 'train_head' and tags.seed = '{seed}'"
-    runs = client.search_runs([experiment.experiment_id], query, order_by=["start_time ASC"])
-    run_of_head = {run.data.tags["variant"]: run for run in reversed(runs)}
-    assert set(run_of_head) == set(heads)
+def check_mlflow_views(folder: Path, study: str, heads: Sequence[str], screenshot: str) -> None:
+    """Follow the addresses that `mem track ui STUDY` prints: to a table of all heads, and in one click to charts.
+
+    Checks that the table shows the names of a study's heads and their accuracies on test, and no other runs.
+    """
+    command = [sys.executable, "-m", "mem.cli", "track", "ui", study, "--port", str(_free_port())]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    with tempfile.TemporaryFile("w+") as out:
+        ui = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.DEVNULL)
+        try:
+            _wait_for_server(int(command[-1]), ui)
+            out.seek(0)
+            addresses = {found[1]: found[0] for found in re.finditer(rf"http\S+=mem\.{study}\.(\w+)\S+", out.read())}
+            with browser(1500, 1000) as driver:
+                # Close the assistant panel, which MLflow opens on the first visit.
+                driver.get(addresses["heads"].partition("#")[0])
+                driver.execute_script(
+                    "for (const [name, value] of [['fab.autoOpenedOnFirstLoad_v1', 'true'], ['panelOpen_v1', 'false']])"
+                    " localStorage.setItem('mlflow.assistant.' + name, value)"
+                )
+                _check_table(driver, addresses["heads"], rows_on_test(folder, study), heads, screenshot)
+                driver.find_element(By.CSS_SELECTOR, "label:has(input[value='CHART'])").click()
+                _check_parallel_coordinates(driver, heads, screenshot)
+                driver.get(addresses["finetune"])
+                wait_for_text(driver, lambda text: "finetune (cross-entropy" in text and "pretrain (" not in text)
+        finally:
+            ui.terminate()
+            ui.wait(60)
+
+
+def _check_table(
+    driver: webdriver.Chrome, address: str, rows: Sequence[ScoreRow], heads: Sequence[str], screenshot: str
+) -> None:
+    driver.get(address)
+    accuracies = [f"{getattr(row, shot):.6g}" for row in rows for shot in SHOTS]
+    text = wait_for_text(
+        driver,
+        lambda text: (
+            f"{len(rows)} matching runs" in text and all(accuracy in text.splitlines() for accuracy in accuracies)
+        ),
+    )
+    lines = text.splitlines()
+    for head in heads:
+        assert any(line.startswith((f"{head} (", f"{head} ·")) and line.endswith("· seed 0") for line in lines), text
+    headers = driver.execute_script(
+        "return [...document.querySelectorAll('.ag-header-cell')]"
+        ".map(e => [e.getBoundingClientRect().left, e.innerText.trim()]).sort((a, b) => a[0] - b[0]).map(e => e[1])"
+    )
+    assert [name for name in headers if name.startswith("test/")] == [f"test/{shot}" for shot in SHOTS]
+    save_screenshot(driver, f"{screenshot}-table")
+
+
+def _check_parallel_coordinates(driver: webdriver.Chrome, heads: Sequence[str], screenshot: str) -> None:
+    text = wait_for_text(
+        driver,
+        lambda text: (
+            "Settings and accuracy on test: all heads" in text
+            and text.count("Parallel Coordinates") >= 2
+            and text.count("test/all") >= 2
+        ),
+    )
+    axes = text.partition("Parallel Coordinates")[2].partition("test/many")[0].splitlines()
+    assert set(heads) <= set(axes), "the first axis contains the heads"
+    assert "head.training.lr" in text
+    save_screenshot(driver, f"{screenshot}-parallel")
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mem.cli", "track", "ui", "--port", str(port)]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    ui = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for_server(port, ui)
-        ids = quote(json.dumps([run.info.run_id for run in run_of_head.values()]))
-        experiments = quote(json.dumps([experiment.experiment_id]))
-        with browser(1500, 1400) as driver:
-            address = f"http://127.0.0.1:{port}/"
-            # Close the assistant panel: it covers part of the table, which renders only visible columns.
-            driver.get(address)
-            driver.execute_script(
-                "for (const [name, value] of [['fab.autoOpenedOnFirstLoad_v1', 'true'], ['panelOpen_v1', 'false']])"
-                " localStorage.setItem('mlflow.assistant.' + name, value)"
-            )
-            driver.get(f"{address}#/compare-runs?runs={ids}&experiments={experiments}")
-            names = [str(run.info.run_name) for run in run_of_head.values()]
-            accuracies = [row.all for row in rows_on_test(folder, study) if row.seed == seed]
-            text = wait_for_text(
-                driver,
-                lambda text: (
-                    all(name in text for name in names)
-                    and "test/all" in text
-                    and all(f"{accuracy:g}" in text.splitlines() for accuracy in accuracies)
-                ),
-            )
-            for section in ("Visualizations", "Parameters"):
-                driver.find_element(By.XPATH, f"//*[normalize-space(text())='{section}']").click()
-            wait_for_text(
-                driver, lambda text: "Parallel Coordinates Plot" not in text and "head.classifier" not in text
-            )
-            save_screenshot(driver, screenshot)
-        assert f"Comparing {len(heads)} Runs from 1 Experiment" in text
-    finally:
-        ui.terminate()
-        ui.wait(30)
+        return probe.getsockname()[1]
 
 
 def _wait_for_server(port: int, ui: subprocess.Popen, seconds: float = 180) -> None:

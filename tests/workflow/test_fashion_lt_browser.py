@@ -22,7 +22,7 @@ from mem.runs.dag import study_runs
 from mem.runs.run_config import write_configs
 from mem.tracking.commands import sync
 from tests.conftest import REPOSITORY
-from tests.workflow.pages import WIDTHS, check_compare_view, check_report, rows_on_test
+from tests.workflow.pages import WIDTHS, check_mlflow_views, check_report, rows_on_test
 
 pytestmark = pytest.mark.workflow
 STUDY = REPOSITORY / "config" / "fashion_lt.yaml"
@@ -89,5 +89,5 @@ def test_the_report_fits_desktop_and_phone_screens_in_a_browser(folder, device, 
         assert f"{sum(accuracies) / len(accuracies):.2f}" in text
 
 
-def test_the_mlflow_compare_view_shows_all_methods_in_a_browser(folder):
-    check_compare_view(folder, "fashion_lt", HEADS, "fashion_lt-mlflow-compare")
+def test_the_views_in_mlflow_show_all_methods_in_a_browser(folder):
+    check_mlflow_views(folder, "fashion_lt", HEADS, "fashion_lt-mlflow")
