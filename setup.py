@@ -22,13 +22,13 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).parent
 WHEEL_FOLDER = "mem/workflow_files"
 """Folder of the workflow in the wheel. mem/installation.py has the same name."""
-WORKFLOW = ("Snakefile", "workflow", "config", "slurm", "local", "profiles")
+WORKFLOW = ("Snakefile", "workflow", "config", "slurm", "local", "profiles", "envs/environment.yaml")
 """Files and folders of the repository that the wheel contains in `WHEEL_FOLDER`."""
 PROFILES = ("slurm", "local", "profiles/default")
 REQUIRED = ("Snakefile", "config/digits_lt.yaml", *(f"{profile}/config.yaml" for profile in PROFILES))
 """Files of the workflow without which `mem init` and `mem run` do not work."""
 _NOT_PACKAGED = re.compile(r"(^|/)(__pycache__|\.[^/]*)(/|$)|\.(pyc|pyo|so|o)$|~$")
-_INCLUDE = re.compile(r'^include: "([^"]+)"', re.MULTILINE)
+_INCLUDE = re.compile(r'^(?:include:|ENVIRONMENT =) "([^"]+)"', re.MULTILINE)
 _EXTENDS = re.compile(r"^extends: *['\"]?([^'\"#\s]+)", re.MULTILINE)
 
 
@@ -55,7 +55,7 @@ def missing_sources(root: Path) -> list[str]:
         if name.endswith((".smk", "Snakefile")) and (root / name).is_file():
             folder = Path(name).parent
             for included in _INCLUDE.findall((root / name).read_text(encoding="utf-8")):
-                needed[(folder / included).as_posix()] = f"included by {name}"
+                needed[os.path.normpath(folder / included)] = f"used by {name}"
     for name in packaged_files(root, ["config"]):
         if not name.endswith(".yaml"):  # config/README.md shows a study that extends another one
             continue

@@ -120,7 +120,8 @@ def _write_study(path: Path, name: str, source: PictureSource, minutes: float) -
         )
     if design.shots is None:
         lines.append(
-            "The classes have no shot groups, because their sizes hardly differ. The head `mem` needs such groups."
+            "The study lacks the head `mem`, which needs three groups of classes with many, medium and few pictures, "
+            "because the numbers of pictures hardly differ."
         )
     return lines
 

@@ -34,7 +34,7 @@ class RunState:
     share: float | None = None
     """Completed share of a run that is not finished; None if it is unknown."""
     seconds_left: float | None = None
-    """Estimated remaining time of a running run; None if it is unknown."""
+    """Estimated remaining time of a running run, or of an interrupted one when it is resumed; None if it is unknown."""
     reason: str = ""
     """Why a run failed or was interrupted."""
 
@@ -136,15 +136,17 @@ class _Progress:
 
     def state(self, run: Run, now: float) -> RunState:
         """Return the state of the run."""
-        share, left = self._recorded(now) or self._trained(now)
+        reason = "" if self.end is None else str(self.end.get("reason", ""))
+        share, left = self._recorded(self.last) or self._trained(self.last)
         if self.end is not None and self.end["status"] == "failed":
-            return RunState(run, "failed", share=share, reason=str(self.end.get("reason", "")))
+            return RunState(run, "failed", share=share, reason=reason)
         if self.end is not None:
-            return RunState(run, "interrupted", share=share, reason=str(self.end.get("reason", "")))
+            return RunState(run, "interrupted", share=share, seconds_left=left, reason=reason)
         locked = is_locked(self.folder.lock)
         if locked is False or (locked is None and now - self.last > _QUIET_SECONDS):
             reason = "the process ended without a message, for example because it was killed"
-            return RunState(run, "interrupted", share=share, reason=reason)
+            return RunState(run, "interrupted", share=share, seconds_left=left, reason=reason)
+        share, left = self._recorded(now) or self._trained(now)
         return RunState(run, "running", max(0.0, now - self.started), share=share, seconds_left=left)
 
     def _recorded(self, now: float) -> tuple[float | None, float | None] | None:
