@@ -118,7 +118,7 @@ def study_summary(study: str, root: Path = Path(), minus: str | None = None) -> 
     tables = study_tables(study, root, minus)
     change_directory = "" if root == Path() else f"cd {shlex.quote(str(root))} && "
     report = _results_csv(study, root).parent / "index.html"
-    return f"{tables}\n\nReport:    {report}\nMLflow UI: {change_directory}mem track ui"
+    return f"{tables}\n\nReport:    {report}\nMLflow UI: {change_directory}mem track ui {study}"
 
 
 def study_tables(study: str, root: Path = Path(), minus: str | None = None) -> str:

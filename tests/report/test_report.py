@@ -66,7 +66,7 @@ def test_the_page_contains_every_section_and_loads_nothing_from_the_network(seve
 def test_differences_are_paired_with_crt_over_seeds_and_class_orders(several_runs):
     folder = several_runs.parent.parent
     text = study_summary("mini", folder)
-    report = f"Report:    {folder}/results/mini/report/index.html\nMLflow UI: cd {folder} && mem track ui"
+    report = f"Report:    {folder}/results/mini/report/index.html\nMLflow UI: cd {folder} && mem track ui mini"
     assert text.endswith(report)
     assert "Difference from crt on the same backbone" in text
     line = next(line for line in text.splitlines() if line.startswith("mem ") and line.rstrip().endswith(" 4"))

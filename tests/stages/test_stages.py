@@ -169,7 +169,7 @@ def test_mem_results_prints_the_table_and_the_paths_of_report_and_mlflow(study):
     assert "many>100 few<20" in out
     assert "mem_on_crt" in out
     assert "Report:    results/mini/report/index.html" in out
-    assert "MLflow UI: mem track ui" in out
+    assert "MLflow UI: mem track ui " in out
 
 
 def test_mem_results_suggests_a_study_with_a_report_for_a_misspelt_name(study):

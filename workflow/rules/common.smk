@@ -99,7 +99,8 @@ def print_results():
         except UserError as error:
             print(f"\nmem: {error}")
     shown = f"Report: {DIRECTORY / page}    " if page.exists() else ""
-    print(f"\n{shown}MLflow UI: {WORKFLOW_PROCESS.command('mem track ui')}\n")
+    ui = WORKFLOW_PROCESS.command(f"mem track ui {STUDY.study}")
+    print(f"\n{shown}MLflow UI: {ui}\n")
 
 
 # Deleted files of finished runs. `all` requires them, because Snakemake would not notice that they are missing.
