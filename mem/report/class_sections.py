@@ -78,9 +78,9 @@ def _classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> Section:
         "classes",
         "Accuracy against training images",
         f"One point per {points}{orders}. Lines: weighted mean over classes with a Gaussian kernel over the logarithm "
-        f"of the training images (standard deviation {kernel_decades(counts):.2f} decades). The accuracy axis does not "
-        f"start at 0. A class has {per_class} test images, so the standard error of the accuracy of one class and run "
-        f"is up to {error:.1f} points.",
+        f"of the training images (standard deviation {kernel_decades(counts):.2f} decades). The accuracy axis is "
+        f"fitted to the data. A class has {per_class} test images, so the standard error of the accuracy of one class "
+        f"and run is up to {error:.1f} points.",
         class_figures.accuracy_by_class(scores, chosen.shown),
     )
     lines = class_table(scores, chosen)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mem.metrics import interval
+from mem.report.captions import interval_units
 from mem.report.collect import StudyResults
 from mem.report.page import CaptionedTable
 from mem.report.ranking import sorted_variants
@@ -104,11 +105,13 @@ def _scores_of(results: StudyResults, rows: Sequence[ScoreRow]) -> list[ScaledSc
 def _method(results: StudyResults) -> str:
     known = results.temperatures
     grid = f"of {len(known)} temperatures from {known[0]:.2g} to {known[-1]:g} " if known else ""
+    units = interval_units(results.rows)
+    spread = f" Values are the mean and 95 % interval (Student's t) over {units}." if units else ""
     return (
         "ECE is the expected calibration error on test in percent (15 bins), and NLL the negative log-likelihood on "
         "test in nats per image; smaller is better. Temperature scaling divides the logits by one number, which "
         f"changes no prediction. In each run, the temperature is the one {grid}with the smallest NLL on val. It does "
-        "not depend on test."
+        f"not depend on test.{spread}"
     )
 
 
