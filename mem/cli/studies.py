@@ -46,13 +46,19 @@ def _add_runs(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="check or show the images of a study, or download fonts")
+    data = commands.add_parser("data", help="check, describe or show the images of a study, or download fonts")
     actions = data.add_subparsers(required=True, metavar="ACTION")
     check = actions.add_parser("check", help="report problems with a dataset's counts, labels and files")
     check.add_argument("--deep", action="store_true", help="also decode every image")
     check.add_argument("--labels", type=Path, metavar="FILE", help="write label, class name, folder and counts as CSV")
     show = actions.add_parser("show", help="plot the class histogram and a contact sheet of images")
-    for action, function in ((check, _data_check), (show, _data_show)):
+    stats = actions.add_parser(
+        "stats", help="compute mean, std, sizes and formats of a sample of images, and suggest settings"
+    )
+    stats.add_argument(
+        "--sample", type=_count, metavar="N", help="number of training images, evenly spaced; default: 1000"
+    )
+    for action, function in ((check, _data_check), (show, _data_show), (stats, _data_stats)):
         add_study(action)
         action.add_argument(
             "--order", type=int, metavar="N", help="class order of the long tail; default: the first order of the study"
@@ -198,6 +204,13 @@ def _data_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _data_stats(options: argparse.Namespace) -> int:
+    from mem.data.check.statistics import SAMPLE, describe_study
+
+    print(describe_study(load_given_study(options.study), options.order, options.sample or SAMPLE))
+    return 0
+
+
 def _data_fonts(options: argparse.Namespace) -> int:
     from mem.data.datasets.glyphs.fetch import fetch_fonts
 
@@ -247,6 +260,12 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not text.isascii() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive integer")
+    return int(text)
 
 
 def _split_count(text: str) -> tuple[str, int]:
