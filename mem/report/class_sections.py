@@ -100,7 +100,7 @@ def _classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> Section:
 def _confused(
     predictions: Sequence[RunPredictions], scores: Sequence[ClassScores], chosen: ChosenMethods, images: StudyImages
 ) -> Section:
-    found = confusions(predictions)
+    found, unreadable = confusions(predictions), images.unreadable
     content: list[Content] = []
     if not found.focus:
         return Section("confused-classes", "Most confused classes", "", content)
@@ -113,7 +113,7 @@ def _confused(
         f"{chosen.focus} ({chosen.reason}) most often predicts {names[first[1]]} for {names[first[0]]}: "
         f"{found.focus[first]:,} of n = {found.images[first[0]]:,} test images."
     )
-    return Section("confused-classes", "Most confused classes", _with_images(intro, images), content)
+    return Section("confused-classes", "Most confused classes", _with_images(intro, images, unreadable), content)
 
 
 def _examples(
@@ -124,19 +124,20 @@ def _examples(
     if not predictions or not (predictions[0].shots[predictions[0].focus.labels] == FEW).any():
         return []
     content: list[Content] = []
+    unreadable = images.unreadable
     if images.exist:
         content.append(few_shot_pictures(predictions, chosen, scores[0].names, images))
     content.append(outcome_table(predictions, chosen))
     intro = f"{chosen.focus} ({chosen.reason}) and {chosen.baseline} on the same few-shot test images."
-    return [Section("examples", "Few-shot successes and failures", _with_images(intro, images), content)]
+    return [Section("examples", "Few-shot successes and failures", _with_images(intro, images, unreadable), content)]
 
 
-def _with_images(intro: str, images: StudyImages) -> str:
-    """Add why pictures are missing to a text."""
+def _with_images(intro: str, images: StudyImages, unreadable_before: int) -> str:
+    """Add why pictures are missing to the text of a section, given the number before the section was computed."""
     if not images.exist:
         return f"{intro} {NO_IMAGES}"
-    if images.unreadable:
-        return f"{intro} {images.unreadable} images are missing, damaged or of other data than the predictions."
+    if number := images.unreadable - unreadable_before:
+        return f"{intro} Images that are missing, damaged or of other data than the predictions: {number}."
     return intro
 
 

@@ -116,7 +116,9 @@ def pair_pictures(found: Confusions, scores: Sequence[ClassScores], images: Stud
             Picture(images.picture(order, "test", i, label), f"test image {i}", found.names.get((order, i), ""))
             for i in sorted(confused)[:ERRORS]
         ]
-        of_train = np.flatnonzero(images.labels(order, "train") == predicted)[:EXAMPLES].tolist()
+        labels = images.labels(order, "train")
+        # Without the file, each of them is a missing image.
+        of_train = np.flatnonzero(labels == predicted)[:EXAMPLES].tolist() if len(labels) else range(EXAMPLES)
         pictures += [
             Picture(images.picture(order, "train", i, predicted), f"training image of {names[predicted]}")
             for i in of_train

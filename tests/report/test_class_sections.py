@@ -209,6 +209,15 @@ def test_pictures_of_a_pair_are_the_first_confused_test_images_and_training_imag
     assert images.unreadable == 0
 
 
+def test_training_images_of_a_missing_file_are_counted_as_missing(results, mini, images, tmp_path):
+    (tmp_path / "test.beton").write_bytes((images.folders[0] / "test.beton").read_bytes())
+    without_train = StudyImages({0: tmp_path, 3: tmp_path})
+    counted = confusions(list(run_predictions(results, chosen_methods(results.rows))))
+    groups = confused_classes.pair_pictures(counted, scores_of(results, mini), without_train).groups
+    missing = [picture for group in groups for picture in group.pictures if picture.data_uri is None]
+    assert len(missing) == without_train.unreadable == len(groups) * confused_classes.EXAMPLES
+
+
 # --- few-shot examples ---------------------------------------------------------------------------------
 
 
