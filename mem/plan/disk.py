@@ -22,8 +22,8 @@ PREDICTION_BYTES = 31.0
 """Size of one image's row in predictions.parquet."""
 PARQUET_BYTES = 3_000.0
 """Size of predictions.parquet without its rows."""
-REPORT_BYTES = 750_000.0
-"""Total size of the report page, the tables, and the figures as SVG and PNG."""
+REPORT_BYTES = 1_335_000.0
+"""Total size of the report page with its pictures, the tables, and the figures as SVG and PNG."""
 _DTYPE_BYTES = {"float32": 4, "float16": 2}
 """Bytes per element of a stored feature, by `features.pooled_dtype` and `features.dtype`."""
 

@@ -86,8 +86,8 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         run = variant, labels["order"], labels["seed"]
         results.evaluations[run] = folder
         results.image_intervals[run] = {
-            shot: tuple(math.nan if bound is None else bound for bound in bounds)
-            for shot, bounds in test.get("interval", {}).items()
+            shot: (math.nan if low is None else low, math.nan if high is None else high)
+            for shot, (low, high) in test.get("interval", {}).items()
         }
         _add_classes(results, labels, metrics)
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
