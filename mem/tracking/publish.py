@@ -6,6 +6,7 @@ killed while it publishes, the next one completes the rest, because a tag of the
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from mem.tracking.published_studies import PublishedView, publish_addresses
 from mem.tracking.run_description import LOG_ID
 from mem.tracking.run_names import earlier_run_name, joined, run_name
 from mem.tracking.study_members import Member, study_members
-from mem.tracking.study_views import SUMMARY, member_tag, study_views
+from mem.tracking.study_views import SUMMARY, VIEWS, member_tag, study_views
 from mem.tracking.summaries import Summary, read_summaries
 from mem.tracking.view_addresses import addresses_page, note_with, share_key
 from mem.tracking.view_state import TAG, is_known_version
@@ -29,6 +30,8 @@ _PUBLISHED = "mem.published"
 """Tag of a report's MLflow run that contains the version of this module and the id of the published log."""
 _VERSION = "1"
 """Change this number if studies that are already published have to be published again."""
+_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*")
+"""Name of a study. Logs may come from another person, and a name with `/` would lead out of the working folder."""
 _OUTDATED = "outdated summary"
 """Value of the tag `stage` of the summary of a head that the study no longer has."""
 _NOTE = "mlflow.note.content"
@@ -72,7 +75,7 @@ class Publisher:
         """
         study, mark = str(start["labels"].get("study", "")), f"{_VERSION} {log_id}"
         newest = self._reports.get(study)
-        if study and (newest is None or milliseconds >= newest.milliseconds):
+        if _STUDY.fullmatch(study) and (newest is None or milliseconds >= newest.milliseconds):
             published = run.data.tags.get(_PUBLISHED) == mark
             experiment = run.info.experiment_id
             self._reports[study] = _Report(study, start, run.info.run_id, experiment, milliseconds, mark, published)
@@ -101,6 +104,7 @@ class Publisher:
         active = {run.data.tags.get(LOG_ID): run for run in server.find_runs(self.client, report.experiment)}
         members = [member for member in study_members(self.root, report.start) if member.log_id in active]
         self._tag_members(report, members, active)
+        self._rename(self.client.get_run(report.run_id), report.start)
         folder = self.root / "results" / report.study / "report"
         try:
             self._write_summaries(report, read_summaries(folder / "results.csv"), members)
@@ -129,10 +133,14 @@ class Publisher:
             run = active[member.log_id]
             if marked.pop(run.info.run_id, None) != (value := server.storable(member.head or member.stage)):
                 self.client.set_tag(run.info.run_id, tag, value)
-            if run.info.run_name == server.storable(earlier_run_name(member.start)):
-                self.client.update_run(run.info.run_id, name=server.storable(run_name(member.start)))
+            self._rename(run, member.start)
         for run_id in marked:
             self.client.delete_tag(run_id, tag)
+
+    def _rename(self, run: Any, start: Mapping[str, Any]) -> None:
+        """Give a run its name, if it still has the name that an earlier version of mem gave to it."""
+        if run.info.run_name == server.storable(earlier_run_name(start)):
+            self.client.update_run(run.info.run_id, name=server.storable(run_name(start)))
 
     def _write_summaries(self, report: _Report, summaries: list[Summary], members: list[Member]) -> None:
         """Create or update a run per head with its means. A study with one run per head has no means."""
@@ -173,15 +181,17 @@ class Publisher:
         tags = {key: server.storable(value) for key, value in tags.items()}
         if run is None:
             run = self.client.create_run(report.experiment, report.milliseconds, tags, name)
-        present = server.points(self.client, run.info.run_id, set(summary.metrics))
+        point = ("runs", report.milliseconds, 0)
+        is_sent = point in server.points(self.client, run.info.run_id, {"runs"})  # one request contains all metrics
         points = [(metric, value, report.milliseconds, 0) for metric, value in summary.metrics.items()]
-        new = [point for point in points if (point[0], *point[2:]) not in present]
-        server.send(self.client, run.info.run_id, new, {}, tags)
+        server.send(self.client, run.info.run_id, [] if is_sent else points, {}, tags)
         self.client.set_terminated(run.info.run_id, "FINISHED", report.milliseconds)
 
     def _write_views(self, report: _Report, members: list[Member]) -> list[PublishedView]:
         """Store the views as tags of the experiment, and return their addresses."""
         is_known = is_known_version(server.ui_version(self.uri))
+        stored = self.client.get_experiment(report.experiment).tags
+        outdated = {TAG + share_key(report.study, name) for name in VIEWS} & stored.keys()
         published: list[PublishedView] = []
         for number, view in enumerate(study_views(report.study, members)):
             # The UI lists the newest view first.
@@ -189,8 +199,11 @@ class Publisher:
             key = share_key(report.study, view.name)
             if value is not None:
                 self.client.set_experiment_tag(report.experiment, TAG + key, value)
+                outdated.discard(TAG + key)
             address = view.address(report.experiment, None if value is None else key)
             published.append(PublishedView(view.title, address))
+        for tag in outdated:
+            self.client.delete_experiment_tag(report.experiment, tag)
         publish_addresses(self.client, report.experiment, report.study, published)
         return published
 

@@ -22,6 +22,8 @@ from mem.tracking.view_state import (
 
 SHOTS = ("many", "medium", "few", "all")
 """Accuracies of a head: those of the shot groups and that of all classes."""
+VIEWS = ("means", "heads", "compare", "summary", "pretrain", "finetune")
+"""Names of all views. A study has those for which it has runs."""
 SUMMARY = "summary"
 """Value of the tag `stage` of the runs that contain the means of a head over its runs."""
 _LABELS = frozenset({"variant", "method", "order", "seed", "branch", "finetuning", "transductive", "crops", "study"})

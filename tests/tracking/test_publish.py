@@ -15,11 +15,13 @@ from mlflow.entities import ViewType
 
 from mem.metrics import interval
 from mem.tracking import publish, server
+from mem.tracking.log import JsonLines
 from mem.tracking.published_studies import PublishedView, published_studies
 from mem.tracking.run_names import earlier_run_name
+from mem.tracking.study_views import VIEWS
 from mem.tracking.view_state import TAG
-from tests.tracking.logs import all_runs, client, send
-from tests.tracking.study_logs import HEADS, STUDY, accuracy, write_report, write_study
+from tests.tracking.logs import MACHINE, all_runs, client, send
+from tests.tracking.study_logs import HEADS, STUDY, accuracy, folder, write_report, write_study
 
 SEEDS = (0, 1)
 
@@ -37,10 +39,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
 
 @pytest.fixture
 def root(published: Path) -> Iterator[Path]:
-    """The same folder for tests that change it. After the test, the study is published as before."""
+    """The same folder for tests that change the report. After the test, the study is published as before."""
     yield published
-    for run in found(published, "tags.stage LIKE '%summary'", run_view_type=ViewType.DELETED_ONLY):
-        client(published).restore_run(run.info.run_id)
     write_report(published, tuple(HEADS), SEEDS)
     send(published)
 
@@ -50,13 +50,17 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+def experiment_of(root: Path) -> Any:
+    return client(root).get_experiment_by_name("set")
+
+
 def found(root: Path, query: str, **options: Any) -> list[Any]:
-    experiment = client(root).get_experiment_by_name("set")
+    experiment = experiment_of(root)
     return list(client(root).search_runs([experiment.experiment_id], query, **options))
 
 
 def tags(root: Path) -> dict[str, str]:
-    return client(root).get_experiment_by_name("set").tags
+    return experiment_of(root).tags
 
 
 def state(root: Path, view: str) -> dict[str, Any]:
@@ -100,7 +104,8 @@ def test_the_query_of_the_curves_finds_every_run_of_the_stage(published, stage):
     assert [run.data.tags["stage"] for run in runs] == [stage] * len(SEEDS)
 
 
-def test_runs_that_no_longer_belong_to_the_study_lose_their_mark_and_their_mean(root):
+def test_runs_that_no_longer_belong_to_the_study_lose_their_mark_and_their_mean(published):
+    root = published
     heads = ("ce", "mem")
     write_report(root, heads, (0, 1))
     send(root)
@@ -126,14 +131,18 @@ def test_another_study_with_the_same_runs_has_its_own_views(root):
     assert note.count("**Study mini**") == note.count("**Study other**") == 1
 
 
-def test_names_of_an_earlier_version_are_replaced_and_names_that_the_user_chose_are_kept(root):
+def test_names_of_an_earlier_version_are_replaced_and_names_that_the_user_chose_are_kept(published):
+    root = published
     runs = {run.info.run_name: run for run in all_runs(root)}
     start = {"stage": "train_head", "key": runs["crt · vit · seed 0"].data.tags["config_digest"]}
     start["labels"] = {"variant": "crt", "order": 0, "seed": 0}
     client(root).update_run(runs["crt · vit · seed 0"].info.run_id, name=earlier_run_name(start))
     client(root).update_run(runs["crt · vit · seed 1"].info.run_id, name="my favourite")
+    (report,) = found(root, f"tags.folder = '{folder('report', 0, len(HEADS))}'")
+    client(root).update_run(report.info.run_id, name=f"report {report.data.tags['config_digest'][:4]}")
     publish_again(root)
     names = {run.info.run_name for run in all_runs(root)}
+    assert client(root).get_run(report.info.run_id).info.run_name == "report · mini"
     assert {"crt · vit · seed 0", "my favourite"} <= names
     assert "crt · vit · seed 1" not in names
 
@@ -162,18 +171,20 @@ def test_one_run_per_head_has_no_summary(root):
     write_report(root, ("ce", "crt"), (0,))
     send(root)
     assert means(root) == {}
+    assert {tag.rpartition(".")[2] for tag in tags(root) if tag.startswith(TAG)} == set(VIEWS) - {"means", "summary"}
     titles = [view.title for view in views_of(root)]
     assert titles[0] == "all heads by shot group"
     assert not [title for title in titles if "mean" in title]
 
 
-def test_publishing_twice_changes_nothing(root):
+def test_publishing_twice_changes_nothing(published):
+    root, run = published, means(published)["crt"]
+    history = client(root).get_metric_history(run.info.run_id, "test/all")
     before = {run.info.run_id: run.to_dictionary() for run in all_runs(root) if run.data.tags["stage"] != "report"}
     publish_again(root)
     after = {run.info.run_id: run.to_dictionary() for run in all_runs(root) if run.data.tags["stage"] != "report"}
     assert after == before
-    run = means(root)["crt"]
-    assert len(client(root).get_metric_history(run.info.run_id, "test/all")) == 1
+    assert len(client(root).get_metric_history(run.info.run_id, "test/all")) == len(history)
 
 
 def test_a_mirror_that_is_killed_while_it_publishes_is_completed_by_the_next_one(root, monkeypatch):
@@ -192,18 +203,34 @@ def test_a_mirror_that_is_killed_while_it_publishes_is_completed_by_the_next_one
     assert state(root, "means")["groupsExpanded"] == {"tag.study.mini.ce": False, "tag.study.mini.crt": False}
 
 
-def test_a_summary_that_the_user_deleted_stays_deleted(root):
-    client(root).delete_run(means(root)["crt"].info.run_id)
+def test_a_summary_that_the_user_deleted_stays_deleted(published):
+    root, deleted = published, means(published)["crt"].info.run_id
+    client(root).delete_run(deleted)
     publish_again(root)
     assert set(means(root)) == set(HEADS) - {"crt"}
     assert len(means(root, run_view_type=ViewType.ALL)) == len(HEADS)
+    client(root).restore_run(deleted)
 
 
 def test_without_results_there_are_views_and_a_message(root, capsys):
     (root / "results" / STUDY / "report" / "results.csv").write_text("variant,split\nmem,test\n")
     publish_again(root)
     assert "MLflow shows no means over runs for the study mini" in capsys.readouterr().err
-    assert len(found(root, "tags.`mem.published` LIKE '%'")) == 1
+    assert len(found(root, f"tags.study = '{STUDY}' AND tags.`mem.published` LIKE '%'")) == 1
+
+
+@pytest.mark.parametrize("study", ["../outside", "a'b", ""])
+def test_a_report_of_another_person_writes_nothing_outside_the_working_folder(published, study):
+    before = sorted(published.parent.rglob("*.html"))
+    with JsonLines(published / "runs" / "set" / "vit" / f"report-foreign{len(study)}" / "log.jsonl") as log:
+        log.event(
+            "start", stage="report", key="0", dataset="set", backbone="vit", labels={"study": study}, seed=None,
+            settings={}, inputs={}, git={"commit": "abc", "dirty": False}, machine=MACHINE, versions={},
+        )  # fmt: skip
+        log.event("end", status="finished")
+    send(published)
+    assert sorted(published.parent.rglob("*.html")) == before
+    assert STUDY in [study.name for study in published_studies(client(published))]
 
 
 # --- views ------------------------------------------------------------------------------------------------------------
@@ -241,17 +268,19 @@ def test_parallel_coordinates_have_the_settings_that_differ_and_end_with_the_acc
     assert all(chart["selectedMetrics"] == ["test/many", "test/medium", "test/few", "test/all"] for chart in charts)
 
 
-def test_an_unknown_mlflow_version_has_plain_addresses(root, monkeypatch):
-    for tag in [tag for tag in tags(root) if tag.startswith(TAG)]:
-        client(root).delete_experiment_tag(client(root).get_experiment_by_name("set").experiment_id, tag)
-    monkeypatch.setattr(server, "ui_version", lambda uri: "3.99.1")
-    publish_again(root)
+def test_an_unknown_mlflow_version_has_plain_addresses(published, monkeypatch):
+    root = published
+    assert any(tag.startswith(TAG) for tag in tags(root))
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "ui_version", lambda uri: "3.99.1")
+        publish_again(root)
     assert not [tag for tag in tags(root) if tag.startswith(TAG)]
     address = views_of(root)[1].address
     assert (
         "&searchFilter=tags.stage%20%3D%20%27train_head%27%20AND%20tags.%60study.mini%60%20LIKE%20%27%25%27" in address
     )
     assert "&orderByKey=metrics.%60test%2Fall%60&orderByAsc=false" in address
+    publish_again(root)
 
 
 def test_the_description_and_the_page_link_to_every_view(published):
@@ -267,18 +296,21 @@ def test_the_description_and_the_page_link_to_every_view(published):
     assert "results/mini/report/index.html" in note
 
 
-def test_text_that_the_user_adds_to_the_description_is_kept(root):
-    experiment = client(root).get_experiment_by_name("set")
+def test_text_that_the_user_adds_to_the_description_is_kept(published):
+    root = published
+    experiment = experiment_of(root)
     note = "mlflow.note.content"
     client(root).set_experiment_tag(experiment.experiment_id, note, f"Before\n\n{experiment.tags[note]}\n\nAfter")
     publish_again(root)
     assert tags(root)[note] == f"Before\n\n{experiment.tags[note]}\n\nAfter"
 
 
-def test_a_page_that_cannot_be_written_is_reported(root, capsys):
+def test_a_page_that_cannot_be_written_is_reported(published, capsys):
+    root = published
     page = root / "results" / STUDY / "report" / "mlflow.html"
     page.unlink()
     page.mkdir()
     publish_again(root)
     page.rmdir()
+    publish_again(root)
     assert "mlflow.html: cannot write this file" in capsys.readouterr().err
