@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from mem.config.load import load_study
 from mem.data.beton.reader import Beton
@@ -162,6 +165,22 @@ def test_mlflow_runs_have_scores_settings_and_complete_curves(folder):
             assert max(steps) == json.loads((folder / run.folder / "run.json").read_text())["results"]["steps"]
 
 
+def test_the_report_has_pictures_of_confused_images_and_scaled_calibration_errors(folder):
+    page = (folder / "results" / "digits_lt" / "report" / "index.html").read_text()
+    assert len(page) < 2_500_000
+    section = page.partition('<section id="confused-classes">')[2].partition("</section>")[0]
+    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="test image (\d+)"', section)
+    pixels, _ = images_of(folder, "test")
+    assert pictures
+    for content, index in pictures:
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L"))
+        np.testing.assert_allclose(shown.ravel() / 255, pixels[int(index)], atol=0.01)
+    calibration = page.partition('<section id="calibration">')[2].partition("</table>")[0]
+    # A cell without a number contains a dash.
+    assert calibration.count("<tr>") == 1 + len(HEADS)
+    assert ">-<" not in calibration
+
+
 def test_the_report_is_an_artifact(folder):
     client = MlflowClient(server.tracking_uri(folder))
     report = study_runs(load_study([STUDY]))[-1]
@@ -176,7 +195,7 @@ def test_the_report_is_an_artifact(folder):
         "report/table.md",
         "report/figures",
     }
-    assert len(client.list_artifacts(run.info.run_id, "report/figures")) == 14
+    assert len(client.list_artifacts(run.info.run_id, "report/figures")) == 18
 
 
 def test_the_plan_estimates_disk_space_and_steps_correctly(folder):
