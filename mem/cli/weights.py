@@ -19,7 +19,10 @@ def add_commands(commands: Any) -> None:
     get = actions.add_parser("get", help="download weights and verify them")
     for action, function in ((show, _show), (get, _get)):
         action.add_argument(
-            "name", metavar="NAME", help="official name (see `mem weights list`), hf-hub:OWNER/REPOSITORY, or timm tag"
+            "name",
+            type=_name,
+            metavar="NAME",
+            help="official name (see `mem weights list`), hf-hub:OWNER/REPOSITORY, or timm tag",
         )
         action.add_argument(
             "--revision", metavar="COMMIT", help="commit of the hub's repository; default: the newest commit"
@@ -28,6 +31,12 @@ def add_commands(commands: Any) -> None:
     get.add_argument(
         "--from", dest="source", metavar="FILE", help="use a local file or another address for official weights"
     )
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of weights, found an empty text; see `mem weights list`")
+    return text
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -40,9 +40,14 @@ def find_study(name: str | Path, folders: Sequence[Path] | None = None) -> Path:
         UserError: There is neither such a file nor such a study.
     """
     path = Path(name)
-    if path.suffix in _SUFFIXES or _is_file(path):
+    if _is_file(path):
         return path
     folders = study_folders() if folders is None else folders
+    if path.suffix in _SUFFIXES:
+        meant = path.with_suffix("").as_posix().removeprefix(f"{OWN_STUDIES}/")
+        if not path.is_absolute() and meant in study_names(folders):
+            raise UserError(f"{path}: no such file; did you mean the study `{meant}`, without .yaml?")
+        return path
     if not path.is_absolute() and ".." not in path.parts and path.parts:
         for folder in folders:
             if _is_file(found := folder / f"{path}.yaml"):
@@ -68,8 +73,8 @@ def _no_such_study(name: str, folders: Sequence[Path]) -> str:
     what = "this is a folder" if name and os.path.isdir(name) else "no such study"
     meant = f"; did you mean `{(same or similar)[0]}`?" if same or similar else "."
     top = [each for each in names if "/" not in each]
-    available = f" Studies: {first_of(top)}." if top else ""
-    searched = " and ".join(map(str, folders))
+    available = f" Studies: {first_of(top)}" if top else ""
+    searched = " and ".join(str(folder) for folder in folders if folder.is_dir())
     return (
         f"{name or '(empty text)'}: {what}{meant} Expected the path of a YAML file, or the name of one in {searched} "
         f"without .yaml.{available}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mem.config.load import load_study
+from mem.config.messages import suggestion
 from mem.config.study_names import find_study
 from mem.errors import UserError
 from mem.runs.config_text import read_config_file
@@ -45,9 +46,10 @@ def find_run(name: str, root: Path) -> Path:
     if len(matches) == 1:
         return next(iter(matches))
     if not matches:
+        heads = sorted({str(labels.get("variant")) for _, labels in _heads(root)})
         raise UserError(
             f"{name or '(empty text)'}: not a run folder, not the beginning of a key in {root / 'runs'}, and not the "
-            "name of a head there. `mem runs STUDY` lists the runs of a study with their keys."
+            f"name of a head there{suggestion(name, heads)} `mem runs STUDY` lists the runs of a study with their keys."
         )
     raise UserError(
         f"{name}: {len(matches)} runs match. Specify one by its key, or by more digits of it:\n{_listed(matches)}"
@@ -128,7 +130,9 @@ def _head_of_study(study: str, head: str, root: Path) -> Path:
     found = {path: _described(heads[path]) for path in _final(heads)}
     if not found:
         names = dict.fromkeys(str(labels["variant"]) for labels in runs.values())
-        raise UserError(f"{study}:{head}: study {loaded.study} has no head {head or '(empty text)'}. {_choices(names)}")
+        raise UserError(
+            f"{study}:{head}: study {loaded.study} has no head {head or '(empty text)'}. Its heads: {', '.join(names)}."
+        )
     if len(found) > 1:
         raise UserError(
             f"{study}:{head}: study {loaded.study} trains this head {len(found)} times. Specify one run by its key:\n"
@@ -138,7 +142,3 @@ def _head_of_study(study: str, head: str, root: Path) -> Path:
     if not (root / folder / "config.yaml").is_file():
         raise UserError(f"{study}:{head}: {folder} does not exist in {root.resolve()}. Run the study first.")
     return folder
-
-
-def _choices(names: Iterable[str]) -> str:
-    return f"Its heads: {', '.join(names)}."

@@ -54,6 +54,8 @@ def test_a_study_is_found_by_path_and_by_name(folder):
     assert find_study("digits_lt") == Path("config/digits_lt.yaml")
     (folder / "small").touch()
     assert find_study("small") == Path("small")
+    with pytest.raises(UserError, match=r"config/mine/other.yml: no such file; did you mean the study `mine/other`"):
+        find_study("config/mine/other.yml")
     assert find_study("missing.yaml") == Path("missing.yaml"), "load_study explains it"
 
 
@@ -150,6 +152,7 @@ def test_a_name_that_is_also_the_beginning_of_a_key_is_ambiguous(folder):
     ("name", "message"),
     [
         ("", r"\(empty text\): not a run folder"),
+        ("men", "not the name of a head there; did you mean `mem`\\?"),
         ("small:", r"study mini has no head \(empty text\). Its heads: ce, tau, crt"),
         ("small:cert", r"study mini has no head cert. Its heads: ce, tau, crt"),
         ("smal:crt", r"did you mean `small`\?"),
@@ -160,6 +163,8 @@ def test_a_name_that_is_also_the_beginning_of_a_key_is_ambiguous(folder):
     ],
 )
 def test_a_run_that_does_not_exist_is_reported(folder, name, message):
+    if name == "men":
+        planned(folder)
     with pytest.raises(UserError, match=message):
         find_run(name, folder)
 
