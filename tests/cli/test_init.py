@@ -71,7 +71,7 @@ def test_a_folder_of_pictures_becomes_a_study(pictures, monkeypatch, capsys):
     assert init("birds", "--folder", "pictures") == 0
     out = capsys.readouterr().out
     assert "in 3 classes, with 10 to 2 training pictures per class. All of them can be read." in out
-    assert "Estimated time on this machine (2 CPU cores): about " in out
+    assert "Estimated time on this machine, with 2 CPU cores: about " in out
     assert "  cd birds\n  mem run birds\n" in out
     study = project_study(Path("birds"))
     assert study.study == "birds"
