@@ -86,14 +86,20 @@ def _stage_query(study: str, stage: str) -> str:
     return f"tags.stage = '{stage}' AND tags.`{member_tag(study)}` LIKE '%'"
 
 
-def _head_state(study: str, heads: Sequence[Member], first: Sequence[str]) -> dict[str, Any]:
-    """Return the columns and charts that all views of heads have. `first` are their first params."""
+def _head_state(heads: Sequence[Member], first: Sequence[str], score_width: int = 105) -> dict[str, Any]:
+    """Return the columns and charts that all views of heads have.
+
+    Args:
+        heads: The heads.
+        first: Params in the first columns.
+        score_width: Width of the columns with scores, in pixels.
+    """
     settings = [name for name in differing_settings(heads, in_all=False) if name != "head.method"]
     columns = [column("params", name) for name in first]
     columns += [column("metrics", f"{split}/{shot}") for split in ("test", "val") for shot in SHOTS]
     columns += [column("params", name) for name in settings[:_MOST_SETTINGS]]
     widths = {column("attributes", "Run Name"): 330}
-    widths |= {column("metrics", f"{split}/{shot}"): 105 for split in ("test", "val") for shot in SHOTS}
+    widths |= {column("metrics", f"{split}/{shot}"): score_width for split in ("test", "val") for shot in SHOTS}
     widths |= {column("params", name): 90 for name in first}
     return {**table(columns, widths), **chart_page([*_parallel_charts(heads), _bars()], _FOLDED)}
 
@@ -104,13 +110,14 @@ def _bars() -> Section:
 
 def _heads(study: str, heads: Sequence[Member]) -> View:
     orders = ["order"] if len({_label(head, "order") for head in heads}) > 1 else []
-    state = _head_state(study, heads, ["method", *orders, "seed"])
+    state = _head_state(heads, ["method", *orders, "seed"])
     query, order_by = _stage_query(study, "train_head"), column("metrics", "test/all")
     return View("heads", "all heads by shot group", query, order_by, state=state)
 
 
 def _means(study: str, names: Sequence[str], heads: Sequence[Member]) -> View:
-    state = {**_head_state(study, heads, ["method"]), **mean_by_tag(member_tag(study), names)}
+    # MLflow writes "(average)" after each mean, and shows no params of groups.
+    state = {**_head_state(heads, [], 160), **mean_by_tag(member_tag(study), names)}
     query, order_by = _stage_query(study, "train_head"), column("metrics", "test/all")
     return View("means", "heads by shot group, mean over runs", query, order_by, state=state)
 
