@@ -100,6 +100,14 @@ def test_decoded_files_are_the_same(kind, fast, request):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("version", [b"\x03\x01", b"\x00\x00"])
+def test_files_with_a_harmless_warning_in_their_header_are_decoded(without_ffcv, version):
+    content = jpeg(photo(30, 40, 0), "420")
+    position = content.index(b"JFIF\0") + 5
+    changed = content[:position] + version + content[position + 2 :]
+    np.testing.assert_array_equal(decode.decode(changed), decode.decode(content))
+
+
 @with_ffcv
 def test_files_that_simplejpeg_does_not_support_have_the_same_pixels(request):
     expected = decode.decode(UNUSUAL_SAMPLING)

@@ -24,7 +24,7 @@ class Damaged(Exception):
     """The first warning or error that libjpeg-turbo reports for an image.
 
     Attributes:
-        fatal: Whether the image could not be decoded at all.
+        fatal: Whether the image is known to be undecodable. simplejpeg reports errors as it reports warnings.
     """
 
     def __init__(self, message: str, fatal: bool) -> None:
@@ -93,11 +93,8 @@ def _decode_without_ffcv(content: bytes, size: tuple[int, int, int], fast: bool)
     try:
         image = simplejpeg.decode_jpeg(content, layout, fastdct=fast)
     except ValueError as error:
-        try:
-            simplejpeg.decode_jpeg(content, layout, fastdct=fast, strict=False)
-        except ValueError:
-            kind = Unsupported if "subsampling level" in str(error) else Damaged
-            raise kind(str(error), fatal=True) from None
+        if "subsampling level" in str(error):
+            raise Unsupported(str(error), fatal=True) from None
         raise Damaged(str(error), fatal=False) from None
     if image.shape != size:
         raise Damaged(f"has another size than its header: {image.shape}", fatal=True)
