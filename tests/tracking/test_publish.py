@@ -219,13 +219,13 @@ def test_without_results_there_are_views_and_a_message(root, capsys):
     assert len(found(root, f"tags.study = '{STUDY}' AND tags.`mem.published` LIKE '%'")) == 1
 
 
-@pytest.mark.parametrize("study", ["../outside", "a'b", ""])
+@pytest.mark.parametrize("study", ["../outside", "a'b"])
 def test_a_report_of_another_person_writes_nothing_outside_the_working_folder(published, study):
     before = sorted(published.parent.rglob("*.html"))
-    with JsonLines(published / "runs" / "set" / "vit" / f"report-foreign{len(study)}" / "log.jsonl") as log:
+    with JsonLines(published / "runs" / "set" / "vit" / f"report-{len(study):012d}" / "log.jsonl") as log:
         log.event(
-            "start", stage="report", key="0", dataset="set", backbone="vit", labels={"study": study}, seed=None,
-            settings={}, inputs={}, git={"commit": "abc", "dirty": False}, machine=MACHINE, versions={},
+            "start", stage="report", key=f"{len(study):012d}", dataset="set", backbone="vit", labels={"study": study},
+            seed=None, settings={}, inputs={}, git={"commit": "abc", "dirty": False}, machine=MACHINE, versions={},
         )  # fmt: skip
         log.event("end", status="finished")
     send(published)
