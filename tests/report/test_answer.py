@@ -139,6 +139,8 @@ def test_positions_in_the_figure_are_proportional_to_differences():
     accuracy = dict.fromkeys(shots, Interval(50.0, 1.0))
     plot = difference_plot(Comparison("crt", differences, {}, ""), accuracy, "a", {"a": "a", "b": "b", "crt": "crt"})
     first, second = (row.cells[0] for row in plot.rows)
+    # The axis goes from -10 to 30, with a margin of 6 % at both ends.
+    assert first.start == pytest.approx(100 * 0.06 / 1.12, abs=0.01)
     points = (second.start - first.start) / 25  # from -10 to 15
     assert first.width == pytest.approx(40 * points, abs=0.02)
     assert first.dot == pytest.approx(first.start + 20 * points, abs=0.02)
