@@ -40,8 +40,8 @@ class NeededRuns:
     keys: frozenset[str]
     studies: tuple[str, ...]
     """Names of the studies that have runs on the stored data sets."""
-    overrides: tuple[Path, ...]
-    """Files in `config/` that are no studies. Runs with their settings are not known."""
+    notes: tuple[str, ...]
+    """Sentences about files in `config/` whose runs are not known."""
 
 
 def collect_garbage(named: Sequence[Path], root: Path, ask: Ask, *, only: bool = False) -> int:
@@ -75,8 +75,8 @@ def collect_garbage(named: Sequence[Path], root: Path, ask: Ask, *, only: bool =
         chosen, notes = _removable(unneeded, runs, root)
         for text in (*others, *notes):
             print(f"Left alone: {text}")
-        for path in needed.overrides:
-            print(f"{path} is not a study of its own. To keep runs with its settings, write them to a study.")
+        for text in needed.notes:
+            print(text)
         studies = f"{len(needed.studies):,} {'study' if len(needed.studies) == 1 else 'studies'}"
         if not chosen:
             print(f"There is nothing to remove: {counted(runs)} in runs/, {studies} considered.")
@@ -107,16 +107,23 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
     """
     keys: set[str] = set()
     studies: dict[str, None] = {}
-    overrides: list[Path] = []
+    remarks: list[str] = []
     own = [] if only else sorted(OWN_STUDIES.rglob("*.yaml"))
     packaged = [] if only else [path for folder in study_folders() for path in sorted(folder.rglob("*.yaml"))]
     for path in dict.fromkeys([*named, *own, *packaged]):
         if path not in named and not _mentions(path, datasets):
-            overrides += [path] if path in own and not _is_study(path) else []
+            if path in own and not _is_study(path):
+                remarks.append(
+                    f"{path} is not a study of its own. To keep runs with its settings, write them to a study."
+                )
             continue
         try:
             study = load_study([path])
             if study.dataset.name not in datasets:
+                continue
+            if study.initial is not None and study.initial.missing_revision:
+                # A workflow of this study cannot start, so it has no runs.
+                remarks.append(f"{path} cannot be started, because initial.revision is missing. It needs no runs.")
                 continue
             _require_files(study, path)
             keys |= {run.key for run in study_runs(study)}
@@ -128,7 +135,7 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
                 ) from None
             continue
         studies[study.study] = None
-    return NeededRuns(frozenset(keys), tuple(studies), tuple(overrides))
+    return NeededRuns(frozenset(keys), tuple(studies), tuple(remarks))
 
 
 def _mentions(path: Path, datasets: set[str], seen: frozenset[Path] = frozenset()) -> bool:

@@ -178,10 +178,17 @@ def test_gc_refuses_if_a_file_is_missing_whose_digest_is_in_keys(root, capsys):
     assert "no.txt not found, but the digest of this file is part of run keys" in capsys.readouterr().err
 
 
-def test_a_file_that_only_overrides_settings_is_named(root, capsys):
+def test_files_without_runs_are_named(root, capsys):
     (root / "config/changes.yaml").write_text("seeds: [5]\n")
+    (root / "config/hub.yaml").write_text(
+        "extends: mini.yaml\nstudy: hub\npretrain: null\ninitial: {weights: 'hf-hub:a/b'}\n"
+        "backbone: {name: t, kind: timm, model: vit_tiny_patch16_224, image_size: 224, norm_batch: null, "
+        "center_crop: 0.9}\n"
+    )
     assert collect_garbage([], root, yes) == 0
-    assert "config/changes.yaml is not a study of its own" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "config/changes.yaml is not a study of its own" in out
+    assert "config/hub.yaml cannot be started, because initial.revision is missing" in out
 
 
 def test_nothing_is_removed_while_a_workflow_process_runs(root):
