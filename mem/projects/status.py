@@ -52,7 +52,7 @@ def study_status(name: str | None, root: Path = Path()) -> str:
         return "\n".join([*lines, f"The study is complete. Results: {results}"])
     cores, started = (last.cores, last.time) if last is not None else (1, now)
     left = time_left(states, lambda stage: getattr(study.compute, stage).threads, cores, started)
-    lines.append(_left(left, running))
+    lines.append(_left(left))
     if not running:
         command = shlex.join(["mem", "run", str(name or file)]) + _directory(root)
         lines.append(f"No workflow process is running. To start or resume the study: {command}")
@@ -122,16 +122,14 @@ def _listed(title: str, states: Sequence[RunState]) -> list[str]:
     return [*lines, ""]
 
 
-def _left(left: TimeLeft, running: bool) -> str:
+def _left(left: TimeLeft) -> str:
     """Return a sentence about the remaining time."""
-    title = "Time left" if running else "Time left when the study is resumed"
-    if left.unknown_stages and left.seconds < 1:
-        stages = ", ".join(left.unknown_stages)
-        return f"{title}: unknown until a run of these stages has finished: {stages}. `mem plan STUDY` estimates it."
-    about = f"about {format_duration(left.seconds)}"
     if not left.unknown_stages:
-        return f"{title}: {about}"
-    return f"{title}: {about}, without these stages, of which no run has finished: {', '.join(left.unknown_stages)}"
+        return f"Time left: about {format_duration(left.seconds)}"
+    stages = ", ".join(left.unknown_stages)
+    if left.seconds < 1:
+        return f"Time left: unknown until a run of these stages has finished: {stages}. `mem plan STUDY` estimates it."
+    return f"Time left: about {format_duration(left.seconds)}, without stages of which no run has finished: {stages}"
 
 
 def _directory(root: Path) -> str:
