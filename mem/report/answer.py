@@ -29,12 +29,13 @@ def answer(results: StudyResults) -> Answer:
     """Return the sentences and the figures of the first screen.
 
     The first figure has the baseline that all tables use. The others, with another baseline each, can be chosen on the
-    page.
+    page. Transductive heads are no baselines, because they are not comparable with the others.
     """
     rows = results.rows
     reference, best = reference_variant(rows), best_on_val(rows)
     plotted = _best_first(rows, variants_to_plot(rows, MAX_ROWS))
-    baselines = [reference, *(variant for variant in plotted if variant != reference)][:MAX_BASELINES]
+    comparable = {row.variant for row in inductive(rows)} - {reference}
+    baselines = [reference, *(variant for variant in plotted if variant in comparable)][:MAX_BASELINES]
     full = compare(results, reference, sorted_variants(rows))
     others = [found for baseline in baselines[1:] if (found := compare(results, baseline, plotted)) is not None]
     comparisons = [] if full is None else [_only(full, plotted), *others]
