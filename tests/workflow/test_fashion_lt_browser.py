@@ -82,7 +82,12 @@ def run_small_study(images: Path) -> None:
 @pytest.mark.parametrize(("device", "width"), WIDTHS)
 def test_the_report_fits_desktop_and_phone_screens_in_a_browser(folder, device, width):
     text = check_report(folder, "fashion_lt", device, width, HEADS)
-    for expected in ("Ankle boot", "Figure 1: Distribution of errors", "73.6", "original, masked, reconstructed at step"):
+    for expected in (
+        "Ankle boot",
+        "Figure 1: Distribution of errors",
+        "73.6",
+        "original, masked, reconstructed at step",
+    ):
         assert expected in text
     for variant in HEADS:
         accuracies = [row.all for row in rows_on_test(folder, "fashion_lt") if row.variant == variant]

@@ -63,9 +63,8 @@ def test_paths_are_valid_in_the_folder_in_which_snakemake_was_started(tmp_path, 
     report.parent.mkdir(parents=True)
     report.touch()
     output = snakemake(tmp_path, "--directory", directory, *CONVERT).stdout
-    assert (
-        f"Report: {directory}/results/mini/report/index.html    MLflow UI: cd '{directory}' && mem track ui mini" in output
-    )
+    report_line = f"Report: {directory}/results/mini/report/index.html"
+    assert f"{report_line}    MLflow UI: cd '{directory}' && mem track ui mini" in output
     command = "--directory", directory, "--dry-run", "--printshellcmds", "table1", *STUDY
     assert f"mem results mini table1 --directory '{tmp_path}/a b' | tee" in snakemake(tmp_path, *command).stdout
 
