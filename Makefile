@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PLUGIN := cluster/snakemake-executor-plugin-submitit
 CORES ?= 2
+TEST_WORKERS ?= $(shell expr $(CORES) + 1)  # one worker runs the SLURM tests, which wait most of the time
 
 .PHONY: help setup demo check test lint docs tables slurm-up slurm-down slurm-demo lock container-digest clean
 
@@ -32,7 +33,7 @@ $(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyp
 demo: $(READY)
 	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host
 
-PYTEST := pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
+PYTEST := pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	@. $(BIN)/activate && $(PYTEST)
