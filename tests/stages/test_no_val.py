@@ -64,7 +64,7 @@ def test_the_report_contains_no_val_scores(folder, runs):
     page = (folder / "results" / "no_val" / "report" / "index.html").read_text()
     assert "There is no val split; settings are those in the study file" in page
     assert "Accuracy on val" not in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 9
 
 
 def test_several_taus_without_a_val_split_are_refused_when_the_study_is_loaded(tmp_path):

@@ -157,7 +157,7 @@ def test_the_report_has_all_files_and_columns(study):
     keys = {row.variant: row.key for row in rows}
     assert keys["mem"] == mini_run("train_head", "mem").key
     page = (results / "report" / "index.html").read_text()
-    assert page.count("<svg") == 7
+    assert page.count("<svg") == 9
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     runs = (results / "runs.csv").read_text().splitlines()
