@@ -37,7 +37,7 @@ def test_backbone_runs_are_nested_and_scores_are_in_the_run_of_their_head(root):
     assert head.data.metrics == {"test/all": 91.5, "val/all": 92.0}
     assert head.data.params["head.xi"] == "20.0"
     assert head.data.params["head.training.lr"] == "0.1"
-    assert head.info.run_name == "mem · vit · seed 3"
+    assert head.info.run_name == "mem (tau chosen on val) · vit · seed 3"
     expected = {
         "stage": "train_head", "method": "mem", "dataset": "set", "backbone": "vit", "seed": "3", "git_sha": "abc",
         "config_digest": FOLDERS["train_head"][-12:], "slurm_job_id": "17", "restarts": "2",
