@@ -68,8 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mem",
         description=mem.__doc__,
-        epilog="`snakemake --cores 2`, started in the folder of the repository, runs all stages of a study in order. "
-        "Each stage can also be run separately.",
+        epilog="`mem run STUDY` runs all stages of a study in order. Each stage can also be run separately.",
     )
     parser.add_argument("--version", action="version", version=f"mem {mem.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

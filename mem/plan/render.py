@@ -171,7 +171,7 @@ def _notes(study: Study, estimates: Sequence[Estimate], rates: Rates, free_bytes
             note += " `features.tokens: false` saves most of it."
         if study.features and not study.features.online:
             note += " `features.online: true` stores no features."
-        yield f"{note} To use another disk, run snakemake --directory DIR."
+        yield f"{note} To use another disk, run `mem run STUDY --directory DIR`."
 
 
 def _time_note(estimate: Estimate) -> Iterator[str]:

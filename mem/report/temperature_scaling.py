@@ -124,7 +124,7 @@ def _conditions(
     if earlier := [name for name in scores if not any("test" in split for split in _splits(results, name))]:
         sentences.append(
             f"The evaluations of {', '.join(earlier)} are of an earlier version, which did not compute scores at other "
-            "temperatures. Evaluate them again with `snakemake --cores 2 --forcerun evaluate`."
+            "temperatures. Evaluate them again with `mem run STUDY --forcerun evaluate`."
         )
     if not any("val" in split for name in scores for split in _splits(results, name)):
         if known:

@@ -85,7 +85,7 @@ def redo(folder: Path, root: Path, ask: Ask) -> int:
         if not ask("Remove these outputs?"):
             return _nothing_removed()
         freed = remove(chosen, root, keep_settings=True)
-        print(f"Removed {size_text(freed)}. The next `snakemake` of a study with these runs repeats them.")
+        print(f"Removed {size_text(freed)}. The next `mem run` of a study with these runs repeats them.")
         print(MLFLOW_KEEPS)
     return 0
 
