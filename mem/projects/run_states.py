@@ -49,7 +49,7 @@ class RunState:
     @property
     def log(self) -> Path:
         """File with the messages of the run, relative to the working folder."""
-        return Path("logs", *self.run.folder.parts[1:]).with_suffix(".log")
+        return RunFolder(self.run.folder).messages
 
 
 def run_state(run: Run, now: float, root: Path = Path()) -> RunState:

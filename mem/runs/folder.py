@@ -62,6 +62,11 @@ class RunFolder:
         """Lock file of the stage that is running in the folder."""
         return self.path / "run.lock"
 
+    @property
+    def messages(self) -> Path:
+        """File with the messages of the jobs of the run, if `path` is relative to the working folder."""
+        return Path("logs", *self.path.parts[1:]).with_suffix(".log")
+
     def finished(self) -> bool:
         """Whether the run is finished."""
         return self.record.is_file()

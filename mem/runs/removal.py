@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mem.errors import UserError, first_of
+from mem.runs.folder import RunFolder
 from mem.runs.stored import (
     StoredRun,
     dependents,
@@ -144,6 +145,7 @@ def remove(runs: Sequence[StoredRun], root: Path, *, keep_settings: bool = False
                     if (moved / name).is_file():
                         os.rename(moved / name, path / name)
             freed += size
+        _remove_messages(run, root)
         if not keep_settings:
             _remove_empty_parents(path, root)
     _empty_trash(root)
@@ -228,6 +230,13 @@ def _move_to_trash(path: Path, root: Path) -> Path:
             ) from None
         raise
     return target
+
+
+def _remove_messages(run: StoredRun, root: Path) -> None:
+    """Remove the messages of all ranks. Without log.jsonl, they would look like those of a run that failed at once."""
+    path = root / RunFolder(run.folder).messages
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
 
 
 def _empty_trash(root: Path) -> None:

@@ -29,10 +29,11 @@ from mem.runs.outputs import (
 _FOLDER_NAME = re.compile(rf"({'|'.join(STAGES)})-([0-9a-f]{{12}})")
 _OTHER_FILES = (
     *("config.yaml", "site.yaml", "run.json", "run.lock", "log.jsonl", "log-*.jsonl", "rank-*.jsonl"),
-    *("checkpoints", "unfinished", "reconstructions", "contact_sheet*.png", "histogram*.png"),
+    *("progress.json", "checkpoints", "unfinished", "reconstructions", "contact_sheet*.png", "histogram*.png"),
     *("batch-norm*.safetensors", ".*.partial", ".*.tmp", ".nfs*"),
 )
-"""Patterns for the names of files that any stage, or `mem data show`, writes to a run folder."""
+"""Patterns for the names of files that any stage, or `mem data show`, writes to a run folder. A stage that is killed
+leaves `progress.json`."""
 _KNOWN_FILES = (
     *(name for names in OUTPUT_FILES.values() for name in names),
     *(*POOLED_FEATURES, *TOKENS, CLASSIFIER, BATCH_NORM_STATISTICS),

@@ -14,6 +14,8 @@ import pytest
 from mem.cli.main import main
 from mem.config.load import load_study
 from mem.errors import UserError
+from mem.progress import RECORD_FILE
+from mem.projects.run_states import run_state
 from mem.runs.dag import Run, study_runs
 from mem.runs.folder import RunFolder
 from mem.runs.garbage import collect_garbage
@@ -90,6 +92,29 @@ def test_redo_removes_the_outputs_of_a_run_and_of_its_dependents_and_keeps_their
     assert RunFolder(root / other.folder).finished()
     assert RunFolder(root / find("report").folder).finished(), "the report is repeated because its inputs are"
     assert not (root / TRASH).exists()
+
+
+def test_a_run_that_is_repeated_is_waiting(root):
+    """The messages of the removed attempt are not taken for those of a run that failed before it could open its log."""
+    head, other = find("train_head"), find("train_head", "crt")
+    for run in (head, other):
+        messages = RunFolder(run.folder).messages
+        for path in (messages, messages.with_name(f"{messages.name}.rank1")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("train_head: done in 0 s.\n")
+    redo(head.folder, root, yes)
+    assert run_state(head, 0.0).state == "waiting"
+    assert sorted((root / "logs").rglob("*.*")) == [
+        root / f"{RunFolder(other.folder).messages}{suffix}" for suffix in ("", ".rank1")
+    ]
+
+
+def test_a_run_whose_stage_was_killed_can_be_removed(root):
+    head = find("train_head")
+    for name in (RECORD_FILE, f".{RECORD_FILE}.123.tmp"):
+        (root / head.folder / name).touch()
+    remove_run(head.folder, root, yes)
+    assert not (root / head.folder).exists()
 
 
 def test_redo_of_a_shared_run_removes_the_outputs_of_both_studies(root):
