@@ -12,7 +12,8 @@ from mem.installation import packaged_studies
 
 OWN_STUDIES = Path("config")
 """Folder of the user's studies, relative to the folder in which a command is started."""
-_SUFFIXES = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml")
+"""Suffixes of files of studies. A study that is given by its name has the first one."""
 
 
 def study_folders(packaged: Path | None = None) -> tuple[Path, ...]:
@@ -43,7 +44,7 @@ def find_study(name: str | Path, folders: Sequence[Path] | None = None) -> Path:
     if _is_file(path):
         return path
     folders = study_folders() if folders is None else folders
-    if path.suffix in _SUFFIXES:
+    if path.suffix in SUFFIXES:
         meant = path.with_suffix("").as_posix().removeprefix(f"{OWN_STUDIES}/")
         if not path.is_absolute() and meant in study_names(folders):
             raise UserError(f"{path}: no such file; did you mean the study `{meant}`, without .yaml?")

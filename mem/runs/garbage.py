@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mem.config import Study
+from mem.config import Glyphs, Study
 from mem.config.class_embeddings import embeddings_file
 from mem.config.load import load_study
-from mem.config.study_names import OWN_STUDIES, study_folders
+from mem.config.study_names import OWN_STUDIES, SUFFIXES, study_folders
 from mem.errors import UserError, first_of
 from mem.runs.dag import study_runs
+from mem.runs.font_files import find_fonts, font_folder
 from mem.runs.removal import MLFLOW_KEEPS, Ask, counted, remove, run_line, size_text, sole_process
 from mem.runs.stored import (
     StoredRun,
@@ -27,10 +28,10 @@ from mem.runs.stored import (
     with_inputs,
 )
 
-_OWN_KEYS = re.compile(r"^[\"']?(study|extends)[\"']?\s*:", re.MULTILINE)
+_OWN_KEYS = re.compile(r"(?:^|[{,])[ \t]*[\"']?(study|extends)[\"']?\s*:", re.MULTILINE)
 """Settings of which a study file has at least one. Other YAML files only override settings."""
-_EXTENDS = re.compile(r"^[\"']?extends[\"']?\s*:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
-"""The file that a study extends."""
+_EXTENDS = re.compile(r"(?:^|[{,])[ \t]*[\"']?extends[\"']?\s*:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
+"""The file that a study extends, or the beginning of its name."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def collect_garbage(named: Sequence[Path], root: Path, ask: Ask, *, only: bool =
         raise UserError("--only: name the studies whose runs to keep.")
     with sole_process(root):
         runs, others = stored_runs(root)
-        needed = needed_runs(named, {run.folder.parts[1] for run in runs}, only=only)
+        needed = needed_runs(named, runs, only=only)
         if not needed.studies and runs:
             raise UserError(
                 "No study uses the data sets in runs/, so all runs would be removed. Name the studies whose runs to "
@@ -94,22 +95,25 @@ def collect_garbage(named: Sequence[Path], root: Path, ask: Ask, *, only: bool =
     return 0
 
 
-def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> NeededRuns:
+def needed_runs(named: Sequence[Path], runs: Sequence[StoredRun], *, only: bool) -> NeededRuns:
     """Return the keys of the runs that studies need.
 
     Args:
         named: Files of studies.
-        datasets: Names of the data sets in `runs/`. Studies of other data sets need no stored run.
+        runs: The stored runs. Studies of other data sets need none of them.
         only: As in `collect_garbage`.
 
     Raises:
-        UserError: A named study or one in `config/` is invalid, or a file that is part of its keys is missing.
+        UserError: A named study or one in `config/` is invalid, or a file that is part of the keys of such a study, or
+            of a delivered study that was started here, is missing.
     """
     keys: set[str] = set()
     studies: dict[str, None] = {}
     remarks: list[str] = []
-    own = [] if only else sorted(OWN_STUDIES.rglob("*.yaml"))
-    packaged = [] if only else [path for folder in study_folders() for path in sorted(folder.rglob("*.yaml"))]
+    datasets = {run.folder.parts[1] for run in runs}
+    started = {str(run.labels.get("study")) for run in runs if run.stage == "report"}
+    own = [] if only else _study_files(OWN_STUDIES)
+    packaged = [] if only else [path for folder in study_folders() for path in _study_files(folder)]
     for path in dict.fromkeys([*named, *own, *packaged]):
         if path not in named and not _mentions(path, datasets):
             if path in own and not _is_study(path):
@@ -117,6 +121,7 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
                     f"{path} is not a study of its own. To keep runs with its settings, write them to a study."
                 )
             continue
+        study = None
         try:
             study = load_study([path])
             if study.dataset.name not in datasets:
@@ -128,7 +133,7 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
             _require_files(study, path)
             keys |= {run.key for run in study_runs(study)}
         except UserError as error:
-            if path in named or path in own:
+            if path in named or path in own or (study is not None and study.study in started - studies.keys()):
                 raise UserError(
                     f"{error}\nIt is therefore unknown which runs {path} needs. Nothing was removed. Correct the "
                     "study, move it out of config/, or name the studies to keep and add --only."
@@ -136,6 +141,27 @@ def needed_runs(named: Sequence[Path], datasets: set[str], *, only: bool) -> Nee
             continue
         studies[study.study] = None
     return NeededRuns(frozenset(keys), tuple(studies), tuple(remarks))
+
+
+def _study_files(folder: Path) -> list[Path]:
+    """Return the YAML files below a folder, also those in linked folders: `config/` can contain links to studies.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    seen: set[str] = set()
+    for path, folders, names in os.walk(folder, onerror=fail, followlinks=True) if folder.is_dir() else ():
+        if (real := os.path.realpath(path)) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(path, name) for name in names if name.endswith(SUFFIXES)]
+    return sorted(found)
 
 
 def _mentions(path: Path, datasets: set[str], seen: frozenset[Path] = frozenset()) -> bool:
@@ -166,7 +192,12 @@ def _require_files(study: Study, path: Path) -> None:
     Raises:
         UserError: A file is missing.
     """
-    if missing := [str(file) for file in _files_in_keys(study) if not Path(file).is_file()]:
+    missing = [str(file) for file in _files_in_keys(study) if not Path(file).is_file()]
+    if isinstance(study.dataset, Glyphs) and not find_fonts(fonts := font_folder(study.dataset.root)):
+        missing.append(f"fonts in {fonts}")
+    if study.initial is not None and study.initial.folder is not None and study.initial.custom_file is None:
+        missing.append(f"weights in {study.initial.folder}")
+    if missing:
         raise UserError(f"{path}: {first_of(missing)} not found, but the digest of this file is part of run keys.")
 
 

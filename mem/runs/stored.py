@@ -52,8 +52,6 @@ class StoredRun:
     labels: Mapping[str, Any]
     inputs: tuple[str, ...]
     """Keys of the runs that this run reads."""
-    study: str = ""
-    """Name of the study, for a report."""
 
     @property
     def description(self) -> str:
@@ -113,8 +111,7 @@ def _read(path: Path, folder: Path) -> StoredRun | str:
         if (content["stage"], content["key"]) != (stage, key):
             return f"its config.yaml is that of run {content['stage']}-{content['key']}"
         keys = tuple(str(value).rsplit("-", 1)[1] for value in inputs.values())
-        study = str(content["settings"]["study"]["study"]) if stage == "report" else ""
-        return StoredRun(folder, stage, key, dict(labels), keys, study)
+        return StoredRun(folder, stage, key, dict(labels), keys)
     except Exception:
         return "its config.yaml is missing or cannot be read, so it is unknown what depends on it"
 

@@ -203,6 +203,66 @@ def test_gc_refuses_if_a_file_is_missing_whose_digest_is_in_keys(root, capsys):
     assert "no.txt not found, but the digest of this file is part of run keys" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (
+            f"extends: {REPOSITORY}/config/glyphs_lt.yaml\nstudy: f\ndataset: {{name: mini_digits, root: nowhere}}\n",
+            "fonts in nowhere",
+        ),
+        (
+            f"extends: {MINI}\nstudy: w\npretrain: null\ninitial: {{weights: 'local-dir:no'}}\n"
+            "backbone: {name: t, kind: timm, model: vit_tiny_patch16_224, image_size: 224, norm_batch: null, "
+            "center_crop: 0.9}\n",
+            "weights in no",
+        ),
+    ],
+    ids=["fonts", "weights"],
+)
+def test_gc_refuses_if_fonts_or_a_folder_of_weights_are_missing(root, capsys, settings, missing):
+    (root / "config/other.yaml").write_text(settings)
+    assert main(["runs", "gc", "--yes"]) == 2
+    assert f"{missing} not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("more.yml", "extends: mini.yaml\nheads: {mem: {xi: 35.0}}\n"),
+        ("linked/more.yaml", "extends: ../mini.yaml\nheads: {mem: {xi: 35.0}}\n"),
+        ("flow.yaml", "{extends: mini.yaml, heads: {mem: {xi: 35.0}}}\n"),
+        ("indented.yaml", "  extends: mini.yaml\n  heads: {mem: {xi: 35.0}}\n"),
+    ],
+)
+def test_gc_finds_all_studies_in_config(root, tmp_path, file, text):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    (root / "config/linked").symlink_to(tmp_path / "elsewhere")
+    (root / "config" / file).write_text(text)
+    before = stored(root)
+    assert collect_garbage([], root, yes) == 0
+    assert stored(root) == before
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [("mini", "no.txt not found, but the digest of this file"), ("unused", "No study uses the data sets in runs/")],
+)
+def test_gc_refuses_if_a_delivered_study_was_started_here_and_its_files_are_missing(
+    root, tmp_path, monkeypatch, study, message
+):
+    (root / "config/mini.yaml").unlink()
+    (tmp_path / "delivered").mkdir()
+    (tmp_path / "delivered/lists.yaml").write_text(
+        f"extends: {MINI}\nstudy: {study}\n"
+        "dataset: {source: lists, name: mini_digits, root: ., train_list: no.txt, test: {share: 0.2, seed: 0}, "
+        "pixel_mean: [0, 0, 0], pixel_std: [1, 1, 1], storage: raw}\nheads: {tau: {taus: [0.5]}}\n"
+    )
+    monkeypatch.setattr("mem.runs.garbage.study_folders", lambda: (tmp_path / "delivered",))
+    with pytest.raises(UserError, match=message):
+        collect_garbage([], root, yes)
+
+
 def test_files_without_runs_are_named(root, capsys):
     (root / "config/changes.yaml").write_text("seeds: [5]\n")
     (root / "config/hub.yaml").write_text(
