@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mem.config import Study
 from mem.config.load import load_study
 from mem.config.study_names import OWN_STUDIES, find_study, study_names
 from mem.errors import UserError, first_of
@@ -33,12 +34,17 @@ def study_status(name: str | None, root: Path = Path()) -> str:
         root: The working folder.
 
     Raises:
-        UserError: There is no such study, or none was started and the folder contains several.
+        UserError: There is no such folder or study, or none was started and the folder contains several.
     """
-    last = read_last_start(root)
-    file, study, last = _chosen_study(name, last, root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder. Expected the working folder of a study.")
+    file, last = _chosen_study(name, read_last_start(root), root)
+    paths, overrides = ([file.absolute()], {}) if last is None else (last.study_files, last.overrides)
+    # As in the workflow process, relative paths in a study start at the working folder. Digests of files are in keys.
+    with contextlib.chdir(root):
+        study = load_study(paths, overrides)
+        runs = {run.key: run for run in study_runs(study)}
     now = time.time()
-    runs = {run.key: run for run in study_runs(study)}
     states = [run_state(run, now, root) for run in runs.values()]
     running = is_locked(root / LOCK_FILE) is True
     done = sum(state.state == "done" for state in states)
@@ -54,17 +60,26 @@ def study_status(name: str | None, root: Path = Path()) -> str:
     left = time_left(states, lambda stage: getattr(study.compute, stage).threads, cores, started)
     lines.append(_left(left))
     if not running:
-        command = shlex.join(["mem", "run", str(name or file)]) + _directory(root)
+        command = shlex.join(["mem", "run", str(name or file), *_changes(last)]) + _directory(root)
         lines.append(f"No workflow process is running. To start or resume the study: {command}")
     return "\n".join(lines)
 
 
-def _chosen_study(name: str | None, last: LastStart | None, root: Path) -> tuple[Path, Study, LastStart | None]:
-    """Return the study's file, the study with the overrides of its last start, and this start if it is of the study."""
+def _changes(last: LastStart | None) -> list[str]:
+    """Return the arguments of Snakemake that changed settings at the last start. Without them, other runs start."""
+    if last is None:
+        return []
+    files = [str(path) for path in last.study_files[1:]]
+    values = [f"{setting}={json.dumps(value, ensure_ascii=False)}" for setting, value in last.overrides.items()]
+    return [*(["--configfile", *files] if files else []), *(["--config", *values] if values else [])]
+
+
+def _chosen_study(name: str | None, last: LastStart | None, root: Path) -> tuple[Path, LastStart | None]:
+    """Return the study's file, and the last start of a workflow process if it is of this study."""
     if name is not None:
         file = find_study(name)
         if last is None or last.study_files[0] != file.absolute():
-            return file, load_study([file]), None
+            return file, None
     elif last is None:
         folder = root / OWN_STUDIES
         names = study_names([folder])
@@ -73,12 +88,10 @@ def _chosen_study(name: str | None, last: LastStart | None, root: Path) -> tuple
                 f"{folder} contains several studies: {first_of(names)}" if names else f"{folder} contains no studies"
             )
             raise UserError(f"No study was started in this folder, and {found}. Run: mem status STUDY")
-        file = folder / f"{names[0]}.yaml"
-        return file, load_study([file]), None
+        return folder / f"{names[0]}.yaml", None
     assert last is not None
-    study = load_study(last.study_files, last.overrides)
     file = last.study_files[0]
-    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file, study, last
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file, last
 
 
 def _process(running: bool, root: Path) -> str:

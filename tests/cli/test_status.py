@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 
 import pytest
+from snakemake.cli import parse_config
 
 from mem.cli.main import main
-from mem.config.load import load_study
+from mem.config.load import load_study, study_files
 from mem.jobs.job import EXIT_USER_ERROR
 from mem.progress import RECORD_FILE
 from mem.projects.last_start import read_last_start, write_last_start
+from mem.projects.run import snakemake_command
 from mem.projects.run_states import RunState, run_state
 from mem.projects.time_left import time_left
 from mem.runs.dag import Run, study_runs
@@ -218,6 +222,38 @@ def test_without_a_name_the_study_is_the_one_started_last(runs, capsys, tmp_path
     assert "Workflow: process 7 on node1." in out
     assert "Time left: unknown until a run of these stages has finished: convert, pretrain," in out
     assert "To start or resume" not in out
+
+
+def test_the_next_command_repeats_the_settings_of_the_last_start(runs, capsys, tmp_path):
+    """Without them, the command would start other runs."""
+    over = tmp_path / "over.yaml"
+    over.write_text("seeds: [0, 1]\n")
+    write_last_start([MINI, over], {"shots": {"many_above": 90}, "pretrain": None}, 2)
+    assert status() == 0
+    command = capsys.readouterr().out.split("To start or resume the study: ")[1]
+    _, _, *words = shlex.split(command)
+    given = snakemake_command(words[0], words[1:], {})
+    config = parse_config(given[given.index("--config") + 1 :])
+    files, overrides = study_files(config, [Path(words[words.index("--configfile") + 1])], REPOSITORY / "config")
+    found = {run.key for run in study_runs(load_study(files, overrides))}
+    assert found == {
+        run.key for run in study_runs(load_study([MINI, over], {"shots": {"many_above": 90}, "pretrain": None}))
+    }
+
+
+def test_relative_paths_in_a_study_start_at_the_working_folder(runs, capsys, tmp_path):
+    """The digest of a list of class names is part of the keys."""
+    work, study = tmp_path / "work", tmp_path / "named.yaml"
+    work.mkdir()
+    (work / "names.txt").write_text("".join(f"{name}\n" for name in range(10)))
+    study.write_text(f"extends: {MINI}\ndataset: {{class_names: names.txt}}\n")
+    with contextlib.chdir(work):
+        finish(stage(study_runs(load_study([study])), "convert"), 5.0)
+    for arguments in (["named.yaml"], [str(study)]):
+        assert status(*arguments, "--directory", "work") == 0
+        assert "convert        1     1 " in capsys.readouterr().out
+    assert status("--directory", "missing") == EXIT_USER_ERROR
+    assert "missing: no such folder" in capsys.readouterr().err
 
 
 def test_the_only_study_of_a_project_needs_no_name(runs, capsys, tmp_path):
