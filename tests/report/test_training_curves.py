@@ -69,6 +69,13 @@ def test_a_study_without_logs_has_no_curves(runs, drawn):
     assert training_curves.training_curves(runs, CHOSEN) == []
 
 
+def test_a_damaged_log_has_no_curves(runs, drawn):
+    log = next(run.folder / "log.jsonl" for run in runs if run.stage == "finetune")
+    with open(log, "ab") as file:
+        file.write(b"\0\0\0\n")  # a power failure can leave such bytes
+    assert [figure.name for figure in training_curves.training_curves(runs, CHOSEN)] == ["heads"]
+
+
 def test_several_curves_are_read_at_once(runs):
     log = next(run.folder / "log.jsonl" for run in runs if run.stage == "finetune")
     metrics = ("train/loss", "val/acc1", "absent")
