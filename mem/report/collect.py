@@ -85,10 +85,7 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         variant, test = labels["variant"], metrics["splits"]["test"]
         run = variant, labels["order"], labels["seed"]
         results.evaluations[run] = folder
-        results.image_intervals[run] = {
-            shot: (math.nan if low is None else low, math.nan if high is None else high)
-            for shot, (low, high) in test.get("interval", {}).items()
-        }
+        results.image_intervals[run] = _image_intervals(metrics)
         _add_classes(results, labels, metrics)
         counts = np.asarray(test["wrong_by_group"], dtype=np.float64)
         results.wrong_counts[variant] = results.wrong_counts.get(variant, 0) + counts
@@ -105,6 +102,18 @@ def collect(study: str, evaluations: Iterable[tuple[Mapping[str, Any], Path]]) -
         )
     results.mean_norms = {variant: np.mean(matrices, axis=0) for variant, matrices in norms.items()}
     return results
+
+
+def _image_intervals(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the intervals over the test images by shot group; nothing for those of an earlier version without strata.
+
+    They would be compared with intervals of another method, and described as such.
+    """
+    intervals = metrics["splits"]["test"].get("interval", {}) if "interval_strata" in metrics else {}
+    return {
+        shot: (math.nan if low is None else low, math.nan if high is None else high)
+        for shot, (low, high) in intervals.items()
+    }
 
 
 def _add_calibration(results: StudyResults, labels: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

@@ -82,6 +82,8 @@ class _Metrics(TypedDict):
     thresholds: str
     class_counts: list[int]
     splits: _Splits
+    interval_strata: NotRequired[str]
+    """Present since the bootstrap of `interval` is stratified by class."""
     transductive: NotRequired[bool]
     """Present and true if the head was adapted to the test images."""
     crops: NotRequired[_Crops]

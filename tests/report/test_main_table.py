@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
-from mem.report.collect import StudyResults
+from mem.report.collect import StudyResults, collect
 from mem.report.main_table import best_cells, main_table
-from tests.report.synthetic import rows_of_two_seeds
+from tests.report.synthetic import rows_of_two_seeds, study_of, write_runs
 
 SHOTS = ("many", "medium", "few", "all")
 
@@ -29,6 +30,18 @@ def test_a_single_run_has_intervals_over_its_images():
 def test_without_recorded_intervals_the_table_has_none():
     rows = [row for row in rows_of_two_seeds("s", "d", "b", ce=60.0) if row.seed == 0]
     assert main_table(StudyResults(rows, image_intervals={("ce", 0, 0): {}}))[1] == ["ce", *["60.00"] * 4]
+
+
+def test_intervals_of_an_earlier_version_whose_bootstrap_had_no_strata_are_not_shown(tmp_path):
+    study = study_of(tmp_path)
+    labels_and_folders = [
+        (dict(run.labels), tmp_path / run.folder) for run in write_runs(tmp_path, study) if run.stage == "evaluate"
+    ]
+    assert not any(collect("mini", labels_and_folders).image_intervals.values())
+    for _, folder in labels_and_folders:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps({**metrics, "interval_strata": "classes"}))
+    assert all(set(found) == set(SHOTS) for found in collect("mini", labels_and_folders).image_intervals.values())
 
 
 def test_values_within_the_interval_of_the_best_over_runs_are_marked():
