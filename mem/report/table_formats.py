@@ -20,6 +20,7 @@ Emphasis = Literal["best", "near"]
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
     "<": "$<$", ">": "$>$", "τ": r"$\tau$", "…": r"\ldots{}", "–": "--", "\N{NO-BREAK SPACE}": "~",
+    "\N{RIGHTWARDS ARROW}": r"$\rightarrow$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 _LATEX_EMPHASIS = {"best": r"\textbf{%s}", "near": r"\underline{%s}"}
