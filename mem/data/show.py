@@ -195,14 +195,14 @@ def select_rows(
     starts = np.append(0, np.cumsum(counts))
     for g, shot in enumerate(SHOT_NAMES):
         ranked = [int(k) for k in np.argsort(-counts, kind="stable") if groups[k] == g and counts[k]]
-        for k in _evenly_spaced(ranked, ROWS_PER_GROUP):
+        for k in evenly_spaced(ranked, ROWS_PER_GROUP):
             members = by_class[starts[k] : starts[k + 1]].tolist()
-            rows.append(Row(classes[k], shot, int(counts[k]), tuple(map(tile, _evenly_spaced(members, COLUMNS)))))
+            rows.append(Row(classes[k], shot, int(counts[k]), tuple(map(tile, evenly_spaced(members, COLUMNS)))))
     return rows
 
 
-def _evenly_spaced(items: Sequence[int], number: int) -> list[int]:
-    """Return `number` evenly spaced items, including the first and the last; all items if there are fewer."""
+def evenly_spaced(items: Sequence[int], number: int) -> list[int]:
+    """Return `number` items at even intervals, including the first and the last; all items if there are fewer."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))] if items else []
 
 

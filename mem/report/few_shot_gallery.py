@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mem.data.show import evenly_spaced
 from mem.longtail import SHOT_NAMES
 from mem.metrics.predictions import Predictions
 from mem.report.chosen_methods import ChosenMethods
 from mem.report.page import CaptionedTable
 from mem.report.pictures import CaptionedPictures, Picture, PictureGroup
 from mem.report.run_predictions import RunPredictions
-from mem.report.study_images import StudyImages, evenly_spaced
+from mem.report.study_images import StudyImages
 
 PICTURES = 8
 """Maximum number of pictures of each outcome."""

@@ -98,8 +98,3 @@ def _decoded(beton: Beton, index: int) -> UInt8[np.ndarray, "height width 3"] | 
     except UserError:
         return None
     return pixels
-
-
-def evenly_spaced(items: Sequence[int], number: int) -> list[int]:
-    """Return `number` items at even intervals, including the first and the last; all items if there are fewer."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, number).round().astype(int))] if items else []

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mem.config import Study
+from mem.data.show import evenly_spaced
 from mem.metrics.predictions import PREDICTIONS_FILE, read_predictions
 from mem.report import class_figures, confused_classes, figures
 from mem.report.chosen_methods import chosen_methods
@@ -34,7 +35,7 @@ from mem.report.page import CaptionedFigure, CaptionedTable, Section
 from mem.report.pictures import CaptionedPictures
 from mem.report.plot_elements import RenderedFigure
 from mem.report.run_predictions import run_predictions
-from mem.report.study_images import SIDE, StudyImages, data_uri, evenly_spaced
+from mem.report.study_images import SIDE, StudyImages, data_uri
 from mem.report.transductive import MARK
 from tests.beton_files import write_beton
 from tests.report.class_results import COUNTS, NAMES, PER_CLASS, SHOTS, manifest, study_results
