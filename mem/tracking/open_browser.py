@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import webbrowser
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 _SECONDS = 120.0
@@ -18,6 +18,8 @@ def open_when_ready(address: str) -> bool:
     while time.monotonic() < deadline:
         try:
             urlopen(address.partition("#")[0], timeout=5).close()
+            return webbrowser.open(address)
+        except HTTPError:  # the server responds, for example with a request for a password
             return webbrowser.open(address)
         except (URLError, OSError):
             time.sleep(0.5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from email.message import Message
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
 from mem.errors import UserError
-from mem.tracking import ui
+from mem.tracking import open_browser, ui
 from mem.tracking.published_studies import PublishedView, publish_addresses
 from mem.tracking.ui import UiOptions, open_ui
 from tests.tracking.logs import client
@@ -58,6 +60,19 @@ def test_a_study_without_views_is_reported_with_those_that_have_some(root, start
     with pytest.raises(UserError, match=r"three: MLflow has no views of this study.*mem track sync.*views: one, two\."):
         open_ui(root, UiOptions(port=port, study="three"))
     assert started == []
+
+
+def test_the_browser_is_opened_where_the_server_asks_for_a_password(monkeypatch):
+    opened: list[str] = []
+
+    def unauthorized(address: str, timeout: float) -> None:
+        raise HTTPError(address, 401, "Unauthorized", Message(), None)
+
+    monkeypatch.setattr(open_browser, "urlopen", unauthorized)
+    monkeypatch.setattr(open_browser, "_SECONDS", 1.0)
+    monkeypatch.setattr(open_browser.webbrowser, "open", lambda address: opened.append(address) or True)
+    assert open_browser.open_when_ready("https://tracking.example.org/#/experiments/1")
+    assert opened == ["https://tracking.example.org/#/experiments/1"]
 
 
 def test_a_port_in_use_is_reported(root):
