@@ -164,6 +164,18 @@ def test_an_image_of_another_size_is_damaged(without_ffcv):
         assert crop_complete_images(table, np.empty(64 * 50 * 3, np.uint8), np.zeros((1, 8, 8, 3), np.uint8)) == 0
 
 
+def test_every_error_of_the_decoder_is_a_damaged_image(monkeypatch):
+    """An exception would not reach the callers in compiled code, which would use the memory as a decoded image."""
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(complete_images.simplejpeg, "decode_jpeg", out_of_memory)
+    table, _arrays = table_of([jpeg(photo(64, 48, 0), "420")], [(64, 48)], [[0, 0, 64, 48]])
+    scratch, out = np.empty(64 * 48 * 3, np.uint8), np.zeros((1, 8, 8, 3), np.uint8)
+    assert crop_complete_images(table, scratch, out, complete_images.without_ffcv()) == 0
+
+
 def test_files_with_too_many_scans_are_rejected(without_ffcv):
     file = io.BytesIO()
     Image.fromarray(photo(16, 16, 0)).save(file, "JPEG", progressive=True)

@@ -74,7 +74,7 @@ def _imdecode(source: int, jpeg_bytes: int, rows: int, columns: int, out: int, *
         if (height, width) != (rows, columns) or colours in _CMYK:
             return -1
         simplejpeg.decode_jpeg(content, "RGB", fastdct=True, buffer=_bytes(out, rows * columns * 3))
-    except ValueError:
+    except Exception:  # without a result, compiled code would take the image for a decoded one
         return -1
     return 0
 
