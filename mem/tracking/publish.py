@@ -15,7 +15,7 @@ from typing import Any
 
 from mem import files
 from mem.tracking import server
-from mem.tracking.addresses import is_embedded
+from mem.tracking.addresses import is_embedded, without_secrets
 from mem.tracking.artifacts import say
 from mem.tracking.published_studies import PublishedView, publish_addresses
 from mem.tracking.run_description import LOG_ID
@@ -96,7 +96,8 @@ class Publisher:
                 if isinstance(error, server.tracking_errors()) and not server.is_rejection(error):
                     self._reports[study] = report
                     raise
-                say(f"The views of the study {study} cannot be created in MLflow: {type(error).__name__}: {error}")
+                cause = without_secrets(f"{type(error).__name__}: {error}")
+                say(f"The views of the study {study} cannot be created in MLflow: {cause}")
 
     def _publish(self, report: _Report) -> None:
         if server.is_deleted(self.client, report.run_id):

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from mem.metrics import interval
 from mem.tracking import publish, server
@@ -303,6 +305,19 @@ def test_text_that_the_user_adds_to_the_description_is_kept(published):
     client(root).set_experiment_tag(experiment.experiment_id, note, f"Before\n\n{experiment.tags[note]}\n\nAfter")
     publish_again(root)
     assert tags(root)[note] == f"Before\n\n{experiment.tags[note]}\n\nAfter"
+
+
+def test_a_view_that_the_server_rejects_is_reported_without_the_password_of_the_server(published, monkeypatch, capsys):
+    def rejected(*arguments: Any) -> None:
+        raise MlflowException("http://me:secret@host/api: bad request", BAD_REQUEST)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish.Publisher, "_write_views", rejected)
+        publish_again(published)
+    message = capsys.readouterr().err
+    assert "The views of the study mini cannot be created in MLflow: MlflowException" in message
+    assert "secret" not in message
+    publish_again(published)
 
 
 def test_a_page_that_cannot_be_written_is_reported(published, capsys):
