@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,7 +16,8 @@ from mem.config.study_names import find_study
 from mem.installation import PROFILES, snakefile, workflow_folder
 
 _DOCTOR = "snakemake_executor_plugin_submitit.doctor.__main__"
-_CONFIG = ("--config", "-C")
+_CONFIG = re.compile(r"(--config)(?:=(.*))?|(-C)(.*)", re.DOTALL)
+"""The option for values that override settings, optionally with the first value."""
 _SNAKEFILE = re.compile(r"--snakefile(=.*)?|-s")
 _RESOURCES = re.compile(r"(--cores|--jobs|--profile|--executor)(=.*)?|-[cje].*")
 """Options that specify where and with how many cores the jobs run."""
@@ -51,7 +54,7 @@ def snakemake_command(study: str, arguments: Sequence[str], environment: Mapping
         UserError: There is no such study.
     """
     # The path is absolute, because Snakemake changes to the folder of --directory before it reads the Snakefile.
-    setting = f"study={find_study(study).absolute()}"
+    setting = f"study={_as_config_value(str(find_study(study).absolute()))}"
     given = _with_profiles(arguments)
     options = [] if any(map(_SNAKEFILE.fullmatch, given)) else ["--snakefile", str(snakefile())]
     if not any(map(_RESOURCES.fullmatch, given)) and "SNAKEMAKE_PROFILE" not in environment:
@@ -61,8 +64,10 @@ def snakemake_command(study: str, arguments: Sequence[str], environment: Mapping
         end = given.index("--") if "--" in given else len(given)
         return [*_snakemake(), *options, *given[:end], "--config", setting, *given[end:]]
     # Snakemake uses only the last --config.
-    option, equals, value = given[position].partition("=")
-    merged = [option, setting, *([value] if equals else [])]
+    found = _CONFIG.fullmatch(given[position])
+    assert found is not None
+    option, value = found[1] or found[3], found[2] or found[4]
+    merged = [option, setting, *([value] if value else [])]
     return [*_snakemake(), *options, *given[:position], *merged, *given[position + 1 :]]
 
 
@@ -94,8 +99,18 @@ def _snakemake() -> list[str]:
 def _position_of_config(arguments: Sequence[str]) -> int | None:
     """Return the position of the last option --config, or None."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    found = [i for i in range(end) if arguments[i] in _CONFIG or arguments[i].startswith("--config=")]
+    found = [i for i in range(end) if _CONFIG.fullmatch(arguments[i])]
     return found[-1] if found else None
+
+
+def _as_config_value(text: str) -> str:
+    """Return the value that Snakemake reads as a text: it reads values as YAML, where ` #` starts a comment."""
+    import yaml
+
+    with contextlib.suppress(yaml.YAMLError):  # Snakemake uses such a value as it is
+        if yaml.load(text, Loader=yaml.BaseLoader) != text:
+            return f" {json.dumps(text)} "  # Snakemake removes quotes at the ends of a value; spaces protect them
+    return text
 
 
 def _with_profiles(arguments: Sequence[str]) -> list[str]:

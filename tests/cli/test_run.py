@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from snakemake.cli import parse_config
 
 from mem.cli.main import main
 from mem.errors import UserError
@@ -57,11 +58,21 @@ def test_another_snakefile_can_be_given():
         (["-c1", "--config", "a=1", "b=2"], ["-c1", "--config", DIGITS, "a=1", "b=2"]),
         (["-C", "a=1", "-c1", "-n"], ["-C", DIGITS, "a=1", "-c1", "-n"]),
         (["-c1", "--config=a=1"], ["-c1", "--config", DIGITS, "a=1"]),
+        (["-c1", "-Ca=1", "b=2"], ["-c1", "-C", DIGITS, "a=1", "b=2"]),
+        (["-c1", "--configfile", "a"], ["-c1", "--configfile", "a", "--config", DIGITS]),
         (["-c1", "--", "--config"], ["-c1", "--config", DIGITS, "--", "--config"]),
     ],
 )
 def test_the_study_is_one_of_the_values_of_config(given, expected):
     assert arguments(*given) == [*SNAKEFILE, *expected]
+
+
+@pytest.mark.parametrize("name", ["project #1", "a: b", "it's = {x}", '"x"', "données", "a b", "a: b: c"])
+def test_the_path_of_a_study_can_have_special_characters(folder, name):
+    (folder / name).mkdir()
+    (folder / name / "own.yaml").touch()
+    given = arguments("-c1", study=f"{name}/own.yaml")
+    assert parse_config([given[-1]]) == {"study": str(folder / name / "own.yaml")}
 
 
 def test_profiles_are_those_of_the_folder_or_the_delivered_ones(folder):
