@@ -118,7 +118,7 @@ packages_for() { for part in "$@"; do package "$part"; done | sort -u | tr '\n' 
 
 read -ra parts <<<"$(missing | tr '\n' ' ')" || true
 if [ ${#parts[@]} -gt 0 ] && [ $manager != none ] && { [ "$(id -u)" = 0 ] || [ $manager = conda ]; }; then
-    [ $manager != apt ] || apt-get update -qq
+    [ $manager != apt ] || apt-get update -qq || say "The lists of packages could not be updated."
     read -ra packages <<<"$(packages_for "${parts[@]}")"
     say "Installing system packages: ${packages[*]}"
     install "${packages[@]}" || say "Not all of these packages could be installed."

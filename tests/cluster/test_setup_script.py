@@ -86,13 +86,16 @@ def test_dnf_installs_the_packages_of_rocky_linux(tmp_path):
     assert "--no-deps --editable ." in system.commands("pip")[1]
 
 
-def test_a_package_that_dnf_does_not_find_leads_to_an_installation_without_ffcv(tmp_path):
-    system = System(tmp_path, "dnf", status=1)
-    system.add("dnf", "#!/bin/sh\nexit 1\n")
+@pytest.mark.parametrize(("manager", "advice"), [("dnf", "epel-release"), ("apt-get", "sudo apt-get install")])
+def test_a_package_manager_that_fails_leads_to_an_installation_without_ffcv(tmp_path, manager, advice):
+    """For example without a network connection, or if a package does not exist."""
+    system = System(tmp_path, manager)
+    for name in (manager, "apt-cache"):
+        system.add(name, "#!/bin/sh\nexit 1\n")
     done = system.setup()
     assert done.returncode == 0, done.stderr
     assert "Continuing without FFCV" in done.stderr
-    assert "epel-release" in done.stderr
+    assert advice in done.stderr
     assert "requirements-ffcv" not in system.log.read_text()
     assert "--requirement=envs/requirements-dev.txt" in system.commands("pip")[0]
 
