@@ -73,7 +73,7 @@ def _curves(run: Run) -> dict[str, Curve]:
     """Return the loss and the accuracy on val by epoch; empty curves if the log is damaged."""
     try:
         found = read_curves(RunFolder(run.folder).log, (*LABELS, EPOCH))
-    except ValueError:
+    except (KeyError, TypeError, ValueError):
         return {metric: [] for metric in LABELS}
     epochs = found.pop(EPOCH)
     steps_per_epoch = epochs[-1][0] / epochs[-1][1] if epochs and epochs[-1][1] else 0.0
