@@ -217,18 +217,22 @@ def _removable(
 ) -> tuple[list[StoredRun], list[str]]:
     """Return the runs that can be removed, and the reasons why others are kept.
 
-    A run is kept if a process works in it or in a run that depends on it, and if it contains files of the user.
+    A run is kept if a process works in it, if it is behind a link, or if it contains files of the user. The same
+    applies to its inputs.
     """
     unneeded = list(unneeded)
     locked = locked_keys(runs, root)
     notes = [f"{run.folder}: in use by {locked[run.key]}" for run in unneeded if run.key in locked]
     foreign: set[str] = set()
     for run in unneeded:
-        if names := foreign_files(root / run.folder):
+        if run.link is not None:
+            foreign.add(run.key)
+            notes.append(f"{run.link}: this is a link")
+        elif names := foreign_files(root / run.folder):
             foreign.add(run.key)
             notes.append(f"{run.folder}: no stage writes {first_of(names)}. Move your own files elsewhere")
     held = with_inputs(runs, {*locked, *foreign})
-    return [run for run in unneeded if run.key not in held], notes
+    return [run for run in unneeded if run.key not in held], list(dict.fromkeys(notes))
 
 
 def _print_garbage(chosen: Sequence[StoredRun], runs: Sequence[StoredRun], root: Path) -> None:

@@ -169,7 +169,7 @@ def require_removable(runs: Sequence[StoredRun], root: Path, all_runs: Sequence[
     """Check that no process works in runs or in their dependents, and that the folders contain only files of stages.
 
     Raises:
-        UserError: Otherwise. The message names the process or the files.
+        UserError: Otherwise, or if a run is behind a link. The message names the process, the files or the link.
     """
     keys = {run.key for run in runs}
     locked = locked_keys([*runs, *dependents(all_runs, keys)], root)
@@ -179,6 +179,11 @@ def require_removable(runs: Sequence[StoredRun], root: Path, all_runs: Sequence[
             f"{run.folder} is in use by {locked[run.key]}. Wait until it ends, or stop it, and run this again."
         )
     for run in runs:
+        if run.link is not None:
+            raise UserError(
+                f"{run.link}: this is a link, and {run.folder} depends on this run. Runs behind links are not removed. "
+                "Replace the link by the folder, and run this again."
+            )
         if names := foreign_files(root / run.folder):
             raise UserError(
                 f"{run.folder}: no stage writes {first_of(names)}. Move your own files elsewhere, and run this again."
@@ -192,6 +197,8 @@ def _run_and_dependents(folder: Path, root: Path) -> tuple[StoredRun, list[Store
     if run is None:
         reason = next((text for text in others if text.startswith(f"{inside}: ")), f"{folder}: not a run of this runs/")
         raise UserError(f"{reason}. It is left alone. `mem runs STUDY` lists the runs of a study.")
+    if run.link is not None:
+        raise UserError(f"{run.link}: this is a link. It is left alone, with what is behind it.")
     found = dependents(runs, [run.key])
     require_removable([run, *found], root, runs)
     return run, found

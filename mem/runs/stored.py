@@ -1,6 +1,7 @@
 """The runs that are stored in `runs/`: their folders, inputs, sizes and locks.
 
-Links below `runs/` are never followed, and folders that mem did not write are left out.
+Runs that are links, or that lie behind links, are read, because other runs are their inputs, but they are not removed.
+Folders that mem did not write are left out.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class StoredRun:
     labels: Mapping[str, Any]
     inputs: tuple[str, ...]
     """Keys of the runs that this run reads."""
+    link: Path | None = None
+    """The link below `runs/` that leads to the folder, or None."""
 
     @property
     def description(self) -> str:
@@ -69,9 +72,7 @@ def stored_runs(root: Path) -> tuple[list[StoredRun], list[str]]:
     others: list[str] = []
     for path in _run_folders(root / "runs"):
         folder = path.relative_to(root)
-        if path.is_symlink():
-            others.append(f"{folder}: this is a link")
-        elif isinstance(found := _read(path, folder), StoredRun):
+        if isinstance(found := _read(root, folder), StoredRun):
             runs.append(found)
         else:
             others.append(f"{folder}: {found}")
@@ -79,7 +80,7 @@ def stored_runs(root: Path) -> tuple[list[StoredRun], list[str]]:
 
 
 def _run_folders(runs: Path) -> Iterator[Path]:
-    """Yield the folders, and the links, that have the name of a run. Other links are not followed."""
+    """Yield the folders, and the links, that have the name of a run."""
     for dataset in _folders_in(runs):
         for backbone in _folders_in(dataset):
             with os.scandir(backbone) as entries:
@@ -91,15 +92,12 @@ def _folders_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(
-            Path(entry.path)
-            for entry in entries
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-        )
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _read(path: Path, folder: Path) -> StoredRun | str:
+def _read(root: Path, folder: Path) -> StoredRun | str:
     """Return a run, or a description of the reason why the folder is none."""
+    path = root / folder
     found = _FOLDER_NAME.fullmatch(path.name)
     assert found is not None
     stage, key = found.groups()
@@ -111,7 +109,9 @@ def _read(path: Path, folder: Path) -> StoredRun | str:
         if (content["stage"], content["key"]) != (stage, key):
             return f"its config.yaml is that of run {content['stage']}-{content['key']}"
         keys = tuple(str(value).rsplit("-", 1)[1] for value in inputs.values())
-        return StoredRun(folder, stage, key, dict(labels), keys)
+        dataset, backbone = folder.parents[1], folder.parent
+        link = next((name for name in (dataset, backbone, folder) if (root / name).is_symlink()), None)
+        return StoredRun(folder, stage, key, dict(labels), keys, link)
     except Exception:
         return "its config.yaml is missing or cannot be read, so it is unknown what depends on it"
 

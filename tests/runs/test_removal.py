@@ -350,6 +350,24 @@ def test_links_are_not_followed(root, tmp_path, capsys):
     assert RunFolder(root / find("train_head").folder).finished()
 
 
+def test_the_inputs_of_runs_behind_links_are_not_removed(root, tmp_path, capsys):
+    """A folder of runs can be moved to another disk and linked."""
+    shutil.move(root / "runs/mini_digits/vit_mini", tmp_path / "vit_mini")
+    (root / "runs/mini_digits/vit_mini").symlink_to(tmp_path / "vit_mini")
+    (root / "config/mini.yaml").write_text(f"extends: {MINI}\ndataset: {{test_per_class: 21}}\n")
+    before = stored(root)
+    for function in (redo, remove_run):
+        with pytest.raises(UserError, match=r"vit_mini: this is a link, and .* depends on this run"):
+            function(find("convert").folder, root, yes)
+    assert collect_garbage([], root, yes) == 0
+    out = capsys.readouterr().out
+    assert out.count("Left alone: runs/mini_digits/vit_mini: this is a link\n") == 1
+    assert find("convert").key in stored(root) and before - stored(root) <= {
+        find("report").key,
+        find("report", changes=CHANGED).key,
+    }
+
+
 def test_a_link_inside_a_run_folder_is_a_file_that_is_not_ours(root):
     (root / find("pretrain").folder / "encoder.safetensors").symlink_to("/somewhere")
     assert foreign_files(root / find("pretrain").folder) == ["encoder.safetensors"]
