@@ -69,6 +69,12 @@ def _sentences(
 ) -> list[Markup]:
     """Return which method is the best on val, and its difference from the baseline on test."""
     summary = summarise(rows, "test")
+    if len(summary) == 1:
+        (only,) = summary
+        name = marked_text(only, transductive_heads(rows))
+        return [
+            Markup("The study has one method, <strong>{}</strong>: {} % on test.").format(name, summary[only]["all"])
+        ]
     if best is None:
         top = max(summary, key=lambda variant: summary[variant]["all"].mean)
         name = marked_text(top, transductive_heads(rows))

@@ -86,6 +86,7 @@ def _classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> Section:
     lines = class_table(scores, chosen)
     total = int(sum((of_order.test_images > 0).sum() for of_order in scores))
     limit = f"The {MAX_CLASSES} of {total:,} lines with the lowest accuracy" if total > MAX_CLASSES else "All classes"
+    limit += " that have test images" * bool((images == 0).any())
     last = f" The last column is {chosen.focus} minus {chosen.baseline}, in points." if chosen.baseline else ""
     table = CaptionedTable(
         "Accuracy of each class",

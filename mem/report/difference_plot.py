@@ -59,7 +59,7 @@ class DifferencePlot:
 
     baseline: str
     scores: Sequence[str]
-    """Accuracy of the baseline by shot group, in percent."""
+    """Accuracy of the baseline by shot group, with its unit."""
     rows: Sequence[PlotRow]
     zero: float
     """Position of the difference 0 in percent of the width of a cell."""
@@ -99,7 +99,7 @@ def difference_plot(
 
     return DifferencePlot(
         baseline=names[comparison.baseline],
-        scores=[str(Interval(accuracy[shot].mean, None)) for shot in SHOTS],
+        scores=["-" if math.isnan(mean := accuracy[shot].mean) else f"{mean:.2f} %" for shot in SHOTS],
         rows=[
             PlotRow(names[variant], [cell(differences[shot]) for shot in SHOTS], variant == best)
             for variant, differences in comparison.differences.items()

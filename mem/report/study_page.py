@@ -90,7 +90,7 @@ def study_page(
         sections=[
             Section("accuracy", "Accuracy", "", [*marked(accuracy_tables(results)), *figures_of["accuracy"]]),
             Section("differences", "Differences between methods", "", marked(difference_tables(results))),
-            _deviations(study),
+            deviations_section(study),
             *class_sections(class_scores(study, manifest, results), chosen, runs, manifest, results),
             Section("shot-groups", "Shot groups", "", [*figures_of["shot-groups"], *marked(shot_tables)]),
             Section("ablations", "One setting at a time", "", figures_of["ablations"]),
@@ -162,28 +162,21 @@ def _paper(paper_tables: Sequence[PaperTable], figure_tables: Sequence[PaperTabl
     return Section("paper", "Tables and figures of the paper", intro, shown)
 
 
-def _deviations(study: config.Study) -> Section:
+def deviations_section(study: config.Study) -> Section:
+    """Return the section about differences from the paper, with a second table if the paper leaves settings open."""
     differing, unstated = ranked_deviations(study)
     number = len(differing) - 1
     intro = (
         f"{number} setting{'s' * (number != 1)} of this study differ{'s' * (number == 1)} from the paper, the most "
-        f"important first. The paper leaves {len(unstated) - 1} further settings open."
+        "important first."
     )
-    return Section(
-        "deviations",
-        "What was different from the paper",
-        intro,
-        [
-            CaptionedTable("Deviations from the paper", "", differing, css_class="text compact"),
-            CaptionedTable(
-                "Settings that the paper does not state",
-                "The values that this study uses.",
-                unstated,
-                folded=True,
-                css_class="text compact",
-            ),
-        ],
-    )
+    tables = [CaptionedTable("Deviations from the paper", "", differing, css_class="text compact")]
+    if open_settings := len(unstated) - 1:
+        intro += f" The paper leaves {open_settings} further setting{'s' * (open_settings > 1)} open."
+        title = "Settings that the paper does not state"
+        caption = "The values that this study uses."
+        tables.append(CaptionedTable(title, caption, unstated, folded=True, css_class="text compact"))
+    return Section("deviations", "What was different from the paper", intro, tables)
 
 
 def _cost(study: config.Study, finished: StudyRuns) -> Section:

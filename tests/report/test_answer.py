@@ -89,7 +89,8 @@ def test_without_val_no_method_is_called_the_best():
 def test_a_single_head_has_no_comparison():
     single = answer(results_of({"ce": [0.0] * 4}))
     assert not single.plots
-    assert "On test, it has 61.50 ± " in " ".join(single.sentences)
+    assert single.sentences[0].startswith("The study has one method, <strong>ce</strong>: 61.50 ± ")
+    assert "best" not in " ".join(single.sentences)
 
 
 def test_each_method_can_be_the_baseline_except_transductive_heads_which_are_marked():
@@ -135,7 +136,7 @@ def test_positions_in_the_figure_are_proportional_to_differences():
     wide, narrow = BoundedDifference(10.0, -10.0, 30.0), BoundedDifference(20.0, 15.0, 25.0)
     missing = BoundedDifference(float("nan"), None, None)
     differences = {"a": dict.fromkeys(shots, wide), "b": {**dict.fromkeys(shots, narrow), "few": missing}}
-    accuracy = dict.fromkeys(shots, Interval(50.0, 1.0))
+    accuracy = {**dict.fromkeys(shots, Interval(50.0, 1.0)), "few": Interval(float("nan"), None)}
     plot = difference_plot(Comparison("crt", differences, {}, ""), accuracy, "a", {"a": "a", "b": "b", "crt": "crt"})
     first, second = (row.cells[0] for row in plot.rows)
     # The axis goes from -10 to 30, with a margin of 6 % at both ends.
@@ -147,4 +148,4 @@ def test_positions_in_the_figure_are_proportional_to_differences():
     assert (first.excludes_zero, second.excludes_zero) == (False, True)
     assert plot.rows[1].cells[2].dot is None
     assert {tick.text: tick.position for tick in plot.ticks}["+20"] == pytest.approx(second.dot)
-    assert plot.scores == ["50.00"] * 4
+    assert plot.scores == ["50.00 %", "50.00 %", "-", "50.00 %"]

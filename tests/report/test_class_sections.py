@@ -340,6 +340,15 @@ def without_plots(monkeypatch) -> None:
     monkeypatch.setattr(class_figures, "accuracy_by_class", lambda *_: RenderedFigure("<svg/>", b""))
 
 
+def test_the_table_of_classes_says_that_classes_without_test_images_are_not_listed(results, mini, without_plots):
+    chosen, scores = chosen_methods(results.rows), scores_of(results, mini)
+    absent = [replace(each, test_images=np.array([10, 10, 10, 10, 10, 0])) for each in scores]
+    for found, start in ((scores, "All classes, lowest"), (absent, "All classes that have test images, lowest")):
+        table = class_sections(found, chosen, [], manifest(), results)[0].content[1]
+        assert isinstance(table, CaptionedTable)
+        assert table.caption.startswith(start)
+
+
 def test_titles_have_the_crops_and_tables_mark_transductive_heads(results, mini, without_plots):
     rows = [replace(row, crops="five crops at 248", transductive=row.variant == "ce") for row in results.rows]
     marked = StudyResults(**{**vars(results), "rows": rows})

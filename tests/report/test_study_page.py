@@ -1,4 +1,4 @@
-"""The study on the report page."""
+"""The study and its deviations from the paper on the report page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import yaml
 
 from mem.config import Initial, Study
 from mem.config.custom_sources import Folder
-from mem.report.study_page import study_text
+from mem.report.study_page import deviations_section, study_text
 
 
 def test_the_study_on_the_page_names_no_folders_of_the_machine(mini_values):
@@ -20,3 +20,12 @@ def test_the_study_on_the_page_names_no_folders_of_the_machine(mini_values):
         assert shown["dataset"]["test_folder"] == "test"
         assert shown["initial"]["weights"] == "local-dir:.../vit"
         assert shown["description"] == "75 heads / 3 seeds"
+
+
+def test_settings_that_the_paper_does_not_state_are_listed_if_there_are_some(mini, mini_values):
+    section = deviations_section(mini)
+    assert len(section.content) == 2
+    assert "further settings open" in section.intro
+    without_mem = deviations_section(Study.model_validate(mini_values | {"heads": {"ce": {"method": "ce"}}}))
+    assert len(without_mem.content) == 1
+    assert "open" not in without_mem.intro
