@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mem.config.layers import ConfigLayer, merge_layers
 from mem.config.messages import KeyPath, describe_error, suggestion
 from mem.config.study import Study
-from mem.config.study_names import find_study, study_folders
+from mem.config.study_names import find_study, relative_to_working_folder, study_folders
 from mem.config.yaml_files import is_null, read_yaml
 from mem.errors import UserError
 
@@ -36,7 +36,7 @@ def load_study(files: Sequence[str | Path], overrides: Mapping[str, Any] | None 
     """
     if not files:
         raise UserError("No study was specified. Pass a YAML file, for example config/digits_lt.yaml")
-    files = [_relative_to_working_folder(Path(file)) for file in files]
+    files = [relative_to_working_folder(Path(file)) for file in files]
     layers = [layer for file in files for layer in _read_with_bases(file)]
     if overrides:
         layers.append(_layer_of_overrides(overrides, "--config"))
@@ -90,10 +90,6 @@ def _with_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_nulls(inner) for inner in value]
     return None if isinstance(value, str) and is_null(value) else value
-
-
-def _relative_to_working_folder(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _read_with_bases(path: Path, extending: tuple[Path, ...] = ()) -> list[ConfigLayer]:

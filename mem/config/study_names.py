@@ -22,7 +22,7 @@ def study_folders(packaged: Path | None = None) -> tuple[Path, ...]:
     Args:
         packaged: Folder of the studies that are delivered with mem. Default: `packaged_studies()`.
     """
-    packaged = _relative_to_working_folder(packaged_studies()) if packaged is None else packaged
+    packaged = relative_to_working_folder(packaged_studies()) if packaged is None else packaged
     return (packaged,) if _is_same(OWN_STUDIES, packaged) else (OWN_STUDIES, packaged)
 
 
@@ -94,5 +94,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def _relative_to_working_folder(path: Path) -> Path:
+def relative_to_working_folder(path: Path) -> Path:
+    """Return a path in the working folder without the path of this folder, for messages; other paths unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mem.config.load import load_study
-from mem.config.study_names import OWN_STUDIES, find_study, study_names
+from mem.config.study_names import OWN_STUDIES, find_study, relative_to_working_folder, study_names
 from mem.errors import UserError, first_of
 from mem.progress import format_duration
 from mem.projects.last_start import LastStart, read_last_start
@@ -90,8 +90,7 @@ def _chosen_study(name: str | None, last: LastStart | None, root: Path) -> tuple
             raise UserError(f"No study was started in this folder, and {found}. Run: mem status STUDY")
         return folder / f"{names[0]}.yaml", None
     assert last is not None
-    file = last.study_files[0]
-    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file, last
+    return relative_to_working_folder(last.study_files[0]), last
 
 
 def _process(running: bool, root: Path) -> str:
