@@ -43,11 +43,13 @@ onstart:
     with errors_as_messages():
         WORKFLOW_PROCESS.start()
         write_last_start(
-            STUDY_FILES, OVERRIDES, workflow.cores if JOBS_ON_THIS_MACHINE else None
+            STUDY_FILES,
+            OVERRIDES,
+            workflow.resource_settings.cores if jobs_on_this_machine() else None,
         )
         prepare_initial_weights()
         WORKFLOW_PROCESS.handle_signals(stop_jobs=workflow.local_exec)
-        if JOBS_ON_THIS_MACHINE:
+        if jobs_on_this_machine():
             WORKFLOW_PROCESS.start_fork_server(STUDY_RUNS)
 
 

@@ -109,10 +109,6 @@ RUNS = {run.key: run for run in STUDY_RUNS}
 REPORT = STUDY_RUNS[-1]
 WORKFLOW_PROCESS = WorkflowProcess(Path(), DIRECTORY)
 RESULTS = f"results/{STUDY.study}"
-# The executor plugin has the setting `cluster`: slurm, local or debug.
-JOBS_ON_THIS_MACHINE = workflow.local_exec or getattr(
-    workflow.executor_settings, "cluster", "slurm"
-) in ("local", "debug")
 
 
 wildcard_constraints:
@@ -120,6 +116,12 @@ wildcard_constraints:
     backbone=r"[^/]+",
     key=r"[0-9a-f]{12}",
     study=r"[^/]+",
+
+
+def jobs_on_this_machine():
+    """Return whether jobs run on this machine. Snakemake knows the executor only after it has read the Snakefile."""
+    cluster = getattr(workflow.executor_settings, "cluster", "slurm")
+    return workflow.local_exec or cluster in ("local", "debug")
 
 
 def inputs(wildcards):
