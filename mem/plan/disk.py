@@ -22,6 +22,8 @@ PREDICTION_BYTES = 31.0
 """Size of one image's row in predictions.parquet."""
 PARQUET_BYTES = 3_000.0
 """Size of predictions.parquet without its rows."""
+CALIBRATION_BYTES = 5_600.0
+"""Size of the calibration at all temperatures in metrics.json."""
 REPORT_BYTES = 1_335_000.0
 """Total size of the report page with its pictures, the tables, and the figures as SVG and PNG."""
 _DTYPE_BYTES = {"float32": 4, "float16": 2}
@@ -154,7 +156,7 @@ def evaluate(images: ImageCounts, groups: int = 0) -> DiskUse:
             heads.
     """
     rows = (PREDICTION_BYTES + 2 * FLOAT_BYTES * groups) * (images.val + images.test)
-    return DiskUse(rows + 60.0 * images.classes + PARQUET_BYTES + 2.1 * RECORD_BYTES)
+    return DiskUse(rows + 60.0 * images.classes + PARQUET_BYTES + CALIBRATION_BYTES + 2.1 * RECORD_BYTES)
 
 
 def _logged_points(steps: int) -> float:

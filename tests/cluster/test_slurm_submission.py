@@ -126,7 +126,7 @@ def test_no_job_runs_twice_if_the_workflow_process_is_killed_during_sbatch(count
     assert process.returncode == -9
     shutil.rmtree(tmp_path / "wrapped")
     printed = flow.run()
-    assert printed.count("Re-attached to SLURM job") == 20
+    assert 1 <= printed.count("Re-attached to SLURM job") <= 20  # on a busy machine, some jobs have already ended
     assert executions(flow) == [1] * 20
     assert not list(flow.folder.glob(".snakemake/submitit/registry/*"))
     assert not list(flow.folder.glob(".snakemake/submitit/submissions/*"))

@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_exported_is_refused(vit, tmp_path, capsys):
     refused = {
         (head, tmp_path / "full"): "already exists and is not an export",
         (vit.run("finetune"), tmp_path / "out"): "this is a finetune run, but only the folder of a train_head",
-        (tmp_path / "none", tmp_path / "out"): "none: not a run folder, and not a prefix of a key in",
+        (tmp_path / "none", tmp_path / "out"): "none: not a run folder, not the beginning of a key in",
     }
     for (run, out), message in refused.items():
         assert main(["export", str(run), "--out", str(out)]) == 2
@@ -161,7 +161,7 @@ def test_a_head_is_exported_by_its_key(vit, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     for unknown in ("runs", "", "000000000000"):
         assert main(["export", unknown, "--out", str(out)]) == 2
-        assert f"mem: {unknown}: not a run folder, and not a prefix of a key in runs" in capsys.readouterr().err
+        assert f"mem: {unknown}: not a run folder, not the beginning of a key in runs" in capsys.readouterr().err
 
 
 def test_an_export_of_another_format_is_refused(vit, tmp_path):

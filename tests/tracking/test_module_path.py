@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mem.cli.main import main
-from mem.tracking.ui import open_ui
+from mem.tracking.ui import UiOptions, open_ui
 from mem.workflow_process import WorkflowProcess
 from tests.tracking.logs import mlflow_run, open_log, send, steps
 from tests.waiting import wait
@@ -98,7 +98,7 @@ def test_the_ui_is_started_without_the_working_folder_on_the_module_path(root, m
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(KeyboardInterrupt):
-        open_ui(root, "127.0.0.1", port)
+        open_ui(root, UiOptions(port=port))
     command, environment = started[0]
     assert command[1] == "-P"
     assert environment["PYTHONSAFEPATH"] == "1"
