@@ -194,7 +194,6 @@ def test_predictions_of_several_crops_are_from_the_means_over_them(kind):
     np.testing.assert_allclose(found.top_probabilities, expected, rtol=1e-5)
     if isinstance(head, RideRouterHead):
         used = np.mean([head.route(view)[1].numpy() for view in views], axis=0)
-        assert len(set(used)) > 1
         np.testing.assert_allclose(found.experts_used, used, rtol=1e-6)
     else:
         assert isinstance(head, MemOnExperts)

@@ -19,7 +19,6 @@ from tests.models.tuned_networks import (
     CNN,
     CONVMAE,
     CONVNEXT,
-    DISTILLED,
     SELECTED,
     SWIN,
     TRANSFORMERS,
@@ -64,7 +63,6 @@ def test_which_parameters_train():
         assert trained(network(CNN, settings)) == stage
     norms = {n for n in trained(cnn) if re.search(r"bn\d|conv1\.[14]|downsample\.2", n)}
     assert trained(network(CNN, tuner("batch_norm"))) == norms | {"fc.weight", "fc.bias"}
-    assert not any("dist" in n for name in SELECTED for n in trained(network(DISTILLED, SELECTED[name])))
     last = {n for n in trained(network(CONVNEXT, tuner("last_stage"))) if not n.startswith("head")}
     assert last and all(n.startswith("stages.3.") for n in last)
     assert parameter_counts(network(VIT, SELECTED["head"])) == (32 + 16 * 3 + 3, parameter_counts(vit)[1])
