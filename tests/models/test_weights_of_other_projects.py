@@ -301,6 +301,30 @@ def test_another_image_size_gives_the_same_weights_for_each_form_of_a_file():
     assert "interpolated" not in mapped.how
 
 
+def test_the_report_says_if_timm_interpolates():
+    """timm does so if the file is neither for the default image size nor for that of the network."""
+    source, network = with_random_values(tiny(REGISTERS, 84)), tiny(REGISTERS, 56)
+    names = NetworkNames(network.state_dict(), (), (), network)
+    mapped = map_by_name(dinov2_form(source, torch.rand(1, 1, 16)), names, REGISTERS)
+    assert mapped.how.endswith(", interpolated by timm")
+    assert "pos_embed" not in mapped.pairs
+    assert mapped.tensors["pos_embed"].shape == network.state_dict()["pos_embed"].shape
+
+
+def test_tables_that_timm_interpolates_without_a_function_of_pytorch_come_from_those_of_the_file():
+    """Swin's authors have the layers between stages at the end of a stage; timm has them at the start."""
+    state = with_random_values(timm_swin(window_size=3)).state_dict()
+    tensors = {name.replace("layers.1.downsample", "layers.0.downsample"): value for name, value in state.items()}
+    network = timm_swin()
+    names = NetworkNames(network.state_dict(), ("head.",), (), network)
+    mapped = map_by_name(tensors, names, "swin_tiny_patch4_window7_224")
+    table = "layers.1.blocks.0.attn.relative_position_bias_table"
+    assert mapped.how.endswith(", interpolated by timm")
+    assert mapped.tensors[table].shape == network.state_dict()[table].shape != state[table].shape
+    assert table not in mapped.pairs and table not in mapped.left_over
+    assert mapped.pairs["layers.1.downsample.norm.bias"] == "layers.0.downsample.norm.bias"
+
+
 # --- other forms -------------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,6 @@ def timm_settings(model: str, norm_batch: int | None = None) -> config.TimmNetwo
 CNN = timm_settings("resnet10t", norm_batch=4)
 CONVNEXT = timm_settings("convnext_atto")
 SWIN = timm_settings("swin_tiny_patch4_window7_224")
-"""A network with a second classifier, `head_dist`, which is not used."""
 VITS = {name: timm_settings(name) for name, options in OPTIONS.items() if options.get("depth") == 2}
 TRANSFORMERS: dict[str, config.ImageBackbone] = {"vit": VIT, "convmae": CONVMAE, **VITS}
 BACKBONES = {**TRANSFORMERS, "cnn": CNN}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,15 +77,25 @@ def convert_with_timm(
             continue
         converted = {name: value for name, value in result.items() if isinstance(value, Tensor)}
         for name, value in converted.items():
-            if name in tensors and not sources_of(value):  # tables of relative biases are interpolated with SciPy
+            if name in tensors and _is_resized(name, value, tensors[name]):
                 converted[name] = interpolated_from(value, tensors[name])
         if not any(is_interpolated(value) for value in converted.values()):
             return converted
     return converted
 
 
+def _is_resized(name: str, value: Tensor, original: Tensor) -> bool:
+    """Return whether a table was interpolated without PyTorch's function for it.
+
+    timm interpolates tables of relative positions with SciPy, so that the values have no sources, or by arithmetic.
+    """
+    return not sources_of(value) or (name.endswith("relative_position_bias_table") and value.shape != original.shape)
+
+
 def _call(conversion: Conversion, tensors: dict[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
-    try:
-        return conversion(tensors, network)
-    except TypeError:  # some functions have one argument, as timm's own call of them takes into account
-        return conversion(tensors)
+    with warnings.catch_warnings():  # PyTorch warns of code in timm's interpolation, which a user cannot change
+        warnings.simplefilter("ignore")
+        try:
+            return conversion(tensors, network)
+        except TypeError:  # some functions have one argument, as timm's own call of them takes into account
+            return conversion(tensors)

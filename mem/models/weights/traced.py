@@ -51,7 +51,7 @@ def traced(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def interpolated_from(tensor: Tensor, source: Tensor) -> Tensor:
-    """Return a tensor whose values were interpolated from a traced tensor without functions of PyTorch."""
+    """Return a tensor with the values of a traced tensor in another size."""
     result = tensor.as_subclass(TracedTensor)
     result.sources, result.interpolated = sources_of(source), True
     return result
