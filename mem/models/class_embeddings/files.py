@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from mem.errors import UserError, first_of
@@ -50,7 +51,7 @@ def read_embeddings(path: Path, classes: Sequence[str] | int) -> ClassVectors:
     Args:
         path: The `.npy` or `.safetensors` file.
         classes: Classes of the dataset, in class order. Their number if their names are not known; the file must then
-            contain one row per class, whatever its names are.
+            contain one row per class. Its names are not checked.
 
     Raises:
         UserError: The file is missing or damaged, does not contain an embedding for each class, or contains several for
@@ -80,6 +81,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
     try:
         require_no_pointer(path)
         values = np.load(path, allow_pickle=False)
+        if isinstance(values, NpzFile):
+            values.close()
     except FileNotFoundError:
         raise UserError(f"{path}: file not found. Expected class embeddings; see `mem classes embed`.") from None
     except (OSError, ValueError, EOFError) as error:
