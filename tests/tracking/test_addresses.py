@@ -14,7 +14,7 @@ from mem.errors import UserError
 from mem.tracking import server
 from mem.tracking.addresses import database_path, shown, without_secrets
 from mem.tracking.commands import sync
-from mem.tracking.ui import open_ui
+from mem.tracking.ui import UiOptions, open_ui
 from tests.tracking.logs import client, mlflow_run, open_log
 
 NAMES = ["what?", "a?b=c&uri=true", "a#b?", "50%?", "%3F?", "two words?", "größe?", "a;b?", 'it\'s "a" name?', "a\nb?"]
@@ -75,7 +75,7 @@ def test_the_ui_finds_the_database_in_a_folder_with_a_question_mark(root, monkey
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(KeyboardInterrupt):
-        open_ui(folder, "127.0.0.1", port)
+        open_ui(folder, UiOptions(port=port))
     assert server.tracking_uri(folder) in started[0]
 
 
@@ -110,7 +110,7 @@ def test_sync_and_ui_hide_the_password_of_the_server(root, monkeypatch):
     with pytest.raises(UserError) as from_sync:
         sync(root)
     with pytest.raises(UserError) as from_ui:
-        open_ui(root, "127.0.0.1", port)
+        open_ui(root, UiOptions(port=port))
     for error in (from_sync, from_ui):
         assert "secret" not in str(error.value)
         assert f"http://***@127.0.0.1:{port}" in str(error.value)

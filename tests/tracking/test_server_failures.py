@@ -14,7 +14,7 @@ import pytest
 
 from mem.errors import UserError
 from mem.tracking.commands import sync
-from mem.tracking.ui import open_ui
+from mem.tracking.ui import UiOptions, open_ui
 from tests.tracking.logs import open_log, send, steps
 from tests.tracking.servers import START_SECONDS, free_port, mlflow_server, sent_steps
 
@@ -108,7 +108,7 @@ def test_a_database_with_a_newer_schema_is_reported_and_not_changed(root):
     with pytest.raises(UserError, match=r"has the schema of another MLflow version.*Nothing is lost"):
         sync(root)
     with pytest.raises(UserError, match=r"has the schema of another MLflow version"):
-        open_ui(root, "127.0.0.1", free_port())
+        open_ui(root, UiOptions(port=free_port()))
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("select version_num from alembic_version").fetchone() == ("ffffffffffff",)
         database.execute("update alembic_version set version_num = ?", (before,))
