@@ -43,7 +43,7 @@ def load_timm_folder(folder: Path) -> ExportedModel:
                 "the network. Load the network with timm."
             )
         check_format(about, folder)
-        # The weights are those of the plain network with a linear classifier, whatever the head and the tuner were.
+        # The weights are those of the plain network with a linear classifier, for every head and tuner.
         plain = {name: value for name, value in about.items() if name not in ("cosine_scale", "tuner")}
         model, head = _split(plain, load_weights(folder / WEIGHTS))
         images = about["images"]

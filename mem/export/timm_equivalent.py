@@ -1,7 +1,7 @@
 """A head and its backbone as one timm network with the same logits.
 
 A timm network ends in a linear layer on its pooled feature. It can therefore express each head that is a linear
-classifier of the pooled feature when it predicts, whatever it was trained with.
+classifier of the pooled feature when it predicts, for every training objective.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_value(inner)}" for key, inner in value.items()) + "}"
     if not isinstance(value, str) or (re.fullmatch(r"[\w./-]+", value) and yaml.safe_load(value) == value):
         return str(value)
-    return json.dumps(value, ensure_ascii=False)  # a JSON text is a YAML text, whatever characters a path contains
+    return json.dumps(value, ensure_ascii=False)  # JSON is valid YAML, and quotes special characters in paths
 
 
 def shown_minutes(minutes: float) -> str:

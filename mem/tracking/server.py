@@ -44,7 +44,7 @@ _NOT_ABOUT_THE_CONTENT = {
     http.HTTPStatus.REQUEST_TIMEOUT,
     http.HTTPStatus.TOO_MANY_REQUESTS,
 }
-"""Status codes from 400 to 499 that a server returns for every request, whatever the request contains."""
+"""Status codes from 400 to 499 that do not depend on the content of a request."""
 
 Point = tuple[str, float, int, int]
 """Name, value, time in milliseconds, and step of a metric."""

@@ -196,7 +196,7 @@ class TestParents:
 
 
 class TestCreated:
-    """The created files are private, whatever the umask is."""
+    """The created files are private with every umask."""
 
     @pytest.fixture(params=[0o000, 0o022, 0o077])
     def layout(self, request: pytest.FixtureRequest, tmp_path: Path) -> Layout:

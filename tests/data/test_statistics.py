@@ -56,7 +56,7 @@ def test_mean_and_std_are_those_of_all_pixels_of_images_of_equal_size():
     assert not found.damaged and not any(image.is_grey for image in found.images)
 
 
-def test_every_image_counts_equally_whatever_its_size():
+def test_large_and_small_images_have_the_same_weight():
     dark, bright = np.zeros((100, 100, 3), dtype=np.uint8), np.full((10, 10, 3), 255, dtype=np.uint8)
     np.testing.assert_allclose(statistics_of(split_of([dark, bright]), 10, None).mean, 0.5)
 

@@ -128,7 +128,7 @@ def test_the_selected_tau_is_applied_to_the_classifier_of_the_refit(finished):
 
 
 def test_a_value_that_is_not_the_best_on_test_is_kept(tmp_path, finished):
-    """The refit takes the value in the record of the other branch, whatever it is."""
+    """The refit takes the value in the record of the other branch."""
     run = find(finished.runs, "train_head", "refit", "tau")
     for parent in (*run.inputs.values(),):
         (tmp_path / parent.folder).mkdir(parents=True)

@@ -62,7 +62,7 @@ class JobFolder:
 
 
 def make_private(folder: Path) -> None:
-    """Create a folder that only the user can access, whatever the umask: its pickles are executed by jobs."""
+    """Create a folder that only the user can access, with every umask: its pickles are executed by jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)

@@ -47,7 +47,7 @@ def ranks_decide(state: State) -> bool:
 
     A job can complete within the grace time of a preemption, at its time limit, or just before its node fails. SLURM
     then gives it a state of failure, although it does not run the job again. Jobs that a user cancelled, or that
-    exceeded their memory, have failed whatever their ranks recorded.
+    exceeded their memory, have failed even if their ranks recorded success.
     """
     return state.kind is Kind.GONE or (state.kind is Kind.FAILED and state.name in _WITHOUT_VERDICT)
 

@@ -245,7 +245,7 @@ def test_the_record_of_a_successful_job_is_kept_until_snakemake_has_processed_it
     assert registry_files(tmp_path) == []
 
 
-def test_only_the_user_can_access_job_files_whatever_the_umask(executor, tmp_path):
+def test_only_the_user_can_access_job_files_with_every_umask(executor, tmp_path):
     before = os.umask(0)
     try:
         submit(executor, Cluster(), 1)

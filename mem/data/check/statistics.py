@@ -70,7 +70,7 @@ class Statistics:
 
     @property
     def mean(self) -> Float64[np.ndarray, "3"]:
-        """Mean of each channel. Every image counts equally, whatever its size."""
+        """Mean of each channel. Large and small images have the same weight."""
         return np.mean([image.means for image in self.images], axis=0)
 
     @property
