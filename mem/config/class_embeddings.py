@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, field_validator, model_validator
 from mem.config.base import Section, Unkeyed, accept_name
 from mem.config.data import Root
 from mem.config.head_training import HeadSettings
-from mem.config.weights_names import HUB_PREFIX, check_commit, check_name, repository_of
+from mem.config.weights_names import HUB_PREFIX, Commit, check_name, repository_of
 
 EMBEDDING_SUFFIXES = (".npy", ".safetensors")
 """Suffixes of files with class embeddings."""
@@ -39,7 +39,7 @@ class TextEmbeddings(Section):
     """Weights of the model: a tag of open_clip, for example `openai`. Not with `file` or `hf-hub:`."""
     file: Annotated[str | None, Unkeyed()] = None
     """Weights of the model: a local file of open_clip. Its digest is part of the run key."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of the Hugging Face Hub's repository of the model; required for `hf-hub:OWNER/REPO`."""
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
     """Prompts, in which `{}` stands for the name of the class. LIFT uses `a photo of a {}.`."""
@@ -50,13 +50,6 @@ class TextEmbeddings(Section):
         if model.startswith(HUB_PREFIX):
             check_name(model)
         return model
-
-    @field_validator("revision")
-    @classmethod
-    def _is_a_commit(cls, revision: str | None) -> str | None:
-        if revision is not None:
-            check_commit(revision)
-        return revision
 
     @field_validator("prompts")
     @classmethod

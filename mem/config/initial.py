@@ -12,7 +12,7 @@ from pydantic import field_validator, model_validator
 
 from mem.config.base import Section, Unkeyed
 from mem.config.weights_files import weights_in_folder
-from mem.config.weights_names import FOLDER_PREFIX, HUB_PREFIX, check_commit, check_name, folder_of, is_on_hub
+from mem.config.weights_names import FOLDER_PREFIX, HUB_PREFIX, Commit, check_name, folder_of, is_on_hub
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Initial(Section):
     repository of the Hugging Face hub), a timm tag such as `vit_base_patch16_clip_224.openai`, or `local-dir:PATH` (a
     folder with `config.json` and `model.safetensors`). `mem weights get NAME` downloads the file. The digest of the
     file in a folder is part of the run key, and its path is not."""
-    revision: str | None = None
+    revision: Commit | None = None
     """Commit of the hub's repository, 40 hexadecimal digits: required for `hf-hub:` and timm tags. `mem weights show
     NAME` prints it."""
     file: Annotated[str | None, Unkeyed()] = None
@@ -149,13 +149,6 @@ class Initial(Section):
         if name not in OFFICIAL and not is_on_hub(name) and folder_of(name) is None:
             raise ValueError(f"{unknown_weights(name)}. To use own weights, set `file`, or use {FOLDER_PREFIX}PATH")
         return name
-
-    @field_validator("revision")
-    @classmethod
-    def _is_a_commit(cls, revision: str | None) -> str | None:
-        if revision is not None:
-            check_commit(revision)
-        return revision
 
     @model_validator(mode="after")
     def _has_a_source(self) -> Initial:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from mem.config.timm_names import check_timm_tag
 
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-"""A commit of a repository."""
+"""Form of a commit."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TIMM_TAG = re.compile(r"[a-z]\w*\.\w+", re.ASCII)
 
@@ -59,14 +62,14 @@ def check_name(name: str) -> None:
         check_timm_tag(name)
 
 
-def check_commit(revision: str) -> None:
-    """Check that a revision is a commit, and not a branch or a tag, which can change.
-
-    Raises:
-        ValueError: It is not.
-    """
+def _commit(revision: str) -> str:
     if not COMMIT.fullmatch(revision):
         raise ValueError(
             f"expected a commit (40 hexadecimal digits), got {revision}. `mem weights show NAME --revision {revision}` "
             "prints the commit of a branch or a tag"
         )
+    return revision
+
+
+Commit = Annotated[str, AfterValidator(_commit)]
+"""A commit of a repository. A branch or a tag, which can change, is refused."""

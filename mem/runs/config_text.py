@@ -18,6 +18,8 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _MAX_CHARACTERS = 10_000
 """Length of the longest text that libyaml reads. Thousands of nested values would exceed its stack."""
+UNREADABLE = (OSError, UnicodeDecodeError, yaml.YAMLError)
+"""Errors of `read_config_file`."""
 _PLAIN = re.compile(r"[ -~]*")
 """Texts that libyaml and PyYAML write in the same way: printable ASCII characters in one line."""
 

@@ -12,7 +12,7 @@ from mem.config.load import load_study
 from mem.config.messages import suggestion
 from mem.config.study_names import find_study
 from mem.errors import UserError
-from mem.runs.config_text import read_config_file
+from mem.runs.config_text import UNREADABLE, read_config_file
 from mem.runs.dag import SELECT, study_runs
 from mem.runs.keys import DIGEST_DIGITS
 
@@ -97,7 +97,7 @@ def _heads(root: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for folder in _run_folders(root, "train_head"):
         try:
             content = read_config_file(root / folder / "config.yaml")
-        except Exception:
+        except UNREADABLE:
             continue
         if isinstance(content, Mapping) and isinstance(labels := content.get("labels"), Mapping):
             yield folder, labels

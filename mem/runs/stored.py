@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mem.runs.config_text import read_config_file
+from mem.runs.config_text import UNREADABLE, read_config_file
 from mem.runs.dag import STAGES
 from mem.runs.folder import RunFolder
 from mem.runs.outputs import (
@@ -112,7 +112,7 @@ def _read(root: Path, folder: Path) -> StoredRun | str:
         dataset, backbone = folder.parents[1], folder.parent
         link = next((name for name in (dataset, backbone, folder) if (root / name).is_symlink()), None)
         return StoredRun(folder, stage, key, dict(labels), keys, link)
-    except Exception:
+    except (*UNREADABLE, KeyError, TypeError, ValueError, AttributeError, IndexError):
         return "its config.yaml is missing or cannot be read, so it is unknown what depends on it"
 
 
