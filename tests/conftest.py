@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from cluster.throwaway import ThrowawaySlurm
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ["MEM_PLAN_CACHE"] = ""  # `mem plan` stores nothing in the user's home folder
 # A shell starts background jobs with SIGINT ignored, and child processes inherit this. Tests of Ctrl-C need a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = Path(__file__).parent.parent
@@ -52,6 +53,14 @@ class SlurmInOneWorker(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         return "slurm" if Path(file).name in SLURM_FILES else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give all workers one folder for the costs that `mem plan` counts, instead of that in the user's home folder."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="mem-plan-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["MEM_PLAN_CACHE"] = folder
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SlurmInOneWorker:

@@ -65,7 +65,7 @@ def classifier_cost(study: Study, finetune: config.Finetune | None, classes: int
     def count() -> dict[str, Any]:
         return asdict(_model_costs().classifier_cost(study, finetune, classes))
 
-    question = _question("classifier", study, finetune=finetune) | {"classes": classes}
+    question = _question("classifier", study) | {"finetune": _network_of(finetune), "classes": classes}
     answer = count() if isinstance(study.backbone, config.CustomModule) else remembered(question, count)
     return ClassifierCost(**{**answer, "cost": ModelCost(**answer["cost"])})
 
@@ -76,11 +76,14 @@ def contrastive_cost(study: Study, finetune: config.Finetune, classes: int) -> M
     def count() -> dict[str, Any]:
         return asdict(_model_costs().contrastive_cost(study, finetune, classes))
 
-    return ModelCost(**remembered(_question("contrast", study, finetune=finetune) | {"classes": classes}, count))
+    contrast = {"contrast": _as_json(finetune.contrast), "global_batch": finetune.global_batch, "classes": classes}
+    question = _question("contrast", study) | {"finetune": _network_of(finetune), **contrast}
+    return ModelCost(**remembered(question, count))
 
 
 def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
     """Return the cost of a head on features."""
+    finetune = study.finetuning(settings)
     question = {
         "kind": "head",
         "head": _as_json(settings),
@@ -88,7 +91,8 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
         "classes": classes,
         "width": backbone.width,
         "tokens": backbone.tokens,
-        **({"experts": backbone.experts} if backbone.experts > 1 else {}),
+        "experts": backbone.experts,
+        "cosine_scale": finetune and finetune.cosine_scale,
     }
 
     def count() -> dict[str, Any]:
@@ -100,6 +104,14 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
 def _question(kind: str, study: Study, **settings: BaseModel | None) -> dict[str, Any]:
     """Return the settings that determine the cost of a study's backbone, as JSON data."""
     return {"kind": kind, "backbone": _as_json(study.backbone), **{name: _as_json(v) for name, v in settings.items()}}
+
+
+def _network_of(finetune: config.Finetune | None) -> dict[str, Any] | None:
+    """Return the settings of a finetuning that determine the network and the cost of a sample."""
+    if finetune is None:
+        return None
+    values = finetune.model_dump(mode="json")
+    return {name: values[name] for name in ("precision", "drop_path", "cosine_scale", "experts", "tuner")}
 
 
 def _as_json(settings: BaseModel | None) -> Mapping[str, Any] | None:

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from mem.config.load import load_study
+from mem.errors import UserError
 from mem.plan import answers, core_rate, known_costs
 from mem.plan.answers import FOLDER_VARIABLE, answers_folder, recall, remembered, store
 from mem.plan.hours import CoreRate, Rates
@@ -64,6 +65,20 @@ def test_another_model_is_counted(changes, request):
     request.getfixturevalue("nothing_is_counted")
     with pytest.raises(AssertionError, match="a cost is counted"):
         plan(changes)
+
+
+def test_settings_that_do_not_change_the_network_count_nothing(request):
+    first = plan()
+    request.getfixturevalue("nothing_is_counted")
+    assert plan({"finetune": {"base_lr": 0.5, "epochs": 2, "objective": "balanced_softmax"}}) != first
+
+
+def test_a_head_that_requires_a_linear_classifier_is_refused_after_a_plan_with_one(mini):
+    cosine = mini.model_copy(update={"finetune": mini.finetune.model_copy(update={"cosine_scale": 16.0})})
+    backbone = known_costs.classifier_cost(mini, mini.finetune, 10)
+    known_costs.head_cost(mini, mini.heads["lws"], 10, backbone)
+    with pytest.raises(UserError, match="is a cosine classifier"):
+        known_costs.head_cost(cosine, mini.heads["lws"], 10, backbone)
 
 
 def test_a_custom_module_is_always_counted(folder, tmp_path, monkeypatch):
