@@ -1,7 +1,7 @@
 """Count the FLOPs and activations of a model by running it on fake tensors.
 
-The model is built on the device `meta` and run under `FakeTensorMode` as if on a CPU. Every operation uses the same
-code path as in training (fused attention, autocast to bfloat16), but allocates no memory and computes nothing.
+The model, which can be on the device `meta`, is run under `FakeTensorMode` as if on a CPU. Every operation uses the
+same code path as in training (fused attention, autocast to bfloat16), but allocates no memory and computes nothing.
 """
 
 from __future__ import annotations
@@ -41,17 +41,15 @@ Inputs = Callable[[int], tuple[Tensor, ...]]
 """Function that returns the model's arguments for a given number of samples."""
 
 
-def count_cost(build: Callable[[], nn.Module], inputs: Inputs, *, bf16: bool, backward: bool = True) -> ModelCost:
+def count_cost(model: nn.Module, inputs: Inputs, *, bf16: bool, backward: bool = True) -> ModelCost:
     """Count the FLOPs of a model and the bytes that its forward pass keeps for the backward pass.
 
     Args:
-        build: Function that builds the model.
+        model: The model. Its parameters and buffers are replaced by fake tensors, so it cannot be used afterwards.
         inputs: Function that returns the model's arguments for a given number of samples.
         bf16: Whether the forward pass runs under autocast to bfloat16.
         backward: Whether the model is trained.
     """
-    with torch.device("meta"):
-        model = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = model.to_empty(device="cpu").train(backward)
         parameters = sum(p.numel() for p in model.parameters())

@@ -12,7 +12,7 @@ from mem import config
 from mem.config import Pretrain, Study
 from mem.heads.build import HeadInputs, blank_classifier, build_head
 from mem.heads.ride_router import RideRouterHead
-from mem.models.backbones import BackboneClassifier, build, build_frozen
+from mem.models.backbones import build, build_frozen
 from mem.models.class_embeddings.vectors import ClassVectors
 from mem.models.contrastive_classifier import ContrastiveClassifier
 from mem.models.mae import build_autoencoder
@@ -29,12 +29,10 @@ def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
     def inputs(samples: int) -> tuple[Tensor, ...]:
         return _zero_images(samples, backbone.image_size), torch.zeros(samples, backbone.tokens)
 
-    def build_model() -> nn.Module:
-        return build_autoencoder(backbone, pretrain)
-
     with torch.device("meta"):
-        encoder_weights = sum(p.numel() for p in build_autoencoder(backbone, pretrain).encoder.parameters())
-    return count_cost(build_model, inputs, bf16=pretrain.precision == "bf16"), encoder_weights
+        model = build_autoencoder(backbone, pretrain)
+    encoder_weights = sum(p.numel() for p in model.encoder.parameters())
+    return count_cost(model, inputs, bf16=pretrain.precision == "bf16"), encoder_weights
 
 
 def classifier_cost(study: Study, finetune: config.Finetune | None, classes: int) -> ClassifierCost:
@@ -44,17 +42,14 @@ def classifier_cost(study: Study, finetune: config.Finetune | None, classes: int
     if finetune is None:
         return _frozen_cost(backbone, classes)
 
-    def build_model() -> BackboneClassifier:
-        return build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts, finetune.tuner)
-
     with torch.device("meta"):
-        model = build_model()
+        model = build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts, finetune.tuner)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
         images = _zero_images(samples, backbone.image_size)
         return (images, torch.zeros(samples, model.branches)) if model.branches else (images,)
 
-    cost = count_cost(build_model, inputs, bf16=finetune.precision == "bf16")
+    cost = count_cost(model, inputs, bf16=finetune.precision == "bf16")
     cost = replace(cost, is_tuned=not isinstance(finetune.tuner, config.AllParameters))
     return ClassifierCost(cost, model.experts * model.width, model.tokens, model.experts)
 
@@ -67,20 +62,16 @@ def contrastive_cost(study: Study, finetune: config.Finetune, classes: int) -> M
     backbone, contrast = study.backbone, finetune.contrast
     assert contrast is not None and not isinstance(backbone, config.NoBackbone)
 
-    def build_model() -> ContrastiveClassifier:
-        classifier = build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts)
-        return ContrastiveClassifier(
-            classifier, contrast, getattr(backbone, "norm_batch", None) or finetune.global_batch
-        )
-
     with torch.device("meta"):
-        model = build_model()
+        classifier = build(backbone, classes, finetune.drop_path, finetune.cosine_scale, finetune.experts)
+        norm_batch = getattr(backbone, "norm_batch", None) or finetune.global_batch
+        model = ContrastiveClassifier(classifier, contrast, norm_batch)
 
     def inputs(samples: int) -> tuple[Tensor, ...]:
         views = (_zero_images(samples, backbone.image_size),) * 2
         return (*views, *(torch.zeros(samples, model.branches),) * 2) if model.branches else views
 
-    cost = count_cost(build_model, inputs, bf16=finetune.precision == "bf16")
+    cost = count_cost(model, inputs, bf16=finetune.precision == "bf16")
     return replace(cost, parameters=cost.parameters + model.get_buffer("queue").numel())
 
 
@@ -92,7 +83,7 @@ def _frozen_cost(backbone: config.ImageBackbone, classes: int) -> ClassifierCost
     def inputs(samples: int) -> tuple[Tensor, ...]:
         return (_zero_images(samples, backbone.image_size),)
 
-    return ClassifierCost(count_cost(lambda: model, inputs, bf16=False, backward=False), model.width, model.tokens)
+    return ClassifierCost(count_cost(model, inputs, bf16=False, backward=False), model.width, model.tokens)
 
 
 def head_cost(study: Study, settings: config.Head, classes: int, backbone: ClassifierCost) -> ModelCost:
@@ -113,7 +104,7 @@ def head_cost(study: Study, settings: config.Head, classes: int, backbone: Class
         return (torch.zeros(shape),)
 
     counted = _Decisions(model) if isinstance(model, RideRouterHead) else model
-    return count_cost(lambda: counted, inputs, bf16=False, backward=is_trained(settings))
+    return count_cost(counted, inputs, bf16=False, backward=is_trained(settings))
 
 
 class _Decisions(nn.Module):

@@ -82,7 +82,7 @@ def test_batch_norm_after_a_feature_map_of_one_position_can_be_counted(mini_valu
 
 
 def test_a_linear_layer_has_the_flops_and_activations_of_the_textbook():
-    cost = count_cost(lambda: nn.Linear(30, 50), lambda n: (torch.zeros(n, 30),), bf16=False)
+    cost = count_cost(nn.Linear(30, 50), lambda n: (torch.zeros(n, 30),), bf16=False)
     assert cost.forward_flops == 2 * 30 * 50
     # The input requires no gradient, so the backward pass has a single matrix product, for the weights.
     assert cost.training_flops == 2 * cost.forward_flops
@@ -91,10 +91,8 @@ def test_a_linear_layer_has_the_flops_and_activations_of_the_textbook():
 
 
 def test_frozen_parameters_need_no_gradient():
-    def build() -> nn.Module:
-        return nn.Sequential(nn.Linear(30, 50).requires_grad_(False), nn.Linear(50, 7))
-
-    cost = count_cost(build, lambda n: (torch.zeros(n, 30),), bf16=False)
+    model = nn.Sequential(nn.Linear(30, 50).requires_grad_(False), nn.Linear(50, 7))
+    cost = count_cost(model, lambda n: (torch.zeros(n, 30),), bf16=False)
     assert cost.trained_parameters == 50 * 7 + 7
     assert cost.training_flops == 2 * (30 * 50) + 2 * 2 * (50 * 7)
 
@@ -102,7 +100,7 @@ def test_frozen_parameters_need_no_gradient():
 def test_bf16_halves_activations_and_adds_copies_of_the_weights():
     def cost(bf16: bool):
         layers = [nn.Linear(256, 256) for _ in range(8)]
-        return count_cost(lambda: nn.Sequential(*layers), lambda n: (torch.zeros(n, 256),), bf16=bf16)
+        return count_cost(nn.Sequential(*layers), lambda n: (torch.zeros(n, 256),), bf16=bf16)
 
     full, half = cost(False), cost(True)
     assert half.activation_bytes == pytest.approx(full.activation_bytes / 2, rel=0.15)

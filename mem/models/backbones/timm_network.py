@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import timm
@@ -36,7 +37,8 @@ class TimmClassifier(BackboneClassifier):
     """
 
     def __init__(self, settings: config.TimmNetwork, classes: int, drop_path: float = 0.0, **options: Any) -> None:
-        width, tokens = _shapes(settings, classes, options)
+        # Settings are frozen, so they have a hash, which the type checker does not see.
+        width, tokens = _shapes(settings, classes, tuple(sorted(options.items())))  # type: ignore[arg-type]
         super().__init__(_network(settings, classes, drop_path, options))
         self.timm_model = settings.model
         head = next((name for name, module in self.backbone.named_modules() if module is self.linear), "")
@@ -188,6 +190,7 @@ def classifier_prefixes(model: str, network: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named)) + tuple(sorted(keys))
 
 
+@lru_cache(maxsize=32)
 def _class_dependent_keys(model: str) -> tuple[str, ...]:
     """Return the keys whose shape depends on the number of classes, such as those of VOLO's auxiliary classifier."""
     with torch.device("meta"):
@@ -216,10 +219,11 @@ def _network(
     return network
 
 
-def _shapes(settings: config.TimmNetwork, classes: int, options: Mapping[str, Any]) -> tuple[int, int]:
+@lru_cache(maxsize=32)
+def _shapes(settings: config.TimmNetwork, classes: int, options: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
     """Return the feature width and the number of tokens, from a forward pass on the meta device."""
     with torch.device("meta"):
-        network = _network(settings, classes, 0.0, options).eval()
+        network = _network(settings, classes, 0.0, dict(options)).eval()
     shapes = feature_shapes(network, settings.image_size, settings.model)
     missing = None
     if not hasattr(network, "get_classifier") or not isinstance(network.get_classifier(), nn.Linear):  # type: ignore[operator]
