@@ -32,7 +32,7 @@ def chosen_methods(rows: Sequence[ScoreRow]) -> ChosenMethods:
     reference, ce, mem = reference_variant(rows), head_for(rows, "ce"), head_for(rows, "mem")
     best = best_on_val(rows)
     focus = best or mem or reference
-    reason = "the best method on val" if best else "there is no val split to choose the best method on"
+    reason = "the best method on val" if best else "shown because the study has no val split"
     shown = dict.fromkeys(name for name in (ce, reference, focus, mem) if name is not None)
     others = [*(name for name in (reference, ce, *shown) if name), *(row.variant for row in rows)]
     baseline = next((name for name in others if name != focus), None)

@@ -102,6 +102,8 @@ def worst_classes(scores: Sequence[ClassScores], chosen: ChosenMethods) -> str:
     """Return a sentence that names the classes with the lowest accuracy of the focus: the mean over all runs."""
     means = mean_over_orders(scores, chosen.focus)
     ranked = [k for k in np.argsort(means, kind="stable").tolist() if not np.isnan(means[k])][:WORST]
+    if not ranked:
+        return "No class has test images in all class orders."
     named = ", ".join(
         f"{scores[0].names[k]} ({means[k]:.1f} %, n = {image_range(scores, k, test=True)} test images, "
         f"{image_range(scores, k)} training images)"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mem.errors import UserError
+
 _VIEWS = "mem.views."
 """Prefix of the experiment's tags that contain the titles and addresses of views. The name of the study follows it."""
 
@@ -35,7 +37,11 @@ def publish_addresses(mlflow_client: Any, experiment: str, study: str, views: Se
 
 
 def published_studies(mlflow_client: Any) -> list[PublishedStudy]:
-    """Return the studies with views of all experiments, sorted by name."""
+    """Return the studies with views of all experiments, sorted by name.
+
+    Raises:
+        UserError: A tag has another content than `publish_addresses` writes.
+    """
     studies: dict[str, PublishedStudy] = {}
     token: str | None = None
     while True:
@@ -43,9 +49,25 @@ def published_studies(mlflow_client: Any) -> list[PublishedStudy]:
         for experiment in page:
             for tag, value in experiment.tags.items():
                 if tag.startswith(_VIEWS):
-                    views = tuple(PublishedView(title, address) for title, address in json.loads(value).items())
                     study = tag.removeprefix(_VIEWS)
-                    studies[study] = PublishedStudy(study, views)
+                    studies[study] = PublishedStudy(study, _views(experiment.name, tag, value))
         token = page.token
         if not token:
             return [studies[name] for name in sorted(studies)]
+
+
+def _views(experiment: str, tag: str, value: str) -> tuple[PublishedView, ...]:
+    try:
+        content = json.loads(value)
+    except ValueError:
+        content = None
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(address, str) for address in content.values())
+    ):
+        raise UserError(
+            f"The tag {tag} of the MLflow experiment {experiment} is damaged. The next report of the study "
+            "writes it again."
+        )
+    return tuple(PublishedView(title, address) for title, address in content.items())

@@ -135,6 +135,13 @@ def test_the_worst_three_classes_are_named_with_their_numbers_of_images(results,
     assert text == f"The worst three classes of crt (the best method on val) on test are {named}."
 
 
+def test_classes_without_test_images_in_an_order_are_not_ranked(results, mini):
+    first, *others = scores_of(results, mini)
+    missing = replace(first, accuracy={name: np.full_like(a, np.nan) for name, a in first.accuracy.items()})
+    text = worst_classes([missing, *others], chosen_methods(results.rows))
+    assert text == "No class has test images in all class orders."
+
+
 def test_the_smooth_line_is_a_gaussian_mean_over_log_counts_without_classes_that_have_no_test_images():
     images = np.array([1, 3, 10, 50, 200, 0])
     accuracies = np.array([10.0, 40.0, np.nan, 70.0, 90.0, 55.0])

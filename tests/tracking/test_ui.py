@@ -62,6 +62,15 @@ def test_a_study_without_views_is_reported_with_those_that_have_some(root, start
     assert started == []
 
 
+@pytest.mark.parametrize("value", ["{", "[]", "{}", '{"heads": 1}'])
+def test_damaged_views_are_reported(value, root, started, port):
+    experiment = client(root).create_experiment("three")
+    client(root).set_experiment_tag(experiment, "mem.views.three", value)
+    with pytest.raises(UserError, match=r"The tag mem\.views\.three of the MLflow experiment three is damaged"):
+        open_ui(root, UiOptions(port=port))
+    assert started == []
+
+
 def test_the_browser_is_opened_where_the_server_asks_for_a_password(monkeypatch):
     opened: list[str] = []
 
