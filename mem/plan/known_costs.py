@@ -49,7 +49,8 @@ def autoencoder_cost(study: Study, pretrain: Pretrain) -> tuple[ModelCost, int]:
         cost, encoder_weights = _model_costs().autoencoder_cost(study, pretrain)
         return {"cost": asdict(cost), "encoder_weights": encoder_weights}
 
-    answer = remembered(_question("autoencoder", study, pretrain=pretrain), count)
+    network = _selected(pretrain, "precision", "decoder", "mask_ratio", "norm_pix_loss")
+    answer = remembered(_question("autoencoder", study) | {"pretrain": network}, count)
     return ModelCost(**answer["cost"]), answer["encoder_weights"]
 
 
@@ -110,8 +111,13 @@ def _network_of(finetune: config.Finetune | None) -> dict[str, Any] | None:
     """Return the settings of a finetuning that determine the network and the cost of a sample."""
     if finetune is None:
         return None
-    values = finetune.model_dump(mode="json")
-    return {name: values[name] for name in ("precision", "drop_path", "cosine_scale", "experts", "tuner")}
+    network = _selected(finetune, "precision", "cosine_scale", "experts", "tuner")
+    return network | {"drops_paths": finetune.drop_path > 0}
+
+
+def _selected(settings: BaseModel, *names: str) -> dict[str, Any]:
+    """Return some of the settings as JSON data."""
+    return settings.model_dump(mode="json", include=set(names))
 
 
 def _as_json(settings: BaseModel | None) -> Mapping[str, Any] | None:
