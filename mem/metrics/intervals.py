@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
+_ROUNDING = 1e-9
+"""Standard error, as a share of the largest score, up to which differences are taken as equal."""
 Unit = Literal["class orders", "seeds"]
 """Independent units of an interval. An interval over the seeds of one class order shows the variation of training only.
 It says nothing about other class orders."""
@@ -111,8 +113,9 @@ def paired_student(
 ) -> PairedDifference:
     """Return the mean of first - second over pairs of runs of two methods, with the paired t-test.
 
-    The units of the test are class orders or, with one order, its seeds. If the differences of all units are equal,
-    their variance is zero. In this case, p is 1 if the differences are zero, and 0 otherwise.
+    The units of the test are class orders or, with one order, its seeds. If the differences of all units are zero, p
+    is 1. If they are equal but not zero, there is neither an interval nor a p-value: accuracies are discrete, so two or
+    three units often have equal differences, and the variance between further units is unknown.
 
     Args:
         first: Scores of the first method.
@@ -124,8 +127,10 @@ def paired_student(
     error, half_width = units.standard_error, units.half_width
     if error is None:
         return PairedDifference(units.mean, None, None, len(differences))
-    if error == 0:
-        return PairedDifference(units.mean, 0.0, float(units.mean == 0), len(differences), units.over)
+    rounding = _ROUNDING * np.abs([first, second]).max()
+    if error <= rounding:
+        width, p = (0.0, 1.0) if abs(units.mean) <= rounding else (None, None)
+        return PairedDifference(units.mean, width, p, len(differences), units.over)
     from scipy import special
 
     p = 2 * float(special.stdtr(len(units.means) - 1, -abs(units.mean) / error))

@@ -128,12 +128,11 @@ def _verdict(variant: str, reference: str, comparison: Comparison) -> str:
         return f"The interval contains 0: the study does not show that {variant} and {reference} differ."
     better = "better" if overall.mean > 0 else "worse"
     methods = len(comparison.differences)
-    adjusted = f"p = {format_p_value(p)}, adjusted for {methods} methods".replace("= <", "< ")
-    if methods == 1:
-        return f"The interval does not contain 0: {variant} is {better} than {reference}."
+    adjusted = f", adjusted for {methods} methods" if methods > 1 else ""
+    p_value = f"p = {format_p_value(p)}".replace("= <", "< ") + adjusted
     if p < SIGNIFICANT:
-        return f"The interval does not contain 0: {variant} is {better} than {reference} ({adjusted})."
-    return f"The interval does not contain 0, but {adjusted}: the difference can be due to chance."
+        return f"The interval does not contain 0: {variant} is {better} than {reference} ({p_value})."
+    return f"The interval does not contain 0, but {p_value}: the difference can be due to chance."
 
 
 def _certainty(rows: Sequence[ScoreRow], comparison: Comparison | None) -> Markup:
@@ -146,7 +145,10 @@ def _certainty(rows: Sequence[ScoreRow], comparison: Comparison | None) -> Marku
             "seed or class order can change the result."
         )
     if class_orders(rows) < 2:
-        return Markup("Intervals are over {}. They say nothing about other class orders.").format(comparison.units)
+        return Markup(
+            "Intervals are over {}. They say nothing about other class orders, and do not contain the sampling of test "
+            "images; see the standard error below the main table."
+        ).format(comparison.units)
     return Markup("Intervals are over {}.").format(comparison.units)
 
 

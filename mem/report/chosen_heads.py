@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from mem.report.captions import class_orders
 from mem.report.differences import format_difference, format_p_value, paired_scores
 from mem.report.ranking import val_scores
 from mem.report.results import SHOTS, ScoreRow, inductive
@@ -36,10 +37,12 @@ def chosen_finetunings(rows: Sequence[ScoreRow]) -> str:
 def chosen_head_table(rows: Sequence[ScoreRow]) -> list[list[str]] | None:
     """Return a table of the differences between the chosen MEM head and the chosen head of other methods.
 
-    Returns `None` if there is no choice between MEM heads, no other method, no val split or only one run. Transductive
-    heads are left out.
+    Returns `None` if there is no choice between MEM heads, no other method, no val split or only one class order, whose
+    seeds share the val split. Transductive heads are left out.
     """
     rows = inductive(rows)
+    if class_orders(rows) < 2:
+        return None
     mem = _chosen(rows, lambda row: row.method == "mem")
     if len(mem) < 2 or len({row.variant for row in rows if row.method == "mem"}) < 2:
         return None

@@ -20,6 +20,8 @@ LINE_COLOURS = ("#D55E00", "#009E73", "#56B4E9", "#4D4D4D")
 """Colours of the smooth lines, none of which is the colour of a shot group."""
 LOG_FROM = 50
 """Ratio of the largest to the smallest value from which an axis of training curves is logarithmic."""
+DASHES = ("-", "--", ":", "-.")
+"""Styles of the lines of further methods, if there are more methods than colours."""
 Curve = Sequence[tuple[float, float]]
 
 
@@ -98,12 +100,15 @@ def curve_panels(lines: Mapping[str, Sequence[tuple[str, Curve]]], labels: Mappi
     """
     methods = list(dict.fromkeys(name for runs in lines.values() for name, _ in runs))
     colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(methods)}
+    dashes = {name: DASHES[i // len(SERIES) % len(DASHES)] for i, name in enumerate(methods)}
     with style():
         figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         for axes, (metric, runs) in zip(panels(figure, len(lines)), lines.items(), strict=True):
             alpha = 1.0 if len(runs) <= len(methods) else 0.45
             for name, points in runs:
-                axes.plot(*zip(*points, strict=True), color=colours[name], linewidth=1.4, alpha=alpha)
+                axes.plot(
+                    *zip(*points, strict=True), color=colours[name], linestyle=dashes[name], linewidth=1.4, alpha=alpha
+                )
             values = [value for _, points in runs for _, value in points]
             if min(values) > 0 and max(values) / min(values) > LOG_FROM:
                 axes.set_yscale("log")
@@ -111,6 +116,9 @@ def curve_panels(lines: Mapping[str, Sequence[tuple[str, Curve]]], labels: Mappi
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         if len(methods) > 1:
-            handles = [figure.axes[0].plot([], [], color=colours[name], label=name)[0] for name in methods]
+            handles = [
+                figure.axes[0].plot([], [], color=colours[name], linestyle=dashes[name], label=name)[0]
+                for name in methods
+            ]
             figure.legend(handles=handles, ncols=min(len(methods), 4), loc="outside upper center", fontsize=9)
         return render(figure)

@@ -35,6 +35,8 @@ FINETUNE_PLACES: Mapping[str, Any] = {**FINETUNE, "epochs": 30}
 """Finetuning settings on Places-LT: the epochs are from section 4.2.1."""
 FINETUNE_RESNET152: Mapping[str, Any] = {"epochs": 30, **LOSS}
 """Finetuning settings of ResNet-152 on Places-LT, for which the paper otherwise refers to Liu et al. (2019)."""
+PLACES_WEIGHTS = ("mae_finetuned_vit_base", "mae_finetuned_vit_large", "convmae_finetuned_base", "resnet152_imagenet")
+"""Weights trained with the labels of full ImageNet, from which the paper starts on Places-LT (section 4.1)."""
 LAYER_DECAY = "as He et al. (2022): 0.65 to 0.75"
 DATASETS = ("imagenet_lt", "inat18", "places_lt")
 CNN_BACKBONES = ("resnext50", "resnet152")
@@ -113,11 +115,19 @@ def _start(study: Study) -> list[list[str]]:
         epochs = {"epochs": PRETRAIN_EPOCHS.get(study.backbone.name, "400, 800 for ViT-L")}
         lines = _differing("pretrain", flatten(study.pretrain.model_dump()), {**epochs, **PRETRAIN})
         return lines + _schedule("pretrain", study.pretrain)
-    if study.dataset.name == "places_lt" and study.initial is None:
-        return [["initial", "weights finetuned on full ImageNet (section 4.1)", "none"]]
-    if study.dataset.name != "places_lt" and study.initial is None and study.backbone.name in PRETRAIN_EPOCHS:
+    on_places, start = study.dataset.name == "places_lt", _initial_weights(study)
+    if on_places and start not in PLACES_WEIGHTS:
+        return [["initial", "weights finetuned on full ImageNet (section 4.1)", start or "none"]]
+    if not on_places and start is not None:
+        return [["initial", "pretraining on the data set, or random weights", start]]
+    if not on_places and study.backbone.name in PRETRAIN_EPOCHS:
         return [["pretrain", f"{PRETRAIN_EPOCHS[study.backbone.name]} epochs, or none in table 5", "none"]]
     return []
+
+
+def _initial_weights(study: Study) -> str | None:
+    """Return the name or the file of the initial weights, or None without them."""
+    return None if study.initial is None else study.initial.weights or study.initial.file
 
 
 def _finetunings(study: Study) -> list[list[str]]:
@@ -126,7 +136,7 @@ def _finetunings(study: Study) -> list[list[str]]:
     If heads use the section `finetune`, the lines of a variant are the settings in which it differs from `finetune`.
     """
     if study.finetune is None:
-        return []
+        return [["finetune", "all parameters, 100 epochs (30 on Places-LT)", "none: the backbone is frozen"]]
     used = dict.fromkeys(head.finetuning for head in study.heads.values())
     lines = _finetuning(study, study.finetune, "finetune") if None in used else []
     for name in used:

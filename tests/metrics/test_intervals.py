@@ -47,10 +47,13 @@ def test_the_paired_t_test_over_class_orders_equals_that_of_scipy_on_the_means_o
     assert (found.pairs, found.over) == (12, "class orders")
 
 
-def test_one_pair_has_no_interval_and_equal_differences_have_a_width_of_zero():
+def test_one_pair_and_equal_differences_other_than_zero_have_no_interval():
     assert metrics.paired_student([3.0], [1.0]) == metrics.PairedDifference(2.0, None, None, 1)
     assert metrics.paired_student([3.0, 4.0], [3.0, 4.0]) == metrics.PairedDifference(0.0, 0.0, 1.0, 2, "seeds")
-    assert metrics.paired_student([3.0, 4.0], [2.0, 3.0]) == metrics.PairedDifference(1.0, 0.0, 0.0, 2, "seeds")
+    assert metrics.paired_student([3.0, 4.0], [2.0, 3.0]) == metrics.PairedDifference(1.0, None, None, 2, "seeds")
+    rounded = metrics.paired_student([97.0, 96.6], [96.8, 96.4])
+    assert rounded.mean == pytest.approx(0.2)
+    assert (rounded.half_width, rounded.p) == (None, None)
 
 
 def test_orders_have_equal_weights_and_a_single_order_is_an_interval_over_seeds():

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from mem.metrics import Interval
-from mem.report.answer import answer
+from mem.report.answer import _verdict, answer
 from mem.report.collect import StudyResults
 from mem.report.comparison import BoundedDifference, Comparison, compare
 from mem.report.difference_plot import difference_plot
-from mem.report.results import ScoreRow
+from mem.report.results import SHOTS, ScoreRow
 from mem.report.transductive import MARK
 from tests.report.synthetic import rows_of_two_seeds
 
@@ -38,10 +38,10 @@ def text_of(results: StudyResults) -> str:
 
 
 def test_a_clear_difference_is_stated_with_its_interval_and_the_units():
-    text = text_of(results_of({"ce": [-1.0] * 4, "crt": [0.0] * 4, "mem": [5.0, 5.2, 5.0, 5.2]}))
-    assert "<strong>mem</strong> is the best method on val: 66.60 % (mean per-class accuracy" in text
-    assert "mem minus crt on test: <strong>+5.10 points</strong> (95 % interval +5.10 to +5.10)" in text
-    assert "few-shot classes: +5.10" in text
+    text = text_of(results_of({"ce": [-1.0] * 4, "crt": [0.0] * 4, "mem": [5.0, 5.2, 5.1, 5.3]}))
+    assert "<strong>mem</strong> is the best method on val: 66.65 % (mean per-class accuracy" in text
+    assert "mem minus crt on test: <strong>+5.15 points</strong> (95 % interval +4.51 to +5.79)" in text
+    assert "few-shot classes: +5.15" in text
     assert "mem is better than crt" in text
     assert "Intervals are over 2 class orders (mean of 2 seeds each)." in text
 
@@ -61,8 +61,23 @@ def test_a_difference_that_is_not_significant_after_adjustment_can_be_due_to_cha
     assert "adjusted for 12 methods: the difference can be due to chance." in text
 
 
+@pytest.mark.parametrize(("p", "is_better"), [(0.125, False), (0.01, True)])
+def test_one_method_is_called_better_only_if_p_agrees_with_the_interval(p, is_better):
+    """For one run, the interval is a bootstrap and p is that of McNemar's test, so that they can disagree."""
+    difference = BoundedDifference(0.8, 0.2, 1.63)
+    verdict = _verdict("mem", "crt", Comparison("crt", {"mem": dict.fromkeys(SHOTS, difference)}, {"mem": p}, ""))
+    assert ("mem is better than crt" in verdict) == is_better
+    assert ("the difference can be due to chance" in verdict) != is_better
+
+
+def test_equal_differences_of_two_class_orders_are_no_interval():
+    text = text_of(results_of({"crt": [0.0] * 4, "mem": [5.0, 5.2, 5.0, 5.2]}))
+    assert "<strong>+5.10 points</strong>" in text
+    assert "There is no interval, so the study cannot show a difference." in text
+
+
 def test_a_worse_method_is_called_worse():
-    results = results_of({"crt": [0.0] * 4, "mem": [-5.0, -5.2, -5.0, -5.2]})
+    results = results_of({"crt": [0.0] * 4, "mem": [-5.0, -5.2, -5.1, -5.3]})
     better_on_val = [replace(row, balanced=90.0) if row.split == "val" and row.variant == "mem" else row
                      for row in results.rows]  # fmt: skip
     assert "mem is worse than crt" in text_of(StudyResults(better_on_val))

@@ -137,6 +137,17 @@ def test_places_lt_from_scratch_departs_from_the_paper():
     assert recipe("places_lt_vit_base", {"initial": None})["initial"][1] == "none"
 
 
+def test_other_initial_weights_and_a_frozen_backbone_depart_from_the_paper():
+    study = load_study([PAPER.parent / "foundation" / "dinov2_imagenet_lt.yaml"])
+    found = table(study)
+    assert study.initial is not None
+    assert found["initial"] == ("pretraining on the data set, or random weights", study.initial.weights)
+    assert found["finetune"][1] == "none: the backbone is frozen"
+    assert recipe("places_lt_vit_base", {"initial": {"weights": "mae_pretrain_vit_base"}})["initial"][1] == (
+        "mae_pretrain_vit_base"
+    )
+
+
 def test_every_setting_of_mem_is_stated_by_the_paper_or_in_the_table():
     study = load_study([PAPER / "imagenet_lt_vit_base.yaml"])
     head = study.heads["mem"]
