@@ -9,6 +9,7 @@
 # make slurm-up, make slurm-down   start and stop a two-node SLURM cluster on this machine (requires root on Debian or Ubuntu)
 # make slurm-demo   run the workflow of `make demo` on this SLURM cluster, in build/slurm-demo, with pretraining on both nodes
 # make lock    pin the newest versions of all requirements, with hashes
+# make clean   remove the virtual environment and built files; `mem runs gc` removes runs that no study needs
 # make container-digest   pin the base image of the container to its current digest (requires internet access and skopeo)
 
 SHELL := /bin/bash
@@ -24,7 +25,9 @@ TEST_WORKERS ?= $(shell expr $(CORES) + 1)  # one worker runs the SLURM tests, w
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-setup: $(READY)
+setup:
+	@bash envs/setup.sh $(SETUP) $(VENV)
+	@touch $(READY)
 
 $(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard mem/data/beton/native/*)
 	@bash envs/setup.sh $(SETUP) $(VENV)
@@ -73,4 +76,4 @@ container-digest:
 	@bash envs/pin_container.sh
 
 clean:
-	rm -rf $(VENV) runs results logs .snakemake
+	rm -rf $(VENV) build

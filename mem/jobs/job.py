@@ -232,7 +232,8 @@ def _resolve_inputs(run: RunConfig, given: Mapping[str, Path]) -> dict[str, Path
         if not RunFolder(folder).finished():
             state = "is not finished" if folder.is_dir() else "does not exist"
             raise UserError(
-                f"{folder}: input {name} of this run {state}. Run it first: mem {folder.name.rsplit('-', 1)[0]}"
+                f"{folder}: input {name} of this run {state}. Run the study, or "
+                f"this stage first: mem {folder.name.rsplit('-', 1)[0]} --config {RunFolder(folder).config}"
             )
         key = read_record(folder)["key"]
         expected = recorded.rsplit("-", 1)[1]

@@ -240,10 +240,16 @@ def _move_to_trash(path: Path, root: Path) -> Path:
 
 
 def _remove_messages(run: StoredRun, root: Path) -> None:
-    """Remove the messages of all ranks. Without log.jsonl, they would look like those of a run that failed at once."""
+    """Remove the messages of all ranks. Without log.jsonl, they would look like those of a run that failed at once.
+
+    The executor writes those of ranks in a folder.
+    """
     path = root / RunFolder(run.folder).messages
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
+    for found in path.parent.glob(f"{path.name}*"):
+        if found.is_dir() and not found.is_symlink():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
 
 
 def _empty_trash(root: Path) -> None:

@@ -46,10 +46,13 @@ def test_a_run_that_is_repeated_is_waiting(root):
         for path in (messages, messages.with_name(f"{messages.name}.rank1")):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("train_head: done in 0 s.\n")
+        folder_of_executor = root / f"{messages}.ranks"
+        folder_of_executor.mkdir()
+        (folder_of_executor / "rank0.txt").write_text("train_head: done in 0 s.\n")
     redo(head.folder, root, yes)
     assert run_state(head, 0.0).state == "waiting"
     assert sorted((root / "logs").rglob("*.*")) == [
-        root / f"{RunFolder(other.folder).messages}{suffix}" for suffix in ("", ".rank1")
+        root / f"{RunFolder(other.folder).messages}{suffix}" for suffix in ("", ".rank1", ".ranks", ".ranks/rank0.txt")
     ]
 
 

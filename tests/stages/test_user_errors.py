@@ -27,7 +27,8 @@ def test_an_unfinished_input_is_refused_with_the_command_that_runs_it(tmp_path):
     config = mini_run("pretrain").folder / "config.yaml"
     message = call_mem(tmp_path, "pretrain", "--config", str(config), status=2).err
     assert (
-        f"{mini_run('convert').folder}: input images of this run is not finished. Run it first: mem convert" in message
+        f"{mini_run('convert').folder}: input images of this run is not finished. Run the study, or "
+        f"this stage first: mem convert --config {mini_run('convert').folder}/config.yaml" in message
     )
 
 
