@@ -18,7 +18,7 @@ from mem.errors import UserError
 
 LOCK_WAIT_SECONDS = 90
 """Default time that a stage waits for the lock. An interrupted training run can save its checkpoint in this time."""
-_LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Error numbers of lock requests on file systems that do not support locks, such as some Lustre mounts."""
 
 
@@ -105,7 +105,7 @@ class RunFolder:
                         say(f"Waiting for {holder}, which is working in {self.path}.")
                     time.sleep(0.2)
                 except OSError as error:
-                    if error.errno not in _LOCKS_UNSUPPORTED:
+                    if error.errno not in LOCKS_UNSUPPORTED:
                         raise
                     say(f"{self.path}: the file system does not support locks. Do not start a second process here.")
                     break

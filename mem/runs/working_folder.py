@@ -11,6 +11,7 @@ from typing import IO
 
 from mem import files
 from mem.errors import UserError
+from mem.runs.folder import LOCKS_UNSUPPORTED
 
 OWNER_FILE = "working-folder.txt"
 """File in `runs/` with the path of the working folder whose workflow process used the folder last."""
@@ -29,7 +30,8 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
         advice: End of the message if another process holds the lock.
 
     Raises:
-        UserError: Another process holds the lock. The message identifies the process.
+        UserError: Another process holds the lock, and the message identifies the process; or the file system does not
+            support locks.
     """
     path = root / LOCK_FILE
     path.parent.mkdir(exist_ok=True)
@@ -41,6 +43,14 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
         holder = file.read().strip()
         file.close()
         raise UserError(f"Another workflow process is running in this folder: {holder}. {advice}") from None
+    except OSError as error:
+        file.close()
+        if error.errno not in LOCKS_UNSUPPORTED:
+            raise
+        raise UserError(
+            f"{root.absolute()}: the file system does not support locks (flock), which keep a second workflow process "
+            "out. Use a folder on another file system; on Lustre, locks require the mount option flock."
+        ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     file.flush()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
 import pytest
 
 from mem.errors import UserError
-from mem.runs.working_folder import OWNER_FILE, claim_runs
+from mem.runs.working_folder import OWNER_FILE, claim_runs, lock_working_folder
 
 
 @pytest.fixture
@@ -82,3 +83,12 @@ def test_a_folder_is_recognised_by_another_path(first, tmp_path):
     (tmp_path / "alias").symlink_to(first)
     claim_runs(tmp_path / "alias")
     assert owner(first) == str(first)
+
+
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
+    def unsupported(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(UserError, match=r"does not support locks \(flock\).*on Lustre, locks require the mount option"):
+        lock_working_folder(tmp_path, "")
