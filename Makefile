@@ -9,8 +9,8 @@
 # make slurm-up, make slurm-down   start and stop a two-node SLURM cluster on this machine (requires root on Debian or Ubuntu)
 # make slurm-demo   run the workflow of `make demo` on this SLURM cluster, in build/slurm-demo, with pretraining on both nodes
 # make lock    pin the newest versions of all requirements, with hashes
-# make clean   remove the virtual environment and built files; `mem runs gc` removes runs that no study needs
 # make container-digest   pin the base image of the container to its current digest (requires internet access and skopeo)
+# make clean   remove the virtual environment and built files; `mem runs gc` removes runs that no study needs
 
 SHELL := /bin/bash
 VENV := .venv
@@ -26,8 +26,8 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup:
-	@bash envs/setup.sh $(SETUP) $(VENV)
-	@touch $(READY)
+	@rm -f $(READY)
+	@$(MAKE) --no-print-directory $(READY)
 
 $(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyproject.toml $(PLUGIN)/pyproject.toml $(wildcard mem/data/beton/native/*)
 	@bash envs/setup.sh $(SETUP) $(VENV)

@@ -17,6 +17,8 @@ DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PERMISSION_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 USER_ERRORS = DISK_FULL_ERRORS | _PERMISSION_ERRORS
 """Error numbers of problems that the user can solve."""
+LOCKS_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Error numbers of lock requests on file systems that do not support locks, such as some Lustre mounts."""
 
 
 def describe_os_error(error: OSError, folder: Path) -> str:

@@ -12,7 +12,8 @@ from mem.config.base import Name, Section, Unkeyed
 from mem.config.timm_names import check_architecture
 
 CenterCrop = Annotated[float, Field(gt=0, le=1), Unkeyed("pretrain", "finetune")]
-"""Share of the image's shorter side. Training uses random crops, so the keys of training runs do not contain it."""
+"""Share of the image's shorter side. Training uses random crops, so the keys of training runs do not contain it, except
+for finetuning that starts from class means (`CENTER_CROP` in mem/runs/keys.py)."""
 
 
 class VisionTransformer(Section):

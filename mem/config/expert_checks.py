@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from mem.config.adapt import Adapt
 from mem.config.backbones import Backbone, TimmNetwork
 from mem.config.finetune_variants import path_of
-from mem.config.heads import Ce, Ensemble, Finetuned, Head, RideRouter, SadeAggregation, is_per_expert
-from mem.config.objectives import AceObjective, SadeObjective
-from mem.config.starts import classifier_from
+from mem.config.heads import Ensemble, Head, RideRouter, SadeAggregation, is_per_expert
+from mem.config.objectives import AceObjective, NclObjective, SadeObjective
+from mem.config.starts import classifier_from, is_finetuned_classifier, starts_from_finetuned
 from mem.config.training import Finetune
 
 
 def check_different_experts(path: str, finetune: Finetune, backbone: Backbone, *, pretrained: bool) -> None:
     """Check that experts can become different, although they start from the same classifier.
 
-    Only random numbers in the initial layers or in training, or a loss of its own for each expert, make experts
-    different.
+    Only random numbers in the initial layers or in training, or a loss or a projector of its own for each expert, make
+    experts different.
 
     Args:
         path: Path of the settings of the finetuning, for messages.
@@ -30,8 +30,11 @@ def check_different_experts(path: str, finetune: Finetune, backbone: Backbone, *
     """
     if finetune.experts is None or finetune.initial_classifier is None or not pretrained:
         return
+    objective = finetune.objective
     has_new_neck = isinstance(backbone, TimmNetwork) and backbone.neck_width is not None
-    if finetune.drop_path or has_new_neck or isinstance(finetune.objective, AceObjective | SadeObjective):
+    has_own_loss = isinstance(objective, AceObjective | SadeObjective)
+    has_own_projector = isinstance(objective, NclObjective) and objective.contrast is not None
+    if finetune.drop_path or has_new_neck or has_own_loss or has_own_projector:
         return
     raise ValueError(
         f"{path}.initial_classifier: all experts start from the same pretrained layers and classifier, so that they "
@@ -64,6 +67,17 @@ def check_expert_heads(heads: Mapping[str, Head], finetunings: Mapping[str | Non
                 f"heads.{name}.method: `{head.method}` averages the logits of all experts for every class, but with "
                 f"the objective `ace` of {path_of(head.finetuning)}, experts learn only their own classes; use "
                 "the method `ensemble` or `finetuned`, which respect the owners, or a finetuning with another objective"
+            )
+        if (
+            is_per_expert(head)
+            and starts_from_finetuned(head, heads)
+            and _experts_own_classes(finetunings, head.finetuning)
+        ):
+            raise ValueError(
+                f"heads.{name}.per_expert: each expert starts from its finetuned classifier and its logits count for "
+                f"every class, but with the objective `ace` of {path_of(head.finetuning)}, experts learn only their "
+                "own classes; use a method that starts from a new classifier, such as crt, or a finetuning with "
+                "another objective"
             )
         if isinstance(head, Ensemble) and head.experts is not None:
             experts = finetunings[head.finetuning].experts
@@ -141,5 +155,4 @@ def _experts_own_classes(finetunings: Mapping[str | None, Finetune], name: str |
 
 
 def _has_one_per_expert(head: Head) -> bool:
-    untrained = isinstance(head, Finetuned) or (isinstance(head, Ce) and head.training is None)
-    return untrained or is_per_expert(head)
+    return is_finetuned_classifier(head) or is_per_expert(head)

@@ -37,9 +37,14 @@ def is_linear(head: Head, *, cosine_finetuning: bool = False) -> bool:
         head: Settings of the head.
         cosine_finetuning: Whether the finetuned classifier is a cosine classifier.
     """
-    if isinstance(head, Finetuned) or (isinstance(head, Ce) and head.training is None):
+    if is_finetuned_classifier(head):
         return not cosine_finetuning
     return isinstance(head, LINEAR) and getattr(head, "cosine_scale", None) is None
+
+
+def is_finetuned_classifier(head: Head) -> bool:
+    """Return whether a head is the finetuned classifier without further training."""
+    return isinstance(head, Finetuned) or (isinstance(head, Ce) and head.training is None)
 
 
 def classifier_from(head: Head) -> str | None:
@@ -62,6 +67,17 @@ def start_of(head: Head, probe: str | None) -> str | None:
         probe: Name of the linear probe that replaces the finetuned classifier; None with finetuning.
     """
     return probe if _starts_from_ce(head) else classifier_from(head)
+
+
+def starts_from_finetuned(head: Head, heads: Mapping[str, Head]) -> bool:
+    """Return whether a head starts from the finetuned classifier of a study with finetuning.
+
+    Args:
+        head: Settings of the head.
+        heads: All heads of the study.
+    """
+    first = classifier_from(head)
+    return _starts_from_ce(head) if first is None else first in heads and is_finetuned_classifier(heads[first])
 
 
 def _starts_from_ce(head: Head) -> bool:

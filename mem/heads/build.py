@@ -47,7 +47,7 @@ class HeadInputs:
     """The classifier to start from: the finetuned classifier, or the linear classifier of another head. For a backbone
     with experts, the finetuned classifier is an ensemble."""
     class_counts: np.ndarray
-    """Number of training images of each class. They are the prior of the images that a head is trained on."""
+    """Number of training images of each class, before any resampling by the sampler of the head."""
     shots: config.Shots
     """Thresholds of the shot groups."""
     seed: int

@@ -119,7 +119,7 @@ def train_backbone(
                 skip_nonfinite=settings.on_nonfinite == "skip",
                 peak_images_per_s=peak_images_per_s(job, state.model, shapes),
             ),
-            Validation(validate, round(validate_every_epochs * steps_per_epoch)) if validate else None,
+            Validation(validate, _validation_steps(validate_every_epochs, steps_per_epoch)) if validate else None,
         )
     return {
         "steps": steps,
@@ -129,6 +129,11 @@ def train_backbone(
         **({"peak_gpu_memory_gb": round(gpu, 3)} if (gpu := provenance.peak_gpu_memory_gb()) else {}),
         "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
     }
+
+
+def _validation_steps(every_epochs: float, steps_per_epoch: float) -> int:
+    """Return the number of steps between validations: at least 1, or 0 for one validation at the end of training."""
+    return max(1, round(every_epochs * steps_per_epoch)) if every_epochs else 0
 
 
 @contextmanager

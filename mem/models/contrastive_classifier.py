@@ -69,7 +69,8 @@ class ContrastiveClassifier(TrainingModule):
         if settings.projector_norm and norm_batch < 2:
             raise UserError(
                 "objective.contrast.projector_norm: the BatchNorm of the projector requires groups of at least 2 "
-                "samples, but backbone.norm_batch is 1. Set norm_batch to 2 or more, or projector_norm to false."
+                "samples, but they contain 1. Set backbone.norm_batch, or finetune.global_batch, to 2 or more, or "
+                "projector_norm to false."
             )
         self.classifier = classifier
         self.projectors = nn.ModuleList(

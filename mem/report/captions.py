@@ -42,6 +42,11 @@ def summed_over_runs(rows: Sequence[ScoreRow]) -> str:
     return f" All numbers are summed over {repeats} runs (class orders and seeds)." if repeats > 1 else ""
 
 
+def over_runs(runs: int) -> str:
+    """Return the end of a clause with numbers of images that are sums over runs; "" for a single run."""
+    return f", summed over {runs} runs" if runs > 1 else ""
+
+
 def coverage(rows: Sequence[ScoreRow]) -> str:
     """Return sentences about the variation over runs and over test images, and which of them the intervals cover."""
     if class_orders(rows) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -91,6 +92,14 @@ def _points(axes: Axes, images: np.ndarray, accuracies: np.ndarray, shots: np.nd
             )
 
 
+def line_styles(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the colour and the dashes of each method's line. Methods of the same colour have different dashes."""
+    return {
+        name: {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i // len(SERIES) % len(DASHES)]}
+        for i, name in enumerate(methods)
+    }
+
+
 def curve_panels(lines: Mapping[str, Sequence[tuple[str, Curve]]], labels: Mapping[str, str]) -> RenderedFigure:
     """Plot metrics during training, with one panel per metric and one line per run, coloured by method.
 
@@ -99,16 +108,13 @@ def curve_panels(lines: Mapping[str, Sequence[tuple[str, Curve]]], labels: Mappi
         labels: Axis label of each metric.
     """
     methods = list(dict.fromkeys(name for runs in lines.values() for name, _ in runs))
-    colours = {name: SERIES[i % len(SERIES)] for i, name in enumerate(methods)}
-    dashes = {name: DASHES[i // len(SERIES) % len(DASHES)] for i, name in enumerate(methods)}
+    styles = line_styles(methods)
     with style():
         figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
         for axes, (metric, runs) in zip(panels(figure, len(lines)), lines.items(), strict=True):
             alpha = 1.0 if len(runs) <= len(methods) else 0.45
             for name, points in runs:
-                axes.plot(
-                    *zip(*points, strict=True), color=colours[name], linestyle=dashes[name], linewidth=1.4, alpha=alpha
-                )
+                axes.plot(*zip(*points, strict=True), **styles[name], linewidth=1.4, alpha=alpha)
             values = [value for _, points in runs for _, value in points]
             if min(values) > 0 and max(values) / min(values) > LOG_FROM:
                 axes.set_yscale("log")
@@ -116,9 +122,6 @@ def curve_panels(lines: Mapping[str, Sequence[tuple[str, Curve]]], labels: Mappi
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         if len(methods) > 1:
-            handles = [
-                figure.axes[0].plot([], [], color=colours[name], linestyle=dashes[name], label=name)[0]
-                for name in methods
-            ]
+            handles = [figure.axes[0].plot([], [], **styles[name], label=name)[0] for name in methods]
             figure.legend(handles=handles, ncols=min(len(methods), 4), loc="outside upper center", fontsize=9)
         return render(figure)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mem.report import class_figures
+from mem.report.captions import over_runs
 from mem.report.chosen_methods import ChosenMethods
 from mem.report.class_accuracy import (
     MAX_CLASSES,
@@ -110,10 +111,9 @@ def _confused(
     content.append(pair_table(found, scores, chosen, len(predictions)))
     first = found.ranked(1)[0]
     names = scores[0].names
-    over = f", summed over {len(predictions)} runs" if len(predictions) > 1 else ""
     intro = (
         f"{chosen.focus} ({chosen.reason}) most often predicts {names[first[1]]} for {names[first[0]]}: "
-        f"{found.focus[first]:,} of n = {found.images[first[0]]:,} test images{over}."
+        f"{found.focus[first]:,} of n = {found.images[first[0]]:,} test images{over_runs(len(predictions))}."
     )
     return Section("confused-classes", "Most confused classes", _with_images(intro, images, unreadable), content)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from mem.longtail import SHOT_NAMES
 from mem.metrics.predictions import Predictions
+from mem.report.captions import over_runs
 from mem.report.chosen_methods import ChosenMethods
 from mem.report.class_accuracy import ClassScores, image_range
 from mem.report.page import CaptionedTable
@@ -95,10 +96,9 @@ def pair_table(found: Confusions, scores: Sequence[ClassScores], chosen: ChosenM
         images = (image_range(scores, label), image_range(scores, predicted))
         lines.append([*line, " \N{RIGHTWARDS ARROW} ".join(images)])
     pairs, wrong = len(found.focus), sum(found.focus.values())
-    over = f", summed over {runs} runs" if runs > 1 else ""
     caption = (
         f"Test images that {chosen.focus} ({chosen.reason}) classifies wrongly: number of errors and number n of test "
-        f"images of the true class{over}. {wrong:,} errors are in {pairs:,} pairs of classes"
+        f"images of the true class{over_runs(runs)}. {wrong:,} errors are in {pairs:,} pairs of classes"
         f"{f'; the {MAX_PAIRS} most frequent are listed' if pairs > MAX_PAIRS else ''}."
         f"{f' The column {chosen.baseline} has the errors of this method.' if chosen.baseline else ''}"
         " Training images are those of the true and of the predicted class."

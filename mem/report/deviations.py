@@ -8,6 +8,7 @@ from typing import Any
 from mem.config import Experts, Finetune, Mem, Study, Training
 from mem.config.finetune_variants import path_of
 from mem.report.ablation import flatten
+from mem.report.local_paths import without_folders
 
 PRETRAIN: Mapping[str, Any] = {
     "optimizer": "adamw",
@@ -89,7 +90,7 @@ def deviations(study: Study) -> list[list[str]]:
         if isinstance(head, Mem) and name == _main_mem_head(study):
             lines += _modulator(name, head)
     lines.append(["heads", "trained on images", "trained on features, computed once per view"])
-    return [["setting", "paper", "this study"], *lines]
+    return [["setting", "paper", "this study"], *without_folders(lines)]
 
 
 IMPORTANCE = ("dataset", "backbone", "shots", "heads", "initial", "mem", "pretrain", "finetune")
@@ -119,7 +120,7 @@ def _start(study: Study) -> list[list[str]]:
     if on_places and start not in PLACES_WEIGHTS:
         return [["initial", "weights finetuned on full ImageNet (section 4.1)", start or "none"]]
     if not on_places and start is not None:
-        return [["initial", "pretraining on the data set, or random weights", start]]
+        return [["initial", "pretraining on the dataset, or random weights", start]]
     if not on_places and study.backbone.name in PRETRAIN_EPOCHS:
         return [["pretrain", f"{PRETRAIN_EPOCHS[study.backbone.name]} epochs, or none in table 5", "none"]]
     return []

@@ -9,6 +9,7 @@ import numpy as np
 from mem.data.show import evenly_spaced
 from mem.longtail import SHOT_NAMES
 from mem.metrics.predictions import Predictions
+from mem.report.captions import over_runs
 from mem.report.chosen_methods import ChosenMethods
 from mem.report.page import CaptionedTable
 from mem.report.pictures import CaptionedPictures, Picture, PictureGroup
@@ -35,10 +36,9 @@ def outcome_table(runs: Sequence[RunPredictions], chosen: ChosenMethods) -> Capt
         [name, *(f"{count:,} ({_percent(count, int(row.sum()))})" for count in row.tolist()), f"{row.sum():,}"]
         for name, row in zip((*SHOT_NAMES, "all"), counts, strict=True)
     ]
-    over = f", summed over {len(runs)} runs" if len(runs) > 1 else ""
     caption = (
         f"Number of test images that both methods, only {chosen.focus} ({chosen.reason}), only {chosen.baseline} or "
-        f"neither classify correctly{over}; n is the number of test images."
+        f"neither classify correctly{over_runs(len(runs))}; n is the number of test images."
     )
     return CaptionedTable(f"{chosen.focus} and {chosen.baseline} on the same images", caption, [header, *lines])
 

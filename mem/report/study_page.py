@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from mem.report.facts import key_facts
 from mem.report.figure_set import FIGURE_SECTIONS, build_figures
 from mem.report.group_errors import group_error_table
 from mem.report.group_naming import group_naming_tables
+from mem.report.local_paths import without_folders
 from mem.report.marked_tables import marked_table
 from mem.report.page import CaptionedTable, Page, Section
 from mem.report.paper_format import PaperTable
@@ -32,9 +32,6 @@ from mem.report.tables import accuracy_tables, difference_tables, other_score_ta
 from mem.report.training_curves import training_curves
 from mem.report.transductive import transductive_heads
 from mem.runs.dag import Run, data_run
-
-_ABSOLUTE_PATH = re.compile(r"(?P<kind>(local-dir:)?)~?/(.*/)?(?P<name>[^/\n]+)/*")
-"""A path of this machine: a setting that is a file or folder, or a name of weights in a folder."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +113,8 @@ def study_page(
 
 
 def study_text(study: config.Study) -> str:
-    """Return the study as YAML. Of absolute paths, only the last part is kept, because a report can be published."""
-    return yaml.safe_dump(_without_folders(study.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
-
-
-def _without_folders(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(inner) for inner in value]
-    if isinstance(value, str) and (found := _ABSOLUTE_PATH.fullmatch(value)):
-        return f"{found['kind']}.../{found['name']}"
-    return value
+    """Return the study as YAML, without the folders of absolute paths."""
+    return yaml.safe_dump(without_folders(study.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def _disagreement(results: StudyResults) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mem.config import (
     Ce,
+    ClassMeans,
     FeatureFiles,
     Finetuned,
     Head,
@@ -263,9 +264,12 @@ def _branch_runs(
         return [create_run("features", {**settings, **initial, **module_settings(study), **part}, inputs)]
     embeddings = embeddings_settings(finetune.initial_classifier)
     settings = {"backbone": study.backbone, "finetune": finetune, **normalisation, **initial, **part, **embeddings}
-    finetuned = create_run("finetune", settings, inputs)
     assert not isinstance(study.backbone, NoBackbone)
-    settings = {"features": study.features, CENTER_CROP: study.backbone.center_crop, **normalisation, **part}
+    crop: Settings = {CENTER_CROP: study.backbone.center_crop}
+    if isinstance(finetune.initial_classifier, ClassMeans):  # the means are those of center crops
+        settings |= crop
+    finetuned = create_run("finetune", settings, inputs)
+    settings = {"features": study.features, **crop, **normalisation, **part}
     return [finetuned, create_run("features", settings, {"images": inputs["images"], "classifier": finetuned})]
 
 

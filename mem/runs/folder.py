@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -14,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mem import files
 from mem.errors import UserError
 
 LOCK_WAIT_SECONDS = 90
 """Default time that a stage waits for the lock. An interrupted training run can save its checkpoint in this time."""
-LOCKS_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""Error numbers of lock requests on file systems that do not support locks, such as some Lustre mounts."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class RunFolder:
                         say(f"Waiting for {holder}, which is working in {self.path}.")
                     time.sleep(0.2)
                 except OSError as error:
-                    if error.errno not in LOCKS_UNSUPPORTED:
+                    if error.errno not in files.LOCKS_UNSUPPORTED:
                         raise
                     say(f"{self.path}: the file system does not support locks. Do not start a second process here.")
                     break
@@ -133,7 +131,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: this run is not finished (there is no run.json). Run it first") from None
+        raise UserError(f"{folder}: this run is not finished (no run.json); `mem run STUDY` computes it") from None
     except ValueError as error:
         raise UserError(f"{path}: cannot read this file: {error}. Delete it and run the stage again") from None
 

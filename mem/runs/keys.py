@@ -34,7 +34,8 @@ NORMALISATION = "normalisation"
 START = "start"
 """Name of the setting of a head that starts from a classifier although its method can start from a new one."""
 CENTER_CROP = "center crop"
-"""Name of the setting of a features run that contains the crop of the finetuned backbone's input."""
+"""Name of the setting that contains the center crop of a finetuned backbone's input: in a features run, and in a
+finetune run whose initial classifier consists of class means, which are those of center crops."""
 CROPS = "crops"
 """Name of the setting of a features run that computes only the crops of val and test whose logits are averaged. Runs
 that read these features have an input of the same name."""

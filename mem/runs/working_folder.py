@@ -11,7 +11,6 @@ from typing import IO
 
 from mem import files
 from mem.errors import UserError
-from mem.runs.folder import LOCKS_UNSUPPORTED
 
 OWNER_FILE = "working-folder.txt"
 """File in `runs/` with the path of the working folder whose workflow process used the folder last."""
@@ -45,7 +44,7 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
         raise UserError(f"Another workflow process is running in this folder: {holder}. {advice}") from None
     except OSError as error:
         file.close()
-        if error.errno not in LOCKS_UNSUPPORTED:
+        if error.errno not in files.LOCKS_UNSUPPORTED:
             raise
         raise UserError(
             f"{root.absolute()}: the file system does not support locks (flock), which keep a second workflow process "

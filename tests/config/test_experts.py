@@ -31,6 +31,11 @@ RESNET: dict[str, Any] = {
     "center_crop": 1.0,
 }
 
+NCL: dict[str, Any] = {"name": "ncl", "hard_classes": 3, "mutual_weight": 0.6}
+CONTRAST: dict[str, Any] = {
+    "queue": 448, "width": 8, "temperature": 0.1, "momentum": 0.9, "projector_norm": False,
+}  # fmt: skip
+
 
 def with_experts(values: dict, backbone: dict | None = None, **experts: Any) -> dict:
     """Add experts to the values of a study without tokens."""
@@ -52,12 +57,18 @@ def test_pretrained_experts_with_the_same_classifier_need_something_that_makes_t
     values = with_experts(mini_values, own_from="blocks.1")
     values["finetune"] |= {"initial_classifier": "class_means", "drop_path": 0.0}
     assert "finetune.initial_classifier: all experts start from the same" in error_message(tmp_path, values)
+    ncl = values["finetune"] | {"objective": NCL, "label_smoothing": 0.0}
+    contrast = {"objective": NCL | {"contrast": CONTRAST, "contrast_weight": 1.0}}
+    finetuned = {"heads": {"finetuned": None}}
+    without_projectors = values | {"finetune": ncl} | finetuned
+    assert "finetune.initial_classifier: all experts start from the same" in error_message(tmp_path, without_projectors)
     different = [
         {"finetune": values["finetune"] | {"drop_path": 0.1}},
         {
             "finetune": values["finetune"] | {"objective": {"name": "sade", "tau": 2.0}, "label_smoothing": 0.0},
             "heads": {"finetuned": None},
         },
+        {"finetune": ncl | contrast, **finetuned},
         {"finetune": values["finetune"] | {"initial_classifier": None}},
         {"pretrain": None},  # each expert has random layers and the class means of its own features
     ]

@@ -146,6 +146,22 @@ def test_heads_that_average_all_experts_are_rejected_if_experts_own_classes(head
     Study.model_validate({name: value for name, value in values.items() if name != "adapt"})
 
 
+def test_heads_per_expert_start_from_a_new_classifier_if_experts_own_classes():
+    """The finetuned classifier of an expert has learnt only its own classes."""
+    each = {"per_expert": True, "training": TRAINING}
+    crt = {"method": "crt", **each}
+    values = values_of({"ce": {"method": "finetuned"}, "crt": crt, "lws": each}, experts={"number": 2})
+    values["finetune"] |= {
+        "objective": {"name": "ace", "largest_counts": [20], "suppression_weight": 0.001},
+        "label_smoothing": 0.0,
+    }
+    assert "heads.lws.per_expert: each expert starts from its finetuned classifier" in message_of(values)
+    del values["heads"]["lws"]
+    Study.model_validate(values)
+    values["heads"] |= {"crt": {"classifier_from": "ce", **crt}}
+    assert "heads.crt.per_expert: each expert starts from its finetuned classifier" in message_of(values)
+
+
 def test_cosine_experts_are_reported_by_heads_that_require_linear_ones():
     values = values_of({"lws": {"per_expert": True, "training": TRAINING}})
     values["finetune"]["cosine_scale"] = 16.0

@@ -134,6 +134,15 @@ def test_weight_vectors_have_norm_1_and_need_no_projection_of_the_same_width():
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
 
 
+def test_a_square_projection_is_applied():
+    """Features and class embeddings can have the same width without being in the same space."""
+    projection = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 4))).float()
+    rows = weight_vectors(ClassVectors(ROWS, "file"), 4, projection)
+    expected = weight_vectors(ClassVectors(ROWS, "text", projection), 4, projection)
+    torch.testing.assert_close(rows, expected)
+    assert not torch.allclose(rows, weight_vectors(ClassVectors(ROWS, "file"), 4), atol=0.1)
+
+
 @pytest.mark.parametrize("of_backbone", [None, torch.ones(5, 6)])
 def test_embeddings_of_another_width_are_refused(of_backbone):
     with pytest.raises(UserError) as error:

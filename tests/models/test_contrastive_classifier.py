@@ -229,5 +229,5 @@ def test_keys_depend_on_the_batch_norm_groups_of_the_second_views():
 
 
 def test_a_projector_that_normalises_single_samples_is_rejected():
-    with pytest.raises(UserError, match=r"objective\.contrast\.projector_norm: .*backbone\.norm_batch is 1"):
+    with pytest.raises(UserError, match=r"objective\.contrast\.projector_norm: .*but they contain 1\."):
         ContrastiveClassifier(build(VIT, 3), contrast(norm=True), 1)

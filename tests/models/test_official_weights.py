@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
@@ -252,3 +253,13 @@ def test_every_checkpoint_has_its_own_file_name_and_a_backbone():
         assert entry.file.endswith(".pth")
         assert entry.backbone["kind"] in ("vit", "convmae", "timm")
         assert entry.checksum is None or entry.checksum.partition(":")[0] in hashlib.algorithms_guaranteed
+
+
+def test_a_cache_on_a_file_system_without_locks_is_reported_but_not_an_error(offer, messages, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    offer(CORRECT)
+    assert fetch_official(NAME, None, messages.append).is_file()
+    assert any("does not support locks. Do not start a second download here." in message for message in messages)

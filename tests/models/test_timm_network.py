@@ -210,6 +210,20 @@ def test_a_transformer_of_timm_can_be_finetuned():
     assert (model.layer_of("pos_embed"), model.layer_of("head.weight")) == (0, model.layers)
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "norm_batch"),
+    [("volo_d1_224", 32, 2), ("efficientnet_lite0", 32, 2), ("swin_tiny_patch4_window7_224", 64, None)],
+)
+def test_every_trained_parameter_has_a_gradient(name, side, norm_batch):
+    """Several ranks wait for the gradient of every trained parameter."""
+    model = build(settings(name, norm_batch, side), 5).train()
+    model(torch.randn(2, 3, side, side), torch.rand(2, model.branches)).square().sum().backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    unused = {"backbone.aux_head.weight", "backbone.aux_head.bias"} if name == "volo_d1_224" else set()
+    assert {name for name, _ in model.named_parameters()} - trained == unused
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_a_frozen_network_is_initialised_from_weights_of_timm_and_rejects_half_of_them(name):
     torch.manual_seed(1)

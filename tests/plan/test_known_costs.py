@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from mem.config import BiasTuner, Experts
 from mem.config.load import load_study
 from mem.errors import UserError
 from mem.plan import answers, core_rate, known_costs
@@ -55,6 +56,7 @@ def test_a_second_plan_of_a_study_counts_nothing_and_is_the_same(folder, request
     [
         {"backbone": {"depth": 3}},
         {"pretrain": {"decoder": {"width": 48}}},
+        {"pretrain": {"mask_ratio": 0.75}},
         {"finetune": {"precision": "bf16"}},
         {"heads": {"mem": {"width": 24}}},
         {"shots": {"many_above": 10, "few_below": 5}},
@@ -65,6 +67,17 @@ def test_another_model_is_counted(changes, request):
     request.getfixturevalue("nothing_is_counted")
     with pytest.raises(AssertionError, match="a cost is counted"):
         plan(changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"drop_path": 0.0}, {"cosine_scale": 16.0}, {"experts": Experts(number=2)}, {"tuner": BiasTuner(name="bias")}],
+)
+def test_another_network_is_counted(changes, mini, request):
+    known_costs.classifier_cost(mini, mini.finetune, 10)
+    request.getfixturevalue("nothing_is_counted")
+    with pytest.raises(AssertionError, match="a cost is counted"):
+        known_costs.classifier_cost(mini, mini.finetune.model_copy(update=changes), 10)
 
 
 def test_settings_that_do_not_change_the_network_count_nothing(request):

@@ -13,8 +13,10 @@ from mem.report.collect import StudyResults
 from mem.report.comparison import BoundedDifference, Comparison, compare
 from mem.report.difference_plot import difference_plot
 from mem.report.results import SHOTS, ScoreRow
+from mem.report.tables import accuracy_tables
 from mem.report.transductive import MARK
 from tests.report.synthetic import rows_of_two_seeds
+from tests.report.test_page import page_of
 
 NOISE = {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 2.0, (1, 1): 3.0}
 """Accuracy of every method in a run of a class order and seed, relative to the others."""
@@ -44,6 +46,19 @@ def test_a_clear_difference_is_stated_with_its_interval_and_the_units():
     assert "few-shot classes: +5.15" in text
     assert "mem is better than crt" in text
     assert "Intervals are over 2 class orders (mean of 2 seeds each)." in text
+
+
+def test_a_screen_reader_reads_the_intervals_of_the_figure():
+    html = page_of(answer=answer(results_of({"ce": [-1.0] * 4, "crt": [0.0] * 4, "mem": [5.0, 5.2, 5.1, 5.3]}))).html()
+    assert html.count('<span class="hidden-text">95 % interval +4.51 to +5.79</span>') == 4  # all, many, medium and few
+
+
+def test_seeds_of_one_class_order_refer_to_the_standard_error_below_the_main_table():
+    results = results_of({"ce": [-1.0] * 4, "mem": [5.0, 5.2, 5.1, 5.3]}, order=0, balanced_se=1.25)
+    rows = [replace(row, seed=i % 4) for i, row in enumerate(results.rows)]
+    assert "see the standard error below the main table" in text_of(StudyResults(rows))
+    caption = accuracy_tables(StudyResults(rows))[0].caption
+    assert "standard error of the mean per-class accuracy due to the sampling of test images is 1.25 to" in caption
 
 
 def test_an_interval_that_contains_0_shows_no_difference():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -45,6 +47,8 @@ def test_there_is_no_table_without_a_choice_without_val_or_with_one_run():
     assert chosen_head_table([row for row in ROWS if row.split == "test"]) is None
     assert chosen_head_table([row for row in ROWS if row.order == 0]) is None
     assert chosen_head_table([row for row in ROWS if row.method == "mem"]) is None
+    seeds = [replace(row, seed=row.order, order=0) for row in ROWS]  # which share the val split
+    assert chosen_head_table(seeds) is None
 
 
 def test_the_choice_is_no_advantage_for_methods_that_are_equal():

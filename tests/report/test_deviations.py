@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mem.config import Mem, Study
+from mem.config import Initial, Mem, Study
 from mem.config.load import load_study
 from mem.report.ablation import flatten
 from mem.report.deviations import MEM, MEM_HINTS, NOT_STATED, deviations, ranked_deviations
@@ -141,11 +141,19 @@ def test_other_initial_weights_and_a_frozen_backbone_depart_from_the_paper():
     study = load_study([PAPER.parent / "foundation" / "dinov2_imagenet_lt.yaml"])
     found = table(study)
     assert study.initial is not None
-    assert found["initial"] == ("pretraining on the data set, or random weights", study.initial.weights)
+    assert found["initial"] == ("pretraining on the dataset, or random weights", study.initial.weights)
     assert found["finetune"][1] == "none: the backbone is frozen"
     assert recipe("places_lt_vit_base", {"initial": {"weights": "mae_pretrain_vit_base"}})["initial"][1] == (
         "mae_pretrain_vit_base"
     )
+
+
+def test_the_table_names_no_folders_of_the_machine():
+    study = load_study([PAPER.parent / "foundation" / "dinov2_imagenet_lt.yaml"])
+    in_folder, as_file = Initial(weights="local-dir:/srv/vit"), Initial(file="/srv/vit.pth")
+    for initial, shown in ((in_folder, "local-dir:.../vit"), (as_file, ".../vit.pth")):
+        found = table(study.model_copy(update={"initial": initial}))
+        assert found["initial"] == ("pretraining on the dataset, or random weights", shown)
 
 
 def test_every_setting_of_mem_is_stated_by_the_paper_or_in_the_table():

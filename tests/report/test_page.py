@@ -18,13 +18,15 @@ from mem.report.page import (
 )
 from mem.report.table_formats import latex_table
 
+ANSWER = Answer([Markup("<strong>a</strong> & b")], [], "")
 
-def page_of(*sections: Section) -> Page:
+
+def page_of(*sections: Section, answer: Answer = ANSWER) -> Page:
     return Page(
         title="digits",
         study_name="digits_lt",
         description="",
-        answer=Answer([Markup("<strong>a</strong> & b")], [], ""),
+        answer=answer,
         facts={"date": "2026-01-02"},
         sections=sections,
         provenance={},

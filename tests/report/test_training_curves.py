@@ -54,6 +54,11 @@ def test_figures_show_finetuning_and_the_chosen_heads_that_were_trained(runs, dr
     assert "accuracy on val" in figures[0].caption
 
 
+def test_more_methods_than_colours_have_different_lines():
+    styles = class_figures.line_styles([f"head_{i}" for i in range(3 * len(class_figures.SERIES))])
+    assert len({(style["color"], style["linestyle"]) for style in styles.values()}) == len(styles)
+
+
 def test_long_curves_are_averaged_over_equal_parts(runs, drawn):
     training_curves.training_curves(runs, CHOSEN)
     points = np.array(drawn[0]["train/loss"][0][1])

@@ -101,5 +101,5 @@ def test_a_file_system_without_locks_is_reported_but_not_an_error(tmp_path, monk
 
 
 def test_an_unfinished_run_has_no_record(tmp_path):
-    with pytest.raises(UserError, match="this run is not finished"):
+    with pytest.raises(UserError, match=r"this run is not finished \(no run.json\); `mem run STUDY` computes it"):
         read_record(tmp_path)

@@ -112,6 +112,16 @@ def test_the_center_crop_of_evaluation_changes_no_training_of_the_backbone():
     assert changed_stages({"backbone": {"center_crop": 0.875}}) == AFTER_FINETUNING
 
 
+def test_training_that_starts_from_class_means_depends_on_the_center_crop():
+    """The means are those of center crops."""
+    means = {"finetune": {"initial_classifier": "class_means"}}
+    before = changed_stages(means)
+    assert before == EVERYTHING_AFTER_FINETUNING
+    runs = [study_runs(load_study([MINI], {**means, "backbone": {"center_crop": crop}})) for crop in (0.75, 0.875)]
+    keys = [{run_name(run): run.key for run in each} for each in runs]
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == EVERYTHING_AFTER_FINETUNING
+
+
 def test_the_interval_of_validation_changes_only_the_report():
     assert changed_stages({"finetune": {"validate_every_epochs": 3}}) == {"report"}
 

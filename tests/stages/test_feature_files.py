@@ -98,6 +98,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     assert "val.safetensors: cannot be read" in features_error(tmp_path, values)
     (tmp_path / "val.safetensors").unlink()
     assert "val.safetensors: no such file" in features_error(tmp_path, values)
+    np.savez(tmp_path / "several.npz", features=np.zeros((2, 4)))
+    (tmp_path / "several.npz").rename(tmp_path / "train.npy")
+    assert "train.npy: cannot be read as an array" in (message := features_error(tmp_path, values))
+    assert "it contains several arrays (.npz); save each one with numpy.save" in message
 
 
 def test_the_record_of_a_head_names_its_features(finished):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, safe_open
 
 from mem.errors import UserError
@@ -21,7 +22,7 @@ class FeatureArrayReader:
     def __init__(self, path: Path, tensor: str) -> None:
         self.path = path
         try:
-            self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else np.load(path, mmap_mode="r")
+            self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else _open_array(path)
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
@@ -53,3 +54,16 @@ class FeatureArrayReader:
     def all(self) -> np.ndarray:
         """Read the complete array."""
         return self[:] if self.shape else np.asarray(0)
+
+
+def _open_array(path: Path) -> np.ndarray:
+    """Return the array in a file, which is mapped into memory.
+
+    Raises:
+        ValueError: The file contains several arrays (NumPy's format .npz).
+    """
+    found = np.load(path, mmap_mode="r")
+    if isinstance(found, NpzFile):
+        found.close()
+        raise ValueError("it contains several arrays (.npz); save each one with numpy.save")
+    return found

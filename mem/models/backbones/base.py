@@ -32,7 +32,7 @@ class BackboneClassifier(PartlyTrained, ABC):
     head_prefix: str
     """Key prefix of the linear layer in `backbone.state_dict()`."""
     other_classifiers: tuple[str, ...] = ()
-    """Key prefixes of further parameters that depend on the number of classes. They keep their initial values."""
+    """Key prefixes of further parameters that depend on the number of classes. They are neither used nor trained."""
     missing_in_encoder: tuple[str, ...] = ()
     """Prefixes of additional keys that a pretrained encoder lacks. These parameters keep their initial values."""
     unused_from_encoder: tuple[str, ...] = ()

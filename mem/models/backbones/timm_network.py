@@ -47,7 +47,11 @@ class TimmClassifier(BackboneClassifier):
         if settings.neck_width is not None:
             add_neck(self.backbone, head, settings.neck_width)
             self.missing_in_encoder = (f"{NECK}.",)
-        self.other_classifiers = _class_dependent_keys(settings.model)
+        dependent = _class_dependent_keys(settings.model)
+        self.other_classifiers = tuple(key for key in dependent if not key.startswith(self.head_prefix))
+        for name, parameter in self.backbone.named_parameters():
+            if name.startswith(self.other_classifiers):  # never used, so that they would have no gradient
+                parameter.requires_grad_(False)
         self.number_layers()
         self._exempt_from_decay = set(getattr(self.backbone, "no_weight_decay", set)())
         self.width, self.tokens = width, tokens

@@ -52,7 +52,10 @@ def projection_in(tensors: Mapping[str, Tensor], width: int) -> Float[Tensor, "e
 def _chosen_projection(
     vectors: ClassVectors, width: int, of_backbone: Float[Tensor, "_ _"] | None
 ) -> Float[Tensor, "embedding width"] | None:
-    """Return the matrix that maps features of a backbone to the space of class embeddings; None if both are equal."""
+    """Return the matrix that maps features of a backbone to the space of class embeddings; None if both are equal.
+
+    Equal widths are not equal spaces: a projection in the weights is used even if it is square.
+    """
     found = vectors.embeddings.shape[1]
     own = vectors.projection
     if own is not None and own.shape[1] != width:
@@ -69,7 +72,7 @@ def _chosen_projection(
                 "widths. Use embeddings of the text model that was trained with the backbone, and weights that contain "
                 "its projection (head.weight in timm's CLIP networks)."
             )
-        return None if found == width else usable
+        return usable
     if usable is not None:
         difference = float((own.double() - usable.double()).norm() / usable.double().norm())
         if not difference <= TOLERANCE:

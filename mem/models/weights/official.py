@@ -192,4 +192,8 @@ def _download_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             say(f"Another process is downloading {path.name}. Waiting for it to finish.")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in files.LOCKS_UNSUPPORTED:
+                raise
+            say(f"{path.parent}: the file system does not support locks. Do not start a second download here.")
         yield
