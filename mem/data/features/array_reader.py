@@ -22,7 +22,7 @@ class FeatureArrayReader:
     def __init__(self, path: Path, tensor: str) -> None:
         self.path = path
         try:
-            self._array = self._open_tensor(tensor) if path.suffix == ".safetensors" else _open_array(path)
+            self._array: Any = self._open_tensor(tensor) if path.suffix == ".safetensors" else _open_array(path)
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
