@@ -42,8 +42,8 @@ fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 # --- system packages: FFCV is compiled against OpenCV and libjpeg-turbo, mem against libjpeg-turbo ----
-conda=
-if [ -n "${CONDA_PREFIX:-}" ] && "$python" -c 'import os, sys; sys.exit(not sys.prefix.startswith(os.environ["CONDA_PREFIX"]))'; then
+conda= # the base environment, which other environments share, is not changed
+if [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ] && "$python" -c 'import os, sys; sys.exit(not sys.prefix.startswith(os.environ["CONDA_PREFIX"]))'; then
     for tool in mamba micromamba conda; do
         if have $tool; then conda=$tool && break; fi
     done

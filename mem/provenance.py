@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import mem
-from mem.processor import processor_name
+from mem.processor import processor_name, vector_instructions
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "ffcv", "simplejpeg", "opencv-python", "snakemake", "mlflow")
 
@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Return the host, the system, the processor, the numbers of cores and of PyTorch's threads, and the SLURM job.
 
-    The GPU is included if the process uses one.
+    The processor's vector instructions are included, and the GPU if the process uses one.
     """
     job = {
         name.removeprefix("SLURM_").lower(): os.environ[name]
@@ -66,6 +66,7 @@ def machine() -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "processor": processor_name(),
+        "instructions": vector_instructions(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         "cpus": cpus(),
         "threads": torch.get_num_threads(),

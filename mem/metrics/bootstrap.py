@@ -32,7 +32,8 @@ def bootstrap_shots(
     n - 1 of the n images of each class are drawn with replacement, which makes the variance of the class's accuracy
     unbiased (McCarthy and Snowden 1985); with n draws, it would be too small by the factor (n - 1) / n. The variance
     within a class with a single image is unknown. Such a class draws from all classes of its shot group that have a
-    single image, which overestimates the variance. The bounds for a shot group without images are NaN.
+    single image, which overestimates the variance, except if it is the only one: then it does not vary. The bounds for
+    a shot group without images are NaN.
 
     Args:
         correct: Whether each image is classified correctly.

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from mem.plan import answers
 from mem.plan.hours import CoreRate
-from mem.processor import processor_name
+from mem.processor import processor_name, vector_instructions
 
 
 def core_rate() -> CoreRate:
@@ -16,7 +16,8 @@ def core_rate() -> CoreRate:
 
     A measurement on a busy machine is not stored, because it may be too low.
     """
-    question = {"kind": "core rate", "processor": processor_name(), "cores": os.cpu_count() or 1}
+    processor = {"processor": processor_name(), "instructions": vector_instructions()}
+    question = {"kind": "core rate", **processor, "cores": os.cpu_count() or 1}
     if (answer := answers.recall(question)) is not None:
         return CoreRate(**answer)
     measured = measure_core()

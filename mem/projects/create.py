@@ -47,6 +47,8 @@ def create_project(folder: Path, source: PictureSource | None, minutes: float = 
         UserError: The folder is not empty, or the pictures cannot be used. Nothing is written in this case.
     """
     _require_empty(folder)
+    if source is not None:
+        _require_outside(folder, source)
     files = {f"{name}/config.yaml": workflow_folder() / name / "config.yaml" for name in PROFILES}
     if source is None:
         files[f"config/{DEMO}.yaml"] = workflow_folder() / "config" / f"{DEMO}.yaml"
@@ -83,6 +85,15 @@ def _require_empty(folder: Path) -> None:
         raise UserError(
             f"{folder}: the folder is not empty (it contains {first_of(names)}). Expected a new or empty folder, "
             "because `mem init` changes no existing files. Choose another folder."
+        )
+
+
+def _require_outside(folder: Path, source: PictureSource) -> None:
+    """Raise an error if the project folder would be within the folder of pictures, and so become one of its classes."""
+    if source.folder is not None and source.folder.resolve() in folder.resolve().parents:
+        raise UserError(
+            f"{folder}: this is within the folder of pictures, {source.folder}, so that the project would become one "
+            "of the classes. Choose a project folder elsewhere."
         )
 
 

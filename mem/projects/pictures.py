@@ -122,13 +122,24 @@ def _as_text(path: Path) -> str:
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
-    """Return the settings of the folders of splits; empty if the folder itself contains the class folders."""
+    """Return the settings of the folders of splits; empty if the folder itself contains the class folders.
+
+    Among other folders of pictures, a folder with the name of a split and with pictures of its own is a class, such as
+    `train` beside `bus` and `car`.
+    """
     names = {path.name.lower(): path.name for path in folder.iterdir() if path.is_dir()}
     found = {
         setting: next((names[name] for name in spellings if name in names), None)
         for setting, spellings in _SPLIT_FOLDERS.items()
     }
-    return {setting: name for setting, name in found.items() if name is not None} if found["train_folder"] else {}
+    train = found["train_folder"]
+    if train is None:
+        return {}
+    others = [folder / name for name in names.values() if name not in found.values() and not name.startswith(".")]
+    is_class = any(path.is_file() and is_image_name(path.name) for path in (folder / train).iterdir())
+    if is_class and any(next(_image_names(other), None) is not None for other in others):
+        return {}
+    return {setting: name for setting, name in found.items() if name is not None}
 
 
 def _image_names(folder: Path) -> Iterator[str]:

@@ -74,13 +74,19 @@ def _dates(records: Iterable[Mapping[str, Any]]) -> str:
     return " to ".join(dict.fromkeys(days)) or "unknown"
 
 
+def _processor(machine: Mapping[str, Any]) -> str | None:
+    """Return the processor with its vector instructions, if they are recorded."""
+    name, instructions = machine.get("processor"), machine.get("instructions")
+    return f"{name} with {instructions}" if name and instructions else name
+
+
 def _processors(records: Iterable[Mapping[str, Any]]) -> str:
     """Return the processors or GPUs of the runs with the largest number that a run used, the most frequent first."""
     runs: Counter[tuple[str, str]] = Counter()
     numbers: dict[tuple[str, str], int] = {}
     for record in records:
         machine, gpus = record["machine"], gpu_count(record)
-        on_gpu, unit = (machine.get("gpu"), "GPU") if gpus else (machine.get("processor"), "core")
+        on_gpu, unit = (machine.get("gpu"), "GPU") if gpus else (_processor(machine), "core")
         kind = on_gpu or "not recorded", unit
         runs[kind] += 1
         numbers[kind] = max(numbers.get(kind, 0), gpus or machine.get("cpus", 0))

@@ -17,9 +17,9 @@ from mem.train.optimizers import averaged_copy
 class Snapshot(TypedDict):
     """Content of a checkpoint. Random numbers depend only on the step, so no generator state is saved.
 
-    `model` and `ema` contain the parameters and buffers that training can change. `meter` contains the metrics of rank 0
-    since they were last logged. After a resume on several ranks, the first logged means therefore contain those of rank 0
-    in place of the other ranks' for the steps before the interruption. Weights are not affected.
+    `model` and `ema` contain the parameters and buffers that training can change. `meter` contains the metrics of rank
+    0 since they were last logged. After a resume on several ranks, the first logged means therefore contain those of
+    rank 0 in place of the other ranks' for the steps before the interruption. Weights are not affected.
     """
 
     model: dict[str, Tensor]

@@ -101,6 +101,27 @@ def test_folders_of_splits_are_recognised(tmp_path, monkeypatch):
     assert dataset.holdout is None
 
 
+def test_a_class_can_have_the_name_of_a_split(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "vehicles", {"bus": 9, "car": 12, "train": 5})
+    assert init("roads", "--folder", "vehicles") == 0
+    dataset = project_study(Path("roads")).dataset
+    assert list(read_dataset(dataset, 0).classes) == ["bus", "car", "train"]
+
+
+def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "pictures", {"train": 9, "test": 5, "labels": 0})
+    assert init("birds", "--folder", "pictures") == 2
+    assert ".png, are not in folders of classes" in capsys.readouterr().err
+
+
+def test_a_project_within_the_folder_of_pictures_is_refused(pictures, capsys):
+    assert init(str(pictures / "birds"), "--folder", str(pictures)) == 2
+    assert "this is within the folder of pictures" in capsys.readouterr().err
+    assert not (pictures / "birds").exists()
+
+
 @pytest.mark.parametrize(("separator", "label"), [(" ", "{class_number}"), ("\t", "{name}"), (",", "a {name}")])
 def test_lists_of_pictures_become_a_study(pictures, separator, label):
     lines: dict[str, list[str]] = {"train.txt": [], "test.txt": []}

@@ -124,6 +124,14 @@ def test_in_a_conda_environment_conda_forge_provides_compiler_and_libraries(tmp_
     assert "requirements-ffcv" in system.commands("pip")[0]
 
 
+def test_the_base_environment_of_conda_is_not_changed(tmp_path):
+    system = System(tmp_path, "mamba", root=False, not_conda=0)
+    done = system.setup(CONDA_PREFIX=str(tmp_path), CONDA_DEFAULT_ENV="base")
+    assert done.returncode == 0, done.stderr
+    assert not system.commands("mamba")
+    assert "conda env create -f envs/environment.yaml" in done.stderr
+
+
 def test_without_ffcv_no_compiler_is_needed(tmp_path):
     system = System(tmp_path)
     done = system.setup("--without-ffcv")

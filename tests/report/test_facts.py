@@ -52,6 +52,8 @@ def test_classes_dates_and_time(mini):
     [
         ([(CPU, 0)], "AMD EPYC, 2 cores"),
         ([(CPU, 0), (CPU | {"cpus": 1}, 0)], "AMD EPYC, 2 cores"),
+        ([(CPU | {"instructions": "AVX2"}, 0)], "AMD EPYC with AVX2, 2 cores"),
+        ([(CPU | {"instructions": ""}, 0)], "AMD EPYC, 2 cores"),
         ([(OLD, 0)], "not recorded, 4 cores"),
         ([({"host": "here"}, 0)], "not recorded"),
         ([(CPU, 0), (CPU, 0), (GPU, 4)], "AMD EPYC, 2 cores; NVIDIA H100, 4 GPUs"),

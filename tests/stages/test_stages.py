@@ -16,6 +16,7 @@ from mem.heads.build import load_head
 from mem.heads.training import predict_classes
 from mem.metrics.predictions import read_predictions
 from mem.metrics.scores import split_scores
+from mem.processor import vector_instructions
 from mem.report.results import from_csv
 from mem.runs.dag import study_runs
 from mem.runs.folder import RunFolder, read_record
@@ -30,7 +31,7 @@ def test_every_run_writes_its_record(study):
         assert record["seconds"] > 0
         assert record["attempts"] == 1
         assert record["versions"]["torch"] == torch.__version__.split("+")[0]
-        assert record["machine"]["host"]
+        assert record["machine"]["host"] and record["machine"]["instructions"] == vector_instructions()
         assert len(record["git"]["commit"]) == 40
 
 
