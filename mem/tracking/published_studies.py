@@ -61,11 +61,7 @@ def _views(experiment: str, tag: str, value: str) -> tuple[PublishedView, ...]:
         content = json.loads(value)
     except ValueError:
         content = None
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(address, str) for address in content.values())
-    ):
+    if not isinstance(content, dict) or {type(address) for address in content.values()} != {str}:
         raise UserError(
             f"The tag {tag} of the MLflow experiment {experiment} is damaged. The next report of the study "
             "writes it again."

@@ -15,6 +15,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
+from mem.errors import UserError
 from mem.metrics import interval
 from mem.tracking import publish, server
 from mem.tracking.log import JsonLines
@@ -187,6 +188,15 @@ def test_publishing_twice_changes_nothing(published):
     after = {run.info.run_id: run.to_dictionary() for run in all_runs(root) if run.data.tags["stage"] != "report"}
     assert after == before
     assert len(client(root).get_metric_history(run.info.run_id, "test/all")) == len(history)
+
+
+def test_the_next_report_writes_a_damaged_tag_again(published):
+    before = views_of(published)
+    client(published).set_experiment_tag(experiment_of(published).experiment_id, f"mem.views.{STUDY}", "{")
+    with pytest.raises(UserError, match="The next report of the study writes it again"):
+        views_of(published)
+    publish_again(published)
+    assert views_of(published) == before
 
 
 def test_a_mirror_that_is_killed_while_it_publishes_is_completed_by_the_next_one(root, monkeypatch):
