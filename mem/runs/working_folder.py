@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -17,6 +18,7 @@ OWNER_FILE = "working-folder.txt"
 
 LOCK_FILE = Path(".snakemake", "mem-head.lock")
 """Lock of the process that works in the working folder: a workflow process, or a command that removes runs."""
+_LOCK_TRIALS = 10
 
 
 def lock_working_folder(root: Path, advice: str) -> IO[str]:
@@ -36,7 +38,7 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
     path.parent.mkdir(exist_ok=True)
     file = open(path, "a+", encoding="utf-8")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip()
@@ -54,6 +56,20 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     file.flush()
     return file
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file. A lock that is held only for a moment, such as that of `mem status` while it looks, is waited for.
+
+    Raises:
+        BlockingIOError: Another process holds the lock.
+    """
+    for _ in range(_LOCK_TRIALS - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def claim_runs(root: Path) -> None:

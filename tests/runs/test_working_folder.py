@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import re
 from pathlib import Path
 
 import pytest
 
 from mem.errors import UserError
-from mem.runs.working_folder import OWNER_FILE, claim_runs, lock_working_folder
+from mem.runs.working_folder import LOCK_FILE, OWNER_FILE, claim_runs, lock_working_folder
 
 
 @pytest.fixture
@@ -92,3 +93,17 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", unsupported)
     with pytest.raises(UserError, match=r"does not support locks \(flock\).*on Lustre, locks require the mount option"):
         lock_working_folder(tmp_path, "")
+
+
+def test_a_lock_that_another_command_holds_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / LOCK_FILE
+    path.parent.mkdir()
+    looking = open(path, "a+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("time.sleep", lambda seconds: looking.close())
+    with lock_working_folder(tmp_path, ""):
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        with pytest.raises(
+            UserError, match=r"Another workflow process is running in this folder: process \d+ .*Wait\."
+        ):
+            lock_working_folder(tmp_path, "Wait.")
