@@ -39,6 +39,7 @@ def test_a_folded_table_shows_its_title_and_hides_its_cells_until_clicked():
     page = table_page(CaptionedTable("Cost", "Time per stage.", [["stage", "time"], ["convert", "<1"]], folded=True))
     assert "<details><summary>Cost</summary>" in page
     assert "<td>&lt;1</td>" in page
+    assert '<th scope="col">stage</th><th scope="col">time</th>' in page
 
 
 def test_the_table_of_contents_links_to_every_section_with_content():
