@@ -11,6 +11,7 @@ from mem.errors import printable
 from mem.export.card_metadata import GROUPS, card_metadata, has_interval
 from mem.export.classifier import TOLERANCE
 from mem.export.model_facts import ModelFacts
+from mem.local_paths import without_folders
 
 _NAMED_SPLITS = {"test": "Test", "val": "Validation"}
 _SHOWN_CLASSES = 20
@@ -161,7 +162,7 @@ def _training(facts: ModelFacts) -> Iterator[str]:
     for stage, section in (("pretrain", "pretrain"), ("finetune", "finetune"), ("train_head", "head")):
         settings = facts.records.get(stage, {}).get("settings", {}).get(section)
         if settings:
-            yield f"- `{section}`: {_inline(settings)}"
+            yield f"- `{section}`: {_inline(without_folders(settings))}"
     if updated := facts.records["features"]["settings"]["features"].get("batch_norm"):
         yield f"- BatchNorm statistics were updated on training images after finetuning: {_inline(updated)}"
     results = facts.records["train_head"]["results"]

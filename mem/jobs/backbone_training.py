@@ -70,7 +70,11 @@ def training_images(
         inputs: Description of the samples.
         steps: Number of batches.
         global_batch: Number of samples per batch, over all ranks.
+
+    Raises:
+        UserError: There are more ranks than samples, or groups of samples, in a batch.
     """
+    _require_samples_of_ranks(global_batch, inputs.group_size, job.world.size)
     sampler = build_finetuning_sampler(inputs.sampler, train.labels, job.seed, steps * global_batch)
     return TrainingImages(
         images=train.file,
@@ -85,6 +89,21 @@ def training_images(
         fill=fill_color_of(job),
         second_augmentation=inputs.second_augmentation,
     )
+
+
+def _require_samples_of_ranks(global_batch: int, group_size: int, ranks: int) -> None:
+    """Check that every rank has a part of each batch. A rank without samples would not take part in the exchange.
+
+    Raises:
+        UserError: There are more ranks than samples, or groups of samples, in a batch.
+    """
+    groups = -(-global_batch // group_size)
+    if groups < ranks:
+        of_samples = "" if group_size == 1 else f", in {groups} groups of {group_size} that are mixed with each other,"
+        raise UserError(
+            f"global_batch: {global_batch} samples{of_samples} are too few for {ranks} ranks, each of which requires a "
+            "part of the batch. Use fewer GPUs or a larger global_batch."
+        )
 
 
 def train_backbone(

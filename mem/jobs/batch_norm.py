@@ -18,6 +18,7 @@ from mem.errors import Stopped
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, training_images
 from mem.jobs.frozen_features import feature_function
 from mem.jobs.job import Job
+from mem.jobs.unfinished import UNFINISHED_STATISTICS
 from mem.models.backbones import BackboneClassifier
 from mem.models.batch_norm import (
     configure_batch_norms,
@@ -30,10 +31,6 @@ from mem.models.weights.tensors import load_weights, save_weights
 from mem.progress import Progress
 from mem.runs.outputs import BATCH_NORM_STATISTICS
 from mem.train.schedules import training_steps
-
-UNFINISHED_STATISTICS = "unfinished-batch-norm.safetensors"
-"""Name of the file of statistics while features are computed. Snakemake deletes only the finished file of a run that
-fails, so that the resumed run uses the same statistics."""
 
 
 def update_batch_norm(

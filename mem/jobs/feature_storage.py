@@ -48,7 +48,7 @@ def store_features(
 ) -> dict[str, Any]:
     """Compute the features of all views that are not yet stored, and return the results for run.json.
 
-    Each rank computes a contiguous part of the missing chunks and writes it to files that all ranks share.
+    Each rank computes a part of the missing chunks and writes it to files that all ranks share.
 
     Args:
         job: The job.
@@ -96,6 +96,7 @@ def store_features(
             writer.close()
     job.world.barrier()
     if job.world.is_main:
+        job.stop.hold()
         writer.finish()
     return {"images": total, "images_per_s": round(progress.rate, 1)}
 

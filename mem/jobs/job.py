@@ -20,6 +20,7 @@ from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
 from mem.jobs.threads import stage_threads
+from mem.jobs.unfinished import discard_for_other_inputs, remove_unfinished
 from mem.runs.folder import RunFolder, read_record
 from mem.runs.outputs import missing_outputs
 from mem.runs.run_config import RunConfig, read_config
@@ -140,6 +141,8 @@ def _exit_status(
             if world.from_main(_lock(folder, run, world, stack)):
                 return 0
             input_folders = _resolve_inputs(run, inputs)
+            if world.is_main:
+                discard_for_other_inputs(folder, input_folders, logger.warning)
             threads = stack.enter_context(stage_threads(stage, run.compute.threads, world, logger.info))
             log = _open_log(folder, world, stack)
             _log_start(log, run)
@@ -156,7 +159,9 @@ def _exit_status(
                 raise
             world.barrier()
             if world.is_main:
+                stop.hold()
                 write_record(folder, run, log, results, start_time)
+                _remove_unfinished(folder)
         return 0
     except Stopped as stopped:
         logger.warning("%s (%s) Run the same command to resume.", stopped, stop.reason)
@@ -207,6 +212,14 @@ def _lock(folder: RunFolder, run: RunConfig, world: World, stack: contextlib.Exi
         return False
     logger.info("%s: another process finished this run in the meantime. Nothing is left to do.", run.title)
     return True
+
+
+def _remove_unfinished(folder: RunFolder) -> None:
+    """Remove checkpoints, which are needed until run.json exists. The run is finished even if this fails."""
+    try:
+        remove_unfinished(folder)
+    except OSError as error:
+        logger.warning("%s: files of earlier attempts cannot be removed: %s", folder.path, error)
 
 
 def _peak_memory() -> dict[str, float]:

@@ -44,6 +44,7 @@ class StopSignals:
         self.requested = False
         self.reason = ""
         self._deferred = False
+        self._held = False
         self._save_requested = threading.Event()
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
@@ -70,6 +71,10 @@ class StopSignals:
             announce_save_handler(False)
             self._deferred = False
 
+    def hold(self) -> None:
+        """From now on, record requests without acting on them: the results are complete, and only get their names."""
+        self._held = True
+
     def take_save(self) -> bool:
         """Return whether a checkpoint was requested since the last call."""
         requested = self._save_requested.is_set()
@@ -88,7 +93,7 @@ class StopSignals:
             return
         self.requested = True
         self.reason = self.reason or signal.Signals(number).name
-        if not self._deferred:
+        if not self._deferred and not self._held:
             raise Stopped("Stopped on request. No incomplete output was left.")
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:

@@ -183,7 +183,7 @@ class Estimator:
         optimizer, averaged = settings.optimizer, evaluated if settings.ema_decay is not None else 0
         flops = images * model.training_flops
         if isinstance(settings, config.Finetune):
-            validations = math.ceil(settings.epochs / settings.validate_every_epochs)
+            validations = min(steps, math.ceil(settings.epochs / settings.validate_every_epochs))
             # Every rank evaluates the complete val split.
             ranks = compute.nodes * compute.ranks_per_node
             flops += validations * counts.val * model.forward_flops * ranks

@@ -89,11 +89,11 @@ def _require_empty(folder: Path) -> None:
 
 
 def _require_outside(folder: Path, source: PictureSource) -> None:
-    """Raise an error if the project folder would be within the folder of pictures, and so become one of its classes."""
+    """Raise an error if the project folder would be within the folder of pictures, where it can become a class."""
     if source.folder is not None and source.folder.resolve() in folder.resolve().parents:
         raise UserError(
-            f"{folder}: this is within the folder of pictures, {source.folder}, so that the project would become one "
-            "of the classes. Choose a project folder elsewhere."
+            f"{folder}: this is within the folder of pictures, {source.folder}, whose folders are classes or splits. "
+            "Choose a project folder elsewhere."
         )
 
 

@@ -124,8 +124,8 @@ def _as_text(path: Path) -> str:
 def _split_folders(folder: Path) -> dict[str, str]:
     """Return the settings of the folders of splits; empty if the folder itself contains the class folders.
 
-    Among other folders of pictures, a folder with the name of a split and with pictures of its own is a class, such as
-    `train` beside `bus` and `car`.
+    Among other folders of pictures, a folder with the name of a split that directly contains pictures, and no folders
+    of pictures, is a class, such as `train` beside `bus` and `car`.
     """
     names = {path.name.lower(): path.name for path in folder.iterdir() if path.is_dir()}
     found = {
@@ -136,7 +136,10 @@ def _split_folders(folder: Path) -> dict[str, str]:
     if train is None:
         return {}
     others = [folder / name for name in names.values() if name not in found.values() and not name.startswith(".")]
-    is_class = any(path.is_file() and is_image_name(path.name) for path in (folder / train).iterdir())
+    within = list((folder / train).iterdir())
+    is_class = any(path.is_file() and is_image_name(path.name) for path in within) and not any(
+        path.is_dir() and next(_image_names(path), None) is not None for path in within
+    )
     if is_class and any(next(_image_names(other), None) is not None for other in others):
         return {}
     return {setting: name for setting, name in found.items() if name is not None}

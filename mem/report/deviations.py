@@ -7,8 +7,8 @@ from typing import Any
 
 from mem.config import Experts, Finetune, Mem, Study, Training
 from mem.config.finetune_variants import path_of
+from mem.local_paths import without_folders
 from mem.report.ablation import flatten
-from mem.report.local_paths import without_folders
 
 PRETRAIN: Mapping[str, Any] = {
     "optimizer": "adamw",

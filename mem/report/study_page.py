@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mem import config
+from mem.local_paths import without_folders
 from mem.report.agreement import disagreement_text
 from mem.report.answer import answer
 from mem.report.captions import calibration_of_sigmoids
@@ -23,7 +24,6 @@ from mem.report.facts import key_facts
 from mem.report.figure_set import FIGURE_SECTIONS, build_figures
 from mem.report.group_errors import group_error_table
 from mem.report.group_naming import group_naming_tables
-from mem.report.local_paths import without_folders
 from mem.report.marked_tables import marked_table
 from mem.report.page import CaptionedTable, Page, Section
 from mem.report.paper_format import PaperTable

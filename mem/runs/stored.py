@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mem import files
 from mem.runs.config_text import UNREADABLE, read_config_file
 from mem.runs.dag import STAGES
 from mem.runs.folder import RunFolder
@@ -31,7 +32,7 @@ _FOLDER_NAME = re.compile(rf"({'|'.join(STAGES)})-([0-9a-f]{{12}})")
 _OTHER_FILES = (
     *("config.yaml", "site.yaml", "run.json", "run.lock", "log.jsonl", "log-*.jsonl", "rank-*.jsonl"),
     *("progress.json", "checkpoints", "unfinished", "reconstructions", "contact_sheet*.png", "histogram*.png"),
-    *("batch-norm*.safetensors", ".*.partial", ".*.tmp", ".nfs*"),
+    *("batch-norm*.safetensors", "unfinished-*", ".*.partial", ".*.tmp", ".nfs*"),
 )
 """Patterns for the names of files that any stage, or `mem data show`, writes to a run folder. A stage that is killed
 leaves `progress.json`."""
@@ -167,6 +168,8 @@ def try_lock(path: Path) -> IO[str] | None:
     except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        _require_unsupported(error)
     return file
 
 
@@ -182,7 +185,15 @@ def locked_keys(runs: Iterable[StoredRun], root: Path) -> dict[str, str]:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 found[run.key] = file.read().strip() or "another process"
+            except OSError as error:
+                _require_unsupported(error)
     return found
+
+
+def _require_unsupported(error: OSError) -> None:
+    """Raise an error again, unless it says that the file system does not support locks. Stages then have no lock."""
+    if error.errno not in files.LOCKS_UNSUPPORTED:
+        raise error
 
 
 def size_and_use(path: Path) -> tuple[int, float]:

@@ -12,6 +12,10 @@ _SELECTING_HEAD_VERSION = 2
 """Version of `train_head` for heads that are selected on val. Version 1 selected by the accuracy over all images of
 val; version 2 selects by the mean per-class accuracy (decision 0054)."""
 
+_FILE_EMBEDDINGS_VERSION = 2
+"""Version of runs that start from a file of class embeddings. Version 1 did not apply a square projection in the
+initial weights to them (decision 0071)."""
+
 
 def version_of(stage: str, settings: Mapping[str, Any]) -> int:
     """Return the version of a run.
@@ -24,6 +28,11 @@ def version_of(stage: str, settings: Mapping[str, Any]) -> int:
     """
     if stage == "train_head" and selects_on_val(settings.get("head", {})):
         return _SELECTING_HEAD_VERSION
+    section = settings.get("finetune", settings.get("head"))
+    if stage in ("finetune", "train_head") and isinstance(section, Mapping):
+        embeddings = section.get("initial_classifier", section.get("embeddings"))
+        if isinstance(embeddings, Mapping) and embeddings.get("source") == "file":
+            return _FILE_EMBEDDINGS_VERSION
     return _VERSIONS.get(stage, 1)
 
 

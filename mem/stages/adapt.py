@@ -67,7 +67,6 @@ def adapt(job: Job) -> Mapping[str, Any]:
         "ended_early": ended_early,
     }
     files.write_text(job.folder.path / WEIGHTS_FILE, json.dumps(content, indent=2) + "\n")
-    job.checkpoints().clear()
     early = f", because a weight is below {settings.stop_below:g}" if ended_early else ""
     job.say(
         f"Weights of the experts, learned on {len(images):,} unlabelled test images: "

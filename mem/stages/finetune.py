@@ -113,7 +113,6 @@ def finetune(job: Job) -> Mapping[str, Any]:
         evaluated = state.evaluated_model
         assert isinstance(evaluated, BackboneClassifier)
         save_weights(job.folder.path / "model.safetensors", evaluated.backbone.state_dict(), about)
-    job.checkpoints().clear()
     return {**results, **({"total_parameters": parameters[1]} if is_tuned else {}), **record}
 
 

@@ -55,7 +55,6 @@ def pretrain(job: Job) -> Mapping[str, Any]:
         assert isinstance(trained, Autoencoder)
         save_weights(job.folder.path / "encoder.safetensors", trained.encoder.state_dict(), about)
         save_weights(job.folder.path / "autoencoder.safetensors", trained.state_dict(), about)
-    job.checkpoints().clear()
     return {**results, **record}
 
 

@@ -39,7 +39,6 @@ def train_head(job: Job) -> Mapping[str, Any]:
     features = HeadFeatures(splits("train"), splits("val"), val_crops)
     head, results = make_head(with_selected_tau(settings, job), inputs, features, job.fit_context(name))
     save_head(job.folder.path, head, settings, inputs)
-    job.checkpoints().clear()
     return results
 
 

@@ -91,6 +91,8 @@ class Checkpoints:
             UserError: The checkpoint is of another model.
         """
         self.wait()
+        if self.world.is_main:
+            self._remove_incomplete()
         path = self.world.from_main(self._newest_valid() if self.world.is_main else None)
         if path is None:
             return False
@@ -161,12 +163,11 @@ class Checkpoints:
             old.unlink(missing_ok=True)
             old.with_suffix(".pt").unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Remove all checkpoints. Call this after the final weights are written."""
-        if self.world.is_main and self.folder.is_dir():
-            for path in self.folder.iterdir():
-                path.unlink()
-            self.folder.rmdir()
+    def _remove_incomplete(self) -> None:
+        """Remove the files of writes that were killed. Only one process at a time works in the folder."""
+        for path in (*self.folder.glob(".step-*.tmp"), *self.folder.glob("step-*.pt")):
+            if path.suffix == ".tmp" or not path.with_suffix(".json").exists():
+                path.unlink(missing_ok=True)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"), reverse=True)

@@ -107,12 +107,15 @@ def fit(
             received = time.monotonic()
             train_step(state, replica, batch, objective, schedule.lr_at(state.step), step_context)
             progress.advance(data.global_batch)
+            at_end = schedule.ended(state.step, state.model)
+            # Steps run on a GPU after this thread has started them. Reading the metrics waits for them, so that their
+            # time is counted.
+            means = state.meter.read(context.world) if state.step % log_every == 0 or at_end else None
             now = time.monotonic()
             for period in (speed, recent_speed):
                 period.count(data.global_batch, now - ready, received - ready)
-            at_end = schedule.ended(state.step, state.model)
-            if state.step % log_every == 0 or at_end:
-                _log_training(state, schedule, context, step_context, recent_speed)
+            if means is not None:
+                _log_training(means, state, schedule, context, step_context, recent_speed)
                 recent_speed = Speed()
             if validation and (at_end or (validation.every_steps and state.step % validation.every_steps == 0)):
                 context.log.scalars(validation.evaluate(state.evaluated_model), state.step)
@@ -125,14 +128,18 @@ def fit(
 
 
 def _log_training(
-    state: TrainState, schedule: Schedule, context: FitContext, step_context: StepContext, speed: Speed
+    means: dict[str, float],
+    state: TrainState,
+    schedule: Schedule,
+    context: FitContext,
+    step_context: StepContext,
+    speed: Speed,
 ) -> None:
-    """Log the mean metrics since the last logged point. This function waits for the device.
+    """Log the mean metrics since the last logged point.
 
     Raises:
         UserError: Training cannot continue because of non-finite losses or gradients.
     """
-    means = state.meter.read(context.world)
     step_context.watch.check()
     means |= {"lr": schedule.lr_at(state.step - 1), "epoch": state.step / schedule.steps_per_epoch}
     means |= {"images_per_s": speed.images_per_second, "data_wait": speed.data_wait}

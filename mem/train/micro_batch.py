@@ -53,13 +53,13 @@ class Trial:
 
 
 def find_micro_batch(trial: Trial, say: Callable[[str], None]) -> int:
-    """Return a micro-batch that fits into the device's memory on every rank, starting from each rank's complete batch.
+    """Return a micro-batch that fits into the device's memory on every rank, starting from the largest part of a batch.
 
     Raises:
         UserError: The smallest micro-batch does not fit.
     """
     trial.state.model.train()
-    samples = len(trial.batch)
+    samples = max(trial.world.from_all(len(trial.batch)))
     size = fitting_micro_batch(trial.run, samples, micro_batch_multiple(trial.state.model, samples), trial.world.any)
     if size < samples and trial.world.is_main:
         say(f"{samples} images do not fit into the GPU's memory at once. The micro-batch is {size}.")
@@ -74,7 +74,7 @@ def fitting_micro_batch(
     Args:
         attempt: Runs a forward and backward pass with the given number of images. Raises `torch.OutOfMemoryError` if
             they do not fit.
-        largest: Number of images per batch on this rank.
+        largest: Largest number of images per batch on a rank.
         granule: Number that must divide the micro-batch, such as the size of the BatchNorm groups.
         any_rank: Returns whether a flag is set on any rank. All ranks therefore try the same sizes.
 

@@ -109,6 +109,18 @@ def test_a_class_can_have_the_name_of_a_split(tmp_path, monkeypatch):
     assert list(read_dataset(dataset, 0).classes) == ["bus", "car", "train"]
 
 
+def test_a_picture_beside_the_class_folders_of_a_split_makes_it_no_class(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "test"):
+        write_pictures(tmp_path / "pictures" / split, COUNTS)
+    write_pictures(tmp_path / "pictures", {"samples": 3})
+    (tmp_path / "pictures" / "samples" / "0.png").rename(tmp_path / "pictures" / "train" / "montage.png")
+    assert init("birds", "--folder", "pictures") == 0
+    dataset = project_study(Path("birds")).dataset
+    assert isinstance(dataset, Folder)
+    assert (dataset.train_folder, dataset.test_folder) == ("train", "test")
+
+
 def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "pictures", {"train": 9, "test": 5, "labels": 0})

@@ -44,6 +44,13 @@ def test_during_a_training_a_stop_is_only_recorded():
         assert stop.reason == "SIGTERM"
 
 
+def test_a_stop_no_longer_interrupts_a_run_whose_results_are_complete():
+    with StopSignals() as stop:
+        stop.hold()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+
+
 def test_a_second_interrupt_raises_keyboard_interrupt():
     with StopSignals() as stop, stop.deferred():
         os.kill(os.getpid(), signal.SIGINT)

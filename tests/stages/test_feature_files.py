@@ -101,7 +101,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     np.savez(tmp_path / "several.npz", features=np.zeros((2, 4)))
     (tmp_path / "several.npz").rename(tmp_path / "train.npy")
     assert "train.npy: cannot be read as an array" in (message := features_error(tmp_path, values))
-    assert "it contains several arrays (.npz); save each one with numpy.save" in message
+    assert "it is an archive of arrays (.npz); save each array with numpy.save" in message
+    (tmp_path / "train.npy").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert "train.npy: cannot be read as an array" in features_error(tmp_path, values)
 
 
 def test_the_record_of_a_head_names_its_features(finished):

@@ -167,8 +167,12 @@ def test_the_description_has_step_key_and_size(checkpoints):
     assert description["bytes"] == data(checkpoints, 4).stat().st_size
 
 
-def test_clear_removes_all_checkpoints_and_can_be_repeated(checkpoints):
+def test_files_of_killed_writes_are_removed_on_resumption(checkpoints):
     save(checkpoints, 1, 2)
-    checkpoints.clear()
-    assert not checkpoints.folder.exists()
-    checkpoints.clear()
+    left = checkpoints.folder / ".step-000000003.pt.17.tmp", data(checkpoints, 3)
+    for path in left:
+        path.write_bytes(b"incomplete")
+    state = restored(checkpoints)
+    assert state is not None and state.step == 2
+    assert not any(path.exists() for path in left)
+    assert data(checkpoints, 1).exists() and data(checkpoints, 2).exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from mem.config import Augmentation
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
-from mem.distributed import SINGLE_PROCESS
+from mem.distributed import SINGLE_PROCESS, World
 from mem.errors import UserError
 from mem.jobs.classification import Classification
 from mem.objectives.cross_entropy import CrossEntropy
@@ -41,6 +43,31 @@ def test_the_micro_batch_is_halved_until_it_fits_on_every_rank():
     assert fitting_micro_batch(attempt, 96, 12, lambda out_of_memory: out_of_memory) == 12
     with pytest.raises(UserError, match=r"A micro-batch of 16 image\(s\) does not fit"):
         fitting_micro_batch(attempt, 64, 16, lambda out_of_memory: out_of_memory)
+
+
+@dataclass(frozen=True)
+class UnequalParts(World):
+    """A rank of two, of which the other one has a part of 5 samples."""
+
+    def from_all(self, value: Any) -> list[Any]:
+        return [value, 5]
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+
+def test_ranks_with_unequal_parts_try_the_same_sizes(images):
+    tried: list[int] = []
+    state = sgd_on_a_cnn_with_averages()
+
+    def objective(replica, batch):
+        tried.append(len(batch))
+        return replica.backbone.fc.weight.sum() * 0, {}
+
+    data = TrainingImages(images, InstanceSampler(37, 0), 4, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
+    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), UnequalParts(), bf16=False)
+    assert find_micro_batch(trial, print) == 5
+    assert tried == [4, 4]  # this rank has only 4 samples
 
 
 def test_other_errors_than_out_of_memory_are_raised():

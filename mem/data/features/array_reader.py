@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -26,7 +27,7 @@ class FeatureArrayReader:
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
-        except (ValueError, EOFError, OSError, SafetensorError) as error:
+        except (ValueError, EOFError, OSError, BadZipFile, SafetensorError) as error:
             raise UserError(
                 f"{path}: cannot be read as an array of numbers in {path.suffix} format: {error}. Write the file again."
             ) from None
@@ -60,10 +61,10 @@ def _open_array(path: Path) -> np.ndarray:
     """Return the array in a file, which is mapped into memory.
 
     Raises:
-        ValueError: The file contains several arrays (NumPy's format .npz).
+        ValueError: The file is an archive of arrays (NumPy's format .npz).
     """
     found = np.load(path, mmap_mode="r")
     if isinstance(found, NpzFile):
         found.close()
-        raise ValueError("it contains several arrays (.npz); save each one with numpy.save")
+        raise ValueError("it is an archive of arrays (.npz); save each array with numpy.save")
     return found

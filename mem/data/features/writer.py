@@ -223,8 +223,12 @@ class FeatureWriter:
 
 
 def chunks_of_rank(chunks: list[Chunk], rank: int, ranks: int) -> list[Chunk]:
-    """Return the contiguous range of chunks that a rank writes."""
-    return chunks[rank * len(chunks) // ranks : (rank + 1) * len(chunks) // ranks]
+    """Return the chunks that a rank writes, in order.
+
+    Chunks are dealt out in turn, so that every rank has a part of each view: views differ in the cost of their
+    augmentation, and ranks that end early wait for the others.
+    """
+    return chunks[rank::ranks]
 
 
 def _not_finite_message(chunk: Chunk, kind: str, values: np.ndarray, dtype: np.dtype, cause: str) -> str:

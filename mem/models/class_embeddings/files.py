@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
             values.close()
     except FileNotFoundError:
         raise UserError(f"{path}: file not found. Expected class embeddings; see `mem classes embed`.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as an array (.npy): {error}") from None
     if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
         found = getattr(values, "dtype", "several arrays")
