@@ -83,6 +83,24 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         file.write(text)
 
 
+def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Return the array in a `.npy` file.
+
+    Args:
+        path: The file.
+        mapped: Whether to map the file into memory instead of reading it.
+
+    Raises:
+        ValueError: The file does not contain an array of numbers, or is an archive of arrays (NumPy's format .npz).
+        OSError: The file is missing or cannot be read.
+        EOFError: The file is empty.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) == b"PK":  # NumPy does not close a damaged archive
+            raise ValueError("it is an archive of arrays (.npz); save each array with numpy.save")
+    return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a `.npy` file atomically. In contrast to `np.save`, an error has an error number and a file name."""
     content = io.BytesIO()

@@ -96,7 +96,9 @@ def test_files_without_embeddings_of_the_classes_are_refused(tmp_path):
     assert "found int64 of the shape (3, 4)" in refusal(tmp_path / "integers.safetensors")
     np.savez(tmp_path / "several.npz", rows=ROWS.numpy())
     (tmp_path / "several.npz").rename(tmp_path / "several.npy")
-    assert "expected one array of floating-point numbers, found several arrays" in refusal(tmp_path / "several.npy")
+    assert "cannot be read as an array (.npy): it is an archive of arrays" in refusal(tmp_path / "several.npy")
+    (tmp_path / "damaged.npy").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert "cannot be read as an array (.npy): it is an archive of arrays" in refusal(tmp_path / "damaged.npy")
     message = refusal(named_file(tmp_path / "b.safetensors", ["ant", "Bee", "dog"]))
     assert (
         "has no class embedding for 2 of 3 classes: 'bee', 'cat'. The file has the names 'ant', 'Bee', 'dog'" in message

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, safe_open
 
+from mem import files
 from mem.errors import UserError
 
 
@@ -23,11 +22,12 @@ class FeatureArrayReader:
     def __init__(self, path: Path, tensor: str) -> None:
         self.path = path
         try:
-            self._array: Any = self._open_tensor(tensor) if path.suffix == ".safetensors" else _open_array(path)
+            is_tensor = path.suffix == ".safetensors"
+            self._array: Any = self._open_tensor(tensor) if is_tensor else files.read_array(path, mapped=True)
             self.shape = tuple(self._array.get_shape() if hasattr(self._array, "get_shape") else self._array.shape)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file. Correct the path in the `dataset` section of the study.") from None
-        except (ValueError, EOFError, OSError, BadZipFile, SafetensorError) as error:
+        except (ValueError, EOFError, OSError, SafetensorError) as error:
             raise UserError(
                 f"{path}: cannot be read as an array of numbers in {path.suffix} format: {error}. Write the file again."
             ) from None
@@ -55,16 +55,3 @@ class FeatureArrayReader:
     def all(self) -> np.ndarray:
         """Read the complete array."""
         return self[:] if self.shape else np.asarray(0)
-
-
-def _open_array(path: Path) -> np.ndarray:
-    """Return the array in a file, which is mapped into memory.
-
-    Raises:
-        ValueError: The file is an archive of arrays (NumPy's format .npz).
-    """
-    found = np.load(path, mmap_mode="r")
-    if isinstance(found, NpzFile):
-        found.close()
-        raise ValueError("it is an archive of arrays (.npz); save each array with numpy.save")
-    return found

@@ -6,13 +6,12 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from mem import files
 from mem.errors import UserError, first_of
 from mem.models.class_embeddings.names import names_in_words
 from mem.models.class_embeddings.vectors import ClassVectors, require_usable
@@ -81,15 +80,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[list[str]]]:
         return load_weights(path), _lists_of_names(path)
     try:
         require_no_pointer(path)
-        values = np.load(path, allow_pickle=False)
-        if isinstance(values, NpzFile):
-            values.close()
+        values = files.read_array(path)
     except FileNotFoundError:
         raise UserError(f"{path}: file not found. Expected class embeddings; see `mem classes embed`.") from None
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an array (.npy): {error}") from None
-    if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
-        found = getattr(values, "dtype", "several arrays")
+    if not np.issubdtype(values.dtype, np.floating):
+        found = values.dtype
         raise UserError(f"{path}: expected one array of floating-point numbers, found {found}. Save it as float32.")
     with np.errstate(over="ignore"):  # `require_usable` reports infinite values
         return {EMBEDDINGS: torch.from_numpy(values.astype(np.float32))}, []
