@@ -20,7 +20,7 @@ from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
 from mem.jobs.threads import stage_threads
-from mem.jobs.unfinished import discard_for_other_inputs, remove_unfinished
+from mem.jobs.unfinished import RESUMABLE_STAGES, discard_for_other_inputs, remove_unfinished
 from mem.runs.folder import RunFolder, read_record
 from mem.runs.outputs import missing_outputs
 from mem.runs.run_config import RunConfig, read_config
@@ -141,7 +141,7 @@ def _exit_status(
             if world.from_main(_lock(folder, run, world, stack)):
                 return 0
             input_folders = _resolve_inputs(run, inputs)
-            if world.is_main:
+            if world.is_main and stage in RESUMABLE_STAGES:
                 discard_for_other_inputs(folder, input_folders, logger.warning)
             threads = stack.enter_context(stage_threads(stage, run.compute.threads, world, logger.info))
             log = _open_log(folder, world, stack)

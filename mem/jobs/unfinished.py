@@ -14,6 +14,8 @@ from mem.runs.folder import RunFolder, read_record
 UNFINISHED_STATISTICS = "unfinished-batch-norm.safetensors"
 """Name of the file of BatchNorm statistics while features are computed. Snakemake deletes only the finished file of a
 run that fails, so that the resumed run uses the same statistics."""
+RESUMABLE_STAGES = frozenset({"pretrain", "finetune", "features", "adapt", "train_head"})
+"""Stages that resume from what an interrupted attempt left, and that have other runs as inputs."""
 INPUTS_FILE = "unfinished-inputs.json"
 """Name of the file that identifies the inputs from which an unfinished run computes its results."""
 

@@ -78,6 +78,26 @@ def test_a_stopped_training_saves_and_the_same_command_resumes(study, tmp_path):
     assert logged == sorted(set(logged))
 
 
+def test_a_training_starts_again_if_its_images_were_converted_again(study, tmp_path):
+    run = configure_long_pretraining(tmp_path, study)
+    first = start_pretraining(tmp_path, run)
+    wait(lambda: checkpoints(run), first)
+    first.send_signal(signal.SIGTERM)
+    output_of(first)
+    record = tmp_path / mini_run("convert").folder / "run.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | {"started": content["started"] + 100}))
+    earlier = checkpoints(run)
+
+    second = start_pretraining(tmp_path, run)
+    wait_for_message(tmp_path, "Starting from the beginning, because these inputs were computed again: images.", second)
+    wait(lambda: checkpoints(run) and checkpoints(run) != earlier, second)
+    second.send_signal(signal.SIGTERM)
+    assert "Resuming" not in output_of(second)
+    logged = [step for step, _ in read_curve(run / "log.jsonl", "train/loss")]
+    assert logged == sorted(set(logged))
+
+
 def test_a_second_process_waits_for_the_run_folder_and_resumes_when_the_first_is_killed(study, tmp_path):
     run = configure_long_pretraining(tmp_path, study)
     first = start_pretraining(tmp_path, run)
