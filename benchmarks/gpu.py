@@ -18,6 +18,7 @@ import argparse
 import datetime
 import gc
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -250,7 +251,7 @@ def run_checkpoint(options: argparse.Namespace, device: torch.device, folder: Pa
         checkpoints.wait()
         on_disk.append(round(time.perf_counter() - began, 3))
     size = max(path.stat().st_size for path in checkpoints.folder.iterdir())
-    checkpoints.clear()
+    shutil.rmtree(checkpoints.folder)
     return {"bytes": size, "training_waits_s": waits, "on_disk_after_s": on_disk}
 
 
