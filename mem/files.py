@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PERMISSION_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 USER_ERRORS = DISK_FULL_ERRORS | _PERMISSION_ERRORS
 """Error numbers of problems that the user can solve."""
-LOCKS_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+_LOCKS_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 """Error numbers of lock requests on file systems that do not support locks, such as some Lustre mounts."""
 
 
@@ -81,6 +82,31 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically. For `durable`, see `atomic`."""
     with atomic(path, durable=durable) as file:
         file.write(text)
+
+
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool | None:
+    """Lock a file (flock) without waiting. The kernel releases the lock when the file is closed or the process ends.
+
+    Args:
+        file: The open file.
+        shared: Whether other processes can have a shared lock at the same time.
+
+    Returns:
+        Whether the file is locked now: False if another process holds a lock, and None if the file system does not
+        support locks.
+
+    Raises:
+        OSError: The request failed for another reason.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _LOCKS_UNSUPPORTED:
+            return None
+        raise
+    return True
 
 
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:

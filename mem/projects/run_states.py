@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mem import files
 from mem.progress import RECORD_FILE
 from mem.runs.attempts import read_events, total_seconds
 from mem.runs.dag import Run
@@ -75,14 +75,12 @@ def is_locked(path: Path) -> bool | None:
     """Return whether a process holds the lock in a file, or None if this cannot be found out."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            locked = files.try_lock(file, shared=True)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
     except OSError:
         return None
-    return False
+    return None if locked is None else not locked
 
 
 def _finished(run: Run, folder: RunFolder) -> RunState:

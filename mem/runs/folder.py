@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -86,27 +85,20 @@ class RunFolder:
         with open(self.lock, "a+", encoding="utf-8") as file:
             deadline = time.monotonic() + wait_seconds
             waiting, earlier_record = False, None
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    if time.monotonic() > deadline:
-                        raise UserError(
-                            f"{self.path} is in use by {holder}. Only one process can work in a run folder. "
-                            "Wait until it ends, or stop it and run the command again to resume."
-                        ) from None
-                    if not waiting:
-                        waiting, earlier_record = True, self._record_version()
-                        say(f"Waiting for {holder}, which is working in {self.path}.")
-                    time.sleep(0.2)
-                except OSError as error:
-                    if error.errno not in files.LOCKS_UNSUPPORTED:
-                        raise
-                    say(f"{self.path}: the file system does not support locks. Do not start a second process here.")
-                    break
+            while (locked := files.try_lock(file)) is False:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{self.path} is in use by {holder}. Only one process can work in a run folder. "
+                        "Wait until it ends, or stop it and run the command again to resume."
+                    )
+                if not waiting:
+                    waiting, earlier_record = True, self._record_version()
+                    say(f"Waiting for {holder}, which is working in {self.path}.")
+                time.sleep(0.2)
+            if locked is None:
+                say(f"{self.path}: the file system does not support locks. Do not start a second process here.")
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()

@@ -6,7 +6,6 @@ Folders that mem did not write are left out.
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import os
 import re
@@ -163,13 +162,9 @@ def try_lock(path: Path) -> IO[str] | None:
     """
     # The file is created if it is missing, because otherwise a stage could start between this test and the removal.
     file = open(RunFolder(path).lock, "a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if files.try_lock(file) is False:
         file.close()
         return None
-    except OSError as error:
-        _require_unsupported(error)
     return file
 
 
@@ -181,19 +176,9 @@ def locked_keys(runs: Iterable[StoredRun], root: Path) -> dict[str, str]:
         if not path.is_file() or path.is_symlink():
             continue
         with open(path, encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if files.try_lock(file, shared=True) is False:
                 found[run.key] = file.read().strip() or "another process"
-            except OSError as error:
-                _require_unsupported(error)
     return found
-
-
-def _require_unsupported(error: OSError) -> None:
-    """Raise an error again, unless it says that the file system does not support locks. Stages then have no lock."""
-    if error.errno not in files.LOCKS_UNSUPPORTED:
-        raise error
 
 
 def size_and_use(path: Path) -> tuple[int, float]:

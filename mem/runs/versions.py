@@ -28,14 +28,18 @@ def version_of(stage: str, settings: Mapping[str, Any]) -> int:
     """
     if stage == "train_head" and selects_on_val(settings.get("head", {})):
         return _SELECTING_HEAD_VERSION
-    section = settings.get("finetune", settings.get("head"))
-    if stage in ("finetune", "train_head") and isinstance(section, Mapping):
-        embeddings = section.get("initial_classifier", section.get("embeddings"))
-        if isinstance(embeddings, Mapping) and embeddings.get("source") == "file":
-            return _FILE_EMBEDDINGS_VERSION
+    if (stage == "finetune" and _is_file(settings.get("finetune", {}).get("initial_classifier"))) or (
+        stage == "train_head" and _is_file(settings.get("head", {}).get("embeddings"))
+    ):
+        return _FILE_EMBEDDINGS_VERSION
     return _VERSIONS.get(stage, 1)
 
 
 def selects_on_val(head: Mapping[str, Any]) -> bool:
     """Return whether a head, given as the settings in its key, has several candidates to select from on val."""
     return head.get("method") in ("tau", "logit_adjustment") and len(head.get("taus", ())) > 1
+
+
+def _is_file(embeddings: Any) -> bool:
+    """Return whether class embeddings, given as the settings in a key, are read from a file."""
+    return isinstance(embeddings, Mapping) and embeddings.get("source") == "file"

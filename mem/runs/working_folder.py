@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import socket
 import time
@@ -19,6 +17,7 @@ OWNER_FILE = "working-folder.txt"
 LOCK_FILE = Path(".snakemake", "mem-head.lock")
 """Lock of the process that works in the working folder: a workflow process, or a command that removes runs."""
 _LOCK_TRIALS = 10
+"""Number of times that a lock is tried again."""
 
 
 def lock_working_folder(root: Path, advice: str) -> IO[str]:
@@ -37,39 +36,26 @@ def lock_working_folder(root: Path, advice: str) -> IO[str]:
     path = root / LOCK_FILE
     path.parent.mkdir(exist_ok=True)
     file = open(path, "a+", encoding="utf-8")
-    try:
-        _lock(file)
-    except BlockingIOError:
+    locked = files.try_lock(file)
+    for _ in range(_LOCK_TRIALS):  # `mem status` holds the lock for a moment while it looks
+        if locked is not False:
+            break
+        time.sleep(0.05)
+        locked = files.try_lock(file)
+    if not locked:
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise UserError(f"Another workflow process is running in this folder: {holder}. {advice}") from None
-    except OSError as error:
-        file.close()
-        if error.errno not in files.LOCKS_UNSUPPORTED:
-            raise
         raise UserError(
             f"{root.absolute()}: the file system does not support locks (flock), which keep a second workflow process "
             "out. Use a folder on another file system; on Lustre, locks require the mount option flock."
-        ) from None
+            if locked is None
+            else f"Another workflow process is running in this folder: {holder}. {advice}"
+        )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
     file.flush()
     return file
-
-
-def _lock(file: IO[str]) -> None:
-    """Lock a file. A lock that is held only for a moment, such as that of `mem status` while it looks, is waited for.
-
-    Raises:
-        BlockingIOError: Another process holds the lock.
-    """
-    for _ in range(_LOCK_TRIALS - 1):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.05)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def claim_runs(root: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http
 import json
 import os
@@ -28,6 +27,7 @@ import sqlalchemy.exc
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.tracking import MlflowClient
 
+from mem import files
 from mem.tracking.addresses import database_path, database_uri, is_embedded, shown, without_secrets
 from mem.tracking.relocation import artifact_location, relocate
 
@@ -269,17 +269,13 @@ def sole_writer(
     (root / "runs").mkdir(parents=True, exist_ok=True)
     with open(root / "runs" / "mlflow.lock", "a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    yield False
-                    return
-                file.seek(0)
-                while_waiting(file.read().strip() or "Another process")
-                time.sleep(min(_LOCK_POLL_SECONDS, wait_seconds))
+        while files.try_lock(file) is False:
+            if time.monotonic() >= deadline:
+                yield False
+                return
+            file.seek(0)
+            while_waiting(file.read().strip() or "Another process")
+            time.sleep(min(_LOCK_POLL_SECONDS, wait_seconds))
         with contextlib.suppress(OSError):  # the text is only for messages, and the disk may be full
             file.truncate(0)
             file.write(f"Process {os.getpid()} on {socket.gethostname()}")

@@ -187,13 +187,10 @@ def _download_lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Allow only one process at a time to download a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        locked = files.try_lock(lock)
+        if locked is False:
             say(f"Another process is downloading {path.name}. Waiting for it to finish.")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in files.LOCKS_UNSUPPORTED:
-                raise
+        elif locked is None:
             say(f"{path.parent}: the file system does not support locks. Do not start a second download here.")
         yield
