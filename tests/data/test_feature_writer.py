@@ -36,6 +36,16 @@ def test_only_missing_chunks_are_left_and_only_for_the_same_run(tmp_path):
     assert new_writer(tmp_path, "other", views=3).create_or_resume() == 0
 
 
+def test_every_rank_has_a_part_of_every_view(tmp_path):
+    """Views differ in their cost, and ranks that end early wait for the others."""
+    chunks = list(new_writer(tmp_path, views=3).chunks())
+    parts = [chunks_of_rank(chunks, rank, 2) for rank in range(2)]
+    assert sorted(chunk.number for part in parts for chunk in part) == [chunk.number for chunk in chunks]
+    for part in parts:
+        assert {chunk.view for chunk in part} == {0, 1, 2}
+        assert [chunk.number for chunk in part] == sorted(chunk.number for chunk in part)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4, 9])
 def test_ranks_write_all_chunks_together(tmp_path, ranks):
     writer = new_writer(tmp_path)

@@ -212,3 +212,11 @@ def test_the_scores_of_one_crop_are_preferred_and_those_of_other_heads_are_not_u
     assert facts_of(lineage, {}).metrics == {"crops": {"number": 5, "resize": 11}}
     write("evaluate-2", own, {"splits": {}})
     assert facts_of(lineage, {}).metrics == {"splits": {}}
+
+
+def test_the_card_names_no_folders_of_the_machine():
+    finetune = run_of("k0", "finetune")
+    finetune["settings"]["finetune"]["initial_classifier"] = {"source": "file", "file": "/home/someone/rows.npy"}
+    text = card(records={"finetune": finetune})
+    assert '{"source": "file", "file": ".../rows.npy"}' in text
+    assert "someone" not in text

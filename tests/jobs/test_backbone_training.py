@@ -7,7 +7,7 @@ import torch
 
 from mem.data.loading.shard import RankShard
 from mem.errors import UserError
-from mem.jobs.backbone_training import _memory_message, _require_samples_of_ranks
+from mem.jobs.backbone_training import _memory_message, _require_samples_of_ranks, _validation_steps
 
 
 def test_a_batch_that_cannot_be_divided_and_does_not_fit_gives_a_message():
@@ -37,3 +37,8 @@ def test_every_rank_has_a_part_of_a_batch(global_batch, group_size, ranks):
 def test_a_batch_with_fewer_samples_than_ranks_is_refused(global_batch, group_size, message):
     with pytest.raises(UserError, match=message):
         _require_samples_of_ranks(global_batch, group_size, 8)
+
+
+@pytest.mark.parametrize(("every_epochs", "steps"), [(0, 0), (0.01, 1), (0.5, 8), (2, 31)])
+def test_a_short_interval_validates_after_every_step_and_none_only_at_the_end(every_epochs, steps):
+    assert _validation_steps(every_epochs, 15.5) == steps

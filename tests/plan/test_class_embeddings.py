@@ -33,6 +33,11 @@ def test_class_means_need_one_forward_pass_of_each_training_image(mini_values):
     assert means.steps == once.steps
 
 
+def test_no_more_validations_than_steps_are_planned(mini_values):
+    shorter, every_step = (finetune_estimate(mini_values, validate_every_epochs=n) for n in (1e-6, 1e-5))
+    assert shorter.hours == every_step.hours
+
+
 def test_the_zero_shot_classifier_has_a_cost_and_is_not_trained(mini):
     backbone = ClassifierCost(NO_MODEL, width=32, tokens=4)
     cost = head_cost(mini, SETTINGS, 10, backbone)

@@ -160,6 +160,9 @@ def test_a_measured_rate_is_used_again(monkeypatch):
     assert core_rate.core_rate() == idle
     monkeypatch.setattr(core_rate, "measure_core", lambda: CoreRate(1.0, 9.0, 2, 0.1))
     again = core_rate.core_rate()
+    with monkeypatch.context() as patch:
+        patch.setattr(core_rate, "vector_instructions", lambda: "other")
+        assert core_rate.core_rate().gflops == 1.0, "the rate of another processor of the same name"
     assert (again.gflops, again.load, again.cores, again.share) == (50.0, 0.1, 2, 1.0)
     rates = Rates(core_gflops=50, measured=again)
     study = load_study([MINI])

@@ -10,6 +10,7 @@ from mem.config import Study
 from mem.config.load import load_study
 from mem.runs.dag import Run, study_runs
 from mem.runs.keys import SHOT_COUNTS
+from mem.runs.versions import version_of
 from tests.conftest import REPOSITORY
 
 MINI = REPOSITORY / "tests" / "mini.yaml"
@@ -319,3 +320,10 @@ def test_the_keys_of_the_mini_study_are_as_recorded(mini):
 def test_ce_without_training_has_its_recorded_key():
     digits = study_runs(load_study([REPOSITORY / "config" / "digits_lt.yaml"]))
     assert {run.labels["variant"]: run.key for run in digits if run.stage == "train_head"}["ce"] == "e658fdd613b0"
+
+
+@pytest.mark.parametrize(("source", "version"), [("file", 2), ("class_means", 1), ("text", 1)])
+def test_only_runs_that_read_a_file_of_class_embeddings_have_a_higher_version(source, version):
+    assert version_of("finetune", {"finetune": {"initial_classifier": {"source": source}}}) == version
+    assert version_of("train_head", {"head": {"method": "zero_shot", "embeddings": {"source": source}}}) == version
+    assert version_of("features", {"features": {}}) == 1

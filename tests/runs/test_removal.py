@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,12 +13,13 @@ import pytest
 
 from mem.cli.main import main
 from mem.errors import UserError
+from mem.jobs.unfinished import INPUTS_FILE, UNFINISHED_STATISTICS
 from mem.progress import RECORD_FILE
 from mem.projects.run_states import run_state
 from mem.runs.folder import RunFolder
 from mem.runs.garbage import collect_garbage
 from mem.runs.removal import TRASH, redo, remove_run
-from mem.runs.stored import foreign_files
+from mem.runs.stored import foreign_files, locked_keys, stored_runs, try_lock
 from mem.runs.working_folder import lock_working_folder
 from tests.runs.mini_runs import CHANGED, MINI, find, stored, yes
 
@@ -62,6 +64,28 @@ def test_a_run_whose_stage_was_killed_can_be_removed(root):
         (root / head.folder / name).touch()
     remove_run(head.folder, root, yes)
     assert not (root / head.folder).exists()
+
+
+def test_what_an_interrupted_features_run_left_can_be_removed(root):
+    features = find("features")
+    for name in (UNFINISHED_STATISTICS, INPUTS_FILE):
+        (root / features.folder / name).touch()
+    assert foreign_files(root / features.folder) == []
+    redo(features.folder, root, yes)
+    assert sorted(os.listdir(root / features.folder)) == ["config.yaml", "site.yaml"]
+
+
+def test_runs_are_removed_on_a_file_system_without_locks(root, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    head = find("train_head")
+    runs, _ = stored_runs(root)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert locked_keys(runs, root) == {}
+    lock = try_lock(root / head.folder)
+    assert lock is not None
+    lock.close()
 
 
 def test_redo_of_a_shared_run_removes_the_outputs_of_both_studies(root):

@@ -20,6 +20,17 @@ from tests.stages.running import call_mem
 def interrupt_finetuning(folder: Path, finished: Path, run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Repeat a finished finetuning, interrupted by SIGTERM after a step and resumed, and return its run folder.
 
+    Arguments are those of `stop_finetuning`.
+    """
+    target = stop_finetuning(folder, finished, run, step, monkeypatch)
+    call_mem(folder, "finetune", "--config", str(run.folder / "config.yaml"))
+    assert [e["step"] for e in read_events(target / "log.jsonl") if e["event"] == "resumed"] == [step]
+    return target
+
+
+def stop_finetuning(folder: Path, finished: Path, run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Repeat a finished finetuning, which SIGTERM stops after a step, and return its run folder.
+
     Args:
         folder: Working directory.
         finished: Working directory in which the run and its inputs are finished.
@@ -44,6 +55,4 @@ def interrupt_finetuning(folder: Path, finished: Path, run: Run, step: int, monk
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_save_or_stop", stop_at_step)
         call_mem(folder, "finetune", "--config", str(run.folder / "config.yaml"), status=143)
-    call_mem(folder, "finetune", "--config", str(run.folder / "config.yaml"))
-    assert [e["step"] for e in read_events(target / "log.jsonl") if e["event"] == "resumed"] == [step]
     return target

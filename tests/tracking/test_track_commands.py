@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import subprocess
@@ -66,6 +67,15 @@ def test_follow_sends_the_rest_and_exits_when_its_parent_does(root):
 def test_only_one_mirror_runs_in_a_folder(root):
     with server.sole_writer(root, 0) as first, server.sole_writer(root, 0) as second:
         assert (first, second) == (True, False)
+
+
+def test_a_mirror_runs_on_a_file_system_without_locks(root, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with server.sole_writer(root, 0) as acquired:
+        assert acquired
 
 
 def test_an_unavailable_server_is_reported_and_nothing_is_lost(root, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,17 @@ from torch import nn
 from mem.config import Augmentation, Decoder
 from mem.data.loading.images import TrainingImages
 from mem.data.loading.samplers import InstanceSampler
+from mem.distributed import World
 from mem.errors import Stopped
 from mem.jobs.classification import Classification
 from mem.models.mae import MaskedAutoencoder
 from mem.objectives.cross_entropy import CrossEntropy
 from mem.stages.pretrain import reconstruction
-from mem.tracking.log import JsonLines, read_events
+from mem.tracking.log import JsonLines, read_curve, read_events
 from mem.train.checkpoints import Checkpoints
 from mem.train.context import FitContext
 from mem.train.loop import Validation, fit
+from mem.train.meters import Meter
 from mem.train.schedules import Schedule, cosine, warmup_cosine
 from mem.train.state import TrainState
 from tests.train.training import (
@@ -154,3 +157,17 @@ def test_the_learning_rate_warms_up_and_ends_at_its_minimum():
     assert lr(30) == pytest.approx(0.55)
     assert lr(50) == pytest.approx(0.1)
     assert cosine(2.0, 10)(5) == pytest.approx(1.0)
+
+
+def test_the_time_in_which_a_device_works_on_started_steps_is_counted(images, tmp_path, monkeypatch):
+    """Steps on a GPU return at once. Reading the metrics waits for the GPU."""
+    read = Meter.read
+
+    def waiting(meter: Meter, world: World) -> dict[str, float]:
+        time.sleep(0.05)
+        return read(meter, world)
+
+    monkeypatch.setattr(Meter, "read", waiting)
+    trained(images, tmp_path, steps=4)
+    rates = [value for _, value in read_curve(tmp_path / "log.jsonl", "train/images_per_s")]
+    assert len(rates) == 4 and max(rates) < 12 / 0.05
