@@ -69,6 +69,14 @@ class NclObjective(ObjectiveSection):
             raise ValueError("contrast_weight: is required with `contrast`, and only then")
         return self
 
+    def check_classes(self, number: int) -> None:
+        """Check that there are not more hard classes than classes."""
+        if self.hard_classes > number:
+            raise ValueError(
+                f"objective.hard_classes is {self.hard_classes}, but the dataset has {number} classes; expected at "
+                "most that many. The publication uses 30 % of the classes"
+            )
+
 
 class AceObjective(ObjectiveSection):
     """ACE (Cai et al. 2021): experts for nested subsets of the classes, which suppress the other classes.

@@ -33,6 +33,13 @@ class ObjectiveSection(Section):
             ValueError: It is not.
         """
 
+    def check_classes(self, number: int) -> None:
+        """Check that the objective is defined for a number of classes.
+
+        Raises:
+            ValueError: It is not.
+        """
+
     def check_training(self, sampler: str, epochs: float) -> None:
         """Check that the objective is defined for the settings of the training.
 

@@ -170,6 +170,24 @@ class Study(Section):
                 )
         return self
 
+    def check_classes(self, number: int) -> None:
+        """Check that all objectives are defined for the number of classes of the dataset.
+
+        Raises:
+            ValueError: One is not.
+        """
+        for name, finetune in self.finetunings.items():
+            try:
+                finetune.objective.check_classes(number)
+            except ValueError as error:
+                raise ValueError(f"{path_of(name)}.{error}") from None
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Study:
+        if isinstance(self.dataset, Glyphs) and self.dataset.classes is not None:
+            self.check_classes(self.dataset.classes)
+        return self
+
     @model_validator(mode="after")
     def _experts_fit(self) -> Study:
         for name, finetune in self.finetunings.items():

@@ -44,6 +44,10 @@ def build_objective(
             f"objective `{settings.name}`: the dataset has {classes} class; expected at least 2. Use the objective "
             "`cross_entropy`, or add classes."
         )
+    try:
+        settings.check_classes(classes)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
     match settings:
         case config.CrossEntropyObjective():
             return CrossEntropy(classes, smoothing)
@@ -73,16 +77,7 @@ def build_objective(
         case config.SadeObjective():
             return Sade(class_counts, settings.tau)
         case config.NclObjective():
-            _check_hard_classes(classes, settings)
             return Ncl(class_counts, settings)
-
-
-def _check_hard_classes(classes: int, settings: config.NclObjective) -> None:
-    if settings.hard_classes > classes:
-        raise UserError(
-            f"objective.hard_classes is {settings.hard_classes}, but the dataset has {classes} classes; expected at "
-            "most that many. The publication uses 30 % of the classes."
-        )
 
 
 def _check_subsets(class_counts: np.ndarray, settings: config.AceObjective) -> None:

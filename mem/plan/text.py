@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mem.config import Study
 from mem.config.load import load_study
+from mem.errors import UserError
 from mem.plan.core_rate import core_rate
 from mem.plan.estimate import Estimate, Estimator
 from mem.plan.gpu_benchmark import find_benchmark
@@ -79,8 +80,16 @@ def plan_text(
 
 
 def estimate_study(study: Study, given: Mapping[str, int], rates: Rates) -> tuple[ImageCounts, list[Estimate]]:
-    """Return the image counts of a study and the estimates of its runs in topological order."""
+    """Return the image counts of a study and the estimates of its runs in topological order.
+
+    Raises:
+        UserError: As in `count_images`, or an objective is not defined for the number of classes.
+    """
     runs = list({run.key: run for run in study_runs(study)}.values())
     images = count_images(study, runs[0], given)
+    try:
+        study.check_classes(images.classes)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
     estimator = Estimator(study, images, rates)
     return images, [estimator.estimate(run) for run in runs]

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from mem.config import Experts
 from mem.config.load import load_study
+from mem.errors import UserError
 from mem.runs.dag import study_runs
 from tests.config.studies import error_message, write_study
+from tests.conftest import REPOSITORY
 
 CONVMAE: dict[str, Any] = {
     "name": "convmae_mini",
@@ -151,3 +153,11 @@ def test_the_settings_of_experts_are_a_section():
     assert Experts(number=2) == Experts(number=2, own_from=None, width_factor=None)
     with pytest.raises(ValidationError, match="own_from is not set"):
         Experts(number=2, width_factor=0.5)
+
+
+def test_more_hard_classes_than_the_classes_that_a_study_states_are_found_when_it_is_loaded():
+    study = REPOSITORY / "config" / "glyphs_experts.yaml"
+    load_study([study], {"finetune_variants": {"ncl": {"objective": NCL | {"hard_classes": 100}}}})
+    message = r"finetune_variants\.ncl\.objective\.hard_classes is 101, but the dataset has 100 classes"
+    with pytest.raises(UserError, match=message):
+        load_study([study], {"finetune_variants": {"ncl": {"objective": NCL | {"hard_classes": 101}}}})

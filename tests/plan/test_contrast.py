@@ -7,6 +7,7 @@ import copy
 import pytest
 
 from mem.config import Study
+from mem.errors import UserError
 from mem.plan.estimate import Estimate
 from mem.plan.hours import Rates
 from mem.plan.model_costs import classifier_cost, contrastive_cost
@@ -58,6 +59,15 @@ def test_a_moving_average_contains_only_the_classifier(mini_values):
         return with_average.running_bytes - without.running_bytes
 
     assert size_of_average(PACO) == size_of_average("cross_entropy") > 0
+
+
+def test_more_hard_classes_than_classes_are_found_by_the_plan(mini_values):
+    values = copy.deepcopy(mini_values)
+    values["features"]["tokens"] = False
+    ncl = {"name": "ncl", "hard_classes": 11, "mutual_weight": 0.6}
+    message = r"^finetune\.objective\.hard_classes is 11, but the dataset has 10 classes; expected at most that many"
+    with pytest.raises(UserError, match=message):
+        finetune_estimate(values, ncl, experts={"number": 2})
 
 
 def test_the_contrast_of_any_objective_requires_the_complete_batch(mini_values):
