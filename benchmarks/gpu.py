@@ -185,7 +185,7 @@ def run_case(case: Case, compiled: bool, options: argparse.Namespace, device: to
     else:
         work = workload(case, study, device, batch)
         flops = work.flops
-        _, messages = train(work, data, device, StepOptions(bf16=True, compile=compiled))
+        _, messages = train(work, data, device, StepOptions(precision="bf16", compile=compiled))
     return {
         "batch": batch,
         "steps": data.steps,
@@ -218,7 +218,7 @@ def run_loader(options: argparse.Namespace, device: torch.device, folder: Path, 
             break
     alone = loaded / (time.perf_counter() - began)
     work = workload(case, study, device, batch)
-    step_options = StepOptions(bf16=True)
+    step_options = StepOptions(precision="bf16")
     train(work, data, device, step_options, steps=3)  # warm-up
     steps = max(3, round(options.seconds * min(alone, without or alone) / batch))
     speed, _ = train(work, data, device, step_options, steps)
@@ -239,7 +239,7 @@ def run_checkpoint(options: argparse.Namespace, device: torch.device, folder: Pa
     study = study_of(case, options.quick)
     work = workload(case, study, device, batch=2)
     data = TimedBatches(device, 2, study.backbone.image_size, 0.0)  # type: ignore[union-attr]
-    train(work, data, device, StepOptions(bf16=True, micro_batch=2))
+    train(work, data, device, StepOptions(precision="bf16", micro_batch=2))
     checkpoints = Checkpoints(folder / "checkpoints", "benchmark", 0, print)
     waits: list[float] = []
     on_disk: list[float] = []

@@ -37,6 +37,7 @@ from mem.distributed import SINGLE_PROCESS
 from mem.models.mae import build_autoencoder
 from mem.models.parameter_groups import decay_groups
 from mem.models.pixels import Pixels
+from mem.precision import is_supported
 from mem.stages.pretrain import reconstruction
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import adamw
@@ -101,7 +102,7 @@ class Comparison:
     reference: list[float]
     ours: list[float]
     bf16: list[float]
-    """Our implementation with bf16 autocast."""
+    """Our implementation with bf16 autocast; empty on a processor without instructions for it."""
 
     @property
     def pairs(self) -> list[float]:
@@ -115,14 +116,16 @@ class Comparison:
 
     def __str__(self) -> str:
         low, high = min(self.pairs), max(self.pairs)
-        half = statistics.median(theirs / mine for theirs, mine in zip(self.reference, self.bf16, strict=True))
+        half = (theirs / mine for theirs, mine in zip(self.reference, self.bf16, strict=True)) if self.bf16 else ()
         seconds = ", ".join(
             f"{what} {statistics.median(values):.2f} s (minimum {min(values):.2f})"
             for what, values in (("reference", self.reference), ("ours", self.ours), ("ours in bf16", self.bf16))
+            if values
         )
+        in_bf16 = f"{statistics.median(half):.2f}x in bf16" if self.bf16 else "no instructions for bf16"
         return (
             f"{seconds} per step; {self.ratio:.3f}x the reference [{low:.3f} to {high:.3f}, {len(self.pairs)} pairs], "
-            f"{min(self.reference) / min(self.ours):.3f}x by the minimum times; {half:.2f}x in bf16; "
+            f"{min(self.reference) / min(self.ours):.3f}x by the minimum times; {in_bf16}; "
             f"peak memory {provenance.peak_memory_gb():.1f} GB in total"
         )
 
@@ -156,10 +159,10 @@ def compared(backbone: config.VisionTransformer | config.ConvMae, options: argpa
                 f"The losses differ at step {step}: our loss is {mine} and the reference loss is {theirs}."
             )
     # The first float32 step of each implementation is a warm-up. The bf16 steps follow without the reference.
-    for step in range(1, options.pairs + 1):
+    for step in range(1, options.pairs + 1 if is_supported("bf16", SINGLE_PROCESS.device) else 1):
         batch = random_batch(step, options.batch, backbone.image_size)
         began = CLOCKS[options.clock]()
-        context = StepContext(SINGLE_PROCESS, options.batch, StepOptions(bf16=True), watch)
+        context = StepContext(SINGLE_PROCESS, options.batch, StepOptions(precision="bf16"), watch)
         train_step(state, state.model, batch, objective, LR, context)
         times["bf16"].append(CLOCKS[options.clock]() - began)
     return Comparison(times["reference"][1:], times["ours"][1:], times["bf16"])

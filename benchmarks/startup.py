@@ -38,18 +38,19 @@ from benchmarks.machine import OtherLoad, processor
 from mem.report.results import SCORES, ScoreRow, to_csv
 
 REPOSITORY = Path(__file__).parents[1]
-DIGITS, TIMM = REPOSITORY / "config" / "digits_lt.yaml", REPOSITORY / "config" / "paper" / "inat18_resnext50.yaml"
+DIGITS, TIMM = "config/digits_lt.yaml", "config/paper/inat18_resnext50.yaml"
+"""Studies of the measured version of the code: each version reads its own."""
 PLAN = ["plan", "--core-gflops", "50"]
 COMMANDS = {
     "mem --help": ["--help"],
     "mem results (the large study)": ["results", "sweep"],
-    "mem plan (Digits-LT)": [*PLAN, str(DIGITS)],
-    "mem plan (a timm network)": [*PLAN, str(TIMM)],
+    "mem plan (Digits-LT)": [*PLAN, DIGITS],
+    "mem plan (a timm network)": [*PLAN, TIMM],
     "mem plan (the large study)": [*PLAN, "study.yaml"],
-    "mem runs (a timm network)": ["runs", str(TIMM)],
+    "mem runs (a timm network)": ["runs", TIMM],
     "mem runs (the large study)": ["runs", "study.yaml"],
-    "mem data check (Digits-LT)": ["data", "check", str(DIGITS)],
-    "mem config --check (a timm network)": ["config", "--check", str(TIMM)],
+    "mem data check (Digits-LT)": ["data", "check", DIGITS],
+    "mem config --check (a timm network)": ["config", "--check", TIMM],
     "mem weights list": ["weights", "list"],
 }
 """Arguments of `mem` by the name of the measurement."""
@@ -105,11 +106,21 @@ def earlier_code(commit: str | None) -> Iterator[tuple[Path, Path] | None]:
         git = ["git", "-C", str(REPOSITORY), "worktree"]
         subprocess.run([*git, "add", "--quiet", "--detach", str(checkout), commit], check=True)
         try:
-            path.mkdir()
-            (path / "mem").symlink_to(checkout / "mem")  # the Snakefile moves its own folder to the end of the path
+            link_code(checkout, path)
             yield checkout, path
         finally:
             subprocess.run([*git, "remove", "--force", str(checkout)], check=True)
+
+
+def link_code(checkout: Path, path: Path) -> None:
+    """Fill a folder for the module path with links to `mem` and to the folders and files that it reads beside itself.
+
+    The Snakefile moves its own folder to the end of the module path, so that another `mem` could precede it.
+    """
+    path.mkdir()
+    for name in ("mem", "Snakefile", "workflow", "config", "slurm", "local", "profiles"):
+        if (checkout / name).exists():
+            (path / name).symlink_to(checkout / name)
 
 
 def prepare(folder: Path, heads: int, seeds: int) -> None:
@@ -125,8 +136,7 @@ def prepare(folder: Path, heads: int, seeds: int) -> None:
     report = folder / "results" / "sweep" / "report"
     report.mkdir(parents=True)
     (report / "results.csv").write_text(to_csv(rows))
-    (folder / "path").mkdir()
-    (folder / "path" / "mem").symlink_to(REPOSITORY / "mem")
+    link_code(REPOSITORY, folder / "path")
     (folder / "plain").mkdir()
     (folder / "plain" / "Snakefile").write_text(PLAIN.replace("HEADS", str(heads * seeds)))
 
@@ -135,7 +145,8 @@ def measure_code(folder: Path, checkout: Path, path: Path, prefix: str, times: T
     """Measure all commands of one version of the code, and append the results to `times`."""
     variables = {"PYTHONPATH": str(path), "MEM_PLAN_CACHE": str(folder / "answers")}
     for name, arguments in COMMANDS.items():
-        command = [sys.executable, "-P", "-m", "mem.cli", *arguments]
+        own = [str(checkout / argument) if argument in (DIGITS, TIMM) else argument for argument in arguments]
+        command = [sys.executable, "-P", "-m", "mem.cli", *own]
         times.setdefault(prefix + name, []).append(measure(command, folder, **variables))
     snakemake = [*SNAKEMAKE, "--snakefile", str(checkout / "Snakefile"), "--config", "study=study.yaml"]
     for start in ("first", "again"):

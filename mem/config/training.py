@@ -72,7 +72,8 @@ class Training(Section):
     clip_grad: PositiveFloat | None = None
     """Maximum L2 norm for gradient clipping. Default: no clipping."""
     precision: Literal["fp32", "bf16"]
-    """Precision of the forward pass. `bf16` uses autocast; weights and optimizer state stay float32."""
+    """Precision of the forward pass. `bf16` uses autocast; weights and optimizer state stay float32. On a device
+    without instructions for bfloat16, the forward pass uses float32."""
     ema_decay: OpenFraction | None = None
     """Decay of the exponential moving average of the weights. If set, the averaged weights are evaluated and saved."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -311,7 +312,7 @@ class Features(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the backbone's forward pass. `bf16` and `fp16` use autocast to bfloat16 and float16, for which GPUs
     have matrix units. They change the features, which are stored as before. `fp16` rounds less than `bf16`, but values
-    above 65,504 overflow."""
+    above 65,504 overflow. A device without instructions for the precision uses float32."""
     online: bool = False
     """Whether heads run the backbone in every epoch instead of reading stored features. This saves disk space."""
     batch_norm: BatchNormUpdate | None = None

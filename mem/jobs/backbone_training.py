@@ -19,6 +19,7 @@ from mem.data.loading.split_images import SplitImages
 from mem.errors import UserError
 from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of, precision_record
 from mem.models.flops import training_flops
 from mem.models.pixels import Pixels
 from mem.runs.image_settings import normalisation_of
@@ -116,6 +117,7 @@ def train_backbone(
     validate_every_epochs: float = 0,
 ) -> dict[str, Any]:
     """Train on the run's training images of a converted dataset and return the results for run.json."""
+    precision = precision_record(job, settings.precision)
     train = images_of(job, "train")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)
@@ -133,7 +135,7 @@ def train_backbone(
             StepOptions(
                 micro_batch=rank_batch if inputs.undivided else job.run.compute.micro_batch,
                 clip_grad=settings.clip_grad,
-                bf16=settings.precision == "bf16",
+                precision=precision_of(job, settings.precision),
                 compile=job.run.compute.compile,
                 skip_nonfinite=settings.on_nonfinite == "skip",
                 peak_images_per_s=peak_images_per_s(job, state.model, shapes),
@@ -141,6 +143,7 @@ def train_backbone(
             Validation(validate, _validation_steps(validate_every_epochs, steps_per_epoch)) if validate else None,
         )
     return {
+        **precision,
         "steps": steps,
         "images": steps * settings.global_batch,
         "images_per_s": round(speed.images_per_second, 1),

@@ -18,6 +18,7 @@ from mem.errors import Stopped
 from mem.jobs.backbone_training import BackboneInputs, pixels_of, training_images
 from mem.jobs.frozen_features import feature_function
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of
 from mem.jobs.unfinished import UNFINISHED_STATISTICS
 from mem.models.backbones import BackboneClassifier
 from mem.models.batch_norm import (
@@ -83,7 +84,7 @@ def _compute(
     steps = training_steps(update.epochs, len(train), update.batch)
     inputs = BackboneInputs(settings.augmentation, backbone.image_size, sampler=update.sampler)
     data = training_images(job, train, inputs, steps, update.batch)
-    compute = feature_function(model, pixels_of(job), settings)
+    compute = feature_function(model, pixels_of(job), precision_of(job, settings.precision))
     title, quiet = f"{job.run.title}: BatchNorm", not job.world.is_main
     with (
         job.stop.deferred(),

@@ -14,6 +14,7 @@ from mem.data.loading.split_images import SplitImages
 from mem.jobs.backbone_training import pixels_of
 from mem.jobs.job import Job
 from mem.models.backbones import BackboneClassifier
+from mem.precision import Precision, autocast
 from mem.progress import Progress
 from mem.train.sizes import FEATURE_BATCH
 
@@ -26,7 +27,7 @@ def class_means(
     train: SplitImages,
     classes: int,
     *,
-    bf16: bool,
+    precision: Precision,
 ) -> tuple[Float[Tensor, "experts {classes} width"], Int64[Tensor, " {classes}"]]:
     """Return the mean feature of each class, in double precision, and the number of its images.
 
@@ -40,7 +41,7 @@ def class_means(
         backbone: Settings of the backbone.
         train: The training images.
         classes: Number of classes.
-        bf16: Whether the backbone runs under autocast.
+        precision: Precision of the backbone's forward pass.
     """
     device, pixels = job.world.device, pixels_of(job)
     model.eval()
@@ -53,7 +54,7 @@ def class_means(
     images = parts.stop - parts.start
     with Progress(f"{job.run.title}: class means", images, quiet=not job.world.is_main) as progress:
         for batch in on_device(batches, device):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with autocast(precision, device):
                 pooled, _ = model.features(pixels.normalise(batch.inputs))
             add_by_class(sums, pooled.cpu(), batch.labels.cpu())
             train.file.release()

@@ -17,6 +17,7 @@ from mem.jobs.frozen_features import feature_function
 from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
 from mem.jobs.online_features import OnlineBackbone
+from mem.jobs.precision import precision_of, precision_record
 from mem.runs.keys import CROPS
 from mem.runs.outputs import BATCH_NORM_STATISTICS, CLASSIFIER
 
@@ -42,11 +43,13 @@ def crop_features(job: Job) -> Mapping[str, Any]:
             if (backbone.folder / name).is_file():
                 shutil.copyfile(backbone.folder / name, job.folder.path / name)
     record: dict[str, Any] = {CROPS: crops.model_dump(), **_enlarged(job, crops, splits)}
+    record |= precision_record(job, backbone.settings.precision)
     if backbone.settings.online:
         job.say("Only labels are stored (features.online). The backbone computes the crops when heads are evaluated.")
         return {"images": 0, **record}
     model = backbone.model
-    compute = feature_function(model, pixels_of(backbone.job), backbone.settings, compiled=job.run.compute.compile)
+    precision = precision_of(job, backbone.settings.precision)
+    compute = feature_function(model, pixels_of(backbone.job), precision, compiled=job.run.compute.compile)
     views = {split: ViewsToStore(images, backbone.views(images), crops.number) for split, images in splits.items()}
     return {**store_features(job, backbone.settings, model, compute, views), **record}
 

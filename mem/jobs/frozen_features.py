@@ -17,6 +17,7 @@ from mem.jobs.backbone_training import fill_color_of
 from mem.jobs.job import Job
 from mem.models.backbones import BackboneClassifier, FrozenBackbone
 from mem.models.pixels import Pixels
+from mem.precision import Precision, autocast
 
 FeatureFunction = Callable[
     [UInt8[Tensor, "images side side 3"]],
@@ -24,26 +25,23 @@ FeatureFunction = Callable[
 ]
 """Function that returns the pooled features and the tokens of images."""
 Key = TypeVar("Key")
-_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Type of autocast by `features.precision`; none for `fp32`."""
 
 
 def feature_function(
-    model: BackboneClassifier | FrozenBackbone, pixels: Pixels, settings: config.Features, *, compiled: bool = False
+    model: BackboneClassifier | FrozenBackbone, pixels: Pixels, precision: Precision, *, compiled: bool = False
 ) -> FeatureFunction:
-    """Return the function that computes the features of images, in the precision of the settings.
+    """Return the function that computes the features of images.
 
     Args:
         model: The frozen backbone, in evaluation mode.
         pixels: The normalisation of the images.
-        settings: The settings of the features.
+        precision: Precision of the forward pass, which the device supports.
         compiled: Whether to use torch.compile. Every number of images per call is compiled separately.
     """
     features = torch.compile(model.features, dynamic=False) if compiled else model.features
-    dtype = _AUTOCAST_DTYPES.get(settings.precision)
 
     def compute(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        with autocast(precision, images.device):
             pooled, tokens = features(pixels.normalise(images))
         return pooled.float(), tokens.float()
 

@@ -17,6 +17,7 @@ from mem.errors import UserError, first_of
 from mem.jobs.class_means import class_means
 from mem.jobs.class_vectors import class_vectors, classes_of_images, projection_of_backbone
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of
 from mem.models.backbones import BackboneClassifier
 from mem.models.class_embeddings.vectors import weight_vectors
 from mem.models.weights.tensors import load_metadata, load_weights, save_weights
@@ -79,8 +80,8 @@ def _computed(
     record: dict[str, Any] = {"source": section.source}
     if isinstance(section, config.ClassMeans):
         model.to(job.world.device)
-        bf16 = settings.precision == "bf16"
-        means, counts = class_means(job, model, backbone, train, len(classes), bf16=bf16)
+        precision = precision_of(job, settings.precision)
+        means, counts = class_means(job, model, backbone, train, len(classes), precision=precision)
         model.cpu()  # a tuner draws the initial values of its layers on the CPU
         record["classes_without_images"] = [classes[k] for k in torch.nonzero(counts == 0).flatten().tolist()]
         return F.normalize(means, dim=2).float(), counts > 0, record

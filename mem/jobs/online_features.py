@@ -23,6 +23,7 @@ from mem.jobs.batch_norm import load_batch_norm
 from mem.jobs.frozen_features import FeatureFunction, feature_function, views_of
 from mem.jobs.held_out import images_of
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of, precision_record
 from mem.models.backbones import BackboneClassifier
 from mem.runs.run_config import read_config
 from mem.train.sizes import FEATURE_BATCH
@@ -66,7 +67,8 @@ class OnlineBackbone:
     @cached_property
     def compute(self) -> FeatureFunction:
         """Function that returns the features of images."""
-        return feature_function(self.model, pixels_of(self.job), self.settings)
+        precision_record(self.job, self.settings.precision)
+        return feature_function(self.model, pixels_of(self.job), precision_of(self.job, self.settings.precision))
 
     def split(self, split: str) -> OnlineFeatures:
         """Return the features of a split."""

@@ -38,6 +38,7 @@ def key_facts(study: config.Study, runs: Sequence[Run], records: Mapping[str, Ma
         **({} if study.evaluate is None else {"evaluation": f"mean logits of {study.evaluate.crops} (evaluate.crops)"}),
         "date": _dates(records.values()),
         "processor": _processors(records.values()),
+        **_precision(records.values()),
         "compute time, all runs": format_duration(sum(record["seconds"] for record in records.values())),
         "command": f"mem run {_name(study)}",
     }
@@ -78,6 +79,15 @@ def _processor(machine: Mapping[str, Any]) -> str | None:
     """Return the processor with its vector instructions, if they are recorded."""
     name, instructions = machine.get("processor"), machine.get("instructions")
     return f"{name} with {instructions}" if name and instructions else name
+
+
+def _precision(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return how many runs of each stage used float32 because their device lacks the precision of the settings."""
+    stages = Counter(record["stage"] for record in records if "used_precision" in record["results"])
+    if not stages:
+        return {}
+    runs = ", ".join(f"{number} {stage}" for stage, number in stages.items())
+    return {"precision": f"float32 instead of the precision of the settings, which the device lacks, in runs: {runs}"}
 
 
 def _processors(records: Iterable[Mapping[str, Any]]) -> str:

@@ -81,6 +81,7 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
     uses a different name for the same run. If a default has another value in this version of mem, an unfinished run
     uses the new one. The same applies to a report, which reads all settings of the study.
     """
+    texts: dict[str, str] = {}  # most runs have the same site.yaml, whose text is formatted only once
     for run in runs:
         folder = RunFolder(root / run.folder)
         header = f"# Written by mem for {run.stage} of study {study.study}. Change the study, not this file.\n"
@@ -89,15 +90,17 @@ def write_configs(runs: list[Run], study: Study, root: Path = Path()) -> None:
             (run.stage == "report" or not folder.finished())
             and has_other_values(folder.config, "defaults", document["defaults"])
         ):
-            _write(folder.config, header, document)
+            _write(folder.config, header + format_config(document))
         site = run.site(study)
         if not has_content(folder.site, site, ignored=_KEPT):
-            _write(folder.site, "# Settings that cannot change a result.\n", site)
+            if (shown := repr(site)) not in texts:
+                texts[shown] = "# Settings that cannot change a result.\n" + format_config(site)
+            _write(folder.site, texts[shown])
 
 
-def _write(path: Path, header: str, content: dict[str, Any]) -> None:
+def _write(path: Path, text: str) -> None:
     # A study can have thousands of runs. After a power failure, the next start writes lost files again.
-    files.write_text(path, header + format_config(content), durable=False)
+    files.write_text(path, text, durable=False)
 
 
 def read_config(path: Path, stage: str) -> RunConfig:

@@ -22,6 +22,7 @@ from mem.jobs.frozen_features import feature_function, views_of
 from mem.jobs.held_out import held_out_record, images_of
 from mem.jobs.held_out_features import held_out_features
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of, precision_record
 from mem.jobs.precomputed_features import precomputed_features
 from mem.longtail import class_counts
 from mem.models.backbones import BackboneClassifier
@@ -52,7 +53,7 @@ def features(job: Job) -> Mapping[str, Any]:
     if settings.tokens and not model.tokens:
         raise UserError(f"features.tokens: {backbone.name} has no tokens. Set features.tokens to false.")
     splits = {split: images_of(job, split) for split in SPLITS}
-    record |= held_out_record(job)
+    record |= held_out_record(job) | precision_record(job, settings.precision)
     out = job.folder.path
     if job.world.is_main:
         for split, images in splits.items():
@@ -72,7 +73,8 @@ def features(job: Job) -> Mapping[str, Any]:
         job.say("Only labels are stored (features.online). The backbone computes features when heads need them.")
         results: dict[str, Any] = {"images": 0}
     else:
-        compute = feature_function(model, pixels_of(job), settings, compiled=job.run.compute.compile)
+        precision = precision_of(job, settings.precision)
+        compute = feature_function(model, pixels_of(job), precision, compiled=job.run.compute.compile)
         views = {
             split: ViewsToStore(
                 images, views_of(job, images, backbone, settings), 1 + (settings.views if split == "train" else 0)

@@ -21,6 +21,7 @@ from mem.jobs.contrastive_classification import with_contrast
 from mem.jobs.held_out import held_out_record, images_of
 from mem.jobs.initial_classifier import initialise_classifier
 from mem.jobs.job import Job
+from mem.jobs.precision import precision_of
 from mem.longtail import class_counts
 from mem.losses import cross_entropy
 from mem.models.backbones import BackboneClassifier, add_tuner, build, network_name, seed_torch
@@ -30,6 +31,7 @@ from mem.models.pixels import Pixels
 from mem.models.tuners.counts import trained_text
 from mem.models.weights.tensors import save_weights
 from mem.objectives.build import build_objective, empty_counts_warning
+from mem.precision import Precision, autocast
 from mem.train.optimizers import backbone_optimizer
 from mem.train.state import TrainState
 
@@ -89,6 +91,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
         objective = with_contrast(objective, model, settings, getattr(backbone, "norm_batch", None))
         trained = objective.model
         groups += decay_groups(objective.model.projectors, settings.weight_decay, decay_all=settings.decay_all)
+    precision = precision_of(job, settings.precision)
     state = TrainState(trained, backbone_optimizer(groups, settings), settings.ema_decay)
     results = train_backbone(
         job,
@@ -103,7 +106,7 @@ def finetune(job: Job) -> Mapping[str, Any]:
             undivided=settings.whole_batch,
             second_augmentation=settings.second_augmentation,
         ),
-        (lambda m: validation(m, loss.predictions, val, backbone, pixels, job, bf16=settings.precision == "bf16"))
+        (lambda m: validation(m, loss.predictions, val, backbone, pixels, job, precision=precision))
         if len(val)
         else None,
         settings.validate_every_epochs,
@@ -132,7 +135,7 @@ def validation(
     pixels: Pixels,
     job: Job,
     *,
-    bf16: bool,
+    precision: Precision,
 ) -> dict[str, float]:
     """Return loss and accuracy on val, in the precision used for training. Every rank evaluates all val images.
 
@@ -145,7 +148,7 @@ def validation(
         backbone: Settings of the backbone.
         pixels: Pixel normalisation.
         job: The job.
-        bf16: Whether the model runs under autocast.
+        precision: Precision of the model's forward pass.
     """
     model.eval()
     losses: list[Tensor] = []
@@ -160,7 +163,7 @@ def validation(
         job.threads,
     ):
         on_device = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(precision, device):
             logits = predict(model(pixels.normalise(on_device.inputs)).float())
         losses.append(cross_entropy(logits, on_device.labels))
         predictions.append(logits.argmax(dim=1))

@@ -82,7 +82,7 @@ def fit(
             context.checkpoints.warn(f"Resuming from the checkpoint at step {state.step} of {schedule.steps}.")
     if options.micro_batch is None and world.device.type == "cuda" and state.step < schedule.steps:
         batch = next(iter(data.from_step(state.step, state.step + 1))).to(world.device)
-        trial = Trial(state, objective, batch, world, options.bf16)
+        trial = Trial(state, objective, batch, world, options.precision)
         options = replace(options, micro_batch=find_micro_batch(trial, context.checkpoints.warn))
         del batch, trial
     step_context = StepContext(world, data.global_batch, options, FiniteWatch(options.skip_nonfinite))

@@ -11,6 +11,7 @@ from mem.data.batch import Batch
 from mem.distributed import World
 from mem.errors import UserError
 from mem.models.batch_norm import discard_batch_norm_statistics, micro_batch_multiple
+from mem.precision import Precision, autocast
 from mem.train.state import TrainState
 from mem.train.step import Objective
 
@@ -24,7 +25,7 @@ class Trial:
     batch: Batch
     """This rank's part of a global batch, on its device."""
     world: World
-    bf16: bool
+    precision: Precision
 
     def run(self, size: int) -> None:
         """Run a forward and backward pass with `size` samples.
@@ -36,7 +37,7 @@ class Trial:
         try:
             part = next(self.batch.split(size))
             for _ in range(2):  # The second pass adds to an existing gradient, as gradient accumulation does.
-                with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bf16):
+                with autocast(self.precision, self.world.device):
                     loss, _ = self.objective(self.state.model, part)
                 loss.backward()
         finally:

@@ -18,6 +18,7 @@ from mem.models.batch_norm import (
     update_batch_norm_statistics,
 )
 from mem.models.training_module import TrainingModule
+from mem.precision import Precision, autocast
 from mem.train.meters import FiniteWatch
 from mem.train.optimizers import set_lr, skip_step_where, update_average
 from mem.train.state import TrainState
@@ -34,7 +35,8 @@ class StepOptions:
     """Images per forward and backward pass on one device. None uses the complete batch. On a GPU, the complete batch is
     halved until it fits into memory."""
     clip_grad: float | None = None
-    bf16: bool = False
+    precision: Precision = "fp32"
+    """Precision of the forward pass, which the device supports."""
     compile: bool = False
     """Whether to use torch.compile, which changes speed and rounding."""
     peak_images_per_s: float | None = None
@@ -70,7 +72,7 @@ def train_step(
     parts = list(batch.to(world.device).split(options.micro_batch))
     for i, part in enumerate(parts):
         is_last = i == len(parts) - 1
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=options.bf16):
+        with autocast(options.precision, world.device):
             loss, metrics = objective(replica, part)
         keep_batch_norm_statistics(state.model)
         # The replica averages over ranks, so the weighted losses add up to the mean over the global batch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,8 +17,13 @@ OLD = {"host": "a", "cpus": 4}
 GPU = {"host": "b", "processor": "AMD EPYC", "cpus": 8, "gpu": "NVIDIA H100"}
 
 
-def facts(study: Study, machines: list[tuple[dict[str, Any], int]]) -> dict[str, str]:
-    """Return the facts if the machine and number of GPUs of the runs are those of a list, repeated."""
+def facts(
+    study: Study, machines: list[tuple[dict[str, Any], int]], results: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, str]:
+    """Return the facts if the machine and number of GPUs of the runs are those of a list, repeated.
+
+    `results` contains the results of runs by stage.
+    """
     runs = study_runs(study)[:-1]
     split = {"images": 9, "counts": [200, 50, 5]}
     records: dict[str, dict[str, Any]] = {}
@@ -25,7 +31,7 @@ def facts(study: Study, machines: list[tuple[dict[str, Any], int]]) -> dict[str,
         machine, gpus = machines[i % len(machines)]
         compute = {"nodes": 1, "gpus_per_node": gpus}
         records[run.key] = {"seconds": 60.0, "started": DAY * (20454 + i % 2), "machine": machine, "compute": compute}
-        records[run.key]["results"] = {}
+        records[run.key] |= {"stage": run.stage, "results": (results or {}).get(run.stage, {})}
     records[data_run(runs).key]["results"] = {"splits": dict.fromkeys(("train", "val", "test"), split)}
     return key_facts(study, runs, records)
 
@@ -37,6 +43,14 @@ def test_one_seed_does_not_read_as_none(mini):
 def test_several_seeds_and_class_orders_are_counted(mini_values):
     study = Study.model_validate(mini_values | {"seeds": [0, 1, 5], "orders": [0, 3]})
     assert facts(study, [(CPU, 0)])["runs of each head"] == "6: 3 seeds (0, 1, 5), 2 class orders (0, 3)"
+
+
+def test_runs_in_float32_on_a_device_without_the_precision_of_the_settings_are_counted(mini):
+    assert "precision" not in facts(mini, [(CPU, 0)])
+    found = facts(mini, [(CPU, 0)], {"finetune": {"used_precision": "fp32"}})
+    assert found["precision"] == (
+        "float32 instead of the precision of the settings, which the device lacks, in runs: 1 finetune"
+    )
 
 
 def test_classes_dates_and_time(mini):

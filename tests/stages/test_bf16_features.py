@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mem import precision
 from mem.data.features.stored import FeatureSource, FeatureSplit, open_split
 from mem.errors import UserError
 from mem.jobs.frozen_features import in_main_memory
@@ -20,6 +21,12 @@ from tests.stages.running import MINI_VALUES, find_run, job_of, run_study
 
 TOLERANCE = 0.05
 """Largest difference between features in bfloat16 and float32, which have an absolute value of about 1."""
+
+
+@pytest.fixture(autouse=True)
+def supported(monkeypatch) -> None:
+    """Compute in the precision of the settings, also on a processor that is slow in it."""
+    monkeypatch.setattr(precision, "is_supported", lambda *_: True)
 
 
 def values(**features: object) -> dict:

@@ -148,7 +148,7 @@ def test_the_means_do_not_depend_on_the_number_of_ranks(finished, monkeypatch):
 
     def means(world: World) -> tuple[Tensor, Tensor]:
         job = replace(job_of(finished.folder, finished.run("finetune")), world=world)
-        return class_means(job, model, BACKBONE, images_of(job, "train"), 11, bf16=False)
+        return class_means(job, model, BACKBONE, images_of(job, "train"), 11, precision="fp32")
 
     alone, counts = means(World())
     assert counts[10] == 0 and not alone[:, 10].any()

@@ -21,6 +21,7 @@ from mem.models.flops import training_flops
 from mem.models.parameter_groups import layer_decay_groups
 from mem.models.recompute import recompute_activations
 from mem.objectives.cross_entropy import CrossEntropy
+from mem.precision import Precision
 from mem.stages.pretrain import reconstruction
 from mem.train.checkpoints import copy_to_host
 from mem.train.meters import FiniteWatch
@@ -32,7 +33,7 @@ from tests.train.steps import BATCH, CASES, CONVMAE, SIDE, VIT, Case, classifier
 from tests.train.training import CNN, PIXELS, SGD, assert_same, finetuning, recipe
 
 
-def trained(case: Case, *, recompute: bool, bf16: bool = False, device: str = "cpu") -> TrainState:
+def trained(case: Case, *, recompute: bool, precision: Precision = "fp32", device: str = "cpu") -> TrainState:
     """Train for three steps with two micro-batches each."""
     model, objective = case()
     model.to(device)
@@ -41,16 +42,16 @@ def trained(case: Case, *, recompute: bool, bf16: bool = False, device: str = "c
     settings = recipe(betas=None, **SGD)
     state = TrainState(model, backbone_optimizer([{"params": list(model.parameters())}], settings))
     world = SINGLE_PROCESS if device == "cpu" else type(SINGLE_PROCESS)(device=torch.device(device))
-    context = StepContext(world, BATCH, StepOptions(micro_batch=6, bf16=bf16), FiniteWatch())
+    context = StepContext(world, BATCH, StepOptions(micro_batch=6, precision=precision), FiniteWatch())
     for step in range(3):
         train_step(state, state.model.train(), random_batch(step, SIDE), objective, 0.05, context)
     return state
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-@pytest.mark.parametrize("bf16", [False, True])
-def test_recomputed_activations_give_the_same_weights_bit_for_bit(case, bf16):
-    kept, recomputed = (trained(case, recompute=recompute, bf16=bf16) for recompute in (False, True))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_activations_give_the_same_weights_bit_for_bit(case, precision):
+    kept, recomputed = (trained(case, recompute=recompute, precision=precision) for recompute in (False, True))
     assert_same(recomputed.model, kept.model)
     assert recomputed.meter.read(SINGLE_PROCESS) == kept.meter.read(SINGLE_PROCESS)
 
@@ -169,7 +170,9 @@ def test_a_compiled_model_is_one_graph_that_is_compiled_once():
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_recomputed_activations_give_the_same_weights_on_a_gpu(case):
-    kept, recomputed = (trained(case, recompute=recompute, bf16=True, device="cuda") for recompute in (False, True))
+    kept, recomputed = (
+        trained(case, recompute=recompute, precision="bf16", device="cuda") for recompute in (False, True)
+    )
     assert_same(recomputed.model, kept.model, rtol=2e-2, atol=2e-3)
 
 

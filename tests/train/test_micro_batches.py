@@ -65,7 +65,7 @@ def test_ranks_with_unequal_parts_try_the_same_sizes(images):
         return replica.backbone.fc.weight.sum() * 0, {}
 
     data = TrainingImages(images, InstanceSampler(37, 0), 4, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
-    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), UnequalParts(), bf16=False)
+    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), UnequalParts(), precision="fp32")
     assert find_micro_batch(trial, print) == 5
     assert tried == [4, 4]  # this rank has only 4 samples
 
@@ -90,7 +90,7 @@ def test_the_trial_of_a_micro_batch_leaves_the_state_unchanged(images, tmp_path,
         return cross_entropy(replica, batch)
 
     data = TrainingImages(images, InstanceSampler(37, 0), 12, 8, Augmentation(crop_scale=(0.4, 1.0), flip=True), 0, 1)
-    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), SINGLE_PROCESS, bf16=False)
+    trial = Trial(state, objective, next(iter(data.from_step(0, 1))), SINGLE_PROCESS, precision="fp32")
     micro_batch = find_micro_batch(trial, messages.append)
     assert micro_batch == 6
     assert messages == ["12 images do not fit into the GPU's memory at once. The micro-batch is 6."]

@@ -134,7 +134,7 @@ def test_a_step_does_not_wait_for_a_gpu(case, skip, monkeypatch):
     """The same steps in bfloat16 with PyTorch's own detection, which also covers the optimizer."""
     monkeypatch.setitem(globals(), "DEVICE", torch.device("cuda", 0))
     state, objective = case()
-    options = StepOptions(micro_batch=micro_batch(state), clip_grad=1.0, bf16=True, skip_nonfinite=skip)
+    options = StepOptions(micro_batch=micro_batch(state), clip_grad=1.0, precision="bf16", skip_nonfinite=skip)
     context = StepContext(World(device=DEVICE), BATCH, options, FiniteWatch(skip))
 
     def batches(count: int) -> Iterator[Batch]:
