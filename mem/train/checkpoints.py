@@ -145,6 +145,19 @@ class Checkpoints:
         if writer is not None:
             writer.result()
 
+    def wait_on_all_ranks(self) -> None:
+        """Wait on all ranks until rank 0 has written its last checkpoint. All ranks must call this function.
+
+        SLURM can end all ranks as soon as one has ended with an error (KillOnBadExit), so no rank may end earlier.
+
+        Raises:
+            OSError: The checkpoint could not be written (on rank 0). Older checkpoints are kept.
+        """
+        try:
+            self.wait()
+        finally:
+            self.world.barrier()
+
     def _write(self, step: int, content: Any) -> None:
         """Write a checkpoint and remove old ones."""
         path = self.folder / f"step-{step:09d}.pt"

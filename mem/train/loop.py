@@ -166,7 +166,9 @@ def _save_or_stop(state: TrainState, schedule: Schedule, context: FitContext, wa
     if state.step < schedule.steps and (due or stopping):
         watch.check()
         context.checkpoints.save(state)
-        if asked or stopping:
+        if stopping:
+            context.checkpoints.wait_on_all_ranks()
+        elif asked:
             context.checkpoints.wait()
         if asked and context.world.is_main:
             context.stop.saved()

@@ -219,6 +219,22 @@ def test_a_stopped_training_ends_after_its_checkpoint_is_on_disk(images, tmp_pat
     assert_same(trained(images, tmp_path).model, uninterrupted.model)
 
 
+def test_the_ranks_of_a_stopped_training_wait_for_its_checkpoint(images, tmp_path, writes, monkeypatch):
+    monkeypatch.setattr(World, "barrier", lambda _: writes.append("barrier"))
+    with pytest.raises(Stopped):
+        trained(images, tmp_path, stop_after=7)
+    assert writes == ["begin 7", "end 7", "barrier"]
+
+
+def test_no_rank_waits_for_a_checkpoint_that_cannot_be_written(images, tmp_path, monkeypatch):
+    waits: list[World] = []
+    monkeypatch.setattr(World, "barrier", lambda world: waits.append(world))
+    fail_to_write(monkeypatch)
+    with pytest.raises(OSError, match="No space left on device"):
+        trained(images, tmp_path, stop_after=7)
+    assert len(waits) == 1
+
+
 def test_a_finished_training_has_no_write_in_progress(images, tmp_path, writes):
     trained(images, tmp_path, every_seconds=0, steps=2)
     assert writes == ["begin 1", "end 1"]
