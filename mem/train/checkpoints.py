@@ -148,7 +148,8 @@ class Checkpoints:
     def wait_on_all_ranks(self) -> None:
         """Wait on all ranks until rank 0 has written its last checkpoint. All ranks must call this function.
 
-        SLURM can end all ranks as soon as one has ended with an error (KillOnBadExit), so no rank may end earlier.
+        `srun --kill-on-bad-exit`, which the executor plugin uses, ends all ranks when one ends with an error status, as
+        that of a stop. Therefore no rank may end earlier.
 
         Raises:
             OSError: The checkpoint could not be written (on rank 0). Older checkpoints are kept.
