@@ -16,6 +16,7 @@ from mem.config.compute import MULTI_RANK_STAGES
 from mem.distributed import World, single_process, world_from_environment
 from mem.distributed.variables import shown_rank
 from mem.errors import Stopped, UserError
+from mem.jobs.allocator import keep_freed_memory
 from mem.jobs.messages import message_handlers
 from mem.jobs.run_record import is_complete, write_record
 from mem.jobs.signals import StopSignals, watch_workflow_process
@@ -143,6 +144,7 @@ def _exit_status(
             input_folders = _resolve_inputs(run, inputs)
             if world.is_main and stage in RESUMABLE_STAGES:
                 discard_for_other_inputs(folder, input_folders, logger.warning)
+            keep_freed_memory()
             threads = stack.enter_context(stage_threads(stage, run.compute.threads, world, logger.info))
             log = _open_log(folder, world, stack)
             _log_start(log, run)
