@@ -33,11 +33,13 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mem.cli.main import SPIN_COUNT
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command `mem` does; OpenMP reads it when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.convert import write_beton
 from benchmarks.machine import processor

@@ -25,10 +25,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from mem.cli.main import SPIN_COUNT
+
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command `mem` does; OpenMP reads it when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.heads import processor
 from benchmarks.reference_mae import Reference, reference_step
 from mem import config, provenance

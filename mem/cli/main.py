@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     import argparse
 
 
+SPIN_COUNT = "1000"
+"""Number of times that a thread of GNU's OpenMP looks for work before it gives up its core: 20 to 50 microseconds.
+
+By default, threads look for milliseconds, which makes training several times slower if other processes run on the same
+cores. If they never look, steps of small networks take a quarter longer (docs/performance/heads.md)."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments specify, in a process of a fork server if there is one.
 
@@ -24,9 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # no child process imports modules from the working folder
-    # Threads that wait for each other give up their cores. By default, they spin, which makes training several times
-    # slower when other processes run on the same cores (docs/performance/heads.md). OpenMP reads it when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # OpenMP reads these variables when it is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     status = run_in_fork(given)
     return run(given) if status is None else status
 

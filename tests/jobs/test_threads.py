@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from mem.cli.main import main
+from mem.cli.main import SPIN_COUNT, main
 from mem.distributed import World
 from mem.jobs.threads import stage_threads, thread_count
 
@@ -80,13 +80,20 @@ def test_pytorch_uses_the_threads_until_the_stage_ends(monkeypatch):
     assert said == ["Threads: 3, not 8 as in compute.finetune.threads, because this process may use 3 cores."]
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [(None, "passive"), ("active", "active")])
-def test_waiting_threads_give_up_their_cores_unless_the_user_chose_otherwise(monkeypatch, capsys, chosen, expected):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # restored after the test
-    if chosen is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    else:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": SPIN_COUNT}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_waiting_threads_soon_give_up_their_cores_unless_the_user_chose_otherwise(monkeypatch, chosen, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # restored after the test
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert os.environ["OMP_WAIT_POLICY"] == expected
+    assert {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ} == expected
