@@ -20,7 +20,7 @@ SPIN_COUNT = "1000"
 """Number of times that a thread of GNU's OpenMP looks for work before it gives up its core: 20 to 50 microseconds.
 
 By default, threads look for milliseconds, which makes training several times slower if other processes run on the same
-cores. If they never look, steps of small networks take a quarter longer (docs/performance/heads.md)."""
+cores. If they never look, steps of small networks take 1.2 to 1.4 times as long (docs/performance/cpu.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
 
     By default, glibc returns tens of megabytes to the system after each step of a training, and gets them back as new
     pages that the kernel fills with zeros. Steps of small networks on a CPU thereby take up to a fifth longer
-    (docs/performance/pretrain.md). Settings of the user in the environment are not changed, nor are the C libraries of
+    (docs/performance/cpu.md). Settings of the user in the environment are not changed, nor are the C libraries of
     other systems than GNU/Linux.
     """
     if any(os.environ.get(name) for name in _VARIABLES):
