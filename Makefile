@@ -36,7 +36,8 @@ $(READY): envs/requirements-dev.txt envs/requirements-ffcv.txt envs/setup.sh pyp
 demo: $(READY)
 	@. $(BIN)/activate && snakemake --cores $(CORES) --quiet rules host
 
-PYTEST := pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# The workers share the cores, so threads that wait give them up at once (docs/performance/cpu.md).
+PYTEST := OMP_WAIT_POLICY=passive pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	@. $(BIN)/activate && $(PYTEST)
