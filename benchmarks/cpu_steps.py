@@ -115,7 +115,7 @@ def training(case: Case) -> Callable[[], float]:
         finetuning = finetuning_of(study, settings, classes=10)
         loss_of_a_step, optimizer = finetuning.loss_of_a_step, finetuning.optimizer
     else:
-        assert not isinstance(backbone, config.TimmNetwork)
+        assert isinstance(backbone, config.VisionTransformer | config.ConvMae)
         model = build_autoencoder(backbone, settings).train()
         objective = reconstruction(PIXELS, backbone.tokens)
         batch = random_batch(0, settings.global_batch, backbone.image_size)

@@ -81,6 +81,7 @@ def write(folder: Path, split: str, images: int, tokens: bool) -> None:
         for start in range(0, images, 64):
             part = array[0, start : start + 64]
             part[:] = numbers[: len(part)] if kind == "tokens" else numbers[: len(part), 0]
+        assert isinstance(array, np.memmap)
         array.flush()
 
 

@@ -91,7 +91,7 @@ def study_of(case: Case, quick: bool) -> config.Study:
         tiny |= {"widths": (16, 16, 32), "depths": (1, 1, 1), "heads": 2}
     else:
         tiny |= {"model": "resnet10t", "norm_batch": 4}
-    changed = {"backbone": study.backbone.model_copy(update=tiny)}
+    changed: dict[str, Any] = {"backbone": study.backbone.model_copy(update=tiny)}
     if study.pretrain is not None:
         decoder = config.Decoder(width=16, depth=1, heads=2)
         changed["pretrain"] = study.pretrain.model_copy(update={"decoder": decoder})
@@ -184,8 +184,7 @@ def extract(study: config.Study, device: torch.device, data: TimedBatches, *, co
     flops = forward_flops(model, (1, 3, backbone.image_size, backbone.image_size))
     model = move_to_device(model, device, study.compute.features, backbone.name).eval()
     assert isinstance(model, BackboneClassifier)
-    settings = config.Features(views=0, tokens=False, precision="bf16")
-    compute = feature_function(model, PIXELS, settings, compiled=compiled)
+    compute = feature_function(model, PIXELS, "bf16", compiled=compiled)
 
     def results(batches: Iterable[Batch]) -> Iterator[tuple[None, dict[str, torch.Tensor]]]:
         for batch in on_device(batches, device):

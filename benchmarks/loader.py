@@ -24,12 +24,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from scipy import stats
-from timm.data import auto_augment, create_transform
+from timm.data import auto_augment
+from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
@@ -123,11 +125,11 @@ def pipelines(folder: Path, count: int) -> dict[str, Epoch]:
     )
     # At the largest magnitude, timm calls Pillow's posterize with 0 bits, which recent Pillow releases reject.
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: ImageOps.posterize(image, max(1, bits))
-    timm = create_transform(
+    timm: Any = create_transform(
         SIDE,
         is_training=True,
         scale=CROP,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type] # timm's annotation lacks None, which switches jitter off
         auto_augment="rand-m9-mstd0.5-inc1",
         interpolation="bicubic",
         mean=MEAN,

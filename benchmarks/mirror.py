@@ -64,7 +64,7 @@ def measure(folder: Path, seconds: float, rate: float, quiet: bool) -> dict[str,
             time.sleep(0.5)
         before, began = cpu(process), time.monotonic()
         written = {1: began}
-        step, lag = 1, 0.0
+        step, lag, share = 1, 0.0, 0.0
         while time.monotonic() < began + seconds or arrived(folder) < step * RUNS:
             now = time.monotonic()
             if now < began + seconds and now >= began + step / rate:

@@ -176,7 +176,7 @@ class Reference(nn.Module):
 
     def encode_vit(self, images: Tensor, kept: Tensor) -> Tensor:
         """Encode the class token and the visible patches."""
-        x = self.patch_embed.proj(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
+        x = self.get_submodule("patch_embed.proj")(images).flatten(2).transpose(1, 2) + self.pos_embed[:, 1:]
         x = x.gather(1, kept.unsqueeze(-1).repeat(1, 1, x.shape[2]))
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         x = torch.cat([first, x], dim=1)
@@ -189,15 +189,16 @@ class Reference(nn.Module):
         _, p2, p3 = self.patch_sizes
         coarse = 1 - mask.view(-1, 1, self.grid, self.grid)
         x, outputs = images, []
-        for stage, (blocks, scale, project) in enumerate(
-            ((self.blocks1, p2 * p3, self.stage1_output_decode), (self.blocks2, p3, self.stage2_output_decode)), 1
-        ):
+        for stage, scale in ((1, p2 * p3), (2, p3)):
             x = self.get_submodule(f"patch_embed{stage}")(x)
             keep = coarse.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-            for block in blocks:
+            for block in self.get_submodule(f"blocks{stage}").children():
                 x = block(x, keep)
-            outputs.append(project(x).flatten(2).permute(0, 2, 1))
-        x = self.patch_embed4(self.patch_embed3(x).flatten(2).permute(0, 2, 1)) + self.pos_embed
+            outputs.append(self.get_submodule(f"stage{stage}_output_decode")(x).flatten(2).permute(0, 2, 1))
+        x = (
+            self.get_submodule("patch_embed4")(self.get_submodule("patch_embed3")(x).flatten(2).permute(0, 2, 1))
+            + self.pos_embed
+        )
         rows = kept.unsqueeze(-1).repeat(1, 1, x.shape[2])
         x, first, second = (part.gather(1, rows) for part in (x, *outputs))
         for block in self.blocks3:

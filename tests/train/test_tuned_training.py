@@ -145,7 +145,7 @@ def test_a_trial_of_a_micro_batch_reserves_memory_for_what_trains():
     sizes = {}
     for added in (LORA, tuner("all")):
         state = tuned(added)
-        trial = Trial(state, lambda *_: (torch.zeros(()), {}), random_batch(0, 8), SINGLE_PROCESS, False)
+        trial = Trial(state, lambda *_: (torch.zeros(()), {}), random_batch(0, 8), SINGLE_PROCESS, "fp32")
         sizes[added.name] = trial._reserved_bytes()
         assert sizes[added.name] == 2 * 4 * sum(p.numel() for p in state.model.parameters() if p.requires_grad)
     assert sizes["lora"] < sizes["all"]
