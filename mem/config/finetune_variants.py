@@ -19,7 +19,31 @@ _RESERVED = ("select", "refit")
 """Names of the branches of a study with `selection`, which label runs as the names of variants do."""
 
 
-def with_base(base: Mapping[str, Any], own: Any) -> Any:
+def with_complete_variants(values: Any) -> Any:
+    """Return the settings of a study in which each variant of finetuning is completed with those of `finetune`.
+
+    Values that are not mappings are returned unchanged, because validation of the study reports them later.
+
+    Raises:
+        ValueError: The study has variants but no `finetune`, or a variant is null.
+    """
+    if not isinstance(values, dict) or not isinstance(variants := values.get("finetune_variants"), dict):
+        return values
+    base = values.get("finetune")
+    if variants and base is None:
+        raise ValueError("finetune_variants: requires `finetune`, whose settings the variants complete")
+    for name, own in variants.items():
+        if own is None:
+            raise ValueError(
+                f"finetune_variants.{name}: expected the settings that differ from `finetune`, found null. A study "
+                "that extends another one cannot remove a variant of it"
+            )
+    if not isinstance(base, dict):
+        return values
+    return {**values, "finetune_variants": {name: _with_base(base, own) for name, own in variants.items()}}
+
+
+def _with_base(base: Mapping[str, Any], own: Any) -> Any:
     """Return the settings of a variant, completed with those of `finetune`.
 
     Args:

@@ -17,7 +17,7 @@ from mem.config.evaluation import Evaluate, check_evaluate
 from mem.config.expert_checks import check_adapt, check_different_experts, check_expert_heads
 from mem.config.experts import check_experts
 from mem.config.feature_files import FeatureFiles
-from mem.config.finetune_variants import check_finetunings, check_whole_batch, path_of, with_base
+from mem.config.finetune_variants import check_finetunings, check_whole_batch, path_of, with_complete_variants
 from mem.config.glyphs import Glyphs
 from mem.config.heads import Ce, Finetuned, Head, LogitAdjustment, Lws, Mislas, Tau, uses_tokens
 from mem.config.initial import OFFICIAL, Initial
@@ -95,20 +95,7 @@ class Study(Section):
     @classmethod
     def _complete_finetune_variants(cls, values: Any) -> Any:
         """Complete the settings of each variant of finetuning with those of `finetune`."""
-        if not isinstance(values, dict) or not isinstance(variants := values.get("finetune_variants"), dict):
-            return values
-        base = values.get("finetune")
-        if variants and base is None:
-            raise ValueError("finetune_variants: requires `finetune`, whose settings the variants complete")
-        for name, own in variants.items():
-            if own is None:
-                raise ValueError(
-                    f"finetune_variants.{name}: expected the settings that differ from `finetune`, found null. A study "
-                    "that extends another one cannot remove a variant of it"
-                )
-        if not isinstance(base, dict):
-            return values
-        return {**values, "finetune_variants": {name: with_base(base, own) for name, own in variants.items()}}
+        return with_complete_variants(values)
 
     @property
     def finetunings(self) -> dict[str | None, Finetune]:

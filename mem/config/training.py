@@ -14,6 +14,9 @@ from mem.config.experts import Experts
 from mem.config.objectives import CROSS_ENTROPY, Objective
 from mem.config.tuners import ALL_PARAMETERS, AllParameters, Tuner
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Precision of forward passes. Training does not have `fp16`, which would require loss scaling."""
+
 
 class StepDecay(Section):
     """Learning-rate schedule in steps."""
@@ -309,7 +312,7 @@ class Features(Section):
     """Data type of stored tokens; `float16` halves their size. See `pooled_dtype` for the pooled feature."""
     pooled_dtype: Literal["float32", "float16"] = "float32"
     """Data type of stored pooled features; `float16` halves their size. Heads read both as float32."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of the backbone's forward pass. `bf16` and `fp16` use autocast to bfloat16 and float16, for which GPUs
     have matrix units. They change the features, which are stored as before. `fp16` rounds less than `bf16`, but values
     above 65,504 overflow. A device without instructions for the precision uses float32."""

@@ -117,7 +117,8 @@ def train_backbone(
     validate_every_epochs: float = 0,
 ) -> dict[str, Any]:
     """Train on the run's training images of a converted dataset and return the results for run.json."""
-    precision = precision_record(job, settings.precision)
+    precision = precision_of(job, settings.precision)
+    record = precision_record(job, settings.precision, precision)
     train = images_of(job, "train")
     steps_per_epoch = len(train) / settings.global_batch
     steps = training_steps(settings.epochs, len(train), settings.global_batch)
@@ -135,7 +136,7 @@ def train_backbone(
             StepOptions(
                 micro_batch=rank_batch if inputs.undivided else job.run.compute.micro_batch,
                 clip_grad=settings.clip_grad,
-                precision=precision_of(job, settings.precision),
+                precision=precision,
                 compile=job.run.compute.compile,
                 skip_nonfinite=settings.on_nonfinite == "skip",
                 peak_images_per_s=peak_images_per_s(job, state.model, shapes),
@@ -143,7 +144,7 @@ def train_backbone(
             Validation(validate, _validation_steps(validate_every_epochs, steps_per_epoch)) if validate else None,
         )
     return {
-        **precision,
+        **record,
         "steps": steps,
         "images": steps * settings.global_batch,
         "images_per_s": round(speed.images_per_second, 1),

@@ -43,12 +43,12 @@ def crop_features(job: Job) -> Mapping[str, Any]:
             if (backbone.folder / name).is_file():
                 shutil.copyfile(backbone.folder / name, job.folder.path / name)
     record: dict[str, Any] = {CROPS: crops.model_dump(), **_enlarged(job, crops, splits)}
-    record |= precision_record(job, backbone.settings.precision)
+    precision = precision_of(job, backbone.settings.precision)
+    record |= precision_record(job, backbone.settings.precision, precision)
     if backbone.settings.online:
         job.say("Only labels are stored (features.online). The backbone computes the crops when heads are evaluated.")
         return {"images": 0, **record}
     model = backbone.model
-    precision = precision_of(job, backbone.settings.precision)
     compute = feature_function(model, pixels_of(backbone.job), precision, compiled=job.run.compute.compile)
     views = {split: ViewsToStore(images, backbone.views(images), crops.number) for split, images in splits.items()}
     return {**store_features(job, backbone.settings, model, compute, views), **record}

@@ -67,8 +67,9 @@ class OnlineBackbone:
     @cached_property
     def compute(self) -> FeatureFunction:
         """Function that returns the features of images."""
-        precision_record(self.job, self.settings.precision)
-        return feature_function(self.model, pixels_of(self.job), precision_of(self.job, self.settings.precision))
+        precision = precision_of(self.job, self.settings.precision)
+        precision_record(self.job, self.settings.precision, precision)  # the record is in the run of `features`
+        return feature_function(self.model, pixels_of(self.job), precision)
 
     def split(self, split: str) -> OnlineFeatures:
         """Return the features of a split."""

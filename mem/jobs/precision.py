@@ -17,12 +17,8 @@ def precision_of(job: Job, requested: Precision) -> Precision:
     return "fp32" if job.world.any(not precision.is_supported(requested, job.world.device)) else requested
 
 
-def precision_record(job: Job, requested: Precision) -> dict[str, str]:
-    """Return the used precision for run.json, and print a message, if it is not the requested one.
-
-    All ranks must call this function.
-    """
-    used = precision_of(job, requested)
+def precision_record(job: Job, requested: Precision, used: Precision) -> dict[str, str]:
+    """Return the used precision for run.json, and print a message, if it is not the requested one."""
     if used == requested:
         return {}
     device = "processor" if job.world.device.type == "cpu" else "GPU"

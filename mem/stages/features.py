@@ -53,7 +53,8 @@ def features(job: Job) -> Mapping[str, Any]:
     if settings.tokens and not model.tokens:
         raise UserError(f"features.tokens: {backbone.name} has no tokens. Set features.tokens to false.")
     splits = {split: images_of(job, split) for split in SPLITS}
-    record |= held_out_record(job) | precision_record(job, settings.precision)
+    precision = precision_of(job, settings.precision)
+    record |= held_out_record(job) | precision_record(job, settings.precision, precision)
     out = job.folder.path
     if job.world.is_main:
         for split, images in splits.items():
@@ -73,7 +74,6 @@ def features(job: Job) -> Mapping[str, Any]:
         job.say("Only labels are stored (features.online). The backbone computes features when heads need them.")
         results: dict[str, Any] = {"images": 0}
     else:
-        precision = precision_of(job, settings.precision)
         compute = feature_function(model, pixels_of(job), precision, compiled=job.run.compute.compile)
         views = {
             split: ViewsToStore(
