@@ -1,6 +1,6 @@
 """Measure what settings of the process gain in training steps on a CPU: kept memory, and how threads wait.
 
-    python benchmarks/cpu_steps.py [--json] [--rounds 5] [--steps 20] [--threads 2] [--busy 1]
+    python benchmarks/cpu_steps.py [--json] [--rounds 5] [--steps 20] [--threads 2] [--busy 1] [--spin 500 2000]
 
 A process takes `steps` steps of a training on random images after three steps of warm-up. In each round, one process
 per case and variant runs, in an order that changes from round to round:
@@ -8,7 +8,8 @@ per case and variant runs, in an order that changes from round to round:
 - `mem`: the settings of the command `mem`: kept memory (`mem.jobs.allocator`), and threads that spin for a short time
   before they give up their core (`GOMP_SPINCOUNT`);
 - `freed`: the C library's own settings, which return freed memory to the system;
-- `passive`, `spinning`: kept memory, with threads that never spin, and with OpenMP's own settings.
+- `passive`, `spinning`: kept memory, with threads that never spin, and with OpenMP's own settings;
+- `--spin 500 2000`: kept memory, with these values of `GOMP_SPINCOUNT`.
 
 A ratio is the wall-clock time per step of a variant divided by that of `mem`, so larger is better for `mem`. The losses
 of all variants must be equal. With `--busy`, other processes keep that number of cores busy.
@@ -56,10 +57,14 @@ class Variant(NamedTuple):
     variables: Mapping[str, str]
 
 
-SHORT_SPIN = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": SPIN_COUNT}
+def spinning(count: str) -> dict[str, str]:
+    """Return the variables with which threads look for work `count` times."""
+    return {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": count}
+
+
 VARIANTS = {
-    "mem": Variant(True, SHORT_SPIN),
-    "freed": Variant(False, SHORT_SPIN),
+    "mem": Variant(True, spinning(SPIN_COUNT)),
+    "freed": Variant(False, spinning(SPIN_COUNT)),
     "passive": Variant(True, {"OMP_WAIT_POLICY": "passive"}),
     "spinning": Variant(True, {}),
 }
@@ -167,14 +172,16 @@ def measured_in_a_process(name: str, variant: Variant, steps: int, threads: int)
     return Steps(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def compared(name: str, rounds: int, steps: int, threads: int) -> dict[str, dict[str, object]]:
+def compared(
+    name: str, variants: Mapping[str, Variant], rounds: int, steps: int, threads: int
+) -> dict[str, dict[str, object]]:
     """Return the results of a case by variant."""
-    found: dict[str, list[Steps]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[Steps]] = {variant: [] for variant in variants}
     for number in range(rounds):
-        shift = number % len(VARIANTS)
-        order = list(VARIANTS)[shift:] + list(VARIANTS)[:shift]
+        shift = number % len(variants)
+        order = list(variants)[shift:] + list(variants)[:shift]
         for variant in order:
-            found[variant].append(measured_in_a_process(name, VARIANTS[variant], steps, threads))
+            found[variant].append(measured_in_a_process(name, variants[variant], steps, threads))
         losses = {variant: runs[-1].loss for variant, runs in found.items()}
         if len(set(losses.values())) > 1:
             raise SystemExit(f"{name}: the losses differ: {losses}")
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps per process")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--busy", type=int, default=0, help="number of cores that other processes keep busy")
+    parser.add_argument("--spin", nargs="*", default=[], help="further values of GOMP_SPINCOUNT")
     parser.add_argument("--only", choices=sorted(CASES), action="append", help="measure only this case (repeatable)")
     parser.add_argument("--case", choices=sorted(CASES), help="measure one case in this process, and print a list")
     parser.add_argument("--keep", action="store_true", help="with --case: keep freed memory")
@@ -207,11 +215,12 @@ def main() -> None:
     if options.case:
         print(json.dumps(measure(CASES[options.case], options.steps, options.threads, options.keep)))
         return
+    variants = VARIANTS | {f"spin {count}": Variant(True, spinning(count)) for count in options.spin}
     load = OtherLoad()
     results: dict[str, dict[str, dict[str, object]]] = {}
     with busy_processes(options.busy):
         for name in options.only or CASES:
-            results[name] = compared(name, options.rounds, options.steps, options.threads)
+            results[name] = compared(name, variants, options.rounds, options.steps, options.threads)
             if not options.json:
                 for variant, values in results[name].items():
                     print(f"{name}, {variant}: {values}", flush=True)

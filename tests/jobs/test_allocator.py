@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from mem.jobs import allocator
+from mem.jobs import allocator, job
 from mem.jobs.allocator import keep_freed_memory
 from tests.conftest import REPOSITORY
+from tests.stages.running import MINI_VALUES, run_study
 
 pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 
@@ -48,6 +49,13 @@ def page_faults(argument: str) -> int:
 @pytest.mark.stage
 def test_the_memory_of_a_step_is_used_again_by_the_next_one():
     assert page_faults("keep") < 0.01 * PAGES
+
+
+def test_a_stage_keeps_freed_memory(monkeypatch, tmp_path):
+    calls: list[str] = []
+    monkeypatch.setattr(job, "keep_freed_memory", lambda: calls.append("kept"))
+    run_study(tmp_path, MINI_VALUES | {"study": "allocator", "seeds": [77]}, ("convert", "pretrain"))
+    assert calls
 
 
 @pytest.mark.parametrize("variable", allocator._VARIABLES)

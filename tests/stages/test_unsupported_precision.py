@@ -12,9 +12,13 @@ import torch
 
 from mem import precision
 from mem.data.features.stored import feature_file
+from mem.distributed import World
+from mem.jobs.online_features import OnlineBackbone
+from mem.jobs.precision import precision_of
 from mem.models.weights.tensors import load_weights
 from mem.runs.dag import Run
-from tests.stages.running import MINI_VALUES, find_run, run_study
+from mem.tracking.log import read_events
+from tests.stages.running import MINI_VALUES, find_run, job_of, run_study
 
 STAGES = ("convert", "pretrain", "finetune", "features")
 SHORT = {"epochs": 1, "warmup_epochs": 0.1, "base_lr": 2.5e-3}
@@ -63,6 +67,41 @@ def test_trained_weights_are_those_of_float32(studies, stage, name):
     exact, replaced = (load_weights(study.run(stage) / name) for study in studies.values())
     assert exact.keys() == replaced.keys()
     assert all(torch.equal(exact[name], replaced[name]) for name in exact)
+
+
+def test_validation_uses_float32(studies):
+    exact, replaced = (
+        [
+            event["metrics"]["val/loss"]
+            for event in read_events(study.run("finetune") / "log.jsonl")
+            if "val/loss" in event.get("metrics", {})
+        ]
+        for study in studies.values()
+    )
+    assert exact
+    assert exact == replaced
+
+
+def test_one_rank_without_the_instructions_is_enough(studies, monkeypatch):
+    study = studies[REPLACED]
+    job = job_of(study.folder, find_run(study.runs, "finetune"))
+    monkeypatch.setattr(precision, "is_supported", lambda *_: True)
+    monkeypatch.setattr(World, "any", lambda *_: True)  # another rank lacks them
+    assert precision_of(job, "bf16") == "fp32"
+
+
+def test_online_features_are_those_of_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "is_supported", lambda requested, _: requested == "fp32")
+    features = []
+    for requested in (EXACT, REPLACED):
+        changed = values(requested)
+        changed["features"] |= {"online": True}
+        folder = tmp_path / requested
+        folder.mkdir()
+        runs = run_study(folder, changed, (*STAGES, "train_head"))
+        split = OnlineBackbone(job_of(folder, find_run(runs, "train_head", "crt"))).split("val")
+        features.append(split.inputs(0, np.arange(len(split)), tokens=False))
+    assert torch.equal(*features)
 
 
 def test_features_are_those_of_float32(studies):
