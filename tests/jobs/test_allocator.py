@@ -51,6 +51,7 @@ def test_the_memory_of_a_step_is_used_again_by_the_next_one():
     assert page_faults("keep") < 0.01 * PAGES
 
 
+@pytest.mark.stage
 def test_a_stage_keeps_freed_memory(monkeypatch, tmp_path):
     calls: list[str] = []
     monkeypatch.setattr(job, "keep_freed_memory", lambda: calls.append("kept"))
