@@ -1,10 +1,9 @@
-"""Memory that a process frees and gets again."""
+"""Memory that a process keeps when it frees it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import subprocess
 import sys
 
@@ -18,37 +17,31 @@ from tests.stages.running import MINI_VALUES, run_study
 pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
 
 PROGRAM = """
-import resource, sys
-import torch
+import ctypes
 from mem.jobs.allocator import keep_freed_memory
-torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def step():
-    tensors = [torch.ones(2**20) for _ in range(40)]  # 40 blocks of 4 MB
-for _ in range(3):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+assert keep_freed_memory()
+libc = ctypes.CDLL(None)
+for function in (libc.malloc, libc.sbrk):
+    function.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_ssize_t]
+block = libc.malloc(31 * 2**20)
+end = libc.sbrk(0)
+print("in the heap" if end - 33 * 2**20 < block < end else "elsewhere")
+libc.free(block)
+print("kept" if libc.sbrk(0) == end else "returned")
+large = libc.malloc(33 * 2**20)
+print("large in the heap" if libc.sbrk(0) != end else "large elsewhere")
 """
-PAGES = 5 * 40 * 2**22 // resource.getpagesize()
-"""Pages that five steps write."""
-
-
-def page_faults(argument: str) -> int:
-    environment = {name: value for name, value in os.environ.items() if name not in allocator._VARIABLES}
-    command = [sys.executable, "-c", PROGRAM, argument]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    return int(done.stdout)
 
 
 @pytest.mark.stage
-def test_the_memory_of_a_step_is_used_again_by_the_next_one():
-    assert page_faults("keep") < 0.01 * PAGES
+def test_freed_blocks_of_up_to_32_mb_stay_in_the_heap_and_larger_ones_are_not_allocated_there():
+    environment = {name: value for name, value in os.environ.items() if name not in allocator._VARIABLES}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["in the heap", "kept", "large elsewhere"]
 
 
 @pytest.mark.stage
